@@ -1,0 +1,1 @@
+"""Enginehouse: many clients' inference engines behind one API."""

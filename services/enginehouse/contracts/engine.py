@@ -1,0 +1,131 @@
+"""An engine: what its owner writes in engine.yaml, the card it shows, the heartbeat of its workers, its HTTP bodies."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+
+from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy, _Frozen, _Record
+from enginehouse.contracts.names import EngineId, Slot, check_name
+
+ENGINE_PORT = 8000
+CARD_MAX_BYTES = 64 * 1024
+CARD_MAX_DEPTH = 32
+INLINE_MAX_BYTES = 64 * 1024
+"""Inputs and outputs up to this size travel in the message; larger ones by reference."""
+
+HEARTBEAT_SECONDS = 5
+WORKER_TTL_SECONDS = 15
+
+
+class LocalRun(_Frozen):
+    """How the engine is started as a process on this machine. It listens on 127.0.0.1 at $PORT."""
+
+    command: list[str] = Field(min_length=1, description="`python` means the engine's own environment.")
+    requirements: str | None = Field(None, description="File of Python requirements, installed into that environment.")
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+class Resources(_Frozen):
+    """What one replica may use, in Kubernetes' notation."""
+
+    cpu: str = "1"
+    memory: str = "512Mi"
+
+
+class Batch(_Frozen):
+    """How many waiting jobs the runner may hand to `predict_batch` at once, and how long it may wait for them."""
+
+    max_size: Annotated[int, Field(ge=1, le=256)] = 1
+    max_delay_ms: Annotated[int, Field(ge=0, le=1_000)] = 5
+
+
+class Scale(_Frozen):
+    """How many replicas there may be. `min: 0` means that being asleep is healthy."""
+
+    min: Annotated[int, Field(ge=0, le=100)] = 1
+    max: Annotated[int, Field(ge=1, le=100)] = 1
+
+
+class EngineSpec(_Frozen):
+    """engine.yaml: everything that Enginehouse must know to run an engine."""
+
+    tenant: str
+    name: str
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = "v1"
+    description: Annotated[str, Field(max_length=500)] = ""
+    image: str | None = Field(None, description="Container image, for containers and Kubernetes.")
+    run: LocalRun | None = Field(None, description="For `enginehouse up` with engines as processes.")
+    protocol: Literal["predict", "open-inference"] = "predict"
+    slots: Annotated[int, Field(ge=1, le=256)] = Field(4, description="Jobs that one replica works on at once.")
+    execution_timeout_seconds: Annotated[float, Field(gt=0, le=MAX_EXECUTION_SECONDS)] = 60
+    max_time_in_queue_seconds: Annotated[int, Field(ge=1, le=MAX_QUEUE_SECONDS)] = 86_400
+    max_queued_jobs: Annotated[int, Field(ge=1)] = Field(100_000, description="Beyond: 429 QUEUE_FULL.")
+    retry: RetryPolicy = RetryPolicy()
+    batch: Batch = Batch()
+    scale: Scale = Scale()
+    resources: Resources = Resources()
+
+    @field_validator("tenant")
+    @classmethod
+    def _tenant(cls, value: str) -> str:
+        return check_name("tenant", value)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name("engine", value)
+
+    @property
+    def id(self) -> str:
+        """`<tenant>--<engine>`."""
+        return str(EngineId(self.tenant, self.name))
+
+
+class EngineCard(_Record):
+    """What the gateway knows of an engine's slot. Comes from tenants, so it is bounded before it is used."""
+
+    engine: str
+    slot: Slot
+    version: str
+    description: str = ""
+    input_schema: dict[str, Any] = Field(default_factory=dict, description="JSON Schema 2020-12 of `input`.")
+    output_schema: dict[str, Any] = Field(default_factory=dict)
+    example: Any = None
+    slots: int = 1
+    execution_timeout_seconds: float = 60
+    max_time_in_queue_seconds: int = 86_400
+    max_queued_jobs: int = 100_000
+    retry: RetryPolicy = RetryPolicy()
+    batch: Batch = Batch()
+    idle_at_zero: bool = False
+    openapi: dict[str, Any] | None = Field(None, description="The engine's own API, if it fits the card.")
+
+
+class Heartbeat(_Record):
+    """Under `worker/<worker>`, renewed every HEARTBEAT_SECONDS, gone WORKER_TTL_SECONDS after the last."""
+
+    worker: str
+    slot: Slot
+    version: str
+    slots: int
+    in_hand: list[str] = Field(default_factory=list, description="Ids of the jobs delivered and not yet settled.")
+    idle_since: AwareDatetime | None = Field(None, description="Since when nothing was in hand; None: busy.")
+    healthy: bool = Field(description="Whether the engine answers its health check.")
+    subscribed: bool = Field(description="Whether this slot receives the engine's jobs.")
+    at: AwareDatetime
+
+
+class WorkerList(_Record):
+    """Under `workers`: the names to look for heartbeats under."""
+
+    workers: list[str] = Field(default_factory=list)
+
+
+class PredictRequest(BaseModel):
+    """POST /predict, as an engine receives it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    data: Any
+    id: str | None = None
+    parameters: dict[str, Any] | None = None

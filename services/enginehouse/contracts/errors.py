@@ -1,0 +1,162 @@
+"""The one exception tree. Each class fixes its code and whether trying again can help; HTTP statuses are the edge's."""
+
+from typing import ClassVar
+
+
+class EnginehouseError(Exception):
+    """Something went wrong inside Enginehouse."""
+
+    code: ClassVar[str] = "INTERNAL"
+    retryable: ClassVar[bool] = True
+    advice: ClassVar[str] = "Try again; if it persists, give the operator the X-Request-Id of this answer."
+
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail or (self.__doc__ or "").strip())
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RequestError(EnginehouseError):
+    """The request cannot be carried out as it is."""
+
+    code = "INVALID_REQUEST"
+    retryable = False
+    advice = "Correct the request as described; /docs shows every field."
+
+
+class InvalidName(RequestError):
+    """The name is not valid."""
+
+    code = "INVALID_NAME"
+
+
+class InvalidInput(RequestError):
+    """The input does not fit the engine's schema."""
+
+    code = "INVALID_INPUT"
+    advice = "GET /v1/engines/{engine} shows the input schema under card.input_schema."
+
+
+class InputTooLarge(RequestError):
+    """The request is larger than allowed."""
+
+    code = "INPUT_TOO_LARGE"
+    advice = "Send large inputs by reference: POST /v1/uploads gives a key for input_ref."
+
+
+class Unauthenticated(RequestError):
+    """The API key is missing or not known."""
+
+    code = "UNAUTHENTICATED"
+    advice = "Send 'Authorization: Bearer KEY'; an operator makes keys with 'enginehouse tenant add NAME'."
+
+
+class Forbidden(RequestError):
+    """The API key does not allow this."""
+
+    code = "FORBIDDEN"
+    advice = "Ask the operator for a key with the rights this call needs."
+
+
+class EngineDoesNotExist(RequestError):
+    """No such engine."""
+
+    code = "ENGINE_DOES_NOT_EXIST"
+    advice = "GET /v1/engines lists the engines you may use."
+
+
+class JobDoesNotExist(RequestError):
+    """No such job."""
+
+    code = "JOB_DOES_NOT_EXIST"
+    advice = "GET /v1/jobs lists your jobs."
+
+
+class ResultExpired(RequestError):
+    """The job's result is past its time."""
+
+    code = "RESULT_EXPIRED"
+    advice = "Submit the input again, with a longer result_ttl_seconds if needed."
+
+
+class JobIsFinal(RequestError):
+    """The job has already ended."""
+
+    code = "JOB_IS_FINAL"
+    advice = "Final states never change; POST /v1/jobs/{id}/retry makes a new job with the same input."
+
+
+class NotFinalYet(RequestError):
+    """The job has not ended yet."""
+
+    code = "JOB_NOT_FINAL"
+    retryable = True
+    advice = "Wait for the job to end, or cancel it first."
+
+
+class IdempotencyKeyReused(RequestError):
+    """The Idempotency-Key was used with another request."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    advice = "Use a new Idempotency-Key for a different request."
+
+
+class IdempotencyKeyInFlight(RequestError):
+    """A request with the same Idempotency-Key is still being accepted."""
+
+    code = "IDEMPOTENCY_KEY_IN_FLIGHT"
+    retryable = True
+    advice = "Send the same request again in a moment."
+
+
+class EnginePaused(EnginehouseError):
+    """The engine takes no jobs at present."""
+
+    code = "ENGINE_PAUSED"
+    advice = "Try again later; GET /v1/engines/{engine} says why it is paused."
+
+
+class EngineAsleep(EnginehouseError):
+    """The engine has no worker running at present."""
+
+    code = "ENGINE_ASLEEP"
+    advice = "Submit a job to wake it, or try again later."
+
+
+class RateLimited(EnginehouseError):
+    """Too many requests for this tenant."""
+
+    code = "RATE_LIMITED"
+    advice = "Wait as long as Retry-After says."
+
+
+class QueueFull(EnginehouseError):
+    """The engine's queue is full."""
+
+    code = "QUEUE_FULL"
+    advice = "Wait as long as Retry-After says."
+
+
+class Unavailable(EnginehouseError):
+    """A part that this needs cannot be reached."""
+
+    code = "UNAVAILABLE"
+
+
+class Conflict(EnginehouseError):
+    """A record was written by somebody else first: read it again."""
+
+    code = "CONFLICT"
+
+
+class Malformed(EnginehouseError):
+    """An event or record cannot be read."""
+
+    code = "UNPARSABLE"
+    retryable = False
+
+
+class UnsafeSettings(EnginehouseError):
+    """These settings are unsafe, and the service refuses to start with them."""
+
+    code = "UNSAFE_SETTINGS"
+    retryable = False

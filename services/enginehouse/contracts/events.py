@@ -1,0 +1,139 @@
+"""The CloudEvents that parts exchange: built and read here. The envelope is fixed, the body is the engine's own."""
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+import pydantic_core
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from enginehouse.contracts.errors import Malformed
+from enginehouse.contracts.job import JobError, RetryPolicy, Status, _Record, now
+
+JOB_REQUESTED = "dev.enginehouse.job.requested.v1"
+JOB_STARTED = "dev.enginehouse.job.started.v1"
+JOB_COMPLETED = "dev.enginehouse.job.completed.v1"
+ENGINE_ANNOUNCED = "dev.enginehouse.engine.announced.v1"
+DEAD_LETTERED = "dev.enginehouse.job.deadlettered.v1"
+CONTENT_TYPE = "application/cloudevents+json"
+GATEWAY_SOURCE = "/gateway"
+
+E = TypeVar("E", bound=BaseModel)
+
+
+def engine_source(engine_id: str) -> str:
+    """`source` of an event that an engine's runner publishes."""
+    return f"/engines/{engine_id}"
+
+
+class JobOrder(_Record):
+    """`data` of a job event: what a runner needs to run one attempt."""
+
+    input: Any = None
+    parameters: dict[str, Any] | None = None
+    execution_timeout_seconds: float
+    retry: RetryPolicy
+    retry_on_timeout: bool = False
+    record_ttl_seconds: int = Field(description="TTL of the job's record: outlives every possible delivery.")
+    objects: dict[str, str] = Field(default_factory=dict, description="Signed URLs of exactly this job's objects.")
+
+
+class JobEvent(BaseModel):
+    """A job on its way to an engine."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    type: str
+    source: str
+    tenantid: str
+    engineid: str
+    attempt: int = Field(ge=1, description="Which attempt this hand-over is, counted from 1.")
+    expirytime: AwareDatetime = Field(description="A delivery after this moment is acknowledged and not run.")
+    traceparent: str | None = None
+    data: JobOrder
+
+
+class Completion(BaseModel):
+    """A hint, without result, that a job's record has changed; or that an engine has a new card."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: str
+    engineid: str
+    subject: str = Field(description="The job's id; for an announcement, the slot.")
+
+
+class DeadLetter(_Record):
+    """`data` of a dead letter that a runner writes."""
+
+    reason: str = Field(description="A code: UNPARSABLE, PREDICT_ERROR, …")
+    error: JobError | None = None
+    attempts: int = 0
+    event: str = Field("", description="What was delivered, as text, cut at 64 KiB.")
+
+
+def job_event(
+    job_id: str, tenant: str, engine_id: str, attempt: int, expires: datetime, order: JobOrder, traceparent: str | None
+) -> bytes:
+    """The event that hands a job to its engine, as structured CloudEvents JSON."""
+    event: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": job_id,
+        "type": JOB_REQUESTED,
+        "source": GATEWAY_SOURCE,
+        "subject": job_id,
+        "time": now(),
+        "datacontenttype": "application/json",
+        "tenantid": tenant,
+        "engineid": engine_id,
+        "attempt": attempt,
+        "expirytime": expires,
+        "data": order,
+    }
+    if traceparent:
+        event["traceparent"] = traceparent
+    return pydantic_core.to_json(event, exclude_none=True)
+
+
+def completion_event(kind: str, engine_id: str, subject: str, status: Status | None, attempt: int = 0) -> bytes:
+    """A runner's hint to the gateway; `subject` is the job's id, or the slot of an announcement."""
+    data = {"status": status} if status else {}
+    return pydantic_core.to_json(
+        {
+            "specversion": "1.0",
+            "id": f"{subject}.{attempt}.{status or 'announced'}",
+            "type": kind,
+            "source": engine_source(engine_id),
+            "subject": subject,
+            "time": now(),
+            "datacontenttype": "application/json",
+            "engineid": engine_id,
+            "data": data,
+        }
+    )
+
+
+def dead_letter_event(engine_id: str, event_id: str, letter: DeadLetter) -> bytes:
+    """What a runner publishes on the dead-letter topic when it cannot turn a delivery into a job."""
+    return pydantic_core.to_json(
+        {
+            "specversion": "1.0",
+            "id": event_id,
+            "type": DEAD_LETTERED,
+            "source": engine_source(engine_id),
+            "time": now(),
+            "datacontenttype": "application/json",
+            "engineid": engine_id,
+            "data": letter,
+        }
+    )
+
+
+def read_event(kind: type[E], body: bytes) -> E:
+    """Read structured CloudEvents JSON as `kind`; Malformed, saying where, if it is not one."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "event"
+        raise Malformed(f"{where}: {first['msg']}") from None

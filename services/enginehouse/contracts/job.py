@@ -1,0 +1,211 @@
+"""A job: its states, the only table of its transitions, what a caller submits, and the record that decides."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class Status(StrEnum):
+    """Where a job stands. The last five are final and never change."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a job in this state has ended."""
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+FINAL = frozenset(status for status in Status if status.is_final)
+
+
+class StatusReason(StrEnum):
+    """Why a job that has not ended is where it is."""
+
+    WAITING_FOR_WORKER = "waiting_for_worker"
+    WAITING_FOR_BROKER = "waiting_for_broker"
+    ENGINE_PAUSED = "engine_paused"
+    ENGINE_ASLEEP = "engine_asleep"
+    RETRY_SCHEDULED = "retry_scheduled"
+    TENANT_LIMIT = "tenant_limit"
+
+
+class Transition(NamedTuple):
+    """One allowed change of state."""
+
+    before: Status
+    event: str
+    after: Status
+
+
+TRANSITIONS: frozenset[Transition] = frozenset(
+    Transition(before, event, after)
+    for befores, event, after in [
+        ([Status.QUEUED], "claimed", Status.RUNNING),
+        # A job shorter than the claim delay settles without ever having been seen running.
+        ([Status.QUEUED, Status.RUNNING], "answered", Status.SUCCEEDED),
+        ([Status.QUEUED, Status.RUNNING], "rejected", Status.FAILED),
+        ([Status.QUEUED, Status.RUNNING], "retry", Status.QUEUED),
+        ([Status.QUEUED, Status.RUNNING], "attempts_exhausted", Status.FAILED),
+        ([Status.QUEUED, Status.RUNNING], "execution_clock_over", Status.TIMED_OUT),
+        ([Status.QUEUED], "queue_clock_over", Status.EXPIRED),
+        ([Status.QUEUED, Status.RUNNING], "canceled", Status.CANCELED),
+        # A worker that vanished: another one takes the job over as a new attempt.
+        ([Status.RUNNING], "claimed", Status.RUNNING),
+    ]
+    for before in befores
+)
+"""What is not in this table cannot happen."""
+
+_ALLOWED = {(t.before, t.after) for t in TRANSITIONS}
+
+
+def may_change(before: Status, after: Status) -> bool:
+    """Whether the table allows a job to go from `before` to `after`."""
+    return (before, after) in _ALLOWED
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Record(BaseModel):
+    """Written by one version of a part and read by another: unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RetryPolicy(_Frozen):
+    """How often a failed job is tried, and how long it waits in between (exponential, with jitter)."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    initial_delay_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 1_000
+    max_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 60_000
+
+
+MAX_QUEUE_SECONDS = 7 * 86_400
+MAX_EXECUTION_SECONDS = 86_400
+MAX_RESULT_TTL_SECONDS = 30 * 86_400
+
+WEBHOOK_EVENTS = ("start", "completed")
+
+
+class JobOptions(_Frozen):
+    """What a caller may ask for a job beside its input. None means: as the engine's card says."""
+
+    parameters: dict[str, Any] | None = Field(None, description="Passed to the engine beside the input.")
+    priority: Annotated[int, Field(ge=0, le=9, description="9 first, 0 last.")] = 4
+    retry: RetryPolicy | None = Field(None, description="Default: the engine's own policy.")
+    retry_on_timeout: bool = Field(False, description="Whether an attempt that ran out of time is tried again.")
+    max_time_in_queue_seconds: Annotated[int, Field(ge=1, le=MAX_QUEUE_SECONDS)] | None = Field(
+        None, description="Counted from acceptance; over: the job is expired."
+    )
+    execution_timeout_seconds: Annotated[float, Field(gt=0, le=MAX_EXECUTION_SECONDS)] | None = Field(
+        None, description="One attempt's time at the engine; over: the job is timed_out."
+    )
+    result_ttl_seconds: Annotated[int, Field(ge=60, le=MAX_RESULT_TTL_SECONDS)] = Field(
+        86_400, description="How long the result can be read after the job ended."
+    )
+    webhook: Annotated[str, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
+        None, description="Where to POST a signed notice of this job (Standard Webhooks)."
+    )
+    webhook_events_filter: list[Literal["start", "completed"]] = Field(
+        default_factory=lambda: ["completed"], max_length=2
+    )
+
+
+class JobRequest(JobOptions):
+    """The body of POST /v1/engines/{engine}/jobs."""
+
+    input: Any = Field(None, description="What the engine's card says under input_schema.")
+    input_ref: Annotated[str, Field(max_length=512)] | None = Field(
+        None, description="Key of one of your uploads, instead of input."
+    )
+
+
+class RoutedJobRequest(JobRequest):
+    """The body of POST /v1/jobs: the engine named inside."""
+
+    engine: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="'name' (your own, else a shared one) or '<tenant>--<name>'. Default: standard."
+    )
+
+
+class JobError(_Record):
+    """Why a job did not succeed."""
+
+    code: str
+    message: str
+    retryable: bool = False
+
+
+class Metrics(_Record):
+    """Durations in seconds."""
+
+    queue_time: float | None = Field(None, description="From acceptance to the start of the last attempt.")
+    predict_time: float | None = Field(None, description="Of the last attempt, at the engine.")
+
+
+class JobRecord(_Record):
+    """The one record per job that decides, in state `results-<id>` under the job's id. Every write is first-write."""
+
+    status: Status
+    attempt: int = Field(0, description="Attempts begun so far.")
+    worker: str | None = Field(None, description="Who runs or ran the last attempt.")
+    version: str | None = None
+    retry_at: AwareDatetime | None = Field(None, description="Set with status queued: not before this moment.")
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+    predict_time: float | None = None
+    output: Any = None
+    output_ref: str | None = Field(None, description="Key of the object that holds an output too large to be inline.")
+    error: JobError | None = None
+    dead_lettered: bool = False
+
+
+class Job(BaseModel):
+    """A job as its owner sees it."""
+
+    id: str
+    engine: str
+    version: str | None = None
+    status: Status
+    status_reason: StatusReason | None = None
+    input: Any = None
+    input_ref: str | None = None
+    output: Any = None
+    output_url: str | None = Field(None, description="Signed URL of an output too large to be inline.")
+    error: JobError | None = None
+    attempts: int = 0
+    metrics: Metrics = Metrics()
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = Field(None, description="When the result is gone.")
+    cancel_requested: bool = False
+    dead_lettered: bool = False
+    retry_of: str | None = None
+    retried_as: str | None = None
+    urls: dict[str, str] = Field(default_factory=dict)
+
+
+class Accepted(BaseModel):
+    """The answer to a submit: a promise that this job reaches a final state."""
+
+    id: str
+    engine: str
+    status: Status
+    urls: dict[str, str]

@@ -1,0 +1,173 @@
+"""Every name that parts must agree on: computed here, nowhere else, and tested against the YAML."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import uuid_utils
+
+from enginehouse.contracts.errors import InvalidName
+
+Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, Slot] = ("a", "b")
+
+PLATFORM_TENANT = "shared"
+"""Owner of the engines that come with the system; a bare engine name falls back to it."""
+DEFAULT_ENGINE = "standard"
+"""The engine of a job that names none."""
+
+GATEWAY_APP = "gateway"
+GATEWAY_JOBS_COMPONENT = "jobs"
+COMPLETIONS_COMPONENT = "completions"
+DEAD_LETTERS_COMPONENT = "dead-letters"
+COMPLETIONS_TOPIC = "completions"
+DEAD_LETTERS_TOPIC = "dead-letters"
+NOBODY = "none"
+"""Written in a Subscription's scopes where no app is meant: an empty list means everybody."""
+
+NAME_PATTERN = r"[a-z](?:-?[a-z0-9])*"
+_NAME = re.compile(NAME_PATTERN)
+_MIN_LENGTH, _MAX_LENGTH = 3, 24
+RESERVED = frozenset(
+    "admin all api card completions dead-letters default engine engines finished gateway healthz jobs "
+    "localhost models none nobody public registry requests results root runner system tenant tenants worker".split()
+)
+_RESERVED_PREFIXES = ("kube-", "dapr", "xn-", "enginehouse")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if a tenant or engine may have it, else raise InvalidName that says the rule."""
+    if not (_MIN_LENGTH <= len(name) <= _MAX_LENGTH and _NAME.fullmatch(name)):
+        raise InvalidName(
+            f"{kind} {name[:40]!r} is not a valid name: {_MIN_LENGTH} to {_MAX_LENGTH} of a-z, 0-9 and single '-', "
+            "starting with a letter, not ending in '-', without '--'"
+        )
+    if name in RESERVED or name.startswith(_RESERVED_PREFIXES):
+        raise InvalidName(f"{kind} {name!r} is a reserved name; choose another")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class EngineId:
+    """An engine's identity. Its text form is `<tenant>--<engine>`; neither part may hold `--`, so it splits one way."""
+
+    tenant: str
+    engine: str
+
+    def __post_init__(self) -> None:
+        check_name("tenant", self.tenant)
+        check_name("engine", self.engine)
+
+    def __str__(self) -> str:
+        return f"{self.tenant}--{self.engine}"
+
+    @classmethod
+    def parse(cls, text: str) -> "EngineId":
+        """Read `<tenant>--<engine>`; InvalidName otherwise."""
+        tenant, separator, engine = text.partition("--")
+        if not separator:
+            raise InvalidName(f"engine id {text[:60]!r} is not of the form <tenant>--<engine>")
+        return cls(tenant, engine)
+
+
+def resolve_candidates(name: str, caller_tenant: str) -> list[EngineId]:
+    """The engines that `name` in a request of `caller_tenant` may mean, the first existing one wins."""
+    if "--" in name:
+        return [EngineId.parse(name)]
+    own = EngineId(caller_tenant, name)
+    platform = EngineId(PLATFORM_TENANT, name)
+    return [own] if own == platform else [own, platform]
+
+
+def app_id(engine_id: str, slot: Slot) -> str:
+    """Dapr app id of an engine's slot."""
+    return f"{engine_id}--{slot}"
+
+
+def app_ids(engine_id: str) -> list[str]:
+    """Dapr app ids of both slots, in slot order."""
+    return [app_id(engine_id, slot) for slot in SLOTS]
+
+
+def job_topic(engine_id: str) -> str:
+    """Topic that carries an engine's jobs to its active slot."""
+    return f"engine.{engine_id}"
+
+
+def trial_topic(engine_id: str) -> str:
+    """Topic that carries jobs to the slot on trial, before it is promoted."""
+    return f"engine.{engine_id}.trial"
+
+
+def jobs_component(engine_id: str) -> str:
+    """Pub/sub component of an engine's own sidecars."""
+    return f"jobs-{engine_id}"
+
+
+def results_component(engine_id: str) -> str:
+    """State component of an engine; the gateway loads one of the same name, store and key prefix."""
+    return f"results-{engine_id}"
+
+
+def engine_of_results_component(component: str) -> str | None:
+    """Engine id behind a results component's name, or None if the component is something else."""
+    prefix, _, rest = component.partition("-")
+    if prefix != "results":
+        return None
+    try:
+        return str(EngineId.parse(rest))
+    except InvalidName:
+        return None
+
+
+def requests_topic(tenant: str) -> str:
+    """Topic on which a tenant's own systems publish events that become jobs."""
+    return f"requests.{tenant}"
+
+
+def finished_topic(tenant: str) -> str:
+    """Topic on which a tenant's own systems hear what became of its jobs."""
+    return f"finished.{tenant}"
+
+
+def requests_component(tenant: str) -> str:
+    """Pub/sub component through which the gateway reads `requests.<tenant>`."""
+    return f"requests-{tenant}"
+
+
+def tenant_component(tenant: str) -> str:
+    """Pub/sub component handed to a tenant's own systems."""
+    return f"tenant-{tenant}"
+
+
+def namespace(tenant: str) -> str:
+    """Kubernetes namespace of a tenant."""
+    return f"tenant-{tenant}"
+
+
+def card_key(slot: Slot) -> str:
+    """State key of a slot's engine card."""
+    return f"card/{slot}"
+
+
+WORKERS_KEY = "workers"
+"""State key of the list of an engine's workers, so that heartbeats can be found."""
+
+
+def worker_key(worker: str) -> str:
+    """State key of a worker's heartbeat."""
+    return f"worker/{worker}"
+
+
+JOB_ID_PATTERN = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_JOB_ID = re.compile(JOB_ID_PATTERN)
+
+
+def new_job_id() -> str:
+    """A new UUIDv7: sorts by time of acceptance."""
+    return str(uuid_utils.uuid7())
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` can be a job id."""
+    return _JOB_ID.fullmatch(text) is not None

@@ -1,0 +1,82 @@
+"""The job records of one engine: every write is first-write, so that the first final state stays the only one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from enginehouse.contracts.errors import Conflict, Malformed, Unavailable
+from enginehouse.contracts.job import JobRecord
+from enginehouse.contracts.names import results_component
+from enginehouse.sidecar.base import Sidecar, StateItem
+
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record with the version that a change of it must name."""
+
+    record: JobRecord
+    etag: str
+
+
+def _parse(item: StateItem) -> StoredRecord:
+    try:
+        return StoredRecord(JobRecord.model_validate_json(item.value), item.etag)
+    except ValidationError as error:
+        raise Malformed(f"job record: {error.error_count()} fields are wrong") from None
+
+
+class JobRecords:
+    """Reads and changes the job records of one engine, for its runner and the gateway alike."""
+
+    def __init__(self, sidecar: Sidecar, engine_id: str) -> None:
+        self._sidecar = sidecar
+        self._store = results_component(engine_id)
+
+    async def read(self, job_id: str) -> StoredRecord | None:
+        """The record, or None if nobody has written one."""
+        item = await self._sidecar.read(self._store, job_id)
+        return _parse(item) if item else None
+
+    async def read_many(self, job_ids: Sequence[str]) -> dict[str, StoredRecord]:
+        """Those of the records that exist, in one round trip. Unreadable ones are left out."""
+        found = {}
+        for job_id, item in (await self._sidecar.read_many(self._store, job_ids)).items():
+            try:
+                found[job_id] = _parse(item)
+            except Malformed:
+                continue
+        return found
+
+    async def change(
+        self, job_id: str, ttl_seconds: int, decide: Callable[[JobRecord | None], JobRecord | None], *, blind: bool = False
+    ) -> JobRecord:
+        """Set the record to `decide(present)` and return what holds in the end; `decide` returning None leaves it.
+
+        On conflict or doubt the record is read again and `decide` asked again. `blind` first tries to create without
+        reading: one round trip for a job that nobody else has touched, which is almost every job.
+        """
+        stored = None if blind else await self.read(job_id)
+        for _ in range(_TRIES):
+            wanted = decide(stored.record if stored else None)
+            if wanted is None:
+                if stored is None:
+                    raise Conflict(f"job {job_id}: there is no record to leave as it is")
+                return stored.record
+            value = wanted.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
+            try:
+                if stored is None:
+                    await self._sidecar.create(self._store, job_id, value, ttl_seconds)
+                else:
+                    await self._sidecar.replace(self._store, job_id, value, stored.etag, ttl_seconds)
+            except (Conflict, Unavailable) as error:
+                stored = await self.read(job_id)
+                if stored is not None and stored.record == wanted:
+                    return wanted  # Our own write, whose answer was lost.
+                if isinstance(error, Unavailable) and stored is None:
+                    raise
+                continue
+            return wanted
+        raise Unavailable(f"job {job_id}: the record changed {_TRIES} times while it was being written")
