@@ -100,8 +100,6 @@ MAX_QUEUE_SECONDS = 7 * 86_400
 MAX_EXECUTION_SECONDS = 86_400
 MAX_RESULT_TTL_SECONDS = 30 * 86_400
 
-WEBHOOK_EVENTS = ("start", "completed")
-
 
 class JobOptions(_Frozen):
     """What a caller may ask for a job beside its input. None means: as the engine's card says."""
@@ -122,9 +120,7 @@ class JobOptions(_Frozen):
     webhook: Annotated[str, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
         None, description="Where to POST a signed notice of this job (Standard Webhooks)."
     )
-    webhook_events_filter: list[Literal["start", "completed"]] = Field(
-        default_factory=lambda: ["completed"], max_length=2
-    )
+    webhook_events_filter: Annotated[tuple[Literal["start", "completed"], ...], Field(max_length=2)] = ("completed",)
 
 
 class JobRequest(JobOptions):

@@ -51,7 +51,12 @@ class JobRecords:
         return found
 
     async def change(
-        self, job_id: str, ttl_seconds: int, decide: Callable[[JobRecord | None], JobRecord | None], *, blind: bool = False
+        self,
+        job_id: str,
+        ttl_seconds: int,
+        decide: Callable[[JobRecord | None], JobRecord | None],
+        *,
+        blind: bool = False,
     ) -> JobRecord:
         """Set the record to `decide(present)` and return what holds in the end; `decide` returning None leaves it.
 

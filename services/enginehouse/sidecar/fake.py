@@ -1,0 +1,161 @@
+"""A Dapr in memory, for unit tests: passes the same contract suite as a real one, and fails on command."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from enginehouse.contracts.job import now
+from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
+
+Handler = Callable[[bytes], Awaitable[bool]]
+
+
+@dataclass(slots=True)
+class _Entry:
+    value: bytes
+    version: int
+    expires_at: float | None
+
+
+@dataclass
+class FakeDapr:
+    """The broker and the stores that several fake sidecars share."""
+
+    components: set[str] = field(default_factory=set)
+    stores: dict[str, dict[str, _Entry]] = field(default_factory=lambda: defaultdict(dict))
+    published: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    handlers: dict[str, list[Handler]] = field(default_factory=lambda: defaultdict(list))
+    forbidden_topics: set[tuple[str, str]] = field(default_factory=set)
+    """(pubsub, topic) pairs that no app may publish to."""
+    calls: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, list[tuple[Exception, bool]]] = field(default_factory=lambda: defaultdict(list))
+    _version: int = 0
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def fail(self, method: str, error: Exception | None = None, *, times: int = 1, after_doing: bool = False) -> None:
+        """Let the next calls of `method` raise; `after_doing` loses only the answer, not the effect."""
+        self.failures[method] += [(error or Unavailable("made to fail"), after_doing)] * times
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """Deliver what is published on `topic` from now on; again and again while `handler` returns False."""
+        self.handlers[topic].append(handler)
+
+    def next_version(self) -> int:
+        """A version that no entry had before."""
+        self._version += 1
+        return self._version
+
+    def deliver(self, topic: str, event: bytes) -> None:
+        """Hand an event to the subscribers, each in a task of its own."""
+        for handler in self.handlers[topic]:
+            task = asyncio.create_task(self._deliver(handler, event))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, handler: Handler, event: bytes) -> None:
+        while not await handler(event):
+            await asyncio.sleep(0.01)
+
+
+class FakeSidecar:
+    """One app's view of a FakeDapr."""
+
+    def __init__(self, world: FakeDapr, app_id: str = "app") -> None:
+        self._world = world
+        self._app_id = app_id
+
+    async def start(self, timeout_seconds: float = 60) -> None:
+        """Nothing to wait for."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def _enter(self, method: str) -> Exception | None:
+        """Count the call; raise a planned failure now, or return one to raise when the effect is done."""
+        self._world.calls[method] += 1
+        await asyncio.sleep(0)
+        if self._world.failures[method]:
+            error, after_doing = self._world.failures[method].pop(0)
+            if not after_doing:
+                raise error
+            return error
+        return None
+
+    async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
+        """Keep the event and hand it to the subscribers."""
+        late = await self._enter("publish")
+        if (pubsub, topic) in self._world.forbidden_topics:
+            raise NotPermitted(f"{self._app_id} may not publish to {topic}")
+        self._world.published[topic].append(event)
+        self._world.deliver(topic, event)
+        if late:
+            raise late
+
+    async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
+        """Publish each."""
+        await self._enter("publish_many")
+        landed = []
+        for event in events:
+            try:
+                await self.publish(pubsub, topic, event)
+                landed.append(True)
+            except Unavailable:
+                landed.append(False)
+        return landed
+
+    def _present(self, store: str, key: str) -> _Entry | None:
+        entry = self._world.stores[store].get(key)
+        if entry and entry.expires_at is not None and entry.expires_at <= now().timestamp():
+            return None
+        return entry
+
+    async def read(self, store: str, key: str) -> StateItem | None:
+        """The present value, or None."""
+        await self._enter("read")
+        entry = self._present(store, key)
+        return StateItem(entry.value, str(entry.version)) if entry else None
+
+    async def read_many(self, store: str, keys: Sequence[str]) -> dict[str, StateItem]:
+        """The present values of those keys that exist."""
+        await self._enter("read_many")
+        found = {key: entry for key in keys if (entry := self._present(store, key))}
+        return {key: StateItem(entry.value, str(entry.version)) for key, entry in found.items()}
+
+    def _store(self, store: str, key: str, value: bytes, ttl_seconds: int | None) -> None:
+        expires = None if ttl_seconds is None else now().timestamp() + ttl_seconds
+        self._world.stores[store][key] = _Entry(value, self._world.next_version(), expires)
+
+    async def create(self, store: str, key: str, value: bytes, ttl_seconds: int) -> None:
+        """First-write a key that must not exist."""
+        late = await self._enter("create")
+        if self._present(store, key):
+            raise Conflict(f"{store}: {key} exists")
+        self._store(store, key, value, ttl_seconds)
+        if late:
+            raise late
+
+    async def replace(self, store: str, key: str, value: bytes, etag: str, ttl_seconds: int) -> None:
+        """First-write a key over exactly the version `etag`."""
+        late = await self._enter("replace")
+        entry = self._present(store, key)
+        if entry is None or str(entry.version) != etag:
+            raise Conflict(f"{store}: {key} has another version")
+        self._store(store, key, value, ttl_seconds)
+        if late:
+            raise late
+
+    async def put(self, store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
+        """Last-write a key."""
+        await self._enter("put")
+        self._store(store, key, value, ttl_seconds)
+
+    async def delete(self, store: str, key: str) -> None:
+        """Remove a key."""
+        await self._enter("delete")
+        self._world.stores[store].pop(key, None)
+
+    async def metadata(self) -> Metadata:
+        """What the test says is loaded."""
+        await self._enter("metadata")
+        return Metadata(self._app_id, frozenset(self._world.components), frozenset(self._world.handlers))
