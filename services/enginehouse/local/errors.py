@@ -1,0 +1,13 @@
+"""What can go wrong when the system is started on one machine."""
+
+from enginehouse.contracts.errors import EnginehouseError
+
+
+class LocalError(EnginehouseError):
+    """The system cannot be started on this machine as it is."""
+
+    code = "LOCAL"
+    retryable = False
+
+    def __init__(self, detail: str, ways_out: str) -> None:
+        super().__init__(f"{detail}\n{ways_out}")

