@@ -58,7 +58,10 @@ class Sidecar(Protocol):
         """First-write a key that must not exist; Conflict if it does, or if the store cannot say."""
 
     async def replace(self, store: str, key: str, value: bytes, etag: str, ttl_seconds: int) -> None:
-        """First-write a key over exactly the version `etag`; Conflict if it has another by now."""
+        """First-write a key over exactly the version `etag`; Conflict if it has another by now.
+
+        Of a key that is gone by now nothing is promised: Redis writes it.
+        """
 
     async def put(self, store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
         """Last-write a key that decides nothing (cards, heartbeats). Never a job's record."""

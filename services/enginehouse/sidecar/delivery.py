@@ -18,6 +18,7 @@ Deliver = Callable[[bytes], Awaitable[bool]]
 """Takes the raw body; True acknowledges, False asks for another delivery. Must not raise for a bad body."""
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""Of a larger body only this much is handed on: it cannot be parsed, so it is dead-lettered with a reason."""
 
 # The only two answers a sidecar may get: any other status or word makes it drop or dead-letter the event.
 _ACKNOWLEDGED = b'{"status":"SUCCESS"}'
@@ -28,6 +29,13 @@ def _answer(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
+async def _bounded_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk[: MAX_EVENT_BYTES - len(body)]
+    return bytes(body)
+
+
 def _delivery_route(path: str, deliver: Deliver, app_token: str) -> Route:
     expected = app_token.encode()
 
@@ -36,7 +44,7 @@ def _delivery_route(path: str, deliver: Deliver, app_token: str) -> Route:
         if not hmac.compare_digest(token, expected) or "dapr-caller-app-id" in request.headers:
             return JSONResponse({"error": "deliveries come from this app's own sidecar only"}, status_code=403)
         try:
-            body = await request.body()
+            body = await _bounded_body(request)
         except ClientDisconnect:
             return _answer(_AGAIN)
         return _answer(_ACKNOWLEDGED if await deliver(body) else _AGAIN)

@@ -28,6 +28,8 @@ class FakeDapr:
     handlers: dict[str, list[Handler]] = field(default_factory=lambda: defaultdict(list))
     forbidden_topics: set[tuple[str, str]] = field(default_factory=set)
     """(pubsub, topic) pairs that no app may publish to."""
+    missing: set[str] = field(default_factory=set)
+    """Components that no sidecar has loaded: using one fails as it does in a real sidecar."""
     calls: Counter[str] = field(default_factory=Counter)
     failures: dict[str, list[tuple[Exception, bool]]] = field(default_factory=lambda: defaultdict(list))
     _version: int = 0
@@ -71,10 +73,12 @@ class FakeSidecar:
     async def close(self) -> None:
         """Nothing to let go of."""
 
-    async def _enter(self, method: str) -> Exception | None:
+    async def _enter(self, method: str, component: str | None = None) -> Exception | None:
         """Count the call; raise a planned failure now, or return one to raise when the effect is done."""
         self._world.calls[method] += 1
         await asyncio.sleep(0)
+        if component in self._world.missing:
+            raise Unavailable(f"sidecar: component {component} is not loaded")
         if self._world.failures[method]:
             error, after_doing = self._world.failures[method].pop(0)
             if not after_doing:
@@ -84,7 +88,7 @@ class FakeSidecar:
 
     async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
         """Keep the event and hand it to the subscribers."""
-        late = await self._enter("publish")
+        late = await self._enter("publish", pubsub)
         if (pubsub, topic) in self._world.forbidden_topics:
             raise NotPermitted(f"{self._app_id} may not publish to {topic}")
         self._world.published[topic].append(event)
@@ -94,7 +98,7 @@ class FakeSidecar:
 
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
         """Publish each."""
-        await self._enter("publish_many")
+        await self._enter("publish_many", pubsub)
         landed = []
         for event in events:
             try:
@@ -112,13 +116,13 @@ class FakeSidecar:
 
     async def read(self, store: str, key: str) -> StateItem | None:
         """The present value, or None."""
-        await self._enter("read")
+        await self._enter("read", store)
         entry = self._present(store, key)
         return StateItem(entry.value, str(entry.version)) if entry else None
 
     async def read_many(self, store: str, keys: Sequence[str]) -> dict[str, StateItem]:
         """The present values of those keys that exist."""
-        await self._enter("read_many")
+        await self._enter("read_many", store)
         found = {key: entry for key in keys if (entry := self._present(store, key))}
         return {key: StateItem(entry.value, str(entry.version)) for key, entry in found.items()}
 
@@ -128,7 +132,7 @@ class FakeSidecar:
 
     async def create(self, store: str, key: str, value: bytes, ttl_seconds: int) -> None:
         """First-write a key that must not exist."""
-        late = await self._enter("create")
+        late = await self._enter("create", store)
         if self._present(store, key):
             raise Conflict(f"{store}: {key} exists")
         self._store(store, key, value, ttl_seconds)
@@ -137,9 +141,10 @@ class FakeSidecar:
 
     async def replace(self, store: str, key: str, value: bytes, etag: str, ttl_seconds: int) -> None:
         """First-write a key over exactly the version `etag`."""
-        late = await self._enter("replace")
+        late = await self._enter("replace", store)
         entry = self._present(store, key)
-        if entry is None or str(entry.version) != etag:
+        # As Redis does: a key that is gone is written.
+        if entry is not None and str(entry.version) != etag:
             raise Conflict(f"{store}: {key} has another version")
         self._store(store, key, value, ttl_seconds)
         if late:
@@ -147,12 +152,12 @@ class FakeSidecar:
 
     async def put(self, store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
         """Last-write a key."""
-        await self._enter("put")
+        await self._enter("put", store)
         self._store(store, key, value, ttl_seconds)
 
     async def delete(self, store: str, key: str) -> None:
         """Remove a key."""
-        await self._enter("delete")
+        await self._enter("delete", store)
         self._world.stores[store].pop(key, None)
 
     async def metadata(self) -> Metadata:

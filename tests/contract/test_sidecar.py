@@ -1,0 +1,196 @@
+"""What every sidecar must do, run on the fake and on a real daprd with Redis: so that a test on the fake means something."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.contract.worlds import ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC, World, eventually
+
+from enginehouse.contracts import names
+from enginehouse.sidecar.base import Conflict, NotPermitted, Sidecar, Unavailable
+
+CROWD = 40
+TTL = 60
+
+
+@pytest.fixture
+async def sidecar(world: World) -> AsyncIterator[Sidecar]:
+    connected = world.sidecar()
+    await connected.start(timeout_seconds=20)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def key() -> str:
+    return names.new_job_id()
+
+
+def cloud_event(event_id: str) -> bytes:
+    event = {"specversion": "1.0", "id": event_id, "type": "t", "source": "/s", "data": {"none": None, "text": "ä"}}
+    return json.dumps(event).encode()
+
+
+async def test_of_many_simultaneous_creators_exactly_one_wins(sidecar: Sidecar, key: str) -> None:
+    values = [f"creator {n}".encode() for n in range(CROWD)]
+    outcomes = await asyncio.gather(*(sidecar.create(STORE, key, v, TTL) for v in values), return_exceptions=True)
+    winners = [value for value, outcome in zip(values, outcomes, strict=True) if outcome is None]
+    assert len(winners) == 1
+    assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == CROWD - 1
+    item = await sidecar.read(STORE, key)
+    assert item is not None
+    assert item.value == winners[0]
+
+
+async def test_of_many_replacing_the_same_version_exactly_one_wins(sidecar: Sidecar, key: str) -> None:
+    await sidecar.create(STORE, key, b"first", TTL)
+    before = await sidecar.read(STORE, key)
+    assert before is not None
+    outcomes = await asyncio.gather(
+        *(sidecar.replace(STORE, key, f"{n}".encode(), before.etag, TTL) for n in range(CROWD)), return_exceptions=True
+    )
+    assert outcomes.count(None) == 1
+    assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == CROWD - 1
+    after = await sidecar.read(STORE, key)
+    assert after is not None
+    assert after.value == f"{outcomes.index(None)}".encode()
+    assert after.etag != before.etag
+
+
+async def test_replacing_an_older_version_is_a_conflict_and_changes_nothing(sidecar: Sidecar, key: str) -> None:
+    await sidecar.create(STORE, key, b"one", TTL)
+    first = await sidecar.read(STORE, key)
+    assert first is not None
+    await sidecar.replace(STORE, key, b"two", first.etag, TTL)
+    with pytest.raises(Conflict):
+        await sidecar.replace(STORE, key, b"three", first.etag, TTL)
+    now = await sidecar.read(STORE, key)
+    assert now is not None
+    assert now.value == b"two"
+
+
+async def test_replacing_what_is_gone_either_conflicts_or_writes(sidecar: Sidecar, key: str) -> None:
+    # Redis writes, SQL stores conflict. A record's TTL outlives all who may replace it, so either will do.
+    await sidecar.create(STORE, key, b"one", TTL)
+    item = await sidecar.read(STORE, key)
+    assert item is not None
+    await sidecar.delete(STORE, key)
+    try:
+        await sidecar.replace(STORE, key, b"two", item.etag, TTL)
+    except Conflict:
+        assert await sidecar.read(STORE, key) is None
+    else:
+        written = await sidecar.read(STORE, key)
+        assert written is not None
+        assert written.value == b"two"
+
+
+async def test_an_expired_key_can_be_created_again(sidecar: Sidecar, key: str) -> None:
+    await sidecar.create(STORE, key, b"short", 1)
+    with pytest.raises(Conflict):
+        await sidecar.create(STORE, key, b"too early", TTL)
+
+    async def gone() -> bool:
+        return await sidecar.read(STORE, key) is None
+
+    await eventually(gone)
+    await sidecar.create(STORE, key, b"again", TTL)
+    item = await sidecar.read(STORE, key)
+    assert item is not None
+    assert item.value == b"again"
+
+
+async def test_replacing_renews_the_time_to_live(sidecar: Sidecar, key: str) -> None:
+    await sidecar.create(STORE, key, b"long", TTL)
+    item = await sidecar.read(STORE, key)
+    assert item is not None
+    await sidecar.replace(STORE, key, b"short", item.etag, 1)
+
+    async def gone() -> bool:
+        return await sidecar.read(STORE, key) is None
+
+    await eventually(gone)
+
+
+async def test_read_many_gives_exactly_those_that_exist(sidecar: Sidecar, key: str) -> None:
+    present = {f"{key}.{n}": f"value {n}".encode() for n in range(25)}
+    await asyncio.gather(*(sidecar.create(STORE, k, value, TTL) for k, value in present.items()))
+    found = await sidecar.read_many(STORE, [*present, f"{key}.missing"])
+    assert {k: item.value for k, item in found.items()} == present
+    single = await sidecar.read(STORE, f"{key}.3")
+    assert found[f"{key}.3"] == single
+    assert await sidecar.read_many(STORE, []) == {}
+
+
+async def test_a_value_comes_back_byte_for_byte(sidecar: Sidecar, key: str) -> None:
+    value = json.dumps({"output": {"a": None, "b": ["ä", 1.5, {"c": None}], "d": "x" * 100_000}}).encode()
+    await sidecar.create(STORE, key, value, TTL)
+    item = await sidecar.read(STORE, key)
+    many = await sidecar.read_many(STORE, [key])
+    assert item is not None
+    assert item.value == many[key].value == value
+
+
+async def test_put_overwrites_and_lasts_or_expires_as_told(sidecar: Sidecar, key: str) -> None:
+    await sidecar.put(STORE, f"{key}.stays", b"one")
+    await sidecar.put(STORE, f"{key}.stays", b"two")
+    await sidecar.put(STORE, f"{key}.goes", b"x", 1)
+
+    async def gone() -> bool:
+        return await sidecar.read(STORE, f"{key}.goes") is None
+
+    await eventually(gone)
+    item = await sidecar.read(STORE, f"{key}.stays")
+    assert item is not None
+    assert item.value == b"two"
+
+
+async def test_deleting_twice_is_fine(sidecar: Sidecar, key: str) -> None:
+    await sidecar.create(STORE, key, b"x", TTL)
+    await sidecar.delete(STORE, key)
+    assert await sidecar.read(STORE, key) is None
+    await sidecar.delete(STORE, key)
+
+
+async def test_a_published_event_arrives_as_it_was_written(sidecar: Sidecar, world: World, key: str) -> None:
+    await sidecar.publish(PUBSUB, TOPIC, cloud_event(key))
+    arrived = await world.arrival(key)
+    assert arrived["data"] == {"none": None, "text": "ä"}
+    assert arrived["source"] == "/s"
+
+
+async def test_many_published_events_all_arrive(sidecar: Sidecar, world: World, key: str) -> None:
+    ids = [f"{key}.{n}" for n in range(30)]
+    assert await sidecar.publish_many(PUBSUB, TOPIC, [cloud_event(event_id) for event_id in ids]) == [True] * 30
+    for event_id in ids:
+        await world.arrival(event_id)
+
+
+async def test_a_topic_that_is_not_ours_is_refused(sidecar: Sidecar, key: str) -> None:
+    with pytest.raises(NotPermitted):
+        await sidecar.publish(PUBSUB, FORBIDDEN_TOPIC, cloud_event(key))
+    with pytest.raises(NotPermitted):
+        await sidecar.publish_many(PUBSUB, FORBIDDEN_TOPIC, [cloud_event(key)])
+
+
+async def test_an_unknown_component_is_unavailable_and_named(sidecar: Sidecar, key: str) -> None:
+    calls = [
+        sidecar.publish("no-such", TOPIC, cloud_event(key)),
+        sidecar.publish_many("no-such", TOPIC, [cloud_event(key)]),
+        sidecar.read("no-such", key),
+        sidecar.read_many("no-such", [key]),
+        sidecar.create("no-such", key, b"x", TTL),
+        sidecar.put("no-such", key, b"x"),
+        sidecar.delete("no-such", key),
+    ]
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(outcome, Unavailable)
+        assert "no-such" in str(outcome)
+
+
+async def test_metadata_tells_what_is_loaded(sidecar: Sidecar) -> None:
+    metadata = await sidecar.metadata()
+    assert metadata.app_id == names.app_id(ENGINE, "a")
+    assert {STORE, PUBSUB} <= metadata.components
+    assert TOPIC in metadata.subscribed_topics

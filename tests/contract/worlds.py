@@ -1,0 +1,151 @@
+"""The worlds that contract suites run in: one of fakes, one of a real daprd over Redis."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.support.dapr import PORTS, DaprdHandle, start_daprd, start_redis
+from tests.support.serving import serving
+
+from enginehouse.contracts import names
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.dapr import DaprSidecar
+from enginehouse.sidecar.delivery import delivery_app
+from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+
+ENGINE = "shared--standard"
+STORE = names.results_component(ENGINE)
+PUBSUB = names.jobs_component(ENGINE)
+TOPIC = names.job_topic(ENGINE)
+FORBIDDEN_TOPIC = names.job_topic("acme--secret")
+APP = names.app_id(ENGINE, "a")
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_seconds: float = 15) -> None:
+    """Wait until `condition` holds; fail when it does not in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+class World(Protocol):
+    """A sidecar of app APP with STORE and PUBSUB, which may publish to TOPIC, and is subscribed to it."""
+
+    def sidecar(self) -> Sidecar:
+        """Another connection to the sidecar."""
+
+    async def arrival(self, event_id: str) -> dict[str, Any]:
+        """The event with that id, once it has been delivered."""
+
+
+class Inbox:
+    """Keeps what is delivered, by id."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, dict[str, Any]] = {}
+
+    async def deliver(self, body: bytes) -> bool:
+        """Take one delivery."""
+        event = json.loads(body)
+        self.events[event["id"]] = event
+        return True
+
+    async def arrival(self, event_id: str) -> dict[str, Any]:
+        """The event with that id, once it has been delivered."""
+
+        async def arrived() -> bool:
+            return event_id in self.events
+
+        await eventually(arrived)
+        return self.events[event_id]
+
+
+class FakeWorld(Inbox):
+    """Everything in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dapr = FakeDapr(components={STORE, PUBSUB}, missing={"no-such"})
+        self._dapr.forbidden_topics.add((PUBSUB, FORBIDDEN_TOPIC))
+        self._dapr.subscribe(TOPIC, self.deliver)
+
+    def sidecar(self) -> Sidecar:
+        """Another fake sidecar over the same memory."""
+        return FakeSidecar(self._dapr, APP)
+
+
+COMPONENTS = f"""
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: {STORE}}}
+scopes: [{APP}]
+spec:
+  type: state.redis
+  version: v1
+  metadata:
+    - {{name: redisHost, envRef: ENGINEHOUSE_REDIS_HOST}}
+    - {{name: redisPassword, envRef: ENGINEHOUSE_REDIS_PASSWORD}}
+    - {{name: keyPrefix, value: {ENGINE}}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: {PUBSUB}}}
+scopes: [{APP}]
+spec:
+  type: pubsub.redis
+  version: v1
+  metadata:
+    - {{name: redisHost, envRef: ENGINEHOUSE_REDIS_HOST}}
+    - {{name: redisPassword, envRef: ENGINEHOUSE_REDIS_PASSWORD}}
+    - {{name: consumerID, value: {ENGINE}}}
+    - {{name: allowedTopics, value: {TOPIC}}}
+    - {{name: publishingScopes, value: {APP}={TOPIC}}}
+    - {{name: subscriptionScopes, value: {APP}={TOPIC}}}
+---
+apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata: {{name: {ENGINE}}}
+scopes: [{APP}]
+spec:
+  pubsubname: {PUBSUB}
+  topic: {TOPIC}
+  routes: {{default: /jobs}}
+"""
+
+
+class DaprWorld(Inbox):
+    """A real daprd over a real Redis, and the app that it delivers to."""
+
+    def __init__(self, daprd: DaprdHandle) -> None:
+        super().__init__()
+        self._daprd = daprd
+
+    def sidecar(self) -> Sidecar:
+        """Another connection to the daprd."""
+        return DaprSidecar(self._daprd.grpc_port, self._daprd.api_token)
+
+
+@contextlib.contextmanager
+def dapr_world(folder: Path) -> Iterator[DaprWorld]:
+    """A DaprWorld for as long as the block lasts, everything of it under `folder`."""
+    resources = folder / "components"
+    resources.mkdir()
+    (resources / "engine.yaml").write_text(COMPONENTS)
+    token, port = secrets.token_hex(16), PORTS.take()
+    inbox = Inbox()
+    with contextlib.ExitStack() as stack:
+        redis = start_redis(folder)
+        stack.callback(redis.stop)
+        stack.enter_context(serving(delivery_app({"/jobs": inbox.deliver}, token, lambda: True), port))
+        environment = {**redis.environment(), "APP_API_TOKEN": token}
+        daprd = start_daprd(APP, [resources], folder / "daprd.log", env=environment, app_port=port)
+        stack.callback(daprd.stop)
+        world = DaprWorld(daprd)
+        world.events = inbox.events
+        yield world
