@@ -1,0 +1,156 @@
+"""JSON to an engine's types and back, checked on both ways: the hot path, so each request is one pass in pydantic."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pydantic_core
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+
+from enginehouse.contracts.errors import InvalidInput
+from enginehouse.engine.signature import Method
+
+_MAX_ERRORS = 5
+_MAX_MESSAGE = 2_000
+_SUSPECTS = (b"null", b"NaN", b"Infinity")
+
+
+class BadResult(ValueError):
+    """The engine's result is not what it declares."""
+
+
+class Answer(NamedTuple):
+    """An HTTP answer with a JSON body."""
+
+    status: int
+    body: bytes
+
+
+class Request(NamedTuple):
+    """A request to predict, checked."""
+
+    data: Any
+    id: str | None
+    options: dict[str, Any]
+    """Keyword arguments for the method: `parameters`, if the request has any."""
+
+
+class Codec:
+    """Reads requests for a method and writes its results."""
+
+    def __init__(self, method: Method) -> None:
+        self._takes_parameters = method.parameters is not None
+        parameters: Any = method.parameters if self._takes_parameters else dict[str, Any]
+        envelope: Any = create_model(
+            "PredictRequest",
+            __config__=ConfigDict(extra="ignore", arbitrary_types_allowed=True),
+            data=(method.takes, ...),
+            id=(str | None, None),
+            parameters=(parameters | None, None),
+        )
+        self._request = envelope.__pydantic_validator__
+        result: TypeAdapter[Any] = TypeAdapter(method.gives)
+        self._result, self._serializer = result.validator, result.serializer
+
+    def read(self, body: bytes) -> Request:
+        """Check the body of a request to predict; InvalidInput says what is wrong with it, and where."""
+        try:
+            request = self._request.validate_json(body)
+        except ValidationError as error:
+            raise InvalidInput(explain(error)) from None
+        if request.parameters is None:
+            return Request(request.data, request.id, {})
+        if self._takes_parameters:
+            return Request(request.data, request.id, {"parameters": request.parameters})
+        if request.parameters:
+            raise InvalidInput("parameters: this engine takes none")
+        return Request(request.data, request.id, {})
+
+    def write(self, result: Any) -> bytes:
+        """`{"result": …}`; BadResult if the result is not of the declared type or cannot be JSON."""
+        try:
+            value = self._result.validate_python(result)
+            body = self._serializer.to_json(value, warnings=False)
+        except ValidationError as error:
+            raise BadResult(f"the result is not of the declared type: {explain(error)}") from None
+        except pydantic_core.PydanticSerializationError as error:
+            raise BadResult(f"the result cannot be written as JSON: {error}") from None
+        # Numbers that JSON does not know come out as one of these words; look closer only where one appears.
+        if any(word in body for word in _SUSPECTS):
+            require_finite(self._serializer.to_python(value, warnings=False))
+        return b'{"result":%b}' % body
+
+
+class BatchCodec:
+    """Reads requests for predict_batch, item by item where one is wrong."""
+
+    def __init__(self, item: Any) -> None:
+        def envelope(data: Any) -> Any:
+            model: Any = create_model(
+                "BatchRequest",
+                __config__=ConfigDict(arbitrary_types_allowed=True),
+                data=(data, ...),
+                ids=(list[str] | None, None),
+            )
+            return model.__pydantic_validator__
+
+        self._all, self._loose = envelope(list[item]), envelope(list[Any])
+        self._item: TypeAdapter[Any] = TypeAdapter(item)
+
+    def read(self, body: bytes) -> list[Any]:
+        """The items; in the place of a wrong one, the InvalidInput that says why."""
+        try:
+            return list(self._all.validate_json(body).data)
+        except ValidationError:
+            pass
+        try:
+            items = self._loose.validate_json(body).data
+        except ValidationError as error:
+            raise InvalidInput(explain(error)) from None
+        return [self._read_item(item) for item in items]
+
+    def _read_item(self, item: Any) -> Any:
+        try:
+            return self._item.validate_json(pydantic_core.to_json(item))
+        except ValidationError as error:
+            return InvalidInput(explain(error))
+
+
+def require_finite(value: Any) -> None:
+    """Raise BadResult if a number anywhere in `value` is NaN or infinite."""
+    open_values: list[Any] = [value]
+    while open_values:
+        item = open_values.pop()
+        if isinstance(item, float):
+            if not math.isfinite(item):
+                raise BadResult(f"the result holds {item}, which JSON does not know")
+        elif isinstance(item, dict):
+            open_values.extend(item.values())
+        elif isinstance(item, list | tuple | set | frozenset):
+            open_values.extend(item)
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong, in a line: where and why, at most five times."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in found[:_MAX_ERRORS]]
+    if len(found) > _MAX_ERRORS:
+        lines.append(f"and {len(found) - _MAX_ERRORS} more")
+    return "; ".join(lines)
+
+
+def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """Status and `{"message", "retryable"}` of an exception. Never its trace: that is for the engine's own log."""
+    rejected = isinstance(error, InvalidInput)
+    message = str(error) if rejected else f"{type(error).__name__}: {error}"
+    return (422 if rejected else 500), {"message": message[:_MAX_MESSAGE], "retryable": not rejected}
+
+
+def error_answer(status: int, error: dict[str, Any]) -> Answer:
+    """`{"error": …}`."""
+    return Answer(status, pydantic_core.to_json({"error": error}))
+
+
+def join_results(parts: Iterable[bytes]) -> bytes:
+    """`{"results": […]}` of results already written."""
+    return b'{"results":[%b]}' % b",".join(parts)

@@ -1,0 +1,192 @@
+"""Runs an engine's methods: loads it once, predicts off the event loop if it blocks, turns what it raises into answers."""
+
+import asyncio
+import inspect
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pydantic_core
+
+from enginehouse.contracts.errors import InvalidInput
+from enginehouse.engine.base import Engine
+from enginehouse.engine.codec import Answer, BadResult, BatchCodec, Codec, error_answer, failure, join_results
+from enginehouse.engine.signature import read_signature
+
+log = logging.getLogger("enginehouse.engine")
+
+_CANCELED = error_answer(409, {"message": "canceled", "retryable": False})
+_RAISED = (Exception, SystemExit)
+"""What a prediction may raise without ending the process: a library's sys.exit() must not take other jobs along."""
+
+
+class EngineHost:
+    """One engine and what it takes to run it. Knows nothing of HTTP but its statuses."""
+
+    def __init__(self, engine_class: type[Engine], on_load_failure: Callable[[], None] = lambda: None) -> None:
+        self.signature = read_signature(engine_class)
+        self.engine = engine_class()
+        self.ready = False
+        self._on_load_failure = on_load_failure
+        slots = int(os.environ.get("ENGINE_SLOTS") or engine_class.slots)
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="predict")
+        self._codec = Codec(self.signature.predict)
+        batch, update = self.signature.batch, self.signature.update
+        self._batch_codec = BatchCodec(self.signature.predict.takes) if batch else None
+        self._update_codec = Codec(update) if update else None
+        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._canceled: set[str] = set()
+
+    async def load(self) -> None:
+        """Load the engine, in a thread if `load` blocks. A failure is logged and told to `on_load_failure`."""
+        try:
+            if inspect.iscoroutinefunction(self.engine.load):
+                await self.engine.load()
+            else:
+                await _in_daemon_thread(self.engine.load)
+        except _RAISED as error:
+            log.critical("The engine cannot be loaded: %s: %s", type(error).__name__, error, exc_info=error)
+            self._on_load_failure()
+        else:
+            self.ready = True
+
+    def close(self) -> None:
+        """Let go of the threads; what waits for one is not begun any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def predict(self, body: bytes) -> Answer:
+        """Answer the body of POST /predict."""
+        if self.signature.predict.is_async:
+            return await self._predict_async(body)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._predict_blocking, body)
+
+    def _predict_blocking(self, body: bytes) -> Answer:
+        # Reading and writing happen in the thread, too: large bodies must not hold up the event loop.
+        job_id = None
+        try:
+            data, job_id, options = self._codec.read(body)
+            return Answer(200, self._codec.write(self.engine.predict(data, **options)))
+        except _RAISED as error:
+            return _failed(error, job_id)
+
+    async def _predict_async(self, body: bytes) -> Answer:
+        job_id = task = None
+        try:
+            data, job_id, options = self._codec.read(body)
+            if job_id is not None and (task := asyncio.current_task()):
+                self._running[job_id] = task
+            return Answer(200, self._codec.write(await self.engine.predict(data, **options)))
+        except _RAISED as error:
+            return _failed(error, job_id)
+        except asyncio.CancelledError:
+            if task is None or job_id not in self._canceled:
+                raise
+            task.uncancel()
+            return _CANCELED
+        finally:
+            if job_id is not None:
+                self._running.pop(job_id, None)
+                self._canceled.discard(job_id)
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel the prediction of that id; False if none is running. Only async ones can be."""
+        task = self._running.get(job_id)
+        if task is None:
+            return False
+        self._canceled.add(job_id)
+        task.cancel()
+        return True
+
+    async def predict_batch(self, body: bytes) -> Answer:
+        """Answer the body of POST /predict/batch: a result or an error for each item, in order."""
+        assert self._batch_codec is not None
+        method: Callable[..., Any] = getattr(self.engine, "predict_batch")  # noqa: B009 (optional, so not declared)
+        try:
+            items = self._batch_codec.read(body)
+            valid = [item for item in items if not isinstance(item, InvalidInput)]
+            results = await self._call(method, valid) if valid else []
+            if len(results) != len(valid):
+                raise BadResult(f"predict_batch answered {len(results)} results to {len(valid)} inputs")
+            answer: Answer = await self._in_pool(self._write_batch, items, results)
+            return answer
+        except _RAISED as error:
+            return _failed(error, None)
+
+    def _write_batch(self, items: list[Any], results: list[Any]) -> Answer:
+        following = iter(results)
+        ordered = [item if isinstance(item, InvalidInput) else next(following) for item in items]
+        return Answer(200, join_results(self._write_item(item) for item in ordered))
+
+    def _write_item(self, item: Any) -> bytes:
+        try:
+            if isinstance(item, BaseException):
+                raise item
+            return self._codec.write(item)
+        except _RAISED as error:
+            return pydantic_core.to_json({"error": failure(error)[1]})
+
+    async def update(self, body: bytes) -> Answer:
+        """Answer the body of POST /update, which is what `update` takes."""
+        assert self.signature.update is not None
+        assert self._update_codec is not None
+        method: Callable[..., Any] = getattr(self.engine, "update")  # noqa: B009 (optional, so not declared)
+        has_argument = self.signature.update.takes is not type(None)
+        try:
+            arguments = [self._update_codec.read(b'{"data":%b}' % (body or b"null")).data] if has_argument else []
+            return Answer(200, self._update_codec.write(await self._call(method, *arguments)))
+        except _RAISED as error:
+            return _failed(error, None)
+
+    async def info(self) -> Any:
+        """What the engine tells about itself."""
+        return await self._call(self.engine.info)
+
+    async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        if inspect.iscoroutinefunction(method):
+            return await method(*arguments)
+        return await self._in_pool(method, *arguments)
+
+    async def _in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        def run() -> tuple[Any, BaseException | None]:
+            # An exception is carried as a value: a future cannot hold every kind (StopIteration, SystemExit).
+            try:
+                return function(*arguments), None
+            except BaseException as error:
+                return None, error
+
+        result, error = await asyncio.get_running_loop().run_in_executor(self._pool, run)
+        if error is not None:
+            raise error
+        return result
+
+
+def _failed(error: BaseException, job_id: str | None) -> Answer:
+    status, body = failure(error)
+    if status == 500:
+        log.error("Job %s failed: %s", job_id or "without id", body["message"], exc_info=error)
+    return error_answer(status, body)
+
+
+async def _in_daemon_thread(function: Callable[[], None]) -> None:
+    # Not a pool's thread: those are joined at exit, and a process told to stop must not wait for a slow load.
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            function()
+        except BaseException as raised:
+            error = raised if not isinstance(raised, StopIteration) else RuntimeError("StopIteration")
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    await done

@@ -1,0 +1,45 @@
+"""Serves an engine with uvicorn: it listens at once, loads meanwhile, and ends with the reason if loading fails."""
+
+import logging
+import os
+import sys
+
+import uvicorn
+
+from enginehouse.contracts.engine import ENGINE_PORT
+from enginehouse.engine.app import EngineApp
+from enginehouse.engine.base import Engine
+from enginehouse.engine.host import EngineHost
+
+EXIT_NOT_LOADED = 1
+
+
+def serve(engine: type[Engine]) -> None:
+    """Serve `engine` on $HOST (127.0.0.1) and $PORT (8000) until SIGTERM, after which what is in hand is finished.
+
+    If `load` raises, the process exits non-zero with the reason as the last line of its log.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    loaded = True
+
+    def give_up() -> None:
+        nonlocal loaded
+        loaded = False
+        server.should_exit = True
+
+    app = EngineApp(EngineHost(engine, on_load_failure=give_up))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=os.environ.get("HOST") or "127.0.0.1",
+            port=int(os.environ.get("PORT") or ENGINE_PORT),
+            log_config=None,
+            access_log=False,
+            ws="none",
+            server_header=False,
+            date_header=False,
+        )
+    )
+    server.run()
+    if not loaded:
+        sys.exit(EXIT_NOT_LOADED)

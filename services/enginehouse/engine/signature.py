@@ -1,0 +1,65 @@
+"""Reads the types of an engine's methods: what they take, what they give, and whether they block."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from enginehouse.engine.base import Engine
+
+
+class NotAnEngine(TypeError):
+    """The class cannot be served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Types of one method of an engine. Where no type is written, anything goes."""
+
+    takes: Any
+    gives: Any
+    parameters: Any | None
+    """Type of the optional argument `parameters`; None: there is no such argument."""
+    is_async: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Types of an engine class. `batch` and `update` are None where it does not define them."""
+
+    predict: Method
+    batch: Method | None
+    update: Method | None
+
+
+def read_signature(engine: type[Engine]) -> Signature:
+    """Read the methods of an engine class; NotAnEngine says what cannot be served, and why."""
+    if not inspect.isfunction(getattr(engine, "predict", None)):
+        raise NotAnEngine(f"{engine.__name__} needs a method predict(self, data: X) -> Y")
+    predict = _read_method(engine, "predict")
+    batch = _read_method(engine, "predict_batch") if hasattr(engine, "predict_batch") else None
+    if batch and not (get_origin(batch.takes) is list and get_args(batch.takes)[0] == predict.takes):
+        raise NotAnEngine(f"{engine.__name__}.predict_batch must take a list of what predict takes")
+    update = _read_method(engine, "update") if hasattr(engine, "update") else None
+    return Signature(predict, batch, update)
+
+
+def _read_method(engine: type[Engine], name: str) -> Method:
+    function: Callable[..., Any] = getattr(engine, name)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise NotAnEngine(f"{engine.__name__}.{name} must return its result, not yield it")
+    hints = get_type_hints(function, include_extras=True)
+    arguments = list(inspect.signature(function).parameters.values())[1:]
+    parameters = None
+    if len(arguments) > 1 and arguments[-1].name == "parameters":
+        if arguments.pop().default is inspect.Parameter.empty:
+            raise NotAnEngine(f"{engine.__name__}.{name}: parameters needs a default, since a job may have none")
+        parameters = hints.get("parameters", Any)
+    if len(arguments) > 1 or (not arguments and name != "update"):
+        raise NotAnEngine(f"{engine.__name__}.{name} takes one argument, and optionally `parameters`")
+    return Method(
+        takes=hints.get(arguments[0].name, Any) if arguments else type(None),
+        gives=hints.get("return", Any),
+        parameters=parameters,
+        is_async=inspect.iscoroutinefunction(function),
+    )

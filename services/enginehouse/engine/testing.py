@@ -1,0 +1,98 @@
+"""For an engine's own tests: the engine in this process, asked through the very app that serves it, without a port."""
+
+import asyncio
+import json
+from types import TracebackType
+from typing import Any, Self
+
+import pydantic_core
+
+from enginehouse.engine.app import EngineApp
+from enginehouse.engine.base import Engine
+from enginehouse.engine.host import EngineHost
+
+
+class Refused(AssertionError):
+    """The engine answered something else than a result; `status` and `error` say what."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(f"the engine answered {status}: {body}")
+        self.status = status
+        self.error: dict[str, Any] = body.get("error", {}) if isinstance(body, dict) else {}
+
+
+class EngineTester:
+    """A loaded engine to ask.
+
+    >>> with EngineTester(Standard) as engine:
+    ...     assert engine.predict({"text": "I love it"})["label"] == "positive"
+    """
+
+    def __init__(self, engine: type[Engine]) -> None:
+        self._host = EngineHost(engine)
+        self._app = EngineApp(self._host)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._runner.run(self._host.load())
+        if not self._host.ready:
+            self._runner.close()
+            raise AssertionError("the engine cannot be loaded; its log says why")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._host.close()
+        self._runner.close()
+
+    def predict(self, data: Any, parameters: dict[str, Any] | None = None) -> Any:
+        """The result for one input, as a caller gets it: plain JSON values. Refused if there is none."""
+        request = {"data": data} if parameters is None else {"data": data, "parameters": parameters}
+        return self._ask("/predict", request)["result"]
+
+    def predict_batch(self, data: list[Any]) -> list[dict[str, Any]]:
+        """A `{"result"}` or an `{"error"}` for each input. Refused if the batch as a whole failed."""
+        results: list[dict[str, Any]] = self._ask("/predict/batch", {"data": data})["results"]
+        return results
+
+    def update(self, data: Any = None) -> Any:
+        """What `update` answers."""
+        return self._ask("/update", data)["result"]
+
+    def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of any request to the engine's app."""
+        return self._runner.run(self._send(method, path, body))
+
+    def _ask(self, path: str, body: Any) -> Any:
+        status, answer = self.request("POST", path, pydantic_core.to_json(body))
+        content = json.loads(answer)
+        if status != 200:
+            raise Refused(status, content)
+        return content
+
+    async def _send(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        sent: list[dict[str, Any]] = []
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "scheme": "http",
+            "query_string": b"",
+            "headers": [(b"host", b"engine"), (b"content-type", b"application/json")],
+            "server": ("engine", 80),
+            "client": ("test", 1),
+        }
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self._app(scope, receive, send)
+        return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
