@@ -1,0 +1,17 @@
+"""Takes a while until it is healthy."""
+
+import os
+import time
+from typing import Any
+
+from enginehouse.engine import Engine
+
+
+class SlowToLoad(Engine):
+    """Loads for $SECONDS (3)."""
+
+    def load(self) -> None:
+        time.sleep(float(os.environ.get("SECONDS", "3")))
+
+    def predict(self, data: Any) -> Any:
+        return data
