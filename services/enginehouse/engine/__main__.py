@@ -1,4 +1,4 @@
-"""`python -m enginehouse.engine module:Class` serves an engine on $HOST:$PORT (127.0.0.1:8000)."""
+"""`python -m enginehouse.engine engine` serves the engine class in engine.py, on $HOST:$PORT (127.0.0.1:8000)."""
 
 import importlib
 import sys
@@ -8,20 +8,29 @@ from enginehouse.engine.server import serve
 
 
 def find_engine(target: str) -> type[Engine]:
-    """The class that `module:Class` names; SystemExit that says what is wrong otherwise."""
+    """The class that `module:Class` names, or the only engine in `module`; SystemExit that says what is wrong."""
     module_name, _, class_name = target.partition(":")
-    if not class_name:
-        sys.exit(f"{target!r} is not of the form module:Class, for example engine:Sentiment")
-    found = getattr(importlib.import_module(module_name), class_name, None)
-    if not (isinstance(found, type) and issubclass(found, Engine)):
-        sys.exit(f"{module_name} has no class {class_name} that is an enginehouse.engine.Engine")
-    return found
+    module = importlib.import_module(module_name)
+    engines = {
+        name: found
+        for name, found in vars(module).items()
+        if isinstance(found, type) and issubclass(found, Engine) and found is not Engine
+    }
+    if class_name:
+        if class_name not in engines:
+            sys.exit(f"{module_name} has no class {class_name} that is an enginehouse.engine.Engine")
+        return engines[class_name]
+    own = [engine for engine in engines.values() if engine.__module__ == module_name]
+    if len(own) != 1:
+        names = ", ".join(engine.__name__ for engine in own) or "none"
+        sys.exit(f"{module_name} should have one engine, but has {names}; name it as {module_name}:Class")
+    return own[0]
 
 
 def main() -> None:
     """Read the one argument and serve until told to stop."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m enginehouse.engine module:Class")
+        sys.exit("usage: python -m enginehouse.engine MODULE[:CLASS]")
     serve(find_engine(sys.argv[1]))
 
 

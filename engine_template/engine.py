@@ -1,0 +1,35 @@
+"""My engine: counts the words of a text."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from enginehouse.engine import Engine, InvalidInput
+
+
+class Text(BaseModel):
+    """What goes in. Inputs that do not fit are refused before they get here."""
+
+    text: Annotated[str, Field(max_length=20_000)]
+
+
+class Count(BaseModel):
+    """What comes out."""
+
+    words: int
+    longest: str
+
+
+class MyEngine(Engine):
+    """Counts the words of a text."""
+
+    def load(self) -> None:
+        """Read the model here: once, before the first input. No network is needed or allowed when it runs."""
+        self.punctuation = ".,:;!?\"'()"
+
+    def predict(self, data: Text) -> Count:
+        """Answer one input. It may block: it runs in one of `slots` threads."""
+        words = [word.strip(self.punctuation) for word in data.text.split()]
+        if not words:
+            raise InvalidInput("the text holds no words")  # Never tried again; any other exception may be.
+        return Count(words=len(words), longest=max(words, key=len))
