@@ -1,0 +1,201 @@
+"""The bundle of an engine and of a tenant: a folder of YAML, rendered from engine.yaml or tenant.yaml, hand-editable."""
+
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import InvalidName, RequestError
+from enginehouse.contracts.names import (
+    COMPLETIONS_TOPIC,
+    DEAD_LETTERS_TOPIC,
+    GATEWAY_APP,
+    Slot,
+    app_id,
+    app_ids,
+    finished_topic,
+    job_topic,
+    jobs_component,
+    requests_component,
+    requests_topic,
+    results_component,
+    tenant_component,
+    trial_topic,
+)
+from enginehouse.contracts.tenant import Tenant
+from enginehouse.registry.objects import (
+    REDELIVER_INTERVAL_MS,
+    STREAM_TTL,
+    component,
+    results_store,
+    subscription,
+    tolerant,
+    topic_scopes,
+)
+
+ENGINE_FILE = "engine.yaml"
+WORKLOADS_FILE = "workloads.yaml"
+TENANT_FILE = "tenant.yaml"
+JOBS_ROUTE = "/jobs"
+_PROCESSING_MARGIN_SECONDS = 30
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class InvalidBundle(RequestError):
+    """A file of a bundle cannot be used."""
+
+    code = "INVALID_BUNDLE"
+    advice = "Correct the file named, or deploy the engine again from its folder."
+
+
+class Workloads(BaseModel):
+    """workloads.yaml: what runs for an engine, beside its Dapr objects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="Folder with the engine's own files, absolute.")
+    slots: dict[Slot, str] = Field(description="Version that runs in each slot that has one.")
+    replicas: int = Field(1, ge=1, le=100, description="Processes of the engine behind one runner.")
+
+
+def requests_route(tenant: str) -> str:
+    """Where the gateway receives a tenant's own events."""
+    return f"/requests/{tenant}"
+
+
+def local_replicas(spec: EngineSpec) -> int:
+    """How many processes of an engine run on one machine. Nothing wakes a sleeping one there, so at least one."""
+    return max(1, spec.scale.min)
+
+
+def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict[str, str]:
+    """The files of an engine's bundle, by path. `source` is the folder its processes start in."""
+    engine = spec.id
+    jobs, results = jobs_component(engine), results_component(engine)
+    hears = [job_topic(engine), trial_topic(engine)]
+    says = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
+    replicas = local_replicas(spec)
+    settings = {
+        "consumerID": engine,
+        # Pacing: no more in hand than the engine works on at once, and almost nothing prefetched behind them.
+        "concurrency": str(spec.slots * replicas),
+        "queueDepth": "1",
+        # Redis delivers again after this even while the handler still runs; recovery before it is the ledger's.
+        "processingTimeout": f"{math.ceil(3 * spec.execution_timeout_seconds) + _PROCESSING_MARGIN_SECONDS}s",
+        "redeliverInterval": REDELIVER_INTERVAL_MS,
+        "streamTTL": STREAM_TTL,
+        "allowedTopics": ",".join(hears + says),
+        "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), says)),
+        "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), hears)),
+    }
+    workloads = Workloads(source=str(source.resolve()), slots={active: spec.version}, replicas=replicas)
+    objects: dict[str, Any] = {
+        ENGINE_FILE: spec.model_dump(mode="json", exclude_none=True),
+        "engine/jobs.yaml": component(jobs, "pubsub.redis", settings, app_ids(engine)),
+        "engine/results.yaml": results_store(results, engine, app_ids(engine)),
+        "engine/subscription.yaml": subscription(
+            engine, jobs, hears[0], JOBS_ROUTE, [app_id(engine, active)], DEAD_LETTERS_TOPIC
+        ),
+        # Nobody is on trial until a second version is deployed.
+        "engine/subscription-trial.yaml": subscription(
+            f"{engine}-trial", jobs, hears[1], JOBS_ROUTE, [], DEAD_LETTERS_TOPIC
+        ),
+        "gateway/results.yaml": results_store(results, engine, [GATEWAY_APP], **tolerant()),
+        WORKLOADS_FILE: workloads.model_dump(mode="json"),
+    }
+    return {path: yaml.safe_dump(content, sort_keys=False, width=120) for path, content in objects.items()}
+
+
+def render_tenant(tenant: Tenant) -> dict[str, str]:
+    """The files of a tenant's bundle, by path: who it is, what the gateway loads for it, what its own systems load."""
+    name = tenant.name
+    requests, finished = requests_topic(name), finished_topic(name)
+    reading = {
+        "consumerID": GATEWAY_APP,
+        # Few at a time: a flood of one tenant's events waits in its own topic.
+        "concurrency": "2",
+        "queueDepth": "10",
+        "processingTimeout": "60s",
+        "redeliverInterval": REDELIVER_INTERVAL_MS,
+        "streamTTL": STREAM_TTL,
+        "allowedTopics": f"{requests},{finished}",
+        "publishingScopes": topic_scopes({GATEWAY_APP: [finished]}),
+        "subscriptionScopes": topic_scopes({GATEWAY_APP: [requests]}),
+    }
+    system = tenant_component(name)
+    theirs = {
+        "consumerID": system,
+        "streamTTL": STREAM_TTL,
+        "allowedTopics": f"{requests},{finished}",
+        "publishingScopes": topic_scopes({system: [requests]}),
+        "subscriptionScopes": topic_scopes({system: [finished]}),
+    }
+    component_name = requests_component(name)
+    objects: dict[str, Any] = {
+        TENANT_FILE: tenant.model_dump(mode="json"),
+        "gateway/requests.yaml": component(component_name, "pubsub.redis", reading, [GATEWAY_APP], **tolerant()),
+        # Raw: strangers publish here, and a malformed trace attribute would crash the sidecar that reads it as an event.
+        "gateway/subscription.yaml": subscription(
+            component_name, component_name, requests, requests_route(name), [GATEWAY_APP], raw_payload=True
+        ),
+        "systems/pubsub.yaml": component(system, "pubsub.redis", theirs, [system]),
+    }
+    return {path: yaml.safe_dump(content, sort_keys=False, width=120) for path, content in objects.items()}
+
+
+def write_bundle(folder: Path, files: dict[str, str]) -> None:
+    """Make `folder` hold exactly these files. Readers see the old bundle or the new one, never half of one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Dot names are no bundle's name, so watchers pass over them.
+    fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    for path, text in files.items():
+        (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / path).write_text(text)
+    if folder.exists():
+        stale = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+        os.rename(folder, stale / "bundle")
+        os.rename(fresh, folder)
+        shutil.rmtree(stale)
+    else:
+        os.rename(fresh, folder)
+
+
+def remove_bundle(folder: Path) -> bool:
+    """Delete a bundle in one step; whether there was one."""
+    stale = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent)) if folder.is_dir() else None
+    if stale is None:
+        return False
+    os.rename(folder, stale / "bundle")
+    shutil.rmtree(stale)
+    return True
+
+
+def read_spec(path: Path) -> EngineSpec:
+    """Read an engine.yaml; InvalidBundle that says what is wrong and where."""
+    return _read(EngineSpec, path)
+
+
+def read_workloads(path: Path) -> Workloads:
+    """Read a workloads.yaml; InvalidBundle that says what is wrong and where."""
+    return _read(Workloads, path)
+
+
+def _read(kind: type[M], path: Path) -> M:
+    try:
+        return kind.model_validate(yaml.safe_load(path.read_bytes()))
+    except OSError as error:
+        raise InvalidBundle(f"{path}: {error.strerror}") from None
+    except InvalidName as error:
+        raise InvalidBundle(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise InvalidBundle(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise InvalidBundle(f"{path}: {'; '.join(lines)}") from None

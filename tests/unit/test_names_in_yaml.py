@@ -1,0 +1,86 @@
+"""Names, topics and routes in the YAML of the core match the code that computes them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from enginehouse.contracts import names
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _documents(folder: str) -> dict[str, Any]:
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted((_ROOT / folder).glob("*.yaml"))}
+
+
+def _settings(component: dict[str, Any]) -> dict[str, str]:
+    return {item["name"]: item["value"] for item in component["spec"]["metadata"] if "value" in item}
+
+
+def test_the_gateways_components_have_the_names_of_the_code_and_are_its_alone() -> None:
+    components = _documents("components/local")
+    expected = {names.GATEWAY_JOBS_COMPONENT, names.COMPLETIONS_COMPONENT, names.DEAD_LETTERS_COMPONENT}
+    assert {component["metadata"]["name"] for component in components.values()} == expected
+    assert set(components) == expected, "one object, one file, one name"
+    assert all(component["scopes"] == [names.GATEWAY_APP] for component in components.values())
+
+
+def test_the_gateway_only_publishes_jobs_and_only_hears_what_comes_back() -> None:
+    components = _documents("components/local")
+    nothing = f"{names.GATEWAY_APP}="
+    jobs = _settings(components[names.GATEWAY_JOBS_COMPONENT])
+    assert jobs["subscriptionScopes"] == nothing
+    assert "allowedTopics" not in jobs
+    assert "publishingScopes" not in jobs
+    for component, topic in [
+        (names.COMPLETIONS_COMPONENT, names.COMPLETIONS_TOPIC),
+        (names.DEAD_LETTERS_COMPONENT, names.DEAD_LETTERS_TOPIC),
+    ]:
+        settings = _settings(components[component])
+        assert settings["allowedTopics"] == topic
+        assert settings["subscriptionScopes"] == nothing + topic
+        assert settings["publishingScopes"] == nothing
+
+
+@pytest.mark.parametrize(
+    ("topic", "component", "route"),
+    [
+        (names.COMPLETIONS_TOPIC, names.COMPLETIONS_COMPONENT, "/completions"),
+        (names.DEAD_LETTERS_TOPIC, names.DEAD_LETTERS_COMPONENT, "/dead-letters"),
+    ],
+)
+def test_the_cores_subscriptions_lead_to_the_gateways_routes(topic: str, component: str, route: str) -> None:
+    subscription = _documents("dapr/subscriptions")[topic]
+    assert subscription["spec"]["topic"] == topic
+    assert subscription["spec"]["pubsubname"] == component
+    assert subscription["spec"]["routes"] == {"default": route}
+    assert subscription["scopes"] == [names.GATEWAY_APP]
+
+
+def test_the_inbound_retry_never_ends_and_no_breaker_or_timeout_stands_before_it() -> None:
+    (resiliency,) = _documents("dapr/resiliency").values()
+    assert "scopes" not in resiliency
+    assert resiliency["spec"] == {
+        "policies": {
+            "retries": {
+                "DefaultPubsubComponentInboundRetryPolicy": {"policy": "constant", "duration": "2s", "maxRetries": -1}
+            }
+        }
+    }
+
+
+def test_durations_that_dapr_reads_as_bare_milliseconds_have_no_unit() -> None:
+    for name, component in _documents("components/local").items():
+        assert _settings(component).get("redeliverInterval", "1").isdigit(), name
+
+
+def test_every_app_refuses_calls_but_of_the_gateway_to_an_engines_extra_endpoints() -> None:
+    configurations = _documents("dapr/configuration")
+    control = {name: document["spec"]["accessControl"] for name, document in configurations.items()}
+    assert {name: rule["defaultAction"] for name, rule in control.items()} == {"gateway": "deny", "runner": "deny"}
+    assert "policies" not in control["gateway"]
+    (policy,) = control["runner"]["policies"]
+    assert (policy["appId"], policy["defaultAction"]) == (names.GATEWAY_APP, "deny")
+    assert [operation["name"] for operation in policy["operations"]] == ["/call/**"]
