@@ -1,0 +1,140 @@
+"""Wires a gateway together: once, at start, never at import."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uuid_utils
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from enginehouse import __version__
+from enginehouse.gateway import dead_letters, problems
+from enginehouse.gateway.completions import Completions
+from enginehouse.gateway.dispatch import Dispatcher
+from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.jobs import Jobs
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.routes import engines, health, jobs
+from enginehouse.gateway.settings import GatewaySettings
+from enginehouse.gateway.state import GatewayState
+from enginehouse.gateway.submit import Submitter
+from enginehouse.gateway.sweep import Sweep
+from enginehouse.gateway.tenants import Tenants
+from enginehouse.gateway.waiters import Waiters
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.dapr import DaprSidecar
+from enginehouse.sidecar.delivery import delivery_app
+
+_ENGINES_POLL_SECONDS = 1.0
+
+
+def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
+    """Put the parts together; nothing runs yet."""
+    ledger = Ledger(settings.ledger_url.get_secret_value())
+    found = Engines(sidecar, ledger, window_min=settings.window_min, window_factor=settings.window_factor)
+    dispatcher = Dispatcher(sidecar, ledger, found)
+    waiters = Waiters()
+    completions = Completions(sidecar, ledger, found, dispatcher, waiters)
+    submitter = Submitter(ledger, found, dispatcher, completions, inline_max_bytes=settings.inline_max_bytes)
+    return GatewayState(
+        settings=settings,
+        sidecar=sidecar,
+        ledger=ledger,
+        tenants=Tenants(settings.tenants_dir),
+        engines=found,
+        dispatcher=dispatcher,
+        completions=completions,
+        sweep=Sweep(sidecar, ledger, found, dispatcher, completions),
+        jobs=Jobs(sidecar, ledger, found, submitter, completions, waiters),
+    )
+
+
+@asynccontextmanager
+async def running(state: GatewayState) -> AsyncIterator[None]:
+    """Open the ledger and keep everything going; at the end, finish what is in hand."""
+    await state.ledger.open()
+    await state.engines.restore()
+    stop = asyncio.Event()
+
+    async def with_sidecar() -> None:
+        # Jobs are accepted while the sidecar is still away: they wait in the ledger.
+        await state.sidecar.start(timeout_seconds=1e9)
+        loops: list[Coroutine[Any, Any, None]] = [
+            state.engines.run(_ENGINES_POLL_SECONDS),
+            state.sweep.run(state.settings.sweep_seconds),
+        ]
+        await asyncio.gather(*loops)
+
+    tasks = [asyncio.create_task(with_sidecar()), asyncio.create_task(state.tenants.watch(stop))]
+    try:
+        yield
+    finally:
+        stop.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await state.completions.close()
+        await state.dispatcher.close()
+        await state.ledger.close()
+        await state.sidecar.close()
+
+
+class _RequestId:
+    """Gives every answer an X-Request-Id: the caller's own, or a new one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given.decode("latin-1") if given.isalnum() and len(given) <= 64 else str(uuid_utils.uuid7())
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, with_id)
+
+
+def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> FastAPI:
+    """The public API. `sidecar` replaces the real one in tests."""
+    state = wire(settings, sidecar or DaprSidecar(settings.dapr_grpc_port, settings.dapr_api_token.get_secret_value()))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(state):
+            yield
+
+    app = FastAPI(
+        title="Enginehouse",
+        version=__version__,
+        summary="Many clients' inference engines behind one API.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.gateway = state
+    problems.install(app)
+    app.add_middleware(_RequestId)
+    for module in (jobs, engines, health):
+        app.include_router(module.router)
+    return app
+
+
+def create_delivery_app(state: GatewayState) -> Starlette:
+    """The loopback listener for the gateway's own sidecar."""
+    return delivery_app(
+        {
+            "/completions": state.completions.deliver,
+            "/dead-letters": dead_letters.receiver(state.ledger),
+        },
+        state.settings.app_api_token.get_secret_value(),
+        healthy=lambda: True,
+    )

@@ -1,0 +1,150 @@
+"""Learns what became of jobs: completions are hints, the records they point to are read and mirrored."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError, Malformed
+from enginehouse.contracts.events import ENGINE_ANNOUNCED, Completion, read_event
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.names import is_job_id
+from enginehouse.gateway.dispatch import Dispatcher
+from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.mirror import Mirror
+from enginehouse.gateway.waiters import Waiters
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.records import JobRecords
+
+log = structlog.get_logger()
+
+_READ_MAX = 64
+
+
+class Completions:
+    """Mirrors job records into the ledger, wakes who waits, and lets the next jobs follow."""
+
+    def __init__(
+        self, sidecar: Sidecar, ledger: Ledger, engines: Engines, dispatcher: Dispatcher, waiters: Waiters
+    ) -> None:
+        self._sidecar = sidecar
+        self._ledger = ledger
+        self._engines = engines
+        self._dispatcher = dispatcher
+        self._waiters = waiters
+        self._engine_of: dict[str, str] = {}
+        self._wanted: dict[str, dict[str, asyncio.Future[bool]]] = defaultdict(dict)
+        self._reading: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.last_progress: dict[str, float] = {}
+        """For each engine, when the last-handed-over job that it has begun was handed over."""
+
+    def expect(self, job_id: str, engine_id: str) -> None:
+        """Remember a job's engine, as the ledger names it, until it ends."""
+        self._engine_of[job_id] = engine_id
+
+    async def deliver(self, body: bytes) -> bool:
+        """A completion arrived. False: deliver it again."""
+        try:
+            event = read_event(Completion, body)
+        except Malformed as error:
+            log.warning(f"A completion cannot be read and is dropped: {error}", action="completion_malformed")
+            return True
+        if event.type == ENGINE_ANNOUNCED:
+            if self._engines.get(event.engineid) is not None:
+                self._start(self._engines.read_card(event.engineid))
+            return True
+        if not is_job_id(event.subject):
+            return True
+        try:
+            engine_id = await self._engine(event.subject)
+            return engine_id is None or await self.mirror(engine_id, event.subject)
+        except EnginehouseError as error:
+            log.warning(f"A completion waits: {error}", action="completion_waits", job=event.subject)
+            return False
+
+    async def _engine(self, job_id: str) -> str | None:
+        """The engine that the ledger names: what the event says could be another engine's claim."""
+        known = self._engine_of.get(job_id)
+        if known is None:
+            known = (await self._ledger.read(read.engines_of, [job_id])).get(job_id)
+        return known
+
+    def _start(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def mirror(self, engine_id: str, job_id: str) -> bool:
+        """Bring a job's row to what its record says now. Reads that arrive together are one read."""
+        wanted = self._wanted[engine_id]
+        future = wanted.get(job_id)
+        if future is None:
+            future = wanted[job_id] = asyncio.get_running_loop().create_future()
+        if engine_id not in self._reading:
+            self._reading.add(engine_id)
+            self._start(self._read(engine_id))
+        return await asyncio.shield(future)
+
+    async def _read(self, engine_id: str) -> None:
+        try:
+            while self._wanted[engine_id]:
+                # Taken out before reading: a hint that comes during the read asks for another one.
+                wanted = self._wanted.pop(engine_id)
+                batch = dict(list(wanted.items())[:_READ_MAX])
+                self._wanted[engine_id].update({k: v for k, v in wanted.items() if k not in batch})
+                await self._read_batch(engine_id, batch)
+        finally:
+            self._reading.discard(engine_id)
+
+    async def _read_batch(self, engine_id: str, batch: dict[str, asyncio.Future[bool]]) -> None:
+        try:
+            stored = await JobRecords(self._sidecar, engine_id).read_many(list(batch))
+            await self.apply(engine_id, {job_id: found.record for job_id, found in stored.items()})
+        except EnginehouseError as error:
+            for future in batch.values():
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()
+            return
+        for future in batch.values():
+            if not future.done():
+                future.set_result(True)
+
+    async def apply(self, engine_id: str, records: dict[str, JobRecord]) -> None:
+        """Mirror records that have just been read or written."""
+        now = time.time()
+        mirrored = await asyncio.gather(
+            *(self._ledger.mirror(Mirror(job_id, record, now)) for job_id, record in records.items())
+        )
+        for item in mirrored:
+            if item is None:
+                continue
+            job_id = item.row["id"]
+            if Status(item.row["status"]).is_final:
+                self._engine_of.pop(job_id, None)
+                self._waiters.wake(job_id, item.row)
+            if item.changed and item.row["status"] == Status.QUEUED.value:
+                delay = max(item.row["available_at"] - time.time(), 0) + 0.005
+                asyncio.get_running_loop().call_later(delay, self._dispatcher.wake, engine_id)
+            if item.row["started_at"]:
+                self.last_progress[engine_id] = max(self.last_progress.get(engine_id, 0), item.row["created_at"])
+        if mirrored and self._dispatcher.backlog.get(engine_id):
+            self._dispatcher.wake(engine_id)
+
+    async def other_gateway_ended(self, job_ids: Sequence[str]) -> None:
+        """Another gateway mirrored these: its callers know, ours have to read."""
+        for job_id in job_ids:
+            self._engine_of.pop(job_id, None)
+            self._waiters.wake(job_id, None)
+
+    async def close(self) -> None:
+        """Finish what is being mirrored."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        for task in self._tasks:
+            task.cancel()

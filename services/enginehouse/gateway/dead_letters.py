@@ -1,0 +1,81 @@
+"""Deliveries that could not become a job, or could not be parsed at all: kept with the reason."""
+
+import base64
+import hashlib
+import time
+from typing import Any
+
+import pydantic_core
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malformed
+from enginehouse.contracts.events import DEAD_LETTERED, DeadLetter
+from enginehouse.contracts.names import EngineId
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.sidecar.delivery import Deliver
+
+log = structlog.get_logger()
+
+_EVENT_MAX_CHARACTERS = 64 * 1024
+UNPARSABLE = "UNPARSABLE"
+
+
+def _raw(body: bytes) -> bytes:
+    """What was published: daprd wraps the raw payload of a foreign event as base64 data of an event of its own."""
+    try:
+        envelope = pydantic_core.from_json(body)
+        return base64.b64decode(envelope["data_base64"])
+    except (ValueError, KeyError, TypeError):
+        return body
+
+
+def letter_row(body: bytes) -> dict[str, Any]:
+    """A dead letter's row. What a runner wrote is its tenant's; what nobody could parse is the operators'."""
+    raw = _raw(body)
+    row: dict[str, Any] = {
+        "id": hashlib.sha256(raw).hexdigest(),
+        "tenant": None,
+        "engine": None,
+        "reason": UNPARSABLE,
+        "attempts": 0,
+        "error": None,
+        "event": raw.decode("utf-8", "replace").replace("\x00", "\ufffd")[:_EVENT_MAX_CHARACTERS],
+        "created_at": time.time(),
+    }
+    try:
+        event = pydantic_core.from_json(raw)
+        if event["type"] != DEAD_LETTERED:
+            return row
+        letter = DeadLetter.model_validate(event["data"])
+        engine = EngineId.parse(event["engineid"])
+    except (ValueError, KeyError, TypeError, InvalidName, Malformed):
+        return row
+    return row | {
+        "tenant": engine.tenant,
+        "engine": str(engine),
+        "reason": letter.reason[:40],
+        "attempts": letter.attempts,
+        "error": letter.error.model_dump_json() if letter.error else None,
+        "event": letter.event[:_EVENT_MAX_CHARACTERS],
+    }
+
+
+def receiver(ledger: Ledger) -> Deliver:
+    """Takes deliveries of the dead-letter topic."""
+
+    async def deliver(body: bytes) -> bool:
+        row = letter_row(body)
+        try:
+            await ledger.keep_dead_letter(row)
+        except EnginehouseError as error:
+            log.warning(f"A dead letter waits: {error}", action="dead_letter_waits")
+            return False
+        log.warning(
+            f"A delivery was dead-lettered: {row['reason']}",
+            action="dead_lettered",
+            engine=row["engine"],
+            dead_letter=row["id"],
+        )
+        return True
+
+    return deliver

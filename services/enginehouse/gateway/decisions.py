@@ -1,0 +1,47 @@
+"""What the gateway itself may decide about a job, as functions of its present record. None leaves it as it is."""
+
+from collections.abc import Callable
+
+from enginehouse.contracts.job import JobError, JobRecord, Status, may_change, now
+
+Decision = Callable[[JobRecord | None], JobRecord | None]
+
+
+def _ends(after: Status, code: str, message: str, *, dead_lettered: bool = False) -> Decision:
+    def decide(present: JobRecord | None) -> JobRecord | None:
+        present = present or JobRecord(status=Status.QUEUED)
+        if not may_change(present.status, after):
+            return None
+        return present.model_copy(
+            update={
+                "status": after,
+                "finished_at": now(),
+                "retry_at": None,
+                "error": JobError(code=code, message=message),
+                "dead_lettered": dead_lettered,
+            }
+        )
+
+    return decide
+
+
+def cancel(by: str) -> Decision:
+    """Canceled, unless it has ended."""
+    return _ends(Status.CANCELED, "CANCELED", f"Canceled by {by}.")
+
+
+def expire(max_time_in_queue_seconds: float) -> Decision:
+    """Expired, unless it runs or has ended."""
+    return _ends(
+        Status.EXPIRED, "EXPIRED", f"No worker began it within max_time_in_queue_seconds={max_time_in_queue_seconds:g}."
+    )
+
+
+def give_up(hand_overs: int) -> Decision:
+    """Failed, for a job that was handed over again and again and never got anywhere."""
+    return _ends(
+        Status.FAILED,
+        "WORKER_LOST",
+        f"Handed over {hand_overs} times, and no worker lived to say what became of it.",
+        dead_lettered=True,
+    )

@@ -1,0 +1,173 @@
+"""Hands jobs over to their engines' topics: as many as an engine's window has room for, in fair order."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pydantic_core
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.events import JobOrder, job_event
+from enginehouse.contracts.job import StatusReason
+from enginehouse.contracts.names import GATEWAY_JOBS_COMPONENT, job_topic
+from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.queue import TakeBack
+from enginehouse.sidecar.base import Sidecar
+
+log = structlog.get_logger()
+
+_BROKER_RETRY_SECONDS = 1.0
+_RECORD_MARGIN_SECONDS = 3_600
+_BATCH_MAX = 100
+
+
+def record_ttl_seconds(row: Mapping[str, Any], now: float) -> int:
+    """How long a job's record must live: until no delivery of it can be run any more, and its result is over."""
+    execution = pydantic_core.from_json(row["options"])["execution_timeout_seconds"] if "options" in row else 0
+    left = max(row["queue_deadline"] - now, 0)
+    return int(left + execution + row["result_ttl_seconds"] + _RECORD_MARGIN_SECONDS)
+
+
+def event_of(row: Mapping[str, Any]) -> bytes:
+    """The event that hands a job's row to its engine."""
+    options = pydantic_core.from_json(row["options"])
+    return job_event(
+        row["id"],
+        row["tenant"],
+        row["engine"],
+        row["attempts"] + 1,
+        datetime.fromtimestamp(row["queue_deadline"], UTC),
+        JobOrder(
+            input=pydantic_core.from_json(row["input"]) if row["input"] is not None else None,
+            parameters=options.get("parameters"),
+            execution_timeout_seconds=options["execution_timeout_seconds"],
+            retry=options["retry"],
+            retry_on_timeout=options["retry_on_timeout"],
+            record_ttl_seconds=record_ttl_seconds(row, time.time()),
+        ),
+        row["traceparent"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    job_id: str
+    event: bytes
+
+
+class Dispatcher:
+    """Publishes what has been marked as handed over, and fills windows when told that there is room."""
+
+    def __init__(self, sidecar: Sidecar, ledger: Ledger, engines: Engines) -> None:
+        self._sidecar = sidecar
+        self._ledger = ledger
+        self._engines = engines
+        self._outgoing: dict[str, list[_Outgoing]] = defaultdict(list)
+        self._publishing: set[str] = set()
+        self._filling: set[str] = set()
+        self._wanted: set[str] = set()
+        self._broken_until: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.backlog: dict[str, int] = {}
+        """How many jobs of each engine wait in the ledger, as of the last sweep, and those added since."""
+
+    def window(self, engine_id: str) -> int:
+        """The engine's window; 0 while its hand-overs fail, so that its jobs wait where they are safe."""
+        if self._broken_until.get(engine_id, 0) > time.monotonic():
+            return 0
+        return self._engines.window(engine_id)
+
+    def send(self, row: Mapping[str, Any]) -> None:
+        """Publish a job that the ledger has just marked as handed over."""
+        engine_id = row["engine"]
+        self._outgoing[engine_id].append(_Outgoing(row["id"], event_of(row)))
+        if engine_id not in self._publishing:
+            self._publishing.add(engine_id)
+            self._start(self._publish(engine_id))
+
+    def wake(self, engine_id: str) -> None:
+        """There may be room, or a new job, in an engine's queue."""
+        if engine_id in self._filling:
+            self._wanted.add(engine_id)
+        else:
+            self._filling.add(engine_id)
+            self._start(self._fill(engine_id))
+
+    def note_waiting(self, engine_id: str) -> None:
+        """A job was accepted for which there was no room."""
+        self.backlog[engine_id] = self.backlog.get(engine_id, 0) + 1
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Publish what is on its way, for at most a few seconds: the ledger hands over the rest later."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _publish(self, engine_id: str) -> None:
+        try:
+            while outgoing := self._outgoing[engine_id][:_BATCH_MAX]:
+                del self._outgoing[engine_id][: len(outgoing)]
+                failed = await self._publish_batch(engine_id, outgoing)
+                if failed:
+                    await self._give_back(engine_id, failed)
+        finally:
+            self._publishing.discard(engine_id)
+
+    async def _publish_batch(self, engine_id: str, outgoing: list[_Outgoing]) -> list[_Outgoing]:
+        """Those that the broker does not have for certain."""
+        try:
+            if len(outgoing) == 1:
+                await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), outgoing[0].event)
+                landed = [True]
+            else:
+                landed = await self._sidecar.publish_many(
+                    GATEWAY_JOBS_COMPONENT, job_topic(engine_id), [item.event for item in outgoing]
+                )
+        except EnginehouseError as error:
+            log.warning(
+                f"{len(outgoing)} jobs of {engine_id} stay queued: the broker did not take them: {error}",
+                action="hand_over_failed",
+                engine=engine_id,
+                jobs=len(outgoing),
+            )
+            return outgoing
+        return [item for item, ok in zip(outgoing, landed, strict=True) if not ok]
+
+    async def _give_back(self, engine_id: str, failed: list[_Outgoing]) -> None:
+        self._broken_until[engine_id] = time.monotonic() + _BROKER_RETRY_SECONDS
+        asyncio.get_running_loop().call_later(_BROKER_RETRY_SECONDS, self.wake, engine_id)
+        try:
+            await self._ledger.take_back(
+                TakeBack(tuple(item.job_id for item in failed), StatusReason.WAITING_FOR_BROKER)
+            )
+        except EnginehouseError as error:
+            log.error(f"The ledger does not answer; the sweep will find these jobs: {error}", action="ledger_away")
+
+    async def _fill(self, engine_id: str) -> None:
+        try:
+            while True:
+                self._wanted.discard(engine_id)
+                window = self.window(engine_id)
+                rows = await self._ledger.fill_window(engine_id, window, time.time()) if window else []
+                for row in rows:
+                    self.send(row._asdict())
+                if rows:
+                    self.backlog[engine_id] = max(self.backlog.get(engine_id, 0) - len(rows), 0)
+                if engine_id not in self._wanted:
+                    return
+        except EnginehouseError as error:
+            log.error(f"The ledger does not answer; dispatching waits: {error}", action="ledger_away")
+        finally:
+            self._filling.discard(engine_id)

@@ -1,0 +1,203 @@
+"""Which engines there are: fed by what the gateway's own sidecar has loaded, remembered in the ledger."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, Heartbeat, WorkerList
+from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError, InvalidName, Unavailable
+from enginehouse.contracts.names import (
+    PLATFORM_TENANT,
+    SLOTS,
+    WORKERS_KEY,
+    EngineId,
+    card_key,
+    engine_of_results_component,
+    resolve_candidates,
+    results_component,
+    worker_key,
+)
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.schemas import InputSchema
+from enginehouse.sidecar.base import Sidecar
+
+log = structlog.get_logger()
+
+ACTIVE, PAUSED, RETIRED = "active", "paused", "retired"
+_ABSENT_POLLS = 5
+"""A sidecar that restarts shows its components one after the other: absent for so many polls means removed."""
+_WORKERS_FRESH_SECONDS = 2.0
+_CARDS_AT_ONCE = 16
+
+
+@dataclass
+class KnownEngine:
+    """An engine as the gateway sees it now."""
+
+    id: str
+    state: str = ACTIVE
+    reason: str | None = None
+    card: EngineCard | None = None
+    schema: InputSchema | None = None
+    workers: list[Heartbeat] = field(default_factory=list)
+    workers_read_at: float = 0
+    absent_polls: int = 0
+
+    @property
+    def tenant(self) -> str:
+        """Whose engine it is."""
+        return EngineId.parse(self.id).tenant
+
+    def set_card(self, card: EngineCard) -> None:
+        """Take over a card; an unusable schema is ignored: the engine checks its inputs itself, too."""
+        self.card = card
+        try:
+            self.schema = InputSchema(card.input_schema) if card.input_schema else None
+        except Exception as error:
+            self.schema = None
+            log.warning(
+                f"The input schema on the card of {self.id} cannot be used: {str(error)[:200]}",
+                action="card_schema_unusable",
+                engine=self.id,
+            )
+
+
+class Engines:
+    """The engines' list, cards and heartbeats."""
+
+    def __init__(self, sidecar: Sidecar, ledger: Ledger, *, window_min: int, window_factor: int) -> None:
+        self._sidecar = sidecar
+        self._ledger = ledger
+        self._window_min = window_min
+        self._window_factor = window_factor
+        self._engines: dict[str, KnownEngine] = {}
+        self.loaded = asyncio.Event()
+
+    async def restore(self) -> None:
+        """Start from the last known list."""
+        for row in await self._ledger.load_engines():
+            engine = self._engines[row.id] = KnownEngine(row.id, row.state, row.reason)
+            if row.card:
+                engine.set_card(EngineCard.model_validate_json(row.card))
+
+    def __iter__(self) -> Any:
+        return iter(self._engines.values())
+
+    def get(self, engine_id: str) -> KnownEngine | None:
+        """An engine by its full id, retired ones too."""
+        return self._engines.get(engine_id)
+
+    def resolve(self, name: str, tenant: str) -> KnownEngine:
+        """The engine that `name` means in a request of `tenant`; EngineDoesNotExist also for others' engines."""
+        try:
+            candidates = resolve_candidates(name, tenant)
+        except InvalidName as error:
+            raise EngineDoesNotExist(f"No engine {name[:60]!r}: {error}") from None
+        for candidate in candidates:
+            engine = self._engines.get(str(candidate))
+            if engine and engine.state != RETIRED and candidate.tenant in (tenant, PLATFORM_TENANT):
+                return engine
+        raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
+
+    def visible_to(self, tenant: str) -> list[KnownEngine]:
+        """The engines a tenant may use."""
+        return sorted(
+            (e for e in self._engines.values() if e.state != RETIRED and e.tenant in (tenant, PLATFORM_TENANT)),
+            key=lambda engine: engine.id,
+        )
+
+    def window(self, engine_id: str) -> int:
+        """How many jobs of an engine may be handed over and unfinished: enough to keep its workers busy."""
+        engine = self._engines.get(engine_id)
+        if engine is None or engine.state == PAUSED:
+            return 0
+        slots = sum(worker.slots for worker in engine.workers) or (engine.card.slots if engine.card else 1)
+        return max(self._window_min, self._window_factor * slots)
+
+    async def refresh(self) -> None:
+        """Compare with what the sidecar has loaded; read the cards of new engines. Unavailable leaves all as it is."""
+        components = (await self._sidecar.metadata()).components
+        present = {found for name in components if (found := engine_of_results_component(name))}
+        new = []
+        for engine_id in present:
+            engine = self._engines.get(engine_id)
+            if engine is None or engine.state == RETIRED:
+                self._engines[engine_id] = KnownEngine(engine_id)
+                new.append(engine_id)
+            else:
+                engine.absent_polls = 0
+        for engine in self._engines.values():
+            if engine.id not in present and engine.state != RETIRED:
+                engine.absent_polls += 1
+                if engine.absent_polls >= _ABSENT_POLLS:
+                    await self._set_state(engine, RETIRED)
+        without_card = [engine.id for engine in self._engines.values() if engine.id in present and engine.card is None]
+        limit = asyncio.Semaphore(_CARDS_AT_ONCE)
+
+        async def read(engine_id: str) -> None:
+            async with limit:
+                await self.read_card(engine_id)
+
+        await asyncio.gather(*(read(engine_id) for engine_id in dict.fromkeys([*new, *without_card])))
+        self.loaded.set()
+
+    async def _set_state(self, engine: KnownEngine, state: str) -> None:
+        engine.state = state
+        log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine=engine.id)
+        await self._save(engine)
+
+    async def _save(self, engine: KnownEngine) -> None:
+        card = engine.card.model_dump_json() if engine.card else None
+        await self._ledger.save_engine(engine.id, engine.state, card, time.time())
+
+    async def read_card(self, engine_id: str) -> None:
+        """Read an engine's card again: of the slot that receives its jobs, else of the first that has one."""
+        engine = self._engines.get(engine_id)
+        if engine is None:
+            return
+        try:
+            items = await self._sidecar.read_many(results_component(engine_id), [card_key(slot) for slot in SLOTS])
+            await self.read_workers(engine, force=True)
+        except EnginehouseError as error:
+            log.warning(f"The card of {engine_id} cannot be read: {error}", action="card_unread", engine=engine_id)
+            return
+        cards = {}
+        for slot in SLOTS:
+            item = items.get(card_key(slot))
+            if item and len(item.value) <= CARD_MAX_BYTES:
+                try:
+                    cards[slot] = EngineCard.model_validate_json(item.value)
+                except ValidationError:
+                    log.warning(f"The card of {engine_id} is malformed", action="card_malformed", engine=engine_id)
+        subscribed = next((worker.slot for worker in engine.workers if worker.subscribed), None)
+        card = cards.get(subscribed) if subscribed else None
+        card = card or next(iter(cards.values()), None)
+        if card and card != engine.card:
+            engine.set_card(card)
+            log.info(f"Engine {engine_id} shows its card", action="card_read", engine=engine_id, version=card.version)
+        await self._save(engine)
+
+    async def read_workers(self, engine: KnownEngine, *, force: bool = False) -> list[Heartbeat]:
+        """The workers whose heartbeat lives, at most two seconds old."""
+        if not force and time.monotonic() - engine.workers_read_at < _WORKERS_FRESH_SECONDS:
+            return engine.workers
+        store = results_component(engine.id)
+        item = await self._sidecar.read(store, WORKERS_KEY)
+        names = WorkerList.model_validate_json(item.value).workers if item else []
+        beats = await self._sidecar.read_many(store, [worker_key(name) for name in names])
+        engine.workers = [Heartbeat.model_validate_json(beat.value) for beat in beats.values()]
+        engine.workers_read_at = time.monotonic()
+        return engine.workers
+
+    async def run(self, poll_seconds: float) -> None:
+        """Refresh for ever."""
+        while True:
+            try:
+                await self.refresh()
+            except Unavailable as error:
+                log.warning(f"The engines' list stays as it was: {error}", action="engines_kept")
+            await asyncio.sleep(poll_seconds)

@@ -1,0 +1,111 @@
+"""What a caller can do with jobs: the functions behind the routes."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_core
+from sqlalchemy import Row
+
+from enginehouse.contracts.errors import JobIsFinal, NotFinalYet, ResultExpired
+from enginehouse.contracts.job import JobRequest, Status
+from enginehouse.gateway import decisions
+from enginehouse.gateway.completions import Completions
+from enginehouse.gateway.dispatch import record_ttl_seconds
+from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.read import Listing
+from enginehouse.gateway.submit import AcceptedJob, Submission, Submitter, owned_job, wait_for
+from enginehouse.gateway.tenants import Caller
+from enginehouse.gateway.view import is_expired, job_view
+from enginehouse.gateway.waiters import Waiters
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.records import JobRecords
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Submit, read, wait, list, cancel, retry."""
+
+    sidecar: Sidecar
+    ledger: Ledger
+    engines: Engines
+    submitter: Submitter
+    completions: Completions
+    waiters: Waiters
+
+    async def submit(self, submission: Submission) -> AcceptedJob:
+        """Accept a job."""
+        return await self.submitter.submit(submission)
+
+    async def submit_and_wait(self, submission: Submission, wait_seconds: float) -> tuple[AcceptedJob, dict[str, Any]]:
+        """Accept a job and read it once it has ended, or when `wait_seconds` are over."""
+        accepted = await self.submitter.submit(submission)
+        if accepted.existing:
+            return accepted, await self.read(submission.caller, accepted.id, wait_seconds)
+        # Nothing was awaited since the job was sent, so it cannot have ended unnoticed: no need to read it first.
+        with self.waiters.waiting_for(accepted.id) as ended:
+            row = await wait_for(ended, wait_seconds)
+        if row is None:
+            row = (await owned_job(self.ledger, submission.caller, accepted.id))._asdict()
+        return accepted, job_view(row, self.engines.get(accepted.engine))
+
+    async def read(self, caller: Caller, job_id: str, wait_seconds: float = 0) -> dict[str, Any]:
+        """A job of the caller, once it has ended or `wait_seconds` are over."""
+        with self.waiters.waiting_for(job_id) as ended:
+            row = (await owned_job(self.ledger, caller, job_id))._asdict()
+            if wait_seconds > 0 and not Status(row["status"]).is_final:
+                row = await wait_for(ended, wait_seconds) or (await owned_job(self.ledger, caller, job_id))._asdict()
+        if is_expired(row):
+            raise ResultExpired(f"The result of job {job_id} was kept until its expires_at, and is gone")
+        return job_view(row, self.engines.get(row["engine"]))
+
+    async def list(self, listing: Listing) -> dict[str, Any]:
+        """A page of the caller's jobs, newest first."""
+        if listing.engine:
+            engine = self.engines.resolve(listing.engine, listing.tenant)
+            listing = Listing(listing.tenant, engine.id, listing.status, listing.cursor, listing.limit)
+        rows = await self.ledger.read(read.list_jobs, listing)
+        views = [job_view(row._asdict(), self.engines.get(row.engine), with_input=False) for row in rows]
+        cursor = rows[-1].id if len(rows) == listing.limit else None
+        return {"jobs": views, "next_cursor": cursor}
+
+    async def cancel(self, caller: Caller, job_id: str) -> dict[str, Any]:
+        """Cancel a job; JobIsFinal if it has ended, also if it ends in this very moment."""
+        row = await owned_job(self.ledger, caller, job_id)
+        if Status(row.status).is_final:
+            raise JobIsFinal(f"Job {job_id} is {row.status}")
+        await self.ledger.request_cancel(job_id)
+        record = await JobRecords(self.sidecar, row.engine).change(
+            job_id, record_ttl_seconds(row._asdict(), time.time()), decisions.cancel(f"tenant {caller.name}")
+        )
+        await self.completions.apply(row.engine, {job_id: record})
+        if record.status is not Status.CANCELED:
+            raise JobIsFinal(f"Job {job_id} ended as {record.status} before it could be canceled")
+        return await self.read(caller, job_id)
+
+    async def retry(self, caller: Caller, job_id: str, traceparent: str | None) -> AcceptedJob:
+        """A new job with the same input and options; the old one keeps its state."""
+        row = await owned_job(self.ledger, caller, job_id)
+        if not Status(row.status).is_final:
+            raise NotFinalYet(f"Job {job_id} is {row.status}")
+        if row.input is None and row.input_ref is None:
+            raise ResultExpired(f"The input of job {job_id} is gone")
+        accepted = await self.submitter.submit(
+            Submission(caller, row.engine, _same_request(row), traceparent=traceparent, retry_of=job_id)
+        )
+        await self.ledger.link_retry(job_id, accepted.id)
+        return accepted
+
+
+def _same_request(row: Row[Any]) -> JobRequest:
+    options = pydantic_core.from_json(row.options)
+    return JobRequest(
+        input=None if row.input is None else pydantic_core.from_json(row.input),
+        input_ref=row.input_ref,
+        priority=row.priority,
+        max_time_in_queue_seconds=max(1, round(row.queue_deadline - row.created_at)),
+        result_ttl_seconds=row.result_ttl_seconds,
+        **options,
+    )

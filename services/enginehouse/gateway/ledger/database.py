@@ -1,0 +1,239 @@
+"""How the ledger reaches its database: one writer that commits in groups, and readers beside it.
+
+What is run are plain functions over a SQLAlchemy connection, the same for both databases. SQLite runs them in threads
+(one hop for a whole group of writes), PostgreSQL through asyncpg.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool, QueuePool
+
+from enginehouse.contracts.errors import Unavailable
+
+T = TypeVar("T")
+Write = Callable[[Connection, list[Any]], Sequence[Any]]
+"""Takes the items of one kind that a group holds; returns a result, or an exception to raise, for each."""
+
+_READERS = 4
+_GROUP_MAX = 256
+
+
+@dataclass(slots=True)
+class _Pending:
+    write: Write
+    item: Any
+    durable: bool
+    done: asyncio.Future[Any]
+
+
+class Database(Protocol):
+    """A place to run functions over a connection."""
+
+    dialect: str
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` beside the writer."""
+
+    async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        """Run `work` in one transaction. Not `durable`: a power cut may forget it, a crash may not."""
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+
+
+class SqliteDatabase:
+    """An embedded file, for one gateway."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: str) -> None:
+        self._writer_thread = ThreadPoolExecutor(1, "ledger-writer")
+        self._reader_threads = ThreadPoolExecutor(_READERS, "ledger-reader")
+        self._writer = self._engine(url, 1)
+        self._readers = self._engine(url, _READERS)
+        self._synchronous = ""
+
+    @staticmethod
+    def _engine(url: str, connections: int) -> Engine:
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=connections,
+            max_overflow=0,
+            # SQLAlchemy begins and ends transactions itself, so that reads do not open any.
+            connect_args={"check_same_thread": False, "isolation_level": None, "timeout": 10},
+        )
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA busy_timeout=10000")
+            connection.execute("PRAGMA cache_size=-65536")
+            connection.execute("PRAGMA wal_autocheckpoint=4000")
+
+        return engine
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` in a reader thread."""
+
+        def run() -> T:
+            with self._readers.connect() as connection:
+                return query(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader_threads, run)
+
+    async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        """Run `work` in the writer thread. Only what was promised to a caller waits for the disk."""
+        synchronous = "FULL" if durable else "NORMAL"
+
+        def run() -> T:
+            with self._writer.connect() as connection:
+                if synchronous != self._synchronous:
+                    connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+                    self._synchronous = synchronous
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    result = work(connection)
+                except BaseException:
+                    connection.exec_driver_sql("ROLLBACK")
+                    raise
+                connection.exec_driver_sql("COMMIT")
+                return result
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer_thread, run)
+
+    async def close(self) -> None:
+        """Close the file."""
+        self._writer_thread.shutdown()
+        self._reader_threads.shutdown()
+        self._writer.dispose()
+        self._readers.dispose()
+
+
+class PostgresDatabase:
+    """A server that several gateways share."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_async_engine(url, pool_size=_READERS + 2, max_overflow=0, pool_pre_ping=True)
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` on a pooled connection."""
+        try:
+            async with self._engine.connect() as connection:
+                return await connection.run_sync(query)
+        except (DBAPIError, OSError) as error:
+            raise Unavailable(f"ledger: {type(error).__name__}") from error
+
+    async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        """Run `work` in a transaction."""
+        async with self._engine.begin() as connection:
+            if not durable:
+                await connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """The database behind `url`; the driver named in it, if any, is replaced by ours."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteDatabase(parsed.set(drivername="sqlite").render_as_string(hide_password=False))
+    return PostgresDatabase(parsed.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False))
+
+
+def migration_engine(url: str) -> Engine:
+    """A short-lived synchronous SQLite engine for Alembic."""
+    return create_engine(make_url(url).set(drivername="sqlite"), poolclass=NullPool)
+
+
+class GroupWriter:
+    """Commits together what arrives together: while one transaction runs, the next one's writes gather."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pending: list[_Pending] = []
+        self._arrived = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="ledger-writer")
+
+    async def write(self, write: Write, item: Any, *, durable: bool = False) -> Any:
+        """Have `write` done for `item`, together with others of its kind; returns when it is committed."""
+        pending = _Pending(write, item, durable, asyncio.get_running_loop().create_future())
+        self._pending.append(pending)
+        self._arrived.set()
+        return await pending.done
+
+    async def close(self) -> None:
+        """Commit what has arrived, then stop."""
+        while self._pending:
+            await asyncio.sleep(0.01)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            group, self._pending = self._pending[:_GROUP_MAX], self._pending[_GROUP_MAX:]
+            if not self._pending:
+                self._arrived.clear()
+            try:
+                self._resolve(group, await self._commit(group))
+            except Exception as error:
+                await self._one_by_one(group, error)
+
+    async def _commit(self, group: list[_Pending]) -> list[Any]:
+        kinds: dict[Write, list[int]] = {}
+        for index, pending in enumerate(group):
+            kinds.setdefault(pending.write, []).append(index)
+
+        def work(connection: Connection) -> list[Any]:
+            results: list[Any] = [None] * len(group)
+            for write, indexes in kinds.items():
+                for index, result in zip(
+                    indexes, write(connection, [group[index].item for index in indexes]), strict=True
+                ):
+                    results[index] = result
+            return results
+
+        return await self._database.transact(work, durable=any(pending.durable for pending in group))
+
+    async def _one_by_one(self, group: list[_Pending], error: Exception) -> None:
+        """After a failed group, so that one bad write fails alone."""
+        if len(group) == 1:
+            self._resolve(group, [_as_ours(error)])
+            return
+        for pending in group:
+            try:
+                self._resolve([pending], await self._commit([pending]))
+            except Exception as own_error:
+                self._resolve([pending], [_as_ours(own_error)])
+
+    @staticmethod
+    def _resolve(group: list[_Pending], results: Sequence[Any]) -> None:
+        for pending, result in zip(group, results, strict=True):
+            if pending.done.done():
+                continue
+            if isinstance(result, Exception):
+                pending.done.set_exception(result)
+            else:
+                pending.done.set_result(result)
+
+
+def _as_ours(error: Exception) -> Exception:
+    if isinstance(error, DBAPIError | OSError):
+        ours = Unavailable(f"ledger: {type(error).__name__}")
+        ours.__cause__ = error
+        return ours
+    return error

@@ -1,0 +1,160 @@
+"""The ledger as the rest of the gateway sees it."""
+
+import asyncio
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.engine import make_url
+
+from enginehouse.contracts.errors import UnsafeSettings
+from enginehouse.gateway.ledger.database import Database, GroupWriter, SqliteDatabase, migration_engine, open_database
+from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records
+from enginehouse.gateway.ledger.queue import (
+    FillWindow,
+    Inserted,
+    NewJob,
+    TakeBack,
+    fill_windows,
+    insert_jobs,
+    take_back,
+    upsert,
+)
+from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs
+
+T = TypeVar("T")
+_MIGRATION_LOCK = 7_210_001
+
+
+def _alembic(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+class Ledger:
+    """Which jobs were accepted, where each stands, and which comes next."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock: IO[str] | None = None
+        self.database: Database
+        self._writer: GroupWriter
+
+    async def open(self) -> None:
+        """Bring the tables up to date and start writing. UnsafeSettings if SQLite is already another gateway's."""
+        if make_url(self._url).get_backend_name() == "sqlite":
+            self._claim_file()
+            await asyncio.to_thread(self._migrate_sqlite)
+        self.database = open_database(self._url)
+        if not isinstance(self.database, SqliteDatabase):
+            await self.database.transact(self._migrate_locked, durable=True)
+        self._writer = GroupWriter(self.database)
+
+    def _claim_file(self) -> None:
+        path = make_url(self._url).database
+        if not path or path == ":memory:":
+            raise UnsafeSettings("ledger_url: a ledger in memory would lose what was accepted; name a file")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._lock = Path(f"{path}.lock").open("w")  # noqa: SIM115 - held as long as the gateway lives
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UnsafeSettings(
+                f"ledger_url: {path} belongs to a gateway that is running; several gateways need PostgreSQL"
+            ) from None
+
+    def _migrate_sqlite(self) -> None:
+        engine = migration_engine(self._url)
+        with engine.begin() as connection:
+            _alembic(connection)
+        engine.dispose()
+
+    @staticmethod
+    def _migrate_locked(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        _alembic(connection)
+
+    async def close(self) -> None:
+        """Commit what has arrived and let go."""
+        await self._writer.close()
+        await self.database.close()
+        if self._lock:
+            self._lock.close()
+
+    async def read(self, query: Callable[..., T], *arguments: Any) -> T:
+        """Ask one of the questions of `ledger.read`."""
+        return await self.database.read(lambda connection: query(connection, *arguments))
+
+    async def insert(self, job: NewJob) -> Inserted:
+        """Accept a job; when this returns, it will not be forgotten."""
+        result: Inserted = await self._writer.write(insert_jobs, job, durable=True)
+        return result
+
+    async def fill_window(self, engine: str, window: int, now: float) -> list[Row[Any]]:
+        """Take the jobs that follow for an engine; they must be published."""
+        rows: list[Row[Any]] = await self._writer.write(fill_windows, FillWindow(engine, window, now))
+        return rows
+
+    async def take_back(self, item: TakeBack) -> None:
+        """Undo hand-overs."""
+        await self._writer.write(take_back, item)
+
+    async def mirror(self, item: Mirror) -> Mirrored | None:
+        """Bring a job's row to what its record says."""
+        mirrored: Mirrored | None = await self._writer.write(mirror_records, item)
+        return mirrored
+
+    async def request_cancel(self, job_id: str) -> None:
+        """Remember that a caller wants this job canceled."""
+        await self._writer.write(_request_cancel, job_id, durable=True)
+
+    async def link_retry(self, job_id: str, retried_as: str) -> None:
+        """Remember which new job repeats an ended one."""
+        await self._writer.write(_link_retry, (job_id, retried_as))
+
+    async def save_engine(self, engine_id: str, state: str, card: str | None, now: float) -> None:
+        """Remember an engine, so that the last known list holds while the sidecar is away."""
+        await self._writer.write(_save_engine, {"id": engine_id, "state": state, "card": card, "updated_at": now})
+
+    async def load_engines(self) -> list[Row[Any]]:
+        """The engines as they were last known."""
+        return await self.database.read(lambda connection: list(connection.execute(select(engines))))
+
+    async def keep_dead_letter(self, letter: dict[str, Any]) -> None:
+        """Keep a delivery that could not become a job."""
+        await self._writer.write(_keep_dead_letter, letter, durable=True)
+
+
+def _request_cancel(connection: Connection, job_ids: list[str]) -> list[None]:
+    connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(cancel_requested=True))
+    return [None] * len(job_ids)
+
+
+def _link_retry(connection: Connection, pairs: list[tuple[str, str]]) -> list[None]:
+    for job_id, retried_as in pairs:
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(retried_as=retried_as))
+    return [None] * len(pairs)
+
+
+def _save_engine(connection: Connection, rows: list[dict[str, Any]]) -> list[None]:
+    for row in rows:
+        statement = upsert(connection, engines).values(row)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["id"],
+                set_={name: statement.excluded[name] for name in ("state", "card", "updated_at")},
+            )
+        )
+    return [None] * len(rows)
+
+
+def _keep_dead_letter(connection: Connection, letters: list[dict[str, Any]]) -> list[None]:
+    for letter in letters:
+        connection.execute(upsert(connection, dead_letters).values(letter).on_conflict_do_nothing())
+    return [None] * len(letters)

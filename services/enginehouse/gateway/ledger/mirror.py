@@ -1,0 +1,191 @@
+"""Copies what the job records decided into the ledger. The record decides; the ledger never contradicts it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_core
+from sqlalchemy import Connection, Row, case, func, select, text, update
+from sqlalchemy.sql import bindparam
+
+from enginehouse.contracts.job import JobRecord, Status, StatusReason
+from enginehouse.gateway.ledger.queue import upsert
+from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A job's record as it was just read."""
+
+    job_id: str
+    record: JobRecord
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """The job's row as it is now."""
+
+    row: dict[str, Any]
+    changed: bool
+
+
+def _timestamp(moment: Any) -> float | None:
+    return moment.timestamp() if moment is not None else None
+
+
+def _final(row: Row[Any], record: JobRecord, now: float) -> dict[str, Any]:
+    finished_at = _timestamp(record.finished_at) or now
+    return {
+        "status": record.status.value,
+        "status_reason": None,
+        "version": record.version or row.version,
+        "attempts": max(record.attempt, row.attempts),
+        "worker": record.worker,
+        "available_at": row.available_at,
+        "handed_over_at": None,
+        "started_at": _timestamp(record.started_at) or row.started_at,
+        "finished_at": finished_at,
+        "predict_time": record.predict_time,
+        "output": pydantic_core.to_json(record.output).decode() if record.status is Status.SUCCEEDED else None,
+        "output_ref": record.output_ref,
+        "error": record.error.model_dump_json() if record.error else None,
+        "dead_lettered": record.dead_lettered,
+        "result_expires_at": finished_at + row.result_ttl_seconds,
+    }
+
+
+def _unfinished(row: Row[Any], record: JobRecord) -> dict[str, Any] | None:
+    """What an unfinished record changes; None where the ledger already knows of something later."""
+    newer = record.attempt > row.attempts
+    retry = record.status is Status.QUEUED
+    if not newer and not (retry and row.status == Status.RUNNING.value):
+        return None
+    return {
+        "status": record.status.value,
+        "status_reason": StatusReason.RETRY_SCHEDULED.value if retry else None,
+        "version": record.version or row.version,
+        "attempts": record.attempt,
+        "worker": record.worker,
+        "available_at": _timestamp(record.retry_at) or row.available_at,
+        "handed_over_at": None if retry else (row.handed_over_at or _timestamp(record.started_at)),
+        "started_at": _timestamp(record.started_at) or row.started_at,
+        "finished_at": None,
+        "predict_time": record.predict_time,
+        "output": None,
+        "output_ref": None,
+        "error": record.error.model_dump_json() if record.error else None,
+        "dead_lettered": False,
+        "result_expires_at": None,
+    }
+
+
+_UPDATE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"))
+    .values(
+        {
+            name: bindparam(f"new_{name}")
+            for name in (
+                "status status_reason version attempts worker available_at handed_over_at started_at finished_at "
+                "predict_time output output_ref error dead_lettered result_expires_at"
+            ).split()
+        }
+    )
+)
+
+
+def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored | None]:
+    """Bring the jobs' rows to what their records say; None for a job the ledger does not have."""
+    query = select(jobs).where(jobs.c.id.in_({item.job_id for item in items}))
+    if connection.dialect.name == "postgresql":
+        query = query.order_by(jobs.c.id).with_for_update()
+    rows = {row.id: row for row in connection.execute(query)}
+    present = {job_id: dict(row._mapping) for job_id, row in rows.items()}
+    changes: dict[str, dict[str, Any]] = {}
+    for item in items:
+        row = rows.get(item.job_id)
+        if row is None or Status(row.status).is_final or Status(present[row.id]["status"]).is_final:
+            continue
+        record = item.record
+        change = _final(row, record, item.now) if record.status.is_final else _unfinished(row, record)
+        if change:
+            changes[row.id] = change
+            present[row.id] |= change
+    if changes:
+        connection.execute(
+            _UPDATE,
+            [
+                {"job_id": job_id} | {f"new_{name}": value for name, value in change.items()}
+                for job_id, change in changes.items()
+            ],
+        )
+        _count_ends(connection, [present[job_id] for job_id in changes])
+        _keep_dead_letters(connection, [present[job_id] for job_id in changes])
+        _notify(connection, [job_id for job_id in changes if Status(present[job_id]["status"]).is_final])
+    return [
+        Mirrored(present[item.job_id], item.job_id in changes) if item.job_id in present else None for item in items
+    ]
+
+
+def _count_ends(connection: Connection, ended: list[dict[str, Any]]) -> None:
+    succeeded = Counter(row["engine"] for row in ended if row["status"] == Status.SUCCEEDED.value)
+    failed = Counter(row["engine"] for row in ended if row["status"] in (Status.FAILED.value, Status.TIMED_OUT.value))
+    for engine in sorted(succeeded.keys() | failed.keys()):
+        connection.execute(
+            update(engines)
+            .where(engines.c.id == engine)
+            .values(
+                succeeded=engines.c.succeeded + succeeded[engine],
+                failed=engines.c.failed + failed[engine],
+            )
+        )
+
+
+def _keep_dead_letters(connection: Connection, ended: list[dict[str, Any]]) -> None:
+    letters = [
+        {
+            "id": row["id"],
+            "tenant": row["tenant"],
+            "engine": row["engine"],
+            "job_id": row["id"],
+            "reason": pydantic_core.from_json(row["error"])["code"] if row["error"] else "FAILED",
+            "attempts": row["attempts"],
+            "error": row["error"],
+            "created_at": row["finished_at"],
+        }
+        for row in ended
+        if row["dead_lettered"]
+    ]
+    if letters:
+        connection.execute(upsert(connection, dead_letters).on_conflict_do_nothing(), letters)
+
+
+def _notify(connection: Connection, ended: list[str]) -> None:
+    """Tell the other gateways, whose callers may be waiting for one of these."""
+    if ended and connection.dialect.name == "postgresql":
+        # A notification holds at most 8,000 bytes; an id takes 37.
+        for start in range(0, len(ended), 200):
+            connection.execute(
+                text("SELECT pg_notify('job_ended', :ids)"), {"ids": " ".join(ended[start : start + 200])}
+            )
+
+
+def queue_counts(connection: Connection, engine: str) -> dict[str, int]:
+    """How many jobs of an engine are queued and running."""
+    waiting = connection.execute(
+        select(func.count()).where(jobs.c.engine == engine, jobs.c.status == "queued", jobs.c.handed_over_at.is_(None))
+    ).scalar_one()
+    handed = connection.execute(
+        select(
+            func.coalesce(func.sum(case((jobs.c.status == "queued", 1), else_=0)), 0),
+            func.coalesce(func.sum(case((jobs.c.status == "running", 1), else_=0)), 0),
+        ).where(jobs.c.engine == engine, jobs.c.handed_over_at.is_not(None))
+    ).one()
+    ends = connection.execute(select(engines.c.succeeded, engines.c.failed).where(engines.c.id == engine)).first()
+    return {
+        "queued": waiting + handed[0],
+        "running": handed[1],
+        "succeeded": ends.succeeded if ends else 0,
+        "failed": ends.failed if ends else 0,
+    }

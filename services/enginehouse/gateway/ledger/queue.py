@@ -1,0 +1,266 @@
+"""Writes that move jobs: accepted, handed over, taken back. Each takes all items of its kind that a group holds."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from enginehouse.contracts.errors import IdempotencyKeyReused
+from enginehouse.contracts.job import Status, StatusReason
+from enginehouse.gateway.ledger.schema import BACKLOG, idempotency_keys, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """Makes a submit safe to repeat: the same key and request is the same job."""
+
+    scope: str
+    """`http`, or `event` for an upstream event's (source, id)."""
+    key: str
+    request_hash: str
+    expires_at: float
+
+
+@dataclass(slots=True)
+class NewJob:
+    """A job to be accepted."""
+
+    row: dict[str, Any]
+    """Columns of `jobs`."""
+    window: int
+    """How many jobs of its engine may be handed over and unfinished; 0 while it is paused."""
+    idempotency: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What became of a submit."""
+
+    job_id: str
+    handed_over: bool
+    """Whether the job got room in its engine's window, and must be published now."""
+    existing: bool = False
+    """Whether an earlier submit with the same idempotency key made this job."""
+
+
+def _known_keys(connection: Connection, items: Sequence[NewJob]) -> dict[tuple[str, str, str], tuple[str, str]]:
+    known = {}
+    for item in items:
+        if item.idempotency is None:
+            continue
+        tenant = item.row["tenant"]
+        found = connection.execute(
+            select(idempotency_keys.c.request_hash, idempotency_keys.c.job_id).where(
+                idempotency_keys.c.tenant == tenant,
+                idempotency_keys.c.scope == item.idempotency.scope,
+                idempotency_keys.c.key == item.idempotency.key,
+            )
+        ).first()
+        if found:
+            known[tenant, item.idempotency.scope, item.idempotency.key] = (found.request_hash, found.job_id)
+    return known
+
+
+def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
+    """How many jobs each engine of these may be handed at once: none while older ones wait for it."""
+    windows = {item.row["engine"]: item.window for item in items}
+    open_engines = [engine for engine, window in windows.items() if window > 0]
+    taken: dict[str, int] = dict(
+        connection.execute(
+            select(jobs.c.engine, func.count())
+            .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(open_engines))
+            .group_by(jobs.c.engine)
+        )
+        .tuples()
+        .all()
+    )
+    rooms = {engine: windows[engine] - taken.get(engine, 0) for engine in open_engines}
+    for engine in open_engines:
+        if rooms[engine] > 0:
+            waiting = connection.execute(
+                select(jobs.c.id).where(jobs.c.engine == engine, text(BACKLOG)).limit(1)
+            ).first()
+            if waiting:
+                rooms[engine] = 0
+    return rooms
+
+
+def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | Exception]:
+    """Accept jobs, in the order given, handing over as many as there is room for."""
+    known = _known_keys(connection, items)
+    rooms = _rooms(connection, items)
+    results: list[Inserted | Exception] = []
+    rows, keys = [], []
+    for item in items:
+        tenant, engine = item.row["tenant"], item.row["engine"]
+        if item.idempotency:
+            name = (tenant, item.idempotency.scope, item.idempotency.key)
+            if name in known:
+                request_hash, job_id = known[name]
+                if request_hash == item.idempotency.request_hash:
+                    results.append(Inserted(job_id, handed_over=False, existing=True))
+                else:
+                    results.append(IdempotencyKeyReused())
+                continue
+            known[name] = (item.idempotency.request_hash, item.row["id"])
+            keys.append(
+                {
+                    "tenant": tenant,
+                    "scope": item.idempotency.scope,
+                    "key": item.idempotency.key,
+                    "request_hash": item.idempotency.request_hash,
+                    "job_id": item.row["id"],
+                    "expires_at": item.idempotency.expires_at,
+                }
+            )
+        handed_over = rooms.get(engine, 0) > 0
+        if handed_over:
+            rooms[engine] -= 1
+        rows.append(
+            item.row
+            | {
+                "status": Status.QUEUED.value,
+                "available_at": item.row["created_at"],
+                "handed_over_at": item.row["created_at"] if handed_over else None,
+                "hand_overs": 1 if handed_over else 0,
+            }
+        )
+        results.append(Inserted(item.row["id"], handed_over))
+    if rows:
+        connection.execute(insert(jobs), rows)
+    if keys:
+        connection.execute(insert(idempotency_keys), keys)
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class FillWindow:
+    """Hand over jobs of an engine as far as its window has room."""
+
+    engine: str
+    window: int
+    now: float
+
+
+_TENANTS_WAITING = f"""
+    WITH RECURSIVE tenants(tenant) AS (
+        SELECT min(tenant) FROM jobs WHERE engine = :engine AND {BACKLOG}
+        UNION ALL
+        SELECT (SELECT min(tenant) FROM jobs WHERE engine = :engine AND {BACKLOG} AND tenant > tenants.tenant)
+        FROM tenants WHERE tenants.tenant IS NOT NULL
+    )
+"""  # noqa: S608 - BACKLOG is a constant
+_FIRST_OF_TENANT = """
+    SELECT k.id, k.tenant, k.priority FROM jobs k
+    WHERE k.engine = :engine AND k.status = 'queued' AND k.handed_over_at IS NULL
+      AND k.tenant = t.tenant AND k.available_at <= :now AND k.queue_deadline > :now
+    ORDER BY k.priority DESC, k.id LIMIT :room
+"""
+# The same question, each time answered from ix_jobs_backlog alone: SQLite knows no LATERAL, and PostgreSQL would scan
+# the table for the other form.
+_CANDIDATES = {
+    "sqlite": text(
+        f"{_TENANTS_WAITING} SELECT c.id, c.tenant, c.priority FROM tenants t "  # noqa: S608
+        f"JOIN jobs c ON c.id IN (SELECT id FROM ({_FIRST_OF_TENANT})) WHERE t.tenant IS NOT NULL"
+    ),
+    "postgresql": text(
+        f"{_TENANTS_WAITING} SELECT c.id, c.tenant, c.priority FROM tenants t "  # noqa: S608
+        f"CROSS JOIN LATERAL ({_FIRST_OF_TENANT}) c WHERE t.tenant IS NOT NULL"
+    ),
+}
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Whose turn it is: a tenant with more jobs in the window already stands further back."""
+
+    ahead: Counter[str] = field(default_factory=Counter)
+    positions: dict[str, Any] = field(default_factory=lambda: defaultdict(count))
+
+    def order(self, candidates: Sequence[Row[Any]]) -> list[Row[Any]]:
+        ranked = []
+        for row in sorted(candidates, key=lambda row: (-row.priority, row.id)):
+            rank = self.ahead[row.tenant] + next(self.positions[row.tenant])
+            ranked.append(((-row.priority, rank, row.id), row))
+        return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
+
+
+_EVENT_COLUMNS = (
+    jobs.c.id,
+    jobs.c.tenant,
+    jobs.c.engine,
+    jobs.c.attempts,
+    jobs.c.input,
+    jobs.c.input_ref,
+    jobs.c.options,
+    jobs.c.traceparent,
+    jobs.c.queue_deadline,
+    jobs.c.result_ttl_seconds,
+)
+
+
+def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[Row[Any]]]:
+    """Mark as handed over, for each engine, the jobs that follow; they must be published once committed."""
+    return [_fill_window(connection, item) for item in items]
+
+
+def _fill_window(connection: Connection, item: FillWindow) -> list[Row[Any]]:
+    if connection.dialect.name == "postgresql":
+        # One gateway at a time counts and fills a window; the others find it full, or wait a moment.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:engine))"), {"engine": item.engine})
+    ahead: Counter[str] = Counter(
+        dict(
+            connection.execute(
+                select(jobs.c.tenant, func.count())
+                .where(jobs.c.engine == item.engine, jobs.c.handed_over_at.is_not(None))
+                .group_by(jobs.c.tenant)
+            )
+            .tuples()
+            .all()
+        )
+    )
+    room = item.window - ahead.total()
+    if room <= 0:
+        return []
+    candidates = connection.execute(
+        _CANDIDATES[connection.dialect.name], {"engine": item.engine, "now": item.now, "room": room}
+    ).all()
+    chosen = [row.id for row in _Turn(ahead).order(candidates)[:room]]
+    if not chosen:
+        return []
+    taken = (
+        update(jobs)
+        .where(jobs.c.id.in_(chosen), jobs.c.status == Status.QUEUED.value, jobs.c.handed_over_at.is_(None))
+        .values(handed_over_at=item.now, hand_overs=jobs.c.hand_overs + 1, status_reason=None)
+        .returning(*_EVENT_COLUMNS)
+    )
+    rows = {row.id: row for row in connection.execute(taken)}
+    return [rows[job_id] for job_id in chosen if job_id in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Undo a hand-over that did not happen or got lost: the job waits in the ledger again."""
+
+    job_ids: tuple[str, ...]
+    reason: StatusReason | None
+
+
+def take_back(connection: Connection, items: list[TakeBack]) -> list[None]:
+    """Put unfinished jobs back into the queue."""
+    for item in items:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id.in_(item.job_ids), jobs.c.status.in_(["queued", "running"]))
+            .values(handed_over_at=None, status="queued", status_reason=item.reason)
+        )
+    return [None] * len(items)
+
+
+def upsert(connection: Connection, table: Any) -> Any:
+    """The dialect's INSERT that can resolve conflicts."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)

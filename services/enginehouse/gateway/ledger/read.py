@@ -1,0 +1,94 @@
+"""Questions to the ledger."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, text
+
+from enginehouse.contracts.job import Status
+from enginehouse.gateway.ledger.schema import BACKLOG, jobs
+
+_LISTED = [column for column in jobs.c if column.name not in ("input", "output", "options")]
+
+
+def job(connection: Connection, job_id: str) -> Row[Any] | None:
+    """One job, whole."""
+    return connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
+
+
+def engines_of(connection: Connection, job_ids: list[str]) -> dict[str, str]:
+    """The engine that the ledger names for each of these jobs it has."""
+    return dict(connection.execute(select(jobs.c.id, jobs.c.engine).where(jobs.c.id.in_(job_ids))).tuples().all())
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which of a tenant's jobs to list: newest first, after the job `cursor`."""
+
+    tenant: str
+    engine: str | None
+    status: Status | None
+    cursor: str | None
+    limit: int
+
+
+def list_jobs(connection: Connection, listing: Listing) -> list[Row[Any]]:
+    """A page of a tenant's jobs, without inputs and outputs."""
+    query = select(*_LISTED).where(jobs.c.tenant == listing.tenant)
+    if listing.engine:
+        query = query.where(jobs.c.engine == listing.engine)
+    if listing.status:
+        query = query.where(jobs.c.status == listing.status.value)
+    if listing.cursor:
+        query = query.where(jobs.c.id < listing.cursor)
+    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(listing.limit)))
+
+
+def backlogs(connection: Connection) -> dict[str, int]:
+    """How many jobs of each engine wait in the ledger for room."""
+    return dict(
+        connection.execute(select(jobs.c.engine, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine))
+        .tuples()
+        .all()
+    )
+
+
+def past_queue_deadline(connection: Connection, now: float, limit: int) -> list[Row[Any]]:
+    """Queued jobs whose queue clock is over."""
+    return list(
+        connection.execute(
+            select(jobs.c.id, jobs.c.engine, jobs.c.created_at, jobs.c.queue_deadline, jobs.c.result_ttl_seconds)
+            .where(jobs.c.status == "queued", jobs.c.queue_deadline <= now)
+            .limit(limit)
+        )
+    )
+
+
+def handed_over(connection: Connection, before: float) -> list[Row[Any]]:
+    """Unfinished jobs handed over before that moment: at most a window of each engine."""
+    return list(
+        connection.execute(
+            select(
+                jobs.c.id,
+                jobs.c.engine,
+                jobs.c.status,
+                jobs.c.attempts,
+                jobs.c.worker,
+                jobs.c.handed_over_at,
+                jobs.c.hand_overs,
+                jobs.c.started_at,
+                jobs.c.options,
+                jobs.c.queue_deadline,
+                jobs.c.result_ttl_seconds,
+            )
+            .where(jobs.c.handed_over_at.is_not(None), jobs.c.handed_over_at < before)
+            .order_by(jobs.c.engine, jobs.c.handed_over_at)
+        )
+    )
+
+
+def next_retry(connection: Connection, now: float) -> float | None:
+    """When the next scheduled retry is due."""
+    return connection.execute(
+        select(func.min(jobs.c.available_at)).where(text(BACKLOG), jobs.c.available_at > now)
+    ).scalar()

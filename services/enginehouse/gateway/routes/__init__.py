@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: what a route does is a function elsewhere."""

@@ -1,0 +1,159 @@
+"""/v1/jobs and /v1/engines/{engine}/jobs."""
+
+from typing import Annotated, Any
+
+import pydantic_core
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
+from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN
+from enginehouse.gateway.jobs import Jobs
+from enginehouse.gateway.ledger.read import Listing
+from enginehouse.gateway.routes.dependencies import (
+    MAX_WAIT_SECONDS,
+    AuthenticatedCaller,
+    JobId,
+    NoQueryAllowed,
+    State,
+    body_schema,
+    problems,
+    read_model,
+    traceparent_of,
+    wait_seconds,
+)
+from enginehouse.gateway.submit import AcceptedJob, Submission
+from enginehouse.gateway.view import urls
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+EnginePath = Annotated[
+    str, Path(description="'name' (your own, else a shared one) or '<tenant>--<name>'.", max_length=64)
+]
+_SUBMIT_RESPONSES = {
+    202: {"model": Accepted, "description": "Accepted: it will reach a final state."},
+    200: {"model": Job, "description": "With Prefer: wait, a job that ended in time."},
+    **problems(404, 409, 413, 429),
+}
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(pydantic_core.to_json(content), status, headers, "application/json")
+
+
+def _accepted(job: AcceptedJob) -> dict[str, Any]:
+    return {"id": job.id, "engine": job.engine, "status": Status.QUEUED, "urls": urls(job.id)}
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 255:
+        raise RequestError("Idempotency-Key must have 1 to 255 characters")
+    return key
+
+
+async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Response:
+    seconds = wait_seconds(request)
+    if seconds:
+        accepted, job = await jobs.submit_and_wait(submission, seconds)
+        status = 200 if Status(job["status"]).is_final else 202
+        return _json(job, status, {"Location": f"/v1/jobs/{accepted.id}", "Preference-Applied": "wait"})
+    accepted = await jobs.submit(submission)
+    return _json(_accepted(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
+
+
+@router.post(
+    "/engines/{engine}/jobs",
+    status_code=202,
+    responses=_SUBMIT_RESPONSES,
+    openapi_extra=body_schema(JobRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def submit_to_engine(request: Request, state: State, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+    """Submit a job to the engine named in the path."""
+    body = await read_model(request, JobRequest)
+    submission = Submission(caller, engine, body, _idempotency_key(request), traceparent=traceparent_of(request))
+    return await _submit(request, state.jobs, submission)
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    responses=_SUBMIT_RESPONSES,
+    openapi_extra=body_schema(RoutedJobRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def submit(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
+    """Submit a job to the engine named in the body, `standard` if none is."""
+    body = await read_model(request, RoutedJobRequest)
+    engine = body.engine if body.engine is not None else DEFAULT_ENGINE
+    submission = Submission(caller, engine, body, _idempotency_key(request), traceparent=traceparent_of(request))
+    return await _submit(request, state.jobs, submission)
+
+
+class WaitQuery(BaseModel):
+    """Query of GET /v1/jobs/{job_id}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for the job to end.")] = 0
+
+
+@router.get("/jobs/{job_id}", response_model=Job, responses=problems(404, 410))
+async def read_job(
+    request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId, query: Annotated[WaitQuery, Query()]
+) -> Response:
+    """A job. With ?wait=SECONDS or Prefer: wait=SECONDS, once it has ended or the time is over."""
+    return _json(await state.jobs.read(caller, job_id, query.wait or wait_seconds(request)))
+
+
+class ListQuery(BaseModel):
+    """Query of GET /v1/jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    engine: Annotated[str, Field(max_length=64)] | None = None
+    status: Status | None = None
+    cursor: (
+        Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$", description="`next_cursor` of the page before.")] | None
+    ) = None
+    limit: Annotated[int, Field(ge=1, le=1_000)] = 50
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first, without their inputs and outputs."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+@router.get("/jobs", response_model=JobPage, responses=problems(404))
+async def list_jobs(state: State, caller: AuthenticatedCaller, query: Annotated[ListQuery, Query()]) -> Response:
+    """The caller's own jobs, newest first."""
+    return _json(await state.jobs.list(Listing(caller.name, query.engine, query.status, query.cursor, query.limit)))
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    response_model=Job,
+    responses=problems(404, 409, 410),
+    dependencies=[NoQueryAllowed],
+)
+async def cancel_job(state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+    """Cancel a job: a queued one never runs, a running one's call is closed."""
+    return _json(await state.jobs.cancel(caller, job_id), 202)
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    response_model=Accepted,
+    responses=problems(404, 409, 410, 413, 429),
+    dependencies=[NoQueryAllowed],
+)
+async def retry_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+    """Submit the same input again, as a new job."""
+    accepted = await state.jobs.retry(caller, job_id, traceparent_of(request))
+    return _json(_accepted(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})

@@ -1,0 +1,65 @@
+"""Checks inputs against the schemas on engines' cards, which come from tenants and may be meant to harm."""
+
+import asyncio
+from typing import Any
+
+import jsonschema_rs
+
+from enginehouse.contracts.engine import CARD_MAX_DEPTH
+from enginehouse.contracts.errors import InvalidInput
+
+_MAX_REPORTED = 3
+_SMALL_SCHEMA_NODES = 400
+_BRANCHING = frozenset({"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "not", "if", "dependentSchemas", "contains"})
+
+
+def _weight(schema: Any, depth: int = 0) -> int:
+    """A bound on how much work one value can make: nodes, with branching keywords counted heavily."""
+    if depth > CARD_MAX_DEPTH:
+        return 1_000_000
+    if isinstance(schema, dict):
+        heavy = sum(20 for key in schema if key in _BRANCHING)
+        return 1 + heavy + sum(_weight(value, depth + 1) for value in schema.values())
+    if isinstance(schema, list):
+        return 1 + sum(_weight(value, depth + 1) for value in schema)
+    return 1
+
+
+class InputSchema:
+    """A compiled schema. Patterns run in linear time; nothing is fetched."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._validator = jsonschema_rs.validator_for(
+            schema,
+            validate_formats=False,
+            pattern_options=jsonschema_rs.RegexOptions(),
+            retriever=_refuse,
+        )
+        self._cheap = _weight(schema) <= _SMALL_SCHEMA_NODES
+
+    async def check(self, value: Any) -> None:
+        """InvalidInput, saying where and what, if `value` does not fit."""
+        if self._cheap:
+            problems = self._problems(value)
+        else:
+            problems = await asyncio.to_thread(self._problems, value)
+        if problems:
+            raise InvalidInput("; ".join(problems))
+
+    def _problems(self, value: Any) -> list[str]:
+        if self._validator.is_valid(value):
+            return []
+        problems: list[str] = []
+        for error in self._validator.iter_errors(value):
+            if len(problems) == _MAX_REPORTED:
+                problems.append("…")
+                break
+            where = "input" + "".join(
+                f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path
+            )
+            problems.append(f"{where}: {error.message[:300]}")
+        return problems
+
+
+def _refuse(uri: str) -> Any:
+    raise ValueError(f"a card's schema may only refer to itself, not to {uri[:100]}")

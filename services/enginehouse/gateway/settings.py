@@ -1,0 +1,42 @@
+"""Everything that can be set on a gateway."""
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from enginehouse.contracts.engine import INLINE_MAX_BYTES
+from enginehouse.contracts.errors import UnsafeSettings
+
+
+class GatewaySettings(BaseSettings):
+    """Read once, at start, from ENGINEHOUSE_GATEWAY_* and Dapr's own variables."""
+
+    model_config = SettingsConfigDict(env_prefix="ENGINEHOUSE_GATEWAY_", populate_by_name=True)
+
+    host: str = Field("127.0.0.1", description="Address of the public API. Others than loopback: behind TLS only.")
+    port: int = 8080
+    delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
+    ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
+    tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")
+    inline_max_bytes: int = Field(INLINE_MAX_BYTES, description="Largest input that travels in the message.")
+    body_max_bytes: int = Field(1024 * 1024, description="Largest request body that is read at all.")
+    window_min: int = Field(32, ge=1, description="Least number of jobs of an engine handed over and unfinished.")
+    window_factor: int = Field(4, ge=1, description="Window per slot of all workers.")
+    sweep_seconds: float = Field(2.0, gt=0, description="How often the ledger is searched for what was missed.")
+    dapr_grpc_port: int = Field(50001, alias="DAPR_GRPC_PORT")
+    dapr_api_token: SecretStr = Field(alias="DAPR_API_TOKEN")
+    app_api_token: SecretStr = Field(alias="APP_API_TOKEN")
+
+    @field_validator("dapr_api_token", "app_api_token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < 16:
+            raise UnsafeSettings("DAPR_API_TOKEN and APP_API_TOKEN must have at least 16 characters")
+        return value
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        """Whether other machines can reach the public API."""
+        return self.host != "localhost" and not ipaddress.ip_address(self.host).is_loopback

@@ -1,0 +1,140 @@
+"""Finds in the ledger what no event told: lost completions, vanished workers, clocks that ran out, room to fill."""
+
+import asyncio
+import time
+from collections import defaultdict
+from typing import Any
+
+import structlog
+from sqlalchemy import Row
+
+from enginehouse.contracts.engine import Heartbeat
+from enginehouse.contracts.errors import Conflict, EnginehouseError
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.gateway import decisions
+from enginehouse.gateway.completions import Completions
+from enginehouse.gateway.dispatch import Dispatcher, record_ttl_seconds
+from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.queue import TakeBack
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.records import JobRecords
+
+log = structlog.get_logger()
+
+LOST_AFTER_SECONDS = 8.0
+"""A handed-over job that a worker with nothing to do has not got after this time is not going to arrive."""
+OVERTAKEN_SECONDS = 15.0
+"""A topic is first in, first out: a job is lost if one accepted this much later has begun."""
+_HAND_OVERS_MAX = 20
+_EXPIRE_AT_ONCE = 500
+
+
+def is_lost(row: Row[Any], workers: list[Heartbeat], last_progress: float, now: float) -> bool:
+    """Whether a handed-over job that nobody has claimed got lost on its way; that it waits long is no sign of it."""
+    if any(row.id in worker.in_hand for worker in workers):
+        return False
+    for worker in workers:
+        if worker.subscribed and worker.healthy and worker.idle_since is not None:
+            waited = now - max(worker.idle_since.timestamp(), row.handed_over_at)
+            if waited > LOST_AFTER_SECONDS:
+                return True
+    return bool(row.handed_over_at + OVERTAKEN_SECONDS < last_progress)
+
+
+class Sweep:
+    """Looks through the ledger every few seconds."""
+
+    def __init__(
+        self, sidecar: Sidecar, ledger: Ledger, engines: Engines, dispatcher: Dispatcher, completions: Completions
+    ) -> None:
+        self._sidecar = sidecar
+        self._ledger = ledger
+        self._engines = engines
+        self._dispatcher = dispatcher
+        self._completions = completions
+
+    async def run(self, every_seconds: float) -> None:
+        """Sweep for ever; one failure delays, and stops nothing."""
+        while True:
+            for part in (self.fill, self.expire, self.recover):
+                try:
+                    await part()
+                except EnginehouseError as error:
+                    log.warning(f"A part of the sweep waits: {error}", action="sweep_waits", part=part.__name__)
+                except Exception:
+                    log.exception("A part of the sweep failed", action="sweep_failed", part=part.__name__)
+            await asyncio.sleep(every_seconds)
+
+    async def fill(self) -> None:
+        """Wake the dispatcher for every engine that has jobs waiting in the ledger."""
+        self._dispatcher.backlog = await self._ledger.read(read.backlogs)
+        for engine_id in self._dispatcher.backlog:
+            self._dispatcher.wake(engine_id)
+
+    async def expire(self) -> None:
+        """End the queued jobs whose queue clock is over."""
+        now = time.time()
+        for row in await self._ledger.read(read.past_queue_deadline, now, _EXPIRE_AT_ONCE):
+            await self.decide(row, decisions.expire(row.queue_deadline - row.created_at))
+
+    async def decide(self, row: Row[Any], decision: decisions.Decision) -> JobRecord:
+        """Let the record decide, then mirror whatever holds."""
+        records = JobRecords(self._sidecar, row.engine)
+        record = await records.change(row.id, record_ttl_seconds(row._asdict(), time.time()), decision)
+        await self._completions.apply(row.engine, {row.id: record})
+        return record
+
+    async def recover(self) -> None:
+        """Compare everything handed over with its record, and hand over again what got lost."""
+        now = time.time()
+        by_engine: dict[str, list[Row[Any]]] = defaultdict(list)
+        for row in await self._ledger.read(read.handed_over, now - 2):
+            by_engine[row.engine].append(row)
+        await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in by_engine.items()))
+
+    async def _recover(self, engine_id: str, rows: list[Row[Any]], now: float) -> None:
+        engine = self._engines.get(engine_id)
+        if engine is None:
+            return
+        try:
+            stored = await JobRecords(self._sidecar, engine_id).read_many([row.id for row in rows])
+            await self._completions.apply(engine_id, {job_id: found.record for job_id, found in stored.items()})
+            workers = await self._engines.read_workers(engine)
+        except EnginehouseError as error:
+            log.warning(f"The jobs of {engine_id} cannot be checked now: {error}", action="recover_waits")
+            return
+        alive = {worker.worker for worker in workers}
+        progress = self._completions.last_progress.get(engine_id, 0)
+        lost = []
+        for row in rows:
+            record = stored[row.id].record if row.id in stored else None
+            if record and (record.status.is_final or record.attempt > row.attempts):
+                continue  # Mirrored just now.
+            if record and record.status is Status.RUNNING and row.status == Status.RUNNING.value:
+                if record.worker not in alive:
+                    lost.append(row)
+            elif is_lost(row, workers, progress, now):
+                # Nobody has begun this hand-over; a record of an earlier attempt says nothing about it.
+                lost.append(row)
+        if lost:
+            await self._hand_over_again(engine_id, lost)
+
+    async def _hand_over_again(self, engine_id: str, lost: list[Row[Any]]) -> None:
+        hopeless = [row for row in lost if row.hand_overs >= _HAND_OVERS_MAX]
+        for row in hopeless:
+            try:
+                await self.decide(row, decisions.give_up(row.hand_overs))
+            except Conflict:
+                continue
+        again = [row.id for row in lost if row.hand_overs < _HAND_OVERS_MAX]
+        if again:
+            log.warning(
+                f"{len(again)} jobs of {engine_id} are handed over again: their worker vanished, or they got lost",
+                action="handed_over_again",
+                engine=engine_id,
+                jobs=again[:20],
+            )
+            await self._ledger.take_back(TakeBack(tuple(again), None))
+            self._dispatcher.wake(engine_id)

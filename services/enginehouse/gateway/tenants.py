@@ -1,0 +1,71 @@
+"""Who is calling: the tenants' files, and the API keys in them."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import watchfiles
+import yaml
+from pydantic import ValidationError
+
+from enginehouse.contracts.errors import Unauthenticated
+from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller."""
+
+    tenant: Tenant
+    key: ApiKey
+
+    @property
+    def name(self) -> str:
+        """The tenant's name."""
+        return self.tenant.name
+
+
+class Tenants:
+    """The tenants of a folder, read again whenever it changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._callers: dict[str, Caller] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read all files. One that is broken leaves that tenant as it was and is reported."""
+        callers: dict[str, Caller] = {}
+        for path in sorted(self._folder.glob("*/tenant.yaml")):
+            try:
+                tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
+            except (OSError, yaml.YAMLError, ValidationError) as error:
+                log.error(
+                    f"The file of tenant {path.parent.name} cannot be read and is ignored: {type(error).__name__}",
+                    action="tenant_unreadable",
+                    tenant=path.parent.name,
+                )
+                callers |= {h: c for h, c in self._callers.items() if c.name == path.parent.name}
+                continue
+            callers |= {key.sha256: Caller(tenant, key) for key in tenant.keys}
+        self._callers = callers
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Read the folder again at every change, until `stop`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        async for _ in watchfiles.awatch(self._folder, stop_event=stop, step=100, debounce=300):
+            self.load()
+
+    def authenticate(self, authorization: str | None) -> Caller:
+        """The caller behind an Authorization header; Unauthenticated if there is none."""
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthenticated("This call needs a header 'Authorization: Bearer KEY'")
+        # Looked up by hash: how long it takes says nothing about the key.
+        caller = self._callers.get(hash_key(key.strip()))
+        if caller is None:
+            raise Unauthenticated("The API key is not known")
+        return caller
