@@ -49,6 +49,7 @@ class JobEvent(BaseModel):
     engineid: str
     attempt: int = Field(ge=1, description="Which attempt this hand-over is, counted from 1.")
     expirytime: AwareDatetime = Field(description="A delivery after this moment is acknowledged and not run.")
+    time: AwareDatetime | None = Field(None, description="When it was published: an old delivery may be a second one.")
     traceparent: str | None = None
     data: JobOrder
 

@@ -1,0 +1,175 @@
+"""Wires a runner together, and starts and stops its parts in the order that loses nothing."""
+
+import asyncio
+from pathlib import Path
+
+import structlog
+import yaml
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
+from enginehouse.runner.admit import Admission
+from enginehouse.runner.card import CardKeeper
+from enginehouse.runner.claims import Claims, Watch
+from enginehouse.runner.clients.base import EngineClient
+from enginehouse.runner.clients.http import HttpEngine
+from enginehouse.runner.execute import Executor
+from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
+from enginehouse.runner.heartbeat import Heart
+from enginehouse.runner.metrics import RunnerMetrics
+from enginehouse.runner.receive import Receiver
+from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.settings import RunnerSettings
+from enginehouse.runner.settle import Settler
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.dapr import DaprSidecar
+from enginehouse.sidecar.delivery import delivery_app
+from enginehouse.sidecar.records import JobRecords
+
+_log = structlog.get_logger(__name__)
+
+JOBS_ROUTE = "/jobs"
+_SETTLE_GRACE_SECONDS = 5.0
+
+
+def load_spec(path: Path) -> EngineSpec:
+    """The engine.yaml at `path`; UnsafeSettings if it is not one."""
+    try:
+        return EngineSpec.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, ValidationError, EnginehouseError) as error:
+        raise UnsafeSettings(f"the runner does not start: {path} is no engine.yaml: {error}") from None
+
+
+class Runner:
+    """One engine's Dapr app. `app` is its delivery listener. Made, started and stopped in one event loop."""
+
+    def __init__(self, settings: RunnerSettings, spec: EngineSpec, sidecar: Sidecar) -> None:
+        self._settings = settings
+        self.spec = spec
+        self._sidecar = sidecar
+        self.metrics = RunnerMetrics()
+        clients = [self._client(url) for url in settings.engine_urls]
+        self.pool = ReplicaPool(clients, spec.slots)
+        restarts = Restarts(settings.restart_dir)
+        self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds)
+        self._cards = CardKeeper(sidecar, spec, settings.slot)
+        self._health = HealthWatch(self.pool, restarts, lambda replica: self._cards.came_up(replica.client))
+        self._wire_jobs()
+        self.heart = Heart(
+            sidecar,
+            spec,
+            settings.slot,
+            settings.worker,
+            slots=self.pool.slots,
+            in_hand=lambda: self.receiver.in_hand,
+            healthy=lambda: self.pool.any_healthy,
+        )
+        self._sidecar_ready = False
+        self.app = self._delivery_app()
+
+    def _client(self, url: str) -> EngineClient:
+        return HttpEngine(
+            url,
+            predict_max_bytes=self._settings.predict_max_bytes,
+            output_max_bytes=self._settings.output_max_bytes,
+        )
+
+    def _wire_jobs(self) -> None:
+        settings, engine_id = self._settings, self.spec.id
+        records = JobRecords(self._sidecar, engine_id)
+        admission = Admission(self._sidecar, engine_id, settings.worker)
+        settler = Settler(self._sidecar, records, engine_id)
+        claims = Claims(records, admission, settler.announce_start)
+        self._watch = Watch(records, claims, settings.watch_every_seconds)
+        self._executor = Executor(
+            self.pool,
+            claims,
+            self._watch,
+            self._hangs,
+            claim_after_seconds=settings.claim_after_seconds,
+            hand_back_after_seconds=settings.hand_back_after_seconds,
+        )
+        self.receiver = Receiver(
+            self._sidecar,
+            records,
+            admission,
+            self._executor,
+            settler,
+            self.metrics,
+            engine_id=engine_id,
+            worker=settings.worker,
+            version=self.spec.version,
+        )
+
+    def _delivery_app(self) -> Starlette:
+        async def live(request: Request) -> Response:
+            return PlainTextResponse("alive")
+
+        async def metrics(request: Request) -> Response:
+            return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+        return delivery_app(
+            {JOBS_ROUTE: self.receiver.deliver},
+            self._settings.app_api_token.get_secret_value(),
+            self.ready,
+            extra=[Route("/healthz/live", live), Route("/metrics", metrics)],
+        )
+
+    def ready(self) -> bool:
+        """Whether jobs may be delivered; while not, the sidecar pauses the subscription."""
+        return self._sidecar_ready and self.pool.any_healthy and not self.receiver.draining
+
+    async def start(self) -> None:
+        """Start everything but the listener, which should be up already: the sidecar looks for it."""
+        self._health.start()
+        await self._sidecar.start()
+        self._sidecar_ready = True
+        self.heart.start()
+        self._cards.start()
+        _log.info(
+            "The runner serves its engine", action="runner_started", engine_id=self.spec.id, slot=self._settings.slot
+        )
+
+    async def drain(self) -> None:
+        """Take nothing more, let what runs end in its time, and hand the rest back to the queue."""
+        self.receiver.draining = True
+        self.pool.stop()
+        grace = self._settings.stop_grace_seconds
+        grace = self.spec.execution_timeout_seconds if grace is None else grace
+        _log.info("The runner ends what it has in hand", action="draining", jobs=len(self.receiver.in_hand))
+        try:
+            async with asyncio.timeout(grace):
+                await self.receiver.settled()
+        except TimeoutError:
+            await self.hand_back()
+
+    async def hand_back(self) -> None:
+        """Close what still runs, and settle it as handed back."""
+        self._executor.hand_back_running()
+        try:
+            async with asyncio.timeout(_SETTLE_GRACE_SECONDS):
+                await self.receiver.settled()
+        except TimeoutError:
+            _log.warning("Jobs are left to the ledger", action="left_in_hand", jobs=self.receiver.in_hand)
+
+    async def stop(self) -> None:
+        """Stop every part."""
+        await self._watch.stop()
+        await self._hangs.stop()
+        await self._health.stop()
+        await self._cards.stop()
+        await self.heart.stop()
+        for replica in self.pool.replicas:
+            await replica.client.close()
+        await self._sidecar.close()
+
+
+def create_runner(settings: RunnerSettings) -> Runner:
+    """A runner as the settings say, with its own sidecar. Call inside the event loop; nothing connects yet."""
+    sidecar = DaprSidecar(settings.dapr_grpc_port, settings.dapr_api_token.get_secret_value())
+    return Runner(settings, load_spec(settings.spec), sidecar)

@@ -1,0 +1,128 @@
+"""Builds the engine's card from its engine.yaml and its own OpenAPI, and shows it to the gateway when it changes."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic_core
+import structlog
+
+from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EngineCard, EngineSpec
+from enginehouse.contracts.errors import EnginehouseError, Unavailable
+from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
+from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
+from enginehouse.runner.clients.base import EngineClient
+from enginehouse.runner.schema import Unusable, depth, predict_schemas, stand_alone
+from enginehouse.sidecar.base import Sidecar
+
+_log = structlog.get_logger(__name__)
+
+REFRESH_SECONDS = 60.0
+"""The card is written again this often: a store restored from an older backup shows it again soon."""
+_RETRY_SECONDS = 1.0
+
+
+def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None) -> EngineCard:
+    """The card, within its bounds: what of the engine's own description does not fit is left out, with a warning."""
+    described = openapi or {}
+    data, result, example = predict_schemas(described)
+    card = EngineCard(
+        engine=spec.id,
+        slot=slot,
+        version=spec.version,
+        description=spec.description,
+        input_schema=_usable("input", data, described, spec.id),
+        output_schema=_usable("output", result, described, spec.id),
+        example=example,
+        slots=spec.slots,
+        execution_timeout_seconds=spec.execution_timeout_seconds,
+        max_time_in_queue_seconds=spec.max_time_in_queue_seconds,
+        max_queued_jobs=spec.max_queued_jobs,
+        retry=spec.retry,
+        batch=spec.batch,
+        idle_at_zero=spec.scale.min == 0,
+        openapi=dict(openapi) if openapi is not None else None,
+    )
+    for field, empty in (("openapi", None), ("example", None), ("output_schema", {}), ("input_schema", {})):
+        if _fits(card):
+            break
+        _log.warning("The engine's card is too large, so a part is left out", action="card_cut", part=field)
+        card = card.model_copy(update={field: empty})
+    return card
+
+
+def _usable(which: str, schema: Any, openapi: Mapping[str, Any], engine_id: str) -> dict[str, Any]:
+    try:
+        return stand_alone(schema, openapi)
+    except Unusable as error:
+        _log.warning(
+            "The engine's schema cannot be used, so anything is let through",
+            action="schema_unusable",
+            engine_id=engine_id,
+            which=which,
+            reason=str(error),
+        )
+        return {}
+
+
+def _fits(card: EngineCard) -> bool:
+    value = card.model_dump(mode="json")
+    return depth(value) <= CARD_MAX_DEPTH and len(pydantic_core.to_json(value)) <= CARD_MAX_BYTES
+
+
+class CardKeeper:
+    """Keeps `card/<slot>` as the engine is, from the first time that it is healthy."""
+
+    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot) -> None:
+        self._sidecar = sidecar
+        self._spec = spec
+        self._slot: Slot = slot
+        self._shown: bytes | None = None
+        self._stale = asyncio.Event()
+        self._client: EngineClient | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def came_up(self, client: EngineClient) -> None:
+        """A replica became healthy: it may be another version of the code."""
+        self._client = client
+        self._stale.set()
+
+    def start(self) -> None:
+        """Begin to keep the card."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Keep it no longer. It stays where it is: an engine that stops is still known."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        await self._stale.wait()
+        while True:
+            self._stale.clear()
+            try:
+                await self._show()
+                pause = REFRESH_SECONDS
+            except EnginehouseError as error:
+                _log.warning("The engine's card cannot be shown yet", action="card_failed", error=str(error))
+                pause = _RETRY_SECONDS
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stale.wait()
+
+    async def _show(self) -> None:
+        """Write the card, and announce it if it is another than before."""
+        if self._client is None:
+            raise Unavailable("no replica has been healthy yet")
+        card = build_card(self._spec, self._slot, await self._client.openapi())
+        value = card.model_dump_json().encode()
+        await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
+        if value == self._shown:
+            return
+        event = completion_event(ENGINE_ANNOUNCED, self._spec.id, self._slot, None)
+        await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)
+        self._shown = value
+        _log.info("The engine's card is shown", action="card_shown", engine_id=self._spec.id, slot=self._slot)

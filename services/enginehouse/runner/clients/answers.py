@@ -1,0 +1,118 @@
+"""Reads what an untrusted engine answered to POST /predict. Everything is bounded, and nothing is believed."""
+
+import json
+import re
+from typing import Any
+
+import pydantic_core
+
+from enginehouse.runner.clients.base import Busy, Reply
+from enginehouse.runner.outcome import MALFORMED_ANSWER, OUTPUT_TOO_LARGE, Failed, Rejected, Succeeded
+
+MESSAGE_MAX_CHARS = 2_000
+MAX_RETRY_AFTER_SECONDS = 60.0
+_NOT_REJECTIONS = frozenset({408, 429})
+_TRACEBACK = "Traceback (most recent call last)"
+# JSON has no infinity, and yet `1e400` is JSON: only digits like these can overflow a float.
+_MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def malformed(reason: str) -> Failed:
+    """The engine answered, but not as agreed; it would again."""
+    return Failed(f"the engine's answer cannot be used: {reason}", MALFORMED_ANSWER, retryable=False)
+
+
+def too_large(size: str, limit: int) -> Failed:
+    """The engine answered more than a result may be."""
+    return Failed(
+        f"the engine's answer is {size}; a result may have at most {limit} bytes", OUTPUT_TOO_LARGE, retryable=False
+    )
+
+
+def read_result(body: bytes, limit: int) -> Reply:
+    """A 2xx body as a result, or why it is none."""
+    if not body.strip():
+        return malformed('it is empty, where {"result": …} is expected')
+    try:
+        answer = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        return malformed(f"it is not JSON ({bounded(str(error), 200)})")
+    return read_answer(answer, body, limit)
+
+
+def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
+    """A parsed 2xx answer as a result; `body` is what it was parsed from."""
+    if not isinstance(answer, dict) or "result" not in answer:
+        return malformed('it is JSON without "result"')
+    if len(body) > limit:
+        return too_large(f"{len(body)} bytes", limit)
+    if _MAY_OVERFLOW.search(body) and not _is_finite(answer["result"]):
+        return malformed("it holds a number that is too large for JSON readers")
+    return Succeeded(answer["result"])
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def read_refusal(status: int, retry_after: str | None, body: bytes) -> Reply:
+    """What an answer other than 2xx means."""
+    if status in (429, 503):
+        return Busy(_seconds(retry_after))
+    if 400 <= status < 500 and status not in _NOT_REJECTIONS:
+        return Rejected(message_of(body) or f"the engine refused the input with status {status}")
+    if status >= 500 or status in _NOT_REJECTIONS:
+        said = message_of(body)
+        return Failed(f"the engine answered {status}" + (f": {said}" if said else ""))
+    return malformed(f"its status is {status}, where 200 is expected")
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return 1.0
+    return min(max(seconds, 0.05), MAX_RETRY_AFTER_SECONDS) if seconds == seconds else 1.0
+
+
+def message_of(body: bytes) -> str:
+    """The sentence inside an error body: `detail`, `message` or `error` of JSON, else its text; never a stack trace."""
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        said = _sentence(pydantic_core.from_json(body))
+    except ValueError:
+        said = "" if text.startswith("<") else text
+    return bounded(without_trace(said), MESSAGE_MAX_CHARS)
+
+
+def _sentence(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_sentence(item) for item in value[:20])))
+    if isinstance(value, dict):
+        if isinstance(value.get("msg"), str):
+            where = ".".join(str(part) for part in value.get("loc") or () if part != "body")
+            return f"{where}: {value['msg']}" if where else str(value["msg"])
+        for key in ("detail", "message", "error", "title"):
+            if said := _sentence(value.get(key)):
+                return said
+    return ""
+
+
+def without_trace(text: str) -> str:
+    """A Python stack trace reduced to its last line; other text as it is."""
+    if _TRACEBACK not in text:
+        return text
+    return text.strip().splitlines()[-1]
+
+
+def bounded(text: str, limit: int) -> str:
+    """Printable, and at most `limit` characters."""
+    clean = _CONTROL.sub(" ", text).strip()
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

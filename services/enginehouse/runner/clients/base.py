@@ -1,0 +1,75 @@
+"""What the runner asks of an engine, whatever protocol it speaks, and what it may hear back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from enginehouse.runner.outcome import Failed, Rejected, Succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One job as its engine is to see it."""
+
+    job_id: str
+    data: Any
+    parameters: dict[str, Any] | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The engine has no room at present and asks to be called again."""
+
+    retry_after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No connection could be made: the engine has not seen the job."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The connection ended before the answer was complete: the engine may have died of the job."""
+
+    message: str
+
+
+Reply = Succeeded | Rejected | Failed | Busy | Unreachable | Closed
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a health check said."""
+
+    ok: bool
+    answered: bool = True
+    """False: a connection was made, and then nothing came in time: busy or hung. A refusal counts as an answer."""
+    in_hand: int | None = None
+    """Calls that the engine says it works on, if it says (`in_hand` of a JSON answer)."""
+
+
+class EngineClient(Protocol):
+    """One engine replica. No call raises for what an engine does; cancelling a call closes its connection."""
+
+    @property
+    def address(self) -> str:
+        """`host:port`, for logs and restarts."""
+
+    async def predict(self, prediction: Prediction) -> Reply:
+        """Run one job. Has no deadline of its own: the execution clock is the caller's."""
+
+    async def cancel(self, job_id: str) -> bool:
+        """Tell the engine that nobody waits for this job any more; whether it says that it stopped."""
+
+    async def health(self) -> Health:
+        """Whether the model is loaded."""
+
+    async def openapi(self) -> Mapping[str, Any] | None:
+        """The engine's own description, None if it has none. Unavailable when it cannot be asked at present."""
+
+    async def close(self) -> None:
+        """Let go of its connections."""

@@ -1,0 +1,189 @@
+"""An engine that speaks HTTP as agreed: POST /predict, GET /healthz, and what it offers beyond.
+
+Decision, 2026-11-22: aiohttp, because this is the hot path. One call of an echo engine on a 2-core machine, body read
+in bounded chunks: aiohttp 0.37 ms and 126 µs of CPU at 8 at once (7,900/s); httpx2 0.83 ms and 775 µs (1,290/s).
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import pydantic_core
+
+from enginehouse.contracts.errors import Unavailable
+from enginehouse.runner.clients.answers import malformed, message_of, read_answer, read_refusal, read_result, too_large
+from enginehouse.runner.clients.base import Closed, Health, Prediction, Reply, Unreachable
+from enginehouse.runner.outcome import Failed
+
+_CONNECT_SECONDS = 5.0
+# Servers close idle connections after 2 to 5 s; a job sent just then would look like an engine that died of it.
+_KEEPALIVE_SECONDS = 1.0
+_ASIDE_SECONDS = 2.0
+_ERROR_MAX_BYTES = 64 * 1024
+_OPENAPI_MAX_BYTES = 1024 * 1024
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_STREAM = "application/x-ndjson"
+
+
+class _TooMuch(Exception):
+    """The body is longer than it may be."""
+
+
+class HttpEngine:
+    """One replica of an engine at `url` (`http://host:port`). Made inside the event loop that uses it."""
+
+    def __init__(self, url: str, *, predict_max_bytes: int, output_max_bytes: int) -> None:
+        self._url = url.rstrip("/")
+        self._address = self._url.removeprefix("http://")
+        self._predict_max_bytes = predict_max_bytes
+        self._output_max_bytes = output_max_bytes
+        # What an engine sends is not believed: no cookies, no redirects, no unpacking (a bomb), no proxy of ours.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            headers={"Accept-Encoding": "identity", "User-Agent": "enginehouse-runner"},
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return self._address
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._session.close()
+
+    async def predict(self, prediction: Prediction) -> Reply:
+        """POST /predict and read the answer, never more of it than allowed."""
+        headers = {"Content-Type": "application/json"}
+        if prediction.traceparent and _TRACEPARENT.fullmatch(prediction.traceparent):
+            headers["traceparent"] = prediction.traceparent
+        body: dict[str, Any] = {"data": prediction.data, "id": prediction.job_id}
+        if prediction.parameters is not None:
+            body["parameters"] = prediction.parameters
+        try:
+            async with self._session.post(
+                f"{self._url}/predict", data=pydantic_core.to_json(body), headers=headers, allow_redirects=False
+            ) as response:
+                return await self._read_reply(response)
+        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
+            return Unreachable(f"the engine at {self._address} cannot be reached: {type(error).__name__}")
+        except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+            return Closed("the engine closed the connection before it had answered")
+        except (aiohttp.ClientError, ValueError) as error:
+            return malformed(f"it is not HTTP ({type(error).__name__})")
+
+    async def _read_reply(self, response: aiohttp.ClientResponse) -> Reply:
+        try:
+            if not 200 <= response.status < 300:
+                return await self._read_refusal(response)
+            if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _STREAM:
+                return await self._read_stream(response)
+            return read_result(await _read(response, self._predict_max_bytes), self._output_max_bytes)
+        except _TooMuch:
+            size = response.headers.get("Content-Length")
+            said = f"{size} bytes" if size and size.isdigit() else f"more than {self._predict_max_bytes} bytes"
+            return too_large(said[:30], self._output_max_bytes)
+
+    async def _read_refusal(self, response: aiohttp.ClientResponse) -> Reply:
+        try:
+            body = await _read(response, _ERROR_MAX_BYTES)
+        except _TooMuch:
+            body = b""
+        return read_refusal(response.status, response.headers.get("Retry-After"), body)
+
+    async def _read_stream(self, response: aiohttp.ClientResponse) -> Reply:
+        """Lines of `{progress|output|log|metric}`, the last one `{result}` or `{error}`."""
+        line = bytearray()
+        async for chunk in response.content.iter_any():
+            *ended, rest = chunk.split(b"\n")
+            for part in ended:
+                line += part
+                if (reply := self._read_line(bytes(line))) is not None:
+                    return reply
+                line.clear()
+            line += rest
+            if len(line) > self._predict_max_bytes:
+                raise _TooMuch
+        return self._read_line(bytes(line)) or malformed('its stream ended without a line {"result": …}')
+
+    def _read_line(self, line: bytes) -> Reply | None:
+        """The line that ends a stream; None for any other, which is not even parsed."""
+        if b'"result"' not in line and b'"error"' not in line:
+            return None
+        try:
+            answer = pydantic_core.from_json(line, allow_inf_nan=False)
+        except ValueError:
+            return malformed("a line of its stream is not JSON")
+        if isinstance(answer, dict) and "result" in answer:
+            return read_answer(answer, line, self._output_max_bytes)
+        if isinstance(answer, dict) and "error" in answer:
+            return Failed(message_of(line) or "the engine's stream ended with an error")
+        return None
+
+    async def cancel(self, job_id: str) -> bool:
+        """POST /predict/{id}/cancel; engines need not offer it."""
+        try:
+            async with asyncio.timeout(_ASIDE_SECONDS):
+                async with self._session.post(
+                    f"{self._url}/predict/{job_id}/cancel", allow_redirects=False
+                ) as response:
+                    return 200 <= response.status < 300
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return False
+
+    async def health(self) -> Health:
+        """GET /healthz."""
+        try:
+            async with asyncio.timeout(_ASIDE_SECONDS):
+                async with self._session.get(f"{self._url}/healthz", allow_redirects=False) as response:
+                    body = await _read(response, _ERROR_MAX_BYTES)
+        except TimeoutError:
+            return Health(ok=False, answered=False)
+        except (aiohttp.ClientError, ValueError, _TooMuch):
+            return Health(ok=False)
+        return Health(ok=response.status == 200, in_hand=_in_hand(body))
+
+    async def openapi(self) -> Mapping[str, Any] | None:
+        """GET /openapi.json; what is not a JSON object, or too large, counts as none."""
+        try:
+            async with asyncio.timeout(5 * _ASIDE_SECONDS):
+                async with self._session.get(f"{self._url}/openapi.json", allow_redirects=False) as response:
+                    body = await _read(response, _OPENAPI_MAX_BYTES) if response.status == 200 else b""
+        except _TooMuch:
+            return None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"the engine at {self._address} does not show its openapi.json") from error
+        try:
+            found = pydantic_core.from_json(body, allow_inf_nan=False)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, or _TooMuch as soon as it is known to be longer than `limit`."""
+    if (response.content_length or 0) > limit:
+        response.close()
+        raise _TooMuch
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            response.close()
+            raise _TooMuch
+    return bytes(body)
+
+
+def _in_hand(body: bytes) -> int | None:
+    try:
+        said = pydantic_core.from_json(body)
+    except ValueError:
+        return None
+    count = said.get("in_hand") if isinstance(said, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None

@@ -1,0 +1,146 @@
+"""Watches each replica's health, and has one restarted that hangs."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from enginehouse.runner.clients.base import Health
+from enginehouse.runner.replicas import Replica, ReplicaPool
+
+_log = structlog.get_logger(__name__)
+
+_FAST_SECONDS, _SLOW_SECONDS = 0.1, 2.0
+_STARTING_SLOWLY_SECONDS = 1.0
+
+
+class Restarts:
+    """Asks the supervisor to restart a replica: a file `<host>_<port>`, which the supervisor removes when it is done."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def request(self, replica: Replica) -> bool:
+        """Ask for a restart; False if there is nobody to ask."""
+        if self._folder is None:
+            return False
+        try:
+            self._file(replica).touch()
+        except OSError as error:
+            _log.error("A restart of the engine could not be asked for", action="restart_not_asked", error=str(error))
+            return False
+        replica.restarting = True
+        return True
+
+    def pending(self, replica: Replica) -> bool:
+        """Whether the restart that was asked for is still to come."""
+        return self._folder is not None and self._file(replica).exists()
+
+    def _file(self, replica: Replica) -> Path:
+        assert self._folder is not None
+        return self._folder / replica.client.address.replace(":", "_")
+
+
+class HealthWatch:
+    """Polls /healthz of every replica: often while one is down, seldom while it is up."""
+
+    def __init__(self, pool: ReplicaPool, restarts: Restarts, came_up: Callable[[Replica], None]) -> None:
+        self._pool = pool
+        self._restarts = restarts
+        self._came_up = came_up
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._tasks = [asyncio.create_task(self._poll(replica)) for replica in self._pool.replicas]
+
+    async def stop(self) -> None:
+        """End polling."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _poll(self, replica: Replica) -> None:
+        down_for = 0.0
+        while True:
+            self._note(replica, await replica.client.health())
+            if replica.healthy:
+                down_for, pause = 0.0, _SLOW_SECONDS
+            else:
+                pause = _FAST_SECONDS if down_for < 30 else _STARTING_SLOWLY_SECONDS
+                down_for += pause
+            await self._pause(replica, pause)
+
+    async def _pause(self, replica: Replica, seconds: float) -> None:
+        """Sleep, unless a failed call marks the replica down: that is followed up at once."""
+        replica.changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await replica.changed.wait()
+
+    def _note(self, replica: Replica, health: Health) -> None:
+        if replica.restarting and not self._restarts.pending(replica) and health.ok:
+            replica.restarting = False
+        if not health.answered and replica.healthy and replica.in_hand:
+            return  # Many engines answer nothing while they work; their execution clock judges them.
+        healthy = health.ok and not replica.restarting
+        if healthy == replica.healthy:
+            return
+        self._pool.set_health(replica, healthy)
+        _log.info(
+            "The engine is ready" if healthy else "The engine does not answer its health check",
+            action="engine_up" if healthy else "engine_down",
+            engine_address=replica.client.address,
+        )
+        if healthy:
+            self._came_up(replica)
+
+
+class HangGuard:
+    """Keeps the slot of a call that ran out of time until the call is known to have ended, or its replica restarts."""
+
+    def __init__(self, pool: ReplicaPool, restarts: Restarts, after_seconds: float) -> None:
+        self._pool = pool
+        self._restarts = restarts
+        self._after = after_seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def overdue(self, replica: Replica, job_id: str) -> None:
+        """The call of `job_id` was closed for taking too long; its slot is now in the guard's hands."""
+        task = asyncio.create_task(self._judge(replica, job_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Forget what was being watched."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _judge(self, replica: Replica, job_id: str) -> None:
+        try:
+            if await replica.client.cancel(job_id):
+                return
+            await asyncio.sleep(self._after)
+            if replica.restarting or await self._has_ended(replica):
+                return
+            asked = self._restarts.request(replica)
+            if asked:
+                self._pool.set_health(replica, False)
+            _log.warning(
+                "A call hung past its time, so its engine is restarted"
+                if asked
+                else "A call hung past its time, and nothing here can restart its engine",
+                action="engine_restart",
+                job_id=job_id,
+                engine_address=replica.client.address,
+            )
+        finally:
+            self._pool.release(replica)
+
+    async def _has_ended(self, replica: Replica) -> bool:
+        """Whether the engine itself says that it works on fewer calls than hold its slots, this one included."""
+        health = await replica.client.health()
+        return health.ok and health.in_hand is not None and health.in_hand < replica.in_hand

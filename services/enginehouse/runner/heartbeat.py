@@ -1,0 +1,131 @@
+"""Tells every few seconds that this worker lives and what it has in hand, and keeps it in the list of workers."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from pydantic import ValidationError
+
+from enginehouse.contracts.engine import HEARTBEAT_SECONDS, WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
+from enginehouse.contracts.errors import Conflict, EnginehouseError
+from enginehouse.contracts.job import now
+from enginehouse.contracts.names import WORKERS_KEY, Slot, job_topic, results_component, worker_key
+from enginehouse.sidecar.base import Sidecar, StateItem
+
+_log = structlog.get_logger(__name__)
+
+_LIST_TTL_SECONDS = 7 * 86_400
+_TRIES = 20
+
+
+class Heart:
+    """Beats for one worker."""
+
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        spec: EngineSpec,
+        slot: Slot,
+        worker: str,
+        *,
+        slots: int,
+        in_hand: Callable[[], list[str]],
+        healthy: Callable[[], bool],
+    ) -> None:
+        self._sidecar = sidecar
+        self._store = results_component(spec.id)
+        self._topic = job_topic(spec.id)
+        self._spec = spec
+        self._slot: Slot = slot
+        self._worker = worker
+        self._slots = slots
+        self._in_hand = in_hand
+        self._healthy = healthy
+        self._idle_since: datetime | None = now()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Beat no longer, and say so, that nobody waits for this worker."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        try:
+            await self._sidecar.delete(self._store, worker_key(self._worker))
+            await self._enlist(present=False)
+        except EnginehouseError as error:
+            _log.info("The last heartbeat could not be removed and runs out", action="heartbeat_left", error=str(error))
+
+    async def beat(self) -> None:
+        """One heartbeat."""
+        in_hand = self._in_hand()
+        if in_hand:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now()
+        metadata = await self._sidecar.metadata()
+        beat = Heartbeat(
+            worker=self._worker,
+            slot=self._slot,
+            version=self._spec.version,
+            slots=self._slots,
+            in_hand=in_hand,
+            idle_since=self._idle_since,
+            healthy=self._healthy(),
+            subscribed=self._topic in metadata.subscribed_topics,
+            at=now(),
+        )
+        value = beat.model_dump_json().encode()
+        await self._sidecar.put(self._store, worker_key(self._worker), value, WORKER_TTL_SECONDS)
+        await self._enlist(present=True)
+
+    async def _run(self) -> None:
+        failing = False
+        while True:
+            try:
+                await self.beat()
+                failing = False
+            except EnginehouseError as error:
+                if not failing:
+                    _log.warning("A heartbeat could not be written", action="heartbeat_failed", error=str(error))
+                failing = True
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _enlist(self, *, present: bool) -> None:
+        """See that the list names this worker (or no longer does), and none whose heartbeat is gone."""
+        for _ in range(_TRIES):
+            item = await self._sidecar.read(self._store, WORKERS_KEY)
+            listed = _names(item)
+            others = [name for name in listed if name != self._worker]
+            if present and len(others) < len(listed):
+                return
+            living = await self._sidecar.read_many(self._store, [worker_key(name) for name in others])
+            names = [name for name in others if worker_key(name) in living]
+            wanted = WorkerList(workers=sorted({*names, self._worker} if present else names))
+            try:
+                await self._write(item, wanted.model_dump_json().encode())
+                return
+            except Conflict:
+                continue
+        _log.warning("The list of workers changes too often to be changed", action="enlist_failed")
+
+    async def _write(self, item: StateItem | None, value: bytes) -> None:
+        if item is None:
+            await self._sidecar.create(self._store, WORKERS_KEY, value, _LIST_TTL_SECONDS)
+        else:
+            await self._sidecar.replace(self._store, WORKERS_KEY, value, item.etag, _LIST_TTL_SECONDS)
+
+
+def _names(item: StateItem | None) -> list[str]:
+    if item is None:
+        return []
+    try:
+        return WorkerList.model_validate_json(item.value).workers
+    except ValidationError:
+        return []

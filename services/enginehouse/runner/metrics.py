@@ -1,0 +1,24 @@
+"""What a runner counts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 600)
+
+
+class RunnerMetrics:
+    """The metrics of one runner, in a registry of their own; the engine is told by the target's labels."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.jobs = Counter(
+            "enginehouse_runner_attempts", "Attempts by what came of them.", ["outcome"], registry=self.registry
+        )
+        self.predict_seconds = Histogram(
+            "enginehouse_runner_predict_seconds", "Time at the engine.", buckets=_BUCKETS, registry=self.registry
+        )
+        self.running = Gauge("enginehouse_runner_running", "Attempts under way.", registry=self.registry)
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self.registry)

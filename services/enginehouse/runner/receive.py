@@ -1,0 +1,218 @@
+"""Takes deliveries: decides whether a job is run, joined, acknowledged unrun, or dead-lettered as unreadable."""
+
+import asyncio
+import hashlib
+from datetime import timedelta
+
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError, Malformed
+from enginehouse.contracts.events import JOB_REQUESTED, DeadLetter, JobEvent, dead_letter_event, read_event
+from enginehouse.contracts.job import JobError, now
+from enginehouse.contracts.names import DEAD_LETTERS_TOPIC, is_job_id, jobs_component
+from enginehouse.runner.admit import Admission, Exhausted, Skip, lost_attempt
+from enginehouse.runner.execute import Executor
+from enginehouse.runner.metrics import RunnerMetrics
+from enginehouse.runner.outcome import Attempt, Failed, HandedBack, Outcome, jittered
+from enginehouse.runner.settle import Settler
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.records import JobRecords
+
+_log = structlog.get_logger(__name__)
+
+FRESH = timedelta(seconds=3)
+"""A first attempt published this recently runs without its record being read first.
+
+Brokers deliver a second time after a minute or more, so an older event may be a second delivery of a job that another
+worker runs: reading first is what lets a job longer than the broker's clock run once.
+"""
+_EVENT_TEXT_MAX = 64 * 1024
+_STOPPING_DELAY_SECONDS = 2.0
+
+
+class Receiver:
+    """The delivery endpoint of one engine. `deliver` acknowledges with True and asks for another delivery with False."""
+
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        records: JobRecords,
+        admission: Admission,
+        executor: Executor,
+        settler: Settler,
+        metrics: RunnerMetrics,
+        *,
+        engine_id: str,
+        worker: str,
+        version: str,
+    ) -> None:
+        self._sidecar = sidecar
+        self._records = records
+        self._admission = admission
+        self._executor = executor
+        self._settler = settler
+        self._metrics = metrics
+        self._engine_id = engine_id
+        self._worker = worker
+        self._version = version
+        self._in_hand: dict[str, asyncio.Task[bool]] = {}
+        self.draining = False
+        """Set to take nothing more: what is delivered goes back to the queue at once."""
+
+    @property
+    def in_hand(self) -> list[str]:
+        """Ids of the jobs delivered and not yet settled."""
+        return list(self._in_hand)
+
+    async def settled(self) -> None:
+        """Wait until nothing is in hand."""
+        while self._in_hand:
+            await asyncio.wait(list(self._in_hand.values()))
+
+    async def deliver(self, body: bytes) -> bool:
+        """Take one delivery, and answer when its job is settled."""
+        try:
+            event = self._read(body)
+        except Malformed as error:
+            return await self._dead_letter(body, error)
+        if event.expirytime <= now():
+            _log.info("A delivery came after its time and is not run", action="delivery_expired", job_id=event.id)
+            return True
+        handling = self._in_hand.get(event.id)
+        if handling is None:
+            handling = asyncio.create_task(self._handle(event, body))
+            self._in_hand[event.id] = handling
+            handling.add_done_callback(lambda _: self._in_hand.pop(event.id, None))
+        else:
+            _log.info("A second delivery joins the job that runs", action="delivery_joined", job_id=event.id)
+        return await asyncio.shield(handling)
+
+    def _read(self, body: bytes) -> JobEvent:
+        event = read_event(JobEvent, body)
+        if event.type != JOB_REQUESTED:
+            raise Malformed(f"type: {event.type[:100]!r} is not {JOB_REQUESTED}")
+        if event.engineid != self._engine_id:
+            raise Malformed(f"engineid: {event.engineid[:100]!r} is not this engine, {self._engine_id}")
+        if not is_job_id(event.id):
+            raise Malformed(f"id: {event.id[:100]!r} is not a job id")
+        return event
+
+    async def _dead_letter(self, body: bytes, error: Malformed) -> bool:
+        _log.warning("What was delivered is no job of this engine", action="dead_lettered", error=str(error))
+        letter = DeadLetter(
+            reason="UNPARSABLE",
+            error=JobError(code=error.code, message=str(error)),
+            event=body[:_EVENT_TEXT_MAX].decode("utf-8", "replace"),
+        )
+        # The same bytes get the same id, so that a second delivery is recognised as the same dead letter.
+        event = dead_letter_event(self._engine_id, hashlib.sha256(body).hexdigest()[:32], letter)
+        try:
+            await self._sidecar.publish(jobs_component(self._engine_id), DEAD_LETTERS_TOPIC, event)
+        except EnginehouseError as failure:
+            _log.warning("A dead letter could not be published yet", action="dead_letter_failed", error=str(failure))
+            return False
+        self._metrics.jobs.labels("unparsable").inc()
+        return True
+
+    async def _handle(self, event: JobEvent, body: bytes) -> bool:
+        try:
+            return await self._take(event)
+        except Malformed as error:
+            return await self._dead_letter(body, error)
+        except EnginehouseError as error:
+            _log.warning("A delivery cannot be judged yet", action="deliver_again", job_id=event.id, error=str(error))
+            return False
+        except Exception:
+            _log.exception("A delivery could not be handled", action="deliver_again", job_id=event.id)
+            return False
+
+    async def _take(self, event: JobEvent) -> bool:
+        attempt = self._attempt(event)
+        if self.draining:
+            return await self._finish(attempt, HandedBack("the worker stops", jittered(_STOPPING_DELAY_SECONDS)))
+        fresh = _is_fresh(event)
+        if not fresh and (done := await self._admit(event, attempt)) is not None:
+            return done
+        waiting_since = asyncio.get_running_loop().time()
+        replica = await self._executor.wait_for_slot()
+        if replica is not None and asyncio.get_running_loop().time() - waiting_since > FRESH.total_seconds():
+            # Much may have happened to a job that waited: it may be canceled, or past its time.
+            try:
+                done = True if event.expirytime <= now() else await self._admit(event, attempt)
+            except BaseException:
+                self._executor.release(replica)
+                raise
+            if done is not None:
+                self._executor.release(replica)
+                return done
+        attempt.started_at = now()
+        self._metrics.running.inc()
+        try:
+            outcome = await self._executor.run(attempt, replica)
+        except EnginehouseError:
+            raise
+        except Exception:
+            _log.exception("An attempt broke inside the runner", action="attempt_broke", job_id=event.id)
+            outcome = Failed("the runner could not carry out this attempt")
+        finally:
+            self._metrics.running.dec()
+        return await self._finish(attempt, outcome)
+
+    def _attempt(self, event: JobEvent) -> Attempt:
+        return Attempt(
+            job_id=event.id,
+            number=event.attempt,
+            worker=self._worker,
+            version=self._version,
+            order=event.data,
+            traceparent=event.traceparent,
+        )
+
+    async def _admit(self, event: JobEvent, attempt: Attempt) -> bool | None:
+        """Read the record and judge. None: `attempt` is to be run; else the answer to the delivery."""
+        stored = await self._records.read(event.id)
+        attempt.record_seen = stored is not None
+        verdict = await self._admission.judge(
+            event.id, event.attempt, event.data.retry.max_attempts, stored.record if stored else None
+        )
+        if isinstance(verdict, Skip):
+            _log.info("A delivery is not run", action="delivery_skipped", job_id=event.id, reason=verdict.reason)
+            return True
+        if isinstance(verdict, Exhausted):
+            lost, outcome = lost_attempt(event, verdict.record)
+            return await self._finish(lost, outcome)
+        attempt.number, attempt.takes_over = verdict.number, verdict.takes_over
+        return None
+
+    async def _finish(self, attempt: Attempt, outcome: Outcome) -> bool:
+        kind = type(outcome).__name__
+        self._metrics.jobs.labels(_LABELS[kind]).inc()
+        if attempt.predict_time is not None:
+            self._metrics.predict_seconds.observe(attempt.predict_time)
+        _log.debug("An attempt ended", action="attempt_ended", job_id=attempt.job_id, outcome=kind)
+        if isinstance(outcome, Failed):
+            _log.warning(
+                "The engine failed",
+                action="attempt_failed",
+                job_id=attempt.job_id,
+                attempt=attempt.number,
+                code=outcome.code,
+                error=outcome.message,
+            )
+        return await self._settler.settle(attempt, outcome)
+
+
+_LABELS = {
+    "Succeeded": "succeeded",
+    "Rejected": "rejected",
+    "Failed": "failed",
+    "TimedOut": "timed_out",
+    "WorkerLost": "worker_lost",
+    "HandedBack": "handed_back",
+    "Superseded": "superseded",
+}
+
+
+def _is_fresh(event: JobEvent) -> bool:
+    """Whether this can only be the first delivery of a first attempt."""
+    return event.attempt == 1 and event.time is not None and abs(now() - event.time) < FRESH

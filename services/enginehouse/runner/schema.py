@@ -1,0 +1,141 @@
+"""Finds the schemas of an engine's input and output in its OpenAPI, and makes each stand on its own, bounded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema_rs
+import pydantic_core
+
+from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH
+
+_COMPONENTS = "#/components/schemas/"
+_MAX_NODES = 20_000
+
+
+class Unusable(Exception):
+    """A schema that cannot be shown; says why."""
+
+
+def predict_schemas(openapi: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Schema of `data`, schema of `result`, and an example of `data`, as found in the description; {} and None if not."""
+    operation = _at(openapi, "paths", "/predict", "post")
+    body = _json_content(_at(operation, "requestBody", "content"))
+    answer = _json_content(_at(operation, "responses", "200", "content"))
+    request = _follow(openapi, _at(body, "schema"))
+    result = _follow(openapi, _at(answer, "schema"))
+    data = _at(request, "properties", "data")
+    return data or {}, _at(result, "properties", "result") or {}, _example(openapi, body, request, data)
+
+
+def stand_alone(schema: Any, openapi: Mapping[str, Any]) -> dict[str, Any]:
+    """`schema` with every component it refers to under its own `$defs`; Unusable if it refers anywhere else."""
+    if not isinstance(schema, dict):
+        return {}
+    components = _at(openapi, "components", "schemas")
+    definitions: dict[str, Any] = {}
+    wanted: list[str] = []
+    budget = [_MAX_NODES]
+    whole = _convert(schema, wanted, 0, budget)
+    while wanted:
+        name = wanted.pop()
+        if name in definitions:
+            continue
+        found = components.get(name)
+        if found is None:
+            raise Unusable(f"its $ref to component {name[:100]!r} leads nowhere")
+        definitions[name] = _convert(found, wanted, 0, budget)
+    if definitions:
+        whole = {**whole, "$defs": {**whole.get("$defs", {}), **definitions}}
+    _check(whole)
+    return dict(whole)
+
+
+def _check(schema: Any) -> None:
+    if depth(schema) > CARD_MAX_DEPTH - 2:
+        raise Unusable(f"it is nested more than {CARD_MAX_DEPTH - 2} deep")
+    if len(pydantic_core.to_json(schema)) > CARD_MAX_BYTES:
+        raise Unusable(f"it is larger than {CARD_MAX_BYTES} bytes")
+    if not _is_schema(schema):
+        raise Unusable("it is not a valid JSON Schema")
+
+
+def _is_schema(schema: Any) -> bool:
+    try:
+        jsonschema_rs.Draft202012Validator(schema)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
+        return False
+    return True
+
+
+def depth(value: Any) -> int:
+    """How deep objects and lists are nested; 0 for a plain value."""
+    deepest, level, here = 0, 0, [value]
+    while here:
+        here = [
+            child
+            for node in here
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        level += 1
+        deepest = level if here else deepest
+        if level > 10 * CARD_MAX_DEPTH:
+            break
+    return deepest
+
+
+def _convert(node: Any, wanted: list[str], level: int, budget: list[int]) -> Any:
+    """A copy with component references turned into `$defs` references, noting each in `wanted`."""
+    budget[0] -= 1
+    if budget[0] < 0 or level > CARD_MAX_DEPTH:
+        raise Unusable("it is too large or nested too deep")
+    if isinstance(node, list):
+        return [_convert(item, wanted, level + 1, budget) for item in node]
+    if not isinstance(node, dict):
+        return node
+    copy = {key: _convert(value, wanted, level + 1, budget) for key, value in node.items()}
+    reference = node.get("$ref")
+    if isinstance(reference, str):
+        if reference.startswith(_COMPONENTS):
+            wanted.append(reference.removeprefix(_COMPONENTS))
+            copy["$ref"] = "#/$defs/" + reference.removeprefix(_COMPONENTS)
+        elif not reference.startswith("#/$defs/"):
+            raise Unusable(f"its $ref {reference[:100]!r} is not one inside the same description")
+    if copy.pop("nullable", None) is True and isinstance(copy.get("type"), str):
+        copy["type"] = [copy["type"], "null"]  # OpenAPI 3.0's way of saying it.
+    return copy
+
+
+def _at(node: Any, *path: str) -> Any:
+    """The object at `path`, or {} where there is none."""
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
+
+
+def _json_content(content: Any) -> Any:
+    return _at(content, "application/json") or _at(content, "application/x-ndjson")
+
+
+def _follow(openapi: Mapping[str, Any], schema: Any) -> Any:
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith(_COMPONENTS):
+        return _at(openapi, "components", "schemas", reference.removeprefix(_COMPONENTS))
+    return schema
+
+
+def _example(openapi: Mapping[str, Any], body: Any, request: Any, data: Any) -> Any:
+    """The first example of `data` that the description gives anywhere, None without one."""
+    whole = [body.get("example"), request.get("example"), *_listed(request.get("examples"))]
+    for example in whole:
+        if isinstance(example, dict) and "data" in example:
+            return example["data"]
+    for schema in (data, _follow(openapi, data)):
+        for example in (schema.get("example"), *_listed(schema.get("examples"))):
+            if example is not None:
+                return example
+    return None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

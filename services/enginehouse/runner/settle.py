@@ -1,0 +1,97 @@
+"""Settles an attempt: the record, then the completion, then the acknowledgement; never in another order."""
+
+import asyncio
+
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError, Malformed
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED, completion_event
+from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
+from enginehouse.runner.outcome import Attempt, Outcome, decide, jittered, record_for
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.records import JobRecords
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_PUBLISH_TRIES = 4
+
+
+def _pause(tries: int) -> float:
+    """Seconds to wait after the `tries`th failure in a row."""
+    return jittered(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * float(2 ** min(tries, 10))))
+
+
+class Settler:
+    """Writes and tells what came of the attempts of one engine."""
+
+    def __init__(self, sidecar: Sidecar, records: JobRecords, engine_id: str) -> None:
+        self._sidecar = sidecar
+        self._records = records
+        self._engine_id = engine_id
+        self._pubsub = jobs_component(engine_id)
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def settle(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """Settle; True: acknowledge. Holds the outcome for as long as the record cannot be written."""
+        wanted = record_for(outcome, attempt, now())
+        if wanted is None:
+            return True
+        try:
+            held = await self._write(attempt, outcome, wanted)
+        except Malformed:
+            raise
+        except EnginehouseError as error:
+            _log.error("A result is given up", action="settle_failed", job_id=attempt.job_id, error=str(error))
+            return False
+        if held == wanted or held.status is wanted.status:
+            await self.tell(JOB_COMPLETED, attempt.job_id, held.status, held.attempt)
+        return True
+
+    def announce_start(self, attempt: Attempt) -> None:
+        """Tell, beside the work, that the job runs."""
+        task = asyncio.create_task(self.tell(JOB_STARTED, attempt.job_id, Status.RUNNING, attempt.number))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def tell(self, kind: str, job_id: str, status: Status, attempt: int) -> None:
+        """Publish the hint that a record has changed. One that cannot be published delays, and loses nothing."""
+        event = completion_event(kind, self._engine_id, job_id, status, attempt)
+        for tries in range(_PUBLISH_TRIES):
+            try:
+                await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
+                return
+            except EnginehouseError as error:
+                last = error
+                await asyncio.sleep(_pause(tries))
+        _log.warning("A completion could not be published", action="tell_failed", job_id=job_id, error=str(last))
+
+    async def _write(self, attempt: Attempt, outcome: Outcome, wanted: JobRecord) -> JobRecord:
+        """Write until it works; gives up only when the record's own time would be over."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + attempt.order.record_ttl_seconds
+        tries = 0
+        while True:
+            try:
+                return await self._records.change(
+                    attempt.job_id,
+                    attempt.order.record_ttl_seconds,
+                    lambda present: decide(outcome, attempt, present, wanted),
+                    blind=not attempt.record_seen,
+                )
+            except Malformed:
+                raise
+            except EnginehouseError as error:
+                if loop.time() > give_up_at:
+                    raise
+                if tries in (0, 5) or tries % 60 == 0:
+                    _log.warning(
+                        "A result cannot be written yet and is kept in hand",
+                        action="settle_delayed",
+                        job_id=attempt.job_id,
+                        tries=tries + 1,
+                        error=str(error),
+                    )
+                await asyncio.sleep(_pause(tries))
+                tries += 1
