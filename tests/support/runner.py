@@ -1,0 +1,206 @@
+"""A runner over a fake sidecar, beside a small real HTTP engine that does what the test says."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from enginehouse.contracts import names
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.events import JobOrder, job_event
+from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, now
+from enginehouse.local.ports import PortPool
+from enginehouse.runner.app import Runner
+from enginehouse.runner.settings import RunnerSettings
+from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+
+ENGINE = "acme--echo"
+STORE = names.results_component(ENGINE)
+TOKEN = "an-app-token-of-a-test"
+PORTS = PortPool()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def until(condition: Callable[[], Any], timeout_seconds: float = 10) -> Any:
+    """The first true value of `condition`; fails when there is none in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.005)
+    return value
+
+
+async def echo(request: web.Request) -> web.StreamResponse:
+    """Answer the input."""
+    return web.json_response({"result": (await request.json())["data"]})
+
+
+class TinyEngine:
+    """An engine that is a plain HTTP server."""
+
+    def __init__(self) -> None:
+        self.predict: Handler = echo
+        self.healthy = True
+        self.openapi: Any = None
+        self.offers_cancel = False
+        self.calls: list[Any] = []
+        self.headers: list[Any] = []
+        self.canceled: list[str] = []
+        self.port = PORTS.take()
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Listen."""
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_post("/predict", self._predict)
+        app.router.add_post("/predict/{job}/cancel", self._cancel)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/openapi.json", self._openapi)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+
+    async def stop(self) -> None:
+        """Close every connection and listen no more."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _predict(self, request: web.Request) -> web.StreamResponse:
+        self.calls.append(await request.json())
+        self.headers.append(request.headers.copy())
+        return await self.predict(request)
+
+    async def _cancel(self, request: web.Request) -> web.StreamResponse:
+        self.canceled.append(request.match_info["job"])
+        return web.Response(status=202 if self.offers_cancel else 404)
+
+    async def _healthz(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(status=200 if self.healthy else 503)
+
+    async def _openapi(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(status=404) if self.openapi is None else web.json_response(self.openapi)
+
+
+class World:
+    """One runner and what is around it."""
+
+    def __init__(self, dapr: FakeDapr, engine: TinyEngine, runner: Runner) -> None:
+        self.dapr = dapr
+        self.engine = engine
+        self.runner = runner
+        self.sidecar = FakeSidecar(dapr, "test")
+
+    def event(
+        self,
+        job_id: str,
+        data: Any = "hello",
+        *,
+        attempt: int = 1,
+        seconds: float = 30,
+        expires_in: float = 3600,
+        max_attempts: int = 3,
+        published_ago: float = 0,
+        **order: Any,
+    ) -> bytes:
+        """A job event as the gateway publishes it."""
+        order.setdefault("retry", RetryPolicy(max_attempts=max_attempts, initial_delay_ms=1000))
+        body = JobOrder(input=data, execution_timeout_seconds=seconds, record_ttl_seconds=600, **order)
+        expires = now() + timedelta(seconds=expires_in)
+        made = json.loads(job_event(job_id, "acme", ENGINE, attempt, expires, body, None))
+        made["time"] = (now() - timedelta(seconds=published_ago)).isoformat()
+        return json.dumps(made).encode()
+
+    async def run(self, data: Any = "hello", **options: Any) -> JobRecord:
+        """Deliver a new job, see it acknowledged, and return its record."""
+        job_id = names.new_job_id()
+        assert await self.runner.receiver.deliver(self.event(job_id, data, **options))
+        return self.record(job_id)
+
+    def find(self, job_id: str) -> JobRecord | None:
+        """The job's record, if there is one."""
+        entry = self.dapr.stores[STORE].get(job_id)
+        return JobRecord.model_validate_json(entry.value) if entry else None
+
+    def record(self, job_id: str) -> JobRecord:
+        """The job's record."""
+        found = self.find(job_id)
+        assert found is not None
+        return found
+
+    async def write(self, job_id: str, record: JobRecord) -> None:
+        """Write a record over whatever is there, as another worker or the gateway would."""
+        await self.sidecar.put(STORE, job_id, record.model_dump_json(exclude_none=True).encode())
+
+    def completions(self, job_id: str) -> list[str]:
+        """The statuses told of a job, in order."""
+        events = [json.loads(event) for event in self.dapr.published[names.COMPLETIONS_TOPIC]]
+        return [event["data"]["status"] for event in events if event["subject"] == job_id]
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """What was dead-lettered."""
+        return [json.loads(event) for event in self.dapr.published[names.DEAD_LETTERS_TOPIC]]
+
+    async def running(self, job_id: str) -> JobRecord:
+        """The job's record, once it says running."""
+
+        def claimed() -> JobRecord | None:
+            record = self.find(job_id)
+            return record if record and record.status is Status.RUNNING else None
+
+        found: JobRecord = await until(claimed)
+        return found
+
+
+def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSettings:
+    """Settings with short times."""
+    values: dict[str, Any] = {
+        "spec": folder / "engine.yaml",
+        "slot": "a",
+        "worker": "worker-1",
+        "engine_urls": [engine_url],
+        "delivery_port": 9999,
+        "restart_dir": folder,
+        "dapr_grpc_port": 9998,
+        "dapr_api_token": TOKEN,
+        "app_api_token": TOKEN,
+        "claim_after_seconds": 0.05,
+        "watch_every_seconds": 0.05,
+        "hand_back_after_seconds": 0.3,
+        "restart_after_seconds": 0.05,
+    }
+    return RunnerSettings(**{**values, **changes})
+
+
+@contextlib.asynccontextmanager
+async def runner_world(
+    folder: Path, *, dapr: FakeDapr | None = None, slots: int = 2, engine: TinyEngine | None = None, **changes: Any
+) -> AsyncIterator[World]:
+    """A started runner whose engine is healthy."""
+    dapr = dapr or FakeDapr()
+    mine = engine is None
+    engine = engine or TinyEngine()
+    if mine:
+        await engine.start()
+    spec = EngineSpec(tenant="acme", name="echo", slots=slots)
+    runner = Runner(runner_settings(folder, engine.url, **changes), spec, FakeSidecar(dapr, f"{ENGINE}--a"))
+    try:
+        await runner.start()
+        await until(runner.ready)
+        yield World(dapr, engine, runner)
+    finally:
+        await runner.stop()
+        if mine:
+            await engine.stop()
