@@ -1,0 +1,159 @@
+"""Getting a daprd where there is none: the official release with its checksum, else built from its Go module."""
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+import httpx2
+
+from enginehouse.local import daprd
+from enginehouse.local.errors import LocalError
+from enginehouse.local.guard import Guard
+from enginehouse.local.progress import Progress
+from enginehouse.local.tools import ToolFailed, run_tool
+
+RELEASES = "https://github.com/dapr/dapr/releases/download"
+_MODULE = "github.com/dapr/dapr"
+_KEY = "daprd"
+
+
+async def get_daprd(guard: Guard, progress: Progress) -> Path:
+    """A daprd of our series: the one that is here, else downloaded, else built. LocalError naming the ways out."""
+    found = await asyncio.to_thread(daprd.find)
+    if found:
+        progress.finish(_KEY, f"Dapr runtime: {found}")
+        return found
+    reasons = []
+    for get in (_download, _build):
+        try:
+            binary = await get(guard, progress)
+        except _NotThisWay as reason:
+            reasons.append(str(reason))
+            continue
+        progress.finish(_KEY, f"Dapr runtime: {binary}")
+        return binary
+    progress.finish(_KEY, "Dapr runtime: not found", ok=False)
+    tried = "\n".join(f"- {reason}" for reason in reasons)
+    raise LocalError(f"There is no daprd {daprd.SERIES} here, and none could be got:\n{tried}", daprd.WAYS_OUT)
+
+
+class _NotThisWay(Exception):
+    """Why one way of getting daprd does not work here."""
+
+
+def archive_url(version: str) -> str:
+    """The official release archive for this machine; its SHA-256 is published beside it, under `.sha256`."""
+    system, architecture = daprd.go_platform()
+    return f"{RELEASES}/v{version}/daprd_{system}_{architecture}.tar.gz"
+
+
+async def _download(guard: Guard, progress: Progress) -> Path:
+    version = daprd.RELEASE_VERSION
+    url = archive_url(version)
+    progress.update(_KEY, f"downloading daprd {version} from Dapr's releases")
+    # Where releases cannot be reached, that should show in seconds.
+    timeout = httpx2.Timeout(60, connect=5)
+    try:
+        async with httpx2.AsyncClient(follow_redirects=True, timeout=timeout) as client:
+            published = (await client.get(f"{url}.sha256")).raise_for_status().text.split()
+            archive = await _fetch(client, url, progress)
+    except httpx2.HTTPError as error:
+        raise _NotThisWay(f"{url} cannot be downloaded: {str(error) or type(error).__name__}") from None
+    return install_archive(archive, published[0] if published else "", version)
+
+
+async def _fetch(client: httpx2.AsyncClient, url: str, progress: Progress) -> bytes:
+    content = bytearray()
+    async with client.stream("GET", url) as answer:
+        answer.raise_for_status()
+        total = int(answer.headers.get("content-length", 0))
+        async for part in answer.aiter_bytes():
+            content += part
+            progress.update(_KEY, "downloading daprd", len(content), total)
+    return bytes(content)
+
+
+def install_archive(archive: bytes, published_sha256: str, version: str) -> Path:
+    """Put the daprd of a release archive into the cache, if it is what was published."""
+    if hashlib.sha256(archive).hexdigest() != published_sha256.lower():
+        raise LocalError(
+            f"The release archive of daprd {version} does not have the SHA-256 that is published for it.",
+            "Do not use it; try again from another network. " + daprd.WAYS_OUT,
+        )
+    target = daprd.cached_path(version)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".new-{os.getpid()}")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        source = files.extractfile("daprd")
+        if source is None:
+            raise _NotThisWay("the release archive holds no daprd")
+        with fresh.open("wb") as file:
+            shutil.copyfileobj(source, file)
+    fresh.chmod(0o755)
+    os.replace(fresh, target)
+    return target
+
+
+async def _build(guard: Guard, progress: Progress) -> Path:
+    version = daprd.BUILD_VERSION
+    go = shutil.which("go")
+    if go is None:
+        raise _NotThisWay("it cannot be built: there is no go on PATH")
+    began = time.monotonic()
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    progress.update(_KEY, f"building daprd {version} from its Go module (once; about 5 minutes on 2 cores)")
+
+    def downloading(line: str) -> None:
+        progress.update(_KEY, f"building daprd {version}: {line[:80]}")
+
+    try:
+        described = await run_tool(
+            [go, "mod", "download", "-json", f"{_MODULE}@v{version}"],
+            guard,
+            environment=environment,
+            cwd=Path.home(),
+            on_line=downloading,
+        )
+        # Inside the module's own folder: its go.mod has `replace` lines that hold only there.
+        folder = Path(json.loads(described)["Dir"])
+        packages = await run_tool(
+            [go, "list", "-deps", "-tags", "stablecomponents", "./cmd/daprd"],
+            guard,
+            environment=environment,
+            cwd=folder,
+            on_line=downloading,
+        )
+        binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, progress)
+    except ToolFailed as error:
+        raise _NotThisWay(f"it cannot be built:\n{error}") from None
+    progress.update(_KEY, f"daprd {version} built in {time.monotonic() - began:.0f} s")
+    return binary
+
+
+async def _compile(
+    go: str, folder: Path, version: str, total: int, environment: dict[str, str], guard: Guard, progress: Progress
+) -> Path:
+    target = daprd.cached_path(version)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".new-{os.getpid()}")
+    done = 0
+
+    def compiled(package: str) -> None:
+        nonlocal done
+        done += 1
+        progress.update(_KEY, f"building daprd {version}: {package[:60]}", min(done, total), total)
+
+    stamp = f"-s -w -X github.com/dapr/dapr/pkg/buildinfo.version={version}"
+    command = [go, "build", "-v", "-tags", "stablecomponents", "-trimpath", "-ldflags", stamp, "-o", str(fresh)]
+    try:
+        await run_tool([*command, "./cmd/daprd"], guard, environment=environment, cwd=folder, on_line=compiled)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,178 @@
+"""One engine as processes: its replicas, its runner, the runner's daprd. Its failures are its own."""
+
+import json
+import math
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.names import SLOTS, Slot, app_id
+from enginehouse.local import checkout, environments
+from enginehouse.local.errors import LocalError
+from enginehouse.local.parts import Parts, all_healthy, basic_environment, stop_pair
+from enginehouse.local.processes import ProcessSpec, Supervised
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE, Workloads, read_spec, read_workloads
+
+_LOAD_SECONDS = 600
+"""A model may take this long to load before its engine counts as failed."""
+_START_SECONDS = 60
+_DRAIN_SECONDS = 10
+
+
+@dataclass(slots=True)
+class SlotApp:
+    """What runs for one slot of an engine."""
+
+    app: str
+    runner: Supervised
+    daprd: Supervised
+    replicas: dict[str, Supervised]
+    """By `<host>_<port>`, the name under which a runner asks for its restart."""
+    ports: list[int]
+
+    def all(self) -> list[Supervised]:
+        """Every process of the slot."""
+        return [*self.replicas.values(), self.runner, self.daprd]
+
+
+@dataclass(slots=True)
+class EngineApp:
+    """An engine's processes, made from its bundle."""
+
+    parts: Parts
+    engine_id: str
+    bundle: Path
+    _slots: list[SlotApp] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Start all and wait until all are healthy. LocalError or InvalidBundle otherwise; then `stop` cleans up."""
+        spec, workloads, source = self._read()
+        environment = await environments.prepare(spec, source, self.parts.guard, self.parts.progress)
+        self._slots = [
+            self._start_slot(spec, workloads, slot, environment) for slot in SLOTS if slot in workloads.slots
+        ]
+        waits: list[tuple[Supervised, float]] = []
+        for slot in self._slots:
+            waits += [(replica, _LOAD_SECONDS) for replica in slot.replicas.values()]
+            waits += [(slot.runner, _LOAD_SECONDS + _START_SECONDS), (slot.daprd, _LOAD_SECONDS + _START_SECONDS)]
+        await all_healthy(*waits)
+
+    async def stop(self) -> None:
+        """Let what runs end for a while, hand back what does not, then stop all."""
+        slots, self._slots = self._slots, []
+        for slot in slots:
+            await stop_pair(self.parts.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
+            await self.parts.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
+            self.parts.ports.give_back(*slot.ports)
+
+    async def healthy(self) -> bool:
+        """Whether all of its processes run and are well."""
+        processes = [process for slot in self._slots for process in slot.all()]
+        return bool(processes) and all([await process.is_healthy() for process in processes])
+
+    def restart_replica(self, asked: Path) -> None:
+        """A runner asked for the restart of a replica that hangs, by a file of its name."""
+        for slot in self._slots:
+            if asked.parent.name == slot.app and asked.name in slot.replicas:
+                slot.replicas[asked.name].kill_and_restart()
+
+    def _read(self) -> tuple[EngineSpec, Workloads, Path]:
+        spec = read_spec(self.bundle / ENGINE_FILE)
+        if spec.id != self.engine_id:
+            raise LocalError(f"{self.bundle / ENGINE_FILE} is of {spec.id}.", f"It must be of {self.engine_id}.")
+        if spec.run is None:
+            raise LocalError(
+                f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`.",
+                "Add `run: {command: [...]}`, which is how it is started on this machine.",
+            )
+        workloads = read_workloads(self.bundle / WORKLOADS_FILE)
+        source = Path(workloads.source)
+        if not source.is_dir():
+            raise LocalError(f"The folder of {self.engine_id} is gone: {source}.", "Deploy it again from where it is.")
+        return spec, workloads, source
+
+    def _start_slot(self, spec: EngineSpec, workloads: Workloads, slot: Slot, environment: Path | None) -> SlotApp:
+        app, start = app_id(self.engine_id, slot), self.parts.supervisor.start
+        ports = [self.parts.ports.take() for _ in range(workloads.replicas)]
+        replicas = {
+            f"127.0.0.1_{port}": start(
+                self._replica(spec, Path(workloads.source), f"{app}.engine-{number}", port, environment)
+            )
+            for number, port in enumerate(ports)
+        }
+        delivery, sidecar = self.parts.ports.take(), SidecarPorts.take(self.parts.ports)
+        runner = start(self._runner(app, slot, delivery, sidecar, ports))
+        longest = math.ceil(spec.execution_timeout_seconds) + 60
+        plan = SidecarPlan(
+            app_id=app,
+            ports=sidecar,
+            resources=[self.bundle / "engine", *checkout.runner_resources()],
+            config=checkout.configuration("runner"),
+            app_port=delivery,
+            block_shutdown_seconds=longest,
+        )
+        daprd = start(self.parts.sidecar_spec(f"{app}.daprd", plan))
+        return SlotApp(app, runner, daprd, replicas, [*ports, delivery, *sidecar.all()])
+
+    def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
+        assert spec.run
+        home = self.parts.home.run / "engines" / name
+        home.mkdir(parents=True, exist_ok=True)
+        scrubbed = engine_environment(spec.run.env, port, home, environment)
+        url = f"http://127.0.0.1:{port}/healthz"
+        return ProcessSpec(
+            name=name,
+            kind="engine",
+            command=engine_command(spec.run.command, environment),
+            environment=lambda: scrubbed,
+            cwd=source,
+            log=self.parts.log(name),
+            port=port,
+            health_url=url,
+            health=self.parts.prober.http(url),
+            grace_seconds=5,
+        )
+
+    def _runner(self, app: str, slot: Slot, delivery: int, sidecar: SidecarPorts, engines: list[int]) -> ProcessSpec:
+        restarts = self.parts.home.restarts / app
+        restarts.mkdir(parents=True, exist_ok=True)
+        fixed = {
+            **basic_environment(),
+            **app_environment(sidecar, self.parts.api_token, self.parts.app_token),
+            "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / ENGINE_FILE),
+            "ENGINEHOUSE_RUNNER_SLOT": slot,
+            "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in engines]),
+            "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
+            "ENGINEHOUSE_RUNNER_RESTART_DIR": str(restarts),
+        }
+
+        def environment() -> Mapping[str, str]:
+            # A new name each time: the jobs of a runner that died must not look as if somebody still had them.
+            return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"{slot}-{secrets.token_hex(6)}"}
+
+        url = f"http://127.0.0.1:{delivery}/healthz"
+        return self.parts.python_spec(f"{app}.runner", "runner", "enginehouse.runner", environment, delivery, url)
+
+
+def engine_command(command: list[str], environment: Path | None) -> list[str]:
+    """The command with `python` as the engine's own, unbuffered so that its log shows what it printed last."""
+    if environment and command[0] in ("python", "python3"):
+        return [str(environment / "bin" / "python"), "-u", *command[1:]]
+    return list(command)
+
+
+def engine_environment(own: Mapping[str, str], port: int, home: Path, environment: Path | None) -> dict[str, str]:
+    """All that an engine's process is told: nothing of the platform, and nothing of who started it."""
+    ours = Path(sys.executable).parent
+    path = [
+        folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder and Path(folder) != ours
+    ]
+    if environment:
+        path.insert(0, str(environment / "bin"))
+    language = os.environ.get("LANG", "C.UTF-8")
+    return {"LANG": language, **own, "PATH": os.pathsep.join(path), "HOME": str(home), "PORT": str(port)}

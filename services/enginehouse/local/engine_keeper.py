@@ -1,0 +1,95 @@
+"""Keeps one engine as its bundle wants it: one change after the other, its failures told of and kept to itself."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from enginehouse.local.engine_app import EngineApp
+from enginehouse.local.parts import Parts
+from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE
+
+log = structlog.get_logger(__name__)
+
+EngineState = Literal["starting", "running", "failed", "stopping"]
+_LOOK_AGAIN_SECONDS = 1.0
+
+
+def fingerprint(bundle: Path) -> str:
+    """Changes when the engine's processes must be started anew. Dapr objects are reloaded by daprd itself."""
+    digest = hashlib.sha256()
+    for name in (ENGINE_FILE, WORKLOADS_FILE):
+        try:
+            digest.update((bundle / name).read_bytes())
+        except OSError as error:
+            digest.update(str(error.errno).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+class EngineKeeper:
+    """One engine of a home, from the moment its bundle appears until it is gone."""
+
+    def __init__(self, parts: Parts, engine_id: str, bundle: Path, on_change: Callable[[], None]) -> None:
+        self.engine_id = engine_id
+        self.state: EngineState = "starting"
+        self.problem: str | None = None
+        self.settled = asyncio.Event()
+        """Set once it is running or has failed; cleared while it changes."""
+        self._parts = parts
+        self._bundle = bundle
+        self._on_change = on_change
+        self._wanted: str | None = None
+        self._changed = asyncio.Event()
+        self._app: EngineApp | None = None
+        self.task = asyncio.create_task(self._keep(), name=f"keep {engine_id}")
+
+    def want(self, wanted: str | None) -> None:
+        """Have it run as of this fingerprint; None: have it stopped, after which `task` ends."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.settled.clear()
+            self._changed.set()
+
+    def restart_replica(self, asked: Path) -> None:
+        """A runner asked for the restart of a replica that hangs."""
+        if self._app:
+            self._app.restart_replica(asked)
+
+    async def _keep(self) -> None:
+        await self._changed.wait()
+        while self._wanted is not None:
+            self._changed.clear()
+            self._app = EngineApp(self._parts, self.engine_id, self._bundle)
+            living = asyncio.create_task(self._live(self._app))
+            await self._changed.wait()
+            living.cancel()
+            await asyncio.wait([living])
+            self._set("stopping")
+            await self._app.stop()
+        self.settled.set()
+
+    async def _live(self, app: EngineApp) -> None:
+        key = f"engine {self.engine_id}"
+        self._set("starting")
+        self._parts.progress.update(key, f"starting {self.engine_id}")
+        try:
+            await app.start()
+        except Exception as error:  # Whatever it is: an engine's failure must stay its own.
+            self._set("failed", str(error))
+            log.error(f"Engine {self.engine_id} did not start: {error}", action="engine_failed", engine=self.engine_id)
+            self._parts.progress.finish(key, f"{self.engine_id} failed: {str(error).splitlines()[0]}", ok=False)
+            self.settled.set()
+            # Its processes are started again and again: it may yet come up, late or repaired.
+            while not await app.healthy():
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        self._set("running")
+        self._parts.progress.finish(key, f"{self.engine_id} is running")
+        self.settled.set()
+
+    def _set(self, state: EngineState, problem: str | None = None) -> None:
+        self.state, self.problem = state, problem
+        self._on_change()

@@ -1,0 +1,60 @@
+"""The gateway as processes: the API and its daprd."""
+
+import os
+from dataclasses import dataclass
+
+from enginehouse.contracts.names import GATEWAY_APP
+from enginehouse.local import checkout
+from enginehouse.local.parts import Parts, all_healthy, stop_pair
+from enginehouse.local.processes import Supervised
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+
+_START_SECONDS = 60
+_STOP_SECONDS = 10
+
+
+@dataclass(slots=True)
+class GatewayApp:
+    """The gateway and its daprd, running."""
+
+    parts: Parts
+    gateway: Supervised
+    daprd: Supervised
+
+    @classmethod
+    def start(cls, parts: Parts, port: int) -> "GatewayApp":
+        """Start both; the API on `port`, whatever engines there are."""
+        delivery, sidecar = parts.ports.take(), SidecarPorts.take(parts.ports)
+        # What the operator set for the gateway stays; what ties the parts together is ours.
+        environment = {
+            **os.environ,
+            **app_environment(sidecar, parts.api_token, parts.app_token),
+            "ENGINEHOUSE_GATEWAY_PORT": str(port),
+            "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
+            "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(parts.home.tenants),
+        }
+        environment.setdefault(
+            "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{parts.home.data / 'ledger.sqlite'}"
+        )
+        url = f"http://127.0.0.1:{port}/healthz/ready"
+        gateway = parts.supervisor.start(
+            parts.python_spec(GATEWAY_APP, "gateway", "enginehouse.gateway", lambda: environment, port, url)
+        )
+        plan = SidecarPlan(
+            app_id=GATEWAY_APP,
+            ports=sidecar,
+            resources=[*checkout.gateway_resources(), parts.home.gateway_parts],
+            config=checkout.configuration("gateway"),
+            app_port=delivery,
+            block_shutdown_seconds=_STOP_SECONDS + 5,
+        )
+        daprd = parts.supervisor.start(parts.sidecar_spec(f"{GATEWAY_APP}.daprd", plan))
+        return cls(parts, gateway, daprd)
+
+    async def wait_healthy(self) -> None:
+        """Until the API is ready to take jobs and its sidecar has loaded everything."""
+        await all_healthy((self.daprd, _START_SECONDS), (self.gateway, _START_SECONDS))
+
+    async def stop(self) -> None:
+        """Answer who still waits, then stop both."""
+        await stop_pair(self.parts.supervisor, self.gateway, self.daprd, _STOP_SECONDS)

@@ -1,0 +1,82 @@
+"""What engines and tenants add to the gateway's sidecar: checked, then put into the folder that it watches."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from enginehouse.contracts.names import GATEWAY_APP, requests_component, results_component
+from enginehouse.registry.bundle import InvalidBundle
+
+
+def check(path: Path, name: str) -> bytes:
+    """The content of one file of a gateway part, if it cannot harm the gateway's sidecar; InvalidBundle otherwise.
+
+    It must be about `name` only: two components of one name stop a local daprd. It must be for the gateway only, and
+    tolerant of its own failures: a component whose start fails stops daprd.
+    """
+    content = path.read_bytes()
+    try:
+        documents = [document for document in yaml.safe_load_all(content) if document is not None]
+    except yaml.YAMLError as error:
+        raise InvalidBundle(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise InvalidBundle(f"{path} must hold exactly one object")
+    _check_object(path, documents[0], name)
+    return content
+
+
+def _check_object(path: Path, content: dict[str, Any], name: str) -> None:
+    metadata, spec = content.get("metadata"), content.get("spec")
+    if not isinstance(metadata, dict) or metadata.get("name") != name:
+        raise InvalidBundle(f"{path} must be named {name}")
+    if content.get("scopes") != [GATEWAY_APP]:
+        raise InvalidBundle(f"{path} must have scopes [{GATEWAY_APP}]")
+    if content.get("kind") not in ("Component", "Subscription"):
+        raise InvalidBundle(f"{path} must be a Component or a Subscription")
+    tolerant = isinstance(spec, dict) and spec.get("ignoreErrors") is True and spec.get("initTimeout")
+    if content["kind"] == "Component" and not tolerant:
+        raise InvalidBundle(f"{path} must have ignoreErrors: true and an initTimeout")
+
+
+class GatewayParts:
+    """The files in the gateway sidecar's folder, by the bundle they came from."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, owner: str, bundle: Path) -> None:
+        """Make the folder hold what `bundle` has for the gateway. InvalidBundle, and nothing changed, if it must not."""
+        name = results_component(owner) if "--" in owner else requests_component(owner)
+        wanted = {f"{owner}.{path.name}": check(path, name) for path in sorted((bundle / "gateway").glob("*.yaml"))}
+        kinds = [path.split(".", 1)[1] for path in wanted]
+        if len({yaml.safe_load(content)["kind"] for content in wanted.values()}) != len(kinds):
+            raise InvalidBundle(f"{bundle / 'gateway'} holds two objects of one kind and name")
+        for path in self._of(owner):
+            if path.name not in wanted:
+                path.unlink()
+        for file, content in wanted.items():
+            self._write(self._folder / file, content)
+
+    def remove(self, owner: str) -> None:
+        """Take away what came from the bundle of `owner`."""
+        for path in self._of(owner):
+            path.unlink()
+
+    def owners(self) -> set[str]:
+        """Whose files are there."""
+        return {path.name.split(".", 1)[0] for path in self._folder.glob("*.yaml")}
+
+    def _of(self, owner: str) -> list[Path]:
+        return list(self._folder.glob(f"{owner}.*.yaml"))
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if path.exists() and path.read_bytes() == content:
+            return
+        # Renamed into place from outside the folder: daprd must never read half a file.
+        descriptor, fresh = tempfile.mkstemp(dir=self._folder.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(fresh, path)

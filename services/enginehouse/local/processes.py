@@ -1,0 +1,245 @@
+"""Child processes that are kept running: each in a group of its own, restarted when it dies, stopped in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from enginehouse.local.errors import LocalError
+from enginehouse.local.guard import Guard, signal_group
+
+Health = Callable[[], Awaitable[bool]]
+State = Literal["starting", "running", "waiting to restart", "stopped"]
+
+_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 30.0
+_SETTLED_SECONDS = 30.0
+"""Up this long, a process counts as well again, and its next death starts the backoff anew."""
+_DEATHS_BEFORE_HEALTHY = 3
+_POLL_SECONDS = 0.05
+_INSIST_SECONDS = 3.0
+
+
+class StartFailed(LocalError):
+    """A process did not become healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """What to run, and how to tell that it is well."""
+
+    name: str
+    kind: str
+    command: Sequence[str]
+    environment: Callable[[], Mapping[str, str]]
+    """Asked before each start, so that what must be new for each incarnation can be."""
+    cwd: Path
+    log: Path
+    port: int
+    health_url: str | None
+    health: Health
+    grace_seconds: float = 10
+    """Between SIGTERM and SIGKILL."""
+
+
+@dataclass(slots=True)
+class ProcessStatus:
+    """What `status` shows of a process."""
+
+    name: str
+    kind: str
+    port: int
+    health_url: str | None
+    log: str
+    state: State = "starting"
+    pid: int | None = None
+    restarts: int = 0
+    started_at: float = 0
+    last_exit: int | None = None
+
+
+@dataclass(slots=True)
+class Supervised:
+    """One process and the task that keeps it running."""
+
+    spec: ProcessSpec
+    status: ProcessStatus
+    guard: Guard
+    on_change: Callable[[], None]
+    _task: "asyncio.Task[None] | None" = None
+    _stopping: bool = False
+    _at_once: bool = False
+
+    def start(self) -> None:
+        """Start it now, and again whenever it dies."""
+        self._task = asyncio.create_task(self._keep_running(), name=f"supervise {self.spec.name}")
+
+    async def is_healthy(self) -> bool:
+        """Whether it runs and says that it is well."""
+        return self.status.state == "running" and await self.spec.health()
+
+    async def wait_healthy(self, timeout_seconds: float) -> None:
+        """Until it is healthy; StartFailed, with its last words, if it keeps dying or takes too long."""
+        deadline = time.monotonic() + timeout_seconds
+        deaths = self.status.restarts
+        while not await self.is_healthy():
+            if self.status.restarts - deaths >= _DEATHS_BEFORE_HEALTHY:
+                raise self._failed(f"{self.spec.name} died {_DEATHS_BEFORE_HEALTHY} times while starting")
+            if time.monotonic() > deadline:
+                raise self._failed(f"{self.spec.name} is not healthy after {timeout_seconds:.0f} s")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def terminate(self) -> None:
+        """Ask it to end, without waiting; it will not be started again."""
+        self._stopping = True
+        if self.status.pid:
+            signal_group_leader(self.status.pid, signal.SIGTERM)
+
+    async def stop(self, grace_seconds: float | None = None) -> None:
+        """End it and all it started: SIGTERM, SIGTERM again once its grace is over, then SIGKILL.
+
+        The second signal means "now": a runner hands back what it runs, and daprd waits for nothing more.
+        """
+        self.terminate()
+        if self._task is None:
+            return
+        if self.status.state == "waiting to restart":
+            self._task.cancel()
+        grace = self.spec.grace_seconds if grace_seconds is None else grace_seconds
+        for patience, number in ((grace, signal.SIGTERM), (_INSIST_SECONDS, signal.SIGKILL)):
+            _, pending = await asyncio.wait([self._task], timeout=patience)
+            if pending and self.status.pid:
+                signal_group_leader(self.status.pid, number)
+        await asyncio.wait([self._task])
+        self._set("stopped")
+
+    def kill_and_restart(self) -> None:
+        """For one that hangs: kill it; it starts again at once."""
+        self._at_once = True
+        if self.status.pid:
+            signal_group(self.status.pid, signal.SIGKILL)
+
+    async def _keep_running(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                code = await self._run_once()
+            except OSError as error:
+                code = 127
+                _append(self.spec.log, f"cannot start {self.spec.command[0]}: {error.strerror}\n")
+            self.status.last_exit = code
+            if self._stopping:
+                break
+            self.status.restarts += 1
+            if time.monotonic() - began > _SETTLED_SECONDS:
+                backoff = _FIRST_BACKOFF_SECONDS
+            if not self._at_once:
+                self._set("waiting to restart")
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+            self._at_once = False
+        self._set("stopped")
+
+    async def _run_once(self) -> int:
+        process = await launch(self.spec.command, self.spec.environment(), self.spec.cwd, self.spec.log, self.guard)
+        self.status.pid, self.status.started_at = process.pid, time.time()
+        self._set("running")
+        try:
+            if self._stopping:
+                signal_group_leader(process.pid, signal.SIGTERM)
+            return await process.wait()
+        finally:
+            # Its own children end with it, also when this task is cancelled.
+            signal_group(process.pid, signal.SIGKILL)
+            self.guard.forget(process.pid)
+            self.status.pid = None
+
+    def _set(self, state: State) -> None:
+        self.status.state = state
+        self.on_change()
+
+    def _failed(self, what: str) -> StartFailed:
+        return StartFailed(what, f"Its last words ({self.spec.log}):\n{last_lines(self.spec.log, 12)}")
+
+
+def signal_group_leader(pid: int, number: int) -> None:
+    """Signal one process; that it is gone already is fine."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+async def launch(
+    command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path, guard: Guard
+) -> asyncio.subprocess.Process:
+    """Start a process in a session of its own, its output appended to `log`, watched by the guard.
+
+    Straight into the file, not through us: a stalled supervisor must not stall what it supervises.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=dict(environment),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    guard.watch(process.pid)
+    return process
+
+
+def last_lines(log: Path, count: int) -> str:
+    """The end of a log, for messages."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8_192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return "(nothing)"
+    return "\n".join(line[:500] for line in lines[-count:]) or "(nothing)"
+
+
+def _append(log: Path, text: str) -> None:
+    with log.open("a") as file:
+        file.write(text)
+
+
+class Supervisor:
+    """All processes of a stack."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.guard = Guard()
+        self._on_change = on_change
+        self._processes: dict[str, Supervised] = {}
+
+    def start(self, spec: ProcessSpec) -> Supervised:
+        """Start a process and keep it running. Names are unique."""
+        status = ProcessStatus(spec.name, spec.kind, spec.port, spec.health_url, str(spec.log))
+        process = Supervised(spec, status, self.guard, self._on_change)
+        self._processes[spec.name] = process
+        process.start()
+        return process
+
+    async def stop(self, *processes: Supervised, grace_seconds: float | None = None) -> None:
+        """Stop these, all at once, and forget them."""
+        await asyncio.gather(*(process.stop(grace_seconds) for process in processes))
+        for process in processes:
+            self._processes.pop(process.spec.name, None)
+        self._on_change()
+
+    async def close(self) -> None:
+        """Stop what is left, with little patience, and end the guard."""
+        await self.stop(*self._processes.values(), grace_seconds=2)
+        self.guard.close()
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """Of every process, as plain data."""
+        return [asdict(process.status) for process in self._processes.values()]

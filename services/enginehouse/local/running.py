@@ -1,0 +1,70 @@
+"""Running a home's stack from its first preparation to its last process: what `up`, `demo` and tests share."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+
+from enginehouse.contracts.tenant import hash_key
+from enginehouse.local import checkout
+from enginehouse.local.errors import LocalError
+from enginehouse.local.home import LOCAL_TENANT, Home, write_private
+from enginehouse.local.ports import is_free
+from enginehouse.local.progress import Progress
+from enginehouse.local.stack import Stack
+from enginehouse.registry.deploy import add_key, deploy_engine, is_deployed, read_tenant
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a home is run."""
+
+    port: int = 8080
+    platform_engines: Collection[str] | None = None
+    """Which of the engines that come with the system are deployed; None: all."""
+
+
+async def run_stack(
+    home: Home, options: RunOptions, progress: Progress, while_running: Callable[[Stack], Awaitable[None]]
+) -> None:
+    """Start the stack of `home`, run `while_running` beside it, and stop everything when that ends or we are cancelled."""
+    with home.lock():
+        if not is_free(options.port):
+            raise LocalError(f"Port {options.port} is taken.", "Choose another: --port PORT.")
+        deploy_platform_engines(home, options.platform_engines)
+        write_local(home, options.port)
+        stack = Stack(home, options.port, progress)
+        try:
+            await stack.start()
+            following = asyncio.create_task(stack.follow())
+            working = asyncio.ensure_future(while_running(stack))
+            try:
+                done, _ = await asyncio.wait({following, working}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                working.cancel()
+                stack.quit()
+                await asyncio.wait({following, working})
+        finally:
+            progress.update("stop", "stopping everything")
+            await stack.stop()
+            progress.finish("stop", "everything is stopped")
+
+
+def deploy_platform_engines(home: Home, wanted: Collection[str] | None) -> None:
+    """Deploy those that are not there as they are in the checkout."""
+    for folder, spec in checkout.platform_engines().items():
+        chosen = wanted is None or spec.name in wanted
+        if chosen and not is_deployed(home.engines, folder, spec):
+            deploy_engine(home.engines, folder)
+
+
+def write_local(home: Home, port: int) -> None:
+    """local.json: where the API is, and a key of the local tenant, made at the first start."""
+    key = home.read_local().get("api_key", "")
+    tenant = read_tenant(home.tenants, LOCAL_TENANT)
+    if tenant is None or hash_key(key) not in {known.sha256 for known in tenant.keys}:
+        key = add_key(home.tenants, LOCAL_TENANT, admin=True)
+    local = {"url": f"http://127.0.0.1:{port}", "tenant": LOCAL_TENANT, "api_key": key}
+    write_private(home.local_json, json.dumps(local, indent=2) + "\n")

@@ -1,0 +1,213 @@
+"""A whole deployment as processes of this machine: Redis, the gateway, and whatever engines its home holds."""
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import watchfiles
+
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.local import redis
+from enginehouse.local.acquire import get_daprd
+from enginehouse.local.engine_keeper import EngineKeeper, fingerprint
+from enginehouse.local.gateway_app import GatewayApp
+from enginehouse.local.health import Prober, redis_health
+from enginehouse.local.home import Home, write_private
+from enginehouse.local.links import GatewayParts
+from enginehouse.local.parts import Parts
+from enginehouse.local.ports import PortPool
+from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
+from enginehouse.local.progress import Progress
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Stack:
+    """Made by `start`; from then on it follows the bundles in its home until `stop`."""
+
+    home: Home
+    port: int
+    progress: Progress
+    ready: bool = False
+    _engines: dict[str, EngineKeeper] = field(default_factory=dict)
+    _refused: dict[str, str] = field(default_factory=dict)
+    _parts: Parts | None = None
+    _links: GatewayParts | None = None
+    _redis: Supervised | None = None
+    _gateway: GatewayApp | None = None
+    _ports: PortPool = field(default_factory=PortPool)
+    _prober: Prober = field(default_factory=Prober)
+    _supervisor: Supervisor | None = None
+    _quit: asyncio.Event = field(default_factory=asyncio.Event)
+    _started_at: float = field(default_factory=time.time)
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Who keeps this stack's processes running."""
+        if self._supervisor is None:
+            self._supervisor = Supervisor(self.write_state)
+        return self._supervisor
+
+    @property
+    def engines(self) -> dict[str, EngineKeeper]:
+        """The engines of this home, by id."""
+        return self._engines
+
+    async def start(self) -> None:
+        """Start everything that the home holds and wait until it is healthy. An engine's failure is only its own."""
+        self.progress.update("daprd", "looking for the Dapr runtime")
+        daprd = await get_daprd(self.supervisor.guard, self.progress)
+        address = await self._start_redis()
+        self._parts = Parts(
+            home=self.home,
+            daprd=daprd,
+            redis=address,
+            api_token=self.home.secret("dapr-api-token"),
+            app_token=self.home.secret("app-api-token"),
+            ports=self._ports,
+            prober=self._prober,
+            supervisor=self.supervisor,
+            progress=self.progress,
+        )
+        self._links = GatewayParts(self.home.gateway_parts)
+        self._follow_gateway_parts()
+        self.progress.update("gateway", "starting the gateway and its sidecar")
+        self._gateway = GatewayApp.start(self._parts, self.port)
+        # Engines load while the gateway starts.
+        self._follow_engines()
+        await self._gateway.wait_healthy()
+        self.progress.finish("gateway", f"gateway: {self.url}")
+        await self.settled()
+        self.ready = True
+        self.write_state()
+
+    async def settled(self) -> None:
+        """Until every engine that is starting or stopping is running, failed or gone."""
+        await asyncio.gather(*(engine.settled.wait() for engine in self._engines.values()))
+
+    async def follow(self) -> None:
+        """Start, stop and restart engines as bundles come, go and change; until `quit`."""
+        async for changes in watchfiles.awatch(
+            self.home.engines, self.home.tenants, self.home.restarts, stop_event=self._quit, step=50, debounce=200
+        ):
+            self._restart_replicas([Path(path) for change, path in changes if change == watchfiles.Change.added])
+            self._follow_gateway_parts()
+            self._follow_engines()
+
+    def quit(self) -> None:
+        """End `follow`."""
+        self._quit.set()
+
+    async def stop(self) -> None:
+        """Stop everything, in the reverse of its order, engines side by side. May be called at any moment."""
+        self.quit()
+        self.ready = False
+        keepers = list(self._engines.values())
+        for keeper in keepers:
+            keeper.want(None)
+        if keepers:
+            await asyncio.wait([keeper.task for keeper in keepers])
+        if self._gateway:
+            await self._gateway.stop()
+        await self.supervisor.close()
+        await self._prober.close()
+        self._ports.close()
+        self.write_state()
+
+    def write_state(self) -> None:
+        """Tell `enginehouse status` what runs."""
+        state = {
+            "supervisor": os.getpid(),
+            "url": self.url,
+            "ready": self.ready,
+            "started_at": self._started_at,
+            "processes": self.supervisor.statuses(),
+            "engines": {
+                engine.engine_id: {"state": engine.state, "problem": engine.problem}
+                for engine in self._engines.values()
+            },
+            "refused": self._refused,
+        }
+        write_private(self.home.state_file, json.dumps(state))
+
+    async def _start_redis(self) -> redis.RedisAddress:
+        address = redis.external()
+        if address:
+            self.progress.finish("redis", f"Redis: {address.host}:{address.port} (REDIS_URL)")
+            return address
+        binary = redis.find_server()
+        address = redis.RedisAddress("127.0.0.1", self._ports.take(), self.home.secret("redis"))
+        config = self.home.run / "redis.conf"
+        redis.write_config(config, address, self.home.data / "redis")
+        self._redis = self.supervisor.start(
+            ProcessSpec(
+                name="redis",
+                kind="redis",
+                command=[str(binary), str(config)],
+                environment=dict,
+                cwd=self.home.data,
+                log=self.home.logs / "redis.log",
+                port=address.port,
+                health_url=None,
+                health=redis_health(address),
+            )
+        )
+        await self._redis.wait_healthy(120)
+        self.progress.finish("redis", f"Redis: {binary}, data in {self.home.data / 'redis'}")
+        return address
+
+    def _follow_gateway_parts(self) -> None:
+        """Give the gateway's sidecar what bundles have for it. A bundle that must not be given is told of instead."""
+        assert self._links
+        bundles = {**self.home.engine_bundles(), **self.home.tenant_bundles()}
+        for gone in self._links.owners() - set(bundles):
+            self._links.remove(gone)
+            self._refused.pop(gone, None)
+        for owner, bundle in bundles.items():
+            try:
+                self._links.put(owner, bundle)
+                self._refused.pop(owner, None)
+            except (EnginehouseError, OSError) as error:
+                if self._refused.get(owner) != str(error):
+                    log.error(f"The gateway part of {owner} is not used: {error}", action="bundle_refused")
+                self._refused[owner] = str(error)
+        self.write_state()
+
+    def _follow_engines(self) -> None:
+        bundles = self.home.engine_bundles()
+        for engine_id, bundle in bundles.items():
+            keeper = self._engines.get(engine_id)
+            if keeper is None or keeper.task.done():
+                keeper = self._engines[engine_id] = self._new_keeper(engine_id, bundle)
+            keeper.want(fingerprint(bundle))
+        for engine_id in set(self._engines) - set(bundles):
+            self._engines[engine_id].want(None)
+
+    def _new_keeper(self, engine_id: str, bundle: Path) -> EngineKeeper:
+        assert self._parts
+        keeper = EngineKeeper(self._parts, engine_id, bundle, self.write_state)
+
+        def forget(_: "asyncio.Task[None]") -> None:
+            if self._engines.get(engine_id) is keeper:
+                del self._engines[engine_id]
+                self.write_state()
+
+        keeper.task.add_done_callback(forget)
+        return keeper
+
+    def _restart_replicas(self, asked: list[Path]) -> None:
+        for path in asked:
+            if path.parent.parent == self.home.restarts and path.is_file():
+                path.unlink(missing_ok=True)
+                for engine in self._engines.values():
+                    engine.restart_replica(path)

@@ -1,0 +1,66 @@
+"""Running a tool to its end (uv, go): its lines seen as they come, nothing of it left if we are interrupted."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from enginehouse.local.guard import Guard, signal_group
+
+_KEPT_LINES = 400
+_LONGEST_LINE = 1 << 20
+
+
+class ToolFailed(Exception):
+    """A tool ended with an error; the text is the end of what it said."""
+
+
+async def run_tool(
+    command: Sequence[str],
+    guard: Guard,
+    *,
+    environment: Mapping[str, str],
+    cwd: Path,
+    on_line: Callable[[str], None] | None = None,
+) -> str:
+    """Run to the end and return standard output. Lines of standard error go to `on_line`. ToolFailed if it fails."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=dict(environment),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            limit=_LONGEST_LINE,
+        )
+    except OSError as error:
+        raise ToolFailed(f"{command[0]}: {error.strerror}") from None
+    guard.watch(process.pid)
+    said: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    async def listen(stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            text = line.decode(errors="replace").rstrip()
+            said.append(text)
+            if on_line:
+                on_line(text)
+
+    assert process.stdout
+    assert process.stderr
+    try:
+        output, _ = await asyncio.gather(process.stdout.read(), listen(process.stderr))
+        code = await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        signal_group(process.pid, signal.SIGKILL)
+        await process.wait()
+        guard.forget(process.pid)
+    if code:
+        raise ToolFailed("\n".join(list(said)[-15:]) or f"{command[0]} ended with {code}")
+    return output.decode(errors="replace")

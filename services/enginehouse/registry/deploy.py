@@ -1,0 +1,65 @@
+"""Deploying: an engine's folder becomes a bundle in a home, a tenant gets its bundle and a key."""
+
+from pathlib import Path
+
+import yaml
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import InvalidName
+from enginehouse.contracts.job import now
+from enginehouse.contracts.names import EngineId
+from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
+from enginehouse.registry.bundle import (
+    ENGINE_FILE,
+    TENANT_FILE,
+    WORKLOADS_FILE,
+    InvalidBundle,
+    read_spec,
+    read_workloads,
+    remove_bundle,
+    render_engine,
+    render_tenant,
+    write_bundle,
+)
+
+_KEY_ID_LENGTH = 12
+
+
+def deploy_engine(engines: Path, folder: Path) -> EngineSpec:
+    """Write the bundle of the engine in `folder`; whoever watches `engines` starts it. InvalidBundle if it is wrong."""
+    spec = read_spec(folder / ENGINE_FILE)
+    if spec.run and spec.run.requirements and not (folder / spec.run.requirements).is_file():
+        raise InvalidBundle(f"{folder / ENGINE_FILE}: run.requirements: there is no file {spec.run.requirements}")
+    write_bundle(engines / spec.id, render_engine(spec, folder))
+    return spec
+
+
+def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
+    """Whether the bundle is of this very engine.yaml and folder. What its owner edited in the bundle is kept then."""
+    bundle = engines / spec.id
+    try:
+        same_spec = read_spec(bundle / ENGINE_FILE) == spec
+        return same_spec and read_workloads(bundle / WORKLOADS_FILE).source == str(folder.resolve())
+    except InvalidBundle:
+        return False
+
+
+def remove_engine(engines: Path, engine_id: str) -> None:
+    """Delete an engine's bundle; whoever watches `engines` stops it. InvalidName if there is no such engine."""
+    if not remove_bundle(engines / str(EngineId.parse(engine_id))):
+        raise InvalidName(f"engine {engine_id!r} is not deployed here")
+
+
+def read_tenant(tenants: Path, name: str) -> Tenant | None:
+    """The tenant of that name, or None."""
+    path = tenants / name / TENANT_FILE
+    return Tenant.model_validate(yaml.safe_load(path.read_text())) if path.is_file() else None
+
+
+def add_key(tenants: Path, name: str, *, admin: bool = False) -> str:
+    """Make a new key for a tenant, and the tenant if it is new. The key is returned once and only its hash is kept."""
+    tenant = read_tenant(tenants, name) or Tenant(name=name)
+    key = new_key(name)
+    entry = ApiKey(id=key[: len(name) + _KEY_ID_LENGTH], sha256=hash_key(key), admin=admin, created_at=now())
+    write_bundle(tenants / name, render_tenant(tenant.model_copy(update={"keys": [*tenant.keys, entry]})))
+    return key
