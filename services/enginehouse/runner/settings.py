@@ -6,7 +6,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.names import Slot
@@ -99,3 +99,5 @@ def load_settings() -> RunnerSettings:
             for item in error.errors(include_url=False, include_input=False, include_context=False)
         )
         raise UnsafeSettings(f"the runner does not start: {wrong}") from None
+    except SettingsError as error:
+        raise UnsafeSettings(f"the runner does not start: {error}") from None

@@ -1,0 +1,191 @@
+"""The card: the engine's schemas made to stand on their own, bounded, shown and announced when they change."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pydantic_core
+import pytest
+from tests.support.runner import ENGINE, STORE, World, runner_world, until
+
+from enginehouse.contracts import names
+from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, EngineSpec
+from enginehouse.contracts.job import Status
+from enginehouse.runner.card import build_card
+from enginehouse.runner.schema import Unusable, depth, stand_alone
+
+SPEC = EngineSpec(tenant="acme", name="echo", version="v7", slots=3)
+
+
+def describe(data: Any, result: Any = None, schemas: dict[str, Any] | None = None, **body: Any) -> dict[str, Any]:
+    request = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    answer = {"type": "object", "properties": {"result": result or {"type": "string"}}}
+    return {
+        "openapi": "3.1.0",
+        "paths": {
+            "/predict": {
+                "post": {
+                    "requestBody": {"content": {"application/json": {"schema": request, **body}}},
+                    "responses": {"200": {"content": {"application/json": {"schema": answer}}}},
+                }
+            }
+        },
+        "components": {"schemas": schemas or {}},
+    }
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with runner_world(tmp_path) as made:
+        yield made
+
+
+def shown(world: World) -> EngineCard | None:
+    entry = world.dapr.stores[STORE].get(names.card_key("a"))
+    return EngineCard.model_validate_json(entry.value) if entry else None
+
+
+def announced(world: World) -> list[str]:
+    events = [json.loads(event) for event in world.dapr.published[names.COMPLETIONS_TOPIC]]
+    return [event["subject"] for event in events if event["type"].endswith("engine.announced.v1")]
+
+
+def test_a_card_says_what_the_spec_and_the_engine_say() -> None:
+    card = build_card(SPEC, "b", describe({"type": "integer"}, {"type": "number"}))
+    assert (card.engine, card.slot, card.version, card.slots) == (ENGINE, "b", "v7", 3)
+    assert card.input_schema == {"type": "integer"}
+    assert card.output_schema == {"type": "number"}
+    assert card.openapi is not None
+
+
+def test_references_become_definitions_of_its_own() -> None:
+    schemas = {
+        "Page": {
+            "type": "object",
+            "properties": {"boxes": {"type": "array", "items": {"$ref": "#/components/schemas/Box"}}},
+        },
+        "Box": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
+        "Unused": {"type": "string"},
+    }
+    card = build_card(SPEC, "a", describe({"$ref": "#/components/schemas/Page"}, schemas=schemas))
+    assert set(card.input_schema["$defs"]) == {"Page", "Box"}
+    assert jsonschema_rs.is_valid(card.input_schema, {"boxes": [{"x": 1}]})
+    assert not jsonschema_rs.is_valid(card.input_schema, {"boxes": [{"y": 1}]})
+
+
+def test_a_body_behind_a_reference_is_found() -> None:
+    openapi = describe({"type": "string"})
+    content = openapi["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    openapi["components"]["schemas"]["Request"] = content["schema"]
+    content["schema"] = {"$ref": "#/components/schemas/Request"}
+    assert build_card(SPEC, "a", openapi).input_schema == {"type": "string"}
+
+
+def test_recursive_schemas_work() -> None:
+    tree = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/components/schemas/Tree"}}}}
+    schema = build_card(SPEC, "a", describe({"$ref": "#/components/schemas/Tree"}, schemas={"Tree": tree})).input_schema
+    assert jsonschema_rs.is_valid(schema, {"kids": [{"kids": []}]})
+    assert not jsonschema_rs.is_valid(schema, {"kids": [{"kids": 1}]})
+
+
+def test_nullable_of_older_descriptions() -> None:
+    schema = build_card(SPEC, "a", describe({"type": "string", "nullable": True})).input_schema
+    assert jsonschema_rs.is_valid(schema, None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"$ref": "http://127.0.0.1/secret.json"},
+        {"$ref": "file:///etc/passwd"},
+        {"$ref": "#/components/schemas/Missing"},
+        {"type": "no such type"},
+        {"type": "object", "properties": {"a": 1}},
+        {"exclusiveMinimum": True},
+    ],
+)
+def test_schemas_that_cannot_be_used_let_everything_through(data: Any) -> None:
+    assert build_card(SPEC, "a", describe(data)).input_schema == {}
+
+
+def test_too_deep_and_too_many_are_refused() -> None:
+    deep: Any = {}
+    for _ in range(100):
+        deep = {"items": deep}
+    with pytest.raises(Unusable, match="deep"):
+        stand_alone(deep, {})
+    with pytest.raises(Unusable, match="large"):
+        stand_alone({"enum": ["x" * 70_000]}, {})
+    bomb = {f"S{i}": {"anyOf": [{"$ref": f"#/components/schemas/S{i + 1}"}] * 900} for i in range(30)}
+    with pytest.raises(Unusable):
+        stand_alone({"$ref": "#/components/schemas/S0"}, {"components": {"schemas": bomb}})
+
+
+def test_a_card_keeps_its_bounds_and_its_input_schema_longest() -> None:
+    openapi = describe({"type": "string"})
+    openapi["info"] = {"description": "x" * CARD_MAX_BYTES}
+    card = build_card(SPEC, "a", openapi)
+    assert card.openapi is None
+    assert card.input_schema == {"type": "string"}
+    assert len(pydantic_core.to_json(card)) <= CARD_MAX_BYTES
+
+
+@pytest.mark.parametrize("openapi", [None, {}, {"paths": []}, {"paths": {"/predict": {"post": 3}}}, {"components": 1}])
+def test_engines_without_a_description_take_anything(openapi: Any) -> None:
+    assert build_card(SPEC, "a", openapi).input_schema == {}
+
+
+@pytest.mark.parametrize(
+    "openapi",
+    [
+        describe({"type": "string"}, example={"data": "hello"}),
+        describe({"type": "string", "examples": ["hello", "bye"]}),
+        describe({"type": "string", "example": "hello"}),
+        describe({"$ref": "#/components/schemas/T"}, schemas={"T": {"type": "string", "examples": ["hello"]}}),
+    ],
+)
+def test_an_example_is_found(openapi: Any) -> None:
+    assert build_card(SPEC, "a", openapi).example == "hello"
+
+
+def test_depth() -> None:
+    assert [depth(1), depth([]), depth({"a": 1}), depth([[1]])] == [0, 0, 1, 2]
+
+
+async def test_the_card_is_shown_and_announced_once(world: World) -> None:
+    await until(lambda: announced(world) == ["a"])
+    card = shown(world)
+    assert card is not None
+    assert card.openapi is None
+    world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+    puts = world.dapr.calls["put"]
+    await until(lambda: world.dapr.calls["put"] > puts)
+    assert announced(world) == ["a"]
+
+
+async def test_an_engine_that_changed_is_announced_again(world: World) -> None:
+    await until(lambda: announced(world) == ["a"])
+    world.engine.openapi = describe({"type": "integer"})
+    world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+    await until(lambda: len(announced(world)) == 2)
+    card = shown(world)
+    assert card is not None
+    assert card.input_schema == {"type": "integer"}
+
+
+async def test_trouble_delays_the_card_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginehouse.runner.card._RETRY_SECONDS", 0.01)
+    async with runner_world(tmp_path) as world:
+        await until(lambda: announced(world))
+        world.dapr.fail("publish", times=2)
+        world.engine.openapi = describe({"type": "integer"})
+        world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+        await until(lambda: len(announced(world)) == 2)
+
+
+async def test_a_hostile_description_harms_nothing(world: World) -> None:
+    world.engine.openapi = {"paths": "x" * 2_000_000}
+    world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+    assert (await world.run()).status is Status.SUCCEEDED

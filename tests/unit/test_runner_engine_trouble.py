@@ -1,0 +1,273 @@
+"""Engines that are busy, away, hung or restarted; and a runner that is told to stop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from tests.support.runner import TinyEngine, World, echo, runner_world, until
+from tests.unit.test_runner_jobs import Gate, begin
+
+from enginehouse.contracts import names
+from enginehouse.contracts.job import Status, now
+from enginehouse.runner.clients.base import Health, Prediction, Reply
+from enginehouse.runner.health import HealthWatch, Restarts
+from enginehouse.runner.outcome import Succeeded
+from enginehouse.runner.replicas import ReplicaPool
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with runner_world(tmp_path) as made:
+        yield made
+
+
+def restart_file(world: World, folder: Path) -> Path:
+    return folder / f"127.0.0.1_{world.engine.port}"
+
+
+# Busy
+
+
+async def test_a_busy_engine_is_asked_again_and_no_attempt_is_burned(world: World) -> None:
+    async def predict(request: web.Request) -> web.StreamResponse:
+        if len(world.engine.calls) < 3:
+            return web.Response(status=429, headers={"Retry-After": "0.05"})
+        return await echo(request)
+
+    world.engine.predict = predict
+    record = await world.run()
+    assert (record.status, record.attempt) == (Status.SUCCEEDED, 1)
+    assert len(world.engine.calls) == 3
+
+
+async def test_a_job_of_an_engine_that_stays_busy_goes_back_to_the_queue(world: World) -> None:
+    async def predict(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=503, headers={"Retry-After": "20"})
+
+    world.engine.predict = predict
+    record = await world.run()
+    assert (record.status, record.attempt, record.error) == (Status.QUEUED, 0, None)
+    assert record.retry_at is not None
+    assert 15 < (record.retry_at - now()).total_seconds() <= 20
+
+
+async def test_a_job_that_went_back_runs_as_the_same_attempt(world: World) -> None:
+    job_id = names.new_job_id()
+    world.engine.predict = lambda _: _status(503)
+    await world.runner.receiver.deliver(world.event(job_id))
+    assert world.record(job_id).attempt == 0
+    world.engine.predict = echo
+    await world.runner.receiver.deliver(world.event(job_id, published_ago=10))
+    assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.SUCCEEDED, 1)
+
+
+async def _status(status: int) -> web.StreamResponse:
+    return web.Response(status=status, headers={"Retry-After": "9"})
+
+
+# Away
+
+
+async def test_an_engine_that_is_away_burns_no_attempts(world: World) -> None:
+    await world.engine.stop()
+    record = await world.run()
+    assert (record.status, record.attempt) == (Status.QUEUED, 0)
+    assert not world.runner.ready()
+
+
+async def test_a_job_waits_for_an_engine_that_comes_back(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, hand_back_after_seconds=10) as world:
+        await world.engine.stop()
+        delivery = begin(world, names.new_job_id())
+        await until(lambda: not world.runner.ready())
+        await world.engine.start()
+        assert await delivery
+        await until(world.runner.ready)
+        assert len(world.engine.calls) == 1
+
+
+async def test_not_ready_until_the_model_is_loaded(world: World) -> None:
+    world.engine.healthy = False
+    world.runner.pool.set_health(world.runner.pool.replicas[0], False)
+    assert not world.runner.ready()
+    world.engine.healthy = True
+    await until(world.runner.ready)
+
+
+# Hung
+
+
+async def test_a_hung_replica_is_restarted_and_its_slot_kept_until_then(world: World, tmp_path: Path) -> None:
+    Gate(world)
+    assert (await world.run(seconds=0.05)).status is Status.TIMED_OUT
+    replica = world.runner.pool.replicas[0]
+    assert replica.in_hand == 1
+    await until(restart_file(world, tmp_path).exists)
+    await until(lambda: replica.in_hand == 0)
+    assert not world.runner.ready()
+    restart_file(world, tmp_path).unlink()
+    await until(world.runner.ready)
+    assert not replica.restarting
+
+
+async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(world: World, tmp_path: Path) -> None:
+    Gate(world)
+    world.engine.offers_cancel = True
+    await world.run(seconds=0.05)
+    await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+    assert not restart_file(world, tmp_path).exists()
+    assert world.runner.ready()
+
+
+async def test_jobs_broken_by_a_restart_burn_no_attempt(world: World, tmp_path: Path) -> None:
+    gate = Gate(world)
+    innocent, hung = names.new_job_id(), names.new_job_id()
+    delivery = begin(world, innocent)
+    await world.running(innocent)
+    assert await begin(world, hung, seconds=0.05)
+    await until(restart_file(world, tmp_path).exists)
+    await world.engine.stop()
+    assert await delivery
+    assert gate.entered == 2
+    assert (world.record(innocent).status, world.record(innocent).attempt) == (Status.QUEUED, 0)
+
+
+async def test_without_anybody_to_restart_it_the_slot_comes_back(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, restart_dir=None) as world:
+        Gate(world)
+        await world.run(seconds=0.05)
+        await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+        assert world.runner.ready()
+
+
+class ScriptedEngine:
+    """An engine whose health is what the test says."""
+
+    address = "127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.says = Health(ok=True)
+        self.asked = 0
+
+    async def predict(self, prediction: Prediction) -> Reply:
+        return Succeeded(prediction.data)
+
+    async def cancel(self, job_id: str) -> bool:
+        return False
+
+    async def health(self) -> Health:
+        self.asked += 1
+        return self.says
+
+    async def openapi(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_silence_while_it_works_is_not_illness() -> None:
+    engine = ScriptedEngine()
+    pool = ReplicaPool([engine], 1)
+    watch = HealthWatch(pool, Restarts(None), lambda _: None)
+    watch.start()
+    replica = pool.replicas[0]
+    await until(lambda: replica.healthy)
+    assert pool.take() is replica
+    engine.says = Health(ok=False, answered=False)
+    asked = engine.asked
+    replica.changed.set()
+    await until(lambda: engine.asked > asked)
+    assert replica.healthy
+    pool.release(replica)
+    replica.changed.set()
+    await until(lambda: not replica.healthy)
+    await watch.stop()
+
+
+# Replicas
+
+
+async def test_the_replica_with_the_fewest_jobs_gets_the_next() -> None:
+    pool = ReplicaPool([ScriptedEngine(), ScriptedEngine()], 2)
+    one, two = pool.replicas
+    assert pool.take() is None
+    for replica in pool.replicas:
+        pool.set_health(replica, True)
+    taken = [pool.take() for _ in range(4)]
+    assert taken == [one, two, one, two]
+    assert pool.take() is None
+    waiting = [asyncio.create_task(pool.wait(5)) for _ in range(2)]
+    await asyncio.sleep(0)
+    pool.release(two)
+    assert await waiting[0] is two
+    waiting[1].cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    pool.release(one)
+    assert pool.take() is one
+
+
+async def test_a_sick_replica_gets_nothing(tmp_path: Path) -> None:
+    second = TinyEngine()
+    await second.start()
+    async with runner_world(tmp_path) as first:
+        urls = [first.engine.url, second.url]
+        async with runner_world(tmp_path, engine_urls=urls, engine=second, dapr=first.dapr) as world:
+            await until(lambda: all(replica.healthy for replica in world.runner.pool.replicas))
+            await first.engine.stop()
+            for _ in range(4):
+                assert (await world.run()).status is Status.SUCCEEDED
+            assert len(second.calls) == 4
+    await second.stop()
+
+
+async def test_a_cancelled_wait_gives_its_slot_back() -> None:
+    pool = ReplicaPool([ScriptedEngine()], 1)
+    pool.set_health(pool.replicas[0], True)
+    assert pool.take()
+    waiting = asyncio.create_task(pool.wait(5))
+    await asyncio.sleep(0)
+    pool.release(pool.replicas[0])
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert pool.take() is pool.replicas[0]
+
+
+# Stopping
+
+
+async def test_what_runs_may_end_and_what_waits_goes_back(world: World) -> None:
+    gate = Gate(world)
+    running = [names.new_job_id(), names.new_job_id()]
+    waiting = names.new_job_id()
+    deliveries = [begin(world, job_id) for job_id in [*running, waiting]]
+    await until(lambda: gate.entered == 2)
+    draining = asyncio.create_task(world.runner.drain())
+    await until(lambda: world.find(waiting))
+    assert (world.record(waiting).status, world.record(waiting).attempt) == (Status.QUEUED, 0)
+    assert not world.runner.ready()
+    gate.open.set()
+    await draining
+    assert await asyncio.gather(*deliveries) == [True] * 3
+    assert [world.record(job_id).status for job_id in running] == [Status.SUCCEEDED] * 2
+
+
+async def test_what_does_not_end_in_its_grace_goes_back(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, stop_grace_seconds=0.1) as world:
+        gate = Gate(world)
+        job_id = names.new_job_id()
+        delivery = begin(world, job_id)
+        await world.running(job_id)
+        await world.runner.drain()
+        assert await delivery
+        assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.QUEUED, 0)
+        await until(lambda: gate.closed == 1)
+
+
+async def test_what_comes_while_it_stops_goes_back_at_once(world: World) -> None:
+    await world.runner.drain()
+    record = await world.run()
+    assert (record.status, record.attempt) == (Status.QUEUED, 0)
+    assert world.engine.calls == []

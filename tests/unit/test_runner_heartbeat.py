@@ -1,0 +1,107 @@
+"""Heartbeats and the list of workers."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.runner import ENGINE, STORE, World, runner_world, until
+from tests.unit.test_runner_jobs import Gate, begin, other_worker
+
+from enginehouse.contracts import names
+from enginehouse.contracts.engine import Heartbeat, WorkerList
+from enginehouse.sidecar.base import Conflict
+from enginehouse.sidecar.fake import FakeDapr
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with runner_world(tmp_path) as made:
+        await until(lambda: listed(made))
+        yield made
+
+
+def beat_of(world: World, worker: str = "worker-1") -> Heartbeat | None:
+    entry = world.dapr.stores[STORE].get(names.worker_key(worker))
+    return Heartbeat.model_validate_json(entry.value) if entry else None
+
+
+def listed(world: World) -> list[str]:
+    entry = world.dapr.stores[STORE].get(names.WORKERS_KEY)
+    return WorkerList.model_validate_json(entry.value).workers if entry else []
+
+
+async def latest(world: World) -> Heartbeat:
+    await world.runner.heart.beat()
+    beat = beat_of(world)
+    assert beat is not None
+    return beat
+
+
+async def test_a_heartbeat_says_what_is_in_hand(world: World) -> None:
+    assert (await latest(world)).idle_since is not None
+    gate = Gate(world)
+    job_id = names.new_job_id()
+    delivery = begin(world, job_id)
+    await until(lambda: gate.entered)
+    beat = await latest(world)
+    assert (beat.in_hand, beat.idle_since, beat.slots, beat.healthy) == ([job_id], None, 2, True)
+    gate.open.set()
+    await delivery
+    assert (await latest(world)).in_hand == []
+    assert (await latest(world)).idle_since == (await latest(world)).idle_since
+
+
+async def test_a_heartbeat_says_whether_the_slot_receives_jobs(world: World) -> None:
+    assert not (await latest(world)).subscribed
+    world.dapr.subscribe(names.job_topic(ENGINE), world.runner.receiver.deliver)
+    assert (await latest(world)).subscribed
+
+
+async def test_a_heartbeat_runs_out(world: World) -> None:
+    expires = world.dapr.stores[STORE][names.worker_key("worker-1")].expires_at
+    assert expires is not None
+
+
+async def test_the_list_is_written_once_and_again_when_it_went_missing(world: World) -> None:
+    assert listed(world) == ["worker-1"]
+    writes = world.dapr.calls["create"] + world.dapr.calls["replace"]
+    await world.runner.heart.beat()
+    assert world.dapr.calls["create"] + world.dapr.calls["replace"] == writes
+    del world.dapr.stores[STORE][names.WORKERS_KEY]
+    await world.runner.heart.beat()
+    assert listed(world) == ["worker-1"]
+
+
+async def test_joining_drops_the_vanished_and_keeps_the_living(tmp_path: Path) -> None:
+    dapr = FakeDapr()
+    async with runner_world(tmp_path, dapr=dapr) as one:
+        await until(lambda: listed(one))
+        await other_worker(one, [], "worker-3")
+        names_there = WorkerList(workers=["worker-1", "worker-3", "worker-9"]).model_dump_json().encode()
+        await one.sidecar.put(STORE, names.WORKERS_KEY, names_there)
+        async with runner_world(tmp_path, dapr=dapr, worker="worker-2") as two:
+            await until(lambda: listed(two) == ["worker-1", "worker-2", "worker-3"])
+        assert listed(one) == ["worker-1", "worker-3"]
+        assert beat_of(one, "worker-2") is None
+
+
+async def test_a_conflict_is_tried_again(world: World) -> None:
+    del world.dapr.stores[STORE][names.WORKERS_KEY]
+    world.dapr.fail("create", Conflict("somebody was first"))
+    await world.runner.heart.beat()
+    assert listed(world) == ["worker-1"]
+
+
+async def test_a_broken_list_is_replaced(world: World) -> None:
+    await world.sidecar.put(STORE, names.WORKERS_KEY, json.dumps([1]).encode())
+    await world.runner.heart.beat()
+    assert listed(world) == ["worker-1"]
+
+
+async def test_trouble_ends_no_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginehouse.runner.heartbeat.HEARTBEAT_SECONDS", 0.01)
+    dapr = FakeDapr()
+    dapr.fail("put", times=3)
+    async with runner_world(tmp_path, dapr=dapr) as world:
+        await until(lambda: beat_of(world))

@@ -1,0 +1,91 @@
+"""Settings from the environment, and those with which a runner does not start."""
+
+from pathlib import Path
+
+import pytest
+
+from enginehouse.contracts.errors import UnsafeSettings
+from enginehouse.runner.__main__ import main
+from enginehouse.runner.app import load_spec
+from enginehouse.runner.settings import load_settings
+
+GOOD = {
+    "ENGINEHOUSE_RUNNER_SPEC": "/nowhere/engine.yaml",
+    "ENGINEHOUSE_RUNNER_SLOT": "a",
+    "ENGINEHOUSE_RUNNER_WORKER": "acme--echo-a-1",
+    "ENGINEHOUSE_RUNNER_ENGINE_URLS": '["http://127.0.0.1:9001"]',
+    "ENGINEHOUSE_RUNNER_DELIVERY_PORT": "9002",
+    "DAPR_GRPC_PORT": "9003",
+    "DAPR_API_TOKEN": "a-secret-of-16-characters",
+    "APP_API_TOKEN": "another-secret-of-16",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_good_settings() -> None:
+    settings = load_settings()
+    assert settings.engine_urls == ["http://127.0.0.1:9001"]
+    assert settings.spec == Path("/nowhere/engine.yaml")
+    assert settings.dapr_api_token.get_secret_value() == GOOD["DAPR_API_TOKEN"]
+    assert GOOD["DAPR_API_TOKEN"] not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("DAPR_API_TOKEN", None, "DAPR_API_TOKEN"),
+        ("APP_API_TOKEN", "", "at least 16"),
+        ("APP_API_TOKEN", "short", "at least 16"),
+        ("ENGINEHOUSE_RUNNER_DELIVERY_HOST", "0.0.0.0", "loopback"),
+        ("ENGINEHOUSE_RUNNER_DELIVERY_HOST", "engine.example", "delivery_host"),
+        ("ENGINEHOUSE_RUNNER_SLOT", "c", "slot"),
+        ("ENGINEHOUSE_RUNNER_WORKER", "a/b", "worker"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_URLS", "[]", "engine_urls"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_URLS", "http://127.0.0.1:1", "engine_urls"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_URLS", '["http://u:p@127.0.0.1:1"]', "http://host:port"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_URLS", '["http://127.0.0.1:1/x"]', "http://host:port"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_URLS", '["https://127.0.0.1:1"]', "http://host:port"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_URLS", '["http://h:1", "http://h:1"]', "twice"),
+    ],
+)
+def test_what_does_not_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, said: str) -> None:
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnsafeSettings, match=said):
+        load_settings()
+
+
+def test_no_secret_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_API_TOKEN", "hunter2")
+    with pytest.raises(UnsafeSettings) as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_main_says_what_is_wrong_and_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("APP_API_TOKEN")
+    assert main() == 2
+    assert "APP_API_TOKEN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "tenant: [", "tenant: acme", "tenant: kube-x\nname: echo"])
+def test_a_spec_that_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text(text)
+    with pytest.raises(UnsafeSettings, match=r"engine\.yaml"):
+        load_spec(path)
+
+
+def test_a_spec(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text("tenant: acme\nname: echo\n")
+    assert load_spec(path).id == "acme--echo"
