@@ -86,7 +86,9 @@ async def _build(engine: str, folder: Path, requirements: Path | None, guard: Gu
     install += ["--reinstall-package", "enginehouse", str(root())]
     if requirements:
         install += ["-r", str(requirements)]
-    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    # The certificates that this machine trusts, as pip does: uv's own list would not know a company's proxy.
+    environment = {"UV_SYSTEM_CERTS": "1", **kept}
     cwd = requirements.parent if requirements else root()
 
     def show(line: str) -> None:

@@ -1,0 +1,1 @@
+"""The `enginehouse` command."""

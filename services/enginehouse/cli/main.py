@@ -1,0 +1,32 @@
+"""The `enginehouse` command: which subcommands there are."""
+
+import typer
+
+from enginehouse.cli import demo, deploy, stack
+
+app = typer.Typer(
+    name="enginehouse",
+    help="Many clients' inference engines behind one API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command()(stack.setup)
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(stack.status)
+app.command()(demo.demo)
+
+engines = typer.Typer(help="Engines: deploy, remove.", no_args_is_help=True)
+engines.command()(deploy.deploy)
+engines.command()(deploy.remove)
+app.add_typer(engines, name="engines")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Runs the loop of a command so that Ctrl-C, SIGTERM and a closed terminal end it cleanly, and twice at once."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from enginehouse.cli.console import say_error
+from enginehouse.contracts.errors import EnginehouseError
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="ENGINEHOUSE_HOME", help="Folder of this deployment: bundles, data, logs.")
+]
+DEFAULT_HOME = Path(".enginehouse")
+
+_INTERRUPTED = 130
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, or until a signal has had everything stopped. An expected error is shown and exits 1."""
+    try:
+        asyncio.run(_with_signals(main))
+    except EnginehouseError as error:
+        say_error(error)
+        raise typer.Exit(1) from None
+    except asyncio.CancelledError:
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(main)
+    told = 0
+
+    def stop() -> None:
+        nonlocal told
+        told += 1
+        if told == 1:
+            task.cancel()
+        else:
+            # The guard ends every process that is left.
+            os._exit(_INTERRUPTED)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await task

@@ -1,0 +1,205 @@
+"""`enginehouse setup`, `up`, `down`, `status`: the system as processes of this machine."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from enginehouse.cli.console import Steps, err, follow_logs, out
+from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
+from enginehouse.contracts.names import PLATFORM_TENANT
+from enginehouse.local.acquire import get_daprd
+from enginehouse.local.guard import Guard
+from enginehouse.local.health import Prober, listens
+from enginehouse.local.home import Home
+from enginehouse.local.redis import external, find_server
+from enginehouse.local.running import RunOptions, run_stack
+from enginehouse.local.stack import Stack
+
+_STOP_SECONDS = 60
+
+EnginesOption = Annotated[
+    str, typer.Option(help="Which engines that come with the system to deploy: all, none, or names with commas.")
+]
+
+
+def setup() -> None:
+    """Get what running on this machine needs: daprd, from wherever it can be had, and a look for Redis."""
+
+    async def get() -> None:
+        guard = Guard()
+        try:
+            with Steps() as steps:
+                await get_daprd(guard, steps)
+                address = external()
+                steps.finish("redis", f"Redis: {f'{address.host}:{address.port}' if address else find_server()}")
+        finally:
+            guard.close()
+
+    run(get())
+
+
+def up(
+    home: HomeOption = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(help="Of the API, on 127.0.0.1.")] = 8080,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once everything is up; stop it with 'down'.")
+    ] = False,
+    engines: EnginesOption = "all",
+    logs: Annotated[bool, typer.Option(help="Show what all processes write.")] = True,
+) -> None:
+    """Start everything and stay, until Ctrl-C. Watches the home: engines start and stop as their bundles come and go."""
+    place = Home.at(home)
+    if detach:
+        _detach(place, port, engines)
+        return
+    options = RunOptions(port=port, platform_engines=platform_engines(engines))
+    steps = Steps()
+
+    async def stay(stack: Stack) -> None:
+        steps.close()
+        tell_ready(place, stack.url)
+        err.print("Ctrl-C stops everything.")
+        if logs:
+            await follow_logs(place.logs)
+        await asyncio.Event().wait()
+
+    with steps:
+        run(run_stack(place, options, steps, stay))
+
+
+def platform_engines(text: str) -> list[str] | None:
+    """What --engines means: None for all."""
+    names = [name.strip().removeprefix(f"{PLATFORM_TENANT}--") for name in text.split(",")]
+    return None if text == "all" else [] if text == "none" else names
+
+
+def tell_ready(home: Home, url: str) -> None:
+    """The line that says where everything is."""
+    out.print(Text("Ready: ", style="bold green") + Text(f"{url}   docs: {url}/docs   key: {home.local_json}"))
+    problems = home.read_state().get("engines", {})
+    for engine, entry in problems.items():
+        if entry["problem"]:
+            err.print(Text(f"{engine}: {entry['problem']}", style="red"))
+    out.print("This mode runs engines as plain processes: it does not contain hostile code.", style="dim")
+
+
+def _detach(home: Home, port: int, engines: str) -> None:
+    log = home.logs / "enginehouse.log"
+    start = log.stat().st_size if log.exists() else 0
+    command = [sys.executable, "-m", "enginehouse.cli.main", "up", "--home", str(home.path), "--port", str(port)]
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [*command, "--engines", engines, "--no-logs"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        while process.poll() is None:
+            state = home.read_state()
+            if state.get("supervisor") == process.pid and state.get("ready"):
+                tell_ready(home, state["url"])
+                return
+            start = _echo(log, start)
+            time.sleep(0.1)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    _echo(log, start)
+    raise typer.Exit(1)
+
+
+def _echo(log: Path, start: int) -> int:
+    with log.open("rb") as file:
+        file.seek(start)
+        text = file.read()
+    err.print(Text(text.decode(errors="replace")), end="", soft_wrap=True)
+    return start + len(text)
+
+
+def down(home: HomeOption = DEFAULT_HOME) -> None:
+    """Stop everything that runs for this home, and wait until it is gone."""
+    place = Home.at(home)
+    pid = place.read_state().get("supervisor")
+    if not place.is_running() or not pid:
+        out.print(f"Nothing is running in {place.path}.")
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    with err.status("stopping everything"):
+        while place.is_running():
+            if time.monotonic() > deadline:
+                # Its guard ends what it leaves behind.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+    out.print("Everything is stopped.")
+
+
+def status(
+    home: HomeOption = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show every process of this home, and whether it is well. Exits 1 if something is not."""
+    place = Home.at(home)
+    state = place.read_state() if place.is_running() else {}
+    if not state:
+        out.print_json(json.dumps({"running": False})) if as_json else out.print(f"Nothing is running in {place.path}.")
+        raise typer.Exit(1)
+    processes = asyncio.run(_probe(state["processes"]))
+    if as_json:
+        out.print_json(json.dumps({"running": True, **state, "processes": processes}))
+    else:
+        _show(state, processes)
+    well = all(process["healthy"] for process in processes) and not state["refused"]
+    raise typer.Exit(0 if well and all(entry["state"] == "running" for entry in state["engines"].values()) else 1)
+
+
+async def _probe(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ask each process now: what was written down a moment ago may no longer hold."""
+    prober = Prober()
+
+    async def healthy(process: dict[str, Any]) -> bool:
+        if process["pid"] is None:
+            return False
+        return await (prober.ok(process["health_url"]) if process["health_url"] else listens(process["port"]))
+
+    answers = await asyncio.gather(*(healthy(process) for process in processes))
+    await prober.close()
+    now = time.time()
+    return [
+        {**process, "healthy": well, "uptime_seconds": round(now - process["started_at"], 1) if process["pid"] else 0}
+        for process, well in zip(processes, answers, strict=True)
+    ]
+
+
+def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
+    table = Table("name", "kind", "pid", "port", "health", "restarts", "uptime", box=None, header_style="bold")
+    for process in processes:
+        health = Text("well", style="green") if process["healthy"] else Text(process["state"], style="red")
+        if not process["healthy"] and process["state"] == "running":
+            health = Text("not well", style="red")
+        pid, uptime = str(process["pid"] or "-"), f"{process['uptime_seconds']:.0f} s"
+        table.add_row(
+            process["name"], process["kind"], pid, str(process["port"]), health, str(process["restarts"]), uptime
+        )
+    out.print(table)
+    out.print(f"\nAPI: {state['url']}" + ("" if state["ready"] else "   (still starting)"))
+    for engine, entry in state["engines"].items():
+        if entry["state"] != "running":
+            out.print(Text(f"{engine}: {entry['state']}. {entry['problem'] or ''}", style="red"))
+    for owner, problem in state["refused"].items():
+        out.print(Text(f"{owner}: not given to the gateway. {problem}", style="red"))
