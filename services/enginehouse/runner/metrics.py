@@ -14,6 +14,9 @@ class RunnerMetrics:
         self.jobs = Counter(
             "enginehouse_runner_attempts", "Attempts by what came of them.", ["outcome"], registry=self.registry
         )
+        self.deliveries = Counter(
+            "enginehouse_runner_deliveries", "Deliveries by what was done.", ["action"], registry=self.registry
+        )
         self.predict_seconds = Histogram(
             "enginehouse_runner_predict_seconds", "Time at the engine.", buckets=_BUCKETS, registry=self.registry
         )

@@ -76,14 +76,17 @@ class Receiver:
         except Malformed as error:
             return await self._dead_letter(body, error)
         if event.expirytime <= now():
+            self._metrics.deliveries.labels("expired").inc()
             _log.info("A delivery came after its time and is not run", action="delivery_expired", job_id=event.id)
             return True
         handling = self._in_hand.get(event.id)
         if handling is None:
+            self._metrics.deliveries.labels("taken").inc()
             handling = asyncio.create_task(self._handle(event, body))
             self._in_hand[event.id] = handling
             handling.add_done_callback(lambda _: self._in_hand.pop(event.id, None))
         else:
+            self._metrics.deliveries.labels("joined").inc()
             _log.info("A second delivery joins the job that runs", action="delivery_joined", job_id=event.id)
         return await asyncio.shield(handling)
 
@@ -111,7 +114,7 @@ class Receiver:
         except EnginehouseError as failure:
             _log.warning("A dead letter could not be published yet", action="dead_letter_failed", error=str(failure))
             return False
-        self._metrics.jobs.labels("unparsable").inc()
+        self._metrics.deliveries.labels("unparsable").inc()
         return True
 
     async def _handle(self, event: JobEvent, body: bytes) -> bool:
@@ -176,6 +179,7 @@ class Receiver:
             event.id, event.attempt, event.data.retry.max_attempts, stored.record if stored else None
         )
         if isinstance(verdict, Skip):
+            self._metrics.deliveries.labels("skipped").inc()
             _log.info("A delivery is not run", action="delivery_skipped", job_id=event.id, reason=verdict.reason)
             return True
         if isinstance(verdict, Exhausted):
