@@ -23,10 +23,12 @@ check: $(ENVIRONMENT) ## Format, lint, types, imports, YAML, and that names in Y
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p enginehouse -p tests.support
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/support/derive_sync.py --check
 	$(BIN)/yamllint --strict .
 	$(PYTEST) -q tests/manifests tests/unit/test_names_in_yaml.py
 
 fix: $(ENVIRONMENT) ## Format, and correct what can be corrected by machine
+	$(BIN)/python tests/support/derive_sync.py
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

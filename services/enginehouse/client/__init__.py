@@ -1,1 +1,24 @@
-"""The Python client, async and sync."""
+"""The Python client, async and sync: submit jobs to engines, wait for them, and ask what there is.
+
+>>> from enginehouse.client import Client
+>>> with Client() as client:
+...     client.run("standard", {"text": "What a wonderful stall!"})["label"]
+'positive'
+"""
+
+from enginehouse.client.async_client import AsyncClient, AsyncHandle
+from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
+from enginehouse.client.models import EngineInfo, SubmitOptions
+from enginehouse.client.sync_client import Client, Handle
+
+__all__ = [
+    "AsyncClient",
+    "AsyncHandle",
+    "CannotConnect",
+    "Client",
+    "EngineInfo",
+    "Handle",
+    "JobFailed",
+    "SubmitOptions",
+    "WaitOver",
+]

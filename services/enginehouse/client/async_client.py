@@ -1,0 +1,321 @@
+"""The client, async. `sync_client.py` is derived from this file by `make fix`."""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import pydantic_core
+from pydantic import BaseModel
+
+from enginehouse.client.errors import JobFailed, WaitOver
+from enginehouse.client.models import EngineInfo, EnginePage, JobPage, SubmitOptions
+from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
+from enginehouse.contracts.errors import JobIsFinal
+from enginehouse.contracts.job import Accepted, Job, Status
+from enginehouse.contracts.names import DEFAULT_ENGINE
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+_LONGEST_WAIT_SECONDS = 60.0
+"""What the server waits at most in one request; waiting longer is asking again."""
+_WAIT_MARGIN_SECONDS = 15.0
+"""How much longer than the wait asked for an answer may take."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class AsyncHandle:
+    """A job that was submitted. `job` is what was last known of it, None before the first look."""
+
+    def __init__(self, client: "AsyncClient", job_id: str, engine: str, job: Job | None = None) -> None:
+        self._client = client
+        self.id = job_id
+        self.engine = engine
+        self.job = job
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} of {self.engine}: {self.job.status if self.job else 'submitted'}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether the job was seen to have ended."""
+        return self.job is not None and self.job.status.is_final
+
+    async def refresh(self) -> Job:
+        """Ask how the job stands now."""
+        self.job = await self._client.job(self.id)
+        return self.job
+
+    async def wait(self, timeout_seconds: float | None = None) -> Job:
+        """The job, once it has ended in whatever way. WaitOver when `timeout_seconds` are over; None: no limit."""
+        if self.job is None or not self.job.status.is_final:
+            self.job = await self._client.wait(self.id, timeout_seconds)
+        return self.job
+
+    async def result(self, timeout_seconds: float | None = None) -> Any:
+        """The job's output, once it has succeeded. JobFailed if it ended otherwise.
+
+        >>> async with AsyncClient() as client:
+        ...     handle = await client.submit("standard", {"text": "I love it"})
+        ...     (await handle.result(timeout_seconds=30))["label"]
+        'positive'
+        """
+        job = await self.wait(timeout_seconds)
+        if job.status is not Status.SUCCEEDED:
+            raise JobFailed(job)
+        return job.output
+
+    async def cancel(self) -> Job:
+        """End the job; JobIsFinal if it has ended otherwise."""
+        self.job = await self._client.cancel(self.id)
+        return self.job
+
+    async def retry(self) -> "AsyncHandle":
+        """A new job with the same input; this one keeps its state."""
+        return await self._client.retry(self.id)
+
+
+class AsyncClient:
+    """A connection to Enginehouse as one tenant. Make one, use it for everything, close it.
+
+    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. Requests that can be sent twice without
+    harm are repeated when the connection breaks or the server asks for it; a submit carries an Idempotency-Key of its
+    own, so that it can be, too.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_seconds: float = 30,
+        retries: RetryPlan | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = (url or os.environ.get("ENGINEHOUSE_URL") or DEFAULT_URL).rstrip("/")
+        key = api_key or os.environ.get("ENGINEHOUSE_API_KEY", "")
+        self._retries = retries or RetryPlan()
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx2.AsyncClient(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            # Many jobs are waited for at once, each with a connection of its own.
+            limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
+            # A proxy knows nothing of this machine's own addresses.
+            trust_env=urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def submit(
+        self,
+        engine: str,
+        input: Any = None,  # noqa: A002 - what it is called everywhere
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncHandle:
+        """Submit a job to `engine` ('name' or '<tenant>--<name>'). When this returns, it will reach a final state.
+
+        `input` is whatever the engine's card says, as anything that can be written as JSON, pydantic models included.
+
+        >>> async with AsyncClient() as client:
+        ...     handle = await client.submit("standard", {"text": "So so."}, priority=9, max_time_in_queue_seconds=60)
+        ...     (await handle.wait(timeout_seconds=30)).status.value
+        'succeeded'
+        """
+        return await self._submit(engine, input, idempotency_key, 0, options)
+
+    async def run(
+        self,
+        engine: str = DEFAULT_ENGINE,
+        input: Any = None,  # noqa: A002
+        *,
+        timeout_seconds: float | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Any:
+        """Submit a job and give its output: one round trip for a quick one. JobFailed, WaitOver.
+
+        >>> async with AsyncClient() as client:
+        ...     (await client.run("standard", {"text": "This is terrible!"}, timeout_seconds=30))["label"]
+        'negative'
+        """
+        deadline = _deadline(timeout_seconds)
+        handle = await self._submit(engine, input, None, _wait_until(deadline), options)
+        return await handle.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    async def job(self, job_id: str) -> Job:
+        """A job, as it stands now."""
+        return await self._get(Job, f"/v1/jobs/{_part(job_id)}")
+
+    async def handle(self, job_id: str) -> AsyncHandle:
+        """A handle of a job that was submitted earlier, or elsewhere."""
+        job = await self.job(job_id)
+        return AsyncHandle(self, job.id, job.engine, job)
+
+    async def wait(self, job_id: str, timeout_seconds: float | None = None) -> Job:
+        """A job, once it has ended. WaitOver when `timeout_seconds` are over; None: no limit."""
+        deadline = _deadline(timeout_seconds)
+        while True:
+            seconds = _wait_until(deadline)
+            job = await self._get(Job, f"/v1/jobs/{_part(job_id)}", {"wait": f"{seconds:.3f}"}, wait_seconds=seconds)
+            if job.status.is_final:
+                return job
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitOver(f"Job {job_id} is still {job.status}; the time to wait for it is over")
+
+    async def jobs(
+        self, *, engine: str | None = None, status: Status | str | None = None, limit: int | None = None
+    ) -> AsyncIterator[Job]:
+        """Your jobs, newest first, without inputs and outputs; at most `limit`.
+
+        >>> async with AsyncClient() as client:
+        ...     async for job in client.jobs(engine="standard", limit=1):
+        ...         print(job.engine)
+        shared--standard
+        """
+        left = limit
+        query = {"engine": engine, "status": str(status) if status else None, "cursor": None}
+        while left is None or left > 0:
+            size = min(left or 200, 200)
+            given = {name: value for name, value in query.items() if value} | {"limit": str(size)}
+            page = await self._get(JobPage, "/v1/jobs", given)
+            for job in page.jobs:
+                yield job
+            left = None if left is None else left - len(page.jobs)
+            query["cursor"] = page.next_cursor
+            if not page.next_cursor:
+                return
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job; one that is canceled already is fine. JobIsFinal if it has ended otherwise."""
+        try:
+            content = await self._request("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+        except JobIsFinal:
+            job = await self.job(job_id)
+            if job.status is Status.CANCELED:
+                return job  # Perhaps by our own request, whose answer was lost.
+            raise
+        return Job.model_validate_json(content)
+
+    async def retry(self, job_id: str) -> AsyncHandle:
+        """A new job with the same input as one that has ended."""
+        content = await self._request("POST", f"/v1/jobs/{_part(job_id)}/retry", safe=False)
+        accepted = Accepted.model_validate_json(content)
+        return AsyncHandle(self, accepted.id, accepted.engine)
+
+    async def engines(self) -> list[EngineInfo]:
+        """The engines you may use: your own and the shared ones.
+
+        >>> async with AsyncClient() as client:
+        ...     "shared--standard" in [engine.id for engine in await client.engines()]
+        True
+        """
+        return (await self._get(EnginePage, "/v1/engines")).engines
+
+    async def engine(self, name: str) -> EngineInfo:
+        """One engine, with its card: input and output schema, version, limits."""
+        return await self._get(EngineInfo, f"/v1/engines/{_part(name)}")
+
+    async def _submit(
+        self, engine: str, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions
+    ) -> AsyncHandle:
+        body = dict(options) if "input_ref" in options else {"input": value, **options}
+        headers = {"idempotency-key": key or str(uuid.uuid4())}
+        if wait_seconds > 0:
+            headers["prefer"] = f"wait={wait_seconds:.3f}"
+        path = f"/v1/engines/{_part(engine)}/jobs"
+        content = await self._request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
+        accepted = Accepted.model_validate_json(content)
+        return AsyncHandle(self, accepted.id, accepted.engine, _whole_job(content))
+
+    async def _get(
+        self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0
+    ) -> M:
+        return kind.model_validate_json(await self._request("GET", path, params=params, wait_seconds=wait_seconds))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        wait_seconds: float = 0,
+        safe: bool = True,
+    ) -> bytes:
+        """The body of a successful answer; sent again as long as that is safe and the plan allows."""
+        headers = dict(headers or {})
+        if body is not None:
+            headers["content-type"] = "application/json"
+        content = None if body is None else pydantic_core.to_json(body)
+        timeout = httpx2.Timeout(
+            self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
+        )
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return await self._send(method, path, content, params, headers, timeout, safe)
+            except Refused as refused:
+                delay = self._retries.delay(refused.error, tried) if refused.again else None
+                if delay is None:
+                    raise refused.error from None
+            await asyncio.sleep(delay)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        params: dict[str, str] | None,
+        headers: dict[str, str],
+        timeout: httpx2.Timeout,
+        safe: bool,
+    ) -> bytes:
+        try:
+            answer = await self._http.request(
+                method, path, content=content, params=params, headers=headers, timeout=timeout
+            )
+        except httpx2.TransportError as error:
+            raise lost_request(error, self.url, safe=safe) from None
+        check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
+        return answer.content
+
+
+def _whole_job(content: bytes) -> Job | None:
+    """The job, if a submit was answered with all of it: only where the server was asked to wait, and did."""
+    return Job.model_validate_json(content) if "created_at" in pydantic_core.from_json(content) else None
+
+
+def _part(text: str) -> str:
+    """A name as one part of a path, whatever is in it."""
+    return quote(text, safe="")
+
+
+def _deadline(timeout_seconds: float | None) -> float | None:
+    return None if timeout_seconds is None else time.monotonic() + timeout_seconds
+
+
+def _wait_until(deadline: float | None) -> float:
+    """How long the next request may ask the server to wait."""
+    if deadline is None:
+        return _LONGEST_WAIT_SECONDS
+    return min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,79 @@
+"""What can go wrong for a client: the contracts' exceptions, made again from problem+json, and three of its own."""
+
+import math
+from collections.abc import Iterator
+
+import pydantic_core
+
+from enginehouse.contracts.errors import EnginehouseError, RequestError, Unavailable
+from enginehouse.contracts.job import Job
+
+
+class JobFailed(EnginehouseError):
+    """The job ended without a result. `job` is the job; `code` says why."""
+
+    retryable = False
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        # A canceled or expired job may carry no error of its own: its state says it all.
+        self.code = job.error.code if job.error else job.status.value.upper()  # type: ignore[misc]
+        why = f": {job.error.message}" if job.error else ""
+        super().__init__(f"Job {job.id} is {job.status} ({self.code}){why}")
+
+
+class WaitOver(EnginehouseError, TimeoutError):
+    """The job has not ended within the time that the caller wanted to wait. It goes on."""
+
+    code = "WAIT_OVER"
+    advice = "Wait again with a longer timeout, or cancel the job."
+
+
+class CannotConnect(Unavailable):
+    """Nothing answers at the URL of Enginehouse."""
+
+    code = "CANNOT_CONNECT"
+    advice = "Is it running? 'enginehouse up' starts it here; ENGINEHOUSE_URL names another place."
+
+
+def _below(kind: type[EnginehouseError]) -> Iterator[type[EnginehouseError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _below(child)
+
+
+def _kind_of(code: str, status: int) -> type[EnginehouseError]:
+    kinds: list[type[EnginehouseError]] = [EnginehouseError, *_below(EnginehouseError)]
+    of_contracts = [kind for kind in kinds if kind.__module__ == EnginehouseError.__module__]
+    fallback: type[EnginehouseError] = EnginehouseError
+    if status < 500:
+        fallback = RequestError
+    elif status in (502, 503, 504):
+        fallback = Unavailable
+    return next((kind for kind in of_contracts if kind.code == code), fallback)
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds of a Retry-After header; None without one that can be read."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def from_answer(status: int, body: bytes, retry_after_header: str | None) -> EnginehouseError:
+    """The exception that an answer means; one that is no problem+json came from something in between."""
+    try:
+        problem = pydantic_core.from_json(body)
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "code" not in problem:
+        problem = {"code": "", "detail": f"HTTP {status}: {body[:200].decode(errors='replace')}"}
+    kind = _kind_of(str(problem["code"]), status)
+    error = kind(str(problem.get("detail") or ""), retry_after_seconds=retry_after(retry_after_header))
+    for name in ("code", "retryable", "advice"):
+        if problem.get(name) not in (None, ""):
+            # The server's word on this very case goes before what the class says of most.
+            setattr(error, name, problem[name])
+    return error

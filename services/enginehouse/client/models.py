@@ -1,0 +1,78 @@
+"""What the client takes and gives beside the contracts' own types."""
+
+from typing import Any, Literal, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from enginehouse.contracts.engine import EngineCard
+from enginehouse.contracts.job import Job, RetryPolicy
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What may be asked for a job beside its input: the fields of `contracts.job.JobOptions`, and `input_ref`."""
+
+    parameters: dict[str, Any]
+    priority: int
+    retry: RetryPolicy | dict[str, int]
+    retry_on_timeout: bool
+    max_time_in_queue_seconds: int
+    execution_timeout_seconds: float
+    result_ttl_seconds: int
+    webhook: str
+    webhook_events_filter: list[Literal["start", "completed"]]
+    input_ref: str
+
+
+class _Answer(BaseModel):
+    """Written by a server that may be newer: unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class JobCounts(_Answer):
+    """Jobs of an engine: waiting and running now, ended so far."""
+
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+class WorkerCounts(_Answer):
+    """Workers of an engine that are alive."""
+
+    idle: int = 0
+    running: int = 0
+
+
+class Queue(_Answer):
+    """What an engine has to do, and who does it."""
+
+    jobs: JobCounts = JobCounts()
+    workers: WorkerCounts = WorkerCounts()
+
+
+class EngineInfo(_Answer):
+    """An engine that the caller may use."""
+
+    id: str
+    version: str | None = None
+    description: str = ""
+    state: str = Field(description="active, paused or retired.")
+    reason: str | None = None
+    health: str = "unknown"
+    queue: Queue | None = None
+    card: EngineCard | None = Field(None, description="Only when one engine is asked for.")
+
+
+class EnginePage(_Answer):
+    """Answer of GET /v1/engines."""
+
+    engines: list[EngineInfo]
+
+
+class JobPage(_Answer):
+    """Answer of GET /v1/jobs."""
+
+    jobs: list[Job]
+    next_cursor: str | None = None

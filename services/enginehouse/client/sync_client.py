@@ -1,0 +1,313 @@
+"""The client, sync. Derived from `async_client.py` by `make fix`: do not edit."""
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import pydantic_core
+from pydantic import BaseModel
+
+from enginehouse.client.errors import JobFailed, WaitOver
+from enginehouse.client.models import EngineInfo, EnginePage, JobPage, SubmitOptions
+from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
+from enginehouse.contracts.errors import JobIsFinal
+from enginehouse.contracts.job import Accepted, Job, Status
+from enginehouse.contracts.names import DEFAULT_ENGINE
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+_LONGEST_WAIT_SECONDS = 60.0
+"""What the server waits at most in one request; waiting longer is asking again."""
+_WAIT_MARGIN_SECONDS = 15.0
+"""How much longer than the wait asked for an answer may take."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Handle:
+    """A job that was submitted. `job` is what was last known of it, None before the first look."""
+
+    def __init__(self, client: "Client", job_id: str, engine: str, job: Job | None = None) -> None:
+        self._client = client
+        self.id = job_id
+        self.engine = engine
+        self.job = job
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} of {self.engine}: {self.job.status if self.job else 'submitted'}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether the job was seen to have ended."""
+        return self.job is not None and self.job.status.is_final
+
+    def refresh(self) -> Job:
+        """Ask how the job stands now."""
+        self.job = self._client.job(self.id)
+        return self.job
+
+    def wait(self, timeout_seconds: float | None = None) -> Job:
+        """The job, once it has ended in whatever way. WaitOver when `timeout_seconds` are over; None: no limit."""
+        if self.job is None or not self.job.status.is_final:
+            self.job = self._client.wait(self.id, timeout_seconds)
+        return self.job
+
+    def result(self, timeout_seconds: float | None = None) -> Any:
+        """The job's output, once it has succeeded. JobFailed if it ended otherwise.
+
+        >>> with Client() as client:
+        ...     handle = client.submit("standard", {"text": "I love it"})
+        ...     handle.result(timeout_seconds=30)["label"]
+        'positive'
+        """
+        job = self.wait(timeout_seconds)
+        if job.status is not Status.SUCCEEDED:
+            raise JobFailed(job)
+        return job.output
+
+    def cancel(self) -> Job:
+        """End the job; JobIsFinal if it has ended otherwise."""
+        self.job = self._client.cancel(self.id)
+        return self.job
+
+    def retry(self) -> "Handle":
+        """A new job with the same input; this one keeps its state."""
+        return self._client.retry(self.id)
+
+
+class Client:
+    """A connection to Enginehouse as one tenant. Make one, use it for everything, close it.
+
+    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. Requests that can be sent twice without
+    harm are repeated when the connection breaks or the server asks for it; a submit carries an Idempotency-Key of its
+    own, so that it can be, too.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_seconds: float = 30,
+        retries: RetryPlan | None = None,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.url = (url or os.environ.get("ENGINEHOUSE_URL") or DEFAULT_URL).rstrip("/")
+        key = api_key or os.environ.get("ENGINEHOUSE_API_KEY", "")
+        self._retries = retries or RetryPlan()
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            # Many jobs are waited for at once, each with a connection of its own.
+            limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
+            # A proxy knows nothing of this machine's own addresses.
+            trust_env=urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def submit(
+        self,
+        engine: str,
+        input: Any = None,  # noqa: A002 - what it is called everywhere
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Handle:
+        """Submit a job to `engine` ('name' or '<tenant>--<name>'). When this returns, it will reach a final state.
+
+        `input` is whatever the engine's card says, as anything that can be written as JSON, pydantic models included.
+
+        >>> with Client() as client:
+        ...     handle = client.submit("standard", {"text": "So so."}, priority=9, max_time_in_queue_seconds=60)
+        ...     handle.wait(timeout_seconds=30).status.value
+        'succeeded'
+        """
+        return self._submit(engine, input, idempotency_key, 0, options)
+
+    def run(
+        self,
+        engine: str = DEFAULT_ENGINE,
+        input: Any = None,  # noqa: A002
+        *,
+        timeout_seconds: float | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Any:
+        """Submit a job and give its output: one round trip for a quick one. JobFailed, WaitOver.
+
+        >>> with Client() as client:
+        ...     client.run("standard", {"text": "This is terrible!"}, timeout_seconds=30)["label"]
+        'negative'
+        """
+        deadline = _deadline(timeout_seconds)
+        handle = self._submit(engine, input, None, _wait_until(deadline), options)
+        return handle.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def job(self, job_id: str) -> Job:
+        """A job, as it stands now."""
+        return self._get(Job, f"/v1/jobs/{_part(job_id)}")
+
+    def handle(self, job_id: str) -> Handle:
+        """A handle of a job that was submitted earlier, or elsewhere."""
+        job = self.job(job_id)
+        return Handle(self, job.id, job.engine, job)
+
+    def wait(self, job_id: str, timeout_seconds: float | None = None) -> Job:
+        """A job, once it has ended. WaitOver when `timeout_seconds` are over; None: no limit."""
+        deadline = _deadline(timeout_seconds)
+        while True:
+            seconds = _wait_until(deadline)
+            job = self._get(Job, f"/v1/jobs/{_part(job_id)}", {"wait": f"{seconds:.3f}"}, wait_seconds=seconds)
+            if job.status.is_final:
+                return job
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitOver(f"Job {job_id} is still {job.status}; the time to wait for it is over")
+
+    def jobs(
+        self, *, engine: str | None = None, status: Status | str | None = None, limit: int | None = None
+    ) -> Iterator[Job]:
+        """Your jobs, newest first, without inputs and outputs; at most `limit`.
+
+        >>> with Client() as client:
+        ...     for job in client.jobs(engine="standard", limit=1):
+        ...         print(job.engine)
+        shared--standard
+        """
+        left = limit
+        query = {"engine": engine, "status": str(status) if status else None, "cursor": None}
+        while left is None or left > 0:
+            size = min(left or 200, 200)
+            given = {name: value for name, value in query.items() if value} | {"limit": str(size)}
+            page = self._get(JobPage, "/v1/jobs", given)
+            yield from page.jobs
+            left = None if left is None else left - len(page.jobs)
+            query["cursor"] = page.next_cursor
+            if not page.next_cursor:
+                return
+
+    def cancel(self, job_id: str) -> Job:
+        """End a job; one that is canceled already is fine. JobIsFinal if it has ended otherwise."""
+        try:
+            content = self._request("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+        except JobIsFinal:
+            job = self.job(job_id)
+            if job.status is Status.CANCELED:
+                return job  # Perhaps by our own request, whose answer was lost.
+            raise
+        return Job.model_validate_json(content)
+
+    def retry(self, job_id: str) -> Handle:
+        """A new job with the same input as one that has ended."""
+        content = self._request("POST", f"/v1/jobs/{_part(job_id)}/retry", safe=False)
+        accepted = Accepted.model_validate_json(content)
+        return Handle(self, accepted.id, accepted.engine)
+
+    def engines(self) -> list[EngineInfo]:
+        """The engines you may use: your own and the shared ones.
+
+        >>> with Client() as client:
+        ...     "shared--standard" in [engine.id for engine in client.engines()]
+        True
+        """
+        return self._get(EnginePage, "/v1/engines").engines
+
+    def engine(self, name: str) -> EngineInfo:
+        """One engine, with its card: input and output schema, version, limits."""
+        return self._get(EngineInfo, f"/v1/engines/{_part(name)}")
+
+    def _submit(self, engine: str, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions) -> Handle:
+        body = dict(options) if "input_ref" in options else {"input": value, **options}
+        headers = {"idempotency-key": key or str(uuid.uuid4())}
+        if wait_seconds > 0:
+            headers["prefer"] = f"wait={wait_seconds:.3f}"
+        path = f"/v1/engines/{_part(engine)}/jobs"
+        content = self._request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
+        accepted = Accepted.model_validate_json(content)
+        return Handle(self, accepted.id, accepted.engine, _whole_job(content))
+
+    def _get(self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0) -> M:
+        return kind.model_validate_json(self._request("GET", path, params=params, wait_seconds=wait_seconds))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        wait_seconds: float = 0,
+        safe: bool = True,
+    ) -> bytes:
+        """The body of a successful answer; sent again as long as that is safe and the plan allows."""
+        headers = dict(headers or {})
+        if body is not None:
+            headers["content-type"] = "application/json"
+        content = None if body is None else pydantic_core.to_json(body)
+        timeout = httpx2.Timeout(
+            self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
+        )
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return self._send(method, path, content, params, headers, timeout, safe)
+            except Refused as refused:
+                delay = self._retries.delay(refused.error, tried) if refused.again else None
+                if delay is None:
+                    raise refused.error from None
+            time.sleep(delay)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        params: dict[str, str] | None,
+        headers: dict[str, str],
+        timeout: httpx2.Timeout,
+        safe: bool,
+    ) -> bytes:
+        try:
+            answer = self._http.request(method, path, content=content, params=params, headers=headers, timeout=timeout)
+        except httpx2.TransportError as error:
+            raise lost_request(error, self.url, safe=safe) from None
+        check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
+        return answer.content
+
+
+def _whole_job(content: bytes) -> Job | None:
+    """The job, if a submit was answered with all of it: only where the server was asked to wait, and did."""
+    return Job.model_validate_json(content) if "created_at" in pydantic_core.from_json(content) else None
+
+
+def _part(text: str) -> str:
+    """A name as one part of a path, whatever is in it."""
+    return quote(text, safe="")
+
+
+def _deadline(timeout_seconds: float | None) -> float | None:
+    return None if timeout_seconds is None else time.monotonic() + timeout_seconds
+
+
+def _wait_until(deadline: float | None) -> float:
+    """How long the next request may ask the server to wait."""
+    if deadline is None:
+        return _LONGEST_WAIT_SECONDS
+    return min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))
