@@ -12,6 +12,7 @@ from enginehouse.contracts.job import JobError, RetryPolicy, Status, _Record, no
 JOB_REQUESTED = "dev.enginehouse.job.requested.v1"
 JOB_STARTED = "dev.enginehouse.job.started.v1"
 JOB_COMPLETED = "dev.enginehouse.job.completed.v1"
+JOB_REFUSED = "dev.enginehouse.job.refused.v1"
 ENGINE_ANNOUNCED = "dev.enginehouse.engine.announced.v1"
 DEAD_LETTERED = "dev.enginehouse.job.deadlettered.v1"
 CONTENT_TYPE = "application/cloudevents+json"
@@ -25,6 +26,16 @@ def engine_source(engine_id: str) -> str:
     return f"/engines/{engine_id}"
 
 
+class JobObjects(_Record):
+    """Signed URLs of exactly this job's objects: a runner has no other access to the object store."""
+
+    input_url: str | None = Field(None, description="GET: the input, where it is not inline.")
+    input_is_json: bool = Field(True, description="Whether that object is the input; else it is passed as base64 text.")
+    output_url: str | None = Field(None, description="PUT: where an output goes that is too large to be inline.")
+    output_ref: str | None = Field(None, description="Key of that object, for the record.")
+    max_bytes: int = Field(64 * 1024 * 1024, description="No object may be larger.")
+
+
 class JobOrder(_Record):
     """`data` of a job event: what a runner needs to run one attempt."""
 
@@ -34,7 +45,7 @@ class JobOrder(_Record):
     retry: RetryPolicy
     retry_on_timeout: bool = False
     record_ttl_seconds: int = Field(description="TTL of the job's record: outlives every possible delivery.")
-    objects: dict[str, str] = Field(default_factory=dict, description="Signed URLs of exactly this job's objects.")
+    objects: JobObjects | None = None
 
 
 class JobEvent(BaseModel):

@@ -183,6 +183,7 @@ class Job(BaseModel):
     input: Any = None
     input_ref: str | None = None
     output: Any = None
+    input_url: str | None = Field(None, description="Signed URL of an input that is not inline.")
     output_url: str | None = Field(None, description="Signed URL of an output too large to be inline.")
     error: JobError | None = None
     attempts: int = 0

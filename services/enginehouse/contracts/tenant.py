@@ -35,6 +35,10 @@ class Tenant(_Frozen):
     name: str
     keys: list[ApiKey] = Field(default_factory=list)
     limits: Limits = Limits()
+    publish_finished: bool = Field(
+        False,
+        description="Whether the end of every job is published on finished.<tenant>, not only of those from events.",
+    )
 
     @field_validator("name")
     @classmethod

@@ -16,9 +16,13 @@ from enginehouse.gateway import dead_letters, problems
 from enginehouse.gateway.completions import Completions
 from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.events import EventIntake
 from enginehouse.gateway.jobs import Jobs
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.routes import engines, health, jobs
+from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.objects import Objects
+from enginehouse.gateway.routes import engines, events, health, jobs
+from enginehouse.gateway.routes import objects as object_routes
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.state import GatewayState
 from enginehouse.gateway.submit import Submitter
@@ -36,21 +40,35 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
     """Put the parts together; nothing runs yet."""
     ledger = Ledger(settings.ledger_url.get_secret_value())
     found = Engines(sidecar, ledger, window_min=settings.window_min, window_factor=settings.window_factor)
-    dispatcher = Dispatcher(sidecar, ledger, found)
-    waiters = Waiters()
-    completions = Completions(sidecar, ledger, found, dispatcher, waiters)
-    submitter = Submitter(ledger, found, dispatcher, completions, inline_max_bytes=settings.inline_max_bytes)
+    objects = _objects(settings)
+    tenants = Tenants(settings.tenants_dir)
+    dispatcher = Dispatcher(sidecar, ledger, found, objects)
+    waiters, notifier = Waiters(), Notifier(sidecar, ledger)
+    completions = Completions(sidecar, ledger, found, dispatcher, waiters, notifier)
+    submitter = Submitter(
+        ledger, found, dispatcher, completions, objects=objects, inline_max_bytes=settings.inline_max_bytes
+    )
     return GatewayState(
         settings=settings,
         sidecar=sidecar,
         ledger=ledger,
-        tenants=Tenants(settings.tenants_dir),
+        tenants=tenants,
         engines=found,
         dispatcher=dispatcher,
         completions=completions,
-        sweep=Sweep(sidecar, ledger, found, dispatcher, completions),
-        jobs=Jobs(sidecar, ledger, found, submitter, completions, waiters),
+        sweep=Sweep(sidecar, ledger, found, dispatcher, completions, objects),
+        jobs=Jobs(sidecar, ledger, found, submitter, completions, waiters, objects),
+        objects=objects,
+        notifier=notifier,
+        events=EventIntake(submitter, tenants, notifier),
     )
+
+
+def _objects(settings: GatewaySettings) -> Objects | None:
+    if settings.objects_url is None:
+        return None
+    public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
+    return Objects(settings.objects_url.get_secret_value(), public_url, max_bytes=settings.object_max_bytes)
 
 
 @asynccontextmanager
@@ -66,6 +84,7 @@ async def running(state: GatewayState) -> AsyncIterator[None]:
         loops: list[Coroutine[Any, Any, None]] = [
             state.engines.run(_ENGINES_POLL_SECONDS),
             state.sweep.run(state.settings.sweep_seconds),
+            state.notifier.run(),
         ]
         await asyncio.gather(*loops)
 
@@ -123,7 +142,7 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
     app.state.gateway = state
     problems.install(app)
     app.add_middleware(_RequestId)
-    for module in (jobs, engines, health):
+    for module in (jobs, events, object_routes, engines, health):
         app.include_router(module.router)
     return app
 
@@ -134,6 +153,7 @@ def create_delivery_app(state: GatewayState) -> Starlette:
         {
             "/completions": state.completions.deliver,
             "/dead-letters": dead_letters.receiver(state.ledger),
+            "/requests/{tenant}": state.events.deliver,
         },
         state.settings.app_api_token.get_secret_value(),
         healthy=lambda: True,

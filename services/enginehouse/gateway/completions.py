@@ -16,6 +16,7 @@ from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror
+from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.waiters import Waiters
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
@@ -29,13 +30,20 @@ class Completions:
     """Mirrors job records into the ledger, wakes who waits, and lets the next jobs follow."""
 
     def __init__(
-        self, sidecar: Sidecar, ledger: Ledger, engines: Engines, dispatcher: Dispatcher, waiters: Waiters
+        self,
+        sidecar: Sidecar,
+        ledger: Ledger,
+        engines: Engines,
+        dispatcher: Dispatcher,
+        waiters: Waiters,
+        notifier: Notifier,
     ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
         self._engines = engines
         self._dispatcher = dispatcher
         self._waiters = waiters
+        self._notifier = notifier
         self._engine_of: dict[str, str] = {}
         self._wanted: dict[str, dict[str, asyncio.Future[bool]]] = defaultdict(dict)
         self._reading: set[str] = set()
@@ -46,6 +54,10 @@ class Completions:
     def expect(self, job_id: str, engine_id: str) -> None:
         """Remember a job's engine, as the ledger names it, until it ends."""
         self._engine_of[job_id] = engine_id
+
+    def forget(self, job_id: str) -> None:
+        """The job was not accepted after all."""
+        self._engine_of.pop(job_id, None)
 
     async def deliver(self, body: bytes) -> bool:
         """A completion arrived. False: deliver it again."""
@@ -128,6 +140,8 @@ class Completions:
             if Status(item.row["status"]).is_final:
                 self._engine_of.pop(job_id, None)
                 self._waiters.wake(job_id, item.row)
+                if item.notices:
+                    self._notifier.wake()
             if item.changed and item.row["status"] == Status.QUEUED.value:
                 delay = max(item.row["available_at"] - time.time(), 0) + 0.005
                 asyncio.get_running_loop().call_later(delay, self._dispatcher.wake, engine_id)

@@ -1,6 +1,5 @@
 """Deliveries that could not become a job, or could not be parsed at all: kept with the reason."""
 
-import base64
 import hashlib
 import time
 from typing import Any
@@ -12,7 +11,7 @@ from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malforme
 from enginehouse.contracts.events import DEAD_LETTERED, DeadLetter
 from enginehouse.contracts.names import EngineId
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.sidecar.delivery import Deliver
+from enginehouse.sidecar.delivery import Deliver, raw_payload
 
 log = structlog.get_logger()
 
@@ -20,18 +19,9 @@ _EVENT_MAX_CHARACTERS = 64 * 1024
 UNPARSABLE = "UNPARSABLE"
 
 
-def _raw(body: bytes) -> bytes:
-    """What was published: daprd wraps the raw payload of a foreign event as base64 data of an event of its own."""
-    try:
-        envelope = pydantic_core.from_json(body)
-        return base64.b64decode(envelope["data_base64"])
-    except (ValueError, KeyError, TypeError):
-        return body
-
-
 def letter_row(body: bytes) -> dict[str, Any]:
     """A dead letter's row. What a runner wrote is its tenant's; what nobody could parse is the operators'."""
-    raw = _raw(body)
+    raw = raw_payload(body)
     row: dict[str, Any] = {
         "id": hashlib.sha256(raw).hexdigest(),
         "tenant": None,

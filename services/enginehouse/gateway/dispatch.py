@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +17,7 @@ from enginehouse.contracts.names import GATEWAY_JOBS_COMPONENT, job_topic
 from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import TakeBack
+from enginehouse.gateway.objects import Objects
 from enginehouse.sidecar.base import Sidecar
 
 log = structlog.get_logger()
@@ -34,9 +34,10 @@ def record_ttl_seconds(row: Mapping[str, Any], now: float) -> int:
     return int(left + execution + row["result_ttl_seconds"] + _RECORD_MARGIN_SECONDS)
 
 
-def event_of(row: Mapping[str, Any]) -> bytes:
+async def event_of(row: Mapping[str, Any], objects: Objects | None) -> bytes:
     """The event that hands a job's row to its engine."""
     options = pydantic_core.from_json(row["options"])
+    reachable_until = row["queue_deadline"] + options["execution_timeout_seconds"]
     return job_event(
         row["id"],
         row["tenant"],
@@ -50,25 +51,21 @@ def event_of(row: Mapping[str, Any]) -> bytes:
             retry=options["retry"],
             retry_on_timeout=options["retry_on_timeout"],
             record_ttl_seconds=record_ttl_seconds(row, time.time()),
+            objects=await objects.of_job(row, reachable_until) if objects else None,
         ),
         row["traceparent"],
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    job_id: str
-    event: bytes
-
-
 class Dispatcher:
     """Publishes what has been marked as handed over, and fills windows when told that there is room."""
 
-    def __init__(self, sidecar: Sidecar, ledger: Ledger, engines: Engines) -> None:
+    def __init__(self, sidecar: Sidecar, ledger: Ledger, engines: Engines, objects: Objects | None) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
         self._engines = engines
-        self._outgoing: dict[str, list[_Outgoing]] = defaultdict(list)
+        self._objects = objects
+        self._outgoing: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         self._publishing: set[str] = set()
         self._filling: set[str] = set()
         self._wanted: set[str] = set()
@@ -86,7 +83,7 @@ class Dispatcher:
     def send(self, row: Mapping[str, Any]) -> None:
         """Publish a job that the ledger has just marked as handed over."""
         engine_id = row["engine"]
-        self._outgoing[engine_id].append(_Outgoing(row["id"], event_of(row)))
+        self._outgoing[engine_id].append(row)
         if engine_id not in self._publishing:
             self._publishing.add(engine_id)
             self._start(self._publish(engine_id))
@@ -125,16 +122,15 @@ class Dispatcher:
         finally:
             self._publishing.discard(engine_id)
 
-    async def _publish_batch(self, engine_id: str, outgoing: list[_Outgoing]) -> list[_Outgoing]:
+    async def _publish_batch(self, engine_id: str, outgoing: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Those that the broker does not have for certain."""
         try:
-            if len(outgoing) == 1:
-                await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), outgoing[0].event)
+            events = [await event_of(row, self._objects) for row in outgoing]
+            if len(events) == 1:
+                await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), events[0])
                 landed = [True]
             else:
-                landed = await self._sidecar.publish_many(
-                    GATEWAY_JOBS_COMPONENT, job_topic(engine_id), [item.event for item in outgoing]
-                )
+                landed = await self._sidecar.publish_many(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), events)
         except EnginehouseError as error:
             log.warning(
                 f"{len(outgoing)} jobs of {engine_id} stay queued: the broker did not take them: {error}",
@@ -143,15 +139,13 @@ class Dispatcher:
                 jobs=len(outgoing),
             )
             return outgoing
-        return [item for item, ok in zip(outgoing, landed, strict=True) if not ok]
+        return [row for row, ok in zip(outgoing, landed, strict=True) if not ok]
 
-    async def _give_back(self, engine_id: str, failed: list[_Outgoing]) -> None:
+    async def _give_back(self, engine_id: str, failed: list[Mapping[str, Any]]) -> None:
         self._broken_until[engine_id] = time.monotonic() + _BROKER_RETRY_SECONDS
         asyncio.get_running_loop().call_later(_BROKER_RETRY_SECONDS, self.wake, engine_id)
         try:
-            await self._ledger.take_back(
-                TakeBack(tuple(item.job_id for item in failed), StatusReason.WAITING_FOR_BROKER)
-            )
+            await self._ledger.take_back(TakeBack(tuple(row["id"] for row in failed), StatusReason.WAITING_FOR_BROKER))
         except EnginehouseError as error:
             log.error(f"The ledger does not answer; the sweep will find these jobs: {error}", action="ledger_away")
 

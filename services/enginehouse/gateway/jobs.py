@@ -1,6 +1,7 @@
 """What a caller can do with jobs: the functions behind the routes."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,15 @@ from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.read import Listing
+from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.submit import AcceptedJob, Submission, Submitter, owned_job, wait_for
 from enginehouse.gateway.tenants import Caller
 from enginehouse.gateway.view import is_expired, job_view
 from enginehouse.gateway.waiters import Waiters
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
+
+_SIGNED_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Jobs:
     submitter: Submitter
     completions: Completions
     waiters: Waiters
+    objects: Objects | None
 
     async def submit(self, submission: Submission) -> AcceptedJob:
         """Accept a job."""
@@ -49,7 +54,16 @@ class Jobs:
             row = await wait_for(ended, wait_seconds)
         if row is None:
             row = (await owned_job(self.ledger, submission.caller, accepted.id))._asdict()
-        return accepted, job_view(row, self.engines.get(accepted.engine))
+        return accepted, await self._view(row)
+
+    async def _view(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        view = job_view(row, self.engines.get(row["engine"]))
+        if self.objects:
+            for field in ("output", "input"):
+                if row[f"{field}_ref"]:
+                    until = time.time() + _SIGNED_SECONDS
+                    view[f"{field}_url"] = await self.objects.sign("GET", row[f"{field}_ref"], until)
+        return view
 
     async def read(self, caller: Caller, job_id: str, wait_seconds: float = 0) -> dict[str, Any]:
         """A job of the caller, once it has ended or `wait_seconds` are over."""
@@ -59,7 +73,7 @@ class Jobs:
                 row = await wait_for(ended, wait_seconds) or (await owned_job(self.ledger, caller, job_id))._asdict()
         if is_expired(row):
             raise ResultExpired(f"The result of job {job_id} was kept until its expires_at, and is gone")
-        return job_view(row, self.engines.get(row["engine"]))
+        return await self._view(row)
 
     async def list(self, listing: Listing) -> dict[str, Any]:
         """A page of the caller's jobs, newest first."""
@@ -107,5 +121,5 @@ def _same_request(row: Row[Any]) -> JobRequest:
         priority=row.priority,
         max_time_in_queue_seconds=max(1, round(row.queue_deadline - row.created_at)),
         result_ttl_seconds=row.result_ttl_seconds,
-        **options,
+        **{name: value for name, value in options.items() if name in JobRequest.model_fields},
     )

@@ -1,6 +1,6 @@
 """Errors as application/problem+json (RFC 9457): the one table from our exceptions to HTTP statuses."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_core
 import structlog
@@ -14,6 +14,7 @@ from enginehouse.contracts.errors import EnginehouseError, RequestError
 
 log = structlog.get_logger()
 
+M = TypeVar("M", bound=BaseModel)
 PROBLEM_TYPE = "application/problem+json"
 
 STATUSES: dict[type[EnginehouseError], int] = {
@@ -56,18 +57,22 @@ def status_of(error: EnginehouseError) -> int:
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
-def problem(error: EnginehouseError, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
-    """The answer that tells a caller of an error."""
-    status = status or status_of(error)
-    body = Problem(
+def problem_body(error: EnginehouseError, status: int | None = None) -> Problem:
+    """What a caller is told of an error."""
+    return Problem(
         type="about:blank",
         title=(type(error).__doc__ or "").splitlines()[0].rstrip("."),
-        status=status,
+        status=status or status_of(error),
         code=error.code,
         detail=str(error),
         retryable=error.retryable,
         advice=error.advice,
     )
+
+
+def problem(error: EnginehouseError, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
+    """The answer that tells a caller of an error."""
+    status = status or status_of(error)
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
@@ -75,7 +80,7 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
         headers["Retry-After"] = "1"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(body.model_dump_json(), status, headers, PROBLEM_TYPE)
+    return Response(problem_body(error, status).model_dump_json(), status, headers, PROBLEM_TYPE)
 
 
 def explain(error: ValidationError | RequestValidationError) -> str:
@@ -84,12 +89,17 @@ def explain(error: ValidationError | RequestValidationError) -> str:
     return "; ".join(f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in problems)
 
 
-def read_body(model: type[BaseModel], body: bytes) -> Any:
+def read_body(model: type[M], body: bytes) -> M:
     """Read a request's body as `model`; RequestError says what does not fit."""
     try:
         value = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(f"The body is not JSON: {error}") from None
+    return validated(model, value)
+
+
+def validated(model: type[M], value: Any) -> M:
+    """`value` as `model`; RequestError says what does not fit."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

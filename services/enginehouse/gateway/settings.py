@@ -20,8 +20,15 @@ class GatewaySettings(BaseSettings):
     delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
     ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
     tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")
+    objects_url: SecretStr | None = Field(
+        None, description="Where large inputs and outputs are kept: file:///FOLDER, s3://…, az://…, gs://…"
+    )
+    public_url: str | None = Field(
+        None, description="The API as runners and clients reach it, for signed URLs. Default: host and port."
+    )
+    object_max_bytes: int = Field(64 * 1024 * 1024, description="Largest input or output by reference.")
     inline_max_bytes: int = Field(INLINE_MAX_BYTES, description="Largest input that travels in the message.")
-    body_max_bytes: int = Field(1024 * 1024, description="Largest request body that is read at all.")
+    body_max_bytes: int = Field(8 * 1024 * 1024, description="Largest request body that is read at all.")
     window_min: int = Field(32, ge=1, description="Least number of jobs of an engine handed over and unfinished.")
     window_factor: int = Field(4, ge=1, description="Window per slot of all workers.")
     sweep_seconds: float = Field(2.0, gt=0, description="How often the ledger is searched for what was missed.")

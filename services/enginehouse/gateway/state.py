@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from enginehouse.gateway.completions import Completions
 from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.events import EventIntake
 from enginehouse.gateway.jobs import Jobs
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.sweep import Sweep
 from enginehouse.gateway.tenants import Tenants
@@ -26,3 +29,6 @@ class GatewayState:
     completions: Completions
     sweep: Sweep
     jobs: Jobs
+    objects: Objects | None
+    notifier: Notifier
+    events: EventIntake

@@ -19,6 +19,7 @@ from enginehouse.gateway.engines import PAUSED, Engines, KnownEngine
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import IdempotencyKey, NewJob
+from enginehouse.gateway.objects import Objects, input_key, is_jobs_own
 from enginehouse.gateway.tenants import Caller
 
 _IDEMPOTENCY_SECONDS = 86_400
@@ -37,6 +38,8 @@ class Submission:
     idempotency_scope: str = "http"
     traceparent: str | None = None
     retry_of: str | None = None
+    correlation_id: str | None = None
+    """For upstream events: what the answering event names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,9 @@ class AcceptedJob:
     existing: bool
 
 
-def _options(request: JobRequest, card: EngineCard) -> dict[str, Any]:
+def _options(submission: Submission, card: EngineCard) -> dict[str, Any]:
     """What holds for this job: as the request says, else as the engine's card says."""
+    request = submission.request
     retry: RetryPolicy = request.retry or card.retry
     options: dict[str, Any] = {
         "retry": retry.model_dump(),
@@ -61,6 +65,8 @@ def _options(request: JobRequest, card: EngineCard) -> dict[str, Any]:
     if request.webhook:
         options["webhook"] = request.webhook
         options["webhook_events_filter"] = request.webhook_events_filter
+    if submission.idempotency_scope == "event" or submission.caller.tenant.publish_finished:
+        options["finished_event"] = {"correlation_id": submission.correlation_id}
     return options
 
 
@@ -74,19 +80,21 @@ class Submitter:
         dispatcher: Dispatcher,
         completions: Completions,
         *,
+        objects: Objects | None,
         inline_max_bytes: int,
     ) -> None:
         self._ledger = ledger
         self._engines = engines
         self._dispatcher = dispatcher
         self._completions = completions
+        self._objects = objects
         self._inline_max_bytes = inline_max_bytes
 
     async def submit(self, submission: Submission) -> AcceptedJob:
         """Check and accept one job; RequestError says what is wrong with it."""
         engine = self._engines.resolve(submission.engine, submission.caller.name)
         card = engine.card or _DEFAULT_CARD
-        text = await self._checked_input(submission.request, engine)
+        text = await self._checked_input(submission, engine)
         if self._dispatcher.backlog.get(engine.id, 0) >= card.max_queued_jobs:
             raise QueueFull(
                 f"{engine.id} has {card.max_queued_jobs} jobs waiting, its limit",
@@ -94,10 +102,22 @@ class Submitter:
             )
         row = self._row(submission, engine.id, card, text)
         job_id = row["id"]
+        if text is not None and len(text) > self._inline_max_bytes:
+            assert self._objects is not None
+            row["input_ref"], row["input"] = input_key(submission.caller.name, job_id), None
+            await self._objects.put(row["input_ref"], text)
+        elif self._objects and is_jobs_own(row["input_ref"]):
+            # A retry: the object of the old job goes with the old job.
+            own = input_key(submission.caller.name, job_id)
+            await self._objects.copy(row["input_ref"], own)
+            row["input_ref"] = own
         self._completions.expect(job_id, engine.id)
         window = 0 if engine.state == PAUSED else self._dispatcher.window(engine.id)
         inserted = await self._ledger.insert(NewJob(row, window, self._idempotency(submission, text)))
         if inserted.existing:
+            self._completions.forget(job_id)
+            if self._objects and row["input_ref"] != submission.request.input_ref:
+                await self._objects.delete([row["input_ref"]])
             existing = await self._ledger.read(read.job, inserted.job_id)
             return AcceptedJob(inserted.job_id, existing.engine if existing else engine.id, existing=True)
         if inserted.handed_over:
@@ -107,27 +127,37 @@ class Submitter:
             self._dispatcher.wake(engine.id)
         return AcceptedJob(job_id, engine.id, existing=False)
 
-    async def _checked_input(self, request: JobRequest, engine: KnownEngine) -> str | None:
+    async def _checked_input(self, submission: Submission, engine: KnownEngine) -> bytes | None:
+        """The input as JSON; None for an upload, which only the engine itself looks into."""
+        request = submission.request
         if request.input_ref is not None:
-            raise RequestError("input_ref: this gateway has no object store configured; send the input inline")
+            if request.input is not None:
+                raise RequestError("A job has an input or an input_ref, not both")
+            if self._objects is None:
+                raise RequestError("input_ref: this gateway has no object store; send the input inline")
+            if submission.retry_of and is_jobs_own(request.input_ref):
+                return None
+            await self._objects.check_upload(submission.caller.name, request.input_ref)
+            return None
         text = pydantic_core.to_json(request.input)
-        if len(text) > self._inline_max_bytes:
-            raise InputTooLarge(f"input has {len(text)} bytes as JSON; inline inputs may have {self._inline_max_bytes}")
+        limit = self._objects.max_bytes if self._objects else self._inline_max_bytes
+        if len(text) > limit:
+            raise InputTooLarge(f"input has {len(text)} bytes as JSON; {limit} are allowed")
         if engine.schema is not None:
             await engine.schema.check(request.input)
-        return text.decode()
+        return text
 
     @staticmethod
-    def _row(submission: Submission, engine_id: str, card: EngineCard, text: str | None) -> dict[str, Any]:
+    def _row(submission: Submission, engine_id: str, card: EngineCard, text: bytes | None) -> dict[str, Any]:
         request, created_at = submission.request, time.time()
         return {
             "id": new_job_id(),
             "tenant": submission.caller.name,
             "engine": engine_id,
             "priority": request.priority,
-            "input": text,
+            "input": text.decode() if text is not None else None,
             "input_ref": request.input_ref,
-            "options": pydantic_core.to_json(_options(request, card)).decode(),
+            "options": pydantic_core.to_json(_options(submission, card)).decode(),
             "traceparent": submission.traceparent,
             "created_at": created_at,
             "queue_deadline": created_at + (request.max_time_in_queue_seconds or card.max_time_in_queue_seconds),
@@ -136,11 +166,11 @@ class Submitter:
         }
 
     @staticmethod
-    def _idempotency(submission: Submission, text: str | None) -> IdempotencyKey | None:
+    def _idempotency(submission: Submission, text: bytes | None) -> IdempotencyKey | None:
         if submission.idempotency_key is None:
             return None
         request = submission.request.model_dump_json(exclude={"input", "engine"})
-        digest = hashlib.sha256(f"{submission.engine}\n{request}\n{text}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{submission.engine}\n{request}\n".encode() + (text or b"")).hexdigest()
         lives = max(_IDEMPOTENCY_SECONDS, submission.request.result_ttl_seconds)
         return IdempotencyKey(
             submission.idempotency_scope, submission.idempotency_key, digest, expires_at=time.time() + lives

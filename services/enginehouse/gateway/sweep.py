@@ -18,6 +18,7 @@ from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import TakeBack
+from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, Objects, is_jobs_own
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -29,6 +30,10 @@ OVERTAKEN_SECONDS = 15.0
 """A topic is first in, first out: a job is lost if one accepted this much later has begun."""
 _HAND_OVERS_MAX = 20
 _EXPIRE_AT_ONCE = 500
+_PURGE_AT_ONCE = 500
+_CLEAN_UP_SECONDS = 600.0
+_ROWS_KEPT_SECONDS = 7 * 86_400
+"""How long a job whose result is gone still answers 410 instead of 404."""
 
 
 def is_lost(row: Row[Any], workers: list[Heartbeat], last_progress: float, now: float) -> bool:
@@ -47,18 +52,26 @@ class Sweep:
     """Looks through the ledger every few seconds."""
 
     def __init__(
-        self, sidecar: Sidecar, ledger: Ledger, engines: Engines, dispatcher: Dispatcher, completions: Completions
+        self,
+        sidecar: Sidecar,
+        ledger: Ledger,
+        engines: Engines,
+        dispatcher: Dispatcher,
+        completions: Completions,
+        objects: Objects | None,
     ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
         self._engines = engines
         self._dispatcher = dispatcher
         self._completions = completions
+        self._objects = objects
+        self._next_clean_up = 0.0
 
     async def run(self, every_seconds: float) -> None:
         """Sweep for ever; one failure delays, and stops nothing."""
         while True:
-            for part in (self.fill, self.expire, self.recover):
+            for part in (self.fill, self.expire, self.recover, self.retain):
                 try:
                     await part()
                 except EnginehouseError as error:
@@ -78,6 +91,21 @@ class Sweep:
         now = time.time()
         for row in await self._ledger.read(read.past_queue_deadline, now, _EXPIRE_AT_ONCE):
             await self.decide(row, decisions.expire(row.queue_deadline - row.created_at))
+
+    async def retain(self) -> None:
+        """Let go of what is past its time: results, inputs, objects, and much later the rows."""
+        now = time.time()
+        while rows := await self._ledger.read(read.past_result, now, _PURGE_AT_ONCE):
+            if self._objects:
+                await self._objects.delete(
+                    [key for row in rows for key in (row.input_ref, row.output_ref) if is_jobs_own(key)]
+                )
+            await self._ledger.purge(tuple(row.id for row in rows))
+        if now >= self._next_clean_up:
+            self._next_clean_up = now + _CLEAN_UP_SECONDS
+            await self._ledger.forget(now - _ROWS_KEPT_SECONDS)
+            if self._objects:
+                await self._objects.delete_old_uploads(now - UPLOAD_TTL_SECONDS)
 
     async def decide(self, row: Row[Any], decision: decisions.Decision) -> JobRecord:
         """Let the record decide, then mirror whatever holds."""

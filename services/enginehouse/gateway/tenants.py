@@ -20,7 +20,7 @@ class Caller:
     """An authenticated caller."""
 
     tenant: Tenant
-    key: ApiKey
+    key: ApiKey | None
 
     @property
     def name(self) -> str:
@@ -34,11 +34,13 @@ class Tenants:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._callers: dict[str, Caller] = {}
+        self._tenants: dict[str, Tenant] = {}
         self.load()
 
     def load(self) -> None:
         """Read all files. One that is broken leaves that tenant as it was and is reported."""
         callers: dict[str, Caller] = {}
+        tenants: dict[str, Tenant] = {}
         for path in sorted(self._folder.glob("*/tenant.yaml")):
             try:
                 tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
@@ -49,9 +51,24 @@ class Tenants:
                     tenant=path.parent.name,
                 )
                 callers |= {h: c for h, c in self._callers.items() if c.name == path.parent.name}
+                tenants |= {name: t for name, t in self._tenants.items() if name == path.parent.name}
                 continue
+            tenants[tenant.name] = tenant
             callers |= {key.sha256: Caller(tenant, key) for key in tenant.keys}
-        self._callers = callers
+        self._callers, self._tenants = callers, tenants
+
+    def get(self, name: str) -> Tenant | None:
+        """A tenant by its name."""
+        return self._tenants.get(name)
+
+    def names(self) -> set[str]:
+        """The tenants there are."""
+        return set(self._tenants)
+
+    def as_caller(self, name: str) -> Caller | None:
+        """A tenant as the caller of what came over its own topic: the topic's permissions stand for the key."""
+        tenant = self._tenants.get(name)
+        return Caller(tenant, None) if tenant else None
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Read the folder again at every change, until `stop`."""

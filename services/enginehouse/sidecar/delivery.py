@@ -4,9 +4,11 @@ daprd adds the app token to *every* call of the app, service invocation included
 delivery: whatever names a calling app is refused, and the listener must never be the one that others reach.
 """
 
+import base64
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 
+import pydantic_core
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -14,8 +16,8 @@ from starlette.routing import BaseRoute, Route
 
 from enginehouse.contracts.errors import UnsafeSettings
 
-Deliver = Callable[[bytes], Awaitable[bool]]
-"""Takes the raw body; True acknowledges, False asks for another delivery. Must not raise for a bad body."""
+Deliver = Callable[..., Awaitable[bool]]
+"""Takes the raw body, and by name what the path holds in braces; True acknowledges, False asks for another delivery. Must not raise for a bad body."""
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Of a larger body only this much is handed on: it cannot be parsed, so it is dead-lettered with a reason."""
@@ -23,6 +25,14 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 # The only two answers a sidecar may get: any other status or word makes it drop or dead-letter the event.
 _ACKNOWLEDGED = b'{"status":"SUCCESS"}'
 _AGAIN = b'{"status":"RETRY"}'
+
+
+def raw_payload(body: bytes) -> bytes:
+    """What was published: daprd wraps the raw payload of a foreign event as base64 data of an event of its own."""
+    try:
+        return base64.b64decode(pydantic_core.from_json(body)["data_base64"])
+    except (ValueError, KeyError, TypeError):
+        return body
 
 
 def _answer(body: bytes) -> Response:
@@ -47,7 +57,7 @@ def _delivery_route(path: str, deliver: Deliver, app_token: str) -> Route:
             body = await _bounded_body(request)
         except ClientDisconnect:
             return _answer(_AGAIN)
-        return _answer(_ACKNOWLEDGED if await deliver(body) else _AGAIN)
+        return _answer(_ACKNOWLEDGED if await deliver(body, **request.path_params) else _AGAIN)
 
     return Route(path, endpoint, methods=["POST"])
 
@@ -58,9 +68,9 @@ def delivery_app(
     healthy: Callable[[], bool],
     extra: list[BaseRoute] | None = None,
 ) -> Starlette:
-    """The app behind daprd's `--app-port`: one POST route per subscription, `/healthz` for its app health check.
+    """The app behind daprd's `--app-port`: a POST route per kind of subscription, `/healthz` for its app health check.
 
-    `routes` may hold path parameters only through several entries; `extra` adds routes that need no token (metrics).
+    `extra` adds routes that need no token (metrics).
     """
     if len(app_token) < 16:
         raise UnsafeSettings("APP_API_TOKEN must be set, to at least 16 characters: it proves deliveries")

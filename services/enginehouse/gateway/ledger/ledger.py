@@ -2,16 +2,18 @@
 
 import asyncio
 import fcntl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 from sqlalchemy.engine import make_url
 
 from enginehouse.contracts.errors import UnsafeSettings
+from enginehouse.gateway.ledger import outbox
 from enginehouse.gateway.ledger.database import Database, GroupWriter, SqliteDatabase, migration_engine, open_database
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records
 from enginehouse.gateway.ledger.queue import (
@@ -24,7 +26,7 @@ from enginehouse.gateway.ledger.queue import (
     take_back,
     upsert,
 )
-from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs
+from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, jobs
 
 T = TypeVar("T")
 _MIGRATION_LOCK = 7_210_001
@@ -126,6 +128,26 @@ class Ledger:
         """The engines as they were last known."""
         return await self.database.read(lambda connection: list(connection.execute(select(engines))))
 
+    async def purge(self, job_ids: tuple[str, ...]) -> None:
+        """Let go of inputs and outputs past their time; what became of the jobs stays a while longer."""
+        await self._writer.write(_purge, job_ids)
+
+    async def forget(self, before: float) -> None:
+        """Delete the rows of jobs whose results ended before that moment, and idempotency keys past their time."""
+        await self._writer.write(_forget, before)
+
+    async def add_notice(self, notice: dict[str, Any]) -> None:
+        """Put into the outbox."""
+        await self._writer.write(outbox.add_notices, notice, durable=True)
+
+    async def forget_notices(self, ids: tuple[str, ...]) -> None:
+        """Take out of the outbox what has been told."""
+        await self._writer.write(outbox.forget_notices, ids)
+
+    async def postpone_notice(self, item: outbox.Postpone) -> None:
+        """Keep in the outbox what could not be told."""
+        await self._writer.write(outbox.postpone_notices, item)
+
     async def keep_dead_letter(self, letter: dict[str, Any]) -> None:
         """Keep a delivery that could not become a job."""
         await self._writer.write(_keep_dead_letter, letter, durable=True)
@@ -134,6 +156,21 @@ class Ledger:
 def _request_cancel(connection: Connection, job_ids: list[str]) -> list[None]:
     connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(cancel_requested=True))
     return [None] * len(job_ids)
+
+
+def _purge(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
+    for job_ids in groups:
+        connection.execute(
+            update(jobs).where(jobs.c.id.in_(job_ids)).values(input=None, output=None, output_ref=None, purged=True)
+        )
+    return [None] * len(groups)
+
+
+def _forget(connection: Connection, moments: list[float]) -> list[None]:
+    for before in moments:
+        connection.execute(delete(jobs).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before))
+        connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= time.time()))
+    return [None] * len(moments)
 
 
 def _link_retry(connection: Connection, pairs: list[tuple[str, str]]) -> list[None]:

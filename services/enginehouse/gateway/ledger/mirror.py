@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, Row, case, func, select, text, update
+from sqlalchemy import Connection, Row, case, func, insert, select, text, update
 from sqlalchemy.sql import bindparam
 
+from enginehouse.contracts.events import JOB_COMPLETED
 from enginehouse.contracts.job import JobRecord, Status, StatusReason
+from enginehouse.gateway.ledger.outbox import event_notice, finished_data
 from enginehouse.gateway.ledger.queue import upsert
-from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs
+from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs, notices
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Mirrored:
 
     row: dict[str, Any]
     changed: bool
+    notices: bool = False
+    """Whether the outbox has something new about it."""
 
 
 def _timestamp(moment: Any) -> float | None:
@@ -103,6 +107,7 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
     rows = {row.id: row for row in connection.execute(query)}
     present = {job_id: dict(row._mapping) for job_id, row in rows.items()}
     changes: dict[str, dict[str, Any]] = {}
+    told: set[str] = set()
     for item in items:
         row = rows.get(item.job_id)
         if row is None or Status(row.status).is_final or Status(present[row.id]["status"]).is_final:
@@ -122,10 +127,29 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
         )
         _count_ends(connection, [present[job_id] for job_id in changes])
         _keep_dead_letters(connection, [present[job_id] for job_id in changes])
-        _notify(connection, [job_id for job_id in changes if Status(present[job_id]["status"]).is_final])
+        ended = [present[job_id] for job_id in changes if Status(present[job_id]["status"]).is_final]
+        told = _put_in_outbox(connection, ended)
+        _notify(connection, [row["id"] for row in ended])
     return [
-        Mirrored(present[item.job_id], item.job_id in changes) if item.job_id in present else None for item in items
+        Mirrored(present[item.job_id], item.job_id in changes, item.job_id in told) if item.job_id in present else None
+        for item in items
     ]
+
+
+def _put_in_outbox(connection: Connection, ended: list[dict[str, Any]]) -> set[str]:
+    """Notices about ended jobs, in the transaction that ends them; returns the ids of those with one."""
+    rows = []
+    for row in ended:
+        if '"finished_event"' not in row["options"]:
+            continue
+        wanted = pydantic_core.from_json(row["options"]).get("finished_event")
+        if wanted:
+            rows.append(
+                event_notice(row["tenant"], JOB_COMPLETED, finished_data(row), row["id"], wanted["correlation_id"])
+            )
+    if rows:
+        connection.execute(insert(notices), rows)
+    return {row["job_id"] for row in rows}
 
 
 def _count_ends(connection: Connection, ended: list[dict[str, Any]]) -> None:

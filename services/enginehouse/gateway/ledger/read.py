@@ -87,8 +87,12 @@ def handed_over(connection: Connection, before: float) -> list[Row[Any]]:
     )
 
 
-def next_retry(connection: Connection, now: float) -> float | None:
-    """When the next scheduled retry is due."""
-    return connection.execute(
-        select(func.min(jobs.c.available_at)).where(text(BACKLOG), jobs.c.available_at > now)
-    ).scalar()
+def past_result(connection: Connection, now: float, limit: int) -> list[Row[Any]]:
+    """Ended jobs whose result is past its time and still there."""
+    return list(
+        connection.execute(
+            select(jobs.c.id, jobs.c.tenant, jobs.c.input_ref, jobs.c.output_ref)
+            .where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
+            .limit(limit)
+        )
+    )

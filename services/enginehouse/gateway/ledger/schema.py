@@ -39,6 +39,7 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("retry_of", String(36)),
     Column("retried_as", String(36)),
+    Column("purged", Boolean, nullable=False, server_default=text("false")),
     Index("ix_jobs_tenant", "tenant", "id"),
     # The queue: the dispatcher takes the first jobs of each tenant of an engine from it.
     Index(
@@ -65,7 +66,8 @@ jobs = Table(
         postgresql_where=text("status = 'queued'"),
     ),
     Index(
-        "ix_jobs_result_expires",
+        "ix_jobs_retention",
+        "purged",
         "result_expires_at",
         sqlite_where=text("result_expires_at IS NOT NULL"),
         postgresql_where=text("result_expires_at IS NOT NULL"),
@@ -110,4 +112,21 @@ dead_letters = Table(
     Column("created_at", Double, nullable=False),
     Column("redriven_as", String(36)),
     Index("ix_dead_letters_tenant", "tenant", "id"),
+)
+
+# The outbox: what must still be told about a job. Written in the transaction that makes it true.
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("job_id", String(36), nullable=False),
+    Column("tenant", String(24), nullable=False),
+    Column("channel", String(8), nullable=False),
+    Column("event", String(60), nullable=False),
+    Column("target", Text),
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("ix_notices_due", "due_at"),
 )

@@ -73,8 +73,7 @@ async def read_model(request: Request, model: type[M]) -> M:
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise RequestError(f"The body must be application/json, not {content_type[:60]!r}")
     body = await body_of(request, state_of(request).settings.body_max_bytes)
-    result: M = read_body(model, body)
-    return result
+    return read_body(model, body)
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """/v1/jobs and /v1/engines/{engine}/jobs."""
 
+import asyncio
 from typing import Annotated, Any
 
 import pydantic_core
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN
 from enginehouse.gateway.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
+from enginehouse.gateway.problems import Problem, problem_body, validated
 from enginehouse.gateway.routes.dependencies import (
     MAX_WAIT_SECONDS,
     AuthenticatedCaller,
@@ -42,7 +44,8 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
     return Response(pydantic_core.to_json(content), status, headers, "application/json")
 
 
-def _accepted(job: AcceptedJob) -> dict[str, Any]:
+def accepted_view(job: AcceptedJob) -> dict[str, Any]:
+    """The answer to a submit."""
     return {"id": job.id, "engine": job.engine, "status": Status.QUEUED, "urls": urls(job.id)}
 
 
@@ -60,7 +63,7 @@ async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Respo
         status = 200 if Status(job["status"]).is_final else 202
         return _json(job, status, {"Location": f"/v1/jobs/{accepted.id}", "Preference-Applied": "wait"})
     accepted = await jobs.submit(submission)
-    return _json(_accepted(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
+    return _json(accepted_view(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
 
 
 @router.post(
@@ -90,6 +93,55 @@ async def submit(request: Request, state: State, caller: AuthenticatedCaller) ->
     engine = body.engine if body.engine is not None else DEFAULT_ENGINE
     submission = Submission(caller, engine, body, _idempotency_key(request), traceparent=traceparent_of(request))
     return await _submit(request, state.jobs, submission)
+
+
+BATCH_MAX = 1_000
+
+
+class BatchRequest(BaseModel):
+    """The body of POST /v1/jobs/batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[list[Any], Field(min_length=1, max_length=BATCH_MAX, description="Bodies of POST /v1/jobs.")]
+
+
+class Refused(BaseModel):
+    """An item of a batch that was not accepted."""
+
+    problem: Problem
+
+
+class BatchAnswer(BaseModel):
+    """An answer per item, in order."""
+
+    jobs: list[Accepted | Refused]
+
+
+@router.post(
+    "/jobs/batch",
+    status_code=202,
+    response_model=BatchAnswer,
+    responses=problems(413),
+    openapi_extra=body_schema(BatchRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def submit_batch(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
+    """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
+    batch = await read_model(request, BatchRequest)
+    key, traceparent = _idempotency_key(request), traceparent_of(request)
+
+    async def one(index: int, item: Any) -> dict[str, Any]:
+        try:
+            body = validated(RoutedJobRequest, item)
+            submission = Submission(
+                caller, body.engine or DEFAULT_ENGINE, body, f"{key}:{index}" if key else None, traceparent=traceparent
+            )
+            return accepted_view(await state.jobs.submit(submission))
+        except EnginehouseError as error:
+            return {"problem": problem_body(error)}
+
+    return _json({"jobs": await asyncio.gather(*(one(*item) for item in enumerate(batch.jobs)))}, 202)
 
 
 class WaitQuery(BaseModel):
@@ -156,4 +208,4 @@ async def cancel_job(state: State, caller: AuthenticatedCaller, job_id: JobId) -
 async def retry_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
     """Submit the same input again, as a new job."""
     accepted = await state.jobs.retry(caller, job_id, traceparent_of(request))
-    return _json(_accepted(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
+    return _json(accepted_view(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})

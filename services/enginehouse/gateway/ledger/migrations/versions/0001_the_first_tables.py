@@ -84,6 +84,7 @@ def upgrade() -> None:
         sa.Column("cancel_requested", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("retry_of", sa.String(length=36), nullable=True),
         sa.Column("retried_as", sa.String(length=36), nullable=True),
+        sa.Column("purged", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
@@ -102,13 +103,30 @@ def upgrade() -> None:
             postgresql_where=sa.text("status = 'queued'"),
         )
         batch_op.create_index(
-            "ix_jobs_result_expires",
-            ["result_expires_at"],
+            "ix_jobs_retention",
+            ["purged", "result_expires_at"],
             unique=False,
             sqlite_where=sa.text("result_expires_at IS NOT NULL"),
             postgresql_where=sa.text("result_expires_at IS NOT NULL"),
         )
         batch_op.create_index("ix_jobs_tenant", ["tenant", "id"], unique=False)
+
+    op.create_table(
+        "notices",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("job_id", sa.String(length=36), nullable=False),
+        sa.Column("tenant", sa.String(length=24), nullable=False),
+        sa.Column("channel", sa.String(length=8), nullable=False),
+        sa.Column("event", sa.String(length=60), nullable=False),
+        sa.Column("target", sa.Text(), nullable=True),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("due_at", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("notices", schema=None) as batch_op:
+        batch_op.create_index("ix_notices_due", ["due_at"], unique=False)
 
     # Alembic cannot compare an index on an expression, so this one is written by hand.
     op.create_index(
@@ -122,10 +140,14 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Undo."""
+    with op.batch_alter_table("notices", schema=None) as batch_op:
+        batch_op.drop_index("ix_notices_due")
+
+    op.drop_table("notices")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("ix_jobs_tenant")
         batch_op.drop_index(
-            "ix_jobs_result_expires",
+            "ix_jobs_retention",
             sqlite_where=sa.text("result_expires_at IS NOT NULL"),
             postgresql_where=sa.text("result_expires_at IS NOT NULL"),
         )

@@ -1,0 +1,149 @@
+"""CloudEvents of upstream systems become ordinary jobs, whether they come over HTTP or over requests.<tenant>."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic_core
+import structlog
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from pydantic import ValidationError
+
+from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.events import JOB_REFUSED, JOB_REQUESTED
+from enginehouse.contracts.job import JobRequest, RoutedJobRequest
+from enginehouse.contracts.names import DEFAULT_ENGINE
+from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.problems import explain
+from enginehouse.gateway.submit import AcceptedJob, Submission, Submitter
+from enginehouse.gateway.tenants import Caller, Tenants
+from enginehouse.sidecar.delivery import raw_payload
+
+log = structlog.get_logger()
+
+STRUCTURED = "application/cloudevents+json"
+BATCH = "application/cloudevents-batch+json"
+_DAPR_DEFAULT_TYPE = "com.dapr.event.sent"
+_BODY_TYPES = frozenset({JOB_REQUESTED, _DAPR_DEFAULT_TYPE})
+"""Events whose data is the body of POST /v1/jobs. The data of all others is the input itself."""
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_REQUIRED = ("specversion", "id", "source", "type")
+
+
+def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
+    """One event, binary or structured; RequestError says what is wrong with it."""
+    if not any(name.lower().startswith("ce-") for name in headers):
+        _check_envelope(body)
+    try:
+        return from_http_event(HTTPMessage(headers=dict(headers), body=body))
+    except Exception as error:
+        raise RequestError(f"Not a CloudEvent: {str(error)[:500]}") from None
+
+
+def _check_envelope(body: bytes) -> None:
+    """What the SDK would take silently, or fail on without saying why."""
+    try:
+        envelope = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"Not a CloudEvent: the body is not JSON: {error}") from None
+    if not isinstance(envelope, dict):
+        raise RequestError("Not a CloudEvent: the body must be a JSON object")
+    missing = [name for name in _REQUIRED if not isinstance(envelope.get(name), str) or not envelope[name]]
+    if missing:
+        raise RequestError(f"Not a CloudEvent: {', '.join(missing)} must be there, as non-empty text")
+    if envelope["specversion"] != "1.0":
+        raise RequestError("Not a CloudEvent this takes: specversion must be '1.0'")
+    if "data" in envelope and "data_base64" in envelope:
+        raise RequestError("Not a CloudEvent: it has both data and data_base64")
+
+
+def read_batch(body: bytes, at_most: int) -> list[bytes]:
+    """The events of a batch, each as a structured event of its own."""
+    try:
+        events = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The batch is not JSON: {error}") from None
+    if not isinstance(events, list):
+        raise RequestError("A batch is a JSON array of events")
+    if len(events) > at_most:
+        raise RequestError(f"The batch has {len(events)} events; {at_most} are allowed")
+    return [pydantic_core.to_json(event) for event in events]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
+    """The job that an event asks for. The same (source, id) of a tenant is the same job."""
+    attributes = event.get_attributes()
+    data = event.get_data()
+    if isinstance(data, bytes | bytearray):
+        data = base64.b64encode(data).decode()
+    engine = _text(attributes.get("engineid"))
+    request: JobRequest
+    try:
+        if event.get_type() in _BODY_TYPES:
+            routed = RoutedJobRequest.model_validate(data)
+            engine, request = engine or routed.engine, routed
+        else:
+            request = JobRequest(input=data)
+    except ValidationError as error:
+        raise RequestError(f"data: {explain(error)}") from None
+    traceparent = _text(attributes.get("traceparent"))
+    identity = hashlib.sha256(f"{event.get_source()}\n{event.get_id()}".encode()).hexdigest()
+    return Submission(
+        caller,
+        engine or DEFAULT_ENGINE,
+        request,
+        idempotency_key=identity,
+        idempotency_scope="event",
+        traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
+        correlation_id=_text(attributes.get("correlationid")) or event.get_id()[:255],
+    )
+
+
+class EventIntake:
+    """Takes upstream systems' events."""
+
+    def __init__(self, submitter: Submitter, tenants: Tenants, notifier: Notifier) -> None:
+        self._submitter = submitter
+        self._tenants = tenants
+        self._notifier = notifier
+
+    async def accept(self, caller: Caller, headers: Mapping[str, str], body: bytes) -> AcceptedJob:
+        """The job of one event that came over HTTP."""
+        return await self._submitter.submit(submission_of(caller, read_cloud_event(headers, body)))
+
+    async def deliver(self, body: bytes, tenant: str) -> bool:
+        """A delivery of requests.<tenant>. Only the topic says whose event it is: `source` can be forged."""
+        raw = raw_payload(body)
+        caller = self._tenants.as_caller(tenant)
+        if caller is None:
+            log.warning("An event of a topic that is no tenant's is dropped", action="event_without_tenant")
+            return True
+        try:
+            await self.accept(caller, {"content-type": STRUCTURED}, raw)
+        except EnginehouseError as error:
+            return False if error.retryable else await self._refuse(caller, raw, error)
+        return True
+
+    async def _refuse(self, caller: Caller, raw: bytes, error: EnginehouseError) -> bool:
+        try:
+            envelope = pydantic_core.from_json(raw)
+            cause = {name: _text(envelope.get(name)) for name in ("id", "source", "type")}
+        except (ValueError, AttributeError):
+            cause = {}
+        try:
+            await self._notifier.tell(
+                caller.name,
+                JOB_REFUSED,
+                {"code": error.code, "detail": str(error), "advice": error.advice, "event": cause},
+                correlation_id=cause.get("id"),
+            )
+        except EnginehouseError:
+            return False
+        return True

@@ -1,0 +1,210 @@
+"""Inputs and outputs too large to travel in a message: kept in an object store, reached by signed URLs.
+
+Stores of the clouds sign URLs themselves. A folder cannot, so the gateway serves its objects on signed routes.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from enginehouse.contracts.errors import Forbidden, InputTooLarge, JobDoesNotExist, RequestError, Unavailable
+from enginehouse.contracts.events import JobObjects
+from enginehouse.contracts.names import new_job_id
+
+Method = Literal["GET", "PUT"]
+_KEY_FILE = ".signing-key"
+_LONGEST_SIGNATURE_SECONDS = 7 * 86_400
+UPLOAD_TTL_SECONDS = 8 * 86_400
+"""Uploads outlive the longest time in a queue."""
+
+
+class UploadDoesNotExist(JobDoesNotExist):
+    """No such upload."""
+
+    code = "UPLOAD_DOES_NOT_EXIST"
+    advice = "POST /v1/uploads gives a key and a URL; PUT the object there, then submit its key as input_ref."
+
+
+def upload_key(tenant: str, *, is_json: bool) -> str:
+    """A new key for something that a tenant brings in."""
+    return f"{tenant}/uploads/{new_job_id()}{'.json' if is_json else '.bin'}"
+
+
+def input_key(tenant: str, job_id: str) -> str:
+    """Key of a job's input that the gateway itself moved out of the message."""
+    return f"{tenant}/inputs/{job_id}.json"
+
+
+def output_key(tenant: str, job_id: str) -> str:
+    """Key of a job's output that is too large to be inline."""
+    return f"{tenant}/outputs/{job_id}.json"
+
+
+def is_jobs_own(key: str | None) -> bool:
+    """Whether an object belongs to one job alone and goes with it; uploads have a time of their own."""
+    return key is not None and key.split("/")[1:2] in (["inputs"], ["outputs"])
+
+
+class Objects:
+    """An object store by URL: file:///FOLDER, s3://…, az://…, gs://…"""
+
+    def __init__(self, url: str, public_url: str, *, max_bytes: int) -> None:
+        self._public_url = public_url.rstrip("/")
+        self.max_bytes = max_bytes
+        self._store: ObjectStore
+        self._secret: bytes | None = None
+        if urlsplit(url).scheme == "file":
+            folder = Path(urlsplit(url).path)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._store = LocalStore(folder)
+            self._secret = _folder_secret(folder)
+        else:
+            self._store = from_url(url)
+
+    def _signature(self, method: Method, key: str, expires: int) -> str:
+        assert self._secret is not None
+        return hmac.new(self._secret, f"{method}\n{key}\n{expires}".encode(), hashlib.sha256).hexdigest()
+
+    async def sign(self, method: Method, key: str, expires_at: float) -> str:
+        """A URL that allows exactly this, until `expires_at` (seconds since the epoch)."""
+        if self._secret is not None:
+            expires = int(expires_at) + 1
+            query = f"expires={expires}&signature={self._signature(method, key, expires)}"
+            return f"{self._public_url}/v1/objects/{quote(key)}?{query}"
+        seconds = min(max(expires_at - time.time(), 1), _LONGEST_SIGNATURE_SECONDS)
+        return str(await obstore.sign_async(self._store, method, key, timedelta(seconds=seconds)))  # type: ignore[arg-type]
+
+    def check(self, method: Method, key: str, expires: int, signature: str) -> None:
+        """Forbidden unless `signature` allows this now. Only for a folder."""
+        if self._secret is None:
+            raise Forbidden("Objects of this store are served by the store itself")
+        if not hmac.compare_digest(self._signature(method, key, expires).encode(), signature.encode()):
+            raise Forbidden("The signature of this URL does not fit it")
+        if expires < time.time():
+            raise Forbidden("This URL was valid for a time that is over")
+
+    async def put(self, key: str, body: bytes | AsyncIterable[bytes]) -> int:
+        """Write an object whole, or not at all; returns its size. InputTooLarge beyond `max_bytes`."""
+        counted = _Counted(body, self.max_bytes)
+        try:
+            await obstore.put_async(self._store, key, counted.chunks() if not isinstance(body, bytes) else body)
+        except Exception as error:
+            if counted.size > self.max_bytes:
+                raise InputTooLarge(f"The object has more than the {self.max_bytes} bytes that are allowed") from None
+            raise Unavailable(f"object store: {type(error).__name__}") from error
+        return counted.size
+
+    async def get(self, key: str) -> AsyncIterator[bytes]:
+        """The object's bytes, streamed; UploadDoesNotExist if there is none."""
+        try:
+            result = await obstore.get_async(self._store, key)
+        except FileNotFoundError:
+            raise UploadDoesNotExist(f"No object {key}") from None
+        except Exception as error:
+            raise Unavailable(f"object store: {type(error).__name__}") from error
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async for chunk in result.stream(min_chunk_size=256 * 1024):
+                yield bytes(chunk)
+
+        return chunks()
+
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object; UploadDoesNotExist if there is none."""
+        try:
+            await obstore.copy_async(self._store, source, target)
+        except FileNotFoundError:
+            raise UploadDoesNotExist(f"No object {source}") from None
+
+    async def size(self, key: str) -> int | None:
+        """The object's size in bytes, or None if there is none."""
+        try:
+            return int((await obstore.head_async(self._store, key))["size"])
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise Unavailable(f"object store: {type(error).__name__}") from error
+
+    async def delete(self, keys: list[str]) -> None:
+        """Remove objects, whether they exist or not."""
+        for key in keys:
+            try:
+                await obstore.delete_async(self._store, key)
+            except FileNotFoundError:
+                continue
+
+    async def delete_old_uploads(self, before: float) -> int:
+        """Remove the uploads made before that moment; returns how many."""
+        old: list[str] = []
+        async for page in obstore.list(self._store):
+            for item in page:
+                parts = str(item["path"]).split("/")
+                if len(parts) == 3 and parts[1] == "uploads" and item["last_modified"].timestamp() < before:
+                    old.append(str(item["path"]))
+        await self.delete(old)
+        return len(old)
+
+    async def check_upload(self, tenant: str, key: str) -> None:
+        """UploadDoesNotExist unless this is an object that this tenant has brought in."""
+        own = key.startswith(f"{tenant}/uploads/") and ".." not in key and key.count("/") == 2
+        if not own or (size := await self.size(key)) is None:
+            raise UploadDoesNotExist(f"No upload {key[:200]!r} of {tenant}")
+        if size > self.max_bytes:
+            raise RequestError(f"The upload has {size} bytes; {self.max_bytes} are allowed")
+
+    async def of_job(self, row: Mapping[str, Any], expires_at: float) -> JobObjects:
+        """Signed URLs of exactly this job's objects."""
+        key = output_key(row["tenant"], row["id"])
+        output_url = await self.sign("PUT", key, expires_at)
+        reference = row["input_ref"]
+        return JobObjects(
+            input_url=await self.sign("GET", reference, expires_at) if reference else None,
+            input_is_json=reference is None or reference.endswith(".json"),
+            output_url=output_url,
+            output_ref=key,
+            max_bytes=self.max_bytes,
+        )
+
+
+class _Counted:
+    """Passes chunks on while they are within bounds."""
+
+    def __init__(self, body: bytes | AsyncIterable[bytes], limit: int) -> None:
+        self._body = body
+        self._limit = limit
+        self.size = len(body) if isinstance(body, bytes) else 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        assert not isinstance(self._body, bytes)
+        async for chunk in self._body:
+            self.size += len(chunk)
+            if self.size > self._limit:
+                raise InputTooLarge
+            if chunk:
+                yield chunk
+
+
+def _folder_secret(folder: Path) -> bytes:
+    """The folder's own signing key: gateways that share the folder share it."""
+    path = folder / _KEY_FILE
+    if not path.exists():
+        draft = folder / f"{_KEY_FILE}.{os.getpid()}"
+        draft.touch(mode=0o600)
+        draft.write_bytes(secrets.token_bytes(32))
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_bytes()
