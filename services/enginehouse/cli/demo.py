@@ -110,7 +110,15 @@ async def _submit(client: httpx2.AsyncClient, example: Example) -> dict[str, Any
 
 
 def _table(jobs: list[dict[str, Any]]) -> Table:
-    table = Table("engine", "input", "result", "queue time", "predict time", header_style="bold")
+    table = Table(header_style="bold")
+    for name, may_wrap in [
+        ("engine", False),
+        ("input", True),
+        ("result", True),
+        ("queue time", False),
+        ("predict time", False),
+    ]:
+        table.add_column(name, no_wrap=not may_wrap)
     for job in jobs:
         metrics = job.get("metrics") or {}
         result = job.get("output") if job.get("status") == "succeeded" else job.get("error") or job

@@ -1,0 +1,222 @@
+"""A whole real stack for tests: `enginehouse up` in a home of its own, with handles to every process in it."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tests.support.dapr import PORTS, DiedEarly, Started, spawn
+
+from enginehouse.local.home import LOCAL_TENANT, Home
+from enginehouse.registry.deploy import add_key, deploy_engine, remove_engine
+
+T = TypeVar("T")
+
+START_SECONDS = 180
+"""The first start of all makes engines' environments."""
+
+
+def until(ready: Callable[[], T | None], what: str, timeout_seconds: float = 30) -> T:
+    """Wait until `ready` gives something true, and return it; AssertionError saying `what` once the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (value := ready()):
+        assert time.monotonic() < deadline, f"not within {timeout_seconds} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API answered."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass
+class StackHandle:
+    """A running stack. Its processes are those of `state.json`, by name: `redis`, `gateway`, `gateway.daprd`,
+    `<app id>.engine-0`, `<app id>.runner`, `<app id>.daprd`."""
+
+    home: Home
+    base_url: str
+    up: Started
+    keys: dict[str, str] = field(default_factory=dict)
+    """API keys by tenant. `demo` has an admin key."""
+
+    def state(self) -> dict[str, Any]:
+        """What `enginehouse status` reads, as of now."""
+        return self.home.read_state()
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """Of the state, by name."""
+        return {process["name"]: process for process in self.state()["processes"]}
+
+    def pid(self, name: str) -> int:
+        """Process id of a part, waiting for it if it is being restarted."""
+        return until(lambda: self._pid(name), f"{name} runs")
+
+    def signal(self, name: str, number: int) -> int:
+        """Send a signal to one process, as SIGKILL, SIGSTOP, SIGCONT; its pid at that moment."""
+        pid = self.pid(name)
+        os.kill(pid, number)
+        return pid
+
+    def kill(self, name: str) -> int:
+        """kill -9 one process. The supervisor starts it again; `until_restarted` waits for that."""
+        return self.signal(name, signal.SIGKILL)
+
+    def until_restarted(self, name: str, old_pid: int, timeout_seconds: float = 30) -> int:
+        """The pid of the process that took the place of `old_pid`."""
+        return until(
+            lambda: None if (pid := self._pid(name)) == old_pid else pid, f"{name} is restarted", timeout_seconds
+        )
+
+    def _pid(self, name: str) -> int | None:
+        pid: int | None = self.processes().get(name, {}).get("pid")
+        return pid
+
+    def log(self, name: str) -> str:
+        """Everything a process has written."""
+        return (self.home.logs / f"{name}.log").read_text(errors="replace")
+
+    def deploy(self, folder: Path, *, wait: bool = True) -> str:
+        """Deploy an engine's folder into the running stack; its id. With `wait`: until the gateway takes jobs for it."""
+        engine = deploy_engine(self.home.engines, folder).id
+        if wait:
+            self.until_engine(engine)
+        return engine
+
+    def remove(self, engine: str) -> None:
+        """Remove an engine from the running stack."""
+        remove_engine(self.home.engines, engine)
+
+    def key_for(self, tenant: str) -> str:
+        """An API key of a tenant, made at first use. The gateway learns of it a moment later."""
+        if tenant not in self.keys:
+            self.keys[tenant] = add_key(self.home.tenants, tenant)
+            until(lambda: self.call("GET", "/v1/engines", tenant=tenant).status == 200, f"the key of {tenant} is known")
+        return self.keys[tenant]
+
+    def until_engine(self, engine: str, timeout_seconds: float = 60) -> dict[str, Any]:
+        """Wait until the gateway knows an engine and its card, and its processes are well; what the API says of it."""
+        tenant = engine.partition("--")[0]
+        caller = LOCAL_TENANT if tenant == "shared" else tenant
+
+        def known() -> dict[str, Any] | None:
+            entry = self.state().get("engines", {}).get(engine, {})
+            if entry.get("state") == "failed":
+                raise DiedEarly(f"{engine}: {entry['problem']}")
+            answer = self.call("GET", f"/v1/engines/{engine}", tenant=caller)
+            ready = answer.status == 200 and answer.body.get("card") and entry.get("state") == "running"
+            return dict(answer.body) if ready else None
+
+        self.key_for(caller)
+        return until(known, f"{engine} can be used", timeout_seconds)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        tenant: str = LOCAL_TENANT,
+        headers: dict[str, str] | None = None,
+        timeout_seconds: float = 70,
+    ) -> Answer:
+        """Call the API as a tenant. Bodies are JSON, or bytes as they are."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        sent = {"Authorization": f"Bearer {self.keys[tenant]}", "Content-Type": "application/json", **(headers or {})}
+        request = Request(self.base_url + path, data, sent, method=method)
+        try:
+            with urlopen(request, timeout=timeout_seconds) as answer:
+                return _answer(answer.status, dict(answer.headers), answer.read())
+        except HTTPError as error:
+            with error:
+                return _answer(error.code, dict(error.headers), error.read())
+
+    def submit(self, engine: str, value: Any, *, tenant: str = LOCAL_TENANT, wait: int = 30, **body: Any) -> Any:
+        """Submit a job and return it, finished if it ends within `wait` seconds."""
+        headers = {"Prefer": f"wait={wait}"} if wait else {}
+        answer = self.call(
+            "POST", f"/v1/engines/{engine}/jobs", {"input": value, **body}, tenant=tenant, headers=headers
+        )
+        assert answer.status in (200, 202), answer
+        return answer.body
+
+    def stop(self) -> None:
+        """Stop everything, as Ctrl-C does."""
+        self.up.stop(timeout_seconds=60)
+
+
+def _answer(status: int, headers: dict[str, str], body: bytes) -> Answer:
+    is_json = "json" in headers.get("content-type", headers.get("Content-Type", ""))
+    return Answer(
+        status, {name.lower(): value for name, value in headers.items()}, json.loads(body) if is_json else body
+    )
+
+
+def start_stack(
+    folder: Path,
+    engines: Sequence[Path] = (),
+    *,
+    tenants: Sequence[str] = (),
+    platform_engines: str = "none",
+    env: dict[str, str] | None = None,
+    wait: bool = True,
+) -> StackHandle:
+    """A stack in `folder` with these engines' folders deployed and a key for each of these tenants, ready for jobs."""
+    home = Home.at(folder)
+    ids = [deploy_engine(home.engines, engine).id for engine in engines]
+    owners = {engine.partition("--")[0] for engine in ids} - {"shared"}
+    keys = {tenant: add_key(home.tenants, tenant) for tenant in {*tenants, *owners}}
+    port = PORTS.take()
+    command = [sys.executable, "-m", "enginehouse.cli.main", "up", "--home", str(home.path), "--port", str(port)]
+    up = spawn(
+        "up",
+        [*command, "--engines", platform_engines, "--no-logs"],
+        home.logs / "enginehouse.log",
+        {**os.environ, **(env or {})},
+    )
+    handle = StackHandle(home, f"http://127.0.0.1:{port}", up, keys)
+    if wait:
+        _until_ready(handle)
+        handle.keys[LOCAL_TENANT] = home.read_local()["api_key"]
+        for engine in ids:
+            handle.until_engine(engine)
+    return handle
+
+
+def _until_ready(handle: StackHandle) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not (handle.state().get("supervisor") == handle.up.pid and handle.state().get("ready")):
+        if handle.up.process.poll() is not None:
+            raise DiedEarly(f"the stack did not start:\n{handle.up.logs()[-4000:]}")
+        if time.monotonic() > deadline:
+            handle.stop()
+            raise DiedEarly(f"the stack is not ready after {START_SECONDS} s:\n{handle.up.logs()[-4000:]}")
+        time.sleep(0.05)
+
+
+@contextmanager
+def running_stack(
+    folder: Path, engines: Sequence[Path] = (), *, tenants: Sequence[str] = (), platform_engines: str = "none"
+) -> Iterator[StackHandle]:
+    """`start_stack`, stopped at the end: for fixtures of any scope."""
+    handle = start_stack(folder, engines, tenants=tenants, platform_engines=platform_engines)
+    try:
+        yield handle
+    finally:
+        handle.stop()
+
+
+__all__ = ["Answer", "DiedEarly", "StackHandle", "running_stack", "start_stack", "until"]

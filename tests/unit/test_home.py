@@ -1,0 +1,100 @@
+"""A home has one supervisor, keeps its secrets to itself, and an engine's process learns nothing of it."""
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from enginehouse.contracts.engine import EngineSpec, LocalRun
+from enginehouse.contracts.tenant import hash_key
+from enginehouse.local.engine_app import engine_command, engine_environment
+from enginehouse.local.environments import environment_key, needs_environment
+from enginehouse.local.errors import LocalError
+from enginehouse.local.home import Home
+from enginehouse.local.running import write_local
+from enginehouse.registry.deploy import add_key, deploy_engine, is_deployed, read_tenant
+
+
+def test_a_home_is_run_by_one_supervisor_at_a_time(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    assert not home.is_running()
+    with home.lock():
+        assert home.is_running()
+        with pytest.raises(LocalError, match="already running"), home.lock():
+            pass
+    assert not home.is_running()
+
+
+def test_secrets_are_made_once_and_are_their_owners_alone(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    secret = home.secret("redis")
+    assert home.secret("redis") == secret
+    assert home.secret("other") != secret
+    assert stat.S_IMODE((home.run / "redis.secret").stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.run.stat().st_mode) == 0o700
+
+
+def test_what_is_no_bundle_is_passed_over(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    for name in ("acme--one", ".new-x", "acme", "a--b--c"):
+        (home.engines / name).mkdir()
+    (home.engines / "acme--file").write_text("")
+    assert list(home.engine_bundles()) == ["acme--one"]
+
+
+def test_the_local_key_is_kept_until_its_tenant_forgets_it(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    write_local(home, 8080)
+    first = home.read_local()
+    write_local(home, 9090)
+    assert home.read_local() == {**first, "url": "http://127.0.0.1:9090"}
+    tenant = read_tenant(home.tenants, "demo")
+    assert tenant
+    assert [(key.sha256, key.admin) for key in tenant.keys] == [(hash_key(first["api_key"]), True)]
+    assert stat.S_IMODE(home.local_json.stat().st_mode) == 0o600
+    (home.tenants / "demo" / "tenant.yaml").write_text("name: demo\n")
+    write_local(home, 8080)
+    assert home.read_local()["api_key"] != first["api_key"]
+
+
+def test_a_second_key_leaves_the_first_one_valid(tmp_path: Path) -> None:
+    keys = [add_key(tmp_path, "acme"), add_key(tmp_path, "acme", admin=True)]
+    tenant = read_tenant(tmp_path, "acme")
+    assert tenant
+    assert [key.sha256 for key in tenant.keys] == [hash_key(key) for key in keys]
+    assert not any(key in (tmp_path / "acme" / "tenant.yaml").read_text() for key in keys)
+
+
+def test_a_deployed_engine_is_deployed_again_only_when_its_file_changed(tmp_path: Path) -> None:
+    source, engines = tmp_path / "source", tmp_path / "engines"
+    source.mkdir()
+    (source / "engine.yaml").write_text("tenant: acme\nname: one\n")
+    spec = deploy_engine(engines, source)
+    assert is_deployed(engines, source, spec)
+    assert not is_deployed(engines, tmp_path, spec)
+    assert not is_deployed(engines, source, spec.model_copy(update={"version": "v2"}))
+
+
+def test_an_engine_is_told_its_port_and_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAPR_API_TOKEN", "secret")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin")
+    environment = engine_environment({"MODEL": "small", "PORT": "1"}, 20_020, tmp_path, tmp_path / "env")
+    assert environment.pop("LANG")
+    assert environment == {
+        "MODEL": "small",
+        "PORT": "20020",
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}/env/bin:/usr/bin",
+    }
+
+
+def test_python_means_the_engines_own(tmp_path: Path) -> None:
+    assert engine_command(["python", "-m", "x"], tmp_path) == [f"{tmp_path}/bin/python", "-u", "-m", "x"]
+    assert engine_command(["node", "x.js"], None) == ["node", "x.js"]
+    other = EngineSpec(tenant="acme", name="one", run=LocalRun(command=["node", "x.js"]))
+    assert not needs_environment(other)
+
+
+def test_an_environment_is_another_when_its_requirements_are() -> None:
+    assert environment_key(b"numpy==1") == environment_key(b"numpy==1") != environment_key(b"numpy==2")

@@ -1,0 +1,75 @@
+"""What a bundle may bring into the gateway's sidecar, and that a broken one changes nothing."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.tenant import Tenant
+from enginehouse.local.links import GatewayParts
+from enginehouse.registry.bundle import InvalidBundle, render_engine, render_tenant, write_bundle
+
+_ENGINE = "acme--one"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "engines" / _ENGINE
+    write_bundle(folder, render_engine(EngineSpec(tenant="acme", name="one"), tmp_path))
+    return folder
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> GatewayParts:
+    (tmp_path / "run" / "gateway").mkdir(parents=True)
+    return GatewayParts(tmp_path / "run" / "gateway")
+
+
+def _files(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "run" / "gateway").iterdir())
+
+
+def test_parts_come_and_go_with_their_bundles(parts: GatewayParts, bundle: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "tenants" / "acme", render_tenant(Tenant(name="acme")))
+    parts.put(_ENGINE, bundle)
+    parts.put("acme", tmp_path / "tenants" / "acme")
+    assert _files(tmp_path) == ["acme--one.results.yaml", "acme.requests.yaml", "acme.subscription.yaml"]
+    assert parts.owners() == {"acme", _ENGINE}
+    parts.remove("acme")
+    assert _files(tmp_path) == ["acme--one.results.yaml"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["gateway"], "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metadata": {"name": "results-globex--other"}}, "must be named results-acme--one"),
+        ({"scopes": []}, "must have scopes"),
+        ({"kind": "Resiliency"}, "must be a Component or a Subscription"),
+        ({"spec": {"type": "state.redis"}}, "must have ignoreErrors"),
+    ],
+)
+def test_what_could_harm_the_gateway_is_refused_and_the_last_good_part_stays(
+    parts: GatewayParts, bundle: Path, tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    parts.put(_ENGINE, bundle)
+    before = (tmp_path / "run" / "gateway" / "acme--one.results.yaml").read_text()
+    path = bundle / "gateway" / "results.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
+    with pytest.raises(InvalidBundle, match=said):
+        parts.put(_ENGINE, bundle)
+    assert (tmp_path / "run" / "gateway" / "acme--one.results.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "a: 1\n---\nb: 2\n"])
+def test_what_is_no_single_object_is_refused(parts: GatewayParts, bundle: Path, text: str) -> None:
+    (bundle / "gateway" / "results.yaml").write_text(text)
+    with pytest.raises(InvalidBundle):
+        parts.put(_ENGINE, bundle)
+
+
+def test_one_name_twice_is_refused_since_it_would_stop_the_sidecar(parts: GatewayParts, bundle: Path) -> None:
+    (bundle / "gateway" / "again.yaml").write_text((bundle / "gateway" / "results.yaml").read_text())
+    with pytest.raises(InvalidBundle, match="two objects"):
+        parts.put(_ENGINE, bundle)

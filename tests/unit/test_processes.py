@@ -1,0 +1,164 @@
+"""Processes are restarted, stopped with all they started, and never outlive who started them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from enginehouse.local.processes import ProcessSpec, StartFailed, Supervised, Supervisor
+
+_CHILD_AND_GRANDCHILD = "sleep 300 & echo $! > grandchild; echo up; wait"
+_DEAF = "trap '' TERM; echo up; while :; do sleep 0.2; done"
+
+
+async def _until(ready: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.01)
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def _spec(folder: Path, script: str, name: str = "one", grace_seconds: float = 5) -> ProcessSpec:
+    log = folder / f"{name}.log"
+
+    async def healthy() -> bool:
+        return log.exists() and "up" in log.read_text()
+
+    return ProcessSpec(
+        name=name,
+        kind="test",
+        command=["/bin/sh", "-c", script],
+        environment=lambda: {"PATH": os.environ["PATH"]},
+        cwd=folder,
+        log=log,
+        port=0,
+        health_url=None,
+        health=healthy,
+        grace_seconds=grace_seconds,
+    )
+
+
+@pytest.fixture
+async def supervisor() -> AsyncIterator[Supervisor]:
+    made = Supervisor(lambda: None)
+    yield made
+    await made.close()
+
+
+async def _start(supervisor: Supervisor, spec: ProcessSpec) -> tuple[Supervised, int]:
+    process = supervisor.start(spec)
+    await process.wait_healthy(10)
+    assert process.status.pid
+    return process, process.status.pid
+
+
+async def test_one_that_dies_is_started_again(supervisor: Supervisor, tmp_path: Path) -> None:
+    process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD))
+    os.kill(pid, signal.SIGKILL)
+    await _until(lambda: process.status.pid not in (None, pid))
+    assert process.status.restarts == 1
+    assert process.status.last_exit == -signal.SIGKILL
+
+
+async def test_what_it_started_ends_with_it_when_it_is_killed(supervisor: Supervisor, tmp_path: Path) -> None:
+    process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD))
+    grandchild = int((tmp_path / "grandchild").read_text())
+    os.kill(pid, signal.SIGKILL)
+    await _until(lambda: not _alive(grandchild))
+    await process.stop()
+
+
+async def test_stopping_ends_it_and_what_it_started(supervisor: Supervisor, tmp_path: Path) -> None:
+    process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD))
+    grandchild = int((tmp_path / "grandchild").read_text())
+    await supervisor.stop(process)
+    assert not _alive(pid)
+    await _until(lambda: not _alive(grandchild))
+    assert supervisor.statuses() == []
+
+
+async def test_one_that_ignores_being_told_is_killed(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginehouse.local.processes._INSIST_SECONDS", 0.1)
+    process, pid = await _start(supervisor, _spec(tmp_path, _DEAF, grace_seconds=0.1))
+    await supervisor.stop(process)
+    assert not _alive(pid)
+
+
+async def test_a_stopped_one_is_killed_too(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginehouse.local.processes._INSIST_SECONDS", 0.1)
+    process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD, grace_seconds=0.1))
+    os.kill(pid, signal.SIGSTOP)
+    await supervisor.stop(process)
+    assert not _alive(pid)
+
+
+async def test_one_that_keeps_dying_fails_with_its_last_words(supervisor: Supervisor, tmp_path: Path) -> None:
+    process = supervisor.start(_spec(tmp_path, "echo no licence; exit 3"))
+    with pytest.raises(StartFailed, match="no licence"):
+        await process.wait_healthy(30)
+    assert process.status.last_exit == 3
+
+
+async def test_one_waiting_for_its_next_try_is_stopped_at_once(supervisor: Supervisor, tmp_path: Path) -> None:
+    process = supervisor.start(_spec(tmp_path, "exit 3"))
+    await _until(lambda: process.status.state == "waiting to restart")
+    await asyncio.wait_for(supervisor.stop(process), 1)
+
+
+async def test_a_command_that_does_not_exist_is_told_of(supervisor: Supervisor, tmp_path: Path) -> None:
+    spec = _spec(tmp_path, "")
+    process = supervisor.start(
+        ProcessSpec("none", "test", ["/no/such/program"], dict, tmp_path, spec.log, 0, None, spec.health)
+    )
+    await _until(lambda: process.status.state == "waiting to restart")
+    assert "cannot start /no/such/program" in spec.log.read_text()
+
+
+_SUPERVISOR = """
+import asyncio, os, sys
+from pathlib import Path
+from enginehouse.local.processes import ProcessSpec, Supervisor
+
+async def main():
+    folder = Path(sys.argv[1])
+    async def healthy(): return (folder / "grandchild").exists() and (folder / "grandchild").read_text().strip() != ""
+    supervisor = Supervisor(lambda: None)
+    process = supervisor.start(ProcessSpec(
+        "one", "test", ["/bin/sh", "-c", sys.argv[2]], lambda: dict(os.environ), folder, folder / "log", 0, None, healthy))
+    await process.wait_healthy(20)
+    print(process.status.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("script", [_CHILD_AND_GRANDCHILD, f"trap '' TERM; {_CHILD_AND_GRANDCHILD}"])
+def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, script: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SUPERVISOR, str(tmp_path), script], stdout=subprocess.PIPE, text=True
+    ) as supervisor:
+        assert supervisor.stdout
+        pids = [int(supervisor.stdout.readline()), int((tmp_path / "grandchild").read_text())]
+        pids += [child.pid for child in psutil.Process(supervisor.pid).children()]
+        assert len(set(pids)) == 3, "the process, what it started, and the guard"
+        supervisor.kill()
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, [psutil.Process(pid).cmdline() for pid in pids if _alive(pid)]
+        time.sleep(0.02)
