@@ -248,6 +248,8 @@ class TakeBack:
 
     job_ids: tuple[str, ...]
     reason: StatusReason | None
+    handed_over_until: float
+    """Only those handed over no later: another gateway may just have handed one over again."""
 
 
 def take_back(connection: Connection, items: list[TakeBack]) -> list[None]:
@@ -255,7 +257,11 @@ def take_back(connection: Connection, items: list[TakeBack]) -> list[None]:
     for item in items:
         connection.execute(
             update(jobs)
-            .where(jobs.c.id.in_(item.job_ids), jobs.c.status.in_(["queued", "running"]))
+            .where(
+                jobs.c.id.in_(item.job_ids),
+                jobs.c.status.in_(["queued", "running"]),
+                jobs.c.handed_over_at <= item.handed_over_until,
+            )
             .values(handed_over_at=None, status="queued", status_reason=item.reason)
         )
     return [None] * len(items)
