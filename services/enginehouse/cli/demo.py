@@ -73,6 +73,15 @@ async def _demo(home: Home, port: int) -> None:
 
 async def show(url: str, key: str) -> None:
     """Submit the examples and print what became of them; LocalError if a job did not succeed."""
+    try:
+        await _show(url, key)
+    except httpx2.HTTPError as error:
+        raise LocalError(
+            f"The API at {url} did not answer: {error!r}", "The logs folder of the home says more."
+        ) from None
+
+
+async def _show(url: str, key: str) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=_WAIT_SECONDS + 10, trust_env=False) as client:
         for engine in dict.fromkeys(example.engine for example in EXAMPLES):

@@ -1,0 +1,150 @@
+"""A whole stack of real processes: jobs go through, engines come and go, whatever is killed comes back."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from tests.support.stack import StackHandle, running_stack, until
+
+_ENGINES = Path(__file__).resolve().parents[1] / "engines"
+_ECHO = "tests--echo"
+_ECHO_PROCESSES = [f"{_ECHO}--a.{part}" for part in ("engine-0", "runner", "daprd")]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
+    with running_stack(tmp_path_factory.mktemp("home"), [_ENGINES / "echo"]) as handle:
+        yield handle
+
+
+def _engine(folder: Path, name: str, source: Path = _ENGINES / "echo", **changes: object) -> Path:
+    """A copy of a tiny engine under another name."""
+    copy = folder / name
+    shutil.copytree(source, copy)
+    spec = yaml.safe_load((copy / "engine.yaml").read_text())
+    (copy / "engine.yaml").write_text(yaml.safe_dump({**spec, "name": name, **changes}))
+    return copy
+
+
+def _echoes(stack: StackHandle, engine: str = _ECHO) -> None:
+    value = {"n": 1}
+    job = stack.submit(engine, value, tenant="tests")
+    assert (job["status"], job.get("output")) == ("succeeded", value), job
+
+
+def test_a_job_goes_through_every_part(stack: StackHandle) -> None:
+    _echoes(stack)
+    assert set(stack.processes()) == {"redis", "gateway", "gateway.daprd", *_ECHO_PROCESSES}
+
+
+def test_every_part_listens_on_loopback_only_and_below_outgoing_ports(stack: StackHandle) -> None:
+    seen = set()
+    for name in stack.processes():
+        for connection in psutil.Process(stack.pid(name)).net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                seen.add(name)
+                assert connection.laddr.ip == "127.0.0.1", (name, connection)
+                assert connection.laddr.port < 32_768, (name, connection)
+    assert seen == set(stack.processes())
+
+
+def test_official_tools_find_every_sidecar(stack: StackHandle) -> None:
+    apps = {}
+    for process in stack.processes().values():
+        if process["kind"] == "daprd":
+            found = psutil.Process(process["pid"])
+            command = found.cmdline()
+            assert found.name() == "daprd"
+            apps[command[command.index("--app-id") + 1]] = int(command[command.index("--dapr-http-port") + 1])
+    assert apps.keys() == {"gateway", f"{_ECHO}--a"}
+
+
+def test_no_secret_is_in_any_command_line_and_the_engine_is_told_none(stack: StackHandle) -> None:
+    secrets = [path.read_text() for path in stack.home.run.glob("*.secret")]
+    assert len(secrets) == 3
+    for name in stack.processes():
+        command = " ".join(psutil.Process(stack.pid(name)).cmdline())
+        assert not [secret for secret in secrets if secret in command], name
+    environment = psutil.Process(stack.pid(f"{_ECHO}--a.engine-0")).environ()
+    assert environment.keys() <= {"PATH", "HOME", "PORT", "LANG", "LC_CTYPE"}
+    assert not [secret for secret in secrets if secret in str(environment)]
+
+
+def test_an_engine_added_while_all_runs_takes_jobs_and_nothing_else_restarts(
+    stack: StackHandle, tmp_path: Path
+) -> None:
+    before = {name: stack.pid(name) for name in stack.processes()}
+    engine = stack.deploy(_engine(tmp_path, "added", scale={"min": 2, "max": 2}))
+    _echoes(stack, engine)
+    assert {f"{engine}--a.engine-0", f"{engine}--a.engine-1"} <= set(stack.processes())
+    assert {name: stack.pid(name) for name in before} == before
+
+    pids = [process["pid"] for name, process in stack.processes().items() if name.startswith(engine)]
+    stack.remove(engine)
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "its processes are gone", 60)
+    until(lambda: engine not in stack.state()["engines"], "it is forgotten")
+    assert not list(stack.home.gateway_parts.glob(f"{engine}*"))
+    assert {name: stack.pid(name) for name in before} == before
+    _echoes(stack)
+
+
+def test_an_engine_that_does_not_start_is_told_of_and_the_others_go_on(stack: StackHandle, tmp_path: Path) -> None:
+    engine = stack.deploy(_engine(tmp_path, "broken", _ENGINES / "raises_on_load"), wait=False)
+    entry = until(
+        lambda: (found := stack.state()["engines"].get(engine)) and found["problem"] and found, "it has failed", 60
+    )
+    assert entry["state"] == "failed"
+    assert "died 3 times" in entry["problem"]
+    _echoes(stack)
+    stack.remove(engine)
+    until(lambda: engine not in stack.state()["engines"], "it is forgotten")
+
+
+def test_broken_files_of_one_bundle_stop_nobody_else(stack: StackHandle, tmp_path: Path) -> None:
+    gateway = stack.pid("gateway.daprd")
+    engine = stack.deploy(_engine(tmp_path, "spoilt"))
+    bundle = stack.home.engines / engine
+    (bundle / "gateway" / "results.yaml").write_text("kind: Component\nmetadata: {name: completions}\n")
+    (bundle / "workloads.yaml").write_text("{")
+    until(lambda: engine in stack.state()["refused"], "the part is refused")
+    until(lambda: stack.state()["engines"][engine]["state"] == "failed", "the engine has failed", 60)
+    assert "must be named" in stack.state()["refused"][engine]
+    assert "workloads.yaml" in stack.state()["engines"][engine]["problem"]
+    _echoes(stack)
+    assert stack.pid("gateway.daprd") == gateway
+    stack.remove(engine)
+    until(lambda: engine not in stack.state()["refused"], "it is forgotten")
+
+
+@pytest.mark.parametrize("part", [*_ECHO_PROCESSES, "gateway", "gateway.daprd", "redis"])
+def test_whatever_is_killed_comes_back_and_jobs_go_through_again(stack: StackHandle, part: str) -> None:
+    restarts = stack.processes()[part]["restarts"]
+    stack.until_restarted(part, stack.kill(part))
+
+    def goes_through() -> bool:
+        try:
+            answer = stack.call("POST", f"/v1/engines/{_ECHO}/jobs", {"input": 7}, tenant="tests")
+        except OSError:
+            return False
+        if answer.status != 202:
+            return False
+        job = stack.call("GET", f"/v1/jobs/{answer.body['id']}?wait=30", tenant="tests").body
+        assert job["status"] == "succeeded", job
+        return True
+
+    until(goes_through, f"jobs go through after {part} was killed", 60)
+    assert stack.processes()[part]["restarts"] == restarts + 1
+
+
+def test_a_runner_has_a_hung_replica_restarted_by_a_file(stack: StackHandle) -> None:
+    name = f"{_ECHO}--a.engine-0"
+    old = stack.signal(name, signal.SIGSTOP)
+    port = stack.processes()[name]["port"]
+    (stack.home.restarts / f"{_ECHO}--a" / f"127.0.0.1_{port}").touch()
+    stack.until_restarted(name, old)
+    assert not list((stack.home.restarts / f"{_ECHO}--a").iterdir())
+    _echoes(stack)

@@ -1,0 +1,82 @@
+"""However a stack ends, and whenever, no process of it is left."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.support.stack import StackHandle, start_stack, until
+
+_ECHO = Path(__file__).resolve().parents[1] / "engines" / "echo"
+
+
+def _all_of(stack: StackHandle) -> list[psutil.Process]:
+    """Every process below the supervisor, the guard included."""
+    return [psutil.Process(stack.up.pid), *psutil.Process(stack.up.pid).children(recursive=True)]
+
+
+def _gone(processes: list[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+def _mentions(home: Path) -> list[str]:
+    """Command lines that still name this home, whoever's child they are."""
+    found = (process.info for process in psutil.process_iter(["pid", "cmdline"]))
+    return [
+        " ".join(info["cmdline"]) for info in found if info["pid"] != os.getpid() and str(home) in str(info["cmdline"])
+    ]
+
+
+def _has(name: str) -> Callable[[StackHandle], bool]:
+    return lambda stack: bool(stack.state() and stack.processes().get(name, {}).get("pid"))
+
+
+@pytest.mark.parametrize(
+    ("moment", "reached"),
+    [
+        ("at once", lambda stack: True),
+        ("with redis", _has("redis")),
+        ("with the gateway's sidecar", _has("gateway.daprd")),
+        ("with the engine", _has("tests--echo--a.engine-0")),
+    ],
+)
+def test_interrupted_while_starting(tmp_path: Path, moment: str, reached: Callable[[StackHandle], bool]) -> None:
+    stack = start_stack(tmp_path, [_ECHO], wait=False)
+    until(lambda: reached(stack), moment, 60)
+    os.kill(stack.up.pid, signal.SIGINT)
+    stack.up.process.wait(60)
+    until(lambda: not _mentions(tmp_path), f"nothing is left after Ctrl-C {moment}: {_mentions(tmp_path)}", 10)
+    assert not stack.home.is_running()
+
+
+def test_stopped_in_order(tmp_path: Path) -> None:
+    stack = start_stack(tmp_path, [_ECHO])
+    processes = _all_of(stack)
+    assert len(processes) > 6
+    stack.stop()
+    assert _gone(processes)
+    assert stack.up.process.returncode == 130
+    assert stack.state()["processes"] == []
+
+
+def test_killed(tmp_path: Path) -> None:
+    stack = start_stack(tmp_path, [_ECHO])
+    processes = _all_of(stack)
+    os.kill(stack.up.pid, signal.SIGKILL)
+    stack.up.process.wait(10)
+    until(lambda: _gone(processes), "nothing outlives the supervisor", 20)
+    again = start_stack(tmp_path, [_ECHO])
+    job = again.submit("tests--echo", [1], tenant="tests")
+    assert job["output"] == [1]
+    again.stop()
+
+
+def test_a_second_supervisor_of_the_same_home_is_refused(tmp_path: Path) -> None:
+    stack = start_stack(tmp_path)
+    second = start_stack(tmp_path, wait=False)
+    assert second.up.process.wait(30) == 1
+    assert "already running" in second.up.logs()
+    assert stack.call("GET", "/v1/engines").status == 200
+    stack.stop()
