@@ -1,0 +1,134 @@
+"""The commands without a running stack: inputs, keys, and errors in a line that says what to do."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from enginehouse.cli.inputs import read_input
+from enginehouse.cli.main import app
+from enginehouse.contracts.tenant import Tenant, hash_key
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ENGINEHOUSE_URL", raising=False)
+    monkeypatch.delenv("ENGINEHOUSE_API_KEY", raising=False)
+
+
+def stored(tmp_path: Path, name: str) -> Tenant:
+    return Tenant.model_validate(yaml.safe_load((tmp_path / "home/tenants" / name / "tenant.yaml").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(None, None), ("null", None), ('{"a": null}', {"a": None}), ("[1, 2.5]", [1, 2.5]), ('"x"', "x")],
+)
+def test_an_input_is_json(text: str | None, value: Any) -> None:
+    assert read_input(text, []) == value
+
+
+def test_an_input_comes_from_files(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text('{"dpi": 300, "note": null}')
+    (tmp_path / "page.png").write_bytes(b"\x89PNG\xff")
+    assert read_input(f"@{tmp_path}/input.json", [f"image={tmp_path}/page.png"]) == {
+        "dpi": 300,
+        "note": None,
+        "image": base64.b64encode(b"\x89PNG\xff").decode(),
+    }
+
+
+@pytest.mark.parametrize("text", ["Hello", "{", "NaN", "-Infinity", "", "@/no/such/file", "@/"])
+def test_a_bad_input_says_what_is_wrong(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"JSON|cannot be read"):
+        read_input(text, [])
+
+
+@pytest.mark.parametrize("option", ["page.png", "=page.png", "image=", "image=/no/such/file"])
+def test_a_bad_input_file_says_what_is_wrong(option: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        read_input(None, [option])
+
+
+def test_an_input_file_needs_an_object_to_be_a_field_of(tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="object"):
+        read_input("[1]", [f"image={tmp_path}"])
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["engines"], ["submit", "--input", "1"], ["jobs", "show", "x"]])
+def test_without_a_stack_the_way_to_one_is_said_in_a_line(command: list[str]) -> None:
+    result = runner.invoke(app, command)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "enginehouse up" in result.stderr
+
+
+def test_a_stack_that_does_not_answer_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEHOUSE_URL", "http://127.0.0.1:9")
+    result = runner.invoke(app, ["jobs"])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "Nothing answers at http://127.0.0.1:9" in result.stderr
+    assert "enginehouse up" in result.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://here", "http://[", "http://a b"])
+def test_a_bad_url_is_said_in_a_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEHOUSE_URL", url)
+    result = runner.invoke(app, ["jobs"])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_tenants_key_is_printed_once_and_stored_as_its_hash(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["tenant", "add", "acme"])
+    assert result.exit_code == 0
+    key = result.stdout.strip()
+    bundle = (tmp_path / "home/tenants/acme").rglob("*.yaml")
+    assert not any(key in path.read_text() for path in bundle)
+    (entry,) = stored(tmp_path, "acme").keys
+    assert entry.sha256 == hash_key(key)
+    assert not entry.admin
+    assert (tmp_path / "home/tenants/acme/gateway/subscription.yaml").is_file()
+
+
+def test_keys_are_added_listed_and_revoked(tmp_path: Path) -> None:
+    first = runner.invoke(app, ["tenant", "add", "acme"]).stdout.strip()
+    second = json.loads(runner.invoke(app, ["tenant", "add", "acme", "--admin", "--json"]).stdout)["api_key"]
+    listed = runner.invoke(app, ["tenant", "list", "--json"])
+    (acme,) = json.loads(listed.stdout)
+    assert [(second.startswith(key["id"]), key["admin"]) for key in acme["keys"]] == [(False, False), (True, True)]
+    assert "sha256" not in listed.stdout
+    assert runner.invoke(app, ["tenant", "revoke", "acme", first]).exit_code == 0
+    assert [entry.sha256 for entry in stored(tmp_path, "acme").keys] == [hash_key(second)]
+
+
+@pytest.mark.parametrize("key", ["eh_acme_nosuch", "eh_", "", "x"])
+def test_only_exactly_one_key_is_revoked(tmp_path: Path, key: str) -> None:
+    for _ in range(2):
+        runner.invoke(app, ["tenant", "add", "acme"])
+    result = runner.invoke(app, ["tenant", "revoke", "acme", key])
+    assert result.exit_code == 1
+    assert len(stored(tmp_path, "acme").keys) == 2
+
+
+@pytest.mark.parametrize("name", ["Acme", "a", "gateway", "../up", "a--b"])
+def test_a_bad_tenant_name_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
+    for command in (["tenant", "add", name], ["tenant", "revoke", name, "eh_x"]):
+        result = runner.invoke(app, command)
+        assert result.exit_code == 1
+        assert "name" in result.stderr
+    assert not list((tmp_path / "home/tenants").iterdir())
+
+
+@pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant"])
+def test_help_shows_examples(command: str) -> None:
+    assert f"enginehouse {command}" in runner.invoke(app, [command, "--help"]).stdout.partition("Examples")[2]
