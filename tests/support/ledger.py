@@ -1,0 +1,135 @@
+"""Ledgers for tests: opened on tables that are already there, and the jobs to put into them."""
+
+import atexit
+import contextlib
+import functools
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, create_engine, select, text
+from sqlalchemy.engine import make_url
+
+from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.names import new_job_id
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
+from enginehouse.gateway.ledger.queue import IdempotencyKey, NewJob
+from enginehouse.gateway.ledger.schema import jobs, metadata
+
+ENGINE = "acme--echo"
+OPTIONS = (
+    '{"retry":{"max_attempts":3,"initial_delay_ms":10,"max_delay_ms":100},"retry_on_timeout":false,'
+    '"execution_timeout_seconds":60}'
+)
+
+
+@functools.cache
+def _migrated_file() -> Path:
+    """A ledger with no rows, made once: migrating takes longer than most tests."""
+    folder = Path(tempfile.mkdtemp(prefix="enginehouse-ledger-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    migrated = Ledger(f"sqlite:///{folder}/ledger.sqlite")
+    migrated._migrate_sqlite()
+    return folder / "ledger.sqlite"
+
+
+def sqlite_url(folder: Path) -> str:
+    """Of a ledger in `folder`, with its tables."""
+    path = folder / "ledger.sqlite"
+    if not path.exists():
+        shutil.copyfile(_migrated_file(), path)
+    return f"sqlite:///{path}"
+
+
+async def empty_postgres(url: str) -> None:
+    """Leave no row in any table of a ledger's database, if it has tables yet."""
+    ledger = Ledger(url)
+    await ledger.open()
+    names = ", ".join(table.name for table in metadata.sorted_tables)
+    await ledger.database.transact(lambda connection: connection.execute(text(f"TRUNCATE {names}")), durable=False)
+    await ledger.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Ledger]:
+    """A ledger on `url`, until the block ends."""
+    ledger = Ledger(url)
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def new_job(
+    tenant: str = "acme",
+    engine: str = ENGINE,
+    *,
+    window: int = 1_000,
+    key: str | None = None,
+    request: str = "the same",
+    **columns: Any,
+) -> NewJob:
+    """A job to insert; `key` is its idempotency key, `request` what that key was used for."""
+    created_at = columns.pop("created_at", time.time())
+    row = {
+        "id": new_job_id(),
+        "tenant": tenant,
+        "engine": engine,
+        "priority": 4,
+        "input": '"hello"',
+        "options": OPTIONS,
+        "created_at": created_at,
+        "queue_deadline": created_at + 3_600,
+        "result_ttl_seconds": 600,
+    } | columns
+    idempotency = IdempotencyKey("http", key, request, time.time() + 600) if key else None
+    return NewJob(row, window, idempotency)
+
+
+async def accepted(ledger: Ledger, job: NewJob | None = None, **columns: Any) -> str:
+    """Insert a job and return its id."""
+    return (await ledger.insert(job or new_job(**columns))).job_id
+
+
+async def row_of(ledger: Ledger, job_id: str) -> Row[Any]:
+    """A job's row, which must exist."""
+    row = await ledger.read(read.job, job_id)
+    assert row is not None
+    return row
+
+
+async def mirror(ledger: Ledger, job_id: str, status: Status, attempt: int = 1, **fields: Any) -> Mirrored:
+    """Mirror a record of that status, as a runner or the gateway would have written it."""
+    if status.is_final:
+        fields.setdefault("finished_at", now())
+    if status is Status.RUNNING:
+        fields.setdefault("started_at", now())
+    record = JobRecord(status=status, attempt=attempt, worker="worker-1", **fields)
+    mirrored = await ledger.mirror(Mirror(job_id, record, time.time()))
+    assert mirrored is not None
+    return mirrored
+
+
+async def handed_over(ledger: Ledger, engine: str = ENGINE) -> set[str]:
+    """The jobs that are in an engine's window at present."""
+    query = select(jobs.c.id).where(jobs.c.engine == engine, jobs.c.handed_over_at.is_not(None))
+    return set(await ledger.read(lambda connection: connection.execute(query).scalars().all()))
+
+
+async def shift(ledger: Ledger, job_id: str, **seconds: float) -> None:
+    """Move moments of a job's row: `shift(…, handed_over_at=-60)` makes it a minute older."""
+    changes = {name: jobs.c[name] + by for name, by in seconds.items()}
+    await ledger.database.transact(
+        lambda connection: connection.execute(jobs.update().where(jobs.c.id == job_id).values(changes)), durable=False
+    )
+
+
+def sqlite_connection(url: str) -> Any:
+    """A connection of one's own to an SQLite ledger."""
+    return create_engine(make_url(url).set(drivername="sqlite")).connect()

@@ -1,0 +1,35 @@
+"""Databases for the tests of the ledger and the gateway: PostgreSQL is started once, when the first test asks for it."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.ledger import empty_postgres, opened, sqlite_url
+from tests.support.postgres import PostgresServer, postgres_server
+
+from enginehouse.gateway.ledger.ledger import Ledger
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def postgres_url(postgres: PostgresServer) -> str:
+    """Of a PostgreSQL ledger without rows."""
+    await empty_postgres(postgres.url)
+    return postgres.url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a ledger without rows, on each of the databases in turn."""
+    return sqlite_url(tmp_path) if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
+    async with opened(ledger_url) as made:
+        yield made
