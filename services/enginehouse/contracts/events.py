@@ -14,6 +14,11 @@ JOB_STARTED = "dev.enginehouse.job.started.v1"
 JOB_COMPLETED = "dev.enginehouse.job.completed.v1"
 JOB_REFUSED = "dev.enginehouse.job.refused.v1"
 ENGINE_ANNOUNCED = "dev.enginehouse.engine.announced.v1"
+ENGINE_STATE_EVENTS = {
+    "paused": "dev.enginehouse.engine.paused.v1",
+    "quarantined": "dev.enginehouse.engine.quarantined.v1",
+    "active": "dev.enginehouse.engine.resumed.v1",
+}
 DEAD_LETTERED = "dev.enginehouse.job.deadlettered.v1"
 CONTENT_TYPE = "application/cloudevents+json"
 GATEWAY_SOURCE = "/gateway"

@@ -154,6 +154,10 @@ WORKERS_KEY = "workers"
 """State key of the list of an engine's workers, so that heartbeats can be found."""
 
 
+CONTROL_KEY = "control"
+"""State key of what the gateway tells an engine's runners: `{"stopped": true}` while it is quarantined."""
+
+
 def worker_key(worker: str) -> str:
     """State key of a worker's heartbeat."""
     return f"worker/{worker}"

@@ -19,8 +19,10 @@ from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.events import EventIntake
 from enginehouse.gateway.jobs import Jobs
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.objects import Objects
+from enginehouse.gateway.routes import dead_letters as dead_letter_routes
 from enginehouse.gateway.routes import engines, events, health, jobs
 from enginehouse.gateway.routes import objects as object_routes
 from enginehouse.gateway.settings import GatewaySettings
@@ -43,10 +45,16 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
     objects = _objects(settings)
     tenants = Tenants(settings.tenants_dir)
     dispatcher = Dispatcher(sidecar, ledger, found, objects)
-    waiters, notifier = Waiters(), Notifier(sidecar, ledger)
-    completions = Completions(sidecar, ledger, found, dispatcher, waiters, notifier)
+    waiters, notifier, limits = Waiters(), Notifier(sidecar, ledger), Limits()
+    completions = Completions(sidecar, ledger, found, dispatcher, waiters, notifier, limits)
     submitter = Submitter(
-        ledger, found, dispatcher, completions, objects=objects, inline_max_bytes=settings.inline_max_bytes
+        ledger,
+        found,
+        dispatcher,
+        completions,
+        limits=limits,
+        objects=objects,
+        inline_max_bytes=settings.inline_max_bytes,
     )
     return GatewayState(
         settings=settings,
@@ -56,7 +64,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
         engines=found,
         dispatcher=dispatcher,
         completions=completions,
-        sweep=Sweep(sidecar, ledger, found, dispatcher, completions, objects),
+        sweep=Sweep(sidecar, ledger, found, dispatcher, completions, objects, limits),
         jobs=Jobs(sidecar, ledger, found, submitter, completions, waiters, objects),
         objects=objects,
         notifier=notifier,
@@ -142,7 +150,7 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
     app.state.gateway = state
     problems.install(app)
     app.add_middleware(_RequestId)
-    for module in (jobs, events, object_routes, engines, health):
+    for module in (jobs, events, object_routes, dead_letter_routes, engines, health):
         app.include_router(module.router)
     return app
 

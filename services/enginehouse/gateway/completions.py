@@ -3,19 +3,22 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from typing import Any
 
+import pydantic_core
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Malformed
-from enginehouse.contracts.events import ENGINE_ANNOUNCED, Completion, read_event
+from enginehouse.contracts.events import ENGINE_ANNOUNCED, ENGINE_STATE_EVENTS, Completion, read_event
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.names import is_job_id
+from enginehouse.gateway.breaker import NEUTRAL
 from enginehouse.gateway.dispatch import Dispatcher
-from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.engines import ACTIVE, PAUSED, QUARANTINED, RETIRED, Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror
+from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.waiters import Waiters
 from enginehouse.sidecar.base import Sidecar
@@ -37,6 +40,7 @@ class Completions:
         dispatcher: Dispatcher,
         waiters: Waiters,
         notifier: Notifier,
+        limits: Limits,
     ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
@@ -44,6 +48,7 @@ class Completions:
         self._dispatcher = dispatcher
         self._waiters = waiters
         self._notifier = notifier
+        self._limits = limits
         self._engine_of: dict[str, str] = {}
         self._wanted: dict[str, dict[str, asyncio.Future[bool]]] = defaultdict(dict)
         self._reading: set[str] = set()
@@ -137,7 +142,11 @@ class Completions:
             if item is None:
                 continue
             job_id = item.row["id"]
+            if item.changed:
+                await self._learn(engine_id, item.row)
             if Status(item.row["status"]).is_final:
+                if item.changed:
+                    self._limits.ended(item.row["tenant"])
                 self._engine_of.pop(job_id, None)
                 self._waiters.wake(job_id, item.row)
                 if item.notices:
@@ -149,6 +158,32 @@ class Completions:
                 self.last_progress[engine_id] = max(self.last_progress.get(engine_id, 0), item.row["created_at"])
         if mirrored and self._dispatcher.backlog.get(engine_id):
             self._dispatcher.wake(engine_id)
+
+    async def _learn(self, engine_id: str, row: dict[str, Any]) -> None:
+        """Let the engine's breaker know what became of an attempt."""
+        engine = self._engines.get(engine_id)
+        if engine is None or row["status"] == Status.RUNNING.value:
+            return
+        if row["status"] == Status.SUCCEEDED.value:
+            engine.breaker.succeeded()
+            if engine.state == PAUSED:
+                await self._engines.set_state(engine, ACTIVE)
+                self._dispatcher.wake(engine_id)
+            return
+        code = str(pydantic_core.from_json(row["error"])["code"]) if row["error"] else ""
+        if not code or code in NEUTRAL or engine.state in (QUARANTINED, RETIRED):
+            return
+        verdict = engine.breaker.failed(code, probing=engine.is_probing)
+        if verdict is None:
+            return
+        state = QUARANTINED if verdict.quarantine else PAUSED
+        probe_at = None if verdict.quarantine else time.time() + verdict.pause_seconds
+        await self._engines.set_state(engine, state, verdict.reason, probe_at)
+        await self._notifier.tell(
+            engine.tenant, ENGINE_STATE_EVENTS[state], {"engine": engine_id, "reason": verdict.reason}
+        )
+        if not verdict.quarantine:
+            asyncio.get_running_loop().call_later(verdict.pause_seconds + 0.05, self._dispatcher.wake, engine_id)
 
     async def other_gateway_ended(self, job_ids: Sequence[str]) -> None:
         """Another gateway mirrored these: its callers know, ours have to read."""

@@ -37,6 +37,13 @@ def expire(max_time_in_queue_seconds: float) -> Decision:
     )
 
 
+engine_removed = _ends(Status.CANCELED, "ENGINE_REMOVED", "The engine was removed before the job ended.")
+"""Canceled, with its engine."""
+
+purged = _ends(Status.CANCELED, "CANCELED", "Purged from the engine's queue by an operator.")
+"""Canceled, with all that waited for its engine."""
+
+
 def give_up(hand_overs: int) -> Decision:
     """Failed, for a job that was handed over again and again and never got anywhere."""
     return _ends(

@@ -21,13 +21,14 @@ from enginehouse.contracts.names import (
     results_component,
     worker_key,
 )
+from enginehouse.gateway.breaker import Breaker
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.schemas import InputSchema
 from enginehouse.sidecar.base import Sidecar
 
 log = structlog.get_logger()
 
-ACTIVE, PAUSED, RETIRED = "active", "paused", "retired"
+ACTIVE, PAUSED, QUARANTINED, RETIRED = "active", "paused", "quarantined", "retired"
 _ABSENT_POLLS = 5
 """A sidecar that restarts shows its components one after the other: absent for so many polls means removed."""
 _WORKERS_FRESH_SECONDS = 2.0
@@ -41,6 +42,9 @@ class KnownEngine:
     id: str
     state: str = ACTIVE
     reason: str | None = None
+    probe_at: float | None = None
+    """While paused by its breaker: from when on one job at a time is let through to see."""
+    breaker: Breaker = field(default_factory=Breaker)
     card: EngineCard | None = None
     schema: InputSchema | None = None
     workers: list[Heartbeat] = field(default_factory=list)
@@ -51,6 +55,16 @@ class KnownEngine:
     def tenant(self) -> str:
         """Whose engine it is."""
         return EngineId.parse(self.id).tenant
+
+    @property
+    def takes_no_jobs(self) -> bool:
+        """Whether its jobs wait, with status_reason engine_paused."""
+        return self.state in (PAUSED, QUARANTINED)
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether single jobs are let through to see if it works again."""
+        return self.state == PAUSED and self.probe_at is not None and time.time() >= self.probe_at
 
     def set_card(self, card: EngineCard) -> None:
         """Take over a card; an unusable schema is ignored: the engine checks its inputs itself, too."""
@@ -80,7 +94,7 @@ class Engines:
     async def restore(self) -> None:
         """Start from the last known list."""
         for row in await self._ledger.load_engines():
-            engine = self._engines[row.id] = KnownEngine(row.id, row.state, row.reason)
+            engine = self._engines[row.id] = KnownEngine(row.id, row.state, row.reason, row.probe_at)
             if row.card:
                 engine.set_card(EngineCard.model_validate_json(row.card))
 
@@ -103,6 +117,13 @@ class Engines:
                 return engine
         raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
 
+    def resolve_any(self, name: str) -> KnownEngine:
+        """An engine of any tenant by its full id, for an administrator."""
+        engine = self._engines.get(name)
+        if engine is None or engine.state == RETIRED:
+            raise EngineDoesNotExist(f"No engine {name[:60]!r}; name it as '<tenant>--<engine>'")
+        return engine
+
     def visible_to(self, tenant: str) -> list[KnownEngine]:
         """The engines a tenant may use."""
         return sorted(
@@ -113,8 +134,10 @@ class Engines:
     def window(self, engine_id: str) -> int:
         """How many jobs of an engine may be handed over and unfinished: enough to keep its workers busy."""
         engine = self._engines.get(engine_id)
-        if engine is None or engine.state == PAUSED:
+        if engine is None or engine.state in (QUARANTINED, RETIRED):
             return 0
+        if engine.state == PAUSED:
+            return 1 if engine.is_probing else 0
         slots = sum(worker.slots for worker in engine.workers) or (engine.card.slots if engine.card else 1)
         return max(self._window_min, self._window_factor * slots)
 
@@ -125,8 +148,12 @@ class Engines:
         new = []
         for engine_id in present:
             engine = self._engines.get(engine_id)
-            if engine is None or engine.state == RETIRED:
+            if engine is None:
                 self._engines[engine_id] = KnownEngine(engine_id)
+                new.append(engine_id)
+            elif engine.state == RETIRED:
+                engine.absent_polls = 0
+                await self.set_state(engine, ACTIVE)
                 new.append(engine_id)
             else:
                 engine.absent_polls = 0
@@ -134,7 +161,7 @@ class Engines:
             if engine.id not in present and engine.state != RETIRED:
                 engine.absent_polls += 1
                 if engine.absent_polls >= _ABSENT_POLLS:
-                    await self._set_state(engine, RETIRED)
+                    await self.set_state(engine, RETIRED)
         without_card = [engine.id for engine in self._engines.values() if engine.id in present and engine.card is None]
         limit = asyncio.Semaphore(_CARDS_AT_ONCE)
 
@@ -145,14 +172,25 @@ class Engines:
         await asyncio.gather(*(read(engine_id) for engine_id in dict.fromkeys([*new, *without_card])))
         self.loaded.set()
 
-    async def _set_state(self, engine: KnownEngine, state: str) -> None:
-        engine.state = state
-        log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine=engine.id)
-        await self._save(engine)
+    async def set_state(
+        self, engine: KnownEngine, state: str, reason: str | None = None, probe_at: float | None = None
+    ) -> None:
+        """Decide, for all gateways, whether an engine gets jobs."""
+        changed = engine.state != state
+        engine.state, engine.reason, engine.probe_at = state, reason, probe_at
+        await self._ledger.set_engine_state(engine.id, state, reason, probe_at)
+        if changed:
+            log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine=engine.id, reason=reason)
+
+    async def sync_states(self) -> None:
+        """Take over what other gateways, or an operator, decided."""
+        for row in await self._ledger.load_engines():
+            engine = self._engines.get(row.id)
+            if engine is not None:
+                engine.state, engine.reason, engine.probe_at = row.state, row.reason, row.probe_at
 
     async def _save(self, engine: KnownEngine) -> None:
-        card = engine.card.model_dump_json() if engine.card else None
-        await self._ledger.save_engine(engine.id, engine.state, card, time.time())
+        await self._ledger.save_engine(engine.id, engine.card.model_dump_json() if engine.card else None)
 
     async def read_card(self, engine_id: str) -> None:
         """Read an engine's card again: of the slot that receives its jobs, else of the first that has one."""
@@ -197,6 +235,7 @@ class Engines:
         """Refresh for ever."""
         while True:
             try:
+                await self.sync_states()
                 await self.refresh()
             except Unavailable as error:
                 log.warning(f"The engines' list stays as it was: {error}", action="engines_kept")

@@ -15,10 +15,11 @@ from enginehouse.contracts.job import JobRequest, RetryPolicy
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.completions import Completions
 from enginehouse.gateway.dispatch import Dispatcher
-from enginehouse.gateway.engines import PAUSED, Engines, KnownEngine
+from enginehouse.gateway.engines import Engines, KnownEngine
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import IdempotencyKey, NewJob
+from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.objects import Objects, input_key, is_jobs_own
 from enginehouse.gateway.tenants import Caller
 
@@ -80,6 +81,7 @@ class Submitter:
         dispatcher: Dispatcher,
         completions: Completions,
         *,
+        limits: Limits,
         objects: Objects | None,
         inline_max_bytes: int,
     ) -> None:
@@ -87,11 +89,13 @@ class Submitter:
         self._engines = engines
         self._dispatcher = dispatcher
         self._completions = completions
+        self._limits = limits
         self._objects = objects
         self._inline_max_bytes = inline_max_bytes
 
     async def submit(self, submission: Submission) -> AcceptedJob:
         """Check and accept one job; RequestError says what is wrong with it."""
+        self._limits.admit(submission.caller)
         engine = self._engines.resolve(submission.engine, submission.caller.name)
         card = engine.card or _DEFAULT_CARD
         text = await self._checked_input(submission, engine)
@@ -112,7 +116,7 @@ class Submitter:
             await self._objects.copy(row["input_ref"], own)
             row["input_ref"] = own
         self._completions.expect(job_id, engine.id)
-        window = 0 if engine.state == PAUSED else self._dispatcher.window(engine.id)
+        window = self._dispatcher.window(engine.id)
         inserted = await self._ledger.insert(NewJob(row, window, self._idempotency(submission, text)))
         if inserted.existing:
             self._completions.forget(job_id)
@@ -120,6 +124,7 @@ class Submitter:
                 await self._objects.delete([row["input_ref"]])
             existing = await self._ledger.read(read.job, inserted.job_id)
             return AcceptedJob(inserted.job_id, existing.engine if existing else engine.id, existing=True)
+        self._limits.accepted(submission.caller.name)
         if inserted.handed_over:
             self._dispatcher.send(row | {"attempts": 0})
         else:

@@ -14,10 +14,11 @@ from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.gateway import decisions
 from enginehouse.gateway.completions import Completions
 from enginehouse.gateway.dispatch import Dispatcher, record_ttl_seconds
-from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.engines import RETIRED, Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import TakeBack
+from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, Objects, is_jobs_own
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
@@ -59,6 +60,7 @@ class Sweep:
         dispatcher: Dispatcher,
         completions: Completions,
         objects: Objects | None,
+        limits: Limits,
     ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
@@ -66,12 +68,13 @@ class Sweep:
         self._dispatcher = dispatcher
         self._completions = completions
         self._objects = objects
+        self._limits = limits
         self._next_clean_up = 0.0
 
     async def run(self, every_seconds: float) -> None:
         """Sweep for ever; one failure delays, and stops nothing."""
         while True:
-            for part in (self.fill, self.expire, self.recover, self.retain):
+            for part in (self.fill, self.expire, self.recover, self.end_removed, self.retain):
                 try:
                     await part()
                 except EnginehouseError as error:
@@ -85,12 +88,21 @@ class Sweep:
         self._dispatcher.backlog = await self._ledger.read(read.backlogs)
         for engine_id in self._dispatcher.backlog:
             self._dispatcher.wake(engine_id)
+        self._limits.in_flight = await self._ledger.read(read.in_flight)
 
     async def expire(self) -> None:
         """End the queued jobs whose queue clock is over."""
         now = time.time()
         for row in await self._ledger.read(read.past_queue_deadline, now, _EXPIRE_AT_ONCE):
             await self.decide(row, decisions.expire(row.queue_deadline - row.created_at))
+
+    async def end_removed(self) -> None:
+        """End the jobs of engines that are gone. Their records are out of reach, for their runners too."""
+        gone = [engine.id for engine in self._engines if engine.state == RETIRED]
+        for row in await self._ledger.read(read.unfinished_of, gone, _EXPIRE_AT_ONCE) if gone else []:
+            record = decisions.engine_removed(JobRecord(status=Status.QUEUED, attempt=row.attempts))
+            if record:
+                await self._completions.apply(row.engine, {row.id: record})
 
     async def retain(self) -> None:
         """Let go of what is past its time: results, inputs, objects, and much later the rows."""

@@ -8,10 +8,11 @@ from typing import Any
 import pydantic_core
 
 from enginehouse.contracts.job import Status, StatusReason
-from enginehouse.gateway.engines import PAUSED, KnownEngine
+from enginehouse.gateway.engines import KnownEngine
 
 
-def _moment(seconds: float | None) -> datetime | None:
+def moment(seconds: float | None) -> datetime | None:
+    """Seconds since the epoch as a moment in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -31,7 +32,7 @@ def _reason(row: Mapping[str, Any], engine: KnownEngine | None) -> str | None:
         return None
     if row["status_reason"]:
         return str(row["status_reason"])
-    if engine is None or engine.state == PAUSED:
+    if engine is None or engine.takes_no_jobs:
         return StatusReason.ENGINE_PAUSED
     if not engine.workers and engine.card and engine.card.idle_at_zero:
         return StatusReason.ENGINE_ASLEEP
@@ -54,10 +55,10 @@ def job_view(row: Mapping[str, Any], engine: KnownEngine | None, *, with_input: 
             "queue_time": max(0.0, round(started - created, 6)) if started else None,
             "predict_time": row["predict_time"],
         },
-        "created_at": _moment(created),
-        "started_at": _moment(started),
-        "finished_at": _moment(finished),
-        "expires_at": _moment(row["result_expires_at"]),
+        "created_at": moment(created),
+        "started_at": moment(started),
+        "finished_at": moment(finished),
+        "expires_at": moment(row["result_expires_at"]),
         "cancel_requested": bool(row["cancel_requested"]),
         "dead_lettered": bool(row["dead_lettered"]),
         "retry_of": row["retry_of"],

@@ -122,13 +122,26 @@ class Ledger:
         """Remember which new job repeats an ended one."""
         await self._writer.write(_link_retry, (job_id, retried_as))
 
-    async def save_engine(self, engine_id: str, state: str, card: str | None, now: float) -> None:
-        """Remember an engine, so that the last known list holds while the sidecar is away."""
-        await self._writer.write(_save_engine, {"id": engine_id, "state": state, "card": card, "updated_at": now})
+    async def save_engine(self, engine_id: str, card: str | None) -> None:
+        """Remember an engine and its card, so that the last known list holds while the sidecar is away."""
+        row = {"id": engine_id, "state": "active", "card": card, "updated_at": time.time()}
+        await self._writer.write(_save_engine, row)
+
+    async def set_engine_state(self, engine_id: str, state: str, reason: str | None, probe_at: float | None) -> None:
+        """Decide for all gateways, and for after a restart, whether an engine gets jobs."""
+        await self._writer.write(_set_engine_state, (engine_id, state, reason, probe_at), durable=True)
 
     async def load_engines(self) -> list[Row[Any]]:
         """The engines as they were last known."""
         return await self.database.read(lambda connection: list(connection.execute(select(engines))))
+
+    async def redriven(self, letter_id: str, job_id: str) -> None:
+        """Remember which new job a dead letter became."""
+        await self._writer.write(_redriven, (letter_id, job_id))
+
+    async def discard_dead_letter(self, letter_id: str) -> None:
+        """Delete a dead letter; its job keeps its state."""
+        await self._writer.write(_discard, letter_id)
 
     async def purge(self, job_ids: tuple[str, ...]) -> None:
         """Let go of inputs and outputs past their time; what became of the jobs stays a while longer."""
@@ -160,6 +173,17 @@ def _request_cancel(connection: Connection, job_ids: list[str]) -> list[None]:
     return [None] * len(job_ids)
 
 
+def _redriven(connection: Connection, pairs: list[tuple[str, str]]) -> list[None]:
+    for letter_id, job_id in pairs:
+        connection.execute(update(dead_letters).where(dead_letters.c.id == letter_id).values(redriven_as=job_id))
+    return [None] * len(pairs)
+
+
+def _discard(connection: Connection, letter_ids: list[str]) -> list[None]:
+    connection.execute(delete(dead_letters).where(dead_letters.c.id.in_(letter_ids)))
+    return [None] * len(letter_ids)
+
+
 def _purge(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
     for job_ids in groups:
         connection.execute(
@@ -187,10 +211,20 @@ def _save_engine(connection: Connection, rows: list[dict[str, Any]]) -> list[Non
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["id"],
-                set_={name: statement.excluded[name] for name in ("state", "card", "updated_at")},
+                set_={name: statement.excluded[name] for name in ("card", "updated_at")},
             )
         )
     return [None] * len(rows)
+
+
+def _set_engine_state(connection: Connection, items: list[tuple[str, str, str | None, float | None]]) -> list[None]:
+    for engine_id, state, reason, probe_at in items:
+        connection.execute(
+            update(engines)
+            .where(engines.c.id == engine_id)
+            .values(state=state, reason=reason, probe_at=probe_at, updated_at=time.time())
+        )
+    return [None] * len(items)
 
 
 def _keep_dead_letter(connection: Connection, letters: list[dict[str, Any]]) -> list[None]:

@@ -63,13 +63,18 @@ def _unfinished(row: Row[Any], record: JobRecord) -> dict[str, Any] | None:
     """What an unfinished record changes; None where the ledger already knows of something later."""
     newer = record.attempt > row.attempts
     retry = record.status is Status.QUEUED
-    if not newer and not (retry and row.status == Status.RUNNING.value):
+    # A retry decided after this hand-over is its end, also where it counted no attempt (the worker was stopping).
+    ends_hand_over = retry and (
+        row.status == Status.RUNNING.value
+        or (row.handed_over_at is not None and (_timestamp(record.retry_at) or 0) > row.handed_over_at)
+    )
+    if not newer and not ends_hand_over:
         return None
     return {
         "status": record.status.value,
         "status_reason": StatusReason.RETRY_SCHEDULED.value if retry else None,
         "version": record.version or row.version,
-        "attempts": record.attempt,
+        "attempts": max(record.attempt, row.attempts),
         "worker": record.worker,
         "available_at": _timestamp(record.retry_at) or row.available_at,
         "handed_over_at": None if retry else (row.handed_over_at or _timestamp(record.started_at)),

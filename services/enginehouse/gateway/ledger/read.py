@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, text
 
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.ledger.schema import BACKLOG, jobs
+from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, jobs
 
 _LISTED = [column for column in jobs.c if column.name not in ("input", "output", "options")]
 
@@ -83,6 +83,53 @@ def handed_over(connection: Connection, before: float) -> list[Row[Any]]:
             .order_by(jobs.c.engine, jobs.c.handed_over_at)
         )
     )
+
+
+def in_flight(connection: Connection) -> dict[str, int]:
+    """How many jobs of each tenant have been accepted and not ended."""
+    totals: dict[str, int] = {}
+    for condition in (text(BACKLOG), jobs.c.handed_over_at.is_not(None)):
+        counted = connection.execute(select(jobs.c.tenant, func.count()).where(condition).group_by(jobs.c.tenant))
+        for tenant, number in counted:
+            totals[tenant] = totals.get(tenant, 0) + number
+    return totals
+
+
+def waiting(connection: Connection, engine: str, limit: int) -> list[Row[Any]]:
+    """Jobs of an engine that wait in the ledger, the oldest first."""
+    return list(
+        connection.execute(
+            select(jobs.c.id, jobs.c.engine, jobs.c.queue_deadline, jobs.c.result_ttl_seconds)
+            .where(jobs.c.engine == engine, jobs.c.status == "queued")
+            .order_by(jobs.c.id)
+            .limit(limit)
+        )
+    )
+
+
+def unfinished_of(connection: Connection, engines: list[str], limit: int) -> list[Row[Any]]:
+    """Jobs of these engines that have not ended."""
+    return list(
+        connection.execute(
+            select(jobs.c.id, jobs.c.engine, jobs.c.attempts)
+            .where(jobs.c.engine.in_(engines), jobs.c.status.in_(["queued", "running"]))
+            .limit(limit)
+        )
+    )
+
+
+def list_dead_letters(connection: Connection, tenant: str | None, cursor: str | None, limit: int) -> list[Row[Any]]:
+    """A page of a tenant's dead letters; `tenant` None: what nobody could parse."""
+    query = select(*(column for column in dead_letters.c if column.name != "event"))
+    query = query.where(dead_letters.c.tenant.is_(None) if tenant is None else dead_letters.c.tenant == tenant)
+    if cursor:
+        query = query.where(dead_letters.c.id < cursor)
+    return list(connection.execute(query.order_by(dead_letters.c.id.desc()).limit(limit)))
+
+
+def dead_letter(connection: Connection, letter_id: str) -> Row[Any] | None:
+    """One dead letter, with the event where it was kept."""
+    return connection.execute(select(dead_letters).where(dead_letters.c.id == letter_id)).first()
 
 
 def past_result(connection: Connection, now: float, limit: int) -> list[Row[Any]]:

@@ -92,6 +92,7 @@ engines = Table(
     Column("id", String(50), primary_key=True),
     Column("state", String(12), nullable=False),
     Column("reason", Text),
+    Column("probe_at", Double),
     Column("card", Text),
     Column("succeeded", Integer, nullable=False, server_default="0"),
     Column("failed", Integer, nullable=False, server_default="0"),

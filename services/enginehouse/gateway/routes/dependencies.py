@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict
 
-from enginehouse.contracts.errors import InputTooLarge, RequestError
+from enginehouse.contracts.errors import Forbidden, InputTooLarge, RequestError
 from enginehouse.contracts.names import is_job_id
 from enginehouse.gateway.problems import PROBLEM_TYPE, Problem, read_body
 from enginehouse.gateway.state import GatewayState
@@ -34,6 +34,14 @@ def caller_of(request: Request) -> Caller:
     return state_of(request).tenants.authenticate(request.headers.get("authorization"))
 
 
+def admin_of(request: Request) -> Caller:
+    """An authenticated caller whose key is an administrator's, or Forbidden."""
+    caller = caller_of(request)
+    if caller.key is None or not caller.key.admin:
+        raise Forbidden("This call needs an administrator's key: 'enginehouse tenant add NAME --admin' makes one")
+    return caller
+
+
 def no_query(request: Request) -> None:
     """Refuse any query parameter."""
     if request.url.query:
@@ -49,6 +57,7 @@ def job_id_of(job_id: str) -> str:
 
 State = Annotated[GatewayState, Depends(state_of)]
 AuthenticatedCaller = Annotated[Caller, Depends(caller_of)]
+AdminCaller = Annotated[Caller, Depends(admin_of)]
 JobId = Annotated[str, Depends(job_id_of)]
 NoQueryAllowed = Depends(no_query)
 

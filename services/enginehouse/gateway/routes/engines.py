@@ -3,14 +3,23 @@
 from typing import Annotated, Any
 
 import pydantic_core
-from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError
+from enginehouse.gateway import operations
 from enginehouse.gateway.engines import KnownEngine
 from enginehouse.gateway.ledger.mirror import queue_counts
-from enginehouse.gateway.routes.dependencies import AuthenticatedCaller, NoQueryAllowed, State, problems
+from enginehouse.gateway.routes.dependencies import (
+    AdminCaller,
+    AuthenticatedCaller,
+    NoQueryAllowed,
+    State,
+    body_schema,
+    problems,
+    read_model,
+)
 from enginehouse.gateway.state import GatewayState
 
 router = APIRouter(prefix="/v1", tags=["engines"])
@@ -113,3 +122,46 @@ async def engine_openapi(state: State, caller: AuthenticatedCaller, engine: Engi
     if known.card is None or known.card.openapi is None:
         raise EngineDoesNotExist(f"{known.id} shows no API description")
     return _json(known.card.openapi)
+
+
+class StateRequest(BaseModel):
+    """The body of POST /v1/engines/{engine}/quarantine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+@router.post(
+    "/engines/{engine}/quarantine",
+    response_model=EngineView,
+    responses=problems(403, 404),
+    openapi_extra=body_schema(StateRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def quarantine(request: Request, state: State, caller: AdminCaller, engine: EnginePath) -> Response:
+    """Stop all delivery to an engine, over restarts too, until it is resumed. Its jobs stay queued."""
+    body = await read_model(request, StateRequest)
+    return _json(await _view(state, await operations.quarantine(state, engine, body.reason), whole=False))
+
+
+@router.post(
+    "/engines/{engine}/resume", response_model=EngineView, responses=problems(403, 404), dependencies=[NoQueryAllowed]
+)
+async def resume(state: State, caller: AdminCaller, engine: EnginePath) -> Response:
+    """Let an engine have its jobs again, in order."""
+    return _json(await _view(state, await operations.resume(state, engine), whole=False))
+
+
+class Purged(BaseModel):
+    """How many jobs a purge canceled."""
+
+    canceled: int
+
+
+@router.post(
+    "/engines/{engine}/purge", response_model=Purged, responses=problems(403, 404), dependencies=[NoQueryAllowed]
+)
+async def purge(state: State, caller: AdminCaller, engine: EnginePath) -> Response:
+    """Cancel every job that waits for an engine."""
+    return _json({"canceled": await operations.purge(state, engine)})

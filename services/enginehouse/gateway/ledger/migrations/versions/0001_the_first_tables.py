@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=50), nullable=False),
         sa.Column("state", sa.String(length=12), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("probe_at", sa.Double(), nullable=True),
         sa.Column("card", sa.Text(), nullable=True),
         sa.Column("succeeded", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failed", sa.Integer(), server_default="0", nullable=False),
