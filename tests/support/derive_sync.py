@@ -16,6 +16,7 @@ _REPLACED = [
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\basyncio\.sleep\b", "time.sleep"),
+    (r"\basyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"^import asyncio\n", ""),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\bAsyncBaseTransport\b", "BaseTransport"),

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from tests.support import derive_sync
 
-from enginehouse.client import AsyncClient, CannotConnect, Client, JobFailed, SubmitOptions, WaitOver
+from enginehouse.client import AsyncClient, CannotConnect, Client, Handle, JobFailed, SubmitOptions, WaitOver
 from enginehouse.client.retries import RetryPlan
 from enginehouse.contracts import errors
 from enginehouse.contracts.job import JobOptions, JobRequest
@@ -241,6 +242,39 @@ def test_url_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ENGINEHOUSE_URL", "http://elsewhere:1/")
     with Client() as client:
         assert client.url == "http://elsewhere:1"
+
+
+def test_a_large_output_is_fetched_without_our_key(connect: Connect) -> None:
+    large = httpx2.Response(200, json=[1, None])
+    client, server = connect(job(output_url="http://store/x?signature=1"), httpx2.ReadError("reset"), large)
+    assert client.run("ocr", 1) == [1, None]
+    assert [str(request.url) for request in server.requests[1:]] == ["http://store/x?signature=1"] * 2
+    assert not any("authorization" in request.headers for request in server.requests[1:])
+
+
+def test_an_upload_is_put_where_the_server_says_and_named_by_its_key(connect: Connect, tmp_path: Path) -> None:
+    place = httpx2.Response(201, json={"key": "acme/uploads/1.json", "url": "http://store/put?signature=1"})
+    client, server = connect(place, httpx2.ConnectError("refused"), httpx2.Response(201))
+    (tmp_path / "input.json").write_bytes(b'{"a": 1}')
+    assert client.upload(tmp_path / "input.json") == "acme/uploads/1.json"
+    asked, _, put = server.requests
+    assert json.loads(asked.content) == {"content_type": "application/json"}
+    assert (put.method, str(put.url), put.content) == ("PUT", "http://store/put?signature=1", b'{"a": 1}')
+    assert "authorization" not in put.headers
+
+
+def test_a_batch_gives_a_handle_or_a_reason_for_each_and_goes_in_parts(connect: Connect) -> None:
+    ok = {"id": JOB, "engine": "acme--ocr", "status": "queued", "urls": {}}
+    refused = {"problem": {"status": 404, "code": "ENGINE_DOES_NOT_EXIST", "detail": "no", "retryable": False}}
+    parts = [{"jobs": [ok, refused] * 500}, {"jobs": [ok] * 5}]
+    client, server = connect(*(httpx2.Response(202, json=part) for part in parts))
+    answers = client.submit_batch([{"engine": "ocr", "input": n, "priority": 1} for n in range(1_005)])
+    assert len(answers) == 1_005
+    assert isinstance(answers[0], Handle)
+    assert isinstance(answers[1], errors.EngineDoesNotExist)
+    assert [len(json.loads(request.content)["jobs"]) for request in server.requests] == [1_000, 5]
+    assert json.loads(server.requests[1].content)["jobs"][0] == {"engine": "ocr", "input": 1_000, "priority": 1}
+    assert len(set(server.keys)) == 2
 
 
 async def test_the_async_client_does_the_same() -> None:

@@ -8,12 +8,13 @@
 
 from enginehouse.client.async_client import AsyncClient, AsyncHandle
 from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
-from enginehouse.client.models import EngineInfo, SubmitOptions
+from enginehouse.client.models import BatchJob, EngineInfo, SubmitOptions
 from enginehouse.client.sync_client import Client, Handle
 
 __all__ = [
     "AsyncClient",
     "AsyncHandle",
+    "BatchJob",
     "CannotConnect",
     "Client",
     "EngineInfo",

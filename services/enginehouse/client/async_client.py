@@ -4,7 +4,8 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import quote, urlsplit
@@ -13,10 +14,10 @@ import httpx2
 import pydantic_core
 from pydantic import BaseModel
 
-from enginehouse.client.errors import JobFailed, WaitOver
-from enginehouse.client.models import EngineInfo, EnginePage, JobPage, SubmitOptions
+from enginehouse.client.errors import JobFailed, WaitOver, from_problem
+from enginehouse.client.models import BatchAnswer, BatchJob, EngineInfo, EnginePage, JobPage, SubmitOptions, Upload
 from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
-from enginehouse.contracts.errors import JobIsFinal
+from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE
 
@@ -25,6 +26,9 @@ _LONGEST_WAIT_SECONDS = 60.0
 """What the server waits at most in one request; waiting longer is asking again."""
 _WAIT_MARGIN_SECONDS = 15.0
 """How much longer than the wait asked for an answer may take."""
+
+_BATCH_MAX = 1_000
+"""What the server takes in one request."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -68,7 +72,7 @@ class AsyncHandle:
         job = await self.wait(timeout_seconds)
         if job.status is not Status.SUCCEEDED:
             raise JobFailed(job)
-        return job.output
+        return await self._client.output(job)
 
     async def cancel(self) -> Job:
         """End the job; JobIsFinal if it has ended otherwise."""
@@ -101,9 +105,9 @@ class AsyncClient:
         key = api_key or os.environ.get("ENGINEHOUSE_API_KEY", "")
         self._retries = retries or RetryPlan()
         self._timeout_seconds = timeout_seconds
+        self._authorization = {"authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.AsyncClient(
             base_url=self.url,
-            headers={"authorization": f"Bearer {key}"} if key else {},
             # Many jobs are waited for at once, each with a connection of its own.
             limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
             # A proxy knows nothing of this machine's own addresses.
@@ -203,6 +207,53 @@ class AsyncClient:
             if not page.next_cursor:
                 return
 
+    async def output(self, job: Job) -> Any:
+        """The output of a job that has succeeded: the one it carries, or the large one that it names."""
+        if job.output_url is None:
+            return job.output
+        return pydantic_core.from_json(await self._request("GET", job.output_url, signed=True))
+
+    async def submit_batch(
+        self, jobs: Sequence[BatchJob], *, idempotency_key: str | None = None
+    ) -> "list[AsyncHandle | EnginehouseError]":
+        """Submit many jobs, up to 1,000 in a request. For each, in order: its handle, or why it was refused.
+
+        >>> async with AsyncClient() as client:
+        ...     texts = ["I love it", "I hate it"]
+        ...     handles = await client.submit_batch([{"engine": "standard", "input": {"text": text}} for text in texts])
+        ...     for handle in handles:
+        ...         if isinstance(handle, AsyncHandle):
+        ...             (await handle.result(timeout_seconds=30))["label"]
+        'positive'
+        'negative'
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        answers: list[AsyncHandle | EnginehouseError] = []
+        for start in range(0, len(jobs), _BATCH_MAX):
+            body = {"jobs": jobs[start : start + _BATCH_MAX]}
+            headers = {"idempotency-key": f"{key}:{start}"}
+            content = await self._request("POST", "/v1/jobs/batch", body=body, headers=headers)
+            for answer in BatchAnswer.model_validate_json(content).jobs:
+                if isinstance(answer, Accepted):
+                    answers.append(AsyncHandle(self, answer.id, answer.engine))
+                else:
+                    answers.append(from_problem(answer.problem))
+        return answers
+
+    async def upload(self, content: bytes | Path, *, content_type: str | None = None) -> str:
+        """Bring in a large input; the key that is returned goes into `input_ref` of a submit.
+
+        JSON (`application/json`, the default for a file named *.json) becomes the input itself; anything else reaches
+        the engine as base64 text.
+        """
+        if isinstance(content, Path):
+            content_type = content_type or ("application/json" if content.suffix == ".json" else None)
+            content = await asyncio.to_thread(content.read_bytes)
+        body = {"content_type": content_type or "application/octet-stream"}
+        upload = Upload.model_validate_json(await self._request("POST", "/v1/uploads", body=body))
+        await self._request("PUT", upload.url, content=content, signed=True)
+        return upload.key
+
     async def cancel(self, job_id: str) -> Job:
         """End a job; one that is canceled already is fine. JobIsFinal if it has ended otherwise."""
         try:
@@ -256,44 +307,39 @@ class AsyncClient:
         path: str,
         *,
         body: Any = None,
+        content: bytes | None = None,
         params: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
         wait_seconds: float = 0,
         safe: bool = True,
+        signed: bool = False,
     ) -> bytes:
-        """The body of a successful answer; sent again as long as that is safe and the plan allows."""
-        headers = dict(headers or {})
+        """The body of a successful answer; sent again as long as that is safe and the plan allows.
+
+        `signed`: `path` is a URL that is itself the permission, perhaps another server's: our key is not for it.
+        """
+        sent = {**({} if signed else self._authorization), **(headers or {})}
         if body is not None:
-            headers["content-type"] = "application/json"
-        content = None if body is None else pydantic_core.to_json(body)
+            sent["content-type"] = "application/json"
+            content = pydantic_core.to_json(body)
         timeout = httpx2.Timeout(
             self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
         )
+        request = self._http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
         tried = 0
         while True:
             tried += 1
             try:
-                return await self._send(method, path, content, params, headers, timeout, safe)
+                return await self._send(request, safe)
             except Refused as refused:
                 delay = self._retries.delay(refused.error, tried) if refused.again else None
                 if delay is None:
                     raise refused.error from None
             await asyncio.sleep(delay)
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        content: bytes | None,
-        params: dict[str, str] | None,
-        headers: dict[str, str],
-        timeout: httpx2.Timeout,
-        safe: bool,
-    ) -> bytes:
+    async def _send(self, request: httpx2.Request, safe: bool) -> bytes:
         try:
-            answer = await self._http.request(
-                method, path, content=content, params=params, headers=headers, timeout=timeout
-            )
+            answer = await self._http.send(request)
         except httpx2.TransportError as error:
             raise lost_request(error, self.url, safe=safe) from None
         check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pydantic_core
 
@@ -70,10 +71,15 @@ def from_answer(status: int, body: bytes, retry_after_header: str | None) -> Eng
         problem = None
     if not isinstance(problem, dict) or "code" not in problem:
         problem = {"code": "", "detail": f"HTTP {status}: {body[:200].decode(errors='replace')}"}
-    kind = _kind_of(str(problem["code"]), status)
-    error = kind(str(problem.get("detail") or ""), retry_after_seconds=retry_after(retry_after_header))
+    return from_problem({**problem, "status": status}, retry_after(retry_after_header))
+
+
+def from_problem(problem: dict[str, Any], retry_after_seconds: float | None = None) -> EnginehouseError:
+    """The exception that a problem document means. The server's word on the case goes before what its class says."""
+    status = problem.get("status")
+    kind = _kind_of(str(problem.get("code")), status if isinstance(status, int) else 500)
+    error = kind(str(problem.get("detail") or ""), retry_after_seconds=retry_after_seconds)
     for name in ("code", "retryable", "advice"):
         if problem.get(name) not in (None, ""):
-            # The server's word on this very case goes before what the class says of most.
             setattr(error, name, problem[name])
     return error

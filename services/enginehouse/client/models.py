@@ -5,7 +5,7 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.engine import EngineCard
-from enginehouse.contracts.job import Job, RetryPolicy
+from enginehouse.contracts.job import Accepted, Job, RetryPolicy
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -21,6 +21,13 @@ class SubmitOptions(TypedDict, total=False):
     webhook: str
     webhook_events_filter: list[Literal["start", "completed"]]
     input_ref: str
+
+
+class BatchJob(SubmitOptions, total=False):
+    """One job of a batch: what `submit` takes, in one."""
+
+    engine: str
+    input: Any
 
 
 class _Answer(BaseModel):
@@ -76,3 +83,22 @@ class JobPage(_Answer):
 
     jobs: list[Job]
     next_cursor: str | None = None
+
+
+class BatchRefusal(_Answer):
+    """Answer to a job of a batch that was not accepted."""
+
+    problem: dict[str, Any]
+
+
+class BatchAnswer(_Answer):
+    """Answer of POST /v1/jobs/batch: one for each job, in order."""
+
+    jobs: list[Accepted | BatchRefusal]
+
+
+class Upload(_Answer):
+    """Answer of POST /v1/uploads: where to PUT the object, and how to name it afterwards."""
+
+    key: str
+    url: str
