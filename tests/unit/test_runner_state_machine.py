@@ -1,0 +1,201 @@
+"""Whatever two workers, a dispatcher, a canceling gateway and a failing store do to one job, it ends once, by the table."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from tests.support.runner import ENGINE, STORE
+
+from enginehouse.contracts import names
+from enginehouse.contracts.engine import Heartbeat
+from enginehouse.contracts.errors import Conflict, EnginehouseError, Unavailable
+from enginehouse.contracts.events import JobEvent, JobOrder, job_event, read_event
+from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, may_change, now
+from enginehouse.runner.admit import Admission, Exhausted, Run, lost_attempt
+from enginehouse.runner.claims import Claims
+from enginehouse.runner.outcome import (
+    Attempt,
+    Failed,
+    HandedBack,
+    Outcome,
+    Rejected,
+    Succeeded,
+    Superseded,
+    TimedOut,
+)
+from enginehouse.runner.settle import Settler
+from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+from enginehouse.sidecar.records import JobRecords
+
+MAX_ATTEMPTS = 3
+WORKERS = ("one", "two")
+ORDER = JobOrder(
+    input=1, execution_timeout_seconds=1, retry=RetryPolicy(max_attempts=MAX_ATTEMPTS), record_ttl_seconds=600
+)
+outcomes: st.SearchStrategy[Outcome] = st.one_of(
+    st.builds(Succeeded, st.integers()),
+    st.just(Rejected("bad")),
+    st.builds(Failed, st.just("broke"), retryable=st.booleans()),
+    st.just(TimedOut(1)),
+    st.just(HandedBack("stops")),
+    st.just(Superseded("lost")),
+)
+
+
+class OneJob(RuleBasedStateMachine):
+    """The parts are the runner's own; only time and the order of things are made up."""
+
+    attempts = Bundle("attempts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.dapr = FakeDapr()
+        self.sidecar = FakeSidecar(self.dapr)
+        self.records = JobRecords(self.sidecar, ENGINE)
+        self.job_id = names.new_job_id()
+        self.last: JobRecord | None = None
+        self.produced: set[Any] = set()
+        self.living: set[str] = set()
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+
+    def do(self, work: Any) -> Any:
+        with mock.patch("enginehouse.runner.settle._pause", return_value=0):
+            return self.loop.run_until_complete(work)
+
+    def admission(self, worker: str) -> Admission:
+        return Admission(self.sidecar, ENGINE, worker)
+
+    def settler(self) -> Settler:
+        return Settler(self.sidecar, self.records, ENGINE)
+
+    @rule(worker=st.sampled_from(WORKERS), has_it=st.booleans())
+    def beats(self, worker: str, has_it: bool) -> None:
+        beat = Heartbeat(
+            worker=worker,
+            slot="a",
+            version="v1",
+            slots=1,
+            in_hand=[self.job_id] if has_it else [],
+            healthy=True,
+            subscribed=True,
+            at=now(),
+        )
+        self.do(self.sidecar.put(STORE, names.worker_key(worker), beat.model_dump_json().encode()))
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def vanishes(self, worker: str) -> None:
+        self.do(self.sidecar.delete(STORE, names.worker_key(worker)))
+
+    @rule(
+        method=st.sampled_from(["create", "replace", "read", "publish"]),
+        kind=st.sampled_from([Conflict, Unavailable]),
+        late=st.booleans(),
+        times=st.integers(1, 3),
+    )
+    def store_fails(self, method: str, kind: type[EnginehouseError], late: bool, times: int) -> None:
+        if kind is Conflict and method in ("read", "publish"):
+            kind = Unavailable
+        self.dapr.fail(method, kind("made to fail"), times=times, after_doing=late and kind is Unavailable)
+
+    @rule(
+        target=attempts,
+        worker=st.sampled_from(WORKERS),
+        offset=st.integers(-1, 1),
+        blind=st.booleans(),
+    )
+    def delivered(self, worker: str, offset: int, blind: bool) -> Attempt | None:
+        """Anything may be delivered: the next attempt, an old one again, one too early."""
+        number = max(1, (self.last.attempt if self.last else 0) + offset)
+        event = self.event(number)
+        attempt = Attempt(self.job_id, number, worker, "v1", ORDER)
+        if blind and number == 1:
+            return attempt
+        return self.do(self.admit(event, attempt))
+
+    async def admit(self, event: JobEvent, attempt: Attempt) -> Attempt | None:
+        try:
+            stored = await self.records.read(self.job_id)
+            record = stored.record if stored else None
+            verdict = await self.admission(attempt.worker).judge(self.job_id, attempt.number, MAX_ATTEMPTS, record)
+        except Unavailable:
+            return None
+        if isinstance(verdict, Exhausted):
+            await self.settler().settle(*lost_attempt(event, verdict.record))
+        if not isinstance(verdict, Run):
+            return None
+        attempt.record_seen = record is not None
+        attempt.number, attempt.takes_over = verdict.number, verdict.takes_over
+        return attempt
+
+    def event(self, number: int) -> JobEvent:
+        body = job_event(self.job_id, "acme", ENGINE, number, now() + timedelta(hours=1), ORDER, None)
+        return read_event(JobEvent, body)
+
+    @rule(attempt=attempts)
+    def claims(self, attempt: Attempt | None) -> None:
+        if attempt is None:
+            return
+        claims = Claims(self.records, self.admission(attempt.worker), lambda _: None)
+        try:
+            refused = self.do(claims.claim(attempt))
+        except EnginehouseError:
+            return
+        held = self.record()
+        assert refused is not None or attempt.owns(held)
+
+    @rule(attempt=consumes(attempts), outcome=outcomes)
+    def settles(self, attempt: Attempt | None, outcome: Outcome) -> None:
+        if attempt is None:
+            return
+        if isinstance(outcome, Succeeded):
+            self.produced.add(outcome.output)
+        assert self.do(self.settler().settle(attempt, outcome))
+        held = self.record()
+        if isinstance(outcome, Succeeded | Rejected):
+            assert held is not None
+            assert held.status.is_final
+
+    @rule()
+    def canceled(self) -> None:
+        def decide(present: JobRecord | None) -> JobRecord | None:
+            before = present.status if present else Status.QUEUED
+            return JobRecord(status=Status.CANCELED) if may_change(before, Status.CANCELED) else None
+
+        try:
+            self.do(self.records.change(self.job_id, 600, decide))
+        except EnginehouseError:
+            return
+
+    def record(self) -> JobRecord | None:
+        entry = self.dapr.stores[STORE].get(self.job_id)
+        return JobRecord.model_validate_json(entry.value) if entry else None
+
+    @invariant()
+    def only_what_the_table_allows(self) -> None:
+        held = self.record()
+        if held == self.last:
+            return
+        before = self.last.status if self.last else Status.QUEUED
+        assert held is not None, "a record is never lost"
+        # One rule may write twice (a claim over a vanished worker's), so only the ends of it are compared.
+        assert may_change(before, held.status), (self.last, held)
+        assert held.attempt <= MAX_ATTEMPTS
+        if held.status is Status.SUCCEEDED:
+            assert held.output in self.produced
+        if held.status is Status.RUNNING and self.last is not None:
+            assert held.attempt > self.last.attempt, "no attempt is begun twice"
+        if held.status is Status.QUEUED:
+            assert held.retry_at is not None
+        self.last = held
+
+
+OneJob.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestOneJob = OneJob.TestCase
