@@ -73,6 +73,15 @@ async def _demo(home: Home, port: int) -> None:
 
 async def show(url: str, key: str) -> None:
     """Submit the examples and print what became of them; LocalError if a job did not succeed."""
+    try:
+        await _show(url, key)
+    except httpx2.HTTPError as error:
+        raise LocalError(
+            f"The API at {url} did not answer: {error!r}", "The logs folder of the home says more."
+        ) from None
+
+
+async def _show(url: str, key: str) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=_WAIT_SECONDS + 10, trust_env=False) as client:
         for engine in dict.fromkeys(example.engine for example in EXAMPLES):
@@ -110,7 +119,15 @@ async def _submit(client: httpx2.AsyncClient, example: Example) -> dict[str, Any
 
 
 def _table(jobs: list[dict[str, Any]]) -> Table:
-    table = Table("engine", "input", "result", "queue time", "predict time", header_style="bold")
+    table = Table(header_style="bold")
+    for name, may_wrap in [
+        ("engine", False),
+        ("input", True),
+        ("result", True),
+        ("queue time", False),
+        ("predict time", False),
+    ]:
+        table.add_column(name, no_wrap=not may_wrap)
     for job in jobs:
         metrics = job.get("metrics") or {}
         result = job.get("output") if job.get("status") == "succeeded" else job.get("error") or job

@@ -3,6 +3,9 @@
 import typer
 
 from enginehouse.cli import demo, deploy, stack
+from enginehouse.cli.engines import engines
+from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
+from enginehouse.cli.tenant import tenant
 
 app = typer.Typer(
     name="enginehouse",
@@ -17,10 +20,12 @@ app.command()(stack.down)
 app.command()(stack.status)
 app.command()(demo.demo)
 
-engines = typer.Typer(help="Engines: deploy, remove.", no_args_is_help=True)
+app.command(epilog=SUBMIT_EXAMPLES)(submit)
+app.add_typer(jobs, name="jobs")
 engines.command()(deploy.deploy)
 engines.command()(deploy.remove)
 app.add_typer(engines, name="engines")
+app.add_typer(tenant, name="tenant")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ class JobFailed(EnginehouseError):
     """The job ended without a result. `job` is the job; `code` says why."""
 
     retryable = False
+    advice = "Submit it again once the reason is gone."
 
     def __init__(self, job: Job) -> None:
         self.job = job

@@ -93,6 +93,7 @@ async def running(state: GatewayState) -> AsyncIterator[None]:
             state.engines.run(_ENGINES_POLL_SECONDS),
             state.sweep.run(state.settings.sweep_seconds),
             state.notifier.run(),
+            state.completions.listen_to_others(),
         ]
         await asyncio.gather(*loops)
 

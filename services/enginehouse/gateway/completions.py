@@ -185,11 +185,15 @@ class Completions:
         if not verdict.quarantine:
             asyncio.get_running_loop().call_later(verdict.pause_seconds + 0.05, self._dispatcher.wake, engine_id)
 
-    async def other_gateway_ended(self, job_ids: Sequence[str]) -> None:
-        """Another gateway mirrored these: its callers know, ours have to read."""
-        for job_id in job_ids:
-            self._engine_of.pop(job_id, None)
-            self._waiters.wake(job_id, None)
+    async def listen_to_others(self) -> None:
+        """Wake our callers when another gateway has mirrored the end of their jobs, for ever."""
+
+        def heard(payload: str) -> None:
+            for job_id in payload.split():
+                self._engine_of.pop(job_id, None)
+                self._waiters.wake(job_id, None)
+
+        await self._ledger.database.listen(heard, self._waiters.wake_all)
 
     async def close(self) -> None:
         """Finish what is being mirrored."""

@@ -145,7 +145,9 @@ class Dispatcher:
         self._broken_until[engine_id] = time.monotonic() + _BROKER_RETRY_SECONDS
         asyncio.get_running_loop().call_later(_BROKER_RETRY_SECONDS, self.wake, engine_id)
         try:
-            await self._ledger.take_back(TakeBack(tuple(row["id"] for row in failed), StatusReason.WAITING_FOR_BROKER))
+            await self._ledger.take_back(
+                TakeBack(tuple(row["id"] for row in failed), StatusReason.WAITING_FOR_BROKER, time.time())
+            )
         except EnginehouseError as error:
             log.error(f"The ledger does not answer; the sweep will find these jobs: {error}", action="ledger_away")
 

@@ -50,10 +50,11 @@ class Jobs:
         if accepted.existing:
             return accepted, await self.read(submission.caller, accepted.id, wait_seconds)
         # Nothing was awaited since the job was sent, so it cannot have ended unnoticed: no need to read it first.
+        deadline = time.monotonic() + wait_seconds
         with self.waiters.waiting_for(accepted.id) as ended:
             row = await wait_for(ended, wait_seconds)
         if row is None:
-            row = (await owned_job(self.ledger, submission.caller, accepted.id))._asdict()
+            return accepted, await self.read(submission.caller, accepted.id, deadline - time.monotonic())
         return accepted, await self._view(row)
 
     async def _view(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,13 +68,22 @@ class Jobs:
 
     async def read(self, caller: Caller, job_id: str, wait_seconds: float = 0) -> dict[str, Any]:
         """A job of the caller, once it has ended or `wait_seconds` are over."""
-        with self.waiters.waiting_for(job_id) as ended:
-            row = (await owned_job(self.ledger, caller, job_id))._asdict()
-            if wait_seconds > 0 and not Status(row["status"]).is_final:
-                row = await wait_for(ended, wait_seconds) or (await owned_job(self.ledger, caller, job_id))._asdict()
+        row = await self._when_ended(caller, job_id, time.monotonic() + wait_seconds)
         if is_expired(row):
             raise ResultExpired(f"The result of job {job_id} was kept until its expires_at, and is gone")
         return await self._view(row)
+
+    async def _when_ended(self, caller: Caller, job_id: str, deadline: float) -> Mapping[str, Any]:
+        """The job's row once it has ended, or as it is at the deadline."""
+        while True:
+            with self.waiters.waiting_for(job_id) as ended:
+                row: Mapping[str, Any] = (await owned_job(self.ledger, caller, job_id))._asdict()
+                left = deadline - time.monotonic()
+                if left <= 0 or Status(row["status"]).is_final:
+                    return row
+                woken_with = await wait_for(ended, left)
+            if woken_with is not None:
+                return woken_with
 
     async def list(self, listing: Listing) -> dict[str, Any]:
         """A page of the caller's jobs, newest first."""

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Row
 
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.names import GATEWAY_JOBS_COMPONENT, finished_topic
+from enginehouse.contracts.names import finished_topic, requests_component
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.outbox import Postpone, due_notices, event_notice
 from enginehouse.sidecar.base import Sidecar
@@ -70,7 +70,7 @@ class Notifier:
     async def _publish(self, tenant: str, notices: list[Row[Any]]) -> None:
         try:
             landed = await self._sidecar.publish_many(
-                GATEWAY_JOBS_COMPONENT, finished_topic(tenant), [notice.body.encode() for notice in notices]
+                requests_component(tenant), finished_topic(tenant), [notice.body.encode() for notice in notices]
             )
         except EnginehouseError as error:
             log.warning(f"{len(notices)} events for {tenant} wait: {error}", action="events_wait", tenant=tenant)

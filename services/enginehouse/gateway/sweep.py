@@ -159,9 +159,9 @@ class Sweep:
                 # Nobody has begun this hand-over; a record of an earlier attempt says nothing about it.
                 lost.append(row)
         if lost:
-            await self._hand_over_again(engine_id, lost)
+            await self._hand_over_again(engine_id, lost, now)
 
-    async def _hand_over_again(self, engine_id: str, lost: list[Row[Any]]) -> None:
+    async def _hand_over_again(self, engine_id: str, lost: list[Row[Any]], now: float) -> None:
         hopeless = [row for row in lost if row.hand_overs >= _HAND_OVERS_MAX]
         for row in hopeless:
             try:
@@ -176,5 +176,5 @@ class Sweep:
                 engine=engine_id,
                 jobs=again[:20],
             )
-            await self._ledger.take_back(TakeBack(tuple(again), None))
+            await self._ledger.take_back(TakeBack(tuple(again), None, now))
             self._dispatcher.wake(engine_id)

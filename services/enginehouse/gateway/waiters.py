@@ -25,6 +25,11 @@ class Waiters:
             if not self._futures[job_id]:
                 del self._futures[job_id]
 
+    def wake_all(self) -> None:
+        """Any job may have ended unheard: let everybody read."""
+        for job_id in list(self._futures):
+            self.wake(job_id, None)
+
     def wake(self, job_id: str, row: dict[str, Any] | None) -> None:
         """The job has ended."""
         for future in self._futures.get(job_id, ()):

@@ -117,7 +117,7 @@ async def _build(guard: Guard, progress: Progress) -> Path:
             [go, "mod", "download", "-json", f"{_MODULE}@v{version}"],
             guard,
             environment=environment,
-            cwd=Path.home(),
+            cwd=Path("/"),
             on_line=downloading,
         )
         # Inside the module's own folder: its go.mod has `replace` lines that hold only there.

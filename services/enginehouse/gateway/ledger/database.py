@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import asyncpg
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +25,8 @@ Write = Callable[[Connection, list[Any]], Sequence[Any]]
 
 _READERS = 4
 _GROUP_MAX = 256
+_RECONNECT_SECONDS = 0.5
+NOTIFY_CHANNEL = "job_ended"
 
 
 @dataclass(slots=True)
@@ -44,6 +47,9 @@ class Database(Protocol):
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
         """Run `work` in one transaction. Not `durable`: a power cut may forget it, a crash may not."""
+
+    async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
+        """Pass on, for ever, what other gateways tell; `reconnected` when some of it may have been missed."""
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -110,6 +116,9 @@ class SqliteDatabase:
 
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, run)
 
+    async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
+        """An embedded ledger has one gateway: there is nobody to hear from."""
+
     async def close(self) -> None:
         """Close the file."""
         self._writer_thread.shutdown()
@@ -124,7 +133,7 @@ class PostgresDatabase:
     dialect = "postgresql"
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(url, pool_size=_READERS + 2, max_overflow=0, pool_pre_ping=True)
+        self._engine = create_async_engine(url, pool_size=_READERS + 3, max_overflow=0, pool_pre_ping=True)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run `query` on a pooled connection."""
@@ -140,6 +149,20 @@ class PostgresDatabase:
             if not durable:
                 await connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             return await connection.run_sync(work)
+
+    async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
+        """Hold a connection that listens, and make a new one whenever it breaks."""
+        while True:
+            try:
+                async with self._engine.connect() as connection:
+                    driver: Any = (await connection.get_raw_connection()).driver_connection
+                    broken = asyncio.Event()
+                    driver.add_termination_listener(lambda _, broken=broken: broken.set())
+                    await driver.add_listener(NOTIFY_CHANNEL, lambda _c, _pid, _channel, payload: heard(payload))
+                    reconnected()
+                    await broken.wait()
+            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -166,21 +189,19 @@ class GroupWriter:
         self._database = database
         self._pending: list[_Pending] = []
         self._arrived = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._task = asyncio.create_task(self._run(), name="ledger-writer")
 
     async def write(self, write: Write, item: Any, *, durable: bool = False) -> Any:
         """Have `write` done for `item`, together with others of its kind; returns when it is committed."""
         pending = _Pending(write, item, durable, asyncio.get_running_loop().create_future())
         self._pending.append(pending)
-        self._idle.clear()
         self._arrived.set()
         return await pending.done
 
     async def close(self) -> None:
-        """Commit what has arrived and tell so, then stop."""
-        await self._idle.wait()
+        """Commit what has arrived, then stop."""
+        while self._pending:
+            await asyncio.sleep(0.01)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -194,8 +215,6 @@ class GroupWriter:
                 self._resolve(group, await self._commit(group))
             except Exception as error:
                 await self._one_by_one(group, error)
-            if not self._pending:
-                self._idle.set()
 
     async def _commit(self, group: list[_Pending]) -> list[Any]:
         kinds: dict[Write, list[int]] = {}

@@ -10,6 +10,7 @@ from sqlalchemy.sql import bindparam
 
 from enginehouse.contracts.events import JOB_COMPLETED
 from enginehouse.contracts.job import JobRecord, Status, StatusReason
+from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
 from enginehouse.gateway.ledger.outbox import event_notice, finished_data
 from enginehouse.gateway.ledger.queue import upsert
 from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs, notices
@@ -196,7 +197,8 @@ def _notify(connection: Connection, ended: list[str]) -> None:
         # A notification holds at most 8,000 bytes; an id takes 37.
         for start in range(0, len(ended), 200):
             connection.execute(
-                text("SELECT pg_notify('job_ended', :ids)"), {"ids": " ".join(ended[start : start + 200])}
+                text("SELECT pg_notify(:channel, :ids)"),
+                {"channel": NOTIFY_CHANNEL, "ids": " ".join(ended[start : start + 200])},
             )
 
 

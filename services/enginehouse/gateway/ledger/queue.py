@@ -74,7 +74,9 @@ def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
             select(jobs.c.engine, func.count())
             .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(open_engines))
             .group_by(jobs.c.engine)
-        ).all()
+        )
+        .tuples()
+        .all()
     )
     rooms = {engine: windows[engine] - taken.get(engine, 0) for engine in open_engines}
     for engine in open_engines:
@@ -216,7 +218,9 @@ def _fill_window(connection: Connection, item: FillWindow) -> list[Row[Any]]:
                 select(jobs.c.tenant, func.count())
                 .where(jobs.c.engine == item.engine, jobs.c.handed_over_at.is_not(None))
                 .group_by(jobs.c.tenant)
-            ).all()
+            )
+            .tuples()
+            .all()
         )
     )
     room = item.window - ahead.total()
@@ -244,6 +248,8 @@ class TakeBack:
 
     job_ids: tuple[str, ...]
     reason: StatusReason | None
+    handed_over_until: float
+    """Only those handed over no later: another gateway may just have handed one over again."""
 
 
 def take_back(connection: Connection, items: list[TakeBack]) -> list[None]:
@@ -251,7 +257,11 @@ def take_back(connection: Connection, items: list[TakeBack]) -> list[None]:
     for item in items:
         connection.execute(
             update(jobs)
-            .where(jobs.c.id.in_(item.job_ids), jobs.c.status.in_(["queued", "running"]))
+            .where(
+                jobs.c.id.in_(item.job_ids),
+                jobs.c.status.in_(["queued", "running"]),
+                jobs.c.handed_over_at <= item.handed_over_until,
+            )
             .values(handed_over_at=None, status="queued", status_reason=item.reason)
         )
     return [None] * len(items)

@@ -1,0 +1,87 @@
+"""`enginehouse engines`: which there are, and what one wants and gives."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from enginehouse.cli.connection import clean, connected, print_table
+from enginehouse.cli.console import out
+from enginehouse.cli.jobs import JsonOption, print_json
+from enginehouse.cli.running import DEFAULT_HOME, HomeOption
+from enginehouse.client import EngineInfo
+
+EXAMPLES = """Examples:
+
+enginehouse engines
+
+enginehouse engines show standard
+
+enginehouse engines deploy my-engine/"""
+
+engines = typer.Typer(invoke_without_command=True, epilog=EXAMPLES)
+
+_BRIEF_LENGTH = 60
+_HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
+
+
+@engines.callback()
+def list_engines(context: typer.Context, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """List the engines you may use; or show, deploy or remove one."""
+    if context.invoked_subcommand:
+        return
+    with connected(home) as client:
+        found = client.engines()
+    if as_json:
+        print_json([engine.model_dump(mode="json") for engine in found])
+        return
+    table = Table("engine", "version", "state", "health", "queued", "running", "workers", "what it does", box=None)
+    for engine in found:
+        table.add_row(engine.id, engine.version or "-", *_condition(engine), _brief(engine.description))
+    print_table(table) if found else out.print("No engines. 'enginehouse engines deploy FOLDER' brings one.")
+
+
+@engines.command()
+def show(
+    engine: Annotated[str, typer.Argument(help="NAME or TENANT--NAME.", show_default=False)],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one engine: its condition, limits, and the schemas of its input and output."""
+    with connected(home) as client:
+        found = client.engine(engine)
+    if as_json:
+        print_json(found)
+        return
+    state, health, queued, running, workers = _condition(found)
+    table = Table.grid(padding=(0, 2))
+    fields = {"engine": found.id, "version": found.version or "-", "what it does": clean(found.description)}
+    for name, value in fields.items():
+        table.add_row(Text(name, style="dim"), value)
+    table.add_row(Text("state", style="dim"), Text.assemble(state, ", ", health, f" {clean(found.reason or '')}"))
+    table.add_row(Text("jobs", style="dim"), f"{queued} queued, {running} running, {workers} workers")
+    if card := found.card:
+        limits = (
+            f"{card.slots} jobs at once, {card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"
+        )
+        table.add_row(Text("limits", style="dim"), limits)
+    print_table(table)
+    if card := found.card:
+        for name, schema in (("input", card.input_schema), ("output", card.output_schema), ("example", card.example)):
+            typer.echo(f"\n{name}: {json.dumps(schema, indent=2)}")
+
+
+def _brief(description: str) -> str:
+    text = clean(description)
+    return text if len(text) <= _BRIEF_LENGTH else text[: _BRIEF_LENGTH - 1] + "…"
+
+
+def _condition(engine: EngineInfo) -> tuple[Text, Text, str, str, str]:
+    state = Text(engine.state, style="green" if engine.state == "active" else "yellow")
+    health = Text(engine.health, style=_HEALTH_STYLES.get(engine.health, "red"))
+    if engine.queue is None:
+        return state, health, "-", "-", "-"
+    jobs, workers = engine.queue.jobs, engine.queue.workers
+    return state, health, str(jobs.queued), str(jobs.running), str(workers.idle + workers.running)

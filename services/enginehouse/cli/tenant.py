@@ -1,0 +1,72 @@
+"""`enginehouse tenant`: who may use this deployment, and with which keys."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from enginehouse.cli.connection import errors_said, print_table
+from enginehouse.cli.console import err, out
+from enginehouse.cli.jobs import JsonOption, print_json
+from enginehouse.cli.running import DEFAULT_HOME, HomeOption
+from enginehouse.local.home import Home
+from enginehouse.registry.deploy import add_key
+from enginehouse.registry.tenants import read_tenants, revoke_key
+
+EXAMPLES = """Examples:
+
+enginehouse tenant add acme
+
+enginehouse tenant list
+
+enginehouse tenant revoke acme eh_acme_Xk3v9QwZ"""
+
+tenant = typer.Typer(help="Tenants and their API keys.", no_args_is_help=True, epilog=EXAMPLES)
+
+NameArgument = Annotated[str, typer.Argument(help="The tenant's name.", show_default=False)]
+
+
+@tenant.command()
+def add(
+    name: NameArgument,
+    admin: Annotated[bool, typer.Option("--admin", help="A key that may register and quarantine engines.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key for a tenant, and the tenant if it is new. The key is printed now and never again."""
+    with errors_said():
+        key = add_key(Home.at(home).tenants, name, admin=admin)
+    if as_json:
+        print_json({"tenant": name, "api_key": key})
+    else:
+        typer.echo(key)
+        err.print("Keep it: only its hash is stored. It works within a second.", style="dim")
+
+
+@tenant.command("list")
+def list_tenants(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """List the tenants and their keys' first characters."""
+    with errors_said():
+        found = read_tenants(Home.at(home).tenants)
+    if as_json:
+        print_json([one.model_dump(mode="json", exclude={"keys": {"__all__": {"sha256"}}}) for one in found])
+        return
+    table = Table("tenant", "key", "admin", "since", box=None)
+    for one in found:
+        for key in one.keys:
+            table.add_row(one.name, f"{key.id}…", "yes" if key.admin else "", f"{key.created_at:%Y-%m-%d}")
+        if not one.keys:
+            table.add_row(one.name, "none", "", "")
+    print_table(table) if found else out.print("No tenants.")
+
+
+@tenant.command()
+def revoke(
+    name: NameArgument,
+    key: Annotated[str, typer.Argument(help="The key, or its first characters as listed.", show_default=False)],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """End a key. Requests with it are refused within a second; jobs that it submitted go on."""
+    with errors_said():
+        revoked = revoke_key(Home.at(home).tenants, name, key)
+    out.print(f"{revoked.id}… of {name} is revoked.")
