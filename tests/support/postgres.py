@@ -71,8 +71,20 @@ def postgres_server() -> Iterator[PostgresServer]:
     try:
         prefix = _as_its_user(folder)
         made = subprocess.run(
-            [*prefix, str(binaries / "initdb"), "-D", str(data), "-U", _USER, "-A", "trust", "-E", "UTF8", "--locale=C"]
-            + ["--no-sync"],
+            [
+                *prefix,
+                str(binaries / "initdb"),
+                "-D",
+                str(data),
+                "-U",
+                _USER,
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "--no-sync",
+            ],
             capture_output=True,
             text=True,
             cwd=folder,

@@ -80,7 +80,9 @@ class Parts:
 
 def basic_environment() -> dict[str, str]:
     """What our own processes need of the machine's environment, and no secret somebody keeps in it."""
-    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME", "LANG", "TZ", "TMPDIR") if name in os.environ}
+    return {
+        name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME", "LANG", "TZ", "TMPDIR") if name in os.environ
+    }
 
 
 async def stop_pair(supervisor: Supervisor, app: Supervised, daprd: Supervised, grace_seconds: float) -> None:
