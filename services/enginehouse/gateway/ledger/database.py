@@ -189,19 +189,21 @@ class GroupWriter:
         self._database = database
         self._pending: list[_Pending] = []
         self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._task = asyncio.create_task(self._run(), name="ledger-writer")
 
     async def write(self, write: Write, item: Any, *, durable: bool = False) -> Any:
         """Have `write` done for `item`, together with others of its kind; returns when it is committed."""
         pending = _Pending(write, item, durable, asyncio.get_running_loop().create_future())
         self._pending.append(pending)
+        self._idle.clear()
         self._arrived.set()
         return await pending.done
 
     async def close(self) -> None:
-        """Commit what has arrived, then stop."""
-        while self._pending:
-            await asyncio.sleep(0.01)
+        """Commit what has arrived and tell so, then stop."""
+        await self._idle.wait()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -215,6 +217,8 @@ class GroupWriter:
                 self._resolve(group, await self._commit(group))
             except Exception as error:
                 await self._one_by_one(group, error)
+            if not self._pending:
+                self._idle.set()
 
     async def _commit(self, group: list[_Pending]) -> list[Any]:
         kinds: dict[Write, list[int]] = {}

@@ -63,10 +63,12 @@ class Ledger:
         if not path or path == ":memory:":
             raise UnsafeSettings("ledger_url: a ledger in memory would lose what was accepted; name a file")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._lock = Path(f"{path}.lock").open("w")  # noqa: SIM115 - held as long as the gateway lives
+        lock = Path(f"{path}.lock").open("w")  # noqa: SIM115 - held as long as the gateway lives
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock
         except BlockingIOError:
+            lock.close()
             raise UnsafeSettings(
                 f"ledger_url: {path} belongs to a gateway that is running; several gateways need PostgreSQL"
             ) from None

@@ -74,9 +74,7 @@ def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
             select(jobs.c.engine, func.count())
             .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(open_engines))
             .group_by(jobs.c.engine)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     rooms = {engine: windows[engine] - taken.get(engine, 0) for engine in open_engines}
     for engine in open_engines:
@@ -218,9 +216,7 @@ def _fill_window(connection: Connection, item: FillWindow) -> list[Row[Any]]:
                 select(jobs.c.tenant, func.count())
                 .where(jobs.c.engine == item.engine, jobs.c.handed_over_at.is_not(None))
                 .group_by(jobs.c.tenant)
-            )
-            .tuples()
-            .all()
+            ).all()
         )
     )
     room = item.window - ahead.total()

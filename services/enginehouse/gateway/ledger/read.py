@@ -18,7 +18,7 @@ def job(connection: Connection, job_id: str) -> Row[Any] | None:
 
 def engines_of(connection: Connection, job_ids: list[str]) -> dict[str, str]:
     """The engine that the ledger names for each of these jobs it has."""
-    return dict(connection.execute(select(jobs.c.id, jobs.c.engine).where(jobs.c.id.in_(job_ids))).tuples().all())
+    return dict(connection.execute(select(jobs.c.id, jobs.c.engine).where(jobs.c.id.in_(job_ids))).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,7 @@ def list_jobs(connection: Connection, listing: Listing) -> list[Row[Any]]:
 def backlogs(connection: Connection) -> dict[str, int]:
     """How many jobs of each engine wait in the ledger for room."""
     return dict(
-        connection.execute(select(jobs.c.engine, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine))
-        .tuples()
-        .all()
+        connection.execute(select(jobs.c.engine, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine)).all()
     )
 
 
