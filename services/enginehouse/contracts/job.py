@@ -172,6 +172,15 @@ class JobRecord(_Record):
     dead_lettered: bool = False
 
 
+class WebhookStatus(_Record):
+    """What came of one webhook: its own status, which never touches the job's."""
+
+    event: str
+    state: Literal["pending", "delivered", "failed"]
+    attempts: int
+    last_error: str | None = None
+
+
 class Job(BaseModel):
     """A job as its owner sees it."""
 
@@ -196,6 +205,7 @@ class Job(BaseModel):
     dead_lettered: bool = False
     retry_of: str | None = None
     retried_as: str | None = None
+    webhooks: list[WebhookStatus] = Field(default_factory=list)
     urls: dict[str, str] = Field(default_factory=dict)
 
 

@@ -31,6 +31,7 @@ from enginehouse.gateway.submit import Submitter
 from enginehouse.gateway.sweep import Sweep
 from enginehouse.gateway.tenants import Tenants
 from enginehouse.gateway.waiters import Waiters
+from enginehouse.gateway.webhooks import Secrets, Webhooks
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import delivery_app
@@ -45,7 +46,8 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
     objects = _objects(settings)
     tenants = Tenants(settings.tenants_dir)
     dispatcher = Dispatcher(sidecar, ledger, found, objects)
-    waiters, notifier, limits = Waiters(), Notifier(sidecar, ledger), Limits()
+    webhooks = Webhooks(Secrets(settings.webhook_secrets_dir), allow_inside=settings.webhook_allow_inside)
+    waiters, notifier, limits = Waiters(), Notifier(sidecar, ledger, webhooks), Limits()
     completions = Completions(sidecar, ledger, found, dispatcher, waiters, notifier, limits)
     submitter = Submitter(
         ledger,
@@ -53,6 +55,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
         dispatcher,
         completions,
         limits=limits,
+        webhooks=webhooks,
         objects=objects,
         inline_max_bytes=settings.inline_max_bytes,
     )
@@ -68,6 +71,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
         jobs=Jobs(sidecar, ledger, found, submitter, completions, waiters, objects),
         objects=objects,
         notifier=notifier,
+        webhooks=webhooks,
         events=EventIntake(submitter, tenants, notifier),
     )
 
@@ -108,6 +112,7 @@ async def running(state: GatewayState) -> AsyncIterator[None]:
         await state.completions.close()
         await state.dispatcher.close()
         await state.ledger.close()
+        await state.webhooks.close()
         await state.sidecar.close()
 
 

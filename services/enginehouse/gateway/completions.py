@@ -142,6 +142,8 @@ class Completions:
             if item is None:
                 continue
             job_id = item.row["id"]
+            if item.notices:
+                self._notifier.wake()
             if item.changed:
                 await self._learn(engine_id, item.row)
             if Status(item.row["status"]).is_final:
@@ -149,8 +151,6 @@ class Completions:
                     self._limits.ended(item.row["tenant"])
                 self._engine_of.pop(job_id, None)
                 self._waiters.wake(job_id, item.row)
-                if item.notices:
-                    self._notifier.wake()
             if item.changed and item.row["status"] == Status.QUEUED.value:
                 delay = max(item.row["available_at"] - time.time(), 0) + 0.005
                 asyncio.get_running_loop().call_later(delay, self._dispatcher.wake, engine_id)

@@ -16,6 +16,7 @@ from enginehouse.gateway.dispatch import record_ttl_seconds
 from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.outbox import webhooks_of
 from enginehouse.gateway.ledger.read import Listing
 from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.submit import AcceptedJob, Submission, Submitter, owned_job, wait_for
@@ -59,6 +60,9 @@ class Jobs:
 
     async def _view(self, row: Mapping[str, Any]) -> dict[str, Any]:
         view = job_view(row, self.engines.get(row["engine"]))
+        if '"webhook"' in row["options"]:
+            told = await self.ledger.read(webhooks_of, row["id"])
+            view["webhooks"] = [notice._asdict() for notice in told]
         if self.objects:
             for field in ("output", "input"):
                 if row[f"{field}_ref"]:

@@ -27,6 +27,8 @@ class GatewaySettings(BaseSettings):
         None, description="The API as runners and clients reach it, for signed URLs. Default: host and port."
     )
     object_max_bytes: int = Field(64 * 1024 * 1024, description="Largest input or output by reference.")
+    webhook_secrets_dir: Path | None = Field(None, description="Folder of a file per tenant with its signing secrets.")
+    webhook_allow_inside: bool = Field(False, description="Whether webhooks may reach private and loopback addresses.")
     inline_max_bytes: int = Field(INLINE_MAX_BYTES, description="Largest input that travels in the message.")
     body_max_bytes: int = Field(8 * 1024 * 1024, description="Largest request body that is read at all.")
     window_min: int = Field(32, ge=1, description="Least number of jobs of an engine handed over and unfinished.")

@@ -13,6 +13,7 @@ from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.sweep import Sweep
 from enginehouse.gateway.tenants import Tenants
+from enginehouse.gateway.webhooks import Webhooks
 from enginehouse.sidecar.base import Sidecar
 
 
@@ -31,4 +32,5 @@ class GatewayState:
     jobs: Jobs
     objects: Objects | None
     notifier: Notifier
+    webhooks: Webhooks
     events: EventIntake

@@ -22,6 +22,7 @@ from enginehouse.gateway.ledger.queue import IdempotencyKey, NewJob
 from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.objects import Objects, input_key, is_jobs_own
 from enginehouse.gateway.tenants import Caller
+from enginehouse.gateway.webhooks import Webhooks
 
 _IDEMPOTENCY_SECONDS = 86_400
 _QUEUE_FULL_RETRY_SECONDS = 5
@@ -82,6 +83,7 @@ class Submitter:
         completions: Completions,
         *,
         limits: Limits,
+        webhooks: Webhooks,
         objects: Objects | None,
         inline_max_bytes: int,
     ) -> None:
@@ -90,12 +92,15 @@ class Submitter:
         self._dispatcher = dispatcher
         self._completions = completions
         self._limits = limits
+        self._webhooks = webhooks
         self._objects = objects
         self._inline_max_bytes = inline_max_bytes
 
     async def submit(self, submission: Submission) -> AcceptedJob:
         """Check and accept one job; RequestError says what is wrong with it."""
         self._limits.admit(submission.caller)
+        if submission.request.webhook:
+            self._webhooks.check(submission.caller.name, submission.request.webhook)
         engine = self._engines.resolve(submission.engine, submission.caller.name)
         card = engine.card or _DEFAULT_CARD
         text = await self._checked_input(submission, engine)

@@ -26,7 +26,7 @@ from enginehouse.gateway.ledger.queue import (
     take_back,
     upsert,
 )
-from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, jobs
+from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, jobs, notices
 
 T = TypeVar("T")
 _MIGRATION_LOCK = 7_210_001
@@ -155,13 +155,14 @@ class Ledger:
         """Put into the outbox."""
         await self._writer.write(outbox.add_notices, notice, durable=True)
 
-    async def forget_notices(self, ids: tuple[str, ...]) -> None:
-        """Take out of the outbox what has been told."""
-        await self._writer.write(outbox.forget_notices, ids)
+    async def claim_notices(self, item: outbox.Claim) -> list[Row[Any]]:
+        """Take from the outbox what is due; no other gateway gets it meanwhile."""
+        rows: list[Row[Any]] = await self._writer.write(outbox.claim_notices, item)
+        return rows
 
-    async def postpone_notice(self, item: outbox.Postpone) -> None:
-        """Keep in the outbox what could not be told."""
-        await self._writer.write(outbox.postpone_notices, item)
+    async def settle_notice(self, item: outbox.Told) -> None:
+        """Write down what came of telling a notice."""
+        await self._writer.write(outbox.settle_notices, item)
 
     async def keep_dead_letter(self, letter: dict[str, Any]) -> None:
         """Keep a delivery that could not become a job."""
@@ -194,6 +195,8 @@ def _purge(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
 
 def _forget(connection: Connection, moments: list[float]) -> list[None]:
     for before in moments:
+        gone = select(jobs.c.id).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before)
+        connection.execute(delete(notices).where(notices.c.job_id.in_(gone)))
         connection.execute(delete(jobs).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before))
         connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= time.time()))
     return [None] * len(moments)

@@ -8,10 +8,10 @@ import pydantic_core
 from sqlalchemy import Connection, Row, case, func, insert, select, text, update
 from sqlalchemy.sql import bindparam
 
-from enginehouse.contracts.events import JOB_COMPLETED
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
 from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
-from enginehouse.gateway.ledger.outbox import event_notice, finished_data
+from enginehouse.gateway.ledger.outbox import event_notice, finished_data, webhook_notice
 from enginehouse.gateway.ledger.queue import upsert
 from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs, notices
 
@@ -134,7 +134,7 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
         _count_ends(connection, [present[job_id] for job_id in changes])
         _keep_dead_letters(connection, [present[job_id] for job_id in changes])
         ended = [present[job_id] for job_id in changes if Status(present[job_id]["status"]).is_final]
-        told = _put_in_outbox(connection, ended)
+        told = _put_in_outbox(connection, [present[job_id] for job_id in changes])
         _notify(connection, [row["id"] for row in ended])
     return [
         Mirrored(present[item.job_id], item.job_id in changes, item.job_id in told) if item.job_id in present else None
@@ -142,17 +142,21 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
     ]
 
 
-def _put_in_outbox(connection: Connection, ended: list[dict[str, Any]]) -> set[str]:
-    """Notices about ended jobs, in the transaction that ends them; returns the ids of those with one."""
+def _put_in_outbox(connection: Connection, changed: list[dict[str, Any]]) -> set[str]:
+    """Notices about jobs that began or ended, in the transaction that makes it true; returns the ids of those with one."""
     rows = []
-    for row in ended:
-        if '"finished_event"' not in row["options"]:
+    for row in changed:
+        ended, started = Status(row["status"]).is_final, row["status"] == Status.RUNNING.value
+        if not (ended or started) or not ('"finished_event"' in row["options"] or '"webhook"' in row["options"]):
             continue
-        wanted = pydantic_core.from_json(row["options"]).get("finished_event")
-        if wanted:
-            rows.append(
-                event_notice(row["tenant"], JOB_COMPLETED, finished_data(row), row["id"], wanted["correlation_id"])
-            )
+        options = pydantic_core.from_json(row["options"])
+        if ended and options.get("finished_event"):
+            correlation = options["finished_event"]["correlation_id"]
+            rows.append(event_notice(row["tenant"], JOB_COMPLETED, finished_data(row), row["id"], correlation))
+        wanted = "completed" if ended else "start"
+        if options.get("webhook") and wanted in options["webhook_events_filter"]:
+            kind = JOB_COMPLETED if ended else JOB_STARTED
+            rows.append(webhook_notice(row, kind, options["webhook"]))
     if rows:
         connection.execute(insert(notices), rows)
     return {row["job_id"] for row in rows}

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, text, update
 
 from enginehouse.contracts.events import GATEWAY_SOURCE
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger.schema import notices
+
+PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 
 def event_notice(
@@ -38,6 +40,7 @@ def event_notice(
         "event": kind,
         "target": None,
         "body": pydantic_core.to_json({k: v for k, v in event.items() if v is not None}).decode(),
+        "state": PENDING,
         "attempts": 0,
         "due_at": now,
         "created_at": now,
@@ -58,19 +61,67 @@ def finished_data(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def webhook_notice(row: dict[str, Any], kind: str, target: str) -> dict[str, Any]:
+    """A row of the outbox that becomes a webhook: a thin body, after which the receiver reads the job."""
+    now = time.time()
+    error = pydantic_core.from_json(row["error"]) if row["error"] else None
+    data = {"id": row["id"], "engine": row["engine"], "status": row["status"], "error": error}
+    body = {"type": kind, "timestamp": datetime.fromtimestamp(now, UTC), "data": data}
+    return {
+        "id": new_job_id(),
+        "job_id": row["id"],
+        "tenant": row["tenant"],
+        "channel": "webhook",
+        "event": kind,
+        "target": target,
+        "body": pydantic_core.to_json(body).decode(),
+        "state": PENDING,
+        "attempts": 0,
+        "due_at": now,
+        "created_at": now,
+    }
+
+
 @dataclass(frozen=True, slots=True)
-class Postpone:
-    """Telling failed: try again at `due_at`."""
+class Claim:
+    """Take what is due, for `lease_seconds`: after that, another gateway may take it."""
+
+    now: float
+    limit: int
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of telling a notice: delivered, failed for good, or to be tried again at `due_at`."""
 
     notice_id: str
-    due_at: float
+    state: str
+    error: str | None = None
+    due_at: float = 0
 
 
-def due_notices(connection: Connection, now: float, limit: int) -> list[Row[Any]]:
+def claim_notices(connection: Connection, items: list[Claim]) -> list[list[Row[Any]]]:
     """Notices whose time has come, the longest due first."""
-    return list(
-        connection.execute(select(notices).where(notices.c.due_at <= now).order_by(notices.c.due_at).limit(limit))
+    return [_claim(connection, item) for item in items]
+
+
+def _claim(connection: Connection, item: Claim) -> list[Row[Any]]:
+    query = (
+        select(notices)
+        .where(notices.c.state == text("'pending'"), notices.c.due_at <= item.now)
+        .order_by(notices.c.due_at)
+        .limit(item.limit)
+        .with_for_update(skip_locked=True)
     )
+    rows = list(connection.execute(query))
+    if rows:
+        connection.execute(
+            update(notices)
+            .where(notices.c.id.in_([row.id for row in rows]))
+            .values(due_at=item.now + item.lease_seconds, attempts=notices.c.attempts + 1)
+        )
+    return rows
 
 
 def add_notices(connection: Connection, rows: list[dict[str, Any]]) -> list[None]:
@@ -79,19 +130,20 @@ def add_notices(connection: Connection, rows: list[dict[str, Any]]) -> list[None
     return [None] * len(rows)
 
 
-def forget_notices(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
-    """Told: take them out."""
-    for ids in groups:
-        connection.execute(delete(notices).where(notices.c.id.in_(ids)))
-    return [None] * len(groups)
-
-
-def postpone_notices(connection: Connection, items: list[Postpone]) -> list[None]:
-    """Not told: they stay."""
+def settle_notices(connection: Connection, items: list[Told]) -> list[None]:
+    """Write down what came of telling. An event that was told is forgotten; a webhook's end stays with its job."""
     for item in items:
-        connection.execute(
-            update(notices)
-            .where(notices.c.id == item.notice_id)
-            .values(attempts=notices.c.attempts + 1, due_at=item.due_at)
-        )
+        if item.state == DELIVERED:
+            connection.execute(delete(notices).where(notices.c.id == item.notice_id, notices.c.channel == "event"))
+        values: dict[str, Any] = {"state": item.state, "last_error": item.error}
+        if item.state == PENDING:
+            values["due_at"] = item.due_at
+        connection.execute(update(notices).where(notices.c.id == item.notice_id).values(values))
     return [None] * len(items)
+
+
+def webhooks_of(connection: Connection, job_id: str) -> list[Row[Any]]:
+    """A job's webhooks and what came of each."""
+    query = select(notices.c.event, notices.c.state, notices.c.attempts, notices.c.last_error)
+    query = query.where(notices.c.job_id == job_id, notices.c.channel == "webhook")
+    return list(connection.execute(query.order_by(notices.c.created_at)))

@@ -126,8 +126,17 @@ notices = Table(
     Column("event", String(60), nullable=False),
     Column("target", Text),
     Column("body", Text, nullable=False),
+    # pending, delivered or failed: a webhook's own status, which never touches the job's.
+    Column("state", String(10), nullable=False),
+    Column("last_error", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("due_at", Double, nullable=False),
     Column("created_at", Double, nullable=False),
-    Index("ix_notices_due", "due_at"),
+    Index(
+        "ix_notices_due",
+        "due_at",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index("ix_notices_job", "job_id"),
 )

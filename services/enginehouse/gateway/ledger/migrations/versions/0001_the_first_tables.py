@@ -121,13 +121,22 @@ def upgrade() -> None:
         sa.Column("event", sa.String(length=60), nullable=False),
         sa.Column("target", sa.Text(), nullable=True),
         sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("state", sa.String(length=10), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("due_at", sa.Double(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("notices", schema=None) as batch_op:
-        batch_op.create_index("ix_notices_due", ["due_at"], unique=False)
+        batch_op.create_index(
+            "ix_notices_due",
+            ["due_at"],
+            unique=False,
+            sqlite_where=sa.text("state = 'pending'"),
+            postgresql_where=sa.text("state = 'pending'"),
+        )
+        batch_op.create_index("ix_notices_job", ["job_id"], unique=False)
 
     # Alembic cannot compare an index on an expression, so this one is written by hand.
     op.create_index(
@@ -142,7 +151,10 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Undo."""
     with op.batch_alter_table("notices", schema=None) as batch_op:
-        batch_op.drop_index("ix_notices_due")
+        batch_op.drop_index("ix_notices_job")
+        batch_op.drop_index(
+            "ix_notices_due", sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'")
+        )
 
     op.drop_table("notices")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
