@@ -1,0 +1,133 @@
+"""Webhooks: signed notices to addresses that tenants name, and that may be meant to reach what only we can reach."""
+
+import asyncio
+import ipaddress
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+from sqlalchemy import Row
+from standardwebhooks import Webhook
+
+from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.names import check_name
+
+_TIMEOUT_SECONDS = 10.0
+_GONE = 410
+
+
+class WebhookRefused(RequestError):
+    """The webhook cannot be used."""
+
+    code = "WEBHOOK_REFUSED"
+    advice = "Name an https address that is reachable from outside."
+
+
+class GiveUp(Exception):
+    """Trying again cannot help."""
+
+
+class Secrets:
+    """The tenants' signing secrets: a file for each, a secret a line, the newest first; at most two are active."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def of(self, tenant: str) -> list[str]:
+        """The active secrets, read anew each time so that a rotation holds at once."""
+        if self._folder is None:
+            return []
+        try:
+            lines = (self._folder / check_name("tenant", tenant)).read_text().split()
+        except OSError:
+            return []
+        return lines[:2]
+
+
+class Webhooks:
+    """Checks addresses when a job names them, and sends."""
+
+    def __init__(self, secrets: Secrets, *, allow_inside: bool) -> None:
+        self._secrets = secrets
+        self._allow_inside = allow_inside
+        self._client = httpx2.AsyncClient(
+            timeout=_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False, headers={"User-Agent": "enginehouse"}
+        )
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.aclose()
+
+    def check(self, tenant: str, url: str) -> None:
+        """WebhookRefused if a job may not name this address. Names are resolved when sending, and checked again."""
+        parts = urlsplit(url)
+        try:
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
+            raise WebhookRefused("webhook: must be http(s)://HOST/…, without a user or password in it")
+        if not self._secrets.of(tenant):
+            raise WebhookRefused(
+                f"webhook: {tenant} has no signing secret yet; 'enginehouse tenant webhook-secret {tenant}' makes one"
+            )
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return
+        self._check_address(str(address))
+
+    def _check_address(self, address: str) -> None:
+        ip = ipaddress.ip_address(address)
+        inner = getattr(ip, "ipv4_mapped", None) or ip
+        if not self._allow_inside and (not inner.is_global or inner.is_multicast):
+            raise WebhookRefused(f"webhook: {address} is an inside address, and those are refused")
+
+    async def _resolve(self, host: str, port: int) -> str:
+        """The one address that is checked and then used: a second look-up could answer another."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            raise ConnectionError(f"{host} cannot be resolved") from None
+        for *_, address in found:
+            self._check_address(str(address[0]))
+        return str(found[0][4][0])
+
+    async def send(self, notice: Row) -> None:  # type: ignore[type-arg]
+        """Send a notice of the outbox. ConnectionError: try again; GiveUp: do not."""
+        secrets = self._secrets.of(notice.tenant)
+        if not secrets:
+            raise ConnectionError(f"{notice.tenant} has no signing secret")
+        target = httpx2.URL(notice.target)
+        port = target.port or (443 if target.scheme == "https" else 80)
+        try:
+            address = await self._resolve(target.host, port)
+        except WebhookRefused as error:
+            raise GiveUp(str(error)) from None
+        moment = datetime.now(UTC)
+        signature = " ".join(Webhook(secret).sign(notice.id, moment, notice.body) for secret in secrets)
+        request = self._client.build_request(
+            "POST",
+            target.copy_with(host=address),
+            content=notice.body,
+            headers={
+                "Host": target.netloc.decode("ascii"),
+                "Content-Type": "application/json",
+                "webhook-id": notice.id,
+                "webhook-timestamp": str(int(moment.timestamp())),
+                "webhook-signature": signature,
+            },
+            extensions={"sni_hostname": target.host} if target.scheme == "https" else {},
+        )
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                response = await self._client.send(request, stream=True)
+                await response.aclose()
+        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+            raise ConnectionError(f"{type(error).__name__}") from None
+        if response.status_code == _GONE:
+            raise GiveUp("the receiver answered 410: it wants no more")
+        if not response.is_success:
+            raise ConnectionError(f"the receiver answered {response.status_code}")
