@@ -1,7 +1,7 @@
 """The CloudEvents that parts exchange: built and read here. The envelope is fixed, the body is the engine's own."""
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic_core
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,7 @@ from enginehouse.contracts.job import JobError, RetryPolicy, Status, _Record, no
 JOB_REQUESTED = "dev.enginehouse.job.requested.v1"
 JOB_STARTED = "dev.enginehouse.job.started.v1"
 JOB_COMPLETED = "dev.enginehouse.job.completed.v1"
+JOB_PROGRESS = "dev.enginehouse.job.progress.v1"
 JOB_REFUSED = "dev.enginehouse.job.refused.v1"
 ENGINE_ANNOUNCED = "dev.enginehouse.engine.announced.v1"
 ENGINE_STATE_EVENTS = {
@@ -78,6 +79,53 @@ class Completion(BaseModel):
     type: str
     engineid: str
     subject: str = Field(description="The job's id; for an announcement, the slot.")
+
+
+PROGRESS_KINDS = ("progress", "output", "log", "metric")
+PROGRESS_EVENTS_MAX = 1_000
+"""How many of these one attempt may tell; a runner drops the rest."""
+PROGRESS_EVENT_MAX_BYTES = 8 * 1024
+_PROGRESS_STEP = 1_000_000
+
+
+def progress_sequence(attempt: int, number: int) -> int:
+    """Where an attempt's `number`th event stands among all events of its job; number 0 is its start."""
+    return attempt * _PROGRESS_STEP + number
+
+
+class ProgressData(_Record):
+    """`data` of a progress event: a line that the engine streamed while it worked."""
+
+    kind: Literal["progress", "output", "log", "metric"]
+    value: Any = None
+    sequence: int = Field(ge=0)
+
+
+class Progress(BaseModel):
+    """What a running job's engine told on the way."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    engineid: str
+    subject: str
+    data: ProgressData
+
+
+def progress_event(engine_id: str, job_id: str, data: ProgressData) -> bytes:
+    """A runner's report of one line that the engine streamed."""
+    return pydantic_core.to_json(
+        {
+            "specversion": "1.0",
+            "id": f"{job_id}.{data.sequence}",
+            "type": JOB_PROGRESS,
+            "source": engine_source(engine_id),
+            "subject": job_id,
+            "time": now(),
+            "datacontenttype": "application/json",
+            "engineid": engine_id,
+            "data": data,
+        }
+    )
 
 
 class DeadLetter(_Record):

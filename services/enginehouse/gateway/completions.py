@@ -9,7 +9,14 @@ import pydantic_core
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Malformed
-from enginehouse.contracts.events import ENGINE_ANNOUNCED, ENGINE_STATE_EVENTS, Completion, read_event
+from enginehouse.contracts.events import (
+    ENGINE_ANNOUNCED,
+    ENGINE_STATE_EVENTS,
+    JOB_PROGRESS,
+    Completion,
+    Progress,
+    read_event,
+)
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.names import is_job_id
 from enginehouse.gateway.breaker import NEUTRAL
@@ -17,7 +24,7 @@ from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import ACTIVE, PAUSED, QUARANTINED, RETIRED, Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.mirror import Mirror
+from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
 from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.waiters import Waiters
@@ -78,11 +85,25 @@ class Completions:
         if not is_job_id(event.subject):
             return True
         try:
+            if event.type == JOB_PROGRESS:
+                return await self._progress(body)
             engine_id = await self._engine(event.subject)
             return engine_id is None or await self.mirror(engine_id, event.subject)
         except EnginehouseError as error:
             log.warning(f"A completion waits: {error}", action="completion_waits", job=event.subject)
             return False
+
+    async def _progress(self, body: bytes) -> bool:
+        try:
+            event = read_event(Progress, body)
+        except Malformed:
+            return True
+        if await self._engine(event.subject) == event.engineid:
+            value = pydantic_core.to_json(event.data.value).decode()
+            row = {"job_id": event.subject, "sequence": event.data.sequence, "kind": event.data.kind, "value": value}
+            await self._ledger.add_job_event(row)
+            self._waiters.wake(event.subject, None)
+        return True
 
     async def _engine(self, job_id: str) -> str | None:
         """The engine that the ledger names: what the event says could be another engine's claim."""
@@ -139,25 +160,31 @@ class Completions:
             *(self._ledger.mirror(Mirror(job_id, record, now)) for job_id, record in records.items())
         )
         for item in mirrored:
-            if item is None:
-                continue
-            job_id = item.row["id"]
-            if item.notices:
-                self._notifier.wake()
-            if item.changed:
-                await self._learn(engine_id, item.row)
-            if Status(item.row["status"]).is_final:
-                if item.changed:
-                    self._limits.ended(item.row["tenant"])
-                self._engine_of.pop(job_id, None)
-                self._waiters.wake(job_id, item.row)
-            if item.changed and item.row["status"] == Status.QUEUED.value:
-                delay = max(item.row["available_at"] - time.time(), 0) + 0.005
-                asyncio.get_running_loop().call_later(delay, self._dispatcher.wake, engine_id)
-            if item.row["started_at"]:
-                self.last_progress[engine_id] = max(self.last_progress.get(engine_id, 0), item.row["created_at"])
+            if item is not None:
+                await self._tell(engine_id, item)
         if mirrored and self._dispatcher.backlog.get(engine_id):
             self._dispatcher.wake(engine_id)
+
+    async def _tell(self, engine_id: str, item: Mirrored) -> None:
+        """Let everybody know who waits for what has just become true."""
+        row, job_id, status = item.row, item.row["id"], Status(item.row["status"])
+        if row["started_at"]:
+            self.last_progress[engine_id] = max(self.last_progress.get(engine_id, 0), row["created_at"])
+        if status.is_final:
+            self._engine_of.pop(job_id, None)
+            self._waiters.wake(job_id, row)
+        if not item.changed:
+            return
+        if item.notices:
+            self._notifier.wake()
+        await self._learn(engine_id, row)
+        if status.is_final:
+            self._limits.ended(row["tenant"])
+        else:
+            self._waiters.wake(job_id, None)
+        if status is Status.QUEUED:
+            delay = max(row["available_at"] - time.time(), 0) + 0.005
+            asyncio.get_running_loop().call_later(delay, self._dispatcher.wake, engine_id)
 
     async def _learn(self, engine_id: str, row: dict[str, Any]) -> None:
         """Let the engine's breaker know what became of an attempt."""

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.gateway.ledger import outbox
 from enginehouse.gateway.ledger.database import Database, GroupWriter, SqliteDatabase, migration_engine, open_database
-from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records
+from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
 from enginehouse.gateway.ledger.queue import (
     FillWindow,
     Inserted,
@@ -26,7 +26,7 @@ from enginehouse.gateway.ledger.queue import (
     take_back,
     upsert,
 )
-from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, jobs, notices
+from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, job_events, jobs, notices
 
 T = TypeVar("T")
 _MIGRATION_LOCK = 7_210_001
@@ -151,6 +151,10 @@ class Ledger:
         """Delete the rows of jobs whose results ended before that moment, and idempotency keys past their time."""
         await self._writer.write(_forget, before)
 
+    async def add_job_event(self, event: dict[str, Any]) -> None:
+        """Keep what an engine told of a running job."""
+        await self._writer.write(_add_job_events, event)
+
     async def add_notice(self, notice: dict[str, Any]) -> None:
         """Put into the outbox."""
         await self._writer.write(outbox.add_notices, notice, durable=True)
@@ -174,6 +178,12 @@ def _request_cancel(connection: Connection, job_ids: list[str]) -> list[None]:
     return [None] * len(job_ids)
 
 
+def _add_job_events(connection: Connection, events: list[dict[str, Any]]) -> list[None]:
+    connection.execute(upsert(connection, job_events).on_conflict_do_nothing(), events)
+    notify_others(connection, list({event["job_id"] for event in events}))
+    return [None] * len(events)
+
+
 def _redriven(connection: Connection, pairs: list[tuple[str, str]]) -> list[None]:
     for letter_id, job_id in pairs:
         connection.execute(update(dead_letters).where(dead_letters.c.id == letter_id).values(redriven_as=job_id))
@@ -187,6 +197,7 @@ def _discard(connection: Connection, letter_ids: list[str]) -> list[None]:
 
 def _purge(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
     for job_ids in groups:
+        connection.execute(delete(job_events).where(job_events.c.job_id.in_(job_ids)))
         connection.execute(
             update(jobs).where(jobs.c.id.in_(job_ids)).values(input=None, output=None, output_ref=None, purged=True)
         )

@@ -135,7 +135,7 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
         _keep_dead_letters(connection, [present[job_id] for job_id in changes])
         ended = [present[job_id] for job_id in changes if Status(present[job_id]["status"]).is_final]
         told = _put_in_outbox(connection, [present[job_id] for job_id in changes])
-        _notify(connection, [row["id"] for row in ended])
+        notify_others(connection, [row["id"] for row in ended])
     return [
         Mirrored(present[item.job_id], item.job_id in changes, item.job_id in told) if item.job_id in present else None
         for item in items
@@ -195,8 +195,8 @@ def _keep_dead_letters(connection: Connection, ended: list[dict[str, Any]]) -> N
         connection.execute(upsert(connection, dead_letters).on_conflict_do_nothing(), letters)
 
 
-def _notify(connection: Connection, ended: list[str]) -> None:
-    """Tell the other gateways, whose callers may be waiting for one of these."""
+def notify_others(connection: Connection, ended: list[str]) -> None:
+    """Tell the other gateways, whose callers may be waiting for one of these jobs."""
     if ended and connection.dialect.name == "postgresql":
         # A notification holds at most 8,000 bytes; an id takes 37.
         for start in range(0, len(ended), 200):

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, text
 
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, jobs
+from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, job_events, jobs
 
 _LISTED = [column for column in jobs.c if column.name not in ("input", "output", "options")]
 
@@ -130,6 +130,18 @@ def list_dead_letters(connection: Connection, tenant: str | None, cursor: str | 
 def dead_letter(connection: Connection, letter_id: str) -> Row[Any] | None:
     """One dead letter, with the event where it was kept."""
     return connection.execute(select(dead_letters).where(dead_letters.c.id == letter_id)).first()
+
+
+def job_events_after(connection: Connection, job_id: str, sequence: int, limit: int) -> list[Row[Any]]:
+    """What an engine told of a job after the event `sequence`."""
+    return list(
+        connection.execute(
+            select(job_events)
+            .where(job_events.c.job_id == job_id, job_events.c.sequence > sequence)
+            .order_by(job_events.c.sequence)
+            .limit(limit)
+        )
+    )
 
 
 def past_result(connection: Connection, now: float, limit: int) -> list[Row[Any]]:

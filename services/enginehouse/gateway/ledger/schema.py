@@ -1,6 +1,6 @@
 """The ledger's tables. Times are seconds since the epoch; JSON is kept as text, as it came."""
 
-from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text, text
 
 metadata = MetaData()
 
@@ -113,6 +113,16 @@ dead_letters = Table(
     Column("created_at", Double, nullable=False),
     Column("redriven_as", String(36)),
     Index("ix_dead_letters_tenant", "tenant", "id"),
+)
+
+# What engines told while they worked, for whoever follows a job.
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(10), nullable=False),
+    Column("value", Text, nullable=False),
 )
 
 # The outbox: what must still be told about a job. Written in the transaction that makes it true.

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 import pydantic_core
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN
+from enginehouse.gateway.follow import follow
 from enginehouse.gateway.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
 from enginehouse.gateway.problems import Problem, problem_body, validated
@@ -184,6 +186,21 @@ class JobPage(BaseModel):
 async def list_jobs(state: State, caller: AuthenticatedCaller, query: Annotated[ListQuery, Query()]) -> Response:
     """The caller's own jobs, newest first."""
     return _json(await state.jobs.list(Listing(caller.name, query.engine, query.status, query.cursor, query.limit)))
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **problems(404, 410)},
+    dependencies=[NoQueryAllowed],
+)
+async def follow_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+    """Server-sent events: start, what the engine tells on the way, completed. Last-Event-ID resumes."""
+    last = request.headers.get("last-event-id", "")
+    after = int(last) if last.isascii() and last.isdigit() and len(last) <= 16 else 0
+    await state.jobs.read(caller, job_id)  # 404 and 410 are answers, not broken streams.
+    events = follow(state.jobs, caller, job_id, after)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 @router.post(

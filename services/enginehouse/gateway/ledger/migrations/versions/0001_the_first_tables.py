@@ -54,6 +54,14 @@ def upgrade() -> None:
         batch_op.create_index("ix_idempotency_expires", ["expires_at"], unique=False)
 
     op.create_table(
+        "job_events",
+        sa.Column("job_id", sa.String(length=36), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("kind", sa.String(length=10), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("job_id", "sequence"),
+    )
+    op.create_table(
         "jobs",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("tenant", sa.String(length=24), nullable=False),
@@ -176,6 +184,7 @@ def downgrade() -> None:
         )
 
     op.drop_table("jobs")
+    op.drop_table("job_events")
     with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
         batch_op.drop_index("ix_idempotency_expires")
 
