@@ -22,6 +22,7 @@ from enginehouse.runner.execute import Executor
 from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
 from enginehouse.runner.heartbeat import Heart
 from enginehouse.runner.metrics import RunnerMetrics
+from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.replicas import ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
@@ -59,6 +60,7 @@ class Runner:
         self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds)
         self._cards = CardKeeper(sidecar, spec, settings.slot)
         self._health = HealthWatch(self.pool, restarts, lambda replica: self._cards.came_up(replica.client))
+        self._objects = ObjectAccess(settings.output_max_bytes)
         self._wire_jobs()
         self.heart = Heart(
             sidecar,
@@ -100,7 +102,9 @@ class Runner:
             admission,
             self._executor,
             settler,
+            self._objects,
             self.metrics,
+            predict_max_bytes=settings.predict_max_bytes,
             engine_id=engine_id,
             worker=settings.worker,
             version=self.spec.version,
@@ -166,6 +170,7 @@ class Runner:
         await self.heart.stop()
         for replica in self.pool.replicas:
             await replica.client.close()
+        await self._objects.close()
         await self._sidecar.close()
 
 

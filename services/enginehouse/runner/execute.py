@@ -135,7 +135,14 @@ class Executor:
         seconds = attempt.order.execution_timeout_seconds
         give_up_at = loop.time() + min(seconds, self._patience)
         order = attempt.order
-        prediction = Prediction(attempt.job_id, order.input, order.parameters, attempt.traceparent)
+        prediction = Prediction(
+            attempt.job_id,
+            order.input,
+            order.parameters,
+            attempt.input_json,
+            attempt.output_max_bytes,
+            attempt.traceparent,
+        )
         while True:
             begun = loop.time()
             try:

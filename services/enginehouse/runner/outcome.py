@@ -24,6 +24,10 @@ class Succeeded:
     """The engine answered with a result."""
 
     output: Any
+    size: int = 0
+    """Bytes of the answer that held it."""
+    output_ref: str | None = None
+    """Key of the object that holds it instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,10 @@ class Attempt:
     """The running record of a vanished worker, which alone this attempt may claim over."""
     record_seen: bool = False
     """Whether a record is known to exist: if not, the first write goes without reading."""
+    input_json: bytes | None = None
+    """The input as JSON text, where it came by reference."""
+    output_max_bytes: int | None = None
+    """Largest answer that can be kept, where outputs may go by reference."""
     announced: bool = False
     """Whether the gateway was told that it runs."""
     traceparent: str | None = None
@@ -138,8 +146,9 @@ def jittered(seconds: float) -> float:
 def record_for(outcome: Outcome, attempt: Attempt, moment: datetime) -> JobRecord | None:
     """The record that `outcome` wants, apart from what is there; None: it wants nothing written."""
     match outcome:
-        case Succeeded(output):
-            return _final(attempt, moment, Status.SUCCEEDED, output=output)
+        case Succeeded():
+            done = _final(attempt, moment, Status.SUCCEEDED, output=outcome.output)
+            return done.model_copy(update={"output_ref": outcome.output_ref}) if outcome.output_ref else done
         case Rejected(message):
             return _final(attempt, moment, Status.FAILED, error=JobError(code=INVALID_INPUT, message=message))
         case Failed(message, code, retryable):

@@ -13,7 +13,9 @@ from enginehouse.contracts.names import DEAD_LETTERS_TOPIC, is_job_id, jobs_comp
 from enginehouse.runner.admit import Admission, Exhausted, Skip, lost_attempt
 from enginehouse.runner.execute import Executor
 from enginehouse.runner.metrics import RunnerMetrics
+from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import Attempt, Failed, HandedBack, Outcome, jittered
+from enginehouse.runner.replicas import Replica
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
@@ -40,8 +42,10 @@ class Receiver:
         admission: Admission,
         executor: Executor,
         settler: Settler,
+        objects: ObjectAccess,
         metrics: RunnerMetrics,
         *,
+        predict_max_bytes: int,
         engine_id: str,
         worker: str,
         version: str,
@@ -51,7 +55,9 @@ class Receiver:
         self._admission = admission
         self._executor = executor
         self._settler = settler
+        self._objects = objects
         self._metrics = metrics
+        self._predict_max_bytes = predict_max_bytes
         self._engine_id = engine_id
         self._worker = worker
         self._version = version
@@ -151,7 +157,7 @@ class Receiver:
         attempt.started_at = now()
         self._metrics.running.inc()
         try:
-            outcome = await self._executor.run(attempt, replica)
+            outcome = await self._run(attempt, replica)
         except EnginehouseError:
             raise
         except Exception:
@@ -160,6 +166,25 @@ class Receiver:
         finally:
             self._metrics.running.dec()
         return await self._finish(attempt, outcome)
+
+    async def _run(self, attempt: Attempt, replica: Replica | None) -> Outcome:
+        """One attempt, its large input fetched before and its large output stored after."""
+        objects = attempt.order.objects
+        if objects is None:
+            return await self._executor.run(attempt, replica)
+        if objects.output_url is not None:
+            attempt.output_max_bytes = min(self._predict_max_bytes, objects.max_bytes)
+        if objects.input_url is not None and replica is not None:
+            try:
+                fetched = await self._objects.fetch(objects)
+            except BaseException:
+                self._executor.release(replica)
+                raise
+            if not isinstance(fetched, bytes):
+                self._executor.release(replica)
+                return fetched
+            attempt.input_json = fetched
+        return await self._objects.keep(objects, await self._executor.run(attempt, replica))
 
     def _attempt(self, event: JobEvent) -> Attempt:
         return Attempt(

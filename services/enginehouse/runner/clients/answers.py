@@ -49,7 +49,7 @@ def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
         return too_large(f"{len(body)} bytes", limit)
     if _MAY_OVERFLOW.search(body) and not _is_finite(answer["result"]):
         return malformed("it holds a number that is too large for JSON readers")
-    return Succeeded(answer["result"])
+    return Succeeded(answer["result"], len(body))
 
 
 def _is_finite(value: Any) -> bool:

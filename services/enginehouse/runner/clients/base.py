@@ -14,6 +14,10 @@ class Prediction:
     job_id: str
     data: Any
     parameters: dict[str, Any] | None = None
+    data_json: bytes | None = None
+    """Instead of `data`: the input as JSON text, for an input too large to be taken apart."""
+    output_max_bytes: int | None = None
+    """Largest answer that this job can keep; None: as much as fits a record."""
     traceparent: str | None = None
 
 

@@ -1,0 +1,113 @@
+"""Large inputs and outputs, by the signed URLs that came with the job: a runner holds no storage credentials.
+
+Decision, 2026-11-22: an input by reference is checked to be JSON and then handed to the engine as the bytes it is: 64 MiB
+of JSON would take ten times that for as long as the job runs. Outputs go by reference above INLINE_MAX_BYTES, and are
+bounded by `predict_max_bytes`, since they are read whole before they are believed.
+"""
+
+import asyncio
+import base64
+import json
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import aiohttp
+import pydantic_core
+import structlog
+
+from enginehouse.contracts.engine import INLINE_MAX_BYTES
+from enginehouse.contracts.events import JobObjects
+from enginehouse.runner.clients.http import sendable
+from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, jittered
+
+_log = structlog.get_logger(__name__)
+
+INPUT_UNAVAILABLE = "INPUT_UNAVAILABLE"
+_CLOCK_SECONDS = 300.0
+_STORE_TRIES = 6
+_AWAY_DELAY_SECONDS = 5.0
+
+
+class _Away(Exception):
+    """The object store did not answer, or not well; another time it may."""
+
+
+class ObjectAccess:
+    """Reads and writes one job's objects at a time. Made inside the event loop that uses it."""
+
+    def __init__(self, inline_max_bytes: int) -> None:
+        self._inline_max_bytes = inline_max_bytes
+        self._session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=_CLOCK_SECONDS, sock_connect=5),
+            headers={"Accept-Encoding": "identity", "User-Agent": "enginehouse-runner"},
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._session.close()
+
+    async def fetch(self, objects: JobObjects) -> bytes | Outcome:
+        """The input as JSON text, or what comes of an attempt whose input cannot be had."""
+        assert objects.input_url is not None
+        try:
+            async with self._session.get(objects.input_url, allow_redirects=False) as response:
+                if response.status in (403, 404, 410):
+                    message = f"the job's input is not in the object store any more ({response.status})"
+                    return Failed(message, INPUT_UNAVAILABLE, retryable=False)
+                if response.status != 200:
+                    return HandedBack("the object store does not give the input", _AWAY_DELAY_SECONDS)
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > objects.max_bytes:
+                        return Rejected(f"the input is larger than the {objects.max_bytes} bytes that are allowed")
+        except (aiohttp.ClientError, TimeoutError):
+            return HandedBack("the object store cannot be reached", _AWAY_DELAY_SECONDS)
+        return await asyncio.to_thread(_as_json, bytes(body), objects.input_is_json)
+
+    async def keep(self, objects: JobObjects | None, outcome: Outcome) -> Outcome:
+        """`outcome`, its output moved to the job's own object if it is too large to be inline."""
+        if not isinstance(outcome, Succeeded) or outcome.size <= INLINE_MAX_BYTES:
+            return outcome
+        if objects is None or objects.output_url is None or objects.output_ref is None:
+            return outcome
+        body = await asyncio.to_thread(pydantic_core.to_json, outcome.output)
+        for tries in range(_STORE_TRIES):
+            try:
+                await self._put(objects.output_url, body)
+                return replace(outcome, output=None, output_ref=objects.output_ref)
+            except _Away as error:
+                _log.warning("An output could not be stored yet", action="output_not_stored", error=str(error))
+                if len(body) <= self._inline_max_bytes:
+                    return outcome  # It fits the record: better there than waiting.
+                await asyncio.sleep(jittered(0.2 * 2**tries))
+        return Failed(f"the engine answered, but its output of {len(body)} bytes could not be stored")
+
+    async def _put(self, url: str, body: bytes) -> None:
+        headers = {"Content-Type": "application/json"}
+        if (urlsplit(url).hostname or "").endswith(".blob.core.windows.net"):
+            headers["x-ms-blob-type"] = "BlockBlob"  # Azure refuses a PUT without it.
+        try:
+            async with self._session.put(url, data=sendable(body), headers=headers, allow_redirects=False) as response:
+                if not 200 <= response.status < 300:
+                    raise _Away(f"the object store answered {response.status}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _Away(f"the object store cannot be reached: {type(error).__name__}") from None
+
+
+def _as_json(body: bytes, is_json: bool) -> bytes | Outcome:
+    """`body` as JSON text: as it is if it is JSON already, else as a text of base64."""
+    if not is_json:
+        return b'"' + base64.b64encode(body) + b'"'
+    try:
+        json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return Rejected("the uploaded input is not JSON")
+    return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)

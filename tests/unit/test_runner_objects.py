@@ -1,0 +1,171 @@
+"""Large inputs and outputs by signed URL, and an object store that is away, forgetful, or slow to recover."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from tests.support.runner import PORTS, World, runner_world
+
+from enginehouse.contracts.events import JobObjects
+from enginehouse.contracts.job import JobRecord, Status
+
+
+class Store:
+    """A small object store; signed URLs are just URLs."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.refuse_with: list[int] = []
+        self.headers: list[Any] = []
+        self.port = PORTS.take()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(request.headers.copy())
+        key = request.match_info["key"]
+        if self.refuse_with:
+            return web.Response(status=self.refuse_with.pop(0))
+        if request.method == "PUT":
+            self.objects[key] = await request.read()
+            return web.Response(status=201)
+        if key not in self.objects:
+            return web.Response(status=404)
+        return web.Response(body=self.objects[key])
+
+    def of_job(self, *, input_key: str | None = None, is_json: bool = True, max_bytes: int = 50_000_000) -> JobObjects:
+        """What comes with a job."""
+        url = f"http://127.0.0.1:{self.port}"
+        return JobObjects(
+            input_url=f"{url}/{input_key}" if input_key else None,
+            input_is_json=is_json,
+            output_url=f"{url}/out",
+            output_ref="acme/outputs/out.json",
+            max_bytes=max_bytes,
+        )
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with runner_world(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    made = Store()
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app.router.add_route("*", "/{key}", made.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", made.port).start()
+    yield made
+    await runner.cleanup()
+
+
+def error_of(record: JobRecord) -> str:
+    assert record.error is not None
+    return record.error.code
+
+
+async def length(request: web.Request) -> web.StreamResponse:
+    return web.json_response({"result": len((await request.json())["data"])})
+
+
+async def large(_: web.Request) -> web.StreamResponse:
+    return web.json_response({"result": "x" * 2_000_000})
+
+
+async def test_a_large_input_reaches_the_engine_as_it_is(world: World, store: Store) -> None:
+    world.engine.predict = length
+    store.objects["in"] = json.dumps(["ä", None, 1.5] * 500_000).encode()
+    record = await world.run(None, objects=store.of_job(input_key="in"), parameters={"a": 1})
+    assert record.output == 1_500_000
+    assert world.engine.calls[0]["parameters"] == {"a": 1}
+    assert set(world.engine.calls[0]) == {"id", "data", "parameters"}
+
+
+async def test_an_input_that_is_not_json_comes_as_base64(world: World, store: Store) -> None:
+    store.objects["in"] = b"\x89PNG\x00\xff"
+    record = await world.run(None, objects=store.of_job(input_key="in", is_json=False))
+    assert record.output == base64.b64encode(store.objects["in"]).decode()
+
+
+@pytest.mark.parametrize("body", [b"{", b'1, "id": "other"', b"NaN", b"[" * 100_000, b""])
+async def test_an_upload_that_is_not_json_is_the_callers_mistake(world: World, store: Store, body: bytes) -> None:
+    store.objects["in"] = body
+    record = await world.run(None, objects=store.of_job(input_key="in"))
+    assert (record.status, error_of(record)) == (Status.FAILED, "INVALID_INPUT")
+    assert world.engine.calls == []
+
+
+async def test_an_input_larger_than_allowed_is_not_read_on(world: World, store: Store) -> None:
+    store.objects["in"] = b'"' + b"x" * 1_000_000 + b'"'
+    record = await world.run(None, objects=store.of_job(input_key="in", max_bytes=10_000))
+    assert (record.status, error_of(record)) == (Status.FAILED, "INVALID_INPUT")
+
+
+async def test_an_input_that_is_gone_fails_the_job(world: World, store: Store) -> None:
+    record = await world.run(None, objects=store.of_job(input_key="nothing"))
+    assert (record.status, error_of(record)) == (Status.FAILED, "INPUT_UNAVAILABLE")
+    assert world.runner.pool.replicas[0].in_hand == 0
+
+
+async def test_a_store_that_is_away_burns_no_attempt(world: World, store: Store) -> None:
+    store.objects["in"] = b"1"
+    store.refuse_with = [503]
+    record = await world.run(None, objects=store.of_job(input_key="in"))
+    assert (record.status, record.attempt) == (Status.QUEUED, 0)
+    objects = store.of_job(input_key="in").model_copy(update={"input_url": f"http://127.0.0.1:{PORTS.take()}/in"})
+    record = await world.run(None, objects=objects)
+    assert (record.status, record.attempt) == (Status.QUEUED, 0)
+    assert world.runner.pool.replicas[0].in_hand == 0
+
+
+async def test_a_large_output_goes_by_reference(world: World, store: Store) -> None:
+    world.engine.predict = large
+    record = await world.run(objects=store.of_job())
+    assert (record.status, record.output, record.output_ref) == (Status.SUCCEEDED, None, "acme/outputs/out.json")
+    assert json.loads(store.objects["out"]) == "x" * 2_000_000
+
+
+async def test_a_small_output_stays_in_the_record(world: World, store: Store) -> None:
+    record = await world.run("small", objects=store.of_job())
+    assert (record.output, record.output_ref) == ("small", None)
+    assert store.headers == []
+
+
+async def test_an_output_is_stored_as_soon_as_the_store_is_back(world: World, store: Store) -> None:
+    world.engine.predict = large
+    store.refuse_with = [503, 500]
+    record = await world.run(objects=store.of_job())
+    assert record.output_ref is not None
+    assert len(world.engine.calls) == 1
+
+
+async def test_an_output_that_fits_the_record_does_not_wait_for_the_store(world: World, store: Store) -> None:
+    store.refuse_with = [503] * 10
+    record = await world.run("y" * 100_000, objects=store.of_job())
+    assert (record.output, record.output_ref) == ("y" * 100_000, None)
+
+
+async def test_an_output_that_cannot_be_stored_is_a_failed_attempt(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginehouse.runner.objects._STORE_TRIES", 2)
+    world.engine.predict = large
+    store.refuse_with = [503] * 10
+    record = await world.run(objects=store.of_job())
+    assert (record.status, error_of(record)) == (Status.QUEUED, "PREDICT_ERROR")
+
+
+async def test_an_output_beyond_what_is_ever_read(world: World, store: Store) -> None:
+    async def predict(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"result": "x" * 9_000_000})
+
+    world.engine.predict = predict
+    record = await world.run(objects=store.of_job())
+    assert (record.status, error_of(record)) == (Status.FAILED, "OUTPUT_TOO_LARGE")
+    assert "at most 8388608" in (record.error.message if record.error else "")
