@@ -40,7 +40,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def run(command: str, home: Path, folder: Path) -> str:
-    result = subprocess.run(
+    result: subprocess.CompletedProcess[str] = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=environment(home), capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
@@ -75,7 +75,8 @@ def test_the_demo_prints_what_the_readme_shows(stack: StackHandle) -> None:
 
 
 def _demo_block() -> str:
-    return next(text for kind, text in BLOCKS if kind == "text" and "Refused:" in text)
+    texts: list[str] = [text for kind, text in BLOCKS if kind == "text" and "Refused:" in text]
+    return texts[0]
 
 
 def _without_measures(text: str) -> list[str]:
