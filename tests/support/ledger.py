@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from enginehouse.contracts.job import JobRecord, Status, now
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.database import open_database
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
 from enginehouse.gateway.ledger.queue import IdempotencyKey, NewJob
@@ -26,6 +27,9 @@ OPTIONS = (
     '{"retry":{"max_attempts":3,"initial_delay_ms":10,"max_delay_ms":100},"retry_on_timeout":false,'
     '"execution_timeout_seconds":60}'
 )
+
+
+_MIGRATED: set[str] = set()
 
 
 @functools.cache
@@ -47,12 +51,14 @@ def sqlite_url(folder: Path) -> str:
 
 
 async def empty_postgres(url: str) -> None:
-    """Leave no row in any table of a ledger's database, if it has tables yet."""
-    ledger = Ledger(url)
-    await ledger.open()
+    """Leave no row in any table of a ledger's database; make the tables if there are none yet."""
+    if url not in _MIGRATED:
+        async with opened(url):
+            _MIGRATED.add(url)
+    database = open_database(url)
     names = ", ".join(table.name for table in metadata.sorted_tables)
-    await ledger.database.transact(lambda connection: connection.execute(text(f"TRUNCATE {names}")), durable=False)
-    await ledger.close()
+    await database.transact(lambda connection: connection.execute(text(f"TRUNCATE {names}")), durable=False)
+    await database.close()
 
 
 @contextlib.asynccontextmanager

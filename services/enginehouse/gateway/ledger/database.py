@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import asyncpg
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -238,9 +238,10 @@ class GroupWriter:
 
     async def _one_by_one(self, group: list[_Pending], error: Exception) -> None:
         """After a failed group, so that one bad write fails alone."""
-        if len(group) == 1:
+        if len(group) == 1 and not isinstance(error, IntegrityError):
             self._resolve(group, [_as_ours(error)])
             return
+        # A key that another gateway took at the same moment is seen at the second look.
         for pending in group:
             try:
                 self._resolve([pending], await self._commit([pending]))

@@ -30,6 +30,8 @@ from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency
 
 T = TypeVar("T")
 _MIGRATION_LOCK = 7_210_001
+_ELSEWHERE_SECONDS = 0.005
+"""How long another gateway's transaction over a window takes, about."""
 
 
 def _alembic(connection: Connection) -> None:
@@ -102,7 +104,11 @@ class Ledger:
 
     async def fill_window(self, engine: str, window: int, now: float) -> list[Row[Any]]:
         """Take the jobs that follow for an engine; they must be published."""
-        rows: list[Row[Any]] = await self._writer.write(fill_windows, FillWindow(engine, window, now))
+        item = FillWindow(engine, window, now)
+        rows: list[Row[Any]] | None = await self._writer.write(fill_windows, item)
+        while rows is None:
+            await asyncio.sleep(_ELSEWHERE_SECONDS)
+            rows = await self._writer.write(fill_windows, item)
         return rows
 
     async def take_back(self, item: TakeBack) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from enginehouse.contracts.errors import IdempotencyKeyReused
@@ -54,21 +54,38 @@ def _known_keys(connection: Connection, items: Sequence[NewJob]) -> dict[tuple[s
             continue
         tenant = item.row["tenant"]
         found = connection.execute(
-            select(idempotency_keys.c.request_hash, idempotency_keys.c.job_id).where(
-                idempotency_keys.c.tenant == tenant,
-                idempotency_keys.c.scope == item.idempotency.scope,
-                idempotency_keys.c.key == item.idempotency.key,
+            select(idempotency_keys.c.request_hash, idempotency_keys.c.job_id, idempotency_keys.c.expires_at).where(
+                this_key := and_(
+                    idempotency_keys.c.tenant == tenant,
+                    idempotency_keys.c.scope == item.idempotency.scope,
+                    idempotency_keys.c.key == item.idempotency.key,
+                )
             )
         ).first()
-        if found:
+        if found and found.expires_at <= item.row["created_at"]:
+            connection.execute(delete(idempotency_keys).where(this_key))
+        elif found:
             known[tenant, item.idempotency.scope, item.idempotency.key] = (found.request_hash, found.job_id)
     return known
+
+
+_TRY_LOCKS = text("SELECT e FROM unnest(CAST(:engines AS text[])) e WHERE pg_try_advisory_xact_lock(hashtext(e))")
+
+
+def _ours(connection: Connection, engines: list[str]) -> list[str]:
+    """Those engines whose windows no other gateway counts at this moment; until the end of the transaction they are ours.
+
+    Never waits for the others: two gateways that hold one engine each and want the other's would wait for ever.
+    """
+    if connection.dialect.name != "postgresql" or not engines:
+        return engines
+    return list(connection.execute(_TRY_LOCKS, {"engines": engines}).scalars())
 
 
 def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
     """How many jobs each engine of these may be handed at once: none while older ones wait for it."""
     windows = {item.row["engine"]: item.window for item in items}
-    open_engines = [engine for engine, window in windows.items() if window > 0]
+    open_engines = _ours(connection, [engine for engine, window in windows.items() if window > 0])
     taken: dict[str, int] = dict(
         connection.execute(
             select(jobs.c.engine, func.count())
@@ -201,15 +218,16 @@ _EVENT_COLUMNS = (
 )
 
 
-def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[Row[Any]]]:
-    """Mark as handed over, for each engine, the jobs that follow; they must be published once committed."""
-    return [_fill_window(connection, item) for item in items]
+def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[Row[Any]] | None]:
+    """Mark as handed over, for each engine, the jobs that follow; they must be published once committed.
+
+    None: another gateway is at this engine's window; ask again in a moment.
+    """
+    ours = set(_ours(connection, sorted({item.engine for item in items})))
+    return [_fill_window(connection, item) if item.engine in ours else None for item in items]
 
 
 def _fill_window(connection: Connection, item: FillWindow) -> list[Row[Any]]:
-    if connection.dialect.name == "postgresql":
-        # One gateway at a time counts and fills a window; the others find it full, or wait a moment.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:engine))"), {"engine": item.engine})
     ahead: Counter[str] = Counter(
         dict(
             connection.execute(
