@@ -11,7 +11,7 @@ from enginehouse.cli.jobs import JsonOption, print_json
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption
 from enginehouse.local.home import Home
 from enginehouse.registry.deploy import add_key
-from enginehouse.registry.tenants import read_tenants, revoke_key
+from enginehouse.registry.tenants import read_tenants, revoke_key, rotate_webhook_secret
 
 EXAMPLES = """Examples:
 
@@ -19,7 +19,9 @@ enginehouse tenant add acme
 
 enginehouse tenant list
 
-enginehouse tenant revoke acme eh_acme_Xk3v9QwZ"""
+enginehouse tenant revoke acme eh_acme_Xk3v9QwZ
+
+enginehouse tenant webhook-secret acme"""
 
 tenant = typer.Typer(help="Tenants and their API keys.", no_args_is_help=True, epilog=EXAMPLES)
 
@@ -70,3 +72,14 @@ def revoke(
     with errors_said():
         revoked = revoke_key(Home.at(home).tenants, name, key)
     out.print(f"{revoked.id}… of {name} is revoked.")
+
+
+@tenant.command("webhook-secret")
+def webhook_secret(name: NameArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Make a new signing secret for a tenant's webhooks. It is printed now and never again; the one before stays valid."""
+    with errors_said():
+        secret = rotate_webhook_secret(Home.at(home).webhook_secrets, name)
+    if as_json:
+        print_json({"tenant": name, "webhook_secret": secret})
+    else:
+        typer.echo(secret)

@@ -11,6 +11,8 @@ from enginehouse.contracts.job import _Frozen
 from enginehouse.contracts.names import check_name
 
 KEY_PREFIX = "eh_"
+ACTIVE_WEBHOOK_SECRETS = 2
+"""While a receiver changes from one to the other, both sign."""
 
 
 class ApiKey(_Frozen):

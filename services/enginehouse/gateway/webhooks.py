@@ -13,6 +13,7 @@ from standardwebhooks import Webhook
 
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import check_name
+from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS
 
 _TIMEOUT_SECONDS = 10.0
 _GONE = 410
@@ -43,7 +44,7 @@ class Secrets:
             lines = (self._folder / check_name("tenant", tenant)).read_text().split()
         except OSError:
             return []
-        return lines[:2]
+        return lines[:ACTIVE_WEBHOOK_SECRETS]
 
 
 class Webhooks:
@@ -62,12 +63,12 @@ class Webhooks:
 
     def check(self, tenant: str, url: str) -> None:
         """WebhookRefused if a job may not name this address. Names are resolved when sending, and checked again."""
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
         except ValueError:
             host = None
-        if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
+        if not host or parts.scheme not in ("http", "https") or parts.username or parts.password:
             raise WebhookRefused("webhook: must be http(s)://HOST/…, without a user or password in it")
         if not self._secrets.of(tenant):
             raise WebhookRefused(

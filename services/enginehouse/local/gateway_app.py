@@ -36,6 +36,8 @@ class GatewayApp:
         environment.setdefault(
             "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{parts.home.data / 'ledger.sqlite'}"
         )
+        environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", (parts.home.data / "objects").as_uri())
+        environment.setdefault("ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR", str(parts.home.webhook_secrets))
         url = f"http://127.0.0.1:{port}/healthz/ready"
         gateway = parts.supervisor.start(
             parts.python_spec(GATEWAY_APP, "gateway", "enginehouse.gateway", lambda: environment, port, url)

@@ -68,6 +68,11 @@ class Home:
         return self.path / "data"
 
     @property
+    def webhook_secrets(self) -> Path:
+        """A file per tenant with what signs its webhooks; 0700."""
+        return self.path / "webhook-secrets"
+
+    @property
     def gateway_parts(self) -> Path:
         """What engines and tenants add to the gateway's sidecar, which watches this folder."""
         return self.run / "gateway"

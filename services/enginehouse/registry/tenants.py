@@ -1,12 +1,14 @@
 """The tenants of a home, and the end of their keys."""
 
+import base64
+import secrets
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import check_name
-from enginehouse.contracts.tenant import ApiKey, Tenant
+from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS, ApiKey, Tenant
 from enginehouse.registry.bundle import TENANT_FILE, InvalidBundle, render_tenant, write_bundle
 from enginehouse.registry.deploy import read_tenant
 
@@ -29,6 +31,20 @@ def read_tenants(tenants: Path) -> list[Tenant]:
         if tenant:
             found.append(tenant)
     return found
+
+
+def rotate_webhook_secret(folder: Path, name: str) -> str:
+    """A new signing secret for a tenant's webhooks. The one before stays active beside it, older ones do not."""
+    check_name("tenant", name)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / name
+    kept = path.read_text().split()[: ACTIVE_WEBHOOK_SECRETS - 1] if path.exists() else []
+    secret = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+    draft = folder / f".{name}"
+    draft.touch(mode=0o600)
+    draft.write_text("\n".join([secret, *kept]) + "\n")
+    draft.replace(path)
+    return secret
 
 
 def revoke_key(tenants: Path, name: str, key: str) -> ApiKey:
