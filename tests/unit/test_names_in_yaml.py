@@ -84,3 +84,12 @@ def test_every_app_refuses_calls_but_of_the_gateway_to_an_engines_extra_endpoint
     (policy,) = control["runner"]["policies"]
     assert (policy["appId"], policy["defaultAction"]) == (names.GATEWAY_APP, "deny")
     assert [operation["name"] for operation in policy["operations"]] == ["/call/**"]
+
+
+def test_dapr_run_starts_the_core_with_the_files_there_are() -> None:
+    content = yaml.safe_load((_ROOT / "dapr" / "dapr.yaml").read_text())
+    (app,) = content["apps"]
+    assert app["appID"] == names.GATEWAY_APP
+    named = [*content["common"]["resourcesPaths"], app["configFilePath"], app["appDirPath"]]
+    assert all((_ROOT / "dapr" / path).exists() for path in named)
+    assert str(app["appPort"]) == app["env"]["ENGINEHOUSE_GATEWAY_DELIVERY_PORT"]

@@ -107,7 +107,7 @@ async def _build(guard: Guard, progress: Progress) -> Path:
         raise _NotThisWay("it cannot be built: there is no go on PATH")
     began = time.monotonic()
     environment = {**os.environ, "CGO_ENABLED": "0"}
-    progress.update(_KEY, f"building daprd {version} from its Go module (once; about 5 minutes on 2 cores)")
+    progress.update(_KEY, f"building daprd {version} from its Go module (once; 5 to 10 minutes on 2 cores)")
 
     def downloading(line: str) -> None:
         progress.update(_KEY, f"building daprd {version}: {line[:80]}")

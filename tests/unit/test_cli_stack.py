@@ -1,0 +1,80 @@
+"""The commands about what runs here, where nothing runs, and their errors: a sentence, never a traceback."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from enginehouse.cli.console import Steps, _print_lines, out
+from enginehouse.cli.main import app
+from enginehouse.cli.stack import platform_engines
+
+_RUN = CliRunner()
+
+
+def test_status_and_down_where_nothing_runs(tmp_path: Path) -> None:
+    status = _RUN.invoke(app, ["status", "--home", str(tmp_path), "--json"])
+    assert (status.exit_code, json.loads(status.stdout)) == (1, {"running": False})
+    down = _RUN.invoke(app, ["down", "--home", str(tmp_path)])
+    assert down.exit_code == 0
+    assert "Nothing is running" in down.stdout
+
+
+def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
+    source, home = tmp_path / "source", tmp_path / "home"
+    source.mkdir()
+    (source / "engine.yaml").write_text("tenant: acme\nname: one\n")
+    deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
+    assert deployed.exit_code == 0, deployed.output
+    assert (home / "engines" / "acme--one" / "engine" / "jobs.yaml").is_file()
+    assert _RUN.invoke(app, ["engines", "remove", "acme--one", "--home", str(home)]).exit_code == 0
+    assert list((home / "engines").iterdir()) == []
+    again = _RUN.invoke(app, ["engines", "remove", "acme--one", "--home", str(home)])
+    assert again.exit_code == 1
+    assert "is not deployed here" in again.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("tenant: acme", "name: Field required"), ("tenant: kube-x\nname: one", "reserved"), ("[", "is not YAML")],
+)
+def test_a_wrong_engine_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "engine.yaml").write_text(text)
+    refused = _RUN.invoke(app, ["engines", "deploy", str(tmp_path), "--home", str(tmp_path / "home")])
+    assert refused.exit_code == 1
+    assert said in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_a_taken_port_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginehouse.local.running.is_free", lambda port: False)
+    taken = _RUN.invoke(app, ["up", "--home", str(tmp_path), "--engines", "none"])
+    assert taken.exit_code == 1
+    assert "Choose another: --port" in taken.output
+
+
+def test_which_platform_engines_are_meant() -> None:
+    assert platform_engines("all") is None
+    assert platform_engines("none") == []
+    assert platform_engines("shared--standard, embedding") == ["standard", "embedding"]
+
+
+def test_what_a_process_prints_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "acme--one--a.engine-0.log"
+    log.write_bytes("[red]plain\x1b[2J ünï\n".encode() + b"half a li")
+    with out.capture() as captured:
+        end = _print_lines(log, 0)
+    assert "[red]plain�[2J ünï" in captured.get()
+    assert "half" not in captured.get()
+    assert log.read_bytes()[end:] == b"half a li"
+
+
+def test_steps_are_plain_lines_where_there_is_no_terminal() -> None:
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as captured, Steps(console) as steps:
+        for done in range(5):
+            steps.update("a", "building", done, 10)
+        steps.finish("a", "built")
+    assert captured.get().splitlines() == ["… building (0 %)", "✓ built"]
