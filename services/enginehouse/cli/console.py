@@ -60,9 +60,10 @@ class Steps:
         self.close()
 
     def close(self) -> None:
-        """Stop changing the screen; what follows is printed below."""
+        """Stop changing the screen: what follows is lines, among what else is printed."""
         if self._live:
             self._live.stop()
+            self._live = None
 
     def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
         """Step `key` is doing `text`; with `total`, it has done `done` of it."""
@@ -80,9 +81,10 @@ class Steps:
         task = self._tasks.pop(key, None)
         if self._live and task is not None:
             self._live.remove_task(task)
+            self._live.refresh()
         self._told.pop(key, None)
-        mark = Text("✓ ", style="green") if ok else Text("✗ ", style="red")
-        self._console.print(mark + Text(text), soft_wrap=True)
+        mark = ("✓ ", "green") if ok else ("✗ ", "red")
+        self._console.print(Text.assemble(mark, text), soft_wrap=True)
 
 
 def _short(text: str) -> str:
@@ -117,5 +119,5 @@ def _print_lines(path: Path, start: int) -> int:
     for line in text[:end].decode(errors="replace").splitlines():
         # Text, not markup or escapes: what an engine prints must not steer the terminal.
         clean = "".join(letter if letter.isprintable() or letter == "\t" else "�" for letter in line)
-        out.print(Text(f"{path.stem:<28} ", style=style) + Text(clean), soft_wrap=True)
+        out.print(Text.assemble((f"{path.stem:<28} ", style), clean), soft_wrap=True)
     return start + end

@@ -65,6 +65,7 @@ async def _demo(home: Home, port: int) -> None:
 
     async def work(stack: Stack) -> None:
         steps.finish("up", f"everything is up after {time.monotonic() - began:.1f} s")
+        steps.close()
         await show(stack.url, home.read_local()["api_key"])
 
     with steps:

@@ -86,9 +86,8 @@ def platform_engines(text: str) -> list[str] | None:
 
 def tell_ready(home: Home, url: str) -> None:
     """The line that says where everything is."""
-    out.print(
-        Text("Ready: ", style="bold green") + Text(f"{url}   docs: {url}/docs   key: {home.local_json}"), soft_wrap=True
-    )
+    places = f"{url}   docs: {url}/docs   key: {home.local_json}"
+    out.print(Text.assemble(("Ready: ", "bold green"), places), soft_wrap=True)
     problems = home.read_state().get("engines", {})
     for engine, entry in problems.items():
         if entry["problem"]:
