@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, Row, case, func, insert, select, text, update
+from sqlalchemy import Connection, case, func, insert, select, text, update
 from sqlalchemy.sql import bindparam
 
 from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
@@ -39,47 +39,49 @@ def _timestamp(moment: Any) -> float | None:
     return moment.timestamp() if moment is not None else None
 
 
-def _final(row: Row[Any], record: JobRecord, now: float) -> dict[str, Any]:
+def _final(row: dict[str, Any], record: JobRecord, now: float) -> dict[str, Any]:
     finished_at = _timestamp(record.finished_at) or now
     return {
         "status": record.status.value,
         "status_reason": None,
-        "version": record.version or row.version,
-        "attempts": max(record.attempt, row.attempts),
+        "version": record.version or row["version"],
+        "attempts": max(record.attempt, row["attempts"]),
         "worker": record.worker,
-        "available_at": row.available_at,
+        "available_at": row["available_at"],
         "handed_over_at": None,
-        "started_at": _timestamp(record.started_at) or row.started_at,
+        "started_at": _timestamp(record.started_at) or row["started_at"],
         "finished_at": finished_at,
         "predict_time": record.predict_time,
         "output": pydantic_core.to_json(record.output).decode() if record.status is Status.SUCCEEDED else None,
         "output_ref": record.output_ref,
         "error": record.error.model_dump_json() if record.error else None,
         "dead_lettered": record.dead_lettered,
-        "result_expires_at": finished_at + row.result_ttl_seconds,
+        "result_expires_at": finished_at + row["result_ttl_seconds"],
     }
 
 
-def _unfinished(row: Row[Any], record: JobRecord) -> dict[str, Any] | None:
+def _unfinished(row: dict[str, Any], record: JobRecord) -> dict[str, Any] | None:
     """What an unfinished record changes; None where the ledger already knows of something later."""
-    newer = record.attempt > row.attempts
+    if record.attempt < row["attempts"]:
+        return None
+    newer = record.attempt > row["attempts"]
     retry = record.status is Status.QUEUED
     # A retry decided after this hand-over is its end, also where it counted no attempt (the worker was stopping).
     ends_hand_over = retry and (
-        row.status == Status.RUNNING.value
-        or (row.handed_over_at is not None and (_timestamp(record.retry_at) or 0) > row.handed_over_at)
+        row["status"] == Status.RUNNING.value
+        or (row["handed_over_at"] is not None and (_timestamp(record.retry_at) or 0) > row["handed_over_at"])
     )
     if not newer and not ends_hand_over:
         return None
     return {
         "status": record.status.value,
         "status_reason": StatusReason.RETRY_SCHEDULED.value if retry else None,
-        "version": record.version or row.version,
-        "attempts": max(record.attempt, row.attempts),
+        "version": record.version or row["version"],
+        "attempts": max(record.attempt, row["attempts"]),
         "worker": record.worker,
-        "available_at": _timestamp(record.retry_at) or row.available_at,
-        "handed_over_at": None if retry else (row.handed_over_at or _timestamp(record.started_at)),
-        "started_at": _timestamp(record.started_at) or row.started_at,
+        "available_at": _timestamp(record.retry_at) or row["available_at"],
+        "handed_over_at": None if retry else (row["handed_over_at"] or _timestamp(record.started_at)),
+        "started_at": _timestamp(record.started_at) or row["started_at"],
         "finished_at": None,
         "predict_time": record.predict_time,
         "output": None,
@@ -110,19 +112,19 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
     query = select(jobs).where(jobs.c.id.in_({item.job_id for item in items}))
     if connection.dialect.name == "postgresql":
         query = query.order_by(jobs.c.id).with_for_update()
-    rows = {row.id: row for row in connection.execute(query)}
-    present = {job_id: dict(row._mapping) for job_id, row in rows.items()}
+    present = {row.id: dict(row._mapping) for row in connection.execute(query)}
     changes: dict[str, dict[str, Any]] = {}
     told: set[str] = set()
     for item in items:
-        row = rows.get(item.job_id)
-        if row is None or Status(row.status).is_final or Status(present[row.id]["status"]).is_final:
+        # As the records before it in this group have left it.
+        row = present.get(item.job_id)
+        if row is None or Status(row["status"]).is_final:
             continue
         record = item.record
         change = _final(row, record, item.now) if record.status.is_final else _unfinished(row, record)
         if change:
-            changes[row.id] = change
-            present[row.id] |= change
+            changes[item.job_id] = change
+            row |= change
     if changes:
         connection.execute(
             _UPDATE,

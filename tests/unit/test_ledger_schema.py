@@ -1,0 +1,64 @@
+"""The migrations make exactly the tables that the code names, on both databases, and can be run again."""
+
+import asyncio
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+from tests.support.ledger import accepted, opened, row_of
+
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.schema import metadata
+
+_INDEX = {
+    "sqlite": "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
+    "postgresql": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+}
+
+
+def _comparable(thing: Any, name: str | None, *_: Any) -> bool:
+    return name != "ix_jobs_backlog"
+
+
+def _differences(connection: Connection) -> list[Any]:
+    context = MigrationContext.configure(connection, opts={"include_object": _comparable})
+    return list(compare_metadata(context, metadata))
+
+
+def _indexes(connection: Connection) -> dict[str, str]:
+    made = connection.execute(text(_INDEX[connection.dialect.name]))
+    return {name: " ".join(definition.split()) for name, definition in made}
+
+
+async def test_the_migrations_make_what_the_code_names(ledger: Ledger) -> None:
+    assert await ledger.read(_differences) == []
+
+
+async def test_every_index_is_there_also_the_one_that_alembic_cannot_compare(ledger: Ledger) -> None:
+    made = await ledger.read(_indexes)
+    named = {index.name for table in metadata.tables.values() for index in table.indexes}
+    assert named <= made.keys()
+    definition = made["ix_jobs_backlog"].replace('"', "")
+    for part in ("engine, tenant, priority DESC, id", "handed_over_at IS NULL"):
+        assert part in definition
+    assert "queued" in definition
+
+
+async def test_opening_again_keeps_what_is_there(ledger_url: str) -> None:
+    async with opened(ledger_url) as first:
+        job_id = await accepted(first)
+    async with opened(ledger_url) as second:
+        assert (await row_of(second, job_id)).id == job_id
+
+
+async def test_gateways_that_start_at_once_migrate_once(postgres_url: str) -> None:
+    async with opened(postgres_url) as ledger:
+        tables = ", ".join(f'"{name}"' for name in [*metadata.tables, "alembic_version"])
+        await ledger.database.transact(
+            lambda connection: connection.execute(text(f"DROP TABLE {tables}")), durable=False
+        )
+    ledgers = [Ledger(postgres_url) for _ in range(4)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    assert await ledgers[0].read(_differences) == []
+    await asyncio.gather(*(ledger.close() for ledger in ledgers))
