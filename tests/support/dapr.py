@@ -15,8 +15,8 @@ from enginehouse.local.ports import PortPool
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, sidecar_environment
 
-API_TOKEN = "test-api-token"
-APP_TOKEN = "test-app-token"
+API_TOKEN = "api-token-of-tests"
+APP_TOKEN = "app-token-of-tests"
 
 PORTS = PortPool()
 GUARD = Guard()

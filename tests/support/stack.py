@@ -209,10 +209,15 @@ def _until_ready(handle: StackHandle) -> None:
 
 @contextmanager
 def running_stack(
-    folder: Path, engines: Sequence[Path] = (), *, tenants: Sequence[str] = (), platform_engines: str = "none"
+    folder: Path,
+    engines: Sequence[Path] = (),
+    *,
+    tenants: Sequence[str] = (),
+    platform_engines: str = "none",
+    env: dict[str, str] | None = None,
 ) -> Iterator[StackHandle]:
     """`start_stack`, stopped at the end: for fixtures of any scope."""
-    handle = start_stack(folder, engines, tenants=tenants, platform_engines=platform_engines)
+    handle = start_stack(folder, engines, tenants=tenants, platform_engines=platform_engines, env=env)
     try:
         yield handle
     finally:

@@ -1,0 +1,162 @@
+"""Upstream systems: a tenant's own app publishes events that become jobs, and hears what became of each."""
+
+import json
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from tests.support.dapr import API_TOKEN, APP_TOKEN, PORTS, DaprdHandle, start_daprd, start_redis
+from tests.support.serving import serving
+from tests.support.stack import StackHandle, running_stack
+
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_REFUSED, JOB_REQUESTED
+from enginehouse.sidecar.delivery import delivery_app
+
+_ENGINES = Path(__file__).resolve().parents[1] / "engines"
+_TENANT = "tests"
+
+
+class Upstream:
+    """A tenant's own system: an app with a sidecar that holds the component of its bundle, and nothing else."""
+
+    def __init__(self, daprd: DaprdHandle, heard: "queue.Queue[dict[str, Any]]") -> None:
+        self._daprd = daprd
+        self._heard = heard
+
+    def publish(self, body: Any, content_type: str = "application/cloudevents+json") -> None:
+        request = Request(
+            f"{self._daprd.url}/publish/tenant-{_TENANT}/requests.{_TENANT}",
+            body if isinstance(body, bytes) else json.dumps(body).encode(),
+            {"content-type": content_type, "dapr-api-token": API_TOKEN},
+        )
+        urlopen(request, timeout=10).close()
+
+    def hear(self, kind: str) -> dict[str, Any]:
+        event = self._heard.get(timeout=20)
+        assert event["type"] == kind, event
+        return event
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StackHandle, Upstream]]:
+    folder = tmp_path_factory.mktemp("upstream")
+    redis = start_redis(folder)
+    heard: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    async def hear(body: bytes) -> bool:
+        heard.put(json.loads(body))
+        return True
+
+    url = f"redis://:{redis.address.password}@127.0.0.1:{redis.address.port}"
+    try:
+        with running_stack(folder / "home", [_ENGINES / "echo"], env={"REDIS_URL": url}) as handle:
+            listening = {
+                "apiVersion": "dapr.io/v2alpha1",
+                "kind": "Subscription",
+                "metadata": {"name": "finished"},
+                "spec": {
+                    "pubsubname": f"tenant-{_TENANT}",
+                    "topic": f"finished.{_TENANT}",
+                    "routes": {"default": "/finished"},
+                },
+            }
+            systems = handle.home.tenants / _TENANT / "systems"
+            (folder / "own").mkdir()
+            (folder / "own" / "finished.yaml").write_text(yaml.safe_dump(listening))
+            port = PORTS.take()
+            with serving(delivery_app({"/finished": hear}, APP_TOKEN, lambda: True), port):
+                daprd = start_daprd(
+                    f"tenant-{_TENANT}",
+                    [systems, folder / "own"],
+                    folder / "upstream.log",
+                    env=redis.environment(),
+                    app_port=port,
+                )
+                try:
+                    yield handle, Upstream(daprd, heard)
+                finally:
+                    daprd.stop()
+    finally:
+        redis.stop()
+
+
+def _event(number: str, **changes: Any) -> dict[str, Any]:
+    return {"specversion": "1.0", "id": number, "source": "/orders", "type": "com.example.order", **changes}
+
+
+def test_an_event_becomes_a_job_and_its_end_is_told(stack: tuple[StackHandle, Upstream]) -> None:
+    handle, upstream = stack
+    upstream.publish(_event("1", engineid="echo", data={"order": 1}))
+    told = upstream.hear(JOB_COMPLETED)
+    assert told["data"]["output"] == {"order": 1}
+    assert told["correlationid"] == "1"
+    job = handle.call("GET", f"/v1/jobs/{told['subject']}", tenant=_TENANT).body
+    assert (job["status"], job["engine"]) == ("succeeded", "tests--echo")
+
+
+def test_the_same_event_twice_is_one_job(stack: tuple[StackHandle, Upstream]) -> None:
+    handle, upstream = stack
+    before = {job["id"] for job in handle.call("GET", "/v1/jobs", tenant=_TENANT).body["jobs"]}
+    for _ in range(2):
+        upstream.publish(_event("2", engineid="echo", data=2))
+    upstream.publish(_event("3", engineid="echo", data=3))
+    assert {upstream.hear(JOB_COMPLETED)["correlationid"] for _ in range(2)} == {"2", "3"}
+    after = {job["id"] for job in handle.call("GET", "/v1/jobs", tenant=_TENANT).body["jobs"]}
+    assert len(after - before) == 2
+
+
+def test_a_plain_body_published_through_a_sidecar_is_a_request(stack: tuple[StackHandle, Upstream]) -> None:
+    _, upstream = stack
+    upstream.publish({"engine": "echo", "input": [None, 4]}, "application/json")
+    assert upstream.hear(JOB_COMPLETED)["data"]["output"] == [None, 4]
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (_event("5", engineid="no-such-engine", data=1), "ENGINE_DOES_NOT_EXIST"),
+        (_event("6", type=JOB_REQUESTED, data={"engine": "echo", "input": 1, "bogus": 2}), "INVALID_REQUEST"),
+        (_event("7", type=JOB_REQUESTED, data={"engine": "other--engine", "input": 1}), "ENGINE_DOES_NOT_EXIST"),
+    ],
+)
+def test_a_refusal_is_told_back_with_what_would_be_right(
+    stack: tuple[StackHandle, Upstream], event: dict[str, Any], code: str
+) -> None:
+    _, upstream = stack
+    upstream.publish(event)
+    told = upstream.hear(JOB_REFUSED)
+    assert told["data"]["code"] == code
+    assert told["data"]["advice"]
+    assert told["data"]["event"]["id"] == event["id"]
+
+
+def test_a_malformed_trace_does_not_harm_the_gateways_sidecar(stack: tuple[StackHandle, Upstream]) -> None:
+    handle, upstream = stack
+    before = handle.pid("gateway.daprd")
+    upstream.publish(_event("8", engineid="echo", data=8, traceparent="nonsense"))
+    assert upstream.hear(JOB_COMPLETED)["data"]["output"] == 8
+    assert handle.pid("gateway.daprd") == before
+
+
+def test_over_http_in_every_mode(stack: tuple[StackHandle, Upstream]) -> None:
+    handle, upstream = stack
+    binary = {f"ce-{name}": value for name, value in _event("9", engineid="echo").items()}
+    structured = {"content-type": "application/cloudevents+json"}
+    batch = {"content-type": "application/cloudevents-batch+json"}
+    answer = handle.call("POST", "/v1/events", {"n": 9}, tenant=_TENANT, headers=binary)
+    assert answer.status == 202, answer
+    again = handle.call("POST", "/v1/events", {"n": 9}, tenant=_TENANT, headers=binary)
+    assert again.body["id"] == answer.body["id"]
+    event = _event("10", engineid="echo", data=10)
+    assert handle.call("POST", "/v1/events", event, tenant=_TENANT, headers=structured).status == 202
+    many = handle.call(
+        "POST", "/v1/events", [_event("11", engineid="echo", data=11), {}], tenant=_TENANT, headers=batch
+    )
+    assert "id" in many.body["jobs"][0]
+    assert many.body["jobs"][1]["problem"]["code"] == "INVALID_REQUEST"
+    outputs = [upstream.hear(JOB_COMPLETED)["data"]["output"] for _ in range(3)]
+    assert sorted(outputs, key=str) == [10, 11, {"n": 9}]
