@@ -57,8 +57,13 @@ class InputSchema:
             where = "input" + "".join(
                 f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path
             )
-            problems.append(f"{where}: {error.message[:300]}")
+            problems.append(f"{where}: {_short(error.message)}")
         return problems
+
+
+def _short(message: str) -> str:
+    """A message without most of the value it quotes: what is wrong stands at its end."""
+    return message if len(message) <= 200 else f"{message[:60]} … {message[-120:]}"
 
 
 def _refuse(uri: str) -> Any:

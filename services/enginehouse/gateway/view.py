@@ -53,7 +53,7 @@ def job_view(row: Mapping[str, Any], engine: KnownEngine | None, *, with_input: 
         "attempts": row["attempts"],
         "metrics": {
             "queue_time": max(0.0, round(started - created, 6)) if started else None,
-            "predict_time": row["predict_time"],
+            "predict_time": row["predict_time"] and round(row["predict_time"], 6),
         },
         "created_at": moment(created),
         "started_at": moment(started),
