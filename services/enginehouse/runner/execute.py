@@ -142,6 +142,7 @@ class Executor:
             attempt.input_json,
             attempt.output_max_bytes,
             attempt.traceparent,
+            attempt.tell,
         )
         while True:
             begun = loop.time()

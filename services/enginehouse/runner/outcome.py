@@ -4,6 +4,7 @@
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -97,6 +98,8 @@ class Attempt:
     """The input as JSON text, where it came by reference."""
     output_max_bytes: int | None = None
     """Largest answer that can be kept, where outputs may go by reference."""
+    tell: Callable[[dict[str, Any]], None] | None = None
+    """Takes what the engine streams while it works."""
     announced: bool = False
     """Whether the gateway was told that it runs."""
     traceparent: str | None = None

@@ -15,6 +15,7 @@ from enginehouse.runner.execute import Executor
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import Attempt, Failed, HandedBack, Outcome, jittered
+from enginehouse.runner.progress import Progress
 from enginehouse.runner.replicas import Replica
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
@@ -157,7 +158,10 @@ class Receiver:
         attempt.started_at = now()
         self._metrics.running.inc()
         try:
+            progress = Progress(self._sidecar, self._engine_id, attempt)
+            attempt.tell = progress.line
             outcome = await self._run(attempt, replica)
+            await progress.flush()
         except EnginehouseError:
             raise
         except Exception:

@@ -1,6 +1,6 @@
 """What the runner asks of an engine, whatever protocol it speaks, and what it may hear back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ class Prediction:
     output_max_bytes: int | None = None
     """Largest answer that this job can keep; None: as much as fits a record."""
     traceparent: str | None = None
+    tell: Callable[[dict[str, Any]], None] | None = None
+    """Called with each line that the engine streams before its result."""
 
 
 @dataclass(frozen=True, slots=True)
