@@ -58,6 +58,10 @@ def _check_envelope(body: bytes) -> None:
         raise RequestError("Not a CloudEvent this takes: specversion must be '1.0'")
     if "data" in envelope and "data_base64" in envelope:
         raise RequestError("Not a CloudEvent: it has both data and data_base64")
+    try:
+        base64.b64decode(envelope.get("data_base64", ""), validate=True)
+    except (ValueError, TypeError):
+        raise RequestError("Not a CloudEvent: data_base64 must be base64 text") from None
 
 
 def read_batch(body: bytes, at_most: int) -> list[bytes]:

@@ -1,0 +1,122 @@
+"""What we accept and emit, against the cases of the CloudEvents project's conformance suite (HTTP binding, JSON format)."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+
+from enginehouse.contracts import events
+from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.job import RetryPolicy, Status, now
+from enginehouse.contracts.names import new_job_id
+from enginehouse.gateway.events import STRUCTURED, read_batch, read_cloud_event
+from enginehouse.gateway.ledger.outbox import event_notice
+
+SOURCE = "/mycontext/subcontext"
+ATTRIBUTES = {
+    "specversion": "1.0",
+    "type": "com.example.someevent",
+    "time": "2018-04-05T03:56:24Z",
+    "id": "1234-1234-1234",
+    "source": SOURCE,
+}
+
+
+def _attributes_match(event: BaseCloudEvent, content_type: str) -> None:
+    attributes = dict(event.get_attributes())
+    moment = attributes.pop("time")
+    assert moment.isoformat() == "2018-04-05T03:56:24+00:00"
+    assert attributes == {k: v for k, v in ATTRIBUTES.items() if k != "time"} | {"datacontenttype": content_type}
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8"])
+def test_binary_content_mode(content_type: str) -> None:
+    headers = {f"ce-{name}": value for name, value in ATTRIBUTES.items()} | {"Content-Type": content_type}
+    event = read_cloud_event(headers, b'{\n    "message": "Hello World!"\n}')
+    _attributes_match(event, content_type)
+    assert event.get_data() == {"message": "Hello World!"}
+
+
+@pytest.mark.parametrize("content_type", [STRUCTURED, f"{STRUCTURED}; charset=utf-8"])
+def test_structured_content_mode(content_type: str) -> None:
+    body = ATTRIBUTES | {"datacontenttype": "application/json", "data": {"message": "Hello World!"}}
+    event = read_cloud_event({"Content-Type": content_type}, json.dumps(body).encode())
+    _attributes_match(event, "application/json")
+    assert event.get_data() == {"message": "Hello World!"}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "data"),
+    [
+        ("text/plain; charset=us-ascii", "Hello, World!", "Hello, World!"),
+        ("text/plain; charset=utf-8", "Hello, 🌎!", "Hello, 🌎!"),
+        ("application/json; charset=utf-8", '"Hello, 🌎!"', "Hello, 🌎!"),
+        ("application/json; charset=utf-8", '{"msg":"Hello, 🌎!"}', {"msg": "Hello, 🌎!"}),
+        ("application/json; charset=utf-8", '["Hello","🌎!"]', ["Hello", "🌎!"]),
+        ("application/xml; charset=utf-8", "<msg>Hello, 🌎!</msg>", "<msg>Hello, 🌎!</msg>"),
+    ],
+)
+def test_minimal_events_in_binary_and_structured_mode(content_type: str, body: str, data: Any) -> None:
+    minimum = {"specversion": "1.0", "type": "io.cloudevents.minimum", "id": "conformance-0001", "source": SOURCE}
+    headers = {f"ce-{name}": value for name, value in minimum.items()} | {"content-type": content_type}
+    assert read_cloud_event(headers, body.encode()).get_data() == data
+    structured = json.dumps(minimum | {"datacontenttype": content_type, "data": data}).encode()
+    assert read_cloud_event({"content-type": STRUCTURED}, structured).get_data() == data
+
+
+def test_extensions_and_binary_data_are_kept() -> None:
+    extended = ATTRIBUTES | {"comexampleextension1": "value", "comexampleextension2": '{"othervalue": 5}'}
+    body = extended | {"data_base64": base64.b64encode(b"\xff\x00").decode()}
+    event = read_cloud_event({"content-type": STRUCTURED}, json.dumps(body).encode())
+    assert event.get_extension("comexampleextension2") == '{"othervalue": 5}'
+    assert event.get_data() == b"\xff\x00"
+
+
+def test_a_batch_is_its_events() -> None:
+    found = [
+        read_cloud_event({"content-type": STRUCTURED}, one) for one in read_batch(json.dumps([ATTRIBUTES]).encode(), 5)
+    ]
+    assert [event.get_id() for event in found] == ["1234-1234-1234"]
+    for wrong in (b"{}", b"nope", json.dumps([ATTRIBUTES] * 6).encode()):
+        with pytest.raises(RequestError):
+            read_batch(wrong, 5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"\xff",
+        json.dumps({k: v for k, v in ATTRIBUTES.items() if k != "id"}).encode(),
+        json.dumps(ATTRIBUTES | {"source": ""}).encode(),
+        json.dumps(ATTRIBUTES | {"specversion": "0.3"}).encode(),
+        json.dumps(ATTRIBUTES | {"time": "yesterday"}).encode(),
+        json.dumps(ATTRIBUTES | {"Bad_Name": "x"}).encode(),
+        json.dumps(ATTRIBUTES | {"data": 1, "data_base64": "AA=="}).encode(),
+        json.dumps(ATTRIBUTES | {"data_base64": "?"}).encode(),
+    ],
+)
+def test_what_is_no_event_is_refused_with_a_reason(wrong: bytes) -> None:
+    with pytest.raises(RequestError, match="CloudEvent"):
+        read_cloud_event({"content-type": STRUCTURED}, wrong)
+
+
+def test_everything_we_emit_is_an_event_to_the_official_sdk() -> None:
+    job_id, engine = new_job_id(), "acme--ocr"
+    order = events.JobOrder(input=None, execution_timeout_seconds=1, retry=RetryPolicy(), record_ttl_seconds=1)
+    emitted = [
+        events.job_event(job_id, "acme", engine, 1, now(), order, None),
+        events.completion_event(events.JOB_COMPLETED, engine, job_id, Status.SUCCEEDED, 1),
+        events.dead_letter_event(engine, job_id, events.DeadLetter(reason="UNPARSABLE")),
+        events.progress_event(engine, job_id, events.ProgressData(kind="log", value="x", sequence=1)),
+        event_notice("acme", events.JOB_COMPLETED, {"id": job_id}, job_id, None)["body"].encode(),
+    ]
+    for body in emitted:
+        event = from_http_event(HTTPMessage(headers={"content-type": STRUCTURED}, body=body))
+        assert event.get_specversion() == "1.0"
+        assert event.get_time() is not None
