@@ -62,22 +62,18 @@ def _final(row: dict[str, Any], record: JobRecord, now: float) -> dict[str, Any]
 
 def _unfinished(row: dict[str, Any], record: JobRecord) -> dict[str, Any] | None:
     """What an unfinished record changes; None where the ledger already knows of something later."""
-    if record.attempt < row["attempts"]:
-        return None
-    newer = record.attempt > row["attempts"]
     retry = record.status is Status.QUEUED
-    # A retry decided after this hand-over is its end, also where it counted no attempt (the worker was stopping).
-    ends_hand_over = retry and (
-        row["status"] == Status.RUNNING.value
-        or (row["handed_over_at"] is not None and (_timestamp(record.retry_at) or 0) > row["handed_over_at"])
+    # Decided after this hand-over: its end, also where it counts no attempt (the worker was stopping).
+    ends_hand_over = (
+        retry and row["handed_over_at"] is not None and (_timestamp(record.retry_at) or 0) > row["handed_over_at"]
     )
-    if not newer and not ends_hand_over:
+    if not ends_hand_over and record.attempt <= row["attempts"]:
         return None
     return {
         "status": record.status.value,
         "status_reason": StatusReason.RETRY_SCHEDULED.value if retry else None,
         "version": record.version or row["version"],
-        "attempts": max(record.attempt, row["attempts"]),
+        "attempts": record.attempt,
         "worker": record.worker,
         "available_at": _timestamp(record.retry_at) or row["available_at"],
         "handed_over_at": None if retry else (row["handed_over_at"] or _timestamp(record.started_at)),
