@@ -23,6 +23,7 @@ _REPLACED = [
     (r"\bAsync(Client|Handle)\b", r"\1"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
+    (r"\baread\b", "read"),
     (r"for (\w+) in ([^\n:]+):\n +yield \1\n", r"yield from \2\n"),
 ]
 

@@ -277,6 +277,39 @@ def test_a_batch_gives_a_handle_or_a_reason_for_each_and_goes_in_parts(connect: 
     assert len(set(server.keys)) == 2
 
 
+def stream(*events: tuple[int, str, Any]) -> httpx2.Response:
+    text = "".join(f": here\n\nid: {n}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for n, kind, data in events)
+    return httpx2.Response(200, text=text, headers={"content-type": "text/event-stream"})
+
+
+def test_events_go_on_after_the_last_one_when_the_connection_breaks(connect: Connect) -> None:
+    end = job(output=1).json()
+    client, server = connect(
+        accepted(),
+        httpx2.ConnectError("refused"),
+        stream((1, "start", {}), (2, "log", "a")),
+        problem(503, "UNAVAILABLE"),
+        stream((3, "output", {"b": None}), (9, "completed", end)),
+    )
+    handle = client.submit("ocr", 1)
+    assert [(news.kind, news.data) for news in handle.events()] == [
+        ("start", {}),
+        ("log", "a"),
+        ("output", {"b": None}),
+        ("completed", end),
+    ]
+    assert [request.headers.get("last-event-id") for request in server.requests[1:]] == [None, None, "2", "2"]
+    assert handle.result() == 1
+    assert len(server.requests) == 5
+
+
+def test_events_of_an_unknown_job_are_refused(connect: Connect) -> None:
+    client, server = connect(problem(404, "JOB_DOES_NOT_EXIST"))
+    with pytest.raises(errors.JobDoesNotExist):
+        list(client.events(JOB))
+    assert len(server.requests) == 1
+
+
 async def test_the_async_client_does_the_same() -> None:
     server = Server(httpx2.ConnectError("refused"), job("running"), job(output=1))
     transport = httpx2.MockTransport(server)

@@ -8,7 +8,7 @@
 
 from enginehouse.client.async_client import AsyncClient, AsyncHandle
 from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
-from enginehouse.client.models import BatchJob, EngineInfo, SubmitOptions
+from enginehouse.client.models import BatchJob, EngineInfo, JobNews, SubmitOptions
 from enginehouse.client.sync_client import Client, Handle
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "EngineInfo",
     "Handle",
     "JobFailed",
+    "JobNews",
     "SubmitOptions",
     "WaitOver",
 ]

@@ -78,6 +78,13 @@ class EnginePage(_Answer):
     engines: list[EngineInfo]
 
 
+class JobNews(_Answer):
+    """Something that happened to a job."""
+
+    kind: str = Field(description="start, progress, output, log, metric, and last: completed.")
+    data: Any = Field(None, description="What was told; of `completed`: the job.")
+
+
 class JobPage(_Answer):
     """Answer of GET /v1/jobs."""
 

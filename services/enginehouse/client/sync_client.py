@@ -14,9 +14,18 @@ import pydantic_core
 from pydantic import BaseModel
 
 from enginehouse.client.errors import JobFailed, WaitOver, from_problem
-from enginehouse.client.models import BatchAnswer, BatchJob, EngineInfo, EnginePage, JobPage, SubmitOptions, Upload
+from enginehouse.client.models import (
+    BatchAnswer,
+    BatchJob,
+    EngineInfo,
+    EnginePage,
+    JobNews,
+    JobPage,
+    SubmitOptions,
+    Upload,
+)
 from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
-from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
+from enginehouse.contracts.errors import EnginehouseError, JobIsFinal, Unavailable
 from enginehouse.contracts.job import Accepted, Job, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE
 
@@ -26,6 +35,8 @@ _LONGEST_WAIT_SECONDS = 60.0
 _WAIT_MARGIN_SECONDS = 15.0
 """How much longer than the wait asked for an answer may take."""
 
+_STREAM_TIMEOUT = httpx2.Timeout(30, connect=5, read=60)
+"""The server sends a sign of life every 15 s; silence for much longer means that it is gone."""
 _BATCH_MAX = 1_000
 """What the server takes in one request."""
 
@@ -72,6 +83,13 @@ class Handle:
         if job.status is not Status.SUCCEEDED:
             raise JobFailed(job)
         return self._client.output(job)
+
+    def events(self) -> Iterator[JobNews]:
+        """What happens to the job, as it happens, until it has ended: see `client.events`."""
+        for news in self._client.events(self.id):
+            if news.kind == "completed":
+                self.job = Job.model_validate(news.data)
+            yield news
 
     def cancel(self) -> Job:
         """End the job; JobIsFinal if it has ended otherwise."""
@@ -205,6 +223,39 @@ class Client:
             if not page.next_cursor:
                 return
 
+    def events(self, job_id: str) -> Iterator[JobNews]:
+        """What happens to a job, as it happens: start, what its engine tells on the way, and last `completed`.
+
+        A connection that breaks is made again, and goes on after the last event that came.
+
+        >>> with Client() as client:
+        ...     handle = client.submit("standard", {"text": "I love it"})
+        ...     for news in handle.events():
+        ...         if news.kind == "completed":
+        ...             news.data["output"]["label"]
+        'positive'
+        """
+        last, tried = "", 0
+        while True:
+            headers = {**self._authorization, **({"last-event-id": last} if last else {})}
+            try:
+                with self._http.sse(
+                    f"/v1/jobs/{_part(job_id)}/events", headers=headers, timeout=_STREAM_TIMEOUT, max_event_size=None
+                ) as source:
+                    _check_stream(source.response)
+                    for event in source:
+                        last, tried = event.id, 0
+                        yield JobNews(kind=event.event, data=pydantic_core.from_json(event.data))
+                        if event.event == "completed":
+                            return
+                lost = Refused(Unavailable("The stream of events ended before the job did"), again=True)
+            except httpx2.TransportError as error:
+                lost = lost_request(error, self.url, safe=True)
+            except Refused as refused:
+                lost = refused
+            tried += 1
+            time.sleep(self._delay(lost, tried))
+
     def output(self, job: Job) -> Any:
         """The output of a job that has succeeded: the one it carries, or the large one that it names."""
         if job.output_url is None:
@@ -326,10 +377,15 @@ class Client:
             try:
                 return self._send(request, safe)
             except Refused as refused:
-                delay = self._retries.delay(refused.error, tried) if refused.again else None
-                if delay is None:
-                    raise refused.error from None
+                delay = self._delay(refused, tried)
             time.sleep(delay)
+
+    def _delay(self, refused: Refused, tried: int) -> float:
+        """Seconds to wait before trying again; the error itself if there is to be no other try."""
+        delay = self._retries.delay(refused.error, tried) if refused.again else None
+        if delay is None:
+            raise refused.error from None
+        return delay
 
     def _send(self, request: httpx2.Request, safe: bool) -> bytes:
         try:
@@ -338,6 +394,13 @@ class Client:
             raise lost_request(error, self.url, safe=safe) from None
         check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
         return answer.content
+
+
+def _check_stream(answer: httpx2.Response) -> None:
+    """Refused if the server would not open the stream: then it says why in a body."""
+    if answer.status_code >= 400:
+        body = answer.read()
+        check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)
 
 
 def _whole_job(content: bytes) -> Job | None:
