@@ -1,0 +1,50 @@
+"""What the engine wrote down: every run of every job, begun and perhaps ended."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+_WITNESS = Path(__file__).parent / "witness"
+
+
+@dataclass(slots=True)
+class Run:
+    """One run at the engine. `ended` None: it did not come to its end."""
+
+    id: str
+    began: float
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The folder that the engine writes into, a file for each job's key."""
+
+    folder: Path
+
+    def runs(self, key: str) -> list[Run]:
+        """Of one job, in the order in which they began."""
+        try:
+            lines = (self.folder / key).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        runs: dict[str, Run] = {}
+        for entry in map(json.loads, lines):
+            if "began" in entry:
+                runs[entry["run"]] = Run(entry["run"], entry["began"])
+            else:
+                runs[entry["run"]].ended = entry["ended"]
+        return list(runs.values())
+
+
+def make_witness(folder: Path, name: str, evidence: Evidence) -> Path:
+    """A folder of the witness engine under this name, writing into `evidence`."""
+    copy = folder / name
+    shutil.copytree(_WITNESS, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    spec = yaml.safe_load((copy / "engine.yaml").read_text())
+    spec |= {"name": name, "run": {**spec["run"], "env": {"RUNS": str(evidence.folder)}}}
+    (copy / "engine.yaml").write_text(yaml.safe_dump(spec))
+    return copy

@@ -1,0 +1,90 @@
+"""A steady stream of jobs, each submitted until it is accepted, with what the client must know to judge it later."""
+
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.faults.api import Api, Away
+
+
+@dataclass(slots=True)
+class Sent:
+    """A job that was answered 202."""
+
+    key: str
+    id: str
+    engine: str
+    accepted_at: float
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    """Its final state, as often as it was read."""
+
+
+@dataclass
+class Load:
+    """Submits about `per_second` jobs from `start` to `stop`. Most are short, some are long enough to be claimed."""
+
+    api: Api
+    engines: list[str]
+    per_second: float
+    webhook: str | None = None
+    seed: int = 0
+    threads: int = 4
+    accepted: dict[str, Sent] = field(default_factory=dict)
+    """By key."""
+    problems: list[str] = field(default_factory=list)
+    _number: int = 0
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _workers: list[threading.Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Begin to submit."""
+        self._workers = [
+            threading.Thread(target=self._run, args=(random.Random(f"{self.seed}.{number}"),), name=f"load {number}")
+            for number in range(self.threads)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """Submit no more; what has been begun is submitted to its end."""
+        self._stopping.set()
+        for worker in self._workers:
+            worker.join()
+
+    def present(self) -> list[Sent]:
+        """What has been accepted so far."""
+        with self._lock:
+            return list(self.accepted.values())
+
+    def _run(self, random_: random.Random) -> None:
+        while not self._stopping.is_set():
+            with self._lock:
+                self._number += 1
+                key = f"job-{self._number}"
+            seconds = random_.choice([0, 0, 0, 0.02, 0.1, 0.3, 2.0 + 2 * random_.random()])
+            self._submit(key, random_.choice(self.engines), round(seconds, 2))
+            self._stopping.wait(random_.uniform(0.5, 1.5) * self.threads / self.per_second)
+
+    def _submit(self, key: str, engine: str, seconds: float) -> None:
+        body = {"input": {"key": key, "seconds": seconds}, **({"webhook": self.webhook} if self.webhook else {})}
+        give_up_at = time.monotonic() + 120
+        while True:
+            try:
+                # Its key makes it safe to submit again what may have been accepted.
+                status, answer = self.api.call(
+                    "POST", f"/v1/engines/{engine}/jobs", body, headers={"Idempotency-Key": key}
+                )
+                break
+            except Away as error:
+                if time.monotonic() > give_up_at:
+                    self.problems.append(f"{key} was not accepted within two minutes: {error}")
+                    return
+                time.sleep(0.2)
+        if status not in (200, 202):
+            self.problems.append(f"{key} was refused: {status} {answer}")
+            return
+        with self._lock:
+            self.accepted[key] = Sent(key, answer["id"], engine, time.time())

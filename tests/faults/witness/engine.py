@@ -1,0 +1,40 @@
+"""Answers with a number of its own for each run, after writing down that the run began, and before that it ended."""
+
+import asyncio
+import json
+import os
+import time
+import uuid
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from enginehouse.engine import Engine
+
+
+class Task(BaseModel):
+    """What to do, and under which name to write about it."""
+
+    key: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+    seconds: Annotated[float, Field(ge=0, le=600)] = 0
+
+
+class Witness(Engine):
+    """Appends to the file `$RUNS/<key>`; a line is there for good once it is written, whatever kills this process."""
+
+    def load(self) -> None:
+        self.folder = os.environ["RUNS"]
+
+    def note(self, key: str, run: str, what: str) -> None:
+        descriptor = os.open(f"{self.folder}/{key}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(descriptor, json.dumps({"run": run, what: time.time()}).encode() + b"\n")
+        finally:
+            os.close(descriptor)
+
+    async def predict(self, data: Task) -> dict[str, str]:
+        run = uuid.uuid4().hex[:12]
+        self.note(data.key, run, "began")
+        await asyncio.sleep(data.seconds)
+        self.note(data.key, run, "ended")
+        return {"key": data.key, "run": run}
