@@ -1,4 +1,4 @@
-"""Derives the sync client from the async one. `make fix` writes it, `make check` (with --check) only compares."""
+"""Derives the sync client from the async one, file by file. `make fix` writes it, `make check` (with --check) only compares."""
 
 import re
 import subprocess
@@ -6,35 +6,35 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "services/enginehouse/client"
-SOURCE = FOLDER / "async_client.py"
-TARGET = FOLDER / "sync_client.py"
+DERIVED = {FOLDER / f"async_{name}.py": FOLDER / f"sync_{name}.py" for name in ("client", "transport")}
 
 _FIRST_LINE = re.compile(r'\A""".*?"""\n')
-_NEW_FIRST_LINE = '"""The client, sync. Derived from `async_client.py` by `make fix`: do not edit."""\n'
 _REPLACED = [
     (r"\(await ([^()]*(?:\([^()]*\))?[^()]*)\)(?=[.\[])", r"\1"),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\basyncio\.to_thread\(([\w.]+)\)", r"\1()"),
-    (r"^import asyncio\n", ""),
+    (r"^import asyncio\n", "import time\n"),
+    (r"\basync_transport\b", "sync_transport"),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\bAsyncBaseTransport\b", "BaseTransport"),
-    (r"\bAsync(Client|Handle)\b", r"\1"),
+    (r"\bAsync(Client|Handle|Transport)\b", r"\1"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
     (r"\baread\b", "read"),
-    (r"for (\w+) in ([^\n:]+):\n +yield \1\n", r"yield from \2\n"),
+    (r"for (\w+) in ([^\n]+):\n +yield \1\n", r"yield from \2\n"),
 ]
 
 
-def derive(source: str) -> str:
-    """The sync form of the async client's text."""
-    text = _FIRST_LINE.sub(_NEW_FIRST_LINE, source)
+def derive(source: Path) -> str:
+    """The sync form of an async file."""
+    text = source.read_text()
     for pattern, replacement in _REPLACED:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    text = _FIRST_LINE.sub(f'"""Derived from `{source.name}` by `make fix`: do not edit."""\n', text)
     for command in (["check", "--select", "I,F401", "--fix-only"], ["format"]):
-        text = _ruff([*command, "--quiet", "--stdin-filename", str(TARGET), "-"], text)
+        text = _ruff([*command, "--quiet", "--stdin-filename", str(DERIVED[source]), "-"], text)
     return text
 
 
@@ -44,13 +44,14 @@ def _ruff(arguments: list[str], text: str) -> str:
 
 
 def main() -> int:
-    """Write the sync client, or say that it is not what it should be."""
-    wanted = derive(SOURCE.read_text())
-    if sys.argv[1:] != ["--check"]:
-        TARGET.write_text(wanted)
-    elif not TARGET.exists() or TARGET.read_text() != wanted:
-        print(f"{TARGET.name} is not what {SOURCE.name} derives to: run 'make fix'", file=sys.stderr)
-        return 1
+    """Write the sync files, or say which is not what it should be."""
+    for source, target in DERIVED.items():
+        wanted = derive(source)
+        if sys.argv[1:] != ["--check"]:
+            target.write_text(wanted)
+        elif not target.exists() or target.read_text() != wanted:
+            print(f"{target.name} is not what {source.name} derives to: run 'make fix'", file=sys.stderr)
+            return 1
     return 0
 
 

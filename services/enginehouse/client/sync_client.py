@@ -1,4 +1,4 @@
-"""The client, sync. Derived from `async_client.py` by `make fix`: do not edit."""
+"""Derived from `async_client.py` by `make fix`: do not edit."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx2
 import pydantic_core
@@ -24,19 +24,16 @@ from enginehouse.client.models import (
     SubmitOptions,
     Upload,
 )
-from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
-from enginehouse.contracts.errors import EnginehouseError, JobIsFinal, Unavailable
+from enginehouse.client.retries import RetryPlan
+from enginehouse.client.sync_transport import Transport
+from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _LONGEST_WAIT_SECONDS = 60.0
 """What the server waits at most in one request; waiting longer is asking again."""
-_WAIT_MARGIN_SECONDS = 15.0
-"""How much longer than the wait asked for an answer may take."""
 
-_STREAM_TIMEOUT = httpx2.Timeout(30, connect=5, read=60)
-"""The server sends a sign of life every 15 s; silence for much longer means that it is gone."""
 _BATCH_MAX = 1_000
 """What the server takes in one request."""
 
@@ -120,17 +117,7 @@ class Client:
     ) -> None:
         self.url = (url or os.environ.get("ENGINEHOUSE_URL") or DEFAULT_URL).rstrip("/")
         key = api_key or os.environ.get("ENGINEHOUSE_API_KEY", "")
-        self._retries = retries or RetryPlan()
-        self._timeout_seconds = timeout_seconds
-        self._authorization = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx2.Client(
-            base_url=self.url,
-            # Many jobs are waited for at once, each with a connection of its own.
-            limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
-            # A proxy knows nothing of this machine's own addresses.
-            trust_env=urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),
-            transport=transport,
-        )
+        self._transport = Transport(self.url, key, timeout_seconds, retries or RetryPlan(), transport)
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +129,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        self._transport.close()
 
     def submit(
         self,
@@ -235,32 +222,13 @@ class Client:
         ...             news.data["output"]["label"]
         'positive'
         """
-        last, tried = "", 0
-        while True:
-            headers = {**self._authorization, **({"last-event-id": last} if last else {})}
-            try:
-                with self._http.sse(
-                    f"/v1/jobs/{_part(job_id)}/events", headers=headers, timeout=_STREAM_TIMEOUT, max_event_size=None
-                ) as source:
-                    _check_stream(source.response)
-                    for event in source:
-                        last, tried = event.id, 0
-                        yield JobNews(kind=event.event, data=pydantic_core.from_json(event.data))
-                        if event.event == "completed":
-                            return
-                lost = Refused(Unavailable("The stream of events ended before the job did"), again=True)
-            except httpx2.TransportError as error:
-                lost = lost_request(error, self.url, safe=True)
-            except Refused as refused:
-                lost = refused
-            tried += 1
-            time.sleep(self._delay(lost, tried))
+        yield from self._transport.events(f"/v1/jobs/{_part(job_id)}/events")
 
     def output(self, job: Job) -> Any:
         """The output of a job that has succeeded: the one it carries, or the large one that it names."""
         if job.output_url is None:
             return job.output
-        return pydantic_core.from_json(self._request("GET", job.output_url, signed=True))
+        return pydantic_core.from_json(self._transport.request("GET", job.output_url, signed=True))
 
     def submit_batch(
         self, jobs: Sequence[BatchJob], *, idempotency_key: str | None = None
@@ -281,7 +249,7 @@ class Client:
         for start in range(0, len(jobs), _BATCH_MAX):
             body = {"jobs": jobs[start : start + _BATCH_MAX]}
             headers = {"idempotency-key": f"{key}:{start}"}
-            content = self._request("POST", "/v1/jobs/batch", body=body, headers=headers)
+            content = self._transport.request("POST", "/v1/jobs/batch", body=body, headers=headers)
             for answer in BatchAnswer.model_validate_json(content).jobs:
                 if isinstance(answer, Accepted):
                     answers.append(Handle(self, answer.id, answer.engine))
@@ -299,14 +267,14 @@ class Client:
             content_type = content_type or ("application/json" if content.suffix == ".json" else None)
             content = content.read_bytes()
         body = {"content_type": content_type or "application/octet-stream"}
-        upload = Upload.model_validate_json(self._request("POST", "/v1/uploads", body=body))
-        self._request("PUT", upload.url, content=content, signed=True)
+        upload = Upload.model_validate_json(self._transport.request("POST", "/v1/uploads", body=body))
+        self._transport.request("PUT", upload.url, content=content, signed=True)
         return upload.key
 
     def cancel(self, job_id: str) -> Job:
         """End a job; one that is canceled already is fine. JobIsFinal if it has ended otherwise."""
         try:
-            content = self._request("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+            content = self._transport.request("POST", f"/v1/jobs/{_part(job_id)}/cancel")
         except JobIsFinal:
             job = self.job(job_id)
             if job.status is Status.CANCELED:
@@ -316,7 +284,7 @@ class Client:
 
     def retry(self, job_id: str) -> Handle:
         """A new job with the same input as one that has ended."""
-        content = self._request("POST", f"/v1/jobs/{_part(job_id)}/retry", safe=False)
+        content = self._transport.request("POST", f"/v1/jobs/{_part(job_id)}/retry", safe=False)
         accepted = Accepted.model_validate_json(content)
         return Handle(self, accepted.id, accepted.engine)
 
@@ -339,68 +307,12 @@ class Client:
         if wait_seconds > 0:
             headers["prefer"] = f"wait={wait_seconds:.3f}"
         path = f"/v1/engines/{_part(engine)}/jobs"
-        content = self._request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
+        content = self._transport.request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
         accepted = Accepted.model_validate_json(content)
         return Handle(self, accepted.id, accepted.engine, _whole_job(content))
 
     def _get(self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0) -> M:
-        return kind.model_validate_json(self._request("GET", path, params=params, wait_seconds=wait_seconds))
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        content: bytes | None = None,
-        params: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
-        wait_seconds: float = 0,
-        safe: bool = True,
-        signed: bool = False,
-    ) -> bytes:
-        """The body of a successful answer; sent again as long as that is safe and the plan allows.
-
-        `signed`: `path` is a URL that is itself the permission, perhaps another server's: our key is not for it.
-        """
-        sent = {**({} if signed else self._authorization), **(headers or {})}
-        if body is not None:
-            sent["content-type"] = "application/json"
-            content = pydantic_core.to_json(body)
-        timeout = httpx2.Timeout(
-            self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
-        )
-        request = self._http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
-        tried = 0
-        while True:
-            tried += 1
-            try:
-                return self._send(request, safe)
-            except Refused as refused:
-                delay = self._delay(refused, tried)
-            time.sleep(delay)
-
-    def _delay(self, refused: Refused, tried: int) -> float:
-        """Seconds to wait before trying again; the error itself if there is to be no other try."""
-        delay = self._retries.delay(refused.error, tried) if refused.again else None
-        if delay is None:
-            raise refused.error from None
-        return delay
-
-    def _send(self, request: httpx2.Request, safe: bool) -> bytes:
-        try:
-            answer = self._http.send(request)
-        except httpx2.TransportError as error:
-            raise lost_request(error, self.url, safe=safe) from None
-        check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
-        return answer.content
-
-
-def _check_stream(answer: httpx2.Response) -> None:
-    """Refused if the server would not open the stream: then it says why in a body."""
-    if answer.status_code >= 400:
-        body = answer.read()
-        check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)
+        return kind.model_validate_json(self._transport.request("GET", path, params=params, wait_seconds=wait_seconds))
 
 
 def _whole_job(content: bytes) -> Job | None:

@@ -1,0 +1,126 @@
+"""Requests and streams of the client, sent again where that is safe. `sync_transport.py` is derived by `make fix`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pydantic_core
+
+from enginehouse.client.models import JobNews
+from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
+from enginehouse.contracts.errors import Unavailable
+
+_WAIT_MARGIN_SECONDS = 15.0
+"""How much longer than the wait asked for an answer may take."""
+_STREAM_TIMEOUT = httpx2.Timeout(30, connect=5, read=60)
+"""The server sends a sign of life every 15 s; silence for much longer means that it is gone."""
+
+
+class AsyncTransport:
+    """One server, as one tenant. `transport` replaces the network in tests."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        timeout_seconds: float,
+        retries: RetryPlan,
+        transport: httpx2.AsyncBaseTransport | None,
+    ) -> None:
+        self._url = url
+        self._authorization = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._retries = retries
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx2.AsyncClient(
+            base_url=url,
+            # Many jobs are waited for at once, each with a connection of its own.
+            limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
+            # A proxy knows nothing of this machine's own addresses.
+            trust_env=urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"),
+            transport=transport,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        content: bytes | None = None,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        wait_seconds: float = 0,
+        safe: bool = True,
+        signed: bool = False,
+    ) -> bytes:
+        """The body of a successful answer; sent again as long as that is safe and the plan allows.
+
+        `signed`: `path` is a URL that is itself the permission, perhaps another server's: our key is not for it.
+        """
+        sent = {**({} if signed else self._authorization), **(headers or {})}
+        if body is not None:
+            sent["content-type"] = "application/json"
+            content = pydantic_core.to_json(body)
+        timeout = httpx2.Timeout(
+            self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
+        )
+        request = self._http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return await self._send(request, safe)
+            except Refused as refused:
+                delay = self._delay(refused, tried)
+            await asyncio.sleep(delay)
+
+    def _delay(self, refused: Refused, tried: int) -> float:
+        """Seconds to wait before trying again; the error itself if there is to be no other try."""
+        delay = self._retries.delay(refused.error, tried) if refused.again else None
+        if delay is None:
+            raise refused.error from None
+        return delay
+
+    async def _send(self, request: httpx2.Request, safe: bool) -> bytes:
+        try:
+            answer = await self._http.send(request)
+        except httpx2.TransportError as error:
+            raise lost_request(error, self._url, safe=safe) from None
+        check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
+        return answer.content
+
+    async def events(self, path: str) -> AsyncIterator[JobNews]:
+        """A stream of events up to the one that is `completed`; a broken one goes on after the last that came."""
+        last, tried = "", 0
+        while True:
+            headers = {**self._authorization, **({"last-event-id": last} if last else {})}
+            try:
+                async with self._http.sse(
+                    path, headers=headers, timeout=_STREAM_TIMEOUT, max_event_size=None
+                ) as source:
+                    await _check_stream(source.response)
+                    async for event in source:
+                        last, tried = event.id, 0
+                        yield JobNews(kind=event.event, data=pydantic_core.from_json(event.data))
+                        if event.event == "completed":
+                            return
+                lost = Refused(Unavailable("The stream of events ended before the job did"), again=True)
+            except httpx2.TransportError as error:
+                lost = lost_request(error, self._url, safe=True)
+            except Refused as refused:
+                lost = refused
+            tried += 1
+            await asyncio.sleep(self._delay(lost, tried))
+
+
+async def _check_stream(answer: httpx2.Response) -> None:
+    """Refused if the server would not open the stream: then it says why in a body."""
+    if answer.status_code >= 400:
+        body = await answer.aread()
+        check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)
