@@ -65,6 +65,7 @@ class JobEvent(BaseModel):
     tenantid: str
     engineid: str
     attempt: int = Field(ge=1, description="Which attempt this hand-over is, counted from 1.")
+    handover: int = Field(1, description="How often the job was published so far: an earlier one may be about, too.")
     expirytime: AwareDatetime = Field(description="A delivery after this moment is acknowledged and not run.")
     time: AwareDatetime | None = Field(None, description="When it was published: an old delivery may be a second one.")
     traceparent: str | None = None
@@ -138,7 +139,14 @@ class DeadLetter(_Record):
 
 
 def job_event(
-    job_id: str, tenant: str, engine_id: str, attempt: int, expires: datetime, order: JobOrder, traceparent: str | None
+    job_id: str,
+    tenant: str,
+    engine_id: str,
+    attempt: int,
+    expires: datetime,
+    order: JobOrder,
+    traceparent: str | None,
+    hand_over: int = 1,
 ) -> bytes:
     """The event that hands a job to its engine, as structured CloudEvents JSON."""
     event: dict[str, Any] = {
@@ -152,6 +160,7 @@ def job_event(
         "tenantid": tenant,
         "engineid": engine_id,
         "attempt": attempt,
+        "handover": hand_over,
         "expirytime": expires,
         "data": order,
     }

@@ -54,6 +54,7 @@ async def event_of(row: Mapping[str, Any], objects: Objects | None) -> bytes:
             objects=await objects.of_job(row, reachable_until) if objects else None,
         ),
         row["traceparent"],
+        row.get("hand_overs", 1),
     )
 
 

@@ -11,7 +11,7 @@ from enginehouse.contracts.events import JOB_REQUESTED, DeadLetter, JobEvent, de
 from enginehouse.contracts.job import JobError, now
 from enginehouse.contracts.names import DEAD_LETTERS_TOPIC, is_job_id, jobs_component
 from enginehouse.runner.admit import Admission, Exhausted, Skip, lost_attempt
-from enginehouse.runner.execute import Executor
+from enginehouse.runner.execute import NO_MORE, Executor
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import Attempt, Failed, HandedBack, Outcome, jittered
@@ -23,11 +23,11 @@ from enginehouse.sidecar.records import JobRecords
 
 _log = structlog.get_logger(__name__)
 
-FRESH = timedelta(seconds=3)
+FRESH = timedelta(seconds=0.5)
 """A first attempt published this recently runs without its record being read first.
 
-Brokers deliver a second time after a minute or more, so an older event may be a second delivery of a job that another
-worker runs: reading first is what lets a job longer than the broker's clock run once.
+An older one may have been canceled while it waited, or be a second delivery (brokers wait a minute or more for that) of a
+job that another worker runs: reading first is what lets a job longer than the broker's clock run once.
 """
 _EVENT_TEXT_MAX = 64 * 1024
 _STOPPING_DELAY_SECONDS = 2.0
@@ -62,9 +62,12 @@ class Receiver:
         self._engine_id = engine_id
         self._worker = worker
         self._version = version
+        self._began_at = now()
         self._in_hand: dict[str, asyncio.Task[bool]] = {}
         self.draining = False
         """Set to take nothing more: what is delivered goes back to the queue at once."""
+        self.stopped = False
+        """The same, for as long as the gateway has stopped the engine."""
 
     @property
     def in_hand(self) -> list[str]:
@@ -138,10 +141,10 @@ class Receiver:
 
     async def _take(self, event: JobEvent) -> bool:
         attempt = self._attempt(event)
-        if self.draining:
-            return await self._finish(attempt, HandedBack("the worker stops", jittered(_STOPPING_DELAY_SECONDS)))
-        fresh = _is_fresh(event)
-        if not fresh and (done := await self._admit(event, attempt)) is not None:
+        if self.draining or self.stopped:
+            reason = "the worker stops" if self.draining else NO_MORE
+            return await self._finish(attempt, HandedBack(reason, jittered(_STOPPING_DELAY_SECONDS)))
+        if not self._is_fresh(event) and (done := await self._admit(event, attempt)) is not None:
             return done
         waiting_since = asyncio.get_running_loop().time()
         replica = await self._executor.wait_for_slot()
@@ -204,6 +207,9 @@ class Receiver:
         """Read the record and judge. None: `attempt` is to be run; else the answer to the delivery."""
         stored = await self._records.read(event.id)
         attempt.record_seen = stored is not None
+        known = self._settler.settled.get(event.id)
+        if known is not None and not (stored and stored.record.status.is_final):
+            return await self._settler.restore(event, known)
         verdict = await self._admission.judge(
             event.id, event.attempt, event.data.retry.max_attempts, stored.record if stored else None
         )
@@ -234,6 +240,18 @@ class Receiver:
             )
         return await self._settler.settle(attempt, outcome)
 
+    def _is_fresh(self, event: JobEvent) -> bool:
+        """Whether this can only be the first delivery of a first attempt."""
+        return (
+            event.attempt == 1
+            and event.handover == 1
+            and event.time is not None
+            and abs(now() - event.time) < FRESH
+            # Published before we began: a worker before us may have run it.
+            and event.time > self._began_at
+            and event.id not in self._settler.settled
+        )
+
 
 _LABELS = {
     "Succeeded": "succeeded",
@@ -244,8 +262,3 @@ _LABELS = {
     "HandedBack": "handed_back",
     "Superseded": "superseded",
 }
-
-
-def _is_fresh(event: JobEvent) -> bool:
-    """Whether this can only be the first delivery of a first attempt."""
-    return event.attempt == 1 and event.time is not None and abs(now() - event.time) < FRESH

@@ -5,10 +5,11 @@ import asyncio
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Malformed
-from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED, completion_event
-from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
+from enginehouse.contracts.job import JobRecord, Status, may_change, now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
-from enginehouse.runner.outcome import Attempt, Outcome, decide, jittered, record_for
+from enginehouse.runner.outcome import Attempt, Outcome, Succeeded, decide, jittered, record_for
+from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -31,6 +32,7 @@ class Settler:
         self._records = records
         self._engine_id = engine_id
         self._pubsub = jobs_component(engine_id)
+        self.settled = Settled()
         self._telling: set[asyncio.Task[None]] = set()
 
     async def settle(self, attempt: Attempt, outcome: Outcome) -> bool:
@@ -45,8 +47,20 @@ class Settler:
         except EnginehouseError as error:
             _log.error("A result is given up", action="settle_failed", job_id=attempt.job_id, error=str(error))
             return False
+        self.settled.add(attempt.job_id, held, outcome.size if isinstance(outcome, Succeeded) else 0)
         if held == wanted or held.status is wanted.status:
             await self.tell(JOB_COMPLETED, attempt.job_id, held.status, held.attempt)
+        return True
+
+    async def restore(self, event: JobEvent, ended: JobRecord) -> bool:
+        """Write again how a job ended, where the store has forgotten it: a store may come back older than it was."""
+        _log.warning("The record of an ended job is gone and is written again", action="restored", job_id=event.id)
+
+        def decide_again(present: JobRecord | None) -> JobRecord | None:
+            return ended if present is None or may_change(present.status, ended.status) else None
+
+        held = await self._records.change(event.id, event.data.record_ttl_seconds, decide_again)
+        await self.tell(JOB_COMPLETED, event.id, held.status, held.attempt)
         return True
 
     def announce_start(self, attempt: Attempt) -> None:

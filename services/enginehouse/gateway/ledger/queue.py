@@ -209,6 +209,7 @@ _EVENT_COLUMNS = (
     jobs.c.tenant,
     jobs.c.engine,
     jobs.c.attempts,
+    jobs.c.hand_overs,
     jobs.c.input,
     jobs.c.input_ref,
     jobs.c.options,
