@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 
@@ -23,6 +24,27 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         yield
+
+
+def configure_logs(settings: GatewaySettings) -> None:
+    """A line per event: a sentence, its action and its ids; JSON, or for a person.
+
+    Said here because structlog's own default draws tracebacks with all local variables: that shows keys, and takes
+    the event loop seconds.
+    """
+    renderer = structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -62,7 +84,9 @@ async def serve(settings: GatewaySettings) -> None:
 def main() -> None:
     """Start a gateway from its environment."""
     try:
-        uvloop.run(serve(GatewaySettings()))
+        settings = GatewaySettings()
+        configure_logs(settings)
+        uvloop.run(serve(settings))
     except ValidationError as error:
         fields = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         sys.exit(f"gateway: settings are missing or wrong: {fields}")

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from enginehouse.contracts import errors
 from enginehouse.contracts.errors import EnginehouseError, RequestError
@@ -106,6 +107,12 @@ def validated(model: type[M], value: Any) -> M:
         raise RequestError(explain(error)) from None
 
 
+def unexpected(request: Request) -> Response:
+    """Log the exception that is being handled, and answer that it is our fault."""
+    log.exception(f"{request.method} {request.url.path} failed", action="request_failed")
+    return problem(EnginehouseError("Something went wrong here; the operator's log says what"))
+
+
 def install(app: FastAPI) -> None:
     """Make the app answer every error as a problem."""
 
@@ -122,7 +129,11 @@ def install(app: FastAPI) -> None:
         ours = RequestError(f"{request.method} {request.url.path}: {error.detail}")
         return problem(ours, error.status_code, dict(error.headers or {}))
 
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(request: Request, error: ClientDisconnect) -> Response:
+        # Nobody reads this; it only keeps a caller's going away from being logged as a failure of ours.
+        return Response(status_code=499)
+
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
-        log.exception(f"{request.method} {request.url.path} failed", action="request_failed")
-        return problem(EnginehouseError("Something went wrong here; the operator's log says what"))
+        return unexpected(request)

@@ -2,6 +2,7 @@
 
 import ipaddress
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,6 +35,8 @@ class GatewaySettings(BaseSettings):
     window_min: int = Field(32, ge=1, description="Least number of jobs of an engine handed over and unfinished.")
     window_factor: int = Field(4, ge=1, description="Window per slot of all workers.")
     sweep_seconds: float = Field(2.0, gt=0, description="How often the ledger is searched for what was missed.")
+    log_json: bool = Field(True, description="False: lines for a person at a terminal.")
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     dapr_grpc_port: int = Field(50001, alias="DAPR_GRPC_PORT")
     dapr_api_token: SecretStr = Field(alias="DAPR_API_TOKEN")
     app_api_token: SecretStr = Field(alias="APP_API_TOKEN")

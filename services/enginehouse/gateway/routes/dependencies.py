@@ -23,32 +23,38 @@ class NoQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def state_of(request: Request) -> GatewayState:
+def gateway_of(request: Request) -> GatewayState:
     """What `create_app` wired together."""
     state: GatewayState = request.app.state.gateway
     return state
 
 
-def caller_of(request: Request) -> Caller:
+# Dependencies are coroutines although they wait for nothing: a plain function costs FastAPI a hop into a thread and back.
+async def state_of(request: Request) -> GatewayState:
+    """What `create_app` wired together."""
+    return gateway_of(request)
+
+
+async def caller_of(request: Request) -> Caller:
     """The authenticated caller, or Unauthenticated."""
-    return state_of(request).tenants.authenticate(request.headers.get("authorization"))
+    return gateway_of(request).tenants.authenticate(request.headers.get("authorization"))
 
 
-def admin_of(request: Request) -> Caller:
+async def admin_of(request: Request) -> Caller:
     """An authenticated caller whose key is an administrator's, or Forbidden."""
-    caller = caller_of(request)
+    caller = await caller_of(request)
     if caller.key is None or not caller.key.admin:
         raise Forbidden("This call needs an administrator's key: 'enginehouse tenant add NAME --admin' makes one")
     return caller
 
 
-def no_query(request: Request) -> None:
+async def no_query(request: Request) -> None:
     """Refuse any query parameter."""
     if request.url.query:
         raise RequestError(f"This call takes no query parameters, not {sorted(request.query_params)[:5]}")
 
 
-def job_id_of(job_id: str) -> str:
+async def job_id_of(job_id: str) -> str:
     """A well-formed job id from the path."""
     if not is_job_id(job_id):
         raise RequestError(f"{job_id[:60]!r} is not a job id; they look like 01890a5d-ac96-7b2a-8c4e-0123456789ab")
@@ -81,7 +87,7 @@ async def read_model(request: Request, model: type[M]) -> M:
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise RequestError(f"The body must be application/json, not {content_type[:60]!r}")
-    body = await body_of(request, state_of(request).settings.body_max_bytes)
+    body = await body_of(request, gateway_of(request).settings.body_max_bytes)
     return read_body(model, body)
 
 
