@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from enginehouse.contracts import names
-from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.engine import Batch, EngineSpec
 from enginehouse.contracts.events import JobOrder, job_event
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, now
 from enginehouse.local.ports import PortPool
@@ -42,11 +42,25 @@ async def echo(request: web.Request) -> web.StreamResponse:
     return web.json_response({"result": (await request.json())["data"]})
 
 
+async def echo_batch(request: web.Request) -> web.StreamResponse:
+    """Answer each input."""
+    return web.json_response({"results": [{"result": item} for item in (await request.json())["data"]]})
+
+
+def batch_openapi(**properties: Any) -> dict[str, Any]:
+    """A description that has POST /predict/batch, whose body has these properties."""
+    body = {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}
+    return {"paths": {"/predict/batch": {"post": {"requestBody": body}}}}
+
+
 class TinyEngine:
     """An engine that is a plain HTTP server."""
 
     def __init__(self) -> None:
         self.predict: Handler = echo
+        self.predict_batch: Handler = echo_batch
+        self.batches: list[Any] = []
+        self.in_hand: int | None = None
         self.healthy = True
         self.openapi: Any = None
         self.offers_cancel = False
@@ -65,6 +79,7 @@ class TinyEngine:
         """Listen."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/predict", self._predict)
+        app.router.add_post("/predict/batch", self._predict_batch)
         app.router.add_post("/predict/{job}/cancel", self._cancel)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/openapi.json", self._openapi)
@@ -83,12 +98,17 @@ class TinyEngine:
         self.headers.append(request.headers.copy())
         return await self.predict(request)
 
+    async def _predict_batch(self, request: web.Request) -> web.StreamResponse:
+        self.batches.append(await request.json())
+        return await self.predict_batch(request)
+
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         self.canceled.append(request.match_info["job"])
         return web.Response(status=202 if self.offers_cancel else 404)
 
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(status=200 if self.healthy else 503)
+        body = {} if self.in_hand is None else {"in_hand": self.in_hand}
+        return web.json_response(body, status=200 if self.healthy else 503)
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         return web.Response(status=404) if self.openapi is None else web.json_response(self.openapi)
@@ -186,15 +206,22 @@ def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSett
 
 @contextlib.asynccontextmanager
 async def runner_world(
-    folder: Path, *, dapr: FakeDapr | None = None, slots: int = 2, engine: TinyEngine | None = None, **changes: Any
+    folder: Path,
+    *,
+    dapr: FakeDapr | None = None,
+    slots: int = 2,
+    engine: TinyEngine | None = None,
+    batch: Batch | None = None,
+    **changes: Any,
 ) -> AsyncIterator[World]:
     """A started runner whose engine is healthy."""
     dapr = dapr or FakeDapr()
     mine = engine is None
     engine = engine or TinyEngine()
     if mine:
+        engine.openapi = None if batch is None else batch_openapi(parameters={})
         await engine.start()
-    spec = EngineSpec(tenant="acme", name="echo", slots=slots)
+    spec = EngineSpec(tenant="acme", name="echo", slots=slots, batch=batch or Batch())
     runner = Runner(runner_settings(folder, engine.url, **changes), spec, FakeSidecar(dapr, f"{ENGINE}--a"))
     try:
         await runner.start()

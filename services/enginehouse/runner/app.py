@@ -17,12 +17,15 @@ from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, Watch
 from enginehouse.runner.clients.base import EngineClient
+from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.http import HttpEngine
-from enginehouse.runner.execute import Executor
+from enginehouse.runner.control import Control
+from enginehouse.runner.execute import NO_MORE, Executor
 from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
 from enginehouse.runner.heartbeat import Heart
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
+from enginehouse.runner.outcome import HandedBack
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.replicas import ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
@@ -55,7 +58,8 @@ class Runner:
         self._sidecar = sidecar
         self.metrics = RunnerMetrics()
         clients = [self._client(url) for url in settings.engine_urls]
-        self.pool = ReplicaPool(clients, spec.slots)
+        self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
+        self.pool = ReplicaPool(clients, spec.jobs_at_once)
         restarts = Restarts(settings.restart_dir)
         self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds)
         self._cards = CardKeeper(sidecar, spec, settings.slot)
@@ -71,14 +75,25 @@ class Runner:
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
         )
+        self._control = Control(sidecar, spec.id, self._told)
         self._sidecar_ready = False
         self.app = self._delivery_app()
 
     def _client(self, url: str) -> EngineClient:
-        return HttpEngine(
+        client = HttpEngine(
             url,
             predict_max_bytes=self._settings.predict_max_bytes,
             output_max_bytes=self._settings.output_max_bytes,
+        )
+        batch = self.spec.batch
+        if batch.max_size == 1:
+            return client
+        return BatchingEngine(
+            client,
+            calls=self.spec.slots,
+            max_size=batch.max_size,
+            max_delay_seconds=batch.max_delay_ms / 1000,
+            count=self.metrics.batch_jobs.observe,
         )
 
     def _wire_jobs(self) -> None:
@@ -126,13 +141,15 @@ class Runner:
 
     def ready(self) -> bool:
         """Whether jobs may be delivered; while not, the sidecar pauses the subscription."""
-        return self._sidecar_ready and self.pool.any_healthy and not self.receiver.draining
+        draining = self.receiver.draining or self._control.stopped is not False
+        return self._sidecar_ready and self.pool.any_healthy and not draining
 
     async def start(self) -> None:
         """Start everything but the listener, which should be up already: the sidecar looks for it."""
         self._health.start()
         await self._sidecar.start()
         self._sidecar_ready = True
+        self._control.start()
         self.heart.start()
         self._cards.start()
         _log.info(
@@ -142,7 +159,7 @@ class Runner:
     async def drain(self) -> None:
         """Take nothing more, let what runs end in its time, and hand the rest back to the queue."""
         self.receiver.draining = True
-        self.pool.stop()
+        self._begin_nothing()
         grace = self._settings.stop_grace_seconds
         grace = self.spec.execution_timeout_seconds if grace is None else grace
         _log.info("The runner ends what it has in hand", action="draining", jobs=len(self.receiver.in_hand))
@@ -151,6 +168,21 @@ class Runner:
                 await self.receiver.settled()
         except TimeoutError:
             await self.hand_back()
+
+    def _told(self, stopped: bool) -> None:
+        """The gateway stopped the engine, or lets it go on."""
+        if self.receiver.draining:
+            return
+        self.receiver.stopped = stopped
+        if stopped:
+            self._begin_nothing()
+        else:
+            self.pool.go_on()
+
+    def _begin_nothing(self) -> None:
+        self.pool.stop()
+        for client in self._batching:
+            client.turn_away(HandedBack(NO_MORE))
 
     async def hand_back(self) -> None:
         """Close what still runs, and settle it as handed back."""
@@ -163,6 +195,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Stop every part."""
+        await self._control.stop()
         await self._watch.stop()
         await self._hangs.stop()
         await self._health.stop()

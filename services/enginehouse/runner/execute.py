@@ -8,6 +8,7 @@ import structlog
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.runner.claims import Claims, Watch
 from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachable
+from enginehouse.runner.clock import Clock
 from enginehouse.runner.health import HangGuard
 from enginehouse.runner.outcome import (
     Attempt,
@@ -24,6 +25,7 @@ from enginehouse.runner.replicas import Replica, ReplicaPool
 _log = structlog.get_logger(__name__)
 
 _AWAY_PAUSE_SECONDS = 0.1
+NO_MORE = "the engine is given no jobs at present"
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +43,7 @@ class _Call:
 
 
 class Executor:
-    """Runs attempts. Batching belongs between getting a slot and calling the engine: `_run_on` is its seam."""
+    """Runs attempts."""
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class Executor:
         while replica is not None:
             outcome: Outcome | Unreachable | None = None
             try:
-                outcome = await self._run_on(replica, attempt)
+                outcome = HandedBack(NO_MORE) if self._pool.stopped else await self._run_on(replica, attempt)
             finally:
                 if isinstance(outcome, TimedOut):
                     self._hangs.overdue(replica, attempt.job_id)
@@ -94,7 +96,7 @@ class Executor:
                 return HandedBack(outcome.message)
             await asyncio.sleep(_AWAY_PAUSE_SECONDS)
             replica = await self.wait_for_slot()
-        return HandedBack("no replica of the engine is well")
+        return HandedBack(NO_MORE if self._pool.stopped else "no replica of the engine is well")
 
     async def _run_on(self, replica: Replica, attempt: Attempt) -> Outcome | Unreachable:
         call = _Call(asyncio.create_task(self._predict(replica, attempt)))
@@ -132,9 +134,9 @@ class Executor:
     async def _predict(self, replica: Replica, attempt: Attempt) -> Outcome | Unreachable:
         """Call the engine, again while it is busy. Being busy burns no attempt, and each call has the whole clock."""
         loop = asyncio.get_running_loop()
-        seconds = attempt.order.execution_timeout_seconds
-        give_up_at = loop.time() + min(seconds, self._patience)
         order = attempt.order
+        clock = Clock(order.execution_timeout_seconds)
+        give_up_at = loop.time() + min(clock.seconds, self._patience)
         prediction = Prediction(
             attempt.job_id,
             order.input,
@@ -143,23 +145,26 @@ class Executor:
             attempt.output_max_bytes,
             attempt.traceparent,
             attempt.tell,
+            clock,
+            attempt.number > 1,
         )
         while True:
-            begun = loop.time()
             try:
-                async with asyncio.timeout(seconds):
+                async with clock.running():
                     reply = await replica.client.predict(prediction)
             except TimeoutError:
-                attempt.predict_time = loop.time() - begun
-                return TimedOut(seconds)
-            attempt.predict_time = loop.time() - begun
+                attempt.predict_time = clock.elapsed
+                return TimedOut(clock.seconds)
+            attempt.predict_time = clock.elapsed
             match reply:
-                case Succeeded() | Rejected() | Failed():
+                case Succeeded() | Rejected() | Failed() | HandedBack():
                     return reply
                 case Busy(wait):
                     if loop.time() + wait > give_up_at:
                         return HandedBack("the engine is busy", delay_seconds=wait)
                     await asyncio.sleep(wait)
+                    if self._pool.stopped:
+                        return HandedBack(NO_MORE)
                 case Unreachable():
                     self._pool.set_health(replica, False)
                     return reply

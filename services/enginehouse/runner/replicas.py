@@ -29,7 +29,8 @@ class ReplicaPool:
     def __init__(self, clients: Sequence[EngineClient], slots_each: int) -> None:
         self.replicas = [Replica(client, slots_each) for client in clients]
         self._waiting: deque[asyncio.Future[Replica | None]] = deque()
-        self._stopped = False
+        self.stopped = False
+        """Whether no job is begun at present."""
 
     @property
     def any_healthy(self) -> bool:
@@ -43,11 +44,11 @@ class ReplicaPool:
 
     def take(self) -> Replica | None:
         """A slot, if one is free and nobody waits for it already."""
-        return None if self._waiting or self._stopped else self._take()
+        return None if self._waiting or self.stopped else self._take()
 
     async def wait(self, patience_seconds: float) -> Replica | None:
         """A slot. None once no replica has been healthy for `patience_seconds`; busy ones are waited for."""
-        if self._stopped:
+        if self.stopped:
             return None
         mine: asyncio.Future[Replica | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(mine)
@@ -68,9 +69,13 @@ class ReplicaPool:
 
     def stop(self) -> None:
         """Give no more slots; who waits for one gets None."""
-        self._stopped = True
+        self.stopped = True
         while self._waiting:
             self._waiting.popleft().set_result(None)
+
+    def go_on(self) -> None:
+        """Give slots again."""
+        self.stopped = False
 
     def release(self, replica: Replica) -> None:
         """Give a slot back."""

@@ -27,6 +27,13 @@ def predict_schemas(openapi: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return data or {}, _at(result, "properties", "result") or {}, _example(openapi, body, request, data)
 
 
+def batch_offered(openapi: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether the description has POST /predict/batch, and whether that takes `parameters`."""
+    operation = _at(openapi, "paths", "/predict/batch", "post")
+    request = _follow(openapi, _at(_json_content(_at(operation, "requestBody", "content")), "schema"))
+    return bool(operation), "parameters" in _at(request, "properties")
+
+
 def stand_alone(schema: Any, openapi: Mapping[str, Any]) -> dict[str, Any]:
     """`schema` with every component it refers to under its own `$defs`; Unusable if it refers anywhere else."""
     if not isinstance(schema, dict):

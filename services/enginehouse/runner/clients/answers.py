@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pydantic_core
@@ -50,6 +51,38 @@ def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
     if _MAY_OVERFLOW.search(body) and not _is_finite(answer["result"]):
         return malformed("it holds a number that is too large for JSON readers")
     return Succeeded(answer["result"], len(body))
+
+
+def read_results(body: bytes, limits: Sequence[int]) -> Reply | list[Reply]:
+    """A 2xx body of a batch as a reply for each input, whose results may have `limits` bytes; or why it is none."""
+    try:
+        answer = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        return malformed(f"it is not JSON ({bounded(str(error), 200)})")
+    items = answer.get("results") if isinstance(answer, dict) else None
+    if not isinstance(items, list) or len(items) != len(limits):
+        return malformed(f'it is JSON without "results", a list of {len(limits)}')
+    doubtful = _MAY_OVERFLOW.search(body) is not None
+    return [_read_item(item, limit, doubtful) for item, limit in zip(items, limits, strict=True)]
+
+
+def _read_item(item: Any, limit: int, doubtful: bool) -> Reply:
+    if isinstance(item, dict) and "result" in item:
+        if doubtful and not _is_finite(item["result"]):
+            return malformed("it holds a number that is too large for JSON readers")
+        size = len(pydantic_core.to_json(item["result"]))
+        return too_large(f"{size} bytes", limit) if size > limit else Succeeded(item["result"], size)
+    if isinstance(item, dict) and "error" in item:
+        return read_error(item["error"])
+    return malformed('one of its results has neither "result" nor "error"')
+
+
+def read_error(error: Any) -> Reply:
+    """`{"message", "retryable"}` inside an answer: what came of one input. What does not say otherwise is retryable."""
+    message = bounded(without_trace(_sentence(error)), MESSAGE_MAX_CHARS)
+    if isinstance(error, dict) and error.get("retryable") is False:
+        return Rejected(message or "the engine refused the input")
+    return Failed(message or "the engine failed")
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,10 +1,11 @@
 """What the runner asks of an engine, whatever protocol it speaks, and what it may hear back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from enginehouse.runner.outcome import Failed, Rejected, Succeeded
+from enginehouse.runner.clock import Clock
+from enginehouse.runner.outcome import Failed, HandedBack, Rejected, Succeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Prediction:
     traceparent: str | None = None
     tell: Callable[[dict[str, Any]], None] | None = None
     """Called with each line that the engine streams before its result."""
+    clock: Clock | None = None
+    """Runs while the call does; a client that lets it wait for others holds the clock meanwhile."""
+    alone: bool = False
+    """Never to share a call with other jobs: it failed before, and might take them along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Closed:
     message: str
 
 
-Reply = Succeeded | Rejected | Failed | Busy | Unreachable | Closed
+Reply = Succeeded | Rejected | Failed | Busy | Unreachable | Closed | HandedBack
+"""`HandedBack`: the client did not let the call begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +85,13 @@ class EngineClient(Protocol):
 
     async def close(self) -> None:
         """Let go of its connections."""
+
+
+class BatchClient(EngineClient, Protocol):
+    """One engine replica that may take several jobs in one call."""
+
+    async def predict_batch(self, predictions: Sequence[Prediction]) -> Reply | list[Reply]:
+        """Run several jobs, each with its input as JSON text, all with the same parameters.
+
+        A reply for each, in their order; a single one where the call as a whole came to nothing.
+        """

@@ -1,0 +1,67 @@
+"""Whether the gateway has stopped this engine (it is quarantined), read from the engine's own state every second."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import pydantic_core
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.names import CONTROL_KEY, results_component
+from enginehouse.sidecar.base import Sidecar, StateItem
+
+_log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 1.0
+
+
+class Control:
+    """Reads `control`, and tells when it changes."""
+
+    def __init__(self, sidecar: Sidecar, engine_id: str, told: Callable[[bool], None]) -> None:
+        self._sidecar = sidecar
+        self._store = results_component(engine_id)
+        self._told = told
+        self._task: asyncio.Task[None] | None = None
+        self.stopped: bool | None = None
+        """None until it was read once: a runner that starts must not take jobs of an engine that is quarantined."""
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Read no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            # A store that does not answer changes nothing: what was said last holds.
+            with contextlib.suppress(EnginehouseError):
+                self._take(_says_stop(await self._sidecar.read(self._store, CONTROL_KEY)))
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _take(self, stopped: bool) -> None:
+        if stopped == (self.stopped or False):
+            self.stopped = stopped
+            return
+        self.stopped = stopped
+        _log.warning(
+            "The gateway has stopped this engine: nothing more is begun" if stopped else "The engine goes on",
+            action="engine_stopped" if stopped else "engine_resumed",
+        )
+        self._told(stopped)
+
+
+def _says_stop(item: StateItem | None) -> bool:
+    if item is None:
+        return False
+    try:
+        said = pydantic_core.from_json(item.value)
+    except ValueError:
+        return False
+    return isinstance(said, dict) and said.get("stopped") is True
