@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from enginehouse.contracts.engine import EngineSpec, Scale
+from enginehouse.contracts.engine import Batch, EngineSpec, Scale
 from enginehouse.contracts.tenant import Tenant
 from enginehouse.registry.bundle import (
     InvalidBundle,
@@ -57,6 +57,8 @@ def test_the_jobs_component_lets_each_slot_do_its_part_and_no_more() -> None:
 def test_the_jobs_component_paces_by_slots_and_outlasts_three_executions() -> None:
     settings = _settings(_engine(_SPEC.model_copy(update={"scale": Scale(min=2, max=2)}))["engine/jobs.yaml"])
     assert settings["concurrency"] == "16"
+    batching = _engine(_SPEC.model_copy(update={"batch": Batch(max_size=4)}))["engine/jobs.yaml"]
+    assert _settings(batching)["concurrency"] == "32"
     assert settings["queueDepth"] == "1"
     assert settings["processingTimeout"] == "210s"
     assert settings["redeliverInterval"].isdigit()

@@ -16,6 +16,9 @@ INLINE_MAX_BYTES = 64 * 1024
 HEARTBEAT_SECONDS = 5
 WORKER_TTL_SECONDS = 15
 
+JOBS_AT_ONCE_MAX = 1_024
+"""However large slots and batches are, a replica is given no more jobs at once."""
+
 
 class LocalRun(_Frozen):
     """How the engine is started as a process on this machine. It listens on 127.0.0.1 at $PORT."""
@@ -80,6 +83,11 @@ class EngineSpec(_Frozen):
         """`<tenant>--<engine>`."""
         return str(EngineId(self.tenant, self.name))
 
+    @property
+    def jobs_at_once(self) -> int:
+        """Jobs that one replica can have in hand: a full batch in each of its slots."""
+        return max(self.slots, min(self.slots * self.batch.max_size, JOBS_AT_ONCE_MAX))
+
 
 class EngineCard(_Record):
     """What the gateway knows of an engine's slot. Comes from tenants, so it is bounded before it is used."""
@@ -107,7 +115,7 @@ class Heartbeat(_Record):
     worker: str
     slot: Slot
     version: str
-    slots: int
+    slots: int = Field(description="Jobs that it can have in hand at once.")
     in_hand: list[str] = Field(default_factory=list, description="Ids of the jobs delivered and not yet settled.")
     idle_since: AwareDatetime | None = Field(None, description="Since when nothing was in hand; None: busy.")
     healthy: bool = Field(description="Whether the engine answers its health check.")

@@ -85,7 +85,7 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
     settings = {
         "consumerID": engine,
         # Pacing: no more in hand than the engine works on at once, and almost nothing prefetched behind them.
-        "concurrency": str(spec.slots * replicas),
+        "concurrency": str(spec.jobs_at_once * replicas),
         "queueDepth": "1",
         # Redis delivers again after this even while the handler still runs; recovery before it is the ledger's.
         "processingTimeout": f"{math.ceil(3 * spec.execution_timeout_seconds) + _PROCESSING_MARGIN_SECONDS}s",
