@@ -34,6 +34,8 @@ from enginehouse.sidecar.records import JobRecords
 log = structlog.get_logger()
 
 _READ_MAX = 64
+_SKEW_SECONDS = 1.0
+"""Between a runner's clock and ours."""
 
 
 class Completions:
@@ -168,8 +170,8 @@ class Completions:
     async def _tell(self, engine_id: str, item: Mirrored) -> None:
         """Let everybody know who waits for what has just become true."""
         row, job_id, status = item.row, item.row["id"], Status(item.row["status"])
-        if row["started_at"]:
-            self.last_progress[engine_id] = max(self.last_progress.get(engine_id, 0), row["created_at"])
+        if item.changed and item.handed_over_at and (row["started_at"] or 0) >= item.handed_over_at - _SKEW_SECONDS:
+            self.last_progress[engine_id] = max(self.last_progress.get(engine_id, 0), item.handed_over_at)
         if status.is_final:
             self._engine_of.pop(job_id, None)
             self._waiters.wake(job_id, row)

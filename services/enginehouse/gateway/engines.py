@@ -239,4 +239,6 @@ class Engines:
                 await self.refresh()
             except Unavailable as error:
                 log.warning(f"The engines' list stays as it was: {error}", action="engines_kept")
+            except Exception:
+                log.exception("The engines' list could not be compared", action="engines_failed")
             await asyncio.sleep(poll_seconds)

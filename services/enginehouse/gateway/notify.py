@@ -60,6 +60,9 @@ class Notifier:
             except EnginehouseError as error:
                 log.warning(f"The outbox waits: {error}", action="outbox_waits")
                 told = 0
+            except Exception:
+                log.exception("The outbox could not be emptied", action="outbox_failed")
+                told = 0
             if told < _AT_ONCE:
                 try:
                     await asyncio.wait_for(self._woken.wait(), _IDLE_SECONDS)

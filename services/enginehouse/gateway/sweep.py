@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Row
 
-from enginehouse.contracts.engine import Heartbeat
+from enginehouse.contracts.engine import HEARTBEAT_SECONDS, Heartbeat
 from enginehouse.contracts.errors import Conflict, EnginehouseError
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.gateway import decisions
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 LOST_AFTER_SECONDS = 8.0
 """A handed-over job that a worker with nothing to do has not got after this time is not going to arrive."""
 OVERTAKEN_SECONDS = 15.0
-"""A topic is first in, first out: a job is lost if one accepted this much later has begun."""
+"""A topic is first in, first out: a job is lost if one handed over this much later has begun."""
 _HAND_OVERS_MAX = 20
 _EXPIRE_AT_ONCE = 500
 _PURGE_AT_ONCE = 500
@@ -47,6 +47,18 @@ def is_lost(row: Row[Any], workers: list[Heartbeat], last_progress: float, now: 
             if waited > LOST_AFTER_SECONDS:
                 return True
     return bool(row.handed_over_at + OVERTAKEN_SECONDS < last_progress)
+
+
+def has_it(record: JobRecord, job_id: str, workers: list[Heartbeat]) -> bool:
+    """Whether the worker that a running record names lives and has the job, or may have taken it since it last said.
+
+    A store that came back older than it was shows claims of jobs that their workers have long ended.
+    """
+    return any(
+        worker.worker == record.worker
+        and (job_id in worker.in_hand or record.started_at is None or record.started_at >= worker.at)
+        for worker in workers
+    )
 
 
 class Sweep:
@@ -70,6 +82,8 @@ class Sweep:
         self._objects = objects
         self._limits = limits
         self._next_clean_up = 0.0
+        self._missed: dict[str, dict[str, float]] = {}
+        """Running jobs of each engine that no living worker has, and since when they were seen so at every look."""
 
     async def run(self, every_seconds: float) -> None:
         """Sweep for ever; one failure delays, and stops nothing."""
@@ -145,7 +159,7 @@ class Sweep:
         except EnginehouseError as error:
             log.warning(f"The jobs of {engine_id} cannot be checked now: {error}", action="recover_waits")
             return
-        alive = {worker.worker for worker in workers}
+        missed_before, missed = self._missed.get(engine_id, {}), {}
         progress = self._completions.last_progress.get(engine_id, 0)
         lost = []
         for row in rows:
@@ -153,11 +167,15 @@ class Sweep:
             if record and (record.status.is_final or record.attempt > row.attempts):
                 continue  # Mirrored just now.
             if record and record.status is Status.RUNNING and row.status == Status.RUNNING.value:
-                if record.worker not in alive:
-                    lost.append(row)
+                # While no worker is seen at all, nobody could take it; a store that was away shows them one by one.
+                if workers and not has_it(record, row.id, workers):
+                    missed[row.id] = missed_before.get(row.id, now)
+                    if now - missed[row.id] > HEARTBEAT_SECONDS:
+                        lost.append(row)
             elif is_lost(row, workers, progress, now):
                 # Nobody has begun this hand-over; a record of an earlier attempt says nothing about it.
                 lost.append(row)
+        self._missed[engine_id] = missed
         if lost:
             await self._hand_over_again(engine_id, lost, now)
 

@@ -14,6 +14,7 @@ import asyncpg
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -27,6 +28,8 @@ _READERS = 4
 _GROUP_MAX = 256
 _RECONNECT_SECONDS = 0.5
 NOTIFY_CHANNEL = "job_ended"
+_AWAY = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What a database that stops, starts or is out of reach looks like. While connecting, asyncpg's errors come as they are."""
 
 
 @dataclass(slots=True)
@@ -94,7 +97,10 @@ class SqliteDatabase:
             with self._readers.connect() as connection:
                 return query(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(self._reader_threads, run)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader_threads, run)
+        except _AWAY as error:
+            raise Unavailable(f"ledger: {type(error).__name__}") from error
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
         """Run `work` in the writer thread. Only what was promised to a caller waits for the disk."""
@@ -140,7 +146,7 @@ class PostgresDatabase:
         try:
             async with self._engine.connect() as connection:
                 return await connection.run_sync(query)
-        except (DBAPIError, OSError) as error:
+        except _AWAY as error:
             raise Unavailable(f"ledger: {type(error).__name__}") from error
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
@@ -161,7 +167,7 @@ class PostgresDatabase:
                     await driver.add_listener(NOTIFY_CHANNEL, lambda _c, _pid, _channel, payload: heard(payload))
                     reconnected()
                     await broken.wait()
-            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except _AWAY:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def close(self) -> None:
@@ -260,7 +266,7 @@ class GroupWriter:
 
 
 def _as_ours(error: Exception) -> Exception:
-    if isinstance(error, DBAPIError | OSError):
+    if isinstance(error, _AWAY):
         ours = Unavailable(f"ledger: {type(error).__name__}")
         ours.__cause__ = error
         return ours

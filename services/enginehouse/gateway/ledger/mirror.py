@@ -33,6 +33,8 @@ class Mirrored:
     changed: bool
     notices: bool = False
     """Whether the outbox has something new about it."""
+    handed_over_at: float | None = None
+    """When it was handed over for the attempt that this told of."""
 
 
 def _timestamp(moment: Any) -> float | None:
@@ -109,6 +111,7 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
     if connection.dialect.name == "postgresql":
         query = query.order_by(jobs.c.id).with_for_update()
     present = {row.id: dict(row._mapping) for row in connection.execute(query)}
+    handed_over = {job_id: row["handed_over_at"] for job_id, row in present.items()}
     changes: dict[str, dict[str, Any]] = {}
     told: set[str] = set()
     for item in items:
@@ -135,7 +138,9 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
         told = _put_in_outbox(connection, [present[job_id] for job_id in changes])
         notify_others(connection, [row["id"] for row in ended])
     return [
-        Mirrored(present[item.job_id], item.job_id in changes, item.job_id in told) if item.job_id in present else None
+        Mirrored(present[item.job_id], item.job_id in changes, item.job_id in told, handed_over[item.job_id])
+        if item.job_id in present
+        else None
         for item in items
     ]
 
