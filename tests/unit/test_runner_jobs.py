@@ -64,6 +64,8 @@ def running_by(worker: str, attempt: int = 1, started_ago: float = 10) -> JobRec
 
 
 async def test_the_first_attempt_takes_one_write_and_one_completion(world: World) -> None:
+    # What a starting runner writes beside: its card's announcement, its name in the list of workers.
+    await until(lambda: world.dapr.published[names.COMPLETIONS_TOPIC] and names.WORKERS_KEY in world.dapr.stores[STORE])
     before = world.dapr.calls.copy()
     job_id = names.new_job_id()
     assert await world.runner.receiver.deliver(world.event(job_id))

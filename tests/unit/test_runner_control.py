@@ -1,0 +1,98 @@
+"""While the gateway has stopped an engine its runner begins nothing, ends what it began, and burns no attempt."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.runner import STORE, World, runner_world, until
+from tests.unit.test_runner_jobs import Gate, begin
+
+from enginehouse.contracts import names
+from enginehouse.contracts.engine import Batch
+from enginehouse.contracts.job import Status
+from enginehouse.runner import control
+from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_POLL_SECONDS", 0.01)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with runner_world(tmp_path, slots=1, hand_back_after_seconds=30) as made:
+        yield made
+
+
+async def tell(dapr: FakeDapr, stopped: bool) -> None:
+    value = json.dumps({"stopped": stopped}).encode()
+    await FakeSidecar(dapr, "gateway").put(STORE, names.CONTROL_KEY, value)
+
+
+async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
+    gate = Gate(world)
+    running, waiting = names.new_job_id(), names.new_job_id()
+    deliveries = [begin(world, running), begin(world, waiting)]
+    await until(lambda: gate.entered == 1)
+    await tell(world.dapr, True)
+    await until(lambda: world.find(waiting))
+    assert (world.record(waiting).status, world.record(waiting).attempt) == (Status.QUEUED, 0)
+    assert not world.runner.ready()
+    gate.open.set()
+    assert await asyncio.gather(*deliveries) == [True, True]
+    assert world.record(running).status is Status.SUCCEEDED
+
+
+async def test_what_is_delivered_meanwhile_goes_back_and_runs_once_it_goes_on(world: World) -> None:
+    await tell(world.dapr, True)
+    await until(lambda: not world.runner.ready())
+    job_id = names.new_job_id()
+    assert await begin(world, job_id)
+    assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.QUEUED, 0)
+    assert world.engine.calls == []
+    await tell(world.dapr, False)
+    await until(world.runner.ready)
+    assert await begin(world, job_id, published_ago=10)
+    assert world.record(job_id).status is Status.SUCCEEDED
+
+
+async def test_a_runner_that_starts_while_its_engine_is_stopped_takes_nothing(tmp_path: Path, world: World) -> None:
+    await tell(world.dapr, True)
+    await until(lambda: not world.runner.ready())
+    task = asyncio.create_task(_world_once_ready(tmp_path, world.dapr))
+    done, _ = await asyncio.wait({task}, timeout=0.3)
+    assert not done
+    await tell(world.dapr, False)
+    await task
+
+
+async def _world_once_ready(folder: Path, dapr: FakeDapr) -> None:
+    async with runner_world(folder, dapr=dapr, worker="worker-2"):
+        pass
+
+
+async def test_a_store_that_does_not_answer_changes_nothing(world: World) -> None:
+    reads = world.dapr.calls["read"]
+    world.dapr.fail("read", times=5)
+    await until(lambda: world.dapr.calls["read"] > reads + 5)
+    assert world.runner.ready()
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"{}", b'{"stopped": "yes"}'])
+async def test_nonsense_stops_nothing(world: World, value: bytes) -> None:
+    await FakeSidecar(world.dapr, "gateway").put(STORE, names.CONTROL_KEY, value)
+    reads = world.dapr.calls["read"]
+    await until(lambda: world.dapr.calls["read"] > reads + 2)
+    assert world.runner.ready()
+
+
+async def test_what_gathers_for_a_batch_has_not_begun(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, slots=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
+        deliveries = [begin(world, names.new_job_id()) for _ in range(2)]
+        await until(lambda: world.runner.pool.replicas[0].in_hand == 2)
+        await tell(world.dapr, True)
+        assert await asyncio.gather(*deliveries) == [True, True]
+        assert (world.engine.batches, world.engine.calls) == ([], [])
