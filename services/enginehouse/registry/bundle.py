@@ -29,6 +29,7 @@ from enginehouse.contracts.names import (
     trial_topic,
 )
 from enginehouse.contracts.tenant import Tenant
+from enginehouse.registry.content import content_hash
 from enginehouse.registry.objects import (
     REDELIVER_INTERVAL_MS,
     STREAM_TTL,
@@ -61,6 +62,7 @@ class Workloads(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(description="Folder with the engine's own files, absolute.")
+    content: str = Field("", description="Of those files, as they were deployed: other ones restart the engine.")
     slots: dict[Slot, str] = Field(description="Version that runs in each slot that has one.")
     replicas: int = Field(1, ge=1, le=100, description="Processes of the engine behind one runner.")
 
@@ -95,7 +97,12 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
         "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), says)),
         "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), hears)),
     }
-    workloads = Workloads(source=str(source.resolve()), slots={active: spec.version}, replicas=replicas)
+    workloads = Workloads(
+        source=str(source.resolve()),
+        content=content_hash(source),
+        slots={active: spec.version},
+        replicas=replicas,
+    )
     objects: dict[str, Any] = {
         ENGINE_FILE: spec.model_dump(mode="json", exclude_none=True),
         "engine/jobs.yaml": component(jobs, "pubsub.redis", settings, app_ids(engine)),
@@ -152,6 +159,8 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
 
 def write_bundle(folder: Path, files: dict[str, str]) -> None:
     """Make `folder` hold exactly these files. Readers see the old bundle or the new one, never half of one."""
+    if _holds(folder, files):
+        return  # A sidecar watches the very folder that it was started with, so it is not replaced for nothing.
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Dot names are no bundle's name, so watchers pass over them.
     fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
@@ -165,6 +174,11 @@ def write_bundle(folder: Path, files: dict[str, str]) -> None:
         shutil.rmtree(stale)
     else:
         os.rename(fresh, folder)
+
+
+def _holds(folder: Path, files: dict[str, str]) -> bool:
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return found.keys() == files.keys() and all(path.read_bytes() == files[name].encode() for name, path in found.items())
 
 
 def remove_bundle(folder: Path) -> bool:

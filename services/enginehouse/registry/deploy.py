@@ -21,12 +21,14 @@ from enginehouse.registry.bundle import (
     render_tenant,
     write_bundle,
 )
+from enginehouse.registry.content import content_hash
 
 _KEY_ID_LENGTH = 12
 
 
 def deploy_engine(engines: Path, folder: Path) -> EngineSpec:
-    """Write the bundle of the engine in `folder`; whoever watches `engines` starts it. InvalidBundle if it is wrong."""
+    """Write the bundle of the engine in `folder`; whoever watches `engines` starts it, anew if anything in `folder` has
+    changed since. InvalidBundle if it is wrong."""
     spec = read_spec(folder / ENGINE_FILE)
     if spec.run and spec.run.requirements and not (folder / spec.run.requirements).is_file():
         raise InvalidBundle(f"{folder / ENGINE_FILE}: run.requirements: there is no file {spec.run.requirements}")
@@ -35,13 +37,15 @@ def deploy_engine(engines: Path, folder: Path) -> EngineSpec:
 
 
 def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
-    """Whether the bundle is of this very engine.yaml and folder. What its owner edited in the bundle is kept then."""
+    """Whether the bundle is of this very folder, as it is now. What its owner edited in the bundle is kept then."""
     bundle = engines / spec.id
     try:
-        same_spec = read_spec(bundle / ENGINE_FILE) == spec
-        return same_spec and read_workloads(bundle / WORKLOADS_FILE).source == str(folder.resolve())
+        if read_spec(bundle / ENGINE_FILE) != spec:
+            return False
+        workloads = read_workloads(bundle / WORKLOADS_FILE)
     except InvalidBundle:
         return False
+    return workloads.source == str(folder.resolve()) and workloads.content == content_hash(folder)
 
 
 def remove_engine(engines: Path, engine_id: str) -> None:

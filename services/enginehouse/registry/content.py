@@ -1,0 +1,27 @@
+"""What an engine's folder holds, as one short text: how a deployment tells that an engine's code has changed."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def content_hash(folder: Path) -> str:
+    """Changes with any file of `folder`, its name included. What tools leave behind (caches, dot files) does not count."""
+    digest = hashlib.sha256()
+    for path in sorted(_files(folder)):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256")
+        digest.update(f"{path.relative_to(folder)}\0{content.hexdigest()}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_left_behind(name)]
+        # Through links to files, but not to what only looks like one: reading a pipe would never end.
+        yield from (path for name in files if not _is_left_behind(name) and (path := Path(place, name)).is_file())
+
+
+def _is_left_behind(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")
