@@ -129,6 +129,8 @@ class _RequestId:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given.decode("latin-1") if given.isalnum() and len(given) <= 64 else str(uuid_utils.uuid7())
 
+        scope.setdefault("state", {})["request_id"] = request_id
+
         async def with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
@@ -152,6 +154,8 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
         summary="Many clients' inference engines behind one API.",
         lifespan=lifespan,
         redoc_url=None,
+        # A path with a slash too many is not found, rather than sent on to wherever its Host header says.
+        redirect_slashes=False,
     )
     app.state.gateway = state
     problems.install(app)

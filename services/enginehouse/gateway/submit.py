@@ -10,7 +10,7 @@ import pydantic_core
 from sqlalchemy import Row
 
 from enginehouse.contracts.engine import EngineCard
-from enginehouse.contracts.errors import InputTooLarge, JobDoesNotExist, QueueFull, RequestError
+from enginehouse.contracts.errors import InputTooLarge, InvalidInput, JobDoesNotExist, QueueFull, RequestError
 from enginehouse.contracts.job import JobRequest, RetryPolicy
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.completions import Completions
@@ -26,6 +26,9 @@ from enginehouse.gateway.webhooks import Webhooks
 
 _IDEMPOTENCY_SECONDS = 86_400
 _QUEUE_FULL_RETRY_SECONDS = 5
+_PARSER_DEPTH = 201
+MAX_DEPTH = 128
+"""Of an input: the events and records that carry it add levels, and parsers stop at _PARSER_DEPTH."""
 _DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
 
 
@@ -53,6 +56,23 @@ class AcceptedJob:
     existing: bool
 
 
+def wire_json(name: str, value: Any) -> bytes:
+    """`value` as JSON that every part on its way can read; InvalidInput for what JSON has no word for, or is too deep.
+
+    A number like 1e400 is well-formed where it comes in, and infinite from then on.
+    """
+    text = pydantic_core.to_json(value)
+    if b"Infinity" in text or b"NaN" in text or text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        around = _PARSER_DEPTH - MAX_DEPTH
+        try:
+            pydantic_core.from_json(b"[" * around + text + b"]" * around, allow_inf_nan=False)
+        except ValueError:
+            raise InvalidInput(
+                f"{name} has a number too large to be one, or is nested deeper than the {MAX_DEPTH} levels allowed"
+            ) from None
+    return text
+
+
 def _options(submission: Submission, card: EngineCard) -> dict[str, Any]:
     """What holds for this job: as the request says, else as the engine's card says."""
     request = submission.request
@@ -63,6 +83,7 @@ def _options(submission: Submission, card: EngineCard) -> dict[str, Any]:
         "execution_timeout_seconds": request.execution_timeout_seconds or card.execution_timeout_seconds,
     }
     if request.parameters is not None:
+        wire_json("parameters", request.parameters)
         options["parameters"] = request.parameters
     if request.webhook:
         options["webhook"] = request.webhook
@@ -149,7 +170,7 @@ class Submitter:
                 return None
             await self._objects.check_upload(submission.caller.name, request.input_ref)
             return None
-        text = pydantic_core.to_json(request.input)
+        text = wire_json("input", request.input)
         limit = self._objects.max_bytes if self._objects else self._inline_max_bytes
         if len(text) > limit:
             raise InputTooLarge(f"input has {len(text)} bytes as JSON; {limit} are allowed")
