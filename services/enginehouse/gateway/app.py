@@ -1,6 +1,7 @@
 """Wires a gateway together: once, at start, never at import."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from enginehouse.gateway.completions import Completions
 from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.events import EventIntake
+from enginehouse.gateway.headers import HeadersWithinBounds
 from enginehouse.gateway.jobs import Jobs
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.limits import Limits
@@ -116,6 +118,9 @@ async def running(state: GatewayState) -> AsyncIterator[None]:
         await state.sidecar.close()
 
 
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
 class _RequestId:
     """Gives every answer an X-Request-Id: the caller's own, or a new one."""
 
@@ -127,8 +132,7 @@ class _RequestId:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given.decode("latin-1") if given.isalnum() and len(given) <= 64 else str(uuid_utils.uuid7())
-
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def with_id(message: Message) -> None:
@@ -159,6 +163,7 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
     )
     app.state.gateway = state
     problems.install(app)
+    app.add_middleware(HeadersWithinBounds)
     app.add_middleware(_RequestId)
     for module in (jobs, events, object_routes, dead_letter_routes, engines, health):
         app.include_router(module.router)
