@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "services/enginehouse/client"
-DERIVED = {FOLDER / f"async_{name}.py": FOLDER / f"sync_{name}.py" for name in ("client", "transport")}
+DERIVED = {FOLDER / f"async_{name}.py": FOLDER / f"sync_{name}.py" for name in ("client", "operations", "transport")}
 
 _FIRST_LINE = re.compile(r'\A""".*?"""\n')
 _REPLACED = [
@@ -16,10 +16,10 @@ _REPLACED = [
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\basyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"^import asyncio\n", "import time\n"),
-    (r"\basync_transport\b", "sync_transport"),
+    (r"\basync_(operations|transport)\b", r"sync_\1"),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\bAsyncBaseTransport\b", "BaseTransport"),
-    (r"\bAsync(Client|Handle|Transport)\b", r"\1"),
+    (r"\bAsync(Client|Handle|Operations|Transport)\b", r"\1"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
     (r"\baread\b", "read"),

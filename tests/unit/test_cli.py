@@ -63,7 +63,21 @@ def test_an_input_file_needs_an_object_to_be_a_field_of(tmp_path: Path) -> None:
         read_input("[1]", [f"image={tmp_path}"])
 
 
-@pytest.mark.parametrize("command", [["jobs"], ["engines"], ["submit", "--input", "1"], ["jobs", "show", "x"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["jobs"],
+        ["engines"],
+        ["submit", "--input", "1"],
+        ["jobs", "show", "x"],
+        ["jobs", "follow", "x"],
+        ["dead-letters"],
+        ["dead-letters", "list", "--unparsable"],
+        ["dead-letters", "redrive", "x"],
+        ["engines", "quarantine", "acme--ocr", "--reason", "it lies"],
+        ["engines", "purge", "acme--ocr"],
+    ],
+)
 def test_without_a_stack_the_way_to_one_is_said_in_a_line(command: list[str]) -> None:
     result = runner.invoke(app, command)
     assert result.exit_code == 1
@@ -129,6 +143,6 @@ def test_a_bad_tenant_name_is_refused_with_the_rule(tmp_path: Path, name: str) -
     assert not list((tmp_path / "home/tenants").iterdir())
 
 
-@pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant"])
+@pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant", "dead-letters"])
 def test_help_shows_examples(command: str) -> None:
     assert f"enginehouse {command}" in runner.invoke(app, [command, "--help"]).stdout.partition("Examples")[2]

@@ -25,6 +25,7 @@ _PATIENCE = RetryPlan(times=2, longest_retry_after_seconds=5)
 
 # The server's advice speaks of HTTP calls; these are the same in commands.
 _ADVICE = {
+    "DEAD_LETTER_DOES_NOT_EXIST": "'enginehouse dead-letters' lists yours.",
     "ENGINE_DOES_NOT_EXIST": "'enginehouse engines' lists those you may use.",
     "INVALID_INPUT": "'enginehouse engines show ENGINE' shows what it wants.",
     "JOB_DOES_NOT_EXIST": "'enginehouse jobs' lists yours.",

@@ -19,7 +19,13 @@ enginehouse engines
 
 enginehouse engines show standard
 
-enginehouse engines deploy my-engine/"""
+enginehouse engines deploy my-engine/
+
+enginehouse engines quarantine acme--ocr --reason "answers nonsense since v3"
+
+enginehouse engines resume acme--ocr
+
+enginehouse engines purge acme--ocr"""
 
 engines = typer.Typer(invoke_without_command=True, epilog=EXAMPLES)
 
@@ -29,7 +35,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def list_engines(context: typer.Context, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """List the engines you may use; or show, deploy or remove one."""
+    """List the engines you may use; or show, deploy, stop, resume, empty or remove one."""
     if context.invoked_subcommand:
         return
     with connected(home) as client:
@@ -71,6 +77,49 @@ def show(
     if card := found.card:
         for name, schema in (("input", card.input_schema), ("output", card.output_schema), ("example", card.example)):
             typer.echo(f"\n{name}: {json.dumps(schema, indent=2)}")
+
+
+EngineIdArgument = Annotated[str, typer.Argument(help="TENANT--NAME.", show_default=False)]
+
+
+@engines.command()
+def quarantine(
+    engine: EngineIdArgument,
+    reason: Annotated[str, typer.Option(help="Why; its owner is told.", show_default=False)],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop all delivery to an engine, over restarts too. Its jobs stay queued. Needs an administrator's key."""
+    with connected(home) as client:
+        found = client.quarantine(engine, reason)
+    _say_state(found, as_json)
+
+
+@engines.command()
+def resume(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Let a paused or quarantined engine have its jobs again, in order. Needs an administrator's key."""
+    with connected(home) as client:
+        found = client.resume(engine)
+    _say_state(found, as_json)
+
+
+@engines.command()
+def purge(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Cancel every job that waits for an engine; what runs goes on. Needs an administrator's key."""
+    with connected(home) as client:
+        canceled = client.purge(engine)
+    if as_json:
+        print_json({"engine": engine, "canceled": canceled})
+    else:
+        out.print(f"{canceled} jobs of {clean(engine)} are canceled.")
+
+
+def _say_state(engine: EngineInfo, as_json: bool) -> None:
+    if as_json:
+        print_json(engine)
+        return
+    waiting = engine.queue.jobs.queued if engine.queue else 0
+    out.print(f"{engine.id} is {engine.state}; {waiting} jobs are queued.", soft_wrap=True)
 
 
 def _brief(description: str) -> str:

@@ -1,6 +1,7 @@
 """`enginehouse submit` and `enginehouse jobs`: send jobs, look at them, end them."""
 
 import json
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,8 @@ from rich.text import Text
 from enginehouse.cli.connection import clean, connected, print_table
 from enginehouse.cli.console import err, out
 from enginehouse.cli.inputs import read_input
-from enginehouse.cli.running import DEFAULT_HOME, HomeOption
-from enginehouse.client import JobFailed, SubmitOptions
+from enginehouse.cli.running import DEFAULT_HOME, INTERRUPTED, HomeOption
+from enginehouse.client import JobFailed, JobNews, SubmitOptions
 from enginehouse.contracts.job import Job, Status, now
 from enginehouse.contracts.names import DEFAULT_ENGINE
 
@@ -31,7 +32,9 @@ JOBS_EXAMPLES = """Examples:
 
 enginehouse jobs --status failed --limit 5
 
-enginehouse jobs show 01890a5d-ac96-7b2a-8c4e-0123456789ab"""
+enginehouse jobs show 01890a5d-ac96-7b2a-8c4e-0123456789ab
+
+enginehouse jobs follow 01890a5d-ac96-7b2a-8c4e-0123456789ab"""
 
 jobs = typer.Typer(invoke_without_command=True, epilog=JOBS_EXAMPLES)
 
@@ -86,7 +89,7 @@ def list_jobs(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """List your jobs, newest first; or show, cancel or retry one."""
+    """List your jobs, newest first; or show, follow, cancel or retry one."""
     if context.invoked_subcommand:
         return
     with connected(home) as client:
@@ -97,7 +100,7 @@ def list_jobs(
     table = Table("id", "engine", "status", "attempts", "queued for", "predicted in", "age", box=None)
     for job in found:
         waited, predicted = _seconds(job.metrics.queue_time), _seconds(job.metrics.predict_time)
-        table.add_row(job.id, job.engine, _status(job), str(job.attempts), waited, predicted, _age(job))
+        table.add_row(job.id, job.engine, _status(job), str(job.attempts), waited, predicted, age(job.created_at))
     print_table(table) if found else out.print("No jobs.")
 
 
@@ -121,6 +124,43 @@ def retry(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpt
     with connected(home) as client:
         handle = client.retry(job_id)
         print_json({"id": handle.id, "engine": handle.engine}) if as_json else typer.echo(handle.id)
+
+
+@jobs.command()
+def follow(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Print what happens to a job as it happens, and its output at the end; exits 1 if it fails.
+
+    With --json, one document a line. Ctrl-C ends the following, not the job.
+    """
+    job = None
+    with connected(home) as client:
+        try:
+            for news in client.events(job_id):
+                if news.kind == "completed":
+                    job = Job.model_validate(news.data)
+                _print_news(news, as_json)
+        except KeyboardInterrupt:
+            err.print(
+                f"The job goes on. 'enginehouse jobs follow {job_id}' follows it again.", style="dim", soft_wrap=True
+            )
+            raise typer.Exit(INTERRUPTED) from None
+        if job and job.status is not Status.SUCCEEDED:
+            raise JobFailed(job)
+        if job and not as_json:
+            print_json(client.output(job))
+
+
+def _print_news(news: JobNews, as_json: bool) -> None:
+    if as_json:
+        typer.echo(news.model_dump_json())
+        return
+    value = news.data
+    if news.kind == "completed":
+        value = value["status"]
+    elif news.kind == "start":
+        value = f"attempt {value['attempt']}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    out.print(Text.assemble((f"{clean(news.kind):<10}", "dim"), clean(text)), soft_wrap=True)
 
 
 def _show(job: Job, as_json: bool) -> None:
@@ -159,8 +199,9 @@ def _seconds(value: float | None) -> str:
     return f"{1000 * value:.1f} ms" if value < 1 else f"{value:.1f} s"
 
 
-def _age(job: Job) -> str:
-    seconds = (now() - job.created_at).total_seconds()
+def age(moment: datetime) -> str:
+    """How long ago a moment was, roughly."""
+    seconds = (now() - moment).total_seconds()
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

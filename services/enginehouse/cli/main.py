@@ -3,6 +3,7 @@
 import typer
 
 from enginehouse.cli import demo, deploy, stack
+from enginehouse.cli.dead_letters import dead_letters
 from enginehouse.cli.engines import engines
 from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
 from enginehouse.cli.tenant import tenant
@@ -22,6 +23,7 @@ app.command()(demo.demo)
 
 app.command(epilog=SUBMIT_EXAMPLES)(submit)
 app.add_typer(jobs, name="jobs")
+app.add_typer(dead_letters, name="dead-letters")
 engines.command()(deploy.deploy)
 engines.command()(deploy.remove)
 app.add_typer(engines, name="engines")

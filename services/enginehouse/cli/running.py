@@ -17,7 +17,8 @@ HomeOption = Annotated[
 ]
 DEFAULT_HOME = Path(".enginehouse")
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -28,7 +29,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         say_error(error)
         raise typer.Exit(1) from None
     except asyncio.CancelledError:
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
@@ -42,7 +43,7 @@ async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
             task.cancel()
         else:
             # The guard ends every process that is left.
-            os._exit(_INTERRUPTED)
+            os._exit(INTERRUPTED)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -8,7 +8,7 @@
 
 from enginehouse.client.async_client import AsyncClient, AsyncHandle
 from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
-from enginehouse.client.models import BatchJob, EngineInfo, JobNews, SubmitOptions
+from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineInfo, JobNews, SubmitOptions
 from enginehouse.client.sync_client import Client, Handle
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "BatchJob",
     "CannotConnect",
     "Client",
+    "DeadLetterInfo",
     "EngineInfo",
     "Handle",
     "JobFailed",

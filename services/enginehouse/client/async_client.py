@@ -7,13 +7,12 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
-from urllib.parse import quote
+from typing import Any, Self, Unpack
 
 import httpx2
 import pydantic_core
-from pydantic import BaseModel
 
+from enginehouse.client.async_operations import AsyncOperations, path_part
 from enginehouse.client.async_transport import AsyncTransport
 from enginehouse.client.errors import JobFailed, WaitOver, from_problem
 from enginehouse.client.models import (
@@ -37,8 +36,6 @@ _LONGEST_WAIT_SECONDS = 60.0
 
 _BATCH_MAX = 1_000
 """What the server takes in one request."""
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class AsyncHandle:
@@ -99,7 +96,7 @@ class AsyncHandle:
         return await self._client.retry(self.id)
 
 
-class AsyncClient:
+class AsyncClient(AsyncOperations):
     """A connection to Enginehouse as one tenant. Make one, use it for everything, close it.
 
     `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. Requests that can be sent twice without
@@ -171,7 +168,7 @@ class AsyncClient:
 
     async def job(self, job_id: str) -> Job:
         """A job, as it stands now."""
-        return await self._get(Job, f"/v1/jobs/{_part(job_id)}")
+        return await self._get(Job, f"/v1/jobs/{path_part(job_id)}")
 
     async def handle(self, job_id: str) -> AsyncHandle:
         """A handle of a job that was submitted earlier, or elsewhere."""
@@ -183,7 +180,9 @@ class AsyncClient:
         deadline = _deadline(timeout_seconds)
         while True:
             seconds = _wait_until(deadline)
-            job = await self._get(Job, f"/v1/jobs/{_part(job_id)}", {"wait": f"{seconds:.3f}"}, wait_seconds=seconds)
+            job = await self._get(
+                Job, f"/v1/jobs/{path_part(job_id)}", {"wait": f"{seconds:.3f}"}, wait_seconds=seconds
+            )
             if job.status.is_final:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
@@ -224,7 +223,7 @@ class AsyncClient:
         ...             news.data["output"]["label"]
         'positive'
         """
-        async for news in self._transport.events(f"/v1/jobs/{_part(job_id)}/events"):
+        async for news in self._transport.events(f"/v1/jobs/{path_part(job_id)}/events"):
             yield news
 
     async def output(self, job: Job) -> Any:
@@ -277,7 +276,7 @@ class AsyncClient:
     async def cancel(self, job_id: str) -> Job:
         """End a job; one that is canceled already is fine. JobIsFinal if it has ended otherwise."""
         try:
-            content = await self._transport.request("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+            content = await self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/cancel")
         except JobIsFinal:
             job = await self.job(job_id)
             if job.status is Status.CANCELED:
@@ -287,8 +286,14 @@ class AsyncClient:
 
     async def retry(self, job_id: str) -> AsyncHandle:
         """A new job with the same input as one that has ended."""
-        content = await self._transport.request("POST", f"/v1/jobs/{_part(job_id)}/retry", safe=False)
+        content = await self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/retry", safe=False)
         accepted = Accepted.model_validate_json(content)
+        return AsyncHandle(self, accepted.id, accepted.engine)
+
+    async def redrive(self, letter_id: str) -> AsyncHandle:
+        """A new job with the input of one that was given up: see `dead_letters`."""
+        path = f"/v1/dead-letters/{path_part(letter_id)}/redrive"
+        accepted = Accepted.model_validate_json(await self._transport.request("POST", path, safe=False))
         return AsyncHandle(self, accepted.id, accepted.engine)
 
     async def engines(self) -> list[EngineInfo]:
@@ -302,7 +307,7 @@ class AsyncClient:
 
     async def engine(self, name: str) -> EngineInfo:
         """One engine, with its card: input and output schema, version, limits."""
-        return await self._get(EngineInfo, f"/v1/engines/{_part(name)}")
+        return await self._get(EngineInfo, f"/v1/engines/{path_part(name)}")
 
     async def _submit(
         self, engine: str, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions
@@ -311,27 +316,15 @@ class AsyncClient:
         headers = {"idempotency-key": key or str(uuid.uuid4())}
         if wait_seconds > 0:
             headers["prefer"] = f"wait={wait_seconds:.3f}"
-        path = f"/v1/engines/{_part(engine)}/jobs"
+        path = f"/v1/engines/{path_part(engine)}/jobs"
         content = await self._transport.request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
         accepted = Accepted.model_validate_json(content)
         return AsyncHandle(self, accepted.id, accepted.engine, _whole_job(content))
-
-    async def _get(
-        self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0
-    ) -> M:
-        return kind.model_validate_json(
-            await self._transport.request("GET", path, params=params, wait_seconds=wait_seconds)
-        )
 
 
 def _whole_job(content: bytes) -> Job | None:
     """The job, if a submit was answered with all of it: only where the server was asked to wait, and did."""
     return Job.model_validate_json(content) if "created_at" in pydantic_core.from_json(content) else None
-
-
-def _part(text: str) -> str:
-    """A name as one part of a path, whatever is in it."""
-    return quote(text, safe="")
 
 
 def _deadline(timeout_seconds: float | None) -> float | None:

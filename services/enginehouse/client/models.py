@@ -2,10 +2,10 @@
 
 from typing import Any, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.engine import EngineCard
-from enginehouse.contracts.job import Accepted, Job, RetryPolicy
+from enginehouse.contracts.job import Accepted, Job, JobError, RetryPolicy
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -65,7 +65,7 @@ class EngineInfo(_Answer):
     id: str
     version: str | None = None
     description: str = ""
-    state: str = Field(description="active, paused or retired.")
+    state: str = Field(description="active, paused, quarantined or retired.")
     reason: str | None = None
     health: str = "unknown"
     queue: Queue | None = None
@@ -89,6 +89,27 @@ class JobPage(_Answer):
     """Answer of GET /v1/jobs."""
 
     jobs: list[Job]
+    next_cursor: str | None = None
+
+
+class DeadLetterInfo(_Answer):
+    """Something that was given up."""
+
+    id: str = Field(description="Of a job that was given up: the job's id.")
+    engine: str | None = None
+    job_id: str | None = Field(None, description="None: it could never become a job.")
+    reason: str = Field(description="A code: PREDICT_ERROR, WORKER_LOST, UNPARSABLE, …")
+    attempts: int = 0
+    error: JobError | None = Field(None, description="Of the last attempt.")
+    event: str | None = Field(None, description="What was delivered; only when one is asked for.")
+    created_at: AwareDatetime
+    redriven_as: str | None = None
+
+
+class DeadLetterPage(_Answer):
+    """Answer of GET /v1/dead-letters."""
+
+    dead_letters: list[DeadLetterInfo]
     next_cursor: str | None = None
 
 

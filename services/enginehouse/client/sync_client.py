@@ -6,12 +6,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
-from urllib.parse import quote
+from typing import Any, Self, Unpack
 
 import httpx2
 import pydantic_core
-from pydantic import BaseModel
 
 from enginehouse.client.errors import JobFailed, WaitOver, from_problem
 from enginehouse.client.models import (
@@ -25,6 +23,7 @@ from enginehouse.client.models import (
     Upload,
 )
 from enginehouse.client.retries import RetryPlan
+from enginehouse.client.sync_operations import Operations, path_part
 from enginehouse.client.sync_transport import Transport
 from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
@@ -36,8 +35,6 @@ _LONGEST_WAIT_SECONDS = 60.0
 
 _BATCH_MAX = 1_000
 """What the server takes in one request."""
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class Handle:
@@ -98,7 +95,7 @@ class Handle:
         return self._client.retry(self.id)
 
 
-class Client:
+class Client(Operations):
     """A connection to Enginehouse as one tenant. Make one, use it for everything, close it.
 
     `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. Requests that can be sent twice without
@@ -170,7 +167,7 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         """A job, as it stands now."""
-        return self._get(Job, f"/v1/jobs/{_part(job_id)}")
+        return self._get(Job, f"/v1/jobs/{path_part(job_id)}")
 
     def handle(self, job_id: str) -> Handle:
         """A handle of a job that was submitted earlier, or elsewhere."""
@@ -182,7 +179,7 @@ class Client:
         deadline = _deadline(timeout_seconds)
         while True:
             seconds = _wait_until(deadline)
-            job = self._get(Job, f"/v1/jobs/{_part(job_id)}", {"wait": f"{seconds:.3f}"}, wait_seconds=seconds)
+            job = self._get(Job, f"/v1/jobs/{path_part(job_id)}", {"wait": f"{seconds:.3f}"}, wait_seconds=seconds)
             if job.status.is_final:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
@@ -222,7 +219,7 @@ class Client:
         ...             news.data["output"]["label"]
         'positive'
         """
-        yield from self._transport.events(f"/v1/jobs/{_part(job_id)}/events")
+        yield from self._transport.events(f"/v1/jobs/{path_part(job_id)}/events")
 
     def output(self, job: Job) -> Any:
         """The output of a job that has succeeded: the one it carries, or the large one that it names."""
@@ -274,7 +271,7 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         """End a job; one that is canceled already is fine. JobIsFinal if it has ended otherwise."""
         try:
-            content = self._transport.request("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+            content = self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/cancel")
         except JobIsFinal:
             job = self.job(job_id)
             if job.status is Status.CANCELED:
@@ -284,8 +281,14 @@ class Client:
 
     def retry(self, job_id: str) -> Handle:
         """A new job with the same input as one that has ended."""
-        content = self._transport.request("POST", f"/v1/jobs/{_part(job_id)}/retry", safe=False)
+        content = self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/retry", safe=False)
         accepted = Accepted.model_validate_json(content)
+        return Handle(self, accepted.id, accepted.engine)
+
+    def redrive(self, letter_id: str) -> Handle:
+        """A new job with the input of one that was given up: see `dead_letters`."""
+        path = f"/v1/dead-letters/{path_part(letter_id)}/redrive"
+        accepted = Accepted.model_validate_json(self._transport.request("POST", path, safe=False))
         return Handle(self, accepted.id, accepted.engine)
 
     def engines(self) -> list[EngineInfo]:
@@ -299,30 +302,22 @@ class Client:
 
     def engine(self, name: str) -> EngineInfo:
         """One engine, with its card: input and output schema, version, limits."""
-        return self._get(EngineInfo, f"/v1/engines/{_part(name)}")
+        return self._get(EngineInfo, f"/v1/engines/{path_part(name)}")
 
     def _submit(self, engine: str, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions) -> Handle:
         body = dict(options) if "input_ref" in options else {"input": value, **options}
         headers = {"idempotency-key": key or str(uuid.uuid4())}
         if wait_seconds > 0:
             headers["prefer"] = f"wait={wait_seconds:.3f}"
-        path = f"/v1/engines/{_part(engine)}/jobs"
+        path = f"/v1/engines/{path_part(engine)}/jobs"
         content = self._transport.request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
         accepted = Accepted.model_validate_json(content)
         return Handle(self, accepted.id, accepted.engine, _whole_job(content))
-
-    def _get(self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0) -> M:
-        return kind.model_validate_json(self._transport.request("GET", path, params=params, wait_seconds=wait_seconds))
 
 
 def _whole_job(content: bytes) -> Job | None:
     """The job, if a submit was answered with all of it: only where the server was asked to wait, and did."""
     return Job.model_validate_json(content) if "created_at" in pydantic_core.from_json(content) else None
-
-
-def _part(text: str) -> str:
-    """A name as one part of a path, whatever is in it."""
-    return quote(text, safe="")
 
 
 def _deadline(timeout_seconds: float | None) -> float | None:

@@ -1,0 +1,74 @@
+"""What was given up, and what an operator does to engines. `sync_operations.py` is derived from this file by `make fix`."""
+
+from collections.abc import AsyncIterator
+from typing import TypeVar
+from urllib.parse import quote
+
+import pydantic_core
+from pydantic import BaseModel
+
+from enginehouse.client.async_transport import AsyncTransport
+from enginehouse.client.models import DeadLetterInfo, DeadLetterPage, EngineInfo
+
+M = TypeVar("M", bound=BaseModel)
+_PAGE = 200
+
+
+def path_part(text: str) -> str:
+    """A name as one part of a path, whatever is in it."""
+    return quote(text, safe="")
+
+
+class AsyncOperations:
+    """The part of a client that looks after what went wrong."""
+
+    _transport: AsyncTransport
+
+    async def dead_letters(
+        self, *, unparsable: bool = False, limit: int | None = None
+    ) -> AsyncIterator[DeadLetterInfo]:
+        """What was given up, newest first, with the reason of each; at most `limit`.
+
+        `unparsable`: what nobody could parse and so is nobody's; needs an administrator's key.
+        """
+        left, cursor = limit, None
+        while left is None or left > 0:
+            size = min(left or _PAGE, _PAGE)
+            query = {"unparsable": "true" if unparsable else "", "cursor": cursor or "", "limit": str(size)}
+            given = {name: value for name, value in query.items() if value}
+            page = await self._get(DeadLetterPage, "/v1/dead-letters", given)
+            for letter in page.dead_letters:
+                yield letter
+            left, cursor = None if left is None else left - len(page.dead_letters), page.next_cursor
+            if not cursor:
+                return
+
+    async def dead_letter(self, letter_id: str) -> DeadLetterInfo:
+        """One dead letter; its id is that of the job that was given up."""
+        return await self._get(DeadLetterInfo, f"/v1/dead-letters/{path_part(letter_id)}")
+
+    async def discard(self, letter_id: str) -> None:
+        """Delete a dead letter; its job keeps its state."""
+        await self._transport.request("POST", f"/v1/dead-letters/{path_part(letter_id)}/discard", safe=False)
+
+    async def quarantine(self, engine: str, reason: str) -> EngineInfo:
+        """Stop all delivery to an engine ('<tenant>--<name>') until it is resumed; needs an administrator's key."""
+        path = f"/v1/engines/{path_part(engine)}/quarantine"
+        return EngineInfo.model_validate_json(await self._transport.request("POST", path, body={"reason": reason}))
+
+    async def resume(self, engine: str) -> EngineInfo:
+        """Let a paused or quarantined engine have its jobs again, in order; needs an administrator's key."""
+        path = f"/v1/engines/{path_part(engine)}/resume"
+        return EngineInfo.model_validate_json(await self._transport.request("POST", path))
+
+    async def purge(self, engine: str) -> int:
+        """Cancel every job that waits for an engine; how many. Needs an administrator's key."""
+        content = await self._transport.request("POST", f"/v1/engines/{path_part(engine)}/purge", safe=False)
+        return int(pydantic_core.from_json(content)["canceled"])
+
+    async def _get(
+        self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0
+    ) -> M:
+        return kind.model_validate_json(
+            await self._transport.request("GET", path, params=params, wait_seconds=wait_seconds)
+        )
