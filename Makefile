@@ -18,6 +18,10 @@ test: $(ENVIRONMENT) ## Every test, over real sidecars and a real Redis; ARGS='-
 	@$(BIN)/enginehouse setup
 	@$(PYTEST) $(ARGS)
 
+faults: $(ENVIRONMENT) ## Break everything under load, in a seeded order, and see what holds; ARGS='--seed 7 --jobs 2000 --faults 36'
+	@$(BIN)/enginehouse setup
+	@$(BIN)/python -u -m tests.faults $(ARGS)
+
 check: $(ENVIRONMENT) ## Format, lint, types, imports, YAML, and that names in YAML match the code; edits nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -38,4 +42,4 @@ clean: ## Forget the environment and the local home; the built daprd stays in th
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test check fix clean
+.PHONY: help demo up test faults check fix clean

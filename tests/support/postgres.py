@@ -4,13 +4,15 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.dapr import PORTS, spawn, wait_until
+import psutil
+from tests.support.dapr import PORTS, Started, spawn, wait_until
 
 _USER = "enginehouse"
 _SETTINGS = {
@@ -29,16 +31,33 @@ class NoPostgres(AssertionError):
     """PostgreSQL's server is not installed: on Debian and Ubuntu, `apt-get install postgresql`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class PostgresServer:
     """A running server."""
 
     port: int
+    started: Started
+    _start: Callable[[], Started]
 
     @property
     def url(self) -> str:
         """Of a database that is there from the first; tables are made by whoever opens a ledger on it."""
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/postgres"
+
+    def signal(self, number: int) -> None:
+        """Signal it and all of its processes."""
+        for process in [psutil.Process(self.started.pid), *psutil.Process(self.started.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, all of it; `restart` brings it back with what it had committed."""
+        self.signal(signal.SIGKILL)
+        self.started.kill()
+
+    def restart(self) -> None:
+        """Start it again after `kill`, ready."""
+        self.started = self._start()
 
 
 def _binaries() -> Path:
@@ -93,19 +112,25 @@ def postgres_server() -> Iterator[PostgresServer]:
         assert made.returncode == 0, made.stderr
         settings = [f"-c{name}={value}" for name, value in {**_SETTINGS, "port": port}.items()]
         settings.append(f"-cunix_socket_directories={folder}")
-        server = spawn(
-            "postgres",
-            [*prefix, str(binaries / "postgres"), "-D", str(data), *settings],
-            Path(f"{folder}.log"),
-            {"PATH": os.environ["PATH"], "LC_ALL": "C"},
-            cwd=folder,
-        )
         ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", _USER]
-        wait_until(server, lambda: subprocess.run(ready, check=False).returncode == 0)
+
+        def start() -> Started:
+            started = spawn(
+                "postgres",
+                [*prefix, str(binaries / "postgres"), "-D", str(data), *settings],
+                Path(f"{folder}.log"),
+                {"PATH": os.environ["PATH"], "LC_ALL": "C"},
+                cwd=folder,
+            )
+            wait_until(started, lambda: subprocess.run(ready, check=False).returncode == 0)
+            return started
+
+        server = PostgresServer(port, start(), start)
         try:
-            yield PostgresServer(port)
+            yield server
         finally:
-            server.stop()
+            server.signal(signal.SIGCONT)
+            server.started.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         Path(f"{folder}.log").unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""A TCP connection that a test can cut and slow down: a small proxy between two parts."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tests.support.dapr import PORTS
+
+_CHUNK = 64 * 1024
+
+
+@dataclass
+class Proxy:
+    """Listens on `port` and passes everything on to 127.0.0.1:`target`, as the toxics in force allow."""
+
+    target: int
+    port: int = 0
+    delay_seconds: float = 0
+    """Before each piece is passed on, either way."""
+    _cut: bool = False
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def cut(self) -> None:
+        """Close every connection, and refuse new ones until `mend`."""
+        self._cut = True
+        assert self._loop
+        asyncio.run_coroutine_threadsafe(self._close_all(), self._loop).result(10)
+
+    def mend(self) -> None:
+        """Everything passes, at once."""
+        self._cut, self.delay_seconds = False, 0
+
+    async def _close_all(self) -> None:
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, until either side ends it."""
+        if self._cut:
+            writer.transport.abort()
+            return
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._open |= {writer, there_writer}
+        try:
+            await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+        finally:
+            for side in (writer, there_writer):
+                self._open.discard(side)
+                side.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+
+@contextlib.contextmanager
+def proxy_to(target: int) -> Iterator[Proxy]:
+    """A proxy to a port, in a thread of its own, until the end of the block."""
+    proxy = Proxy(target, PORTS.take())
+    started, stop = threading.Event(), asyncio.Event()
+
+    async def run() -> None:
+        proxy._loop = asyncio.get_running_loop()
+        async with await asyncio.start_server(proxy.handle, "127.0.0.1", proxy.port):
+            started.set()
+            await stop.wait()
+            await proxy._close_all()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name=f"proxy to {target}")
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield proxy
+    finally:
+        assert proxy._loop
+        proxy._loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        PORTS.give_back(proxy.port)
