@@ -1,6 +1,7 @@
 """An engine's HTTP side, asked through its real ASGI app: what goes in, what comes out, what is refused, and how."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -265,6 +266,77 @@ async def test_cancel_ends_a_running_async_prediction_and_only_that() -> None:
         answer = await waiting
         assert (answer.status_code, answer.json()["error"]["message"]) == (409, "canceled")
         assert (await client.post("/predict/j1/cancel")).status_code == 404
+
+
+async def test_health_tells_how_many_inputs_are_being_worked_on_whoever_waits_for_them() -> None:
+    gate = threading.Event()
+
+    class Blocks(Engine):
+        def predict(self, data: int) -> int:
+            assert gate.wait(30)
+            return data
+
+        def predict_batch(self, data: list[int]) -> list[int]:
+            assert gate.wait(30)
+            return data
+
+    async with running(Blocks) as (client, host):
+        asked = [
+            asyncio.create_task(client.post("/predict", json={"data": 1})),
+            asyncio.create_task(client.post("/predict/batch", json={"data": [1, 2, 3]})),
+        ]
+        while host.in_hand < 4:
+            await asyncio.sleep(0.001)
+        assert (await client.get("/healthz")).json() == {"status": "ok", "in_hand": 4}
+        gate.set()
+        await asyncio.gather(*asked)
+        assert (await client.get("/healthz")).json()["in_hand"] == 0
+
+
+async def test_a_prediction_that_does_not_stop_is_not_said_to_have_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginehouse.engine.host._CANCEL_SECONDS", 0.05)
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    class Stubborn(Engine):
+        async def predict(self, data: int) -> int:
+            started.set()
+            while not gate.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await gate.wait()
+            return data
+
+    async with running(Stubborn) as (client, _):
+        waiting = asyncio.create_task(client.post("/predict", json={"data": 1, "id": "j1"}))
+        await started.wait()
+        answer = await client.post("/predict/j1/cancel")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (409, "it has not stopped yet")
+        gate.set()
+        assert (await waiting).status_code == 200
+
+
+class Scaling(Engine):
+    def predict(self, data: int, parameters: Options | None = None) -> int:
+        return self.predict_batch([data], parameters)[0]
+
+    def predict_batch(self, data: list[int], parameters: Options | None = None) -> list[int]:
+        return [item * (parameters.times if parameters else 1) for item in data]
+
+
+async def test_parameters_reach_predict_batch() -> None:
+    async with running(Scaling) as (client, _):
+        answer = await client.post("/predict/batch", json={"data": [1, "x", 2], "parameters": {"times": 3}})
+        bad = await client.post("/predict/batch", json={"data": [1], "parameters": {"times": "many"}})
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    assert [one.get("result") for one in answer.json()["results"]] == [3, None, 6]
+    assert bad.status_code == 422
+    body = paths["/predict/batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "parameters" in body["properties"]
+
+
+async def test_parameters_for_a_batch_without_are_an_error_and_not_ignored() -> None:
+    async with running(Batching) as (client, _):
+        answer = await client.post("/predict/batch", json={"data": [{"x": 1}], "parameters": {"depth": 2}})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "parameters: this engine takes none")
 
 
 class Batching(Engine):

@@ -105,7 +105,10 @@ class NoDefault(Engine):
 
 
 class Yields(Engine):
-    def predict(self, data: int) -> Any:
+    def predict(self, data: int) -> int:
+        return data
+
+    def update(self, data: int) -> Any:
         yield data
 
 

@@ -57,6 +57,20 @@ async def test_of_progress_that_nobody_has_seen_the_latest_counts(world: World) 
     assert len(lines) < 100
 
 
+async def test_a_stream_may_end_in_a_refusal_or_a_failure(world: World) -> None:
+    streaming(world, {"log": "begun"}, {"error": {"message": "too blurry", "retryable": False}})
+    refused = await world.run()
+    assert refused.error is not None
+    assert (refused.status, refused.error.code, refused.error.message) == (
+        Status.FAILED,
+        "INVALID_INPUT",
+        "too blurry",
+    )
+    streaming(world, {"log": "begun"}, {"error": {"message": "no memory", "retryable": True}})
+    failed = await world.run()
+    assert (failed.status, failed.attempt) == (Status.QUEUED, 1)
+
+
 async def test_a_flood_is_dropped_and_the_job_succeeds(world: World) -> None:
     streaming(world, *({"log": number} for number in range(20_000)), {"log": "x" * 20_000}, {"result": 1})
     assert (await world.run()).status is Status.SUCCEEDED

@@ -13,9 +13,12 @@ from starlette.types import Message, Receive, Scope, Send
 from enginehouse.engine.codec import Answer, error_answer
 from enginehouse.engine.host import EngineHost
 from enginehouse.engine.openapi import add_predict
+from enginehouse.engine.stream import Lines
 
 _LOADING = error_answer(503, {"message": "the engine is still loading", "retryable": True})
 _WRONG_METHOD = error_answer(405, {"message": "use POST", "retryable": False})
+
+_STREAM_HEADERS = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
 
 Handler = Callable[[bytes], Awaitable[Answer]]
 
@@ -34,6 +37,7 @@ class EngineApp:
             self._hot["/predict/batch"] = host.predict_batch
         if host.signature.update:
             self._hot["/update"] = host.update
+        self._streams = host.signature.predict.streams
         self._pages = _pages(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,9 +53,29 @@ class EngineApp:
             answer = _WRONG_METHOD
         elif not self.host.ready:
             answer = _LOADING
+        elif self._streams and scope["path"] == "/predict":
+            await self._stream(body, send)
+            return
         else:
             answer = await handler(body)
         await _send(send, answer)
+
+    async def _stream(self, body: bytes, send: Send) -> None:
+        """Lines as they are told, the answer the last one; a plain answer if nothing is told before it."""
+        lines = Lines()
+        predicting = asyncio.create_task(self.host.predict(body, lines))
+        predicting.add_done_callback(lambda _: lines.close())
+        begun = False
+        while told := await lines.take():
+            if not begun:
+                begun = True
+                await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+            await send({"type": "http.response.body", "body": told, "more_body": True})
+        answer = await predicting
+        if begun:
+            await send({"type": "http.response.body", "body": answer.body + b"\n"})
+        else:
+            await _send(send, answer)
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -89,19 +113,23 @@ def _pages(host: EngineHost) -> FastAPI:
 
     @app.get("/healthz", summary="200 once the engine is loaded, 503 before")
     async def healthz() -> Response:
-        return JSONResponse({"status": "ok" if host.ready else "loading"}, 200 if host.ready else 503)
+        status = "ok" if host.ready else "loading"
+        return JSONResponse({"status": status, "in_hand": host.in_hand}, 200 if host.ready else 503)
 
     @app.get("/info", summary="What the engine tells about itself")
     async def info() -> Any:
         return await host.info()
 
-    if host.signature.predict.is_async:
+    if host.signature.predict.is_async or host.signature.predict.streams:
 
         @app.post("/predict/{job_id}/cancel", summary="Cancel a prediction by its id")
         async def cancel(job_id: str, _: Request) -> Response:
-            if host.cancel(job_id):
-                return JSONResponse({"status": "canceling"}, 202)
-            return JSONResponse({"error": {"message": "no such prediction is running", "retryable": False}}, 404)
+            stopped = await host.cancel(job_id)
+            if stopped:
+                return JSONResponse({"status": "canceled"}, 202)
+            message = "it has not stopped yet" if stopped is False else "no such prediction is running"
+            error = {"message": message, "retryable": stopped is False}
+            return JSONResponse({"error": error}, 409 if stopped is False else 404)
 
     host.engine.extend(app)
     document: dict[str, Any] = {}

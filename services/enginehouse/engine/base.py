@@ -14,6 +14,9 @@ class Engine:
     `predict` runs in one of `slots` threads, so it may block. Raise `InvalidInput` when the input can never work; any
     other exception means that trying again might help.
 
+    A `predict` with something to tell on the way yields it, and last its result: `Progress(0.5)`, `Output(part)`,
+    `Log(text)`, `Metric(name, value)`; its type is `Iterator[Event | Y]`, or `AsyncIterator[Event | Y]`.
+
     Optional, by the same rules: `predict_batch(self, data: list[X]) -> list[Y]`, where an item of the answer may be an
     exception; `update(self, data: Z) -> R`, called between or beside predictions to reload a model or settings.
     """

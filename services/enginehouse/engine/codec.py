@@ -58,13 +58,7 @@ class Codec:
             request = self._request.validate_json(body)
         except ValidationError as error:
             raise InvalidInput(explain(error)) from None
-        if request.parameters is None:
-            return Request(request.data, request.id, {})
-        if self._takes_parameters:
-            return Request(request.data, request.id, {"parameters": request.parameters})
-        if request.parameters:
-            raise InvalidInput("parameters: this engine takes none")
-        return Request(request.data, request.id, {})
+        return Request(request.data, request.id, _options(request.parameters, self._takes_parameters))
 
     def write(self, result: Any) -> bytes:
         """`{"result": …}`; BadResult if the result is not of the declared type or cannot be JSON."""
@@ -84,36 +78,52 @@ class Codec:
 class BatchCodec:
     """Reads requests for predict_batch, item by item where one is wrong."""
 
-    def __init__(self, item: Any) -> None:
+    def __init__(self, item: Any, method: Method) -> None:
+        self._takes_parameters = method.parameters is not None
+        parameters: Any = method.parameters if self._takes_parameters else dict[str, Any]
+
         def envelope(data: Any) -> Any:
             model: Any = create_model(
                 "BatchRequest",
                 __config__=ConfigDict(arbitrary_types_allowed=True),
                 data=(data, ...),
                 ids=(list[str] | None, None),
+                parameters=(parameters | None, None),
             )
             return model.__pydantic_validator__
 
         self._all, self._loose = envelope(list[item]), envelope(list[Any])
         self._item: TypeAdapter[Any] = TypeAdapter(item)
 
-    def read(self, body: bytes) -> list[Any]:
-        """The items; in the place of a wrong one, the InvalidInput that says why."""
+    def read(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """The items, in the place of a wrong one the InvalidInput that says why; and keyword arguments for the method."""
         try:
-            return list(self._all.validate_json(body).data)
+            request = self._all.validate_json(body)
+            items = list(request.data)
         except ValidationError:
-            pass
-        try:
-            items = self._loose.validate_json(body).data
-        except ValidationError as error:
-            raise InvalidInput(explain(error)) from None
-        return [self._read_item(item) for item in items]
+            try:
+                request = self._loose.validate_json(body)
+            except ValidationError as error:
+                raise InvalidInput(explain(error)) from None
+            items = [self._read_item(item) for item in request.data]
+        return items, _options(request.parameters, self._takes_parameters)
 
     def _read_item(self, item: Any) -> Any:
         try:
             return self._item.validate_json(pydantic_core.to_json(item))
         except ValidationError as error:
             return InvalidInput(explain(error))
+
+
+def _options(parameters: Any, takes_parameters: bool) -> dict[str, Any]:
+    """Keyword arguments for a method."""
+    if parameters is None:
+        return {}
+    if takes_parameters:
+        return {"parameters": parameters}
+    if parameters:
+        raise InvalidInput("parameters: this engine takes none")
+    return {}
 
 
 def require_finite(value: Any) -> None:

@@ -1,10 +1,12 @@
 """Runs an engine's methods: loads it once, predicts off the event loop if it blocks, turns what it raises into answers."""
 
 import asyncio
+import functools
 import inspect
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,10 +17,13 @@ from enginehouse.contracts.errors import InvalidInput
 from enginehouse.engine.base import Engine
 from enginehouse.engine.codec import Answer, BadResult, BatchCodec, Codec, error_answer, failure, join_results
 from enginehouse.engine.signature import read_signature
+from enginehouse.engine.stream import Canceled, Lines, drain, drain_async
 
 log = logging.getLogger("enginehouse.engine")
 
 _CANCELED = error_answer(409, {"message": "canceled", "retryable": False})
+_CANCEL_SECONDS = 1.0
+"""How long a canceled prediction may take to stop and still be reported as stopped."""
 _RAISED = (Exception, SystemExit)
 """What a prediction may raise without ending the process: a library's sys.exit() must not take other jobs along."""
 
@@ -35,10 +40,13 @@ class EngineHost:
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="predict")
         self._codec = Codec(self.signature.predict)
         batch, update = self.signature.batch, self.signature.update
-        self._batch_codec = BatchCodec(self.signature.predict.takes) if batch else None
+        self._batch_codec = BatchCodec(self.signature.predict.takes, batch) if batch else None
         self._update_codec = Codec(update) if update else None
-        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._running: dict[str, asyncio.Task[Any] | None] = {}
+        """Predictions that can be canceled, by id; those that stream from a thread have no task."""
         self._canceled: set[str] = set()
+        self.in_hand = 0
+        """Inputs that are being worked on, those included for which nobody waits any more."""
 
     async def load(self) -> None:
         """Load the engine, in a thread if `load` blocks. A failure is logged and told to `on_load_failure`."""
@@ -57,28 +65,50 @@ class EngineHost:
         """Let go of the threads; what waits for one is not begun any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def predict(self, body: bytes) -> Answer:
-        """Answer the body of POST /predict."""
-        if self.signature.predict.is_async:
-            return await self._predict_async(body)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._predict_blocking, body)
+    async def predict(self, body: bytes, lines: Lines | None = None) -> Answer:
+        """Answer the body of POST /predict. `lines`, needed if the engine streams, takes what it tells on the way."""
+        self.in_hand += 1
+        try:
+            if self.signature.predict.is_async:
+                return await self._predict_async(body, lines)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._predict_blocking, body, lines)
+        finally:
+            self.in_hand -= 1
 
-    def _predict_blocking(self, body: bytes) -> Answer:
+    def _predict_blocking(self, body: bytes, lines: Lines | None) -> Answer:
         # Reading and writing happen in the thread, too: large bodies must not hold up the event loop.
         job_id = None
         try:
             data, job_id, options = self._codec.read(body)
-            return Answer(200, self._codec.write(self.engine.predict(data, **options)))
+            result = self.engine.predict(data, **options)
+            if lines is not None:
+                result = self._drain(result, lines, job_id)
+            return Answer(200, self._codec.write(result))
+        except Canceled:
+            return _CANCELED
         except _RAISED as error:
             return _failed(error, job_id)
 
-    async def _predict_async(self, body: bytes) -> Answer:
+    def _drain(self, steps: Any, lines: Lines, job_id: str | None) -> Any:
+        if job_id is None:
+            return drain(steps, lines, lambda: False)
+        self._running[job_id] = None
+        try:
+            return drain(steps, lines, lambda: job_id in self._canceled)
+        finally:
+            self._running.pop(job_id, None)
+            self._canceled.discard(job_id)
+
+    async def _predict_async(self, body: bytes, lines: Lines | None) -> Answer:
         job_id = task = None
         try:
             data, job_id, options = self._codec.read(body)
             if job_id is not None and (task := asyncio.current_task()):
                 self._running[job_id] = task
-            return Answer(200, self._codec.write(await self.engine.predict(data, **options)))
+            predicting = self.engine.predict(data, **options)
+            result = await (predicting if lines is None else drain_async(predicting, lines))
+            return Answer(200, self._codec.write(result))
         except _RAISED as error:
             return _failed(error, job_id)
         except asyncio.CancelledError:
@@ -91,29 +121,40 @@ class EngineHost:
                 self._running.pop(job_id, None)
                 self._canceled.discard(job_id)
 
-    def cancel(self, job_id: str) -> bool:
-        """Cancel the prediction of that id; False if none is running. Only async ones can be."""
-        task = self._running.get(job_id)
-        if task is None:
-            return False
+    async def cancel(self, job_id: str) -> bool | None:
+        """Cancel the prediction of that id: whether it has stopped within a second; None if none is running.
+
+        Async ones can be, and ones that stream from a thread, at their next step.
+        """
+        if job_id not in self._running:
+            return None
         self._canceled.add(job_id)
-        task.cancel()
-        return True
+        if task := self._running[job_id]:
+            task.cancel()
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while job_id in self._running and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        return job_id not in self._running
 
     async def predict_batch(self, body: bytes) -> Answer:
         """Answer the body of POST /predict/batch: a result or an error for each item, in order."""
         assert self._batch_codec is not None
         method: Callable[..., Any] = getattr(self.engine, "predict_batch")  # noqa: B009 (optional, so not declared)
+        count = 0
         try:
-            items = self._batch_codec.read(body)
+            items, options = self._batch_codec.read(body)
             valid = [item for item in items if not isinstance(item, InvalidInput)]
-            results = await self._call(method, valid) if valid else []
+            count = len(items)
+            self.in_hand += count
+            results = await self._call(functools.partial(method, **options), valid) if valid else []
             if len(results) != len(valid):
                 raise BadResult(f"predict_batch answered {len(results)} results to {len(valid)} inputs")
             answer: Answer = await self._in_pool(self._write_batch, items, results)
             return answer
         except _RAISED as error:
             return _failed(error, None)
+        finally:
+            self.in_hand -= count
 
     def _write_batch(self, items: list[Any], results: list[Any]) -> Answer:
         following = iter(results)

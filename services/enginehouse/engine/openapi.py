@@ -20,6 +20,11 @@ _ERROR = {
     },
 }
 
+_LINES = {
+    "type": "object",
+    "description": "A line for each progress, output, log or metric; last, the result or an error.",
+}
+
 
 def add_predict(document: dict[str, Any], signature: Signature) -> dict[str, Any]:
     """Add the operations that the engine's methods stand for to an OpenAPI document, and return it.
@@ -35,9 +40,13 @@ def add_predict(document: dict[str, Any], signature: Signature) -> dict[str, Any
     if ("parameters", "validation") in schemas:
         request["properties"]["parameters"] = schemas["parameters", "validation"]
     paths["/predict"] = _post("Answer one input", request, _object(["result"], result=gives))
+    if signature.predict.streams:
+        paths["/predict"]["post"]["responses"]["200"]["content"]["application/x-ndjson"] = {"schema": _LINES}
     if signature.batch:
         ids = {"type": "array", "items": {"type": "string"}}
         batch = _object(["data"], data={"type": "array", "items": takes}, ids=ids)
+        if ("batch parameters", "validation") in schemas:
+            batch["properties"]["parameters"] = schemas["batch parameters", "validation"]
         item = {"anyOf": [_object(["result"], result=gives), _ERROR]}
         answers = _object(["results"], results={"type": "array", "items": item})
         paths["/predict/batch"] = _post("Answer several inputs at once", batch, answers)
@@ -60,6 +69,8 @@ def _schemas(signature: Signature) -> tuple[dict[tuple[str, str], Any], dict[str
         wanted.append(("parameters", "validation", TypeAdapter(signature.predict.parameters)))
     if signature.update:
         want("update", signature.update)
+    if signature.batch and signature.batch.parameters is not None:
+        wanted.append(("batch parameters", "validation", TypeAdapter(signature.batch.parameters)))
     schemas, shared = TypeAdapter.json_schemas(wanted, ref_template=_REF)
     definitions: dict[str, Any] = shared.get("$defs", {})
     return {(name, mode): schema for (name, mode), schema in schemas.items()}, definitions

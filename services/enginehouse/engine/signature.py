@@ -1,11 +1,13 @@
 """Reads the types of an engine's methods: what they take, what they give, and whether they block."""
 
 import inspect
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from enginehouse.engine.base import Engine
+from enginehouse.engine.events import EVENTS
 
 
 class NotAnEngine(TypeError):
@@ -21,6 +23,8 @@ class Method:
     parameters: Any | None
     """Type of the optional argument `parameters`; None: there is no such argument."""
     is_async: bool
+    streams: bool = False
+    """Whether it yields what it has to tell on the way, and last its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ def read_signature(engine: type[Engine]) -> Signature:
 
 def _read_method(engine: type[Engine], name: str) -> Method:
     function: Callable[..., Any] = getattr(engine, name)
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    if streams and name != "predict":
         raise NotAnEngine(f"{engine.__name__}.{name} must return its result, not yield it")
     hints = get_type_hints(function, include_extras=True)
     arguments = list(inspect.signature(function).parameters.values())[1:]
@@ -59,7 +64,21 @@ def _read_method(engine: type[Engine], name: str) -> Method:
         raise NotAnEngine(f"{engine.__name__}.{name} takes one argument, and optionally `parameters`")
     return Method(
         takes=hints.get(arguments[0].name, Any) if arguments else type(None),
-        gives=hints.get("return", Any),
+        gives=_result_of(hints.get("return", Any)) if streams else hints.get("return", Any),
         parameters=parameters,
-        is_async=inspect.iscoroutinefunction(function),
+        is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+        streams=streams,
     )
+
+
+def _result_of(hint: Any) -> Any:
+    """Y of Iterator[Event | Y], AsyncIterator[Event | Y], Generator[Event, None, Y] and the like; Any if there is none."""
+    arguments = get_args(hint)
+    if not arguments:
+        return Any
+    if len(arguments) == 3 and arguments[2] is not type(None):
+        return arguments[2]
+    yielded = arguments[0]
+    kinds = get_args(yielded) if get_origin(yielded) in (Union, types.UnionType) else (yielded,)
+    results = tuple(kind for kind in kinds if kind not in EVENTS)
+    return Union[results] if results else Any  # noqa: UP007  # A union of what is only known here.

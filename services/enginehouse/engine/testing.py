@@ -32,6 +32,8 @@ class EngineTester:
         self._host = EngineHost(engine)
         self._app = EngineApp(self._host)
         self._runner = asyncio.Runner()
+        self.told: list[dict[str, Any]] = []
+        """What the engine told on the way to its last answer, as lines: `{"progress": {"fraction": 0.5}}`."""
 
     def __enter__(self) -> Self:
         self._runner.run(self._host.load())
@@ -66,7 +68,8 @@ class EngineTester:
 
     def _ask(self, path: str, body: Any) -> Any:
         status, answer = self.request("POST", path, pydantic_core.to_json(body))
-        content = json.loads(answer)
+        *told, content = [json.loads(line) for line in answer.splitlines()]
+        self.told = told
         if status != 200:
             raise Refused(status, content)
         return content

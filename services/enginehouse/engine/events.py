@@ -1,0 +1,51 @@
+"""What a predict that yields may tell on the way to its result."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far it is: a fraction from 0 to 1, a message, or both."""
+
+    fraction: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A part of the result, or an early form of it."""
+
+    partial: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for whoever follows the job."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number with a name."""
+
+    name: str
+    value: float
+
+
+Event = Progress | Output | Log | Metric
+EVENTS = (Progress, Output, Log, Metric)
+
+
+def as_line(event: Event) -> dict[str, Any]:
+    """As it is sent: one key, which says what it is."""
+    match event:
+        case Progress():
+            return {"progress": {name: value for name, value in asdict(event).items() if value is not None}}
+        case Output(partial):
+            return {"output": partial}
+        case Log(text):
+            return {"log": text}
+        case Metric():
+            return {"metric": asdict(event)}

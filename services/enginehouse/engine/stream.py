@@ -1,0 +1,111 @@
+"""How what a predict yields gets from its thread to the caller, and which of it is the result."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
+
+import pydantic_core
+
+from enginehouse.engine.codec import BadResult
+from enginehouse.engine.events import EVENTS, Event, as_line
+
+WAITING_MAX_BYTES = 1024 * 1024
+"""What is told faster than it can be sent is dropped beyond this: it is told for people to look at, not to count on."""
+
+
+_NOTHING = object()
+
+
+class Canceled(Exception):
+    """The prediction was canceled while it ran."""
+
+
+class Lines:
+    """Lines of JSON on their way to the caller. `tell` may be called in any thread; the rest in the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._waiting = bytearray()
+        self._woken = asyncio.Event()
+        self._closed = False
+
+    def tell(self, event: Event) -> None:
+        """Send an event as soon as the caller takes it."""
+        # Of numbers that JSON does not know, nothing could be read: null, for these are no results.
+        line = pydantic_core.to_json(as_line(event), inf_nan_mode="null") + b"\n"
+        with self._lock:
+            if len(self._waiting) + len(line) > WAITING_MAX_BYTES:
+                return
+            first = not self._waiting
+            self._waiting += line
+        if first:
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    def close(self) -> None:
+        """Nothing more is told."""
+        self._closed = True
+        self._woken.set()
+
+    async def take(self) -> bytes:
+        """The lines told since the last time, waiting for some; empty when all is told."""
+        while True:
+            await self._woken.wait()
+            if not self._closed:
+                self._woken.clear()
+            with self._lock:
+                lines = bytes(self._waiting)
+                self._waiting.clear()
+            if lines or self._closed:
+                return lines
+
+
+class _Result:
+    """Sorts what a predict yields: its events, and its one result."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self._value: Any = _NOTHING
+
+    def take(self, step: Any) -> None:
+        """Take what was yielded."""
+        if self._value is not _NOTHING:
+            raise BadResult("predict went on after its result; wrap what comes before it in Output(…)")
+        if isinstance(step, EVENTS):
+            self._lines.tell(step)
+        else:
+            self._value = step
+
+    def end(self, returned: Any = None) -> Any:
+        """The result."""
+        if returned is not None:
+            self.take(returned)
+        if self._value is _NOTHING or isinstance(returned, EVENTS):
+            raise BadResult("predict ended without a result")
+        return self._value
+
+
+def drain(steps: Generator[Any, None, Any], lines: Lines, canceled: Callable[[], bool]) -> Any:
+    """Run a generator to its end and return its result; at each step it can be canceled."""
+    result = _Result(lines)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return result.end(end.value)
+        if canceled():
+            steps.close()
+            raise Canceled
+        result.take(step)
+
+
+async def drain_async(steps: AsyncGenerator[Any, None], lines: Lines) -> Any:
+    """The same with an asynchronous generator."""
+    result = _Result(lines)
+    try:
+        async for step in steps:
+            result.take(step)
+    finally:
+        await steps.aclose()
+    return result.end()
