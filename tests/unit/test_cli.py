@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from enginehouse.cli.inputs import read_input
-from enginehouse.cli.main import app
+from enginehouse.cli.app import app
 from enginehouse.contracts.tenant import Tenant, hash_key
 
 runner = CliRunner()

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
@@ -85,6 +85,12 @@ class Steps:
         self._told.pop(key, None)
         mark = ("✓ ", "green") if ok else ("✗ ", "red")
         self._console.print(Text.assemble(mark, text), soft_wrap=True)
+
+    def say(self, *parts: RenderableType) -> None:
+        """Print to standard output what is not progress, above what still changes."""
+        # At one terminal both go through the console that redraws it.
+        console = self._console if self._live and out.is_terminal else out
+        console.print(*parts)
 
 
 def _short(text: str) -> str:

@@ -1,38 +1,22 @@
-"""The `enginehouse` command: which subcommands there are."""
+"""Entry point of the `enginehouse` command. It imports nothing of ours by itself, so that Ctrl-C is heard at once."""
 
-import typer
-
-from enginehouse.cli import demo, deploy, stack
-from enginehouse.cli.dead_letters import dead_letters
-from enginehouse.cli.engines import engines
-from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
-from enginehouse.cli.tenant import tenant
-
-app = typer.Typer(
-    name="enginehouse",
-    help="Many clients' inference engines behind one API.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
-)
-app.command()(stack.setup)
-app.command()(stack.up)
-app.command()(stack.down)
-app.command()(stack.status)
-app.command()(demo.demo)
-
-app.command(epilog=SUBMIT_EXAMPLES)(submit)
-app.add_typer(jobs, name="jobs")
-app.add_typer(dead_letters, name="dead-letters")
-engines.command()(deploy.deploy)
-engines.command()(deploy.remove)
-app.add_typer(engines, name="engines")
-app.add_typer(tenant, name="tenant")
+import signal
+import sys
 
 
 def main() -> None:
-    """Entry point of the command."""
-    app()
+    """Run the command."""
+    # While modules are imported nothing has been started: Ctrl-C ends this like any program, with no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from enginehouse.cli.app import app
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ import json
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
-from enginehouse.contracts.tenant import hash_key
 from enginehouse.local import checkout
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home, write_private
 from enginehouse.local.ports import is_free
 from enginehouse.local.progress import Progress
 from enginehouse.local.stack import Stack
-from enginehouse.registry.deploy import add_key, deploy_engine, is_deployed, read_tenant
+from enginehouse.registry.deploy import add_key, deploy_engine, has_key, is_deployed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +21,8 @@ class RunOptions:
     port: int = 8080
     platform_engines: Collection[str] | None = None
     """Which of the engines that come with the system are deployed; None: all."""
+    wait_for_engines: bool = True
+    """Whether `while_running` begins once every engine is up, or as soon as the API takes jobs."""
 
 
 async def run_stack(
@@ -35,7 +36,7 @@ async def run_stack(
         write_local(home, options.port)
         stack = Stack(home, options.port, progress)
         try:
-            await stack.start()
+            await stack.start(wait_for_engines=options.wait_for_engines)
             following = asyncio.create_task(stack.follow())
             working = asyncio.ensure_future(while_running(stack))
             try:
@@ -63,8 +64,7 @@ def deploy_platform_engines(home: Home, wanted: Collection[str] | None) -> None:
 def write_local(home: Home, port: int) -> None:
     """local.json: where the API is, and a key of the local tenant, made at the first start."""
     key = home.read_local().get("api_key", "")
-    tenant = read_tenant(home.tenants, LOCAL_TENANT)
-    if tenant is None or hash_key(key) not in {known.sha256 for known in tenant.keys}:
+    if not has_key(home.tenants, LOCAL_TENANT, key):
         key = add_key(home.tenants, LOCAL_TENANT, admin=True)
     local = {"url": f"http://127.0.0.1:{port}", "tenant": LOCAL_TENANT, "api_key": key}
     write_private(home.local_json, json.dumps(local, indent=2) + "\n")

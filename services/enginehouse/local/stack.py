@@ -63,8 +63,11 @@ class Stack:
         """The engines of this home, by id."""
         return self._engines
 
-    async def start(self) -> None:
-        """Start everything that the home holds and wait until it is healthy. An engine's failure is only its own."""
+    async def start(self, *, wait_for_engines: bool = True) -> None:
+        """Start everything that the home holds and wait until it is healthy. An engine's failure is only its own.
+
+        Without `wait_for_engines`: until the API takes jobs, while engines may still be made ready.
+        """
         self.progress.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.progress)
         address = await self._start_redis()
@@ -87,7 +90,8 @@ class Stack:
         self._follow_engines()
         await self._gateway.wait_healthy()
         self.progress.finish("gateway", f"gateway: {self.url}")
-        await self.settled()
+        if wait_for_engines:
+            await self.settled()
         self.ready = True
         self.write_state()
 

@@ -178,7 +178,9 @@ def write_bundle(folder: Path, files: dict[str, str]) -> None:
 
 def _holds(folder: Path, files: dict[str, str]) -> bool:
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return found.keys() == files.keys() and all(path.read_bytes() == files[name].encode() for name, path in found.items())
+    return found.keys() == files.keys() and all(
+        path.read_bytes() == files[name].encode() for name, path in found.items()
+    )
 
 
 def remove_bundle(folder: Path) -> bool:

@@ -60,6 +60,12 @@ def read_tenant(tenants: Path, name: str) -> Tenant | None:
     return Tenant.model_validate(yaml.safe_load(path.read_text())) if path.is_file() else None
 
 
+def has_key(tenants: Path, name: str, key: str) -> bool:
+    """Whether this is a key of that tenant."""
+    tenant = read_tenant(tenants, name)
+    return tenant is not None and hash_key(key) in {known.sha256 for known in tenant.keys}
+
+
 def add_key(tenants: Path, name: str, *, admin: bool = False) -> str:
     """Make a new key for a tenant, and the tenant if it is new. The key is returned once and only its hash is kept."""
     tenant = read_tenant(tenants, name) or Tenant(name=name)

@@ -1,0 +1,1 @@
+"""What `enginehouse demo` shows: the examples as data, how they are played, how they are told."""

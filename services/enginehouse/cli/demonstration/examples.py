@@ -1,0 +1,101 @@
+"""What the demo sends, as data: jobs of three tenants to three engines, events of their own systems, what is refused."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from enginehouse.local import checkout
+from enginehouse.local.home import LOCAL_TENANT
+
+How = Literal["inline", "reference", "event over HTTP", "event over topic"]
+"""In the request; uploaded before and named in the request; as a CloudEvent over HTTP; over `requests.<tenant>`."""
+
+TENANTS = ("acme", "globex")
+"""Beside the local one: each gets a key of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One job: who sends it, to which engine, what and how; `told` is what to show of the input."""
+
+    tenant: str
+    engine: str
+    input: Any
+    told: str
+    how: How = "inline"
+    event_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One call that is refused. `{job}` in the path: id of a job of acme's that has ended."""
+
+    what: str
+    tenant: str | None
+    path: str
+    body: Any = None
+
+
+def examples() -> list[Example]:
+    """Real inputs: those of the engines' own folders, and some sentences."""
+    standard, ocr, embedding = "shared--standard", "acme--ocr", "globex--embedding"
+    sentence, picture, texts = (_example(name) for name in ("standard", "ocr", "embedding"))
+    scan = (_folder("ocr") / "sample.png").read_bytes()
+    page = {"image": base64.b64encode(scan).decode()}
+    return [
+        Example(LOCAL_TENANT, standard, sentence, sentence["text"]),
+        _says(LOCAL_TENANT, "The service was slow and the food was terrible."),
+        _says(LOCAL_TENANT, "The train leaves at nine."),
+        Example("acme", ocr, picture, f"a picture, {_size(json.dumps(picture))} of JSON"),
+        Example("acme", ocr, page, f"a scanned page, {_size(scan)} of PNG", "reference"),
+        Example("globex", embedding, texts, _numbered(texts["texts"])),
+        _says("globex", "It's late, but they were kind.", how="event over HTTP", event_type="com.globex.review"),
+        Example("acme", ocr, page, "a page", "event over topic", "com.acme.letter.scanned"),
+    ]
+
+
+REFUSALS = [
+    Refusal(
+        "an engine that does not exist",
+        LOCAL_TENANT,
+        "/v1/engines/no-such-engine/jobs",
+        {"input": {"text": "Hello?"}},
+    ),
+    Refusal(
+        "an input that does not fit the engine's schema",
+        LOCAL_TENANT,
+        "/v1/engines/shared--standard/jobs",
+        {"input": {"text": 42}},
+    ),
+    Refusal("another tenant's engine", "globex", "/v1/engines/acme--ocr/jobs", {"input": {"image": ""}}),
+    Refusal("another tenant's job", "globex", "/v1/jobs/{job}"),
+    Refusal("no key", None, "/v1/jobs"),
+]
+
+
+def engines(chosen: Sequence[Example]) -> list[str]:
+    """The engines of the examples, each once, in order."""
+    return list(dict.fromkeys(example.engine for example in chosen))
+
+
+def _says(tenant: str, text: str, how: How = "inline", event_type: str = "") -> Example:
+    return Example(tenant, "shared--standard", {"text": text}, text, how, event_type)
+
+
+def _folder(name: str) -> Path:
+    return checkout.root() / "services" / "engines" / name
+
+
+def _example(name: str) -> Any:
+    return json.loads((_folder(name) / "example.json").read_text())["input"]
+
+
+def _numbered(texts: Sequence[str]) -> str:
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
+
+
+def _size(content: str | bytes) -> str:
+    return f"{len(content) / 1000:.1f} kB"
