@@ -19,8 +19,9 @@ from tests.faults.evidence import Evidence, make_witness
 from tests.faults.kept import SecondGateway, second_gateway
 from tests.faults.load import Load
 from tests.faults.receiver import receiving
+from tests.faults.rolling import roll
 from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.stack import StackHandle, running_stack
+from tests.support.stack import StackHandle, running_stack, until
 from tests.support.toxics import Proxy, proxy_to
 
 from enginehouse.registry.tenants import rotate_webhook_secret
@@ -60,12 +61,14 @@ def process_faults(stack: StackHandle, second: SecondGateway) -> list[Fault]:
     for name in ("witness engine-0", "steady runner", "witness daprd", "gateway", "gateway-2.daprd"):
         faults.append(_pause(name, targets[name], 6))
 
-    def roll() -> None:
-        for send in targets.values():
-            send(signal.SIGTERM)
-            time.sleep(1.5)
+    pairs = [(f"tests--{engine}--a.runner", f"tests--{engine}--a.daprd") for engine in _ENGINES]
+    pairs.append(("gateway", "gateway.daprd"))
 
-    return [*faults, Fault("rolling restart (SIGTERM)", roll, counts_from_start=False)]
+    def restart_all() -> None:
+        for app, daprd in pairs:
+            roll(stack, app, daprd)
+
+    return [*faults, Fault("rolling restart (SIGTERM)", restart_all, counts_from_start=False)]
 
 
 def store_faults(redis: Broker, postgres: PostgresServer, to_redis: Proxy, to_postgres: Proxy) -> list[Fault]:
@@ -136,6 +139,7 @@ def run(folder: Path, stops: ExitStack, seed: int, jobs: int, faults: int) -> bo
         [*process_faults(stack, second), *store_faults(redis, postgres, to_redis, to_postgres)], faults, seed
     )
     load.start()
+    until(lambda: len(load.present()) >= 50, "the load is on")
     try:
         for fault in order:
             campaign.strike(fault)

@@ -31,6 +31,8 @@ class Load:
     webhook: str | None = None
     seed: int = 0
     threads: int = 4
+    name: str = "job"
+    """The keys of its jobs begin with it."""
     accepted: dict[str, Sent] = field(default_factory=dict)
     """By key."""
     problems: list[str] = field(default_factory=list)
@@ -63,7 +65,7 @@ class Load:
         while not self._stopping.is_set():
             with self._lock:
                 self._number += 1
-                key = f"job-{self._number}"
+                key = f"{self.name}-{self._number}"
             seconds = random_.choice([0, 0, 0, 0.02, 0.1, 0.3, 2.0 + 2 * random_.random()])
             self._submit(key, random_.choice(self.engines), round(seconds, 2))
             self._stopping.wait(random_.uniform(0.5, 1.5) * self.threads / self.per_second)

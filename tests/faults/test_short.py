@@ -1,57 +1,90 @@
 """Every process of a stack is killed under load: nothing is lost, nothing ends twice, everything is back in time."""
 
+import functools
 import random
-from collections.abc import Iterator
-from pathlib import Path
+import signal
+import time
 
 import pytest
-from tests.faults.api import Api
 from tests.faults.campaign import Campaign, Fault, shuffled
-from tests.faults.evidence import Evidence, make_witness
+from tests.faults.conftest import Witnessed
 from tests.faults.load import Load
 from tests.faults.receiver import receiving
-from tests.support.stack import StackHandle, running_stack
+from tests.faults.rolling import roll
+from tests.support.stack import until
 
 from enginehouse.registry.tenants import rotate_webhook_secret
 
 _SEED = 3
-_ENGINE = "tests--witness"
-_PARTS = [f"{_ENGINE}--a.engine-0", f"{_ENGINE}--a.runner", f"{_ENGINE}--a.daprd", "gateway", "gateway.daprd", "redis"]
+_APP = "tests--witness--a"
+_PARTS = [f"{_APP}.engine-0", f"{_APP}.runner", f"{_APP}.daprd", "gateway", "gateway.daprd", "redis"]
 
 
-@pytest.fixture
-def evidence(tmp_path: Path) -> Evidence:
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    return Evidence(folder)
-
-
-@pytest.fixture
-def stack(tmp_path: Path, evidence: Evidence) -> Iterator[StackHandle]:
-    env = {"ENGINEHOUSE_GATEWAY_WEBHOOK_ALLOW_INSIDE": "true"}
-    with running_stack(tmp_path / "home", [make_witness(tmp_path, "witness", evidence)], env=env) as handle:
-        yield handle
-
-
-def _killing(stack: StackHandle, part: str) -> Fault:
-    return Fault(f"kill {part.removeprefix(_ENGINE + '--a.')}", lambda: stack.kill(part) and None)
+def _killing(witnessed: Witnessed, part: str) -> Fault:
+    return Fault(f"kill {part.removeprefix(_APP + '.')}", lambda: witnessed.stack.kill(part) and None)
 
 
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_and_nothing_ends_twice(stack: StackHandle, evidence: Evidence) -> None:
-    api = Api([stack.base_url], stack.key_for("tests") or stack.keys["tests"])
+def test_nothing_is_lost_and_nothing_ends_twice(witnessed: Witnessed) -> None:
     with receiving() as receiver:
-        receiver.secret = rotate_webhook_secret(stack.home.webhook_secrets, "tests")
-        load = Load(api, [_ENGINE], per_second=10, webhook=receiver.url, seed=_SEED)
-        campaign = Campaign(load, evidence, [Api([stack.base_url], stack.keys["tests"])], receiver)
+        receiver.secret = rotate_webhook_secret(witnessed.stack.home.webhook_secrets, "tests")
+        load = Load(witnessed.api(), ["tests--witness"], per_second=10, webhook=receiver.url, seed=_SEED, name="kills")
+        campaign = Campaign(load, witnessed.evidence, [witnessed.api()], receiver)
         load.start()
+        until(lambda: len(load.present()) >= 30, "the load is on")
         try:
-            for fault in shuffled([_killing(stack, part) for part in _PARTS], 8, _SEED):
+            for fault in shuffled([_killing(witnessed, part) for part in _PARTS], 8, _SEED):
                 campaign.strike(fault)
                 campaign.read_some(random.Random(_SEED))
+            until(lambda: len(load.present()) >= 300, "enough jobs are accepted", 60)
         finally:
             campaign.finish()
         found = campaign.judge()
         print(f"seed {_SEED}\n{campaign.table()}")
         assert not found, "\n".join(found)
-        assert len(load.accepted) >= 300
+
+
+def test_a_rolling_restart_loses_and_repeats_nothing(witnessed: Witnessed) -> None:
+    load = Load(witnessed.api(), ["tests--witness"], per_second=10, seed=_SEED, name="rolling")
+    campaign = Campaign(load, witnessed.evidence, [witnessed.api()])
+    load.start()
+    until(lambda: len(load.present()) >= 20, "the load is on")
+    try:
+        for app, beside in ((f"{_APP}.runner", f"{_APP}.daprd"), ("gateway", "gateway.daprd")):
+            restart = functools.partial(roll, witnessed.stack, app, beside)
+            campaign.strike(Fault(f"restart {app}", restart, counts_from_start=False))
+    finally:
+        campaign.finish()
+    found = campaign.judge()
+    print(campaign.table())
+    assert not found, "\n".join(found)
+    assert {len(witnessed.evidence.runs(sent.key)) for sent in load.present()} == {1}
+    assert {sent.seen[0]["status"] for sent in load.present()} == {"succeeded"}
+
+
+def test_a_job_longer_than_the_brokers_clock_runs_once(witnessed: Witnessed) -> None:
+    submitted = time.time()
+    body = {"key": "long", "seconds": 12}
+    job = witnessed.stack.submit("tests--impatient", body, tenant="tests", wait=30)
+    assert job["status"] == "succeeded", job
+    assert time.time() - submitted > 12
+    assert len(witnessed.evidence.runs("long")) == 1
+    assert job["attempts"] == 1
+    # The broker did deliver it again and again meanwhile.
+    assert "delivery_joined" in witnessed.stack.log("tests--impatient--a.runner")
+
+
+def test_a_paused_runner_that_wakes_up_late_changes_nothing(witnessed: Witnessed) -> None:
+    stack = witnessed.stack
+    job = stack.submit("tests--witness", {"key": "paused", "seconds": 3}, tenant="tests", wait=0)
+    until(lambda: witnessed.evidence.runs("paused"), "it runs")
+    stack.signal(f"{_APP}.runner", signal.SIGSTOP)
+    ended = until(lambda: witnessed.evidence.runs("paused")[0].ended, "the engine has ended it")
+    stack.signal(f"{_APP}.runner", signal.SIGCONT)
+
+    def final() -> bool:
+        return stack.call("GET", f"/v1/jobs/{job['id']}?wait=5", tenant="tests").body["status"] == "succeeded"
+
+    until(final, "its result is there")
+    assert ended
+    assert len(witnessed.evidence.runs("paused")) == 1

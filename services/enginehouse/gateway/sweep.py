@@ -30,6 +30,7 @@ LOST_AFTER_SECONDS = 8.0
 OVERTAKEN_SECONDS = 15.0
 """A topic is first in, first out: a job is lost if one handed over this much later has begun."""
 _HAND_OVERS_MAX = 20
+_PATIENCE_DOUBLED_MAX = 4
 _EXPIRE_AT_ONCE = 500
 _PURGE_AT_ONCE = 500
 _CLEAN_UP_SECONDS = 600.0
@@ -41,12 +42,14 @@ def is_lost(row: Row[Any], workers: list[Heartbeat], last_progress: float, now: 
     """Whether a handed-over job that nobody has claimed got lost on its way; that it waits long is no sign of it."""
     if any(row.id in worker.in_hand for worker in workers):
         return False
+    # Lost again and again, it is the way that is broken: patience keeps its hand-overs from running out meanwhile.
+    patience = 2 ** min(max(row.hand_overs - row.attempts - 1, 0), _PATIENCE_DOUBLED_MAX)
     for worker in workers:
         if worker.subscribed and worker.healthy and worker.idle_since is not None:
             waited = now - max(worker.idle_since.timestamp(), row.handed_over_at)
-            if waited > LOST_AFTER_SECONDS:
+            if waited > LOST_AFTER_SECONDS * patience:
                 return True
-    return bool(row.handed_over_at + OVERTAKEN_SECONDS < last_progress)
+    return bool(row.handed_over_at + OVERTAKEN_SECONDS * patience < last_progress)
 
 
 def has_it(record: JobRecord, job_id: str, workers: list[Heartbeat]) -> bool:
