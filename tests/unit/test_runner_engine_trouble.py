@@ -11,6 +11,7 @@ from tests.unit.test_runner_jobs import Gate, begin
 
 from enginehouse.contracts import names
 from enginehouse.contracts.job import Status, now
+from enginehouse.runner import health
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
@@ -119,6 +120,50 @@ async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(world: Worl
     await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
     assert not restart_file(world, tmp_path).exists()
     assert world.runner.ready()
+
+
+async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_SURE_SECONDS", 0)
+    gate = Gate(world)
+    world.engine.in_hand = 0
+    await world.run(seconds=0.05)
+    await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+    assert gate.entered == 1
+    assert not restart_file(world, tmp_path).exists()
+    assert world.runner.ready()
+
+
+async def test_an_engine_that_says_its_thread_hangs_is_restarted(world: World, tmp_path: Path) -> None:
+    Gate(world)
+    world.engine.in_hand = 1
+    await world.run(seconds=0.05)
+    await until(restart_file(world, tmp_path).exists)
+
+
+async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_SURE_SECONDS", 0)
+    monkeypatch.setattr(health, "_ASK_SECONDS", 0.01)
+    async with runner_world(tmp_path, slots=1) as world:
+        gate = Gate(world)
+        world.engine.in_hand = 1
+        job_id = names.new_job_id()
+        delivery = begin(world, job_id)
+        record = await world.running(job_id)
+        await world.write(job_id, record.model_copy(update={"status": Status.CANCELED}))
+        assert await delivery
+        assert world.engine.canceled in ([], [job_id])
+        following = begin(world, names.new_job_id())
+        await until(lambda: world.engine.canceled == [job_id])
+        assert gate.entered == 1
+        world.engine.in_hand = 0
+        await until(lambda: gate.entered == 2)
+        gate.open.set()
+        assert await following
+        assert not restart_file(world, tmp_path).exists()
 
 
 async def test_jobs_broken_by_a_restart_burn_no_attempt(world: World, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ async def test_a_canceled_job_is_closed_and_its_engine_told(world: World) -> Non
     await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
     assert await delivery
     assert world.record(job_id).status is Status.CANCELED
-    assert world.engine.canceled == [job_id]
+    await until(lambda: world.engine.canceled == [job_id])
     await until(lambda: gate.closed == 1)
     assert "canceled" not in world.completions(job_id)
 

@@ -82,12 +82,15 @@ class Executor:
         give_up_at = loop.time() + self._patience
         while replica is not None:
             outcome: Outcome | Unreachable | None = None
+            token = replica.call_out()
             try:
                 outcome = HandedBack(NO_MORE) if self._pool.stopped else await self._run_on(replica, attempt)
             finally:
-                if isinstance(outcome, TimedOut):
-                    self._hangs.overdue(replica, attempt.job_id)
+                if isinstance(outcome, TimedOut | Superseded):
+                    seconds = attempt.order.execution_timeout_seconds
+                    self._hangs.given_up(replica, token, attempt.job_id, seconds)
                 else:
+                    del replica.out[token]
                     self._pool.release(replica)
             if not isinstance(outcome, Unreachable):
                 return outcome
@@ -110,8 +113,6 @@ class Executor:
             call.task.cancel()
         if call.ended_by is None or (call.task.done() and not call.task.cancelled()):
             return call.task.result()
-        if isinstance(call.ended_by, Superseded):
-            await replica.client.cancel(attempt.job_id)
         return call.ended_by
 
     async def _accompany(self, call: _Call, attempt: Attempt) -> None:

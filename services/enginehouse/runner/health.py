@@ -14,6 +14,8 @@ _log = structlog.get_logger(__name__)
 
 _FAST_SECONDS, _SLOW_SECONDS = 0.1, 2.0
 _STARTING_SLOWLY_SECONDS = 1.0
+_SURE_SECONDS = 1.0
+_ASK_SECONDS = 0.5
 
 
 class Restarts:
@@ -99,7 +101,10 @@ class HealthWatch:
 
 
 class HangGuard:
-    """Keeps the slot of a call that ran out of time until the call is known to have ended, or its replica restarts."""
+    """Keeps the slot of a call that was given up until the call is known to have ended, or its replica restarts.
+
+    A thread at work cannot be stopped: another job sent to it would wait there, with its own clock running.
+    """
 
     def __init__(self, pool: ReplicaPool, restarts: Restarts, after_seconds: float) -> None:
         self._pool = pool
@@ -107,9 +112,9 @@ class HangGuard:
         self._after = after_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def overdue(self, replica: Replica, job_id: str) -> None:
-        """The call of `job_id` was closed for taking too long; its slot is now in the guard's hands."""
-        task = asyncio.create_task(self._judge(replica, job_id))
+    def given_up(self, replica: Replica, token: object, job_id: str, seconds: float) -> None:
+        """The call of `job_id`, which may take `seconds`, was closed for being late or unwanted; its slot is ours now."""
+        task = asyncio.create_task(self._judge(replica, token, job_id, replica.out[token] + seconds))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -119,12 +124,9 @@ class HangGuard:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _judge(self, replica: Replica, job_id: str) -> None:
+    async def _judge(self, replica: Replica, token: object, job_id: str, due_at: float) -> None:
         try:
-            if await replica.client.cancel(job_id):
-                return
-            await asyncio.sleep(self._after)
-            if replica.restarting or await self._has_ended(replica):
+            if await replica.client.cancel(job_id) or await self._ends(replica, due_at) or replica.restarting:
                 return
             asked = self._restarts.request(replica)
             if asked:
@@ -138,9 +140,24 @@ class HangGuard:
                 engine_address=replica.client.address,
             )
         finally:
+            del replica.out[token]
             self._pool.release(replica)
 
-    async def _has_ended(self, replica: Replica) -> bool:
-        """Whether the engine itself says that it works on fewer calls than hold its slots, this one included."""
-        health = await replica.client.health()
-        return health.ok and health.in_hand is not None and health.in_hand < replica.in_hand
+    async def _ends(self, replica: Replica, due_at: float) -> bool:
+        """Whether the engine says, until some time after `due_at`, that it works on fewer calls than are out."""
+        loop = asyncio.get_running_loop()
+        is_late = loop.time() >= due_at
+        deadline = max(loop.time(), due_at) + self._after
+        while not replica.restarting:
+            # Younger calls may be on their way there or back, and prove nothing.
+            sure = {token for token, since in replica.out.items() if since <= loop.time() - _SURE_SECONDS}
+            health = await replica.client.health()
+            if health.in_hand is not None and health.in_hand < len(sure & replica.out.keys()):
+                return True
+            if health.ok and health.in_hand is None and not is_late:
+                return True  # It does not say, and the call had time left: nothing to hold against it.
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            await asyncio.sleep(min(left, _ASK_SECONDS))
+        return False

@@ -21,6 +21,14 @@ class Replica:
     """Set from our asking for a restart until it is done: what breaks meanwhile is not the jobs' doing."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when `healthy` changes, for who watches it."""
+    out: dict[object, float] = field(default_factory=dict)
+    """Calls that are out at the engine, given up ones included, and since when on the loop's clock."""
+
+    def call_out(self) -> object:
+        """Note that a call goes out; what is returned takes it out of `out` again."""
+        token = object()
+        self.out[token] = asyncio.get_running_loop().time()
+        return token
 
 
 class ReplicaPool:

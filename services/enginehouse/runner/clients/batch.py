@@ -103,7 +103,10 @@ class BatchingEngine:
             await self._learn()
         elif health.answered and not health.ok:
             self._offers = None  # It may come back as another version.
-        return health
+        if health.in_hand is None:
+            return health
+        # To the runner, what still waits here is out at the engine, too.
+        return replace(health, in_hand=health.in_hand + sum(len(batch.members) for batch in self._waiting))
 
     async def openapi(self) -> Mapping[str, Any] | None:
         """The engine's own description."""
