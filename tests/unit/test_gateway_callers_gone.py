@@ -1,6 +1,5 @@
 """A caller who goes away in the middle of its request costs the gateway nothing, and is no failure of the gateway's."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[FastAPI]:
+def app(tmp_path: Path) -> FastAPI:
     settings = GatewaySettings(
         ledger_url=SecretStr(f"sqlite:///{tmp_path / 'ledger.sqlite'}"),
         tenants_dir=tmp_path / "tenants",
         dapr_api_token=SecretStr("a" * 32),
         app_api_token=SecretStr("b" * 32),
     )
-    yield create_app(settings, FakeSidecar(FakeDapr()))
+    return create_app(settings, FakeSidecar(FakeDapr()))
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/engines/standard/jobs", "/v1/engines/Standard/jobs", "/v1/uploads"])

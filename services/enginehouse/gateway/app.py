@@ -8,7 +8,6 @@ from typing import Any
 
 import uuid_utils
 from fastapi import FastAPI
-from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +26,7 @@ from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.routes import dead_letters as dead_letter_routes
 from enginehouse.gateway.routes import engines, events, health, jobs
 from enginehouse.gateway.routes import objects as object_routes
+from enginehouse.gateway.routes.hot import HotSubmit
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.state import GatewayState
 from enginehouse.gateway.submit import Submitter
@@ -36,7 +36,7 @@ from enginehouse.gateway.waiters import Waiters
 from enginehouse.gateway.webhooks import Secrets, Webhooks
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
-from enginehouse.sidecar.delivery import delivery_app
+from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 
 _ENGINES_POLL_SECONDS = 1.0
 
@@ -163,6 +163,7 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
     )
     app.state.gateway = state
     problems.install(app)
+    app.add_middleware(HotSubmit, routes=app)
     app.add_middleware(HeadersWithinBounds)
     app.add_middleware(_RequestId)
     for module in (jobs, events, object_routes, dead_letter_routes, engines, health):
@@ -170,7 +171,7 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
     return app
 
 
-def create_delivery_app(state: GatewayState) -> Starlette:
+def create_delivery_app(state: GatewayState) -> DeliveryApp:
     """The loopback listener for the gateway's own sidecar."""
     return delivery_app(
         {

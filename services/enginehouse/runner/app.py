@@ -6,7 +6,6 @@ from pathlib import Path
 import structlog
 import yaml
 from pydantic import ValidationError
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -32,7 +31,7 @@ from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
-from enginehouse.sidecar.delivery import delivery_app
+from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 from enginehouse.sidecar.records import JobRecords
 
 _log = structlog.get_logger(__name__)
@@ -125,7 +124,7 @@ class Runner:
             version=self.spec.version,
         )
 
-    def _delivery_app(self) -> Starlette:
+    def _delivery_app(self) -> DeliveryApp:
         async def live(request: Request) -> Response:
             return PlainTextResponse("alive")
 

@@ -6,13 +6,15 @@ delivery: whatever names a calling app is refused, and the listener must never b
 
 import base64
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 import pydantic_core
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from enginehouse.contracts.errors import UnsafeSettings
 
@@ -25,6 +27,7 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 # The only two answers a sidecar may get: any other status or word makes it drop or dead-letter the event.
 _ACKNOWLEDGED = b'{"status":"SUCCESS"}'
 _AGAIN = b'{"status":"RETRY"}'
+_STRANGER = b'{"error":"deliveries come from this app\'s own sidecar only"}'
 
 
 def raw_payload(body: bytes) -> bytes:
@@ -35,31 +38,70 @@ def raw_payload(body: bytes) -> bytes:
         return body
 
 
-def _answer(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+class DeliveryApp:
+    """The app behind daprd's `--app-port`. Deliveries are on every job's way, so they are bare ASGI."""
+
+    def __init__(self, routes: Mapping[str, Deliver], app_token: str, pages: Starlette) -> None:
+        self._exact = {path: deliver for path, deliver in routes.items() if "{" not in path}
+        self._patterns = [
+            (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), deliver)
+            for path, deliver in routes.items()
+            if "{" in path
+        ]
+        self._token = app_token.encode()
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        found = self._find(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
+            await self._pages(scope, receive, send)
+            return
+        deliver, names = found
+        if not self._is_own_sidecar(scope):
+            await _send(send, 403, _STRANGER)
+            return
+        body = await _bounded_body(receive)
+        acknowledged = body is not None and await deliver(body, **names)
+        await _send(send, 200, _ACKNOWLEDGED if acknowledged else _AGAIN)
+
+    def _find(self, path: str) -> tuple[Deliver, dict[str, str]] | None:
+        deliver = self._exact.get(path)
+        if deliver is not None:
+            return deliver, {}
+        for pattern, deliver in self._patterns:
+            if match := pattern.fullmatch(path):
+                return deliver, match.groupdict()
+        return None
+
+    def _is_own_sidecar(self, scope: Scope) -> bool:
+        token = b""
+        for name, value in scope["headers"]:
+            if name == b"dapr-caller-app-id":
+                return False
+            if name == b"dapr-api-token":
+                token = value
+        return hmac.compare_digest(token, self._token)
 
 
-async def _bounded_body(request: Request) -> bytes:
+async def _bounded_body(receive: Receive) -> bytes | None:
+    """At most MAX_EVENT_BYTES of the body; None if the caller has gone."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        return bytes(message.get("body", b"")[:MAX_EVENT_BYTES])
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk[: MAX_EVENT_BYTES - len(body)]
-    return bytes(body)
+    while message["type"] == "http.request":
+        body += message.get("body", b"")[: MAX_EVENT_BYTES - len(body)]
+        if not message.get("more_body"):
+            return bytes(body)
+        message = await receive()
+    return None
 
 
-def _delivery_route(path: str, deliver: Deliver, app_token: str) -> Route:
-    expected = app_token.encode()
-
-    async def endpoint(request: Request) -> Response:
-        token = request.headers.get("dapr-api-token", "").encode()
-        if not hmac.compare_digest(token, expected) or "dapr-caller-app-id" in request.headers:
-            return JSONResponse({"error": "deliveries come from this app's own sidecar only"}, status_code=403)
-        try:
-            body = await _bounded_body(request)
-        except ClientDisconnect:
-            return _answer(_AGAIN)
-        return _answer(_ACKNOWLEDGED if await deliver(body, **request.path_params) else _AGAIN)
-
-    return Route(path, endpoint, methods=["POST"])
+async def _send(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def delivery_app(
@@ -67,8 +109,8 @@ def delivery_app(
     app_token: str,
     healthy: Callable[[], bool],
     extra: list[BaseRoute] | None = None,
-) -> Starlette:
-    """The app behind daprd's `--app-port`: a POST route per kind of subscription, `/healthz` for its app health check.
+) -> DeliveryApp:
+    """A POST route per kind of subscription, `/healthz` for daprd's app health check.
 
     `extra` adds routes that need no token (metrics).
     """
@@ -78,10 +120,4 @@ def delivery_app(
     async def healthz(request: Request) -> Response:
         return JSONResponse({"healthy": healthy()}, status_code=200 if healthy() else 503)
 
-    return Starlette(
-        routes=[
-            *(_delivery_route(path, deliver, app_token) for path, deliver in routes.items()),
-            Route("/healthz", healthz),
-            *(extra or []),
-        ]
-    )
+    return DeliveryApp(routes, app_token, Starlette(routes=[Route("/healthz", healthz), *(extra or [])]))

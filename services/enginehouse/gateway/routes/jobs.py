@@ -27,7 +27,9 @@ from enginehouse.gateway.routes.dependencies import (
     traceparent_of,
     wait_seconds,
 )
+from enginehouse.gateway.state import GatewayState
 from enginehouse.gateway.submit import AcceptedJob, Submission
+from enginehouse.gateway.tenants import Caller
 from enginehouse.gateway.view import urls
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -58,6 +60,18 @@ def _idempotency_key(request: Request, longest: int = 255) -> str | None:
     return key
 
 
+async def submit_job(request: Request, state: GatewayState, caller: Caller, engine: str | None) -> Response:
+    """Submit the job in the body to `engine`, or to the one that the body names."""
+    body: JobRequest
+    if engine is None:
+        body = routed = await read_model(request, RoutedJobRequest)
+        engine = routed.engine if routed.engine is not None else DEFAULT_ENGINE
+    else:
+        body = await read_model(request, JobRequest)
+    submission = Submission(caller, engine, body, _idempotency_key(request), traceparent=traceparent_of(request))
+    return await _submit(request, state.jobs, submission)
+
+
 async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Response:
     seconds = wait_seconds(request)
     if seconds:
@@ -77,9 +91,7 @@ async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Respo
 )
 async def submit_to_engine(request: Request, state: State, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
     """Submit a job to the engine named in the path."""
-    body = await read_model(request, JobRequest)
-    submission = Submission(caller, engine, body, _idempotency_key(request), traceparent=traceparent_of(request))
-    return await _submit(request, state.jobs, submission)
+    return await submit_job(request, state, caller, engine)
 
 
 @router.post(
@@ -91,10 +103,7 @@ async def submit_to_engine(request: Request, state: State, caller: Authenticated
 )
 async def submit(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
     """Submit a job to the engine named in the body, `standard` if none is."""
-    body = await read_model(request, RoutedJobRequest)
-    engine = body.engine if body.engine is not None else DEFAULT_ENGINE
-    submission = Submission(caller, engine, body, _idempotency_key(request), traceparent=traceparent_of(request))
-    return await _submit(request, state.jobs, submission)
+    return await submit_job(request, state, caller, None)
 
 
 BATCH_MAX = 1_000
