@@ -110,7 +110,7 @@ def store_faults(redis: Broker, postgres: PostgresServer, to_redis: Proxy, to_po
     return faults
 
 
-def run(folder: Path, stops: ExitStack, seed: int, jobs: int, faults: int) -> bool:
+def run(folder: Path, stops: ExitStack, seed: int, asked: argparse.Namespace) -> bool:
     """One campaign in `folder`; whether all that is promised held."""
     enter = stops.enter_context
     evidence = Evidence(folder / "runs")
@@ -135,8 +135,9 @@ def run(folder: Path, stops: ExitStack, seed: int, jobs: int, faults: int) -> bo
     )
     readers = [Api([url], stack.keys["tests"]) for url in urls]
     campaign = Campaign(load, evidence, readers, receiver, say=lambda line: print(line, flush=True))
+    everything = [*process_faults(stack, second), *store_faults(redis, postgres, to_redis, to_postgres)]
     order = shuffled(
-        [*process_faults(stack, second), *store_faults(redis, postgres, to_redis, to_postgres)], faults, seed
+        [fault for fault in everything if any(text in fault.name for text in asked.only.split(","))], asked.faults, seed
     )
     load.start()
     until(lambda: len(load.present()) >= 50, "the load is on")
@@ -144,7 +145,7 @@ def run(folder: Path, stops: ExitStack, seed: int, jobs: int, faults: int) -> bo
         for fault in order:
             campaign.strike(fault)
             campaign.read_some(random.Random(seed))
-        while len(load.present()) < jobs and not load.problems:
+        while len(load.present()) < asked.jobs and not load.problems:
             time.sleep(1)
     finally:
         campaign.finish()
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="order of the faults; default: a new one, printed")
     parser.add_argument("--jobs", type=int, default=2_000, help="accepted at least")
     parser.add_argument("--faults", type=int, default=36)
+    parser.add_argument("--only", default="", help="only faults whose name holds one of these texts: older,rolling")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and evidence")
     arguments = parser.parse_args()
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
@@ -167,7 +169,7 @@ def main() -> None:
     print(f"seed {seed}, in {folder}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stops:
-        held = run(folder, stops, seed, arguments.jobs, arguments.faults)
+        held = run(folder, stops, seed, arguments)
     if held and not arguments.keep:
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0 if held else 1)
