@@ -145,7 +145,8 @@ class Completions:
         try:
             stored = await JobRecords(self._sidecar, engine_id).read_many(list(batch))
             await self.apply(engine_id, {job_id: found.record for job_id, found in stored.items()})
-        except EnginehouseError as error:
+        except Exception as error:
+            # Whatever it was: a delivery that waits for ever would hold its place at the sidecar for ever.
             for future in batch.values():
                 if not future.done():
                     future.set_exception(error)
