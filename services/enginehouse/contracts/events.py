@@ -94,6 +94,11 @@ def progress_sequence(attempt: int, number: int) -> int:
     return attempt * _PROGRESS_STEP + number
 
 
+def progress_place(sequence: int) -> tuple[int, int]:
+    """The attempt and the number that `progress_sequence` made `sequence` of."""
+    return divmod(sequence, _PROGRESS_STEP)
+
+
 class ProgressData(_Record):
     """`data` of a progress event: a line that the engine streamed while it worked."""
 
