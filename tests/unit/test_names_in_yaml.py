@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from enginehouse.contracts import names
+from enginehouse.gateway.settings import GatewaySettings
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,10 +87,14 @@ def test_every_app_refuses_calls_but_of_the_gateway_to_an_engines_extra_endpoint
     assert [operation["name"] for operation in policy["operations"]] == ["/call/**"]
 
 
-def test_dapr_run_starts_the_core_with_the_files_there_are() -> None:
+def test_dapr_run_starts_the_core_with_the_files_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     content = yaml.safe_load((_ROOT / "dapr" / "dapr.yaml").read_text())
     (app,) = content["apps"]
     assert app["appID"] == names.GATEWAY_APP
-    named = [*content["common"]["resourcesPaths"], app["configFilePath"], app["appDirPath"]]
+    # The CLI takes common paths from the run file's folder, and an app's from its own.
+    named = [*content["common"]["resourcesPaths"], app["appDirPath"], f"{app['appDirPath']}/{app['configFilePath']}"]
     assert all((_ROOT / "dapr" / path).exists() for path in named)
     assert str(app["appPort"]) == app["env"]["ENGINEHOUSE_GATEWAY_DELIVERY_PORT"]
+    for name, value in app["env"].items():
+        monkeypatch.setenv(name, value)
+    assert GatewaySettings().delivery_port == app["appPort"]
