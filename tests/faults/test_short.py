@@ -15,7 +15,7 @@ from tests.support.stack import until
 
 from enginehouse.registry.tenants import rotate_webhook_secret
 
-_SEED = 3
+_SEED = 9
 _APP = "tests--witness--a"
 _PARTS = [f"{_APP}.engine-0", f"{_APP}.runner", f"{_APP}.daprd", "gateway", "gateway.daprd", "redis"]
 
