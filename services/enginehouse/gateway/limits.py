@@ -1,6 +1,9 @@
 """What one tenant may use, so that it cannot take everything from the others."""
 
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from enginehouse.contracts.errors import RateLimited
@@ -22,11 +25,22 @@ class Limits:
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
         self.in_flight: dict[str, int] = {}
+        self._arriving: Counter[str] = Counter()
+        """Admitted, and not yet accepted or refused: many may come at the same moment."""
 
-    def admit(self, caller: Caller) -> None:
-        """RateLimited, saying when to come back, if the tenant is over one of its limits."""
+    @contextmanager
+    def admitting(self, caller: Caller) -> Iterator[None]:
+        """For the time it takes to accept a job. RateLimited, saying when to come back, if the tenant is over a limit."""
+        self._check(caller)
+        self._arriving[caller.name] += 1
+        try:
+            yield
+        finally:
+            self._arriving[caller.name] -= 1
+
+    def _check(self, caller: Caller) -> None:
         limits, name, now = caller.tenant.limits, caller.name, time.monotonic()
-        if self.in_flight.get(name, 0) >= limits.jobs_in_flight:
+        if self.in_flight.get(name, 0) + self._arriving[name] >= limits.jobs_in_flight:
             raise RateLimited(
                 f"{name} has {limits.jobs_in_flight} jobs that have not ended, its limit", retry_after_seconds=5
             )

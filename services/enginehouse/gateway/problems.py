@@ -1,5 +1,6 @@
 """Errors as application/problem+json (RFC 9457): the one table from our exceptions to HTTP statuses."""
 
+import math
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from enginehouse.contracts import errors
 from enginehouse.contracts.errors import EnginehouseError, RequestError
@@ -76,7 +78,7 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
     status = status or status_of(error)
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     elif status == 503:
         headers["Retry-After"] = "1"
     if status == 401:
@@ -116,6 +118,15 @@ def unexpected(request: Request) -> Response:
     return problem(ours, headers={"X-Request-Id": request_id})
 
 
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """The methods that some route of this path takes: a router names only those of the first."""
+    found: set[str] = set()
+    for route in app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
+
+
 def install(app: FastAPI) -> None:
     """Make the app answer every error as a problem."""
 
@@ -130,7 +141,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         ours = RequestError(f"{request.method} {request.url.path}: {error.detail}")
-        return problem(ours, error.status_code, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(app, request))
+        return problem(ours, error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:

@@ -3,6 +3,9 @@
 import asyncio
 import hashlib
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,21 +119,41 @@ class Submitter:
         self._webhooks = webhooks
         self._objects = objects
         self._inline_max_bytes = inline_max_bytes
+        self._arriving: Counter[str] = Counter()
+        """Jobs of each engine that are being accepted at this moment."""
 
     async def submit(self, submission: Submission) -> AcceptedJob:
         """Check and accept one job; RequestError says what is wrong with it."""
-        self._limits.admit(submission.caller)
+        with self._limits.admitting(submission.caller):
+            return await self._submit(submission)
+
+    async def _submit(self, submission: Submission) -> AcceptedJob:
         if submission.request.webhook:
             self._webhooks.check(submission.caller.name, submission.request.webhook)
         engine = self._engines.resolve(submission.engine, submission.caller.name)
         card = engine.card or _DEFAULT_CARD
         text = await self._checked_input(submission, engine)
-        if self._dispatcher.backlog.get(engine.id, 0) >= card.max_queued_jobs:
+        with self._place_in_queue(engine, card):
+            return await self._accept(submission, engine, self._row(submission, engine.id, card, text), text)
+
+    @contextmanager
+    def _place_in_queue(self, engine: KnownEngine, card: EngineCard) -> Iterator[None]:
+        """For the time it takes to accept a job. QueueFull if too many wait, or are about to."""
+        about_to = max(self._arriving[engine.id] - self._dispatcher.window(engine.id), 0)
+        if self._dispatcher.backlog.get(engine.id, 0) + about_to >= card.max_queued_jobs:
             raise QueueFull(
                 f"{engine.id} has {card.max_queued_jobs} jobs waiting, its limit",
                 retry_after_seconds=_QUEUE_FULL_RETRY_SECONDS,
             )
-        row = self._row(submission, engine.id, card, text)
+        self._arriving[engine.id] += 1
+        try:
+            yield
+        finally:
+            self._arriving[engine.id] -= 1
+
+    async def _accept(
+        self, submission: Submission, engine: KnownEngine, row: dict[str, Any], text: bytes | None
+    ) -> AcceptedJob:
         job_id = row["id"]
         if text is not None and len(text) > self._inline_max_bytes:
             assert self._objects is not None
@@ -143,11 +166,16 @@ class Submitter:
             row["input_ref"] = own
         self._completions.expect(job_id, engine.id)
         window = self._dispatcher.window(engine.id)
-        inserted = await self._ledger.insert(NewJob(row, window, self._idempotency(submission, text)))
+        try:
+            inserted = await self._ledger.insert(NewJob(row, window, self._idempotency(submission, text)))
+        except BaseException as error:
+            self._completions.forget(job_id)
+            if isinstance(error, RequestError):
+                await self._let_go_of_object(submission, row)
+            raise
         if inserted.existing:
             self._completions.forget(job_id)
-            if self._objects and row["input_ref"] != submission.request.input_ref:
-                await self._objects.delete([row["input_ref"]])
+            await self._let_go_of_object(submission, row)
             existing = await self._ledger.read(read.job, inserted.job_id)
             return AcceptedJob(inserted.job_id, existing.engine if existing else engine.id, existing=True)
         self._limits.accepted(submission.caller.name)
@@ -157,6 +185,11 @@ class Submitter:
             self._dispatcher.note_waiting(engine.id)
             self._dispatcher.wake(engine.id)
         return AcceptedJob(job_id, engine.id, existing=False)
+
+    async def _let_go_of_object(self, submission: Submission, row: dict[str, Any]) -> None:
+        """Of a job that was not accepted."""
+        if self._objects and row["input_ref"] != submission.request.input_ref:
+            await self._objects.delete([row["input_ref"]])
 
     async def _checked_input(self, submission: Submission, engine: KnownEngine) -> bytes | None:
         """The input as JSON; None for an upload, which only the engine itself looks into."""
