@@ -29,6 +29,7 @@ from enginehouse.gateway.routes import objects as object_routes
 from enginehouse.gateway.routes.hot import HotSubmit
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.state import GatewayState
+from enginehouse.gateway.states import States
 from enginehouse.gateway.submit import Submitter
 from enginehouse.gateway.sweep import Sweep
 from enginehouse.gateway.tenants import Tenants
@@ -47,10 +48,11 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
     found = Engines(sidecar, ledger, window_min=settings.window_min, window_factor=settings.window_factor)
     objects = _objects(settings)
     tenants = Tenants(settings.tenants_dir)
-    dispatcher = Dispatcher(sidecar, ledger, found, objects)
+    dispatcher = Dispatcher(sidecar, ledger, found, objects, record_margin_seconds=settings.record_margin_seconds)
     webhooks = Webhooks(Secrets(settings.webhook_secrets_dir), allow_inside=settings.webhook_allow_inside)
     waiters, notifier, limits = Waiters(), Notifier(sidecar, ledger, webhooks), Limits()
-    completions = Completions(sidecar, ledger, found, dispatcher, waiters, notifier, limits)
+    states = States(sidecar, found, notifier)
+    completions = Completions(sidecar, ledger, found, states, dispatcher, waiters, notifier, limits)
     submitter = Submitter(
         ledger,
         found,
@@ -67,10 +69,20 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
         ledger=ledger,
         tenants=tenants,
         engines=found,
+        states=states,
         dispatcher=dispatcher,
         completions=completions,
-        sweep=Sweep(sidecar, ledger, found, dispatcher, completions, objects, limits),
-        jobs=Jobs(sidecar, ledger, found, submitter, completions, waiters, objects),
+        sweep=Sweep(
+            sidecar,
+            ledger,
+            found,
+            dispatcher,
+            completions,
+            objects,
+            limits,
+            rows_kept_seconds=settings.rows_kept_seconds,
+        ),
+        jobs=Jobs(sidecar, ledger, found, dispatcher, submitter, completions, waiters, objects),
         objects=objects,
         notifier=notifier,
         webhooks=webhooks,

@@ -11,7 +11,6 @@ import structlog
 from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import (
     ENGINE_ANNOUNCED,
-    ENGINE_STATE_EVENTS,
     JOB_PROGRESS,
     Completion,
     Progress,
@@ -27,6 +26,7 @@ from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
 from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.states import States
 from enginehouse.gateway.waiters import Waiters
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
@@ -46,6 +46,7 @@ class Completions:
         sidecar: Sidecar,
         ledger: Ledger,
         engines: Engines,
+        states: States,
         dispatcher: Dispatcher,
         waiters: Waiters,
         notifier: Notifier,
@@ -54,6 +55,7 @@ class Completions:
         self._sidecar = sidecar
         self._ledger = ledger
         self._engines = engines
+        self._states = states
         self._dispatcher = dispatcher
         self._waiters = waiters
         self._notifier = notifier
@@ -180,7 +182,10 @@ class Completions:
             return
         if item.notices:
             self._notifier.wake()
-        await self._learn(engine_id, row)
+        try:
+            await self._learn(engine_id, row)
+        except EnginehouseError as error:
+            log.warning(f"The end of an attempt taught nothing: {error}", action="lesson_lost", engine=engine_id)
         if status.is_final:
             self._limits.ended(row["tenant"])
         else:
@@ -195,23 +200,19 @@ class Completions:
         if engine is None or row["status"] == Status.RUNNING.value:
             return
         if row["status"] == Status.SUCCEEDED.value:
-            engine.breaker.succeeded()
-            if engine.state == PAUSED:
-                await self._engines.set_state(engine, ACTIVE)
+            if engine.breaker.succeeded(engine.phase):
+                await self._states.move(engine, ACTIVE)
                 self._dispatcher.wake(engine_id)
             return
         code = str(pydantic_core.from_json(row["error"])["code"]) if row["error"] else ""
         if not code or code in NEUTRAL or engine.state in (QUARANTINED, RETIRED):
             return
-        verdict = engine.breaker.failed(code, probing=engine.is_probing)
+        verdict = engine.breaker.failed(code, engine.phase)
         if verdict is None:
             return
         state = QUARANTINED if verdict.quarantine else PAUSED
         probe_at = None if verdict.quarantine else time.time() + verdict.pause_seconds
-        await self._engines.set_state(engine, state, verdict.reason, probe_at)
-        await self._notifier.tell(
-            engine.tenant, ENGINE_STATE_EVENTS[state], {"engine": engine_id, "reason": verdict.reason}
-        )
+        await self._states.move(engine, state, verdict.reason, probe_at)
         if not verdict.quarantine:
             asyncio.get_running_loop().call_later(verdict.pause_seconds + 0.05, self._dispatcher.wake, engine_id)
 

@@ -23,18 +23,10 @@ from enginehouse.sidecar.base import Sidecar
 log = structlog.get_logger()
 
 _BROKER_RETRY_SECONDS = 1.0
-_RECORD_MARGIN_SECONDS = 3_600
 _BATCH_MAX = 100
 
 
-def record_ttl_seconds(row: Mapping[str, Any], now: float) -> int:
-    """How long a job's record must live: until no delivery of it can be run any more, and its result is over."""
-    execution = pydantic_core.from_json(row["options"])["execution_timeout_seconds"] if "options" in row else 0
-    left = max(row["queue_deadline"] - now, 0)
-    return int(left + execution + row["result_ttl_seconds"] + _RECORD_MARGIN_SECONDS)
-
-
-async def event_of(row: Mapping[str, Any], objects: Objects | None) -> bytes:
+async def event_of(row: Mapping[str, Any], objects: Objects | None, record_ttl_seconds: int) -> bytes:
     """The event that hands a job's row to its engine."""
     options = pydantic_core.from_json(row["options"])
     reachable_until = row["queue_deadline"] + options["execution_timeout_seconds"]
@@ -50,7 +42,7 @@ async def event_of(row: Mapping[str, Any], objects: Objects | None) -> bytes:
             execution_timeout_seconds=options["execution_timeout_seconds"],
             retry=options["retry"],
             retry_on_timeout=options["retry_on_timeout"],
-            record_ttl_seconds=record_ttl_seconds(row, time.time()),
+            record_ttl_seconds=record_ttl_seconds,
             objects=await objects.of_job(row, reachable_until) if objects else None,
         ),
         row["traceparent"],
@@ -61,11 +53,20 @@ async def event_of(row: Mapping[str, Any], objects: Objects | None) -> bytes:
 class Dispatcher:
     """Publishes what has been marked as handed over, and fills windows when told that there is room."""
 
-    def __init__(self, sidecar: Sidecar, ledger: Ledger, engines: Engines, objects: Objects | None) -> None:
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        ledger: Ledger,
+        engines: Engines,
+        objects: Objects | None,
+        *,
+        record_margin_seconds: int,
+    ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
         self._engines = engines
         self._objects = objects
+        self._record_margin_seconds = record_margin_seconds
         self._outgoing: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         self._publishing: set[str] = set()
         self._filling: set[str] = set()
@@ -74,6 +75,12 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self.backlog: dict[str, int] = {}
         """How many jobs of each engine wait in the ledger, as of the last sweep, and those added since."""
+
+    def record_ttl_seconds(self, row: Mapping[str, Any], now: float) -> int:
+        """How long a job's record lives after each write: until nothing can run it any more, and its result is over."""
+        execution = pydantic_core.from_json(row["options"])["execution_timeout_seconds"] if "options" in row else 0
+        left = max(row["queue_deadline"] - now, 0)
+        return int(max(left, row["result_ttl_seconds"]) + execution + self._record_margin_seconds)
 
     def window(self, engine_id: str) -> int:
         """The engine's window; 0 while its hand-overs fail, so that its jobs wait where they are safe."""
@@ -126,7 +133,8 @@ class Dispatcher:
     async def _publish_batch(self, engine_id: str, outgoing: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Those that the broker does not have for certain."""
         try:
-            events = [await event_of(row, self._objects) for row in outgoing]
+            now = time.time()
+            events = [await event_of(row, self._objects, self.record_ttl_seconds(row, now)) for row in outgoing]
             if len(events) == 1:
                 await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), events[0])
                 landed = [True]

@@ -21,7 +21,7 @@ from enginehouse.contracts.names import (
     results_component,
     worker_key,
 )
-from enginehouse.gateway.breaker import Breaker
+from enginehouse.gateway.breaker import Breaker, Phase
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.schemas import InputSchema
 from enginehouse.sidecar.base import Sidecar
@@ -50,6 +50,8 @@ class KnownEngine:
     workers: list[Heartbeat] = field(default_factory=list)
     workers_read_at: float = 0
     absent_polls: int = 0
+    set_at: float = 0
+    """When this gateway last decided about it."""
 
     @property
     def tenant(self) -> str:
@@ -65,6 +67,13 @@ class KnownEngine:
     def is_probing(self) -> bool:
         """Whether single jobs are let through to see if it works again."""
         return self.state == PAUSED and self.probe_at is not None and time.time() >= self.probe_at
+
+    @property
+    def phase(self) -> Phase:
+        """What the end of an attempt means now."""
+        if self.state != PAUSED:
+            return Phase.OPEN
+        return Phase.PROBING if self.is_probing else Phase.PAUSED
 
     def set_card(self, card: EngineCard) -> None:
         """Take over a card; an unusable schema is ignored: the engine checks its inputs itself, too."""
@@ -153,7 +162,8 @@ class Engines:
                 new.append(engine_id)
             elif engine.state == RETIRED:
                 engine.absent_polls = 0
-                await self.set_state(engine, ACTIVE)
+                # Who was quarantined is not let out by being removed and deployed again.
+                await self.set_state(engine, QUARANTINED if engine.reason else ACTIVE, engine.reason)
                 new.append(engine_id)
             else:
                 engine.absent_polls = 0
@@ -161,7 +171,7 @@ class Engines:
             if engine.id not in present and engine.state != RETIRED:
                 engine.absent_polls += 1
                 if engine.absent_polls >= _ABSENT_POLLS:
-                    await self.set_state(engine, RETIRED)
+                    await self.set_state(engine, RETIRED, engine.reason if engine.state == QUARANTINED else None)
         without_card = [engine.id for engine in self._engines.values() if engine.id in present and engine.card is None]
         limit = asyncio.Semaphore(_CARDS_AT_ONCE)
 
@@ -177,16 +187,18 @@ class Engines:
     ) -> None:
         """Decide, for all gateways, whether an engine gets jobs."""
         changed = engine.state != state
-        engine.state, engine.reason, engine.probe_at = state, reason, probe_at
+        engine.state, engine.reason, engine.probe_at, engine.set_at = state, reason, probe_at, time.monotonic()
         await self._ledger.set_engine_state(engine.id, state, reason, probe_at)
         if changed:
             log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine=engine.id, reason=reason)
 
     async def sync_states(self) -> None:
         """Take over what other gateways, or an operator, decided."""
+        began = time.monotonic()
         for row in await self._ledger.load_engines():
             engine = self._engines.get(row.id)
-            if engine is not None:
+            # What was decided here meanwhile, the rows that were read may not show yet.
+            if engine is not None and engine.set_at < began:
                 engine.state, engine.reason, engine.probe_at = row.state, row.reason, row.probe_at
 
     async def _save(self, engine: KnownEngine) -> None:

@@ -12,7 +12,7 @@ from enginehouse.contracts.errors import JobIsFinal, NotFinalYet, ResultExpired
 from enginehouse.contracts.job import JobRequest, Status
 from enginehouse.gateway import decisions
 from enginehouse.gateway.completions import Completions
-from enginehouse.gateway.dispatch import record_ttl_seconds
+from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -36,6 +36,7 @@ class Jobs:
     sidecar: Sidecar
     ledger: Ledger
     engines: Engines
+    dispatcher: Dispatcher
     submitter: Submitter
     completions: Completions
     waiters: Waiters
@@ -106,7 +107,9 @@ class Jobs:
             raise JobIsFinal(f"Job {job_id} is {row.status}")
         await self.ledger.request_cancel(job_id)
         record = await JobRecords(self.sidecar, row.engine).change(
-            job_id, record_ttl_seconds(row._asdict(), time.time()), decisions.cancel(f"tenant {caller.name}")
+            job_id,
+            self.dispatcher.record_ttl_seconds(row._asdict(), time.time()),
+            decisions.cancel(f"tenant {caller.name}"),
         )
         await self.completions.apply(row.engine, {job_id: record})
         if record.status is not Status.CANCELED:
@@ -118,7 +121,7 @@ class Jobs:
         row = await owned_job(self.ledger, caller, job_id)
         if not Status(row.status).is_final:
             raise NotFinalYet(f"Job {job_id} is {row.status}")
-        if row.input is None and row.input_ref is None:
+        if is_expired(row._asdict()) or (row.input is None and row.input_ref is None):
             raise ResultExpired(f"The input of job {job_id} is gone")
         accepted = await self.submitter.submit(
             Submission(caller, row.engine, _same_request(row), traceparent=traceparent, retry_of=job_id)

@@ -19,6 +19,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from enginehouse.contracts.errors import Forbidden, InputTooLarge, JobDoesNotExist, RequestError, Unavailable
 from enginehouse.contracts.events import JobObjects
+from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_RESULT_TTL_SECONDS
 from enginehouse.contracts.names import new_job_id
 
 Method = Literal["GET", "PUT"]
@@ -26,6 +27,9 @@ _KEY_FILE = ".signing-key"
 _LONGEST_SIGNATURE_SECONDS = 7 * 86_400
 UPLOAD_TTL_SECONDS = 8 * 86_400
 """Uploads outlive the longest time in a queue."""
+_JOBS_OWN_TTL_SECONDS = UPLOAD_TTL_SECONDS + MAX_EXECUTION_SECONDS + MAX_RESULT_TTL_SECONDS
+"""They go with their job; an output whose worker died before it could say so goes by this."""
+_TTL_SECONDS = {"uploads": UPLOAD_TTL_SECONDS, "inputs": _JOBS_OWN_TTL_SECONDS, "outputs": _JOBS_OWN_TTL_SECONDS}
 
 
 class UploadDoesNotExist(JobDoesNotExist):
@@ -143,13 +147,14 @@ class Objects:
             except FileNotFoundError:
                 continue
 
-    async def delete_old_uploads(self, before: float) -> int:
-        """Remove the uploads made before that moment; returns how many."""
+    async def delete_old(self, now: float) -> int:
+        """Remove uploads past their time, and jobs' objects so old that no job can name them; returns how many."""
         old: list[str] = []
         async for page in obstore.list(self._store):
             for item in page:
                 parts = str(item["path"]).split("/")
-                if len(parts) == 3 and parts[1] == "uploads" and item["last_modified"].timestamp() < before:
+                ttl = _TTL_SECONDS.get(parts[1]) if len(parts) == 3 else None
+                if ttl and item["last_modified"].timestamp() < now - ttl:
                     old.append(str(item["path"]))
         await self.delete(old)
         return len(old)

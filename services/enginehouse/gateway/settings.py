@@ -35,6 +35,12 @@ class GatewaySettings(BaseSettings):
     window_min: int = Field(32, ge=1, description="Least number of jobs of an engine handed over and unfinished.")
     window_factor: int = Field(4, ge=1, description="Window per slot of all workers.")
     sweep_seconds: float = Field(2.0, gt=0, description="How often the ledger is searched for what was missed.")
+    rows_kept_seconds: float = Field(
+        7 * 86_400, gt=0, description="How long a job whose result is gone still answers 410 instead of 404."
+    )
+    record_margin_seconds: int = Field(
+        3_600, ge=30, description="How much longer a job's record lives than anything that may still need it."
+    )
     log_json: bool = Field(True, description="False: lines for a person at a terminal.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     dapr_grpc_port: int = Field(50001, alias="DAPR_GRPC_PORT")

@@ -11,6 +11,7 @@ from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.settings import GatewaySettings
+from enginehouse.gateway.states import States
 from enginehouse.gateway.sweep import Sweep
 from enginehouse.gateway.tenants import Tenants
 from enginehouse.gateway.webhooks import Webhooks
@@ -26,6 +27,7 @@ class GatewayState:
     ledger: Ledger
     tenants: Tenants
     engines: Engines
+    states: States
     dispatcher: Dispatcher
     completions: Completions
     sweep: Sweep

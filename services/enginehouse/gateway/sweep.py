@@ -13,13 +13,13 @@ from enginehouse.contracts.errors import Conflict, EnginehouseError
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.gateway import decisions
 from enginehouse.gateway.completions import Completions
-from enginehouse.gateway.dispatch import Dispatcher, record_ttl_seconds
+from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import RETIRED, Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import TakeBack
 from enginehouse.gateway.limits import Limits
-from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, Objects, is_jobs_own
+from enginehouse.gateway.objects import Objects, is_jobs_own
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -34,8 +34,6 @@ _PATIENCE_DOUBLED_MAX = 4
 _EXPIRE_AT_ONCE = 500
 _PURGE_AT_ONCE = 500
 _CLEAN_UP_SECONDS = 600.0
-_ROWS_KEPT_SECONDS = 7 * 86_400
-"""How long a job whose result is gone still answers 410 instead of 404."""
 
 
 def is_lost(row: Row[Any], workers: list[Heartbeat], last_progress: float, now: float) -> bool:
@@ -76,6 +74,8 @@ class Sweep:
         completions: Completions,
         objects: Objects | None,
         limits: Limits,
+        *,
+        rows_kept_seconds: float,
     ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
@@ -84,6 +84,7 @@ class Sweep:
         self._completions = completions
         self._objects = objects
         self._limits = limits
+        self._rows_kept_seconds = rows_kept_seconds
         self._next_clean_up = 0.0
         self._missed: dict[str, dict[str, float]] = {}
         """Running jobs of each engine that no living worker has, and since when they were seen so at every look."""
@@ -131,15 +132,16 @@ class Sweep:
                 )
             await self._ledger.purge(tuple(row.id for row in rows))
         if now >= self._next_clean_up:
-            self._next_clean_up = now + _CLEAN_UP_SECONDS
-            await self._ledger.forget(now - _ROWS_KEPT_SECONDS)
+            self._next_clean_up = now + min(_CLEAN_UP_SECONDS, self._rows_kept_seconds / 2)
+            await self._ledger.forget(now - self._rows_kept_seconds)
             if self._objects:
-                await self._objects.delete_old_uploads(now - UPLOAD_TTL_SECONDS)
+                await self._objects.delete_old(now)
 
     async def decide(self, row: Row[Any], decision: decisions.Decision) -> JobRecord:
         """Let the record decide, then mirror whatever holds."""
         records = JobRecords(self._sidecar, row.engine)
-        record = await records.change(row.id, record_ttl_seconds(row._asdict(), time.time()), decision)
+        ttl_seconds = self._dispatcher.record_ttl_seconds(row._asdict(), time.time())
+        record = await records.change(row.id, ttl_seconds, decision)
         await self._completions.apply(row.engine, {row.id: record})
         return record
 

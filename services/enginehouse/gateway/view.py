@@ -27,13 +27,13 @@ def _json(text: str | None) -> Any:
 
 
 def _reason(row: Mapping[str, Any], engine: KnownEngine | None) -> str | None:
-    """Why a queued job is not running yet. What is stored about this job goes before what holds for all."""
+    """Why a queued job is not running yet. A pause holds back all jobs, whatever else is stored about one."""
     if row["status"] != Status.QUEUED.value:
         return None
-    if row["status_reason"]:
-        return str(row["status_reason"])
     if engine is None or engine.takes_no_jobs:
         return StatusReason.ENGINE_PAUSED
+    if row["status_reason"]:
+        return str(row["status_reason"])
     if not engine.workers and engine.card and engine.card.idle_at_zero:
         return StatusReason.ENGINE_ASLEEP
     return StatusReason.WAITING_FOR_WORKER

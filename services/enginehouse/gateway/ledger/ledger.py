@@ -154,7 +154,7 @@ class Ledger:
         await self._writer.write(_purge, job_ids)
 
     async def forget(self, before: float) -> None:
-        """Delete the rows of jobs whose results ended before that moment, and idempotency keys past their time."""
+        """Delete what ended before that moment: jobs' rows, dead letters, what could not be told; and old keys."""
         await self._writer.write(_forget, before)
 
     async def add_job_event(self, event: dict[str, Any]) -> None:
@@ -216,6 +216,10 @@ def _forget(connection: Connection, moments: list[float]) -> list[None]:
         connection.execute(delete(notices).where(notices.c.job_id.in_(gone)))
         connection.execute(delete(jobs).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before))
         connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= time.time()))
+        # Events that were told are gone already; these nobody could be told, as of a tenant that has no topic.
+        connection.execute(delete(notices).where(notices.c.channel == "event", notices.c.created_at <= before))
+        nobodys = dead_letters.c.job_id.is_(None) | dead_letters.c.job_id.not_in(select(jobs.c.id))
+        connection.execute(delete(dead_letters).where(dead_letters.c.created_at <= before, nobodys))
     return [None] * len(moments)
 
 
@@ -239,11 +243,10 @@ def _save_engine(connection: Connection, rows: list[dict[str, Any]]) -> list[Non
 
 def _set_engine_state(connection: Connection, items: list[tuple[str, str, str | None, float | None]]) -> list[None]:
     for engine_id, state, reason, probe_at in items:
-        connection.execute(
-            update(engines)
-            .where(engines.c.id == engine_id)
-            .values(state=state, reason=reason, probe_at=probe_at, updated_at=time.time())
-        )
+        # An engine whose card could not be read yet has no row.
+        values = {"state": state, "reason": reason, "probe_at": probe_at, "updated_at": time.time()}
+        statement = upsert(connection, engines).values({"id": engine_id, **values})
+        connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
     return [None] * len(items)
 
 
