@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import httpx2
 import structlog
 from sqlalchemy import Row
 
@@ -112,6 +113,9 @@ class Notifier:
                 told = Told(notice.id, DELIVERED)
             except GiveUp as error:
                 told = Told(notice.id, FAILED, str(error))
+            except (httpx2.InvalidURL, ValueError) as error:
+                # An address that nothing can be sent to, whatever was thought when it was named.
+                told = Told(notice.id, FAILED, f"the address cannot be used: {error}")
             except ConnectionError as error:
                 last = notice.attempts + 1 >= _WEBHOOK_ATTEMPTS
                 told = Told(notice.id, FAILED, str(error)) if last else self._again(notice, str(error))

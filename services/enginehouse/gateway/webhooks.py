@@ -66,7 +66,9 @@ class Webhooks:
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
-        except ValueError:
+            httpx2.URL(url)
+            (host or "").encode("idna")
+        except (ValueError, httpx2.InvalidURL):
             host = None
         if not host or parts.scheme not in ("http", "https") or parts.username or parts.password:
             raise WebhookRefused("webhook: must be http(s)://HOST/…, without a user or password in it")
