@@ -3,11 +3,11 @@
 import re
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict
 
 from enginehouse.contracts.errors import Forbidden, InputTooLarge, RequestError
-from enginehouse.contracts.names import is_job_id
+from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
 from enginehouse.gateway.problems import PROBLEM_TYPE, Problem, read_body
 from enginehouse.gateway.state import GatewayState
 from enginehouse.gateway.tenants import Caller
@@ -54,7 +54,9 @@ async def no_query(request: Request) -> None:
         raise RequestError(f"This call takes no query parameters, not {sorted(request.query_params)[:5]}")
 
 
-async def job_id_of(job_id: str) -> str:
+async def job_id_of(
+    job_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{JOB_ID_PATTERN}$"}, description="A UUIDv7.")],
+) -> str:
     """A well-formed job id from the path."""
     if not is_job_id(job_id):
         raise RequestError(f"{job_id[:60]!r} is not a job id; they look like 01890a5d-ac96-7b2a-8c4e-0123456789ab")

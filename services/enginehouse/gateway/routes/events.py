@@ -15,15 +15,27 @@ from enginehouse.gateway.routes.jobs import BATCH_MAX, BatchAnswer, accepted_vie
 
 router = APIRouter(prefix="/v1", tags=["events"])
 
+_EVENT_SCHEMA = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": {"type": "string", "minLength": 1},
+        "source": {"type": "string", "minLength": 1},
+        "type": {"type": "string", "minLength": 1},
+        "engineid": {"type": "string", "description": "The engine; absent: as the data says, else standard."},
+        "data": {"description": "The input; of a dev.enginehouse.job.requested.v1, the body of POST /v1/jobs."},
+    },
+}
 _BODIES = {
     "requestBody": {
+        "description": "Structured, or a batch. In binary mode the body is the data, and the attributes are ce-* headers.",
         "required": True,
         "content": {
             kind: {"schema": schema}
             for kind, schema in (
-                (STRUCTURED, {"type": "object"}),
-                (BATCH, {"type": "array", "items": {"type": "object"}}),
-                ("application/json", {"description": "Binary mode: the data; the attributes are ce-* headers."}),
+                (STRUCTURED, _EVENT_SCHEMA),
+                (BATCH, {"type": "array", "items": {}, "maxItems": BATCH_MAX}),
             )
         },
     }

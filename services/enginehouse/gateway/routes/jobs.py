@@ -7,6 +7,7 @@ import pydantic_core
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
@@ -32,6 +33,22 @@ from enginehouse.gateway.submit import AcceptedJob, Submission
 from enginehouse.gateway.tenants import Caller
 from enginehouse.gateway.view import urls
 
+
+class _JobSegment(Convertor[str]):
+    """A path segment that names a job; `batch` is a resource of its own."""
+
+    regex = "(?!batch(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("job", _JobSegment())
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 EnginePath = Annotated[
@@ -164,7 +181,7 @@ class WaitQuery(BaseModel):
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for the job to end.")] = 0
 
 
-@router.get("/jobs/{job_id}", response_model=Job, responses=problems(404, 410))
+@router.get("/jobs/{job_id:job}", response_model=Job, responses=problems(404, 410))
 async def read_job(
     request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId, query: Annotated[WaitQuery, Query()]
 ) -> Response:
@@ -199,9 +216,9 @@ async def list_jobs(state: State, caller: AuthenticatedCaller, query: Annotated[
 
 
 @router.get(
-    "/jobs/{job_id}/events",
+    "/jobs/{job_id:job}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **problems(404, 410)},
+    responses={200: {"content": {"text/event-stream": {}}}, **problems(404, 410)},
     dependencies=[NoQueryAllowed],
 )
 async def follow_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
@@ -214,7 +231,7 @@ async def follow_job(request: Request, state: State, caller: AuthenticatedCaller
 
 
 @router.post(
-    "/jobs/{job_id}/cancel",
+    "/jobs/{job_id:job}/cancel",
     status_code=202,
     response_model=Job,
     responses=problems(404, 409, 410),
@@ -226,7 +243,7 @@ async def cancel_job(state: State, caller: AuthenticatedCaller, job_id: JobId) -
 
 
 @router.post(
-    "/jobs/{job_id}/retry",
+    "/jobs/{job_id:job}/retry",
     status_code=202,
     response_model=Accepted,
     responses=problems(404, 409, 410, 413, 429),
