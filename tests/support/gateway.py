@@ -44,7 +44,7 @@ TOKEN = "a-token-of-a-test"
 Answer = Callable[["ScriptedRunner", JobEvent], Awaitable[bool]]
 
 
-async def until(condition: Callable[[], Any], timeout_seconds: float = 5) -> Any:
+async def until(condition: Callable[[], Any], timeout_seconds: float = 20) -> Any:
     """The first true value of `condition`, which may be a coroutine function; fails when there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while True:

@@ -96,6 +96,9 @@ class Completions:
         except EnginehouseError as error:
             log.warning(f"A completion waits: {error}", action="completion_waits", job=event.subject)
             return False
+        except Exception:
+            log.exception("A completion failed and comes again", action="completion_failed", job=event.subject)
+            return False
 
     async def _progress(self, body: bytes) -> bool:
         try:

@@ -30,11 +30,19 @@ def cancel(by: str) -> Decision:
     return _ends(Status.CANCELED, "CANCELED", f"Canceled by {by}.")
 
 
-def expire(max_time_in_queue_seconds: float) -> Decision:
-    """Expired, unless it runs or has ended."""
-    return _ends(
+def expire(max_time_in_queue_seconds: float, attempts_over: int = 0) -> Decision:
+    """Expired, unless it runs or has ended. Of the attempts begun, the ledger knows `attempts_over` to be over."""
+    end = _ends(
         Status.EXPIRED, "EXPIRED", f"No worker began it within max_time_in_queue_seconds={max_time_in_queue_seconds:g}."
     )
+
+    def decide(present: JobRecord | None) -> JobRecord | None:
+        if present and present.status is Status.RUNNING and present.attempt <= attempts_over:
+            # The claim of a worker that vanished: the job is in the queue again, and nobody will say so in its record.
+            present = present.model_copy(update={"status": Status.QUEUED})
+        return end(present)
+
+    return decide
 
 
 engine_removed = _ends(Status.CANCELED, "ENGINE_REMOVED", "The engine was removed before the job ended.")

@@ -152,13 +152,16 @@ class Dispatcher:
 
     async def _give_back(self, engine_id: str, failed: list[Mapping[str, Any]]) -> None:
         self._broken_until[engine_id] = time.monotonic() + _BROKER_RETRY_SECONDS
-        asyncio.get_running_loop().call_later(_BROKER_RETRY_SECONDS, self.wake, engine_id)
+        # They wait again: jobs that end meanwhile must make others follow.
+        self.backlog[engine_id] = self.backlog.get(engine_id, 0) + len(failed)
         try:
             await self._ledger.take_back(
                 TakeBack(tuple(row["id"] for row in failed), StatusReason.WAITING_FOR_BROKER, time.time())
             )
         except EnginehouseError as error:
             log.error(f"The ledger does not answer; the sweep will find these jobs: {error}", action="ledger_away")
+        # Not before they are back in the queue, or nobody would find them there.
+        asyncio.get_running_loop().call_later(_BROKER_RETRY_SECONDS, self.wake, engine_id)
 
     async def _fill(self, engine_id: str) -> None:
         try:

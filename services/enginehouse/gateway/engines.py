@@ -1,12 +1,14 @@
 """Which engines there are: fed by what the gateway's own sidecar has loaded, remembered in the ledger."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, Heartbeat, WorkerList
 from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError, InvalidName, Unavailable
@@ -24,9 +26,11 @@ from enginehouse.contracts.names import (
 from enginehouse.gateway.breaker import Breaker, Phase
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.schemas import InputSchema
-from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.base import Sidecar, StateItem
 
 log = structlog.get_logger()
+
+M = TypeVar("M", bound=BaseModel)
 
 ACTIVE, PAUSED, QUARANTINED, RETIRED = "active", "paused", "quarantined", "retired"
 _ABSENT_POLLS = 5
@@ -87,6 +91,15 @@ class KnownEngine:
                 action="card_schema_unusable",
                 engine=self.id,
             )
+
+
+def _parsed(kind: type[M], items: Iterable[StateItem]) -> list[M]:
+    """Those that can be read: what one engine's store holds must stop nothing else."""
+    found = []
+    for item in items:
+        with contextlib.suppress(ValidationError):
+            found.append(kind.model_validate_json(item.value))
+    return found
 
 
 class Engines:
@@ -237,9 +250,11 @@ class Engines:
             return engine.workers
         store = results_component(engine.id)
         item = await self._sidecar.read(store, WORKERS_KEY)
-        names = WorkerList.model_validate_json(item.value).workers if item else []
-        beats = await self._sidecar.read_many(store, [worker_key(name) for name in names])
-        engine.workers = [Heartbeat.model_validate_json(beat.value) for beat in beats.values()]
+        known = _parsed(WorkerList, [item] if item else [])
+        names = [name for workers in known for name in workers.workers]
+        engine.workers = _parsed(
+            Heartbeat, (await self._sidecar.read_many(store, [worker_key(name) for name in names])).values()
+        )
         engine.workers_read_at = time.monotonic()
         return engine.workers
 

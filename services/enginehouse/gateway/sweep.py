@@ -109,10 +109,20 @@ class Sweep:
         self._limits.in_flight = await self._ledger.read(read.in_flight)
 
     async def expire(self) -> None:
-        """End the queued jobs whose queue clock is over."""
-        now = time.time()
-        for row in await self._ledger.read(read.past_queue_deadline, now, _EXPIRE_AT_ONCE):
-            await self.decide(row, decisions.expire(row.queue_deadline - row.created_at))
+        """End the queued jobs whose queue clock is over. An engine whose store is away keeps no other's from it."""
+        now, away = time.time(), set[str]()
+        while True:
+            known_away = len(away)
+            for row in await self._ledger.read(read.past_queue_deadline, now, _EXPIRE_AT_ONCE, tuple(away)):
+                if row.engine in away:
+                    continue
+                try:
+                    await self.decide(row, decisions.expire(row.queue_deadline - row.created_at, row.attempts))
+                except EnginehouseError as error:
+                    log.warning(f"Jobs of {row.engine} cannot expire now: {error}", action="expire_waits")
+                    away.add(row.engine)
+            if len(away) == known_away:
+                return
 
     async def end_removed(self) -> None:
         """End the jobs of engines that are gone. Their records are out of reach, for their runners too."""

@@ -51,12 +51,19 @@ def backlogs(connection: Connection) -> dict[str, int]:
     )
 
 
-def past_queue_deadline(connection: Connection, now: float, limit: int) -> list[Row[Any]]:
-    """Queued jobs whose queue clock is over."""
+def past_queue_deadline(connection: Connection, now: float, limit: int, but_of: tuple[str, ...] = ()) -> list[Row[Any]]:
+    """Queued jobs whose queue clock is over, but not those of the engines `but_of`."""
     return list(
         connection.execute(
-            select(jobs.c.id, jobs.c.engine, jobs.c.created_at, jobs.c.queue_deadline, jobs.c.result_ttl_seconds)
-            .where(jobs.c.status == "queued", jobs.c.queue_deadline <= now)
+            select(
+                jobs.c.id,
+                jobs.c.engine,
+                jobs.c.attempts,
+                jobs.c.created_at,
+                jobs.c.queue_deadline,
+                jobs.c.result_ttl_seconds,
+            )
+            .where(jobs.c.status == "queued", jobs.c.queue_deadline <= now, jobs.c.engine.not_in(but_of))
             .limit(limit)
         )
     )
