@@ -1,8 +1,13 @@
 """Enginehouse: many clients' inference engines behind one API, each over its own Dapr topic and state store."""
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("enginehouse")
-except PackageNotFoundError:  # an engine's environment may hold the sources only
-    __version__ = "0"
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when asked for: every process of ours imports this, and few want to know."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("enginehouse")
+    except PackageNotFoundError:  # an engine's environment may hold the sources only
+        return "0"

@@ -1,29 +1,131 @@
-"""The demo, as a newcomer runs it: real jobs, both refusals, and nothing left behind."""
+"""The demo, as a newcomer runs it: real jobs of three tenants, what is refused, and nothing left behind, whenever it ends."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
+import pytest
+from tests.support.stack import until
+
+_SECONDS = 300
+"""The first run of all makes engines' environments."""
+pytestmark = pytest.mark.timeout(_SECONDS)
+
+_DEMO = ["-m", "enginehouse.cli.main", "demo", "--home"]
 
 
-def _demo(home: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "enginehouse.cli.main", "demo", "--home", str(home)]
-    # As wide as a terminal that shows a row in a line.
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment)
+def _start(home: Path, *python: str) -> "subprocess.Popen[str]":
+    # As narrow as a terminal usually is.
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.Popen(
+        [sys.executable, *python, *_DEMO, str(home)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
 
 
-def test_the_demo_shows_results_and_refusals_twice_and_leaves_no_process(tmp_path: Path) -> None:
-    for _ in range(2):
-        ran = _demo(tmp_path)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        rows = [line for line in ran.stdout.splitlines() if "shared--standard │" in line]
-        assert len(rows) == 4
-        assert sum("positive" in row for row in rows) == 2
-        assert all(" ms " in row for row in rows)
-        assert "404 ENGINE_DOES_NOT_EXIST" in ran.stdout
-        assert "422 INVALID_INPUT: input.text" in ran.stdout
-        commands = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
-        assert not [command for command in commands if str(tmp_path) in str(command)]
+def _left(home: Path) -> list[str]:
+    commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [command for command in commands if str(home) in command]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module", params=["first run", "second run"])
+def printed(home: Path) -> str:
+    with _start(home) as running:
+        out, err = running.communicate(timeout=_SECONDS)
+    assert running.returncode == 0, out + err
+    return out
+
+
+def _rows(printed: str) -> dict[str, list[list[str]]]:
+    """The table's cells by engine; a cell's lines are joined."""
+    rows: dict[str, list[list[str]]] = {}
+    cells: list[str] = []
+    for line in printed.split("Refused:")[0].splitlines():
+        parts = [line[:18], line[18:43], line[43:63], line[63:72], line[72:]]
+        if "--" in parts[0]:
+            cells = [""] * 5
+            rows.setdefault(parts[0].strip(), []).append(cells)
+        if cells:
+            cells[:] = [f"{cell} {part.strip()}".strip() for cell, part in zip(cells, parts, strict=True)]
+    return rows
+
+
+def test_jobs_of_three_tenants_are_shown_in_eighty_columns(printed: str) -> None:
+    rows = _rows(printed)
+    assert {engine: len(jobs) for engine, jobs in rows.items()} == {
+        "shared--standard": 4,
+        "acme--ocr": 3,
+        "globex--embedding": 1,
+    }
+    assert max(map(len, printed.split("Refused:")[0].splitlines())) <= 80
+    for job in [job for jobs in rows.values() for job in jobs]:
+        assert all(re.fullmatch(r"\d+\.\d m?s", time) for time in job[3:]), job
+
+
+def test_the_models_own_answers_are_shown(printed: str) -> None:
+    rows = _rows(printed)
+    assert [job[2].split(",")[0] for job in rows["shared--standard"]] == ["positive", "negative", "neutral", "positive"]
+    assert all("Invoice 2026-1122 / Acme Paper Works" in job[2] for job in rows["acme--ocr"])
+    alike, *unlike = [float(cosine) for cosine in re.findall(r"[+-]\d\.\d\d", rows["globex--embedding"][0][2])]
+    assert alike > 3 * max(unlike)
+
+
+def test_inputs_come_in_every_way(printed: str) -> None:
+    told = [job[1] for jobs in _rows(printed).values() for job in jobs]
+    for way in ("by reference", "event over HTTP", "event on requests.acme, answered on finished.acme"):
+        assert len([cell for cell in told if way in cell]) == 1, told
+
+
+def test_what_is_refused_is_shown(printed: str) -> None:
+    refused = printed.partition("Refused:")[2]
+    codes = re.findall(r"^  (\d+ [A-Z_]+): ", refused, re.MULTILINE)
+    not_there = "404 ENGINE_DOES_NOT_EXIST"
+    assert codes == [not_there, "422 INVALID_INPUT", not_there, "404 JOB_DOES_NOT_EXIST", "401 UNAUTHENTICATED"]
+
+
+def test_no_key_is_printed_and_no_process_is_left(printed: str, home: Path) -> None:
+    assert "eh_" not in printed
+    assert _left(home) == []
+    (keys,) = home.glob("run/demo-keys.json")
+    assert keys.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "enginehouse.local.stack"])
+def test_ctrl_c_while_modules_are_imported_ends_it_without_a_word(module: str, tmp_path: Path) -> None:
+    # -v tells of each import as it is done.
+    with _start(tmp_path, "-v") as running:
+        assert running.stderr
+        assert any(line.startswith(f"import '{module}'") for line in running.stderr)
+        running.send_signal(signal.SIGINT)
+        rest = running.stderr.read()
+    assert "Traceback" not in rest
+    assert running.returncode != 0
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.parametrize("file", ["run/redis.conf", "logs/tenant-acme.daprd.log"])
+def test_ctrl_c_while_it_starts_leaves_nothing(file: str, tmp_path: Path) -> None:
+    with _start(tmp_path) as running:
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.extend(running.communicate(timeout=_SECONDS)))
+        reader.start()
+        until(lambda: (tmp_path / file).exists() or running.poll() is not None, f"{file} is there", 60)
+        running.send_signal(signal.SIGINT)
+        reader.join(60)
+    assert running.returncode == 130, said
+    assert "Traceback" not in "".join(said)
+    assert _left(tmp_path) == []

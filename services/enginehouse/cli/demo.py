@@ -50,5 +50,6 @@ async def _whole(home: Home, port: int) -> None:
 
             await asyncio.gather(tell_when_up(), play(home, stack.url, steps.say, out.width))
 
+        # Before the gateway starts, which then knows them from the first call on.
         tenant_keys(home)
         await run_stack(home, options, steps, work)

@@ -33,7 +33,7 @@ def tenant_keys(home: Home) -> dict[str, str]:
         for tenant in TENANTS
     }
     write_private(path, json.dumps(keys))
-    return {LOCAL_TENANT: home.read_local()["api_key"], **keys}
+    return keys
 
 
 @dataclass(slots=True)
@@ -149,7 +149,8 @@ class Play:
 async def play(home: Home, url: str, say: Callable[..., None], width: int) -> None:
     """Run the examples, then what is refused. EnginehouseError if anything is not as it should be."""
     async with httpx2.AsyncClient(base_url=url, timeout=_WAIT_SECONDS + 10, trust_env=False) as http:
-        run = Play(home, Board(say, width), http, tenant_keys(home))
+        keys = {LOCAL_TENANT: home.read_local()["api_key"], **tenant_keys(home)}
+        run = Play(home, Board(say, width), http, keys)
         await run.run()
         for refusal in REFUSALS:
             status, problem = await run.refused(refusal)
