@@ -10,8 +10,8 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from enginehouse.cli.inputs import read_input
 from enginehouse.cli.app import app
+from enginehouse.cli.inputs import read_input
 from enginehouse.contracts.tenant import Tenant, hash_key
 
 runner = CliRunner()

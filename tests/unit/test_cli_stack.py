@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from enginehouse.cli.console import Steps, _print_lines, out
 from enginehouse.cli.app import app
+from enginehouse.cli.console import Steps, _print_lines, out
 from enginehouse.cli.stack import platform_engines
 
 _RUN = CliRunner()
