@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _ABSENT_POLLS = 5
 """A sidecar that restarts shows its components one after the other: absent for so many polls means removed."""
 _WORKERS_FRESH_SECONDS = 2.0
 _CARDS_AT_ONCE = 16
+_CARD_PAUSE_SECONDS, _LONGEST_CARD_PAUSE_SECONDS = 1.0, 60.0
+"""A card that comes is announced; looking for it too is for an announcement that was lost."""
 
 
 @dataclass
@@ -54,6 +57,11 @@ class KnownEngine:
     workers: list[Heartbeat] = field(default_factory=list)
     workers_read_at: float = 0
     absent_polls: int = 0
+    card_pause_seconds: float = _CARD_PAUSE_SECONDS
+    """Until the card of an engine that shows none is looked for again; doubles each time."""
+    card_due_at: float = 0
+    is_saved: bool = False
+    """Whether the ledger knows of it since this start."""
     set_at: float = 0
     """When this gateway last decided about it."""
 
@@ -185,7 +193,9 @@ class Engines:
                 engine.absent_polls += 1
                 if engine.absent_polls >= _ABSENT_POLLS:
                     await self.set_state(engine, RETIRED, engine.reason if engine.state == QUARANTINED else None)
-        without_card = [engine.id for engine in self._engines.values() if engine.id in present and engine.card is None]
+        without_card = [
+            engine.id for engine in self._engines.values() if engine.id in present and self._is_card_due(engine)
+        ]
         limit = asyncio.Semaphore(_CARDS_AT_ONCE)
 
         async def read(engine_id: str) -> None:
@@ -194,6 +204,15 @@ class Engines:
 
         await asyncio.gather(*(read(engine_id) for engine_id in dict.fromkeys([*new, *without_card])))
         self.loaded.set()
+
+    @staticmethod
+    def _is_card_due(engine: KnownEngine) -> bool:
+        if engine.card is not None or engine.card_due_at > time.monotonic():
+            return False
+        # Spread, so that a thousand engines without a card are not all asked in the same moment.
+        engine.card_due_at = time.monotonic() + engine.card_pause_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+        engine.card_pause_seconds = min(2 * engine.card_pause_seconds, _LONGEST_CARD_PAUSE_SECONDS)
+        return True
 
     async def set_state(
         self, engine: KnownEngine, state: str, reason: str | None = None, probe_at: float | None = None
@@ -208,7 +227,7 @@ class Engines:
     async def sync_states(self) -> None:
         """Take over what other gateways, or an operator, decided."""
         began = time.monotonic()
-        for row in await self._ledger.load_engines():
+        for row in await self._ledger.load_engine_states():
             engine = self._engines.get(row.id)
             # What was decided here meanwhile, the rows that were read may not show yet.
             if engine is not None and engine.set_at < began:
@@ -242,7 +261,9 @@ class Engines:
         if card and card != engine.card:
             engine.set_card(card)
             log.info(f"Engine {engine_id} shows its card", action="card_read", engine=engine_id, version=card.version)
-        await self._save(engine)
+        if not engine.is_saved or card:
+            await self._save(engine)
+            engine.is_saved = True
 
     async def read_workers(self, engine: KnownEngine, *, force: bool = False) -> list[Heartbeat]:
         """The workers whose heartbeat lives, at most two seconds old."""

@@ -141,6 +141,11 @@ class Ledger:
         """The engines as they were last known."""
         return await self.database.read(lambda connection: list(connection.execute(select(engines))))
 
+    async def load_engine_states(self) -> list[Row[Any]]:
+        """The engines' states without their cards: asked every second."""
+        states = select(engines.c.id, engines.c.state, engines.c.reason, engines.c.probe_at)
+        return await self.database.read(lambda connection: list(connection.execute(states)))
+
     async def redriven(self, letter_id: str, job_id: str) -> None:
         """Remember which new job a dead letter became."""
         await self._writer.write(_redriven, (letter_id, job_id))
