@@ -22,6 +22,10 @@ faults: $(ENVIRONMENT) ## Break everything under load, in a seeded order, and se
 	@$(BIN)/enginehouse setup
 	@$(BIN)/python -u -m tests.faults $(ARGS)
 
+bench: $(ENVIRONMENT) ## How fast it is, beside Celery and bare Redis Streams: about five minutes; needs wrk
+	@$(BIN)/enginehouse setup
+	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks $(ARGS)
+
 check: $(ENVIRONMENT) ## Format, lint, types, imports, YAML, and that names in YAML match the code; edits nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
