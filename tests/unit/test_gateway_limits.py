@@ -1,0 +1,152 @@
+"""No tenant takes everything: rates and jobs in flight, queues that are full, and whose turn it is."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world, lose, problem_of, succeed, until
+from tests.support.ledger import new_job
+
+from enginehouse.contracts.errors import QueueFull, RateLimited
+from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.job import Status
+
+BATCH = "/v1/jobs/batch"
+
+
+def limit(folder: Path, world: GatewayWorld, tenant: str = "acme", **limits: float) -> None:
+    """Write a tenant's limits, as its file has them, and have them read."""
+    path = folder / "tenants" / tenant / "tenant.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "limits": limits}))
+    world.state.tenants.load()
+
+
+def batch(size: int, engine: str = "echo") -> dict[str, Any]:
+    return {"jobs": [{"engine": engine, "input": number} for number in range(size)]}
+
+
+def refusals(answer: httpx2.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 202, answer.text
+    return [item["problem"] for item in answer.json()["jobs"] if "problem" in item]
+
+
+async def post(world: GatewayWorld, tenant: str = "acme") -> httpx2.Response:
+    return await world.client(tenant).post("/v1/engines/standard/jobs", json={"input": 1})
+
+
+def refused(answer: httpx2.Response, code: str) -> int:
+    """Seconds after which to come back."""
+    body = problem_of(answer, 429, code)
+    assert body["retryable"] is True
+    return int(answer.headers["retry-after"])
+
+
+async def test_who_submits_too_fast_is_told_when_to_come_back_and_nobody_else_is(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        limit(tmp_path, world, submits_per_second=0.3)
+        assert (await post(world)).status_code == 202
+        answer = await post(world)
+        assert refused(answer, RateLimited.code) == 4
+        assert "0.3 jobs a second" in answer.json()["detail"]
+        assert (await post(world, "umbra")).status_code == 202
+        assert (await world.stored())["jobs"] == 2
+
+
+async def test_who_has_too_many_in_flight_waits_until_one_has_ended(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        limit(tmp_path, world, jobs_in_flight=3)
+        world.runners[STANDARD].answer = lose
+        jobs = [await world.submit(engine="standard") for _ in range(3)]
+        assert refused(await post(world), RateLimited.code) == 5
+        event = await world.delivered(jobs[0], engine=STANDARD)
+        await world.runners[STANDARD].end(event)
+        await world.until_status(jobs[0], Status.SUCCEEDED)
+        assert (await post(world)).status_code == 202
+        assert refused(await post(world), RateLimited.code) == 5
+
+
+async def test_a_batch_cannot_overshoot_a_limit(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        limit(tmp_path, world, jobs_in_flight=10)
+        world.runner.answer = lose
+        told = refusals(await world.client().post(BATCH, json=batch(100)))
+        assert [(item["code"], item["retryable"]) for item in told] == [("RATE_LIMITED", True)] * 90
+        assert (await world.stored())["jobs"] == 10
+
+
+async def test_after_a_restart_what_is_in_flight_still_counts(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as before:
+        before.runner.answer = lose
+        for number in range(3):
+            await before.submit(number)
+    async with gateway_world(tmp_path) as world:
+        limit(tmp_path, world, jobs_in_flight=3)
+        await world.state.sweep.fill()
+        refused(await post(world), RateLimited.code)
+
+
+async def test_a_queue_that_is_full_takes_no_more_until_there_is_room(tmp_path: Path) -> None:
+    cards = {ECHO: {"max_queued_jobs": 5}}
+    async with gateway_world(tmp_path, cards=cards, window_min=2, window_factor=1) as world:
+        world.runner.answer = lose
+        jobs = [await world.submit(number) for number in range(7)]
+        answer = await world.client().post("/v1/engines/echo/jobs", json={"input": 1})
+        assert refused(answer, QueueFull.code) == 5
+        assert ECHO in answer.json()["detail"]
+        assert (await post(world)).status_code == 202
+        for job_id in jobs[:2]:
+            await world.runner.end(await world.delivered(job_id))
+        await world.delivered(jobs[3])
+        await world.submit("now there is room")
+
+
+async def test_a_batch_cannot_overfill_a_queue_by_more_than_a_window(tmp_path: Path) -> None:
+    cards = {ECHO: {"max_queued_jobs": 5}}
+    async with gateway_world(tmp_path, cards=cards, window_min=4, window_factor=1) as world:
+        world.runner.answer = lose
+        told = refusals(await world.client().post(BATCH, json=batch(200)))
+        assert {item["code"] for item in told} == {"QUEUE_FULL"}
+        # What the window takes does not wait.
+        assert 200 - len(told) == 4 + 5
+        again = refusals(await world.client().post(BATCH, json=batch(200)))
+        assert 200 - len(again) <= 4
+
+
+async def test_a_refused_submit_leaves_nothing(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, objects_url=(tmp_path / "objects").as_uri(), inline_max_bytes=10) as world:
+        headers = {"Idempotency-Key": "once"}
+        path = "/v1/engines/echo/jobs"
+        assert (await world.client().post(path, json={"input": "x" * 20}, headers=headers)).status_code == 202
+        answer = await world.client().post(path, json={"input": "y" * 20}, headers=headers)
+        problem_of(answer, 422, "IDEMPOTENCY_KEY_REUSED")
+        assert len(list((tmp_path / "objects/acme/inputs").iterdir())) == 1
+        await world.sweep()
+        await until(lambda: not world.state.completions._engine_of)
+
+
+@pytest.mark.parametrize("window", [4, 32])
+async def test_ten_thousand_jobs_of_one_tenant_delay_anothers_by_one_window_at_most(
+    tmp_path: Path, window: int
+) -> None:
+    async with gateway_world(tmp_path, window_min=window, window_factor=1) as world:
+        flood = [new_job("umbra", STANDARD, window=0) for _ in range(10_000)]
+        await asyncio.gather(*(world.state.ledger.insert(job) for job in flood))
+        runner = world.runners[STANDARD]
+        enough = asyncio.Event()
+
+        async def work(made: Any, event: JobEvent) -> bool:
+            return True if enough.is_set() else await succeed(made, event)
+
+        runner.answer = work
+        await world.state.sweep.fill()
+        await until(lambda: len(runner.events) > window)
+        job_id = await world.submit(engine="standard")
+        began = len(runner.events)
+        await world.delivered(job_id, engine=STANDARD)
+        before_it = [event.id for event in runner.events].index(job_id) - began
+        assert (await world.job(job_id, wait=5))["status"] == "succeeded"
+        enough.set()
+        assert before_it <= window
