@@ -1,9 +1,11 @@
 """Tells tenants what became of their jobs: events on finished.<tenant> and webhooks, from the outbox, at least once."""
 
 import asyncio
+import contextlib
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -13,7 +15,16 @@ from sqlalchemy import Row
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import finished_topic, requests_component
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.outbox import DELIVERED, FAILED, PENDING, Claim, Told, event_notice
+from enginehouse.gateway.ledger.outbox import (
+    DELIVERED,
+    EVENT,
+    FAILED,
+    PENDING,
+    WEBHOOK,
+    Claim,
+    Told,
+    event_notice,
+)
 from enginehouse.gateway.webhooks import GiveUp, Webhooks
 from enginehouse.sidecar.base import Sidecar
 
@@ -25,7 +36,9 @@ _LEASE_SECONDS = 60.0
 _LONGEST_BACKOFF_SECONDS = 3_600.0
 _WEBHOOK_ATTEMPTS = 20
 """With the backoff: about half a day."""
-_WEBHOOKS_AT_ONCE = 32
+_WEBHOOKS_AT_ONCE = 64
+_WEBHOOKS_OF_ONE_TENANT = 8
+"""A tenant whose receiver hangs holds up its own webhooks, and nobody else's."""
 
 
 def backoff_seconds(attempts: int) -> float:
@@ -39,9 +52,11 @@ class Notifier:
     def __init__(self, sidecar: Sidecar, ledger: Ledger, webhooks: Webhooks) -> None:
         self._sidecar = sidecar
         self._webhooks = webhooks
-        self._sending = asyncio.Semaphore(_WEBHOOKS_AT_ONCE)
         self._ledger = ledger
-        self._woken = asyncio.Event()
+        self._events_woken = asyncio.Event()
+        self._webhooks_woken = asyncio.Event()
+        self._sending: dict[asyncio.Task[None], str] = {}
+        """Webhooks on their way, and whose each is."""
 
     async def tell(self, tenant: str, kind: str, data: dict[str, Any], *, correlation_id: str | None = None) -> None:
         """Put an event for a tenant into the outbox."""
@@ -50,40 +65,64 @@ class Notifier:
 
     def wake(self) -> None:
         """The outbox has something new."""
-        self._woken.set()
+        self._events_woken.set()
+        self._webhooks_woken.set()
 
     async def run(self) -> None:
-        """Tell what is due, for ever."""
+        """Tell what is due, for ever. Events do not wait for webhooks, whose receivers may be slow."""
+        try:
+            await asyncio.gather(
+                self._repeat(self._tell_events, self._events_woken),
+                self._repeat(self._begin_webhooks, self._webhooks_woken),
+            )
+        finally:
+            # What is on its way is told again when its lease is over.
+            for task in self._sending:
+                task.cancel()
+
+    async def _repeat(self, some: Callable[[], Awaitable[bool]], woken: asyncio.Event) -> None:
+        """Do `some`, at once again while it says that there is more, else when there is something new."""
         while True:
-            self._woken.clear()
+            woken.clear()
             try:
-                told = await self._round()
+                more = await some()
             except EnginehouseError as error:
                 log.warning(f"The outbox waits: {error}", action="outbox_waits")
-                told = 0
+                more = False
             except Exception:
                 log.exception("The outbox could not be emptied", action="outbox_failed")
-                told = 0
-            if told < _AT_ONCE:
-                try:
-                    await asyncio.wait_for(self._woken.wait(), _IDLE_SECONDS)
-                except TimeoutError:
-                    continue
+                more = False
+            if not more:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), _IDLE_SECONDS)
 
-    async def _round(self) -> int:
-        rows = await self._ledger.claim_notices(Claim(time.time(), _AT_ONCE, _LEASE_SECONDS))
-        events: dict[str, list[Row[Any]]] = defaultdict(list)
-        webhooks = []
+    async def _tell_events(self) -> bool:
+        rows = await self._ledger.claim_notices(Claim(time.time(), EVENT, _AT_ONCE, _LEASE_SECONDS))
+        of_tenants: dict[str, list[Row[Any]]] = defaultdict(list)
         for row in rows:
-            if row.channel == "event":
-                events[row.tenant].append(row)
-            else:
-                webhooks.append(row)
-        await asyncio.gather(
-            *(self._publish(tenant, notices) for tenant, notices in events.items()),
-            *(self._send(notice) for notice in webhooks),
+            of_tenants[row.tenant].append(row)
+        await asyncio.gather(*(self._publish(tenant, notices) for tenant, notices in of_tenants.items()))
+        return len(rows) == _AT_ONCE
+
+    async def _begin_webhooks(self) -> bool:
+        """Send as many as may be on their way at once; each that ends makes room for another."""
+        room = _WEBHOOKS_AT_ONCE - len(self._sending)
+        if room <= 0:
+            return False
+        in_hand = Counter(self._sending.values())
+        enough = frozenset(tenant for tenant, number in in_hand.items() if number >= _WEBHOOKS_OF_ONE_TENANT)
+        rows = await self._ledger.claim_notices(
+            Claim(time.time(), WEBHOOK, room, _LEASE_SECONDS, _WEBHOOKS_OF_ONE_TENANT, enough)
         )
-        return len(rows)
+        for row in rows:
+            task = asyncio.create_task(self._send(row))
+            self._sending[task] = row.tenant
+            task.add_done_callback(self._sent)
+        return False
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        del self._sending[task]
+        self._webhooks_woken.set()
 
     async def _publish(self, tenant: str, notices: list[Row[Any]]) -> None:
         error = None
@@ -107,18 +146,7 @@ class Notifier:
         return Told(notice.id, PENDING, error, time.time() + backoff_seconds(notice.attempts))
 
     async def _send(self, notice: Row[Any]) -> None:
-        async with self._sending:
-            try:
-                await self._webhooks.send(notice)
-                told = Told(notice.id, DELIVERED)
-            except GiveUp as error:
-                told = Told(notice.id, FAILED, str(error))
-            except (httpx2.InvalidURL, ValueError) as error:
-                # An address that nothing can be sent to, whatever was thought when it was named.
-                told = Told(notice.id, FAILED, f"the address cannot be used: {error}")
-            except ConnectionError as error:
-                last = notice.attempts + 1 >= _WEBHOOK_ATTEMPTS
-                told = Told(notice.id, FAILED, str(error)) if last else self._again(notice, str(error))
+        told = await self._outcome(notice)
         if told.state != DELIVERED:
             log.info(
                 f"A webhook of job {notice.job_id} was not delivered: {told.error}",
@@ -126,4 +154,21 @@ class Notifier:
                 job=notice.job_id,
                 attempts=notice.attempts + 1,
             )
-        await self._ledger.settle_notice(told)
+        try:
+            await self._ledger.settle_notice(told)
+        except EnginehouseError as error:
+            log.warning(f"What came of a webhook is not noted: {error}", action="outbox_waits", job=notice.job_id)
+
+    async def _outcome(self, notice: Row[Any]) -> Told:
+        try:
+            await self._webhooks.send(notice)
+        except ConnectionError as error:
+            if notice.attempts + 1 < _WEBHOOK_ATTEMPTS:
+                return self._again(notice, str(error))
+            return Told(notice.id, FAILED, str(error))
+        except GiveUp as error:
+            return Told(notice.id, FAILED, str(error))
+        except (httpx2.InvalidURL, ValueError) as error:
+            # An address that nothing can be sent to, whatever was thought when it was named.
+            return Told(notice.id, FAILED, f"the address cannot be used: {error}")
+        return Told(notice.id, DELIVERED)

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from enginehouse.contracts.events import GATEWAY_SOURCE
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger.schema import notices
 
+EVENT, WEBHOOK = "event", "webhook"
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 
@@ -36,7 +37,7 @@ def event_notice(
         "id": event["id"],
         "job_id": job_id,
         "tenant": tenant,
-        "channel": "event",
+        "channel": EVENT,
         "event": kind,
         "target": None,
         "body": pydantic_core.to_json({k: v for k, v in event.items() if v is not None}).decode(),
@@ -71,7 +72,7 @@ def webhook_notice(row: dict[str, Any], kind: str, target: str) -> dict[str, Any
         "id": new_job_id(),
         "job_id": row["id"],
         "tenant": row["tenant"],
-        "channel": "webhook",
+        "channel": WEBHOOK,
         "event": kind,
         "target": target,
         "body": pydantic_core.to_json(body).decode(),
@@ -84,11 +85,16 @@ def webhook_notice(row: dict[str, Any], kind: str, target: str) -> dict[str, Any
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Take what is due, for `lease_seconds`: after that, another gateway may take it."""
+    """Take what is due in a channel, for `lease_seconds`: after that, another gateway may take it."""
 
     now: float
+    channel: str
     limit: int
     lease_seconds: float
+    of_one_tenant: int | None = None
+    """At most so many of each tenant."""
+    without: frozenset[str] = frozenset()
+    """Tenants that have enough in hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +113,18 @@ def claim_notices(connection: Connection, items: list[Claim]) -> list[list[Row[A
 
 
 def _claim(connection: Connection, item: Claim) -> list[Row[Any]]:
-    query = (
-        select(notices)
-        .where(notices.c.state == text("'pending'"), notices.c.due_at <= item.now)
-        .order_by(notices.c.due_at)
-        .limit(item.limit)
-        .with_for_update(skip_locked=True)
-    )
+    due = [
+        notices.c.state == text("'pending'"),
+        notices.c.due_at <= item.now,
+        notices.c.channel == item.channel,
+        notices.c.tenant.not_in(item.without),
+    ]
+    query = select(notices).where(*due)
+    if item.of_one_tenant is not None:
+        place = func.row_number().over(partition_by=notices.c.tenant, order_by=notices.c.due_at).label("place")
+        ranked = select(notices.c.id, place).where(*due).subquery()
+        query = query.where(notices.c.id.in_(select(ranked.c.id).where(ranked.c.place <= item.of_one_tenant)))
+    query = query.order_by(notices.c.due_at).limit(item.limit).with_for_update(skip_locked=True)
     rows = list(connection.execute(query))
     if rows:
         connection.execute(
@@ -134,7 +145,7 @@ def settle_notices(connection: Connection, items: list[Told]) -> list[None]:
     """Write down what came of telling. An event that was told is forgotten; a webhook's end stays with its job."""
     for item in items:
         if item.state == DELIVERED:
-            connection.execute(delete(notices).where(notices.c.id == item.notice_id, notices.c.channel == "event"))
+            connection.execute(delete(notices).where(notices.c.id == item.notice_id, notices.c.channel == EVENT))
         values: dict[str, Any] = {"state": item.state, "last_error": item.error}
         if item.state == PENDING:
             values["due_at"] = item.due_at
@@ -145,5 +156,5 @@ def settle_notices(connection: Connection, items: list[Told]) -> list[None]:
 def webhooks_of(connection: Connection, job_id: str) -> list[Row[Any]]:
     """A job's webhooks and what came of each."""
     query = select(notices.c.event, notices.c.state, notices.c.attempts, notices.c.last_error)
-    query = query.where(notices.c.job_id == job_id, notices.c.channel == "webhook")
+    query = query.where(notices.c.job_id == job_id, notices.c.channel == WEBHOOK)
     return list(connection.execute(query.order_by(notices.c.created_at)))
