@@ -92,6 +92,39 @@ def test_an_engine_added_while_all_runs_takes_jobs_and_nothing_else_restarts(
     _echoes(stack)
 
 
+def test_changed_code_takes_effect_when_it_is_deployed_and_jobs_wait_meanwhile(
+    stack: StackHandle, tmp_path: Path
+) -> None:
+    folder = _engine(tmp_path, "changing")
+    engine = stack.deploy(folder)
+    runner = stack.pid(f"{engine}--a.runner")
+    stack.deploy(folder)
+    _echoes(stack, engine)
+    assert stack.pid(f"{engine}--a.runner") == runner, "nothing had changed"
+
+    code = (folder / "engine.py").read_text()
+    (folder / "engine.py").write_text(code.replace("return data", 'return {"was": data}'))
+    _echoes(stack, engine)  # Edited is not deployed.
+    stack.deploy(folder, wait=False)
+    stack.until_restarted(f"{engine}--a.runner", runner)
+    job = stack.submit(engine, 1, tenant="tests")
+    assert (job["status"], job.get("output")) == ("succeeded", {"was": 1}), job
+    stack.remove(engine)
+    until(lambda: engine not in stack.state()["engines"], "it is forgotten", 60)
+
+
+def test_jobs_of_a_removed_engine_end_and_new_ones_are_refused(stack: StackHandle, tmp_path: Path) -> None:
+    engine = stack.deploy(_engine(tmp_path, "leaving", _ENGINES / "sleeps"))
+    jobs = [stack.submit(engine, {"seconds": 60}, tenant="tests", wait=0)["id"] for _ in range(3)]
+    stack.remove(engine)
+    for job_id in jobs:
+        job = stack.call("GET", f"/v1/jobs/{job_id}?wait=60", tenant="tests").body
+        assert (job["status"], job["error"]["code"]) == ("canceled", "ENGINE_REMOVED"), job
+    answer = stack.call("POST", f"/v1/engines/{engine}/jobs", {"input": 1}, tenant="tests")
+    assert (answer.status, answer.body["code"]) == (404, "ENGINE_DOES_NOT_EXIST")
+    until(lambda: engine not in stack.state()["engines"], "it is forgotten", 60)
+
+
 def test_an_engine_that_does_not_start_is_told_of_and_the_others_go_on(stack: StackHandle, tmp_path: Path) -> None:
     engine = stack.deploy(_engine(tmp_path, "broken", _ENGINES / "raises_on_load"), wait=False)
     entry = until(

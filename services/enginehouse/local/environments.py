@@ -18,6 +18,9 @@ from enginehouse.local.guard import Guard
 from enginehouse.local.progress import Progress
 from enginehouse.local.tools import ToolFailed, run_tool
 
+_UV_CONFIG = "uv.toml"
+"""Beside the requirements, for what those cannot say, such as leaving a dependency out."""
+
 
 class EnvironmentFailed(LocalError):
     """An engine's requirements cannot be installed."""
@@ -40,7 +43,7 @@ def needs_environment(spec: EngineSpec) -> bool:
     return run is not None and (run.command[0] in ("python", "python3") or run.requirements is not None)
 
 
-def environment_key(requirements: bytes) -> str:
+def environment_key(*requirements: bytes) -> str:
     """Changes with anything that goes into the environment: Python, the requirements, what engine authors import."""
     digest = hashlib.sha256(f"{sys.version}\n{sys.executable}\n".encode())
     files = [root() / "pyproject.toml"]
@@ -48,7 +51,8 @@ def environment_key(requirements: bytes) -> str:
         files += sorted(folder.rglob("*.py"))
     for file in files:
         digest.update(str(file.relative_to(root())).encode() + b"\0" + file.read_bytes() + b"\0")
-    digest.update(requirements)
+    for content in requirements:
+        digest.update(content)
     return digest.hexdigest()[:24]
 
 
@@ -57,16 +61,17 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, progress: Progre
     if spec.run is None or not needs_environment(spec):
         return None
     requirements = _requirements(source, spec.run.requirements)
+    config = source / _UV_CONFIG if (source / _UV_CONFIG).is_file() else None
     try:
-        content = requirements.read_bytes() if requirements else b""
+        contents = [file.read_bytes() for file in (requirements, config) if file]
     except OSError as error:
         raise EnvironmentFailed(
-            f"{requirements}: {error.strerror}", "Name an existing file in run.requirements."
+            f"{error.filename}: {error.strerror}", "Name an existing file in run.requirements."
         ) from None
-    folder = cache_folder() / "environments" / environment_key(content)
+    folder = cache_folder() / "environments" / environment_key(*contents)
     async with _only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
-            await _build(spec.id, folder, requirements, guard, progress)
+            await _build(spec.id, folder, install_arguments(folder, requirements, config), source, guard, progress)
     return folder
 
 
@@ -74,22 +79,29 @@ def _requirements(source: Path, name: str | None) -> Path | None:
     return source / name if name else None
 
 
-async def _build(engine: str, folder: Path, requirements: Path | None, guard: Guard, progress: Progress) -> None:
+def install_arguments(folder: Path, requirements: Path | None, config: Path | None) -> list[str]:
+    """What uv is asked for, to fill the environment in `folder`."""
+    # uv takes a wheel it built before if only sources changed, hence the two flags.
+    arguments = ["pip", "install", "--python", str(folder / "bin" / "python"), "--refresh-package", "enginehouse"]
+    arguments += ["--reinstall-package", "enginehouse", str(root())]
+    if requirements:
+        arguments += ["-r", str(requirements)]
+    if config:
+        # By name: of itself uv passes it over in a folder of a project, as those below our checkout are.
+        arguments += ["--config-file", str(config)]
+    return arguments
+
+
+async def _build(engine: str, folder: Path, install: list[str], source: Path, guard: Guard, progress: Progress) -> None:
     """Not made under another name and renamed: virtual environments hold their own path."""
-    uv, python = find_uv(), folder / "bin" / "python"
+    uv = find_uv()
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     key = f"{engine} environment"
     progress.update(key, f"making the environment of {engine}")
-    # uv takes a wheel it built before if only sources changed, hence the two flags.
-    install = ["pip", "install", "--python", str(python), "--refresh-package", "enginehouse"]
-    install += ["--reinstall-package", "enginehouse", str(root())]
-    if requirements:
-        install += ["-r", str(requirements)]
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     # The certificates that this machine trusts, as pip does: uv's own list would not know a company's proxy.
     environment = {"UV_SYSTEM_CERTS": "1", **kept}
-    cwd = requirements.parent if requirements else root()
 
     def show(line: str) -> None:
         if line.strip():
@@ -97,11 +109,11 @@ async def _build(engine: str, folder: Path, requirements: Path | None, guard: Gu
 
     try:
         for arguments in (["venv", "--quiet", "--python", sys.executable, str(folder)], install):
-            await run_tool([str(uv), *arguments], guard, environment=environment, cwd=cwd, on_line=show)
+            await run_tool([str(uv), *arguments], guard, environment=environment, cwd=source, on_line=show)
     except ToolFailed as error:
         progress.finish(key, f"environment of {engine} failed", ok=False)
         raise EnvironmentFailed(
-            f"The requirements of {engine} cannot be installed:\n{error}", f"Correct {requirements or root()}."
+            f"The requirements of {engine} cannot be installed:\n{error}", f"Correct what {source} asks for."
         ) from None
     (folder / "complete").touch()
     progress.finish(key, f"environment of {engine} made")
