@@ -1,0 +1,202 @@
+"""Nothing is kept for ever: results end with 410, then inputs, objects and rows go, and what nobody could be told."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from tests.support.gateway import ECHO, GatewayWorld, ScriptedRunner, fail, gateway_world, lose, problem_of, until
+
+from enginehouse.contracts import names
+from enginehouse.contracts.events import DeadLetter, JobEvent, ProgressData, dead_letter_event, progress_event
+from enginehouse.contracts.job import Status
+from enginehouse.gateway.ledger.schema import job_events, metadata
+from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, output_key, upload_key
+
+KEPT = 1_000.0
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
+    objects = (tmp_path / "objects").as_uri()
+    async with gateway_world(tmp_path, objects_url=objects, inline_max_bytes=50, rows_kept_seconds=KEPT) as made:
+        await until(lambda: made.state.sweep._next_clean_up > 0)
+        yield made
+
+
+async def succeed_large(runner: ScriptedRunner, event: JobEvent) -> bool:
+    await runner.end(event, output_ref=output_key("acme", event.id))
+    return True
+
+
+async def retain(world: GatewayWorld) -> None:
+    world.state.sweep._next_clean_up = 0
+    await world.state.sweep.retain()
+
+
+async def expired(world: GatewayWorld, job_id: str, ago: float = 1) -> None:
+    await world.change(job_id, result_expires_at=time.time() - ago)
+
+
+def files(folder: Path) -> list[str]:
+    root = folder / "objects"
+    return sorted(str(path.relative_to(root)) for path in root.glob("*/*/*") if path.is_file())
+
+
+async def rows(world: GatewayWorld, table: str) -> int:
+    query = select(func.count()).select_from(metadata.tables[table])
+    return int(await world.state.ledger.read(lambda connection: connection.execute(query).scalar_one()))
+
+
+async def make_older(world: GatewayWorld, table: str, seconds: float) -> None:
+    column = metadata.tables[table].c.created_at
+    statement = metadata.tables[table].update().values(created_at=column - seconds)
+    await world.state.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
+
+
+async def test_a_result_past_its_time_is_gone_and_so_is_all_it_held(world: GatewayWorld, tmp_path: Path) -> None:
+    assert world.state.objects is not None
+    world.runner.answer = succeed_large
+    job_id, other = await world.submit("x" * 100), await world.submit("y" * 100)
+    for one in (job_id, other):
+        await world.state.objects.put(output_key("acme", one), b'"long"')
+        await world.until_status(one, Status.SUCCEEDED)
+    progress = progress_event(ECHO, job_id, ProgressData(kind="log", value="hello", sequence=1_000_001))
+    await world.state.completions.deliver(progress)
+    assert len(files(tmp_path)) == 4
+    assert await rows(world, "job_events") == 1
+    await expired(world, job_id)
+    await retain(world)
+    for call in (
+        world.client().get(f"/v1/jobs/{job_id}"),
+        world.client().get(f"/v1/jobs/{job_id}/events"),
+        world.client().post(f"/v1/jobs/{job_id}/retry"),
+    ):
+        problem_of(await call, 410, "RESULT_EXPIRED")
+    assert files(tmp_path) == [f"acme/inputs/{other}.json", f"acme/outputs/{other}.json"]
+    assert await rows(world, job_events.name) == 0
+    kept = await world.job(other)
+    assert kept["output_url"]
+    assert kept["input_url"]
+
+
+async def test_a_result_past_its_time_is_not_repeated_before_it_is_cleaned_up_either(world: GatewayWorld) -> None:
+    job_id = await world.submit("x" * 100)
+    await world.until_status(job_id, Status.SUCCEEDED)
+    await expired(world, job_id)
+    problem_of(await world.client().post(f"/v1/jobs/{job_id}/retry"), 410, "RESULT_EXPIRED")
+
+
+async def test_much_later_its_row_is_gone_too_with_what_was_told_of_it(world: GatewayWorld) -> None:
+    old, recent = await world.submit(), await world.submit()
+    for job_id in (old, recent):
+        await world.until_status(job_id, Status.SUCCEEDED)
+    await expired(world, old, KEPT + 1)
+    await expired(world, recent, KEPT - 100)
+    await retain(world)
+    problem_of(await world.client().get(f"/v1/jobs/{old}"), 404, "JOB_DOES_NOT_EXIST")
+    problem_of(await world.client().get(f"/v1/jobs/{recent}"), 410, "RESULT_EXPIRED")
+
+
+async def test_a_job_that_has_not_ended_is_kept_however_old_it_is(world: GatewayWorld) -> None:
+    world.runner.answer = lose
+    job_id = await world.submit()
+    await world.change(job_id, created_at=time.time() - 100 * KEPT)
+    await retain(world)
+    assert (await world.job(job_id))["status"] == "queued"
+
+
+async def test_uploads_go_by_their_age_and_so_does_what_no_job_can_name(world: GatewayWorld, tmp_path: Path) -> None:
+    assert world.state.objects is not None
+    old, recent = upload_key("acme", is_json=False), upload_key("acme", is_json=False)
+    orphan = output_key("acme", names.new_job_id())
+    for key in (old, recent, orphan):
+        await world.state.objects.put(key, b"x")
+    age(tmp_path / "objects" / old, UPLOAD_TTL_SECONDS + 60)
+    age(tmp_path / "objects" / recent, UPLOAD_TTL_SECONDS - 60)
+    age(tmp_path / "objects" / orphan, UPLOAD_TTL_SECONDS + 60)
+    await retain(world)
+    assert files(tmp_path) == sorted([recent, orphan])
+    age(tmp_path / "objects" / orphan, 60 * 86_400)
+    await retain(world)
+    assert files(tmp_path) == [recent]
+
+
+def age(path: Path, seconds: float) -> None:
+    moment = time.time() - seconds
+    os.utime(path, (moment, moment))
+
+
+async def test_an_upload_that_a_job_names_does_not_go_with_the_job(world: GatewayWorld, tmp_path: Path) -> None:
+    assert world.state.objects is not None
+    key = upload_key("acme", is_json=True)
+    await world.state.objects.put(key, b"[1]")
+    answer = await world.client().post("/v1/engines/echo/jobs", json={"input_ref": key})
+    job_id = answer.json()["id"]
+    await world.until_status(job_id, Status.SUCCEEDED)
+    await expired(world, job_id)
+    await retain(world)
+    assert files(tmp_path) == [key]
+
+
+async def test_dead_letters_stay_as_long_as_their_job_and_others_their_time(world: GatewayWorld) -> None:
+    world.runner.answer = fail
+    job_id = await world.submit()
+    await world.until_status(job_id, Status.FAILED)
+    letter = dead_letter_event(ECHO, "e", DeadLetter(reason="UNPARSABLE", event="not JSON"))
+    await world.runner.sidecar.publish(names.jobs_component(ECHO), names.DEAD_LETTERS_TOPIC, letter)
+    await until(lambda: two_letters(world))
+    await make_older(world, "dead_letters", KEPT - 100)
+    await retain(world)
+    assert len(await letters(world)) == 2
+    await make_older(world, "dead_letters", 200)
+    await retain(world)
+    assert [one["id"] for one in await letters(world)] == [job_id]
+    await expired(world, job_id, KEPT + 1)
+    await retain(world)
+    assert await letters(world) == []
+
+
+async def letters(world: GatewayWorld) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await world.client().get("/v1/dead-letters")).json()["dead_letters"]
+    return found
+
+
+async def two_letters(world: GatewayWorld) -> bool:
+    return len(await letters(world)) == 2
+
+
+async def test_an_event_that_could_never_be_told_is_let_go(world: GatewayWorld) -> None:
+    world.dapr.missing.add(names.requests_component("shared"))
+    await world.state.notifier.tell("shared", "some.event", {})
+    await until(lambda: world.dapr.calls["publish_many"])
+    assert await rows(world, "notices") == 1
+    await retain(world)
+    assert await rows(world, "notices") == 1
+    await make_older(world, "notices", KEPT + 1)
+    await retain(world)
+    assert await rows(world, "notices") == 0
+
+
+async def test_idempotency_keys_end_with_their_time(world: GatewayWorld) -> None:
+    await world.client().post("/v1/engines/echo/jobs", json={"input": 1}, headers={"Idempotency-Key": "k"})
+    await retain(world)
+    assert await rows(world, "idempotency_keys") == 1
+    keys = metadata.tables["idempotency_keys"]
+    statement = keys.update().values(expires_at=time.time() - 1)
+    await world.state.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
+    await retain(world)
+    assert await rows(world, "idempotency_keys") == 0
+
+
+@pytest.mark.parametrize(("queue", "result"), [(60, 600), (7_200, 60)])
+async def test_a_record_outlives_every_delivery_and_its_result(world: GatewayWorld, queue: int, result: int) -> None:
+    job_id = await world.submit(
+        max_time_in_queue_seconds=queue, result_ttl_seconds=result, execution_timeout_seconds=10
+    )
+    event = await world.delivered(job_id)
+    margin = world.state.settings.record_margin_seconds
+    assert event.data.record_ttl_seconds == pytest.approx(max(queue, result) + 10 + margin, abs=3)
