@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import Connection, Row, func, select, text, tuple_
 
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, job_events, jobs
@@ -125,13 +125,19 @@ def unfinished_of(connection: Connection, engines: list[str], limit: int) -> lis
     )
 
 
-def list_dead_letters(connection: Connection, tenant: str | None, cursor: str | None, limit: int) -> list[Row[Any]]:
-    """A page of a tenant's dead letters; `tenant` None: what nobody could parse."""
+def list_dead_letters(
+    connection: Connection, tenant: str | None, after: tuple[float, str] | None, limit: int
+) -> list[Row[Any]]:
+    """A page of a tenant's dead letters, newest first, after the one made then with that id.
+
+    `tenant` None: what nobody could parse.
+    """
     query = select(*(column for column in dead_letters.c if column.name != "event"))
     query = query.where(dead_letters.c.tenant.is_(None) if tenant is None else dead_letters.c.tenant == tenant)
-    if cursor:
-        query = query.where(dead_letters.c.id < cursor)
-    return list(connection.execute(query.order_by(dead_letters.c.id.desc()).limit(limit)))
+    if after:
+        query = query.where(tuple_(dead_letters.c.created_at, dead_letters.c.id) < tuple_(*after))
+    query = query.order_by(dead_letters.c.created_at.desc(), dead_letters.c.id.desc())
+    return list(connection.execute(query.limit(limit)))
 
 
 def dead_letter(connection: Connection, letter_id: str) -> Row[Any] | None:

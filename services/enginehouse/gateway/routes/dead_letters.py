@@ -1,5 +1,6 @@
 """/v1/dead-letters: what was given up, with the reason of each."""
 
+import struct
 from typing import Annotated, Any
 
 import pydantic_core
@@ -23,7 +24,9 @@ from enginehouse.gateway.view import moment
 
 router = APIRouter(prefix="/v1", tags=["dead letters"])
 
-LetterPath = Annotated[str, Path(max_length=64, description="Its id: the job's, for a job's dead letter.")]
+LetterPath = Annotated[
+    str, Path(pattern="^[0-9a-f-]{1,64}$", description="Its id: the job's, for a job's dead letter.")
+]
 
 
 class DeadLetterDoesNotExist(JobDoesNotExist):
@@ -60,8 +63,23 @@ class DeadLetterQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     unparsable: bool = Field(False, description="What nobody could parse, and so is nobody's: administrators only.")
-    cursor: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f-]*$")] | None = None
+    cursor: (
+        Annotated[
+            str, Field(pattern=r"^[0-9a-f]{16}-[0-9a-f-]{1,64}$", description="`next_cursor` of the page before.")
+        ]
+        | None
+    ) = None
     limit: Annotated[int, Field(ge=1, le=1_000)] = 50
+
+
+def _cursor(row: Any) -> str:
+    """Where a page ended: by time, since ids of what was no job say nothing of it; exactly, so as bits."""
+    return f"{struct.pack('>d', row.created_at).hex()}-{row.id}"
+
+
+def _after(cursor: str) -> tuple[float, str]:
+    moment, _, letter_id = cursor.partition("-")
+    return struct.unpack(">d", bytes.fromhex(moment))[0], letter_id
 
 
 def _view(row: Any) -> dict[str, Any]:
@@ -94,10 +112,11 @@ async def list_dead_letters(
     if query.unparsable and (caller.key is None or not caller.key.admin):
         raise Forbidden("What nobody could parse is shown to administrators only")
     tenant = None if query.unparsable else caller.name
-    rows = await state.ledger.read(read.list_dead_letters, tenant, query.cursor, query.limit)
+    after = _after(query.cursor) if query.cursor else None
+    rows = await state.ledger.read(read.list_dead_letters, tenant, after, query.limit)
     page = {
         "dead_letters": [_view(row) for row in rows],
-        "next_cursor": rows[-1].id if len(rows) == query.limit else None,
+        "next_cursor": _cursor(rows[-1]) if len(rows) == query.limit else None,
     }
     return Response(pydantic_core.to_json(page), media_type="application/json")
 

@@ -1,0 +1,186 @@
+"""What was given up is its tenant's, with the reason; it is submitted again or let go. What nobody could parse, operators see."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.gateway import ECHO, GatewayWorld, fail, gateway_world, problem_of, succeed, until
+
+from enginehouse.contracts import names
+from enginehouse.contracts.events import DeadLetter, dead_letter_event
+from enginehouse.contracts.job import Status
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
+    async with gateway_world(tmp_path) as made:
+        yield made
+
+
+async def given_up(world: GatewayWorld, value: Any = "x", **options: Any) -> str:
+    world.runner.answer = fail
+    job_id = await world.submit(value, **options)
+    await world.until_status(job_id, Status.FAILED)
+    return job_id
+
+
+async def letters(world: GatewayWorld, tenant: str = "acme", **query: Any) -> list[dict[str, Any]]:
+    answer = await world.client(tenant).get("/v1/dead-letters", params=query)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["dead_letters"]
+    return found
+
+
+async def dead_letter(world: GatewayWorld, body: bytes) -> None:
+    """Something comes over the dead-letter topic, and is kept."""
+    before = (await world.stored())["dead_letters"]
+    await world.sidecar.publish(names.DEAD_LETTERS_COMPONENT, names.DEAD_LETTERS_TOPIC, body)
+
+    async def kept() -> bool:
+        return (await world.stored())["dead_letters"] > before
+
+    await until(kept)
+
+
+def from_runner(reason: str = "UNPARSABLE", event: str = "not JSON", engine: str = ECHO) -> bytes:
+    return dead_letter_event(engine, names.new_job_id(), DeadLetter(reason=reason, event=event, attempts=1))
+
+
+async def test_a_job_that_was_given_up_says_why(world: GatewayWorld) -> None:
+    job_id = await given_up(world)
+    (letter,) = await letters(world)
+    assert letter["error"]["message"] == "it broke"
+    assert {name: letter[name] for name in ("id", "job_id", "engine", "reason", "attempts", "redriven_as")} == {
+        "id": job_id,
+        "job_id": job_id,
+        "engine": ECHO,
+        "reason": "PREDICT_ERROR",
+        "attempts": 1,
+        "redriven_as": None,
+    }
+    assert (await world.job(job_id))["dead_lettered"] is True
+
+
+async def test_redriving_makes_a_new_job_and_the_old_one_keeps_its_state(world: GatewayWorld) -> None:
+    job_id = await given_up(world, {"a": None}, priority=7)
+    world.runner.answer = succeed
+    answer = await world.client().post(f"/v1/dead-letters/{job_id}/redrive")
+    assert answer.status_code == 202, answer.text
+    again = answer.json()["id"]
+    assert answer.headers["location"] == f"/v1/jobs/{again}"
+    done = await world.until_status(again, Status.SUCCEEDED)
+    assert (done["retry_of"], done["output"]) == (job_id, {"echo": {"a": None}})
+    old = await world.job(job_id)
+    assert (old["status"], old["retried_as"]) == ("failed", again)
+    assert (await letters(world))[0]["redriven_as"] == again
+
+
+async def test_discarding_deletes_the_letter_and_not_the_job(world: GatewayWorld) -> None:
+    job_id = await given_up(world)
+    assert (await world.client().post(f"/v1/dead-letters/{job_id}/discard")).status_code == 204
+    assert await letters(world) == []
+    problem_of(await world.client().get(f"/v1/dead-letters/{job_id}"), 404, "DEAD_LETTER_DOES_NOT_EXIST")
+    assert (await world.job(job_id))["status"] == "failed"
+
+
+async def test_another_tenants_are_not_there(world: GatewayWorld) -> None:
+    job_id = await given_up(world)
+    for tenant in ("umbra", "admin"):
+        assert await letters(world, tenant) == []
+        for call in (
+            world.client(tenant).get(f"/v1/dead-letters/{job_id}"),
+            world.client(tenant).post(f"/v1/dead-letters/{job_id}/redrive"),
+            world.client(tenant).post(f"/v1/dead-letters/{job_id}/discard"),
+        ):
+            problem_of(await call, 404, "DEAD_LETTER_DOES_NOT_EXIST")
+    assert len(await letters(world)) == 1
+
+
+async def test_pages_are_newest_first_whatever_the_ids(world: GatewayWorld) -> None:
+    made = []
+    for number in range(7):
+        if number % 2:
+            made.append(await given_up(world, number))
+        else:
+            await dead_letter(world, from_runner(event=str(number)))
+            made.append((await letters(world))[0]["id"])
+    found: list[str] = []
+    cursor = None
+    while True:
+        query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = (await world.client().get("/v1/dead-letters", params=query)).json()
+        found += [letter["id"] for letter in page["dead_letters"]]
+        cursor = page["next_cursor"]
+        if not cursor:
+            break
+        if len(found) == 2:
+            # Whoever discards while paging misses nothing.
+            await world.client().post(f"/v1/dead-letters/{found[1]}/discard")
+    assert found == made[::-1]
+
+
+@pytest.mark.parametrize("cursor", ["x", "0" * 16, f"{'0' * 16}-", f"{'f' * 15}-0", f"{'0' * 16}-{'a' * 65}"])
+async def test_a_cursor_that_is_none_is_refused(world: GatewayWorld, cursor: str) -> None:
+    answer = await world.client().get("/v1/dead-letters", params={"cursor": cursor})
+    problem_of(answer, 422, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("bits", ["7ff8000000000000", "7ff0000000000000", "fff0000000000000", "ffffffffffffffff"])
+async def test_a_cursor_of_no_moment_finds_nothing_or_all_and_breaks_nothing(world: GatewayWorld, bits: str) -> None:
+    assert await letters(world, cursor=f"{bits}-0") == []
+
+
+async def test_what_a_runner_could_not_make_a_job_of_is_its_engines_owners(world: GatewayWorld) -> None:
+    await dead_letter(world, from_runner(event='{"half": '))
+    (letter,) = await letters(world)
+    assert (letter["reason"], letter["engine"], letter["job_id"]) == ("UNPARSABLE", ECHO, None)
+    whole = (await world.client().get(f"/v1/dead-letters/{letter['id']}")).json()
+    assert whole["event"] == '{"half": '
+    answer = await world.client().post(f"/v1/dead-letters/{letter['id']}/redrive")
+    assert "never a job" in problem_of(answer, 422, "INVALID_REQUEST")["detail"]
+    assert (await world.client().post(f"/v1/dead-letters/{letter['id']}/discard")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not JSON",
+        b"\xff\xfe",
+        b"[]",
+        b'{"type":"dev.enginehouse.job.deadlettered.v1"}',
+        from_runner(engine="no--such--engine"),
+        json.dumps({"id": "1", "data_base64": base64.b64encode(b"\x00raw").decode()}).encode(),
+    ],
+    ids=range(6),
+)
+async def test_what_nobody_could_parse_is_kept_once_for_operators_only(world: GatewayWorld, body: bytes) -> None:
+    await dead_letter(world, body)
+    await world.sidecar.publish(names.DEAD_LETTERS_COMPONENT, names.DEAD_LETTERS_TOPIC, body)
+    problem_of(await world.client().get("/v1/dead-letters", params={"unparsable": "true"}), 403, "FORBIDDEN")
+    assert await letters(world) == []
+    assert await letters(world, "admin") == []
+    (letter,) = await letters(world, "admin", unparsable="true")
+    assert (letter["reason"], letter["engine"], letter["error"]) == ("UNPARSABLE", None, None)
+    problem_of(await world.client().get(f"/v1/dead-letters/{letter['id']}"), 404)
+    whole = (await world.client("admin").get(f"/v1/dead-letters/{letter['id']}")).json()
+    assert "\x00" not in whole["event"]
+    assert (await world.client("admin").post(f"/v1/dead-letters/{letter['id']}/discard")).status_code == 204
+    assert await letters(world, "admin", unparsable="true") == []
+
+
+async def test_a_job_whose_input_is_gone_cannot_be_redriven(world: GatewayWorld) -> None:
+    job_id = await given_up(world)
+    await world.change(job_id, result_expires_at=1.0)
+    await world.state.sweep.retain()
+    problem_of(await world.client().post(f"/v1/dead-letters/{job_id}/redrive"), 410, "RESULT_EXPIRED")
+    assert len(await letters(world)) == 1
+
+
+async def test_an_unknown_one_is_not_there_and_a_malformed_id_is_refused(world: GatewayWorld) -> None:
+    for letter_id in (names.new_job_id(), "a" * 64):
+        problem_of(await world.client().get(f"/v1/dead-letters/{letter_id}"), 404, "DEAD_LETTER_DOES_NOT_EXIST")
+    for letter_id in ("x", "%00", "a" * 65):
+        problem_of(await world.client().get(f"/v1/dead-letters/{letter_id}"), 422, "INVALID_REQUEST")
