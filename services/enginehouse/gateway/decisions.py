@@ -31,15 +31,17 @@ def cancel(by: str) -> Decision:
 
 
 def expire(max_time_in_queue_seconds: float, attempts_over: int = 0) -> Decision:
-    """Expired, unless it runs or has ended. Of the attempts begun, the ledger knows `attempts_over` to be over."""
+    """Expired, unless it runs or has ended. Of the attempts begun, the ledger knows `attempts_over` to be over.
+
+    A record that still shows one of those as running, the claim of a worker that vanished, goes back to queued first.
+    """
     end = _ends(
         Status.EXPIRED, "EXPIRED", f"No worker began it within max_time_in_queue_seconds={max_time_in_queue_seconds:g}."
     )
 
     def decide(present: JobRecord | None) -> JobRecord | None:
         if present and present.status is Status.RUNNING and present.attempt <= attempts_over:
-            # The claim of a worker that vanished: the job is in the queue again, and nobody will say so in its record.
-            present = present.model_copy(update={"status": Status.QUEUED})
+            return present.model_copy(update={"status": Status.QUEUED})
         return end(present)
 
     return decide

@@ -1,0 +1,262 @@
+"""Whatever order things happen in, and whatever gets lost or fails: jobs change by the table, end once, and none is lost.
+
+Hypothesis plays clients, runners, broker and store around a real gateway: deliveries come late, twice or never, workers
+die, and the store and the broker fail before or after they have done what they were asked.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import select
+from tests.support.gateway import ECHO, GatewayWorld, ScriptedRunner, gateway_world, until
+
+from enginehouse.contracts import names
+from enginehouse.contracts.errors import Conflict, EnginehouseError, Unavailable
+from enginehouse.contracts.events import JobEvent, read_event
+from enginehouse.contracts.job import JobRecord, Status, may_change, now
+from enginehouse.gateway import breaker, dispatch, sweep
+from enginehouse.gateway.ledger.schema import jobs
+from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+
+STORE = names.results_component(ECHO)
+TOPIC = names.job_topic(ECHO)
+BACK = st.integers(0, 5)
+"""How far back in what was published last; 0 is the last."""
+HOW = st.sampled_from(["succeed", "fail", "retry", "claim"])
+
+
+class Clock:
+    """The sweep's clock."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        """The moment it shows."""
+        return time.time() + self.ahead
+
+
+class Gateway(RuleBasedStateMachine):
+    """One gateway with one engine, of which every delivery is in our hands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.patch = pytest.MonkeyPatch()
+        self.clock = Clock()
+        self.patch.setattr(sweep, "time", self.clock)
+        self.patch.setattr(dispatch, "_BROKER_RETRY_SECONDS", 0.01)
+        self.patch.setattr(breaker, "TRIP_AFTER", 1_000_000)
+        self.writes: dict[str, list[Status]] = defaultdict(list)
+        self.patch.setattr(FakeSidecar, "_store", self.recorded(FakeSidecar._store))
+        self.folder = tempfile.TemporaryDirectory()
+        self.dapr = FakeDapr()
+        self.manager = gateway_world(Path(self.folder.name), dapr=self.dapr, engines=[ECHO])
+        self.world: GatewayWorld = self.run(self.manager.__aenter__())
+        self.dapr.handlers.clear()
+        self.workers = 0
+        self.runner: ScriptedRunner
+        self.new_worker()
+        self.seen: dict[str, Status] = {}
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Let `work` be done."""
+        return self.loop.run(work)
+
+    def recorded(self, store: Any) -> Any:
+        """`FakeSidecar._store`, which also remembers the statuses that each job's record goes through."""
+
+        def write(sidecar: FakeSidecar, component: str, key: str, value: bytes, ttl_seconds: int | None) -> None:
+            if names.is_job_id(key):
+                self.writes[key].append(JobRecord.model_validate_json(value).status)
+            store(sidecar, component, key, value, ttl_seconds)
+
+        return write
+
+    def new_worker(self) -> None:
+        """From now on another worker does the work; the one before is gone."""
+        self.workers += 1
+        self.runner = ScriptedRunner(FakeDapr(), ECHO, f"worker-{self.workers}")
+        self.runner.sidecar = FakeSidecar(self.dapr, "engine")
+        self.runner.records._sidecar = self.runner.sidecar
+
+    async def quiet(self) -> None:
+        """Until the gateway has nothing in hand."""
+        state = self.world.state
+        await until(
+            lambda: (
+                not (
+                    state.dispatcher._tasks or state.dispatcher._filling or state.completions._tasks or self.dapr._tasks
+                )
+            )
+        )
+
+    def published(self, topic: str) -> list[bytes]:
+        """Everything that was published there so far."""
+        return self.dapr.published[topic]
+
+    @initialize(count=st.integers(1, 3))
+    def some_jobs(self, count: int) -> None:
+        for _ in range(count):
+            self.submit(2)
+
+    @rule(attempts=st.integers(1, 3))
+    def submit(self, attempts: int) -> None:
+        async def work() -> Any:
+            retry = {"max_attempts": attempts, "initial_delay_ms": 0}
+            answer = await self.world.client().post("/v1/engines/echo/jobs", json={"input": 1, "retry": retry})
+            await self.quiet()
+            return answer
+
+        answer = self.run(work())
+        # The broker may be away and the store too: a job is accepted all the same.
+        assert answer.status_code == 202
+        self.seen[answer.json()["id"]] = Status.QUEUED
+
+    @precondition(lambda self: self.published(TOPIC))
+    @rule(back=BACK, how=HOW, told=st.booleans())
+    def deliver(self, back: int, how: str, told: bool) -> None:
+        """One of the last deliveries, perhaps for the second time; the hint that tells of it may get lost."""
+        event = read_event(JobEvent, self.published(TOPIC)[-1 - back % len(self.published(TOPIC))])
+        before = len(self.published(names.COMPLETIONS_TOPIC))
+        self.run(self.worked(event, how))
+        if told:
+            for body in self.published(names.COMPLETIONS_TOPIC)[before:]:
+                self.run(self.world.state.completions.deliver(body))
+            self.run(self.quiet())
+
+    async def worked(self, event: JobEvent, how: str) -> None:
+        """What a runner does with a delivery, perhaps an old one, perhaps for the second time."""
+        try:
+            present = await self.runner.records.read(event.id)
+            if present and (present.record.status.is_final or present.record.attempt > event.attempt):
+                return
+            if how == "claim":
+                if present is None or present.record.attempt < event.attempt:
+                    await self.runner.claim(event)
+            elif how == "retry" and event.attempt < event.data.retry.max_attempts:
+                await self.runner.end(event, Status.QUEUED, retry_at=now())
+            elif how in ("fail", "retry"):
+                await self.runner.end(event, Status.FAILED)
+            else:
+                await self.runner.end(event, output=event.attempt)
+        except EnginehouseError:
+            return  # It will be delivered again, or was not: both happen.
+
+    @precondition(lambda self: self.published(names.COMPLETIONS_TOPIC))
+    @rule(back=BACK)
+    def hint(self, back: int) -> None:
+        """A completion comes late, or twice."""
+        completions = self.published(names.COMPLETIONS_TOPIC)
+        self.run(self.world.state.completions.deliver(completions[-1 - back % len(completions)]))
+        self.run(self.quiet())
+
+    @rule(back=BACK)
+    def cancel(self, back: int) -> None:
+        job_id = list(self.seen)[-1 - back % len(self.seen)]
+        answer = self.run(self.world.client().post(f"/v1/jobs/{job_id}/cancel"))
+        assert answer.status_code in (202, 409, 503)
+
+    @rule(
+        method=st.sampled_from(["create", "replace", "read", "read_many", "publish", "publish_many"]),
+        late=st.booleans(),
+        times=st.integers(1, 2),
+        conflict=st.booleans(),
+    )
+    def fail(self, method: str, late: bool, times: int, conflict: bool) -> None:
+        writes = method in ("create", "replace")
+        error = Conflict("made to conflict") if conflict and writes else Unavailable("made to fail")
+        self.dapr.fail(method, error, times=times, after_doing=(late and writes) or (late and method == "publish"))
+
+    @rule(seconds=st.sampled_from([1, 10, 100]), idle=st.booleans(), dies=st.booleans())
+    def sweep(self, seconds: float, idle: bool, dies: bool) -> None:
+        if dies:
+            self.new_worker()
+        self.run(self.swept(seconds, idle))
+
+    async def swept(self, seconds: float, idle: bool) -> None:
+        """Time passes; the worker there is says that it lives, and has everything or nothing in hand."""
+        self.clock.ahead += seconds
+        older = jobs.update().where(jobs.c.handed_over_at.is_not(None))
+        older = older.values(handed_over_at=jobs.c.handed_over_at - seconds)
+        await self.world.state.ledger.database.transact(lambda connection: connection.execute(older), durable=False)
+        in_hand = [] if idle else list(self.seen)
+        await self.runner.beat(in_hand=in_hand, idle_for=1_000 if idle else None)
+        for engine in self.world.state.engines:
+            engine.workers_read_at = 0
+        for part in (self.world.state.sweep.fill, self.world.state.sweep.expire, self.world.state.sweep.recover):
+            try:
+                await part()
+            except EnginehouseError:
+                continue
+        await self.quiet()
+
+    def rows(self) -> dict[str, Any]:
+        """The jobs as the ledger has them."""
+        found = self.run(
+            self.world.state.ledger.read(lambda connection: connection.execute(select(jobs)).mappings().all())
+        )
+        return {row["id"]: row for row in found}
+
+    @invariant()
+    def records_change_by_the_table_and_end_once(self) -> None:
+        for job_id, statuses in self.writes.items():
+            steps = zip([Status.QUEUED, *statuses], statuses, strict=False)
+            assert all(may_change(before, after) for before, after in steps), (job_id, statuses)
+            assert sum(status.is_final for status in statuses) <= 1
+
+    @invariant()
+    def the_ledger_has_every_job_and_takes_no_end_back(self) -> None:
+        rows = self.rows()
+        assert rows.keys() == self.seen.keys()
+        for job_id, row in rows.items():
+            status, before = Status(row["status"]), self.seen[job_id]
+            if before.is_final:
+                assert status is before
+            if status.is_final:
+                record = self.world.record(job_id)
+                assert record is not None
+                assert record.status is status
+                assert row["handed_over_at"] is None
+            self.seen[job_id] = status
+
+    def teardown(self) -> None:
+        """Everything works again: every job that was accepted ends."""
+        try:
+            self.dapr.failures.clear()
+            self.run(self.drained())
+            assert all(status.is_final for status in self.seen.values()), self.seen
+            for job_id in self.seen:
+                assert sum(status.is_final for status in self.writes[job_id]) == 1
+        finally:
+            self.run(self.manager.__aexit__(None, None, None))
+            self.loop.close()
+            self.patch.undo()
+            self.folder.cleanup()
+
+    async def drained(self) -> None:
+        """Sweep, and run what is handed over, until nothing is left."""
+        self.new_worker()
+        for _ in range(30):
+            for job_id in self.seen:
+                self.seen[job_id] = Status((await self.world.job(job_id))["status"])
+            if all(status.is_final for status in self.seen.values()):
+                return
+            before = len(self.published(TOPIC))
+            await self.swept(100, idle=True)
+            for body in self.published(TOPIC)[before:]:
+                await self.worked(read_event(JobEvent, body), "succeed")
+
+
+Gateway.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestGateway = Gateway.TestCase
