@@ -1,0 +1,149 @@
+"""A job's events through the API: what happens as it happens, and from where a broken connection left off."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.support.gateway import ECHO, GatewayWorld, gateway_world, lose, never, problem_of, until
+
+from enginehouse.contracts.events import ProgressData, progress_event, progress_sequence
+from enginehouse.contracts.job import Status
+from enginehouse.gateway.follow import follow
+
+
+class Event(NamedTuple):
+    id: str
+    kind: str
+    data: Any
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
+    async with gateway_world(tmp_path) as made:
+        made.runner.answer = never
+        yield made
+
+
+def read_events(text: str) -> list[Event]:
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if fields:
+            found.append(Event(fields["id"], fields["event"], json.loads(fields["data"])))
+    return found
+
+
+def following(world: GatewayWorld, job_id: str, last: str | None = None) -> asyncio.Task[list[Event]]:
+    """Read a job's events until its end."""
+
+    async def read() -> list[Event]:
+        headers = {} if last is None else {"Last-Event-ID": last}
+        answer = await world.client().get(f"/v1/jobs/{job_id}/events", headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        return read_events(answer.text)
+
+    return asyncio.create_task(read())
+
+
+async def tell(world: GatewayWorld, job_id: str, number: int, kind: Any, value: Any, engine: str = ECHO) -> None:
+    data = ProgressData(kind=kind, value=value, sequence=progress_sequence(1, number))
+    await world.state.completions.deliver(progress_event(engine, job_id, data))
+
+
+async def end(world: GatewayWorld, job_id: str) -> None:
+    await world.runner.end(await world.delivered(job_id), output={"label": None})
+
+
+async def test_start_what_is_told_and_the_end(world: GatewayWorld) -> None:
+    job_id = await world.submit()
+    stream = following(world, job_id)
+    await world.until_status(job_id, Status.RUNNING)
+    await tell(world, job_id, 1, "progress", 0.5)
+    await tell(world, job_id, 2, "log", "line\n\ndata: forged\n\nevent: completed")
+    await tell(world, job_id, 3, "output", {"part": None})
+    await tell(world, job_id, 4, "metric", {"tokens": 7})
+    await end(world, job_id)
+    start, *on_the_way, last = await stream
+    assert (start.kind, start.data) == ("start", {"id": job_id, "attempt": 1, "worker": "worker-1"})
+    assert [event[1:] for event in on_the_way] == [
+        ("progress", 0.5),
+        ("log", "line\n\ndata: forged\n\nevent: completed"),
+        ("output", {"part": None}),
+        ("metric", {"tokens": 7}),
+    ]
+    assert (last.kind, last.data["status"], last.data["output"]) == ("completed", "succeeded", {"label": None})
+
+
+async def test_it_goes_on_after_the_last_one_that_came(world: GatewayWorld) -> None:
+    job_id = await world.submit()
+    await world.until_status(job_id, Status.RUNNING)
+    for number in range(1, 6):
+        await tell(world, job_id, number, "log", number)
+    await end(world, job_id)
+    whole = await following(world, job_id)
+    kinds = [event.kind for event in whole]
+    assert kinds == ["log"] * 5 + ["completed"] or kinds == ["start", *["log"] * 5, "completed"]
+    for index, event in enumerate(whole):
+        assert await following(world, job_id, event.id) == whole[index + 1 :]
+
+
+async def test_events_come_while_the_job_runs(world: GatewayWorld) -> None:
+    job_id = await world.submit()
+    await world.until_status(job_id, Status.RUNNING)
+    seen: list[str] = []
+
+    async def watch() -> None:
+        caller = world.state.tenants.as_caller("acme")
+        assert caller is not None
+        async for chunk in follow(world.state.jobs, caller, job_id, 0):
+            seen.extend(event.kind for event in read_events(chunk.decode()))
+
+    watching = asyncio.create_task(watch())
+    await until(lambda: seen == ["start"])
+    await tell(world, job_id, 1, "log", "one")
+    await until(lambda: seen == ["start", "log"])
+    await end(world, job_id)
+    await watching
+    assert seen == ["start", "log", "completed"]
+
+
+@pytest.mark.parametrize("last", ["", "x", "-1", "1.5", "9" * 30, "٣"])
+async def test_a_last_event_id_that_is_none_begins_at_the_beginning(world: GatewayWorld, last: str) -> None:
+    job_id = await world.submit()
+    await end(world, job_id)
+    headers = {b"Last-Event-ID": last.encode()}
+    await world.until_status(job_id, Status.SUCCEEDED)
+    answer = await world.client().get(f"/v1/jobs/{job_id}/events", headers=headers)
+    assert [event.kind for event in read_events(answer.text)][-1] == "completed"
+
+
+async def test_another_engine_tells_nothing_about_a_job_and_the_same_is_told_once(world: GatewayWorld) -> None:
+    job_id = await world.submit()
+    await world.until_status(job_id, Status.RUNNING)
+    await tell(world, job_id, 1, "log", "forged", engine="umbra--private")
+    for _ in range(2):
+        await tell(world, job_id, 2, "log", "real")
+    await end(world, job_id)
+    assert [event.data for event in await following(world, job_id) if event.kind == "log"] == ["real"]
+
+
+async def test_a_job_of_somebody_else_and_an_unknown_one_are_not_there(world: GatewayWorld) -> None:
+    job_id = await world.submit()
+    for tenant, asked in (("umbra", job_id), ("acme", job_id[:-2] + ("00" if job_id[-2:] != "00" else "01"))):
+        problem_of(await world.client(tenant).get(f"/v1/jobs/{asked}/events"), 404, "JOB_DOES_NOT_EXIST")
+
+
+async def test_a_canceled_job_ends_its_streams(world: GatewayWorld) -> None:
+    world.runner.answer = lose
+    job_id = await world.submit()
+    streams = [following(world, job_id) for _ in range(5)]
+    await asyncio.sleep(0)
+    await world.client().post(f"/v1/jobs/{job_id}/cancel")
+    for stream in streams:
+        (only,) = await stream
+        assert (only.kind, only.data["status"]) == ("completed", "canceled")
+    assert not world.state.jobs.waiters._futures
