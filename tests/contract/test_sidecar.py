@@ -86,6 +86,28 @@ async def test_replacing_what_is_gone_either_conflicts_or_writes(sidecar: Sideca
         assert written.value == b"two"
 
 
+async def test_of_many_written_together_each_learns_its_own_fate(sidecar: Sidecar, key: str) -> None:
+    taken = {f"{key}.{n}" for n in range(0, CROWD, 7)}
+    await asyncio.gather(*(sidecar.create(STORE, k, b"theirs", TTL) for k in taken))
+    keys = [f"{key}.{n}" for n in range(CROWD)]
+    outcomes = await asyncio.gather(
+        *(sidecar.create(STORE, k, f"ours {k}".encode(), TTL) for k in keys), return_exceptions=True
+    )
+    assert {k for k, outcome in zip(keys, outcomes, strict=True) if isinstance(outcome, Conflict)} == taken
+    assert outcomes.count(None) == CROWD - len(taken)
+    found = await sidecar.read_many(STORE, keys)
+    assert {k: found[k].value for k in keys} == {k: b"theirs" if k in taken else f"ours {k}".encode() for k in keys}
+
+
+async def test_large_values_written_together_all_fit(sidecar: Sidecar, key: str) -> None:
+    value = b'"' + b"x" * 1_000_000 + b'"'
+    await asyncio.gather(*(sidecar.create(STORE, f"{key}.{n}", value, TTL) for n in range(20)))
+    for n in range(20):
+        item = await sidecar.read(STORE, f"{key}.{n}")
+        assert item is not None
+        assert item.value == value
+
+
 async def test_an_expired_key_can_be_created_again(sidecar: Sidecar, key: str) -> None:
     await sidecar.create(STORE, key, b"short", 1)
     with pytest.raises(Conflict):
@@ -165,6 +187,17 @@ async def test_many_published_events_all_arrive(sidecar: Sidecar, world: World, 
     assert await sidecar.publish_many(PUBSUB, TOPIC, [cloud_event(event_id) for event_id in ids]) == [True] * 30
     for event_id in ids:
         await world.arrival(event_id)
+
+
+async def test_events_published_side_by_side_all_arrive(sidecar: Sidecar, world: World, key: str) -> None:
+    ids = [f"{key}.{n}" for n in range(30)]
+    await asyncio.gather(*(sidecar.publish(PUBSUB, TOPIC, cloud_event(event_id)) for event_id in ids))
+    for event_id in ids:
+        await world.arrival(event_id)
+    refused = await asyncio.gather(
+        *(sidecar.publish(PUBSUB, FORBIDDEN_TOPIC, cloud_event(event_id)) for event_id in ids), return_exceptions=True
+    )
+    assert all(isinstance(outcome, NotPermitted) for outcome in refused)
 
 
 async def test_a_topic_that_is_not_ours_is_refused(sidecar: Sidecar, key: str) -> None:

@@ -1,0 +1,79 @@
+"""Calls that come while one is under way go together in the next; each still gets what became of it."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from enginehouse.sidecar.gather import Gather
+
+
+class Line:
+    """Sends batches one at a time, each when told to."""
+
+    def __init__(self, at_most: int = 10, at_most_bytes: int = 1_000) -> None:
+        self.sent: list[tuple[str, list[bytes]]] = []
+        self.go = asyncio.Semaphore(0)
+        self.gather: Gather[str, bytes] = Gather(self._send, len, at_most=at_most, at_most_bytes=at_most_bytes)
+
+    async def _send(self, key: str, items: Sequence[bytes]) -> list[Exception | None]:
+        self.sent.append((key, list(items)))
+        await self.go.acquire()
+        if b"breaks" in items:
+            raise RuntimeError("all of them")
+        return [ValueError("bad") if item == b"bad" else None for item in items]
+
+    def start(self, *items: bytes, key: str = "k") -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self.gather.do(key, item)) for item in items]
+
+    def release(self) -> None:
+        for _ in range(100):
+            self.go.release()
+
+
+async def settled(tasks: list[asyncio.Task[None]]) -> list[object]:
+    return list(await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5))
+
+
+async def test_what_comes_meanwhile_goes_together() -> None:
+    line = Line()
+    first = line.start(b"1")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert line.sent == [("k", [b"1"])]
+    rest = line.start(b"2", b"3")
+    other = line.start(b"4", key="other")
+    line.release()
+    await settled(first + rest + other)
+    assert sorted(line.sent) == [("k", [b"1"]), ("k", [b"2", b"3"]), ("other", [b"4"])]
+
+
+async def test_a_batch_has_its_bounds_and_a_large_item_goes_alone() -> None:
+    line = Line(at_most=2, at_most_bytes=5)
+    line.release()
+    await settled(line.start(b"1", b"2", b"3", b"four", b"x" * 99, b"5"))
+    assert [items for _, items in line.sent] == [[b"1", b"2"], [b"3", b"four"], [b"x" * 99], [b"5"]]
+
+
+async def test_each_gets_its_own_outcome() -> None:
+    line = Line()
+    line.release()
+    outcomes = await settled(line.start(b"1", b"bad", b"2"))
+    assert [type(outcome) for outcome in outcomes] == [type(None), ValueError, type(None)]
+
+
+async def test_a_failure_of_the_call_is_everybodys_in_it_and_nobody_elses() -> None:
+    line = Line(at_most=2)
+    line.release()
+    outcomes = await settled(line.start(b"1", b"breaks", b"2"))
+    assert [type(outcome) for outcome in outcomes] == [RuntimeError, RuntimeError, type(None)]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_one_who_no_longer_waits_does_not_disturb_the_others(victim: int) -> None:
+    line = Line()
+    tasks = line.start(b"1", b"2", b"3")
+    await asyncio.sleep(0)
+    tasks.pop(victim).cancel()
+    line.release()
+    assert await settled(tasks) == [None, None]
