@@ -29,7 +29,8 @@ bench: $(ENVIRONMENT) ## How fast it is, beside Celery and bare Redis Streams: a
 check: $(ENVIRONMENT) ## Format, lint, types, imports, YAML, and that names in YAML match the code; edits nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy -p enginehouse -p tests.support
+	$(BIN)/mypy -p enginehouse
+	$(BIN)/mypy tests
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/support/derive_sync.py --check
 	$(BIN)/yamllint --strict .

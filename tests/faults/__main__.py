@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from tests.faults.api import Api
@@ -57,7 +58,7 @@ def process_faults(stack: StackHandle, second: SecondGateway) -> list[Fault]:
     }
     targets |= {name: _process(stack, name) for name in ("gateway", "gateway.daprd")}
     targets |= {"gateway-2": second.gateway.signal, "gateway-2.daprd": second.daprd.signal}
-    faults = [Fault(f"kill {name}", lambda send=send: send(signal.SIGKILL) and None) for name, send in targets.items()]
+    faults = [Fault(f"kill {name}", partial(send, signal.SIGKILL)) for name, send in targets.items()]
     for name in ("witness engine-0", "steady runner", "witness daprd", "gateway", "gateway-2.daprd"):
         faults.append(_pause(name, targets[name], 6))
 

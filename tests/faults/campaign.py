@@ -24,7 +24,7 @@ class Fault:
     """Something that breaks. `inject` returns when its cause is gone: a kill at once, a pause when it is over."""
 
     name: str
-    inject: Callable[[], None]
+    inject: Callable[[], object]
     counts_from_start: bool = True
     """Whether recovery counts from the moment it broke; otherwise from when its cause was gone."""
 
@@ -202,7 +202,8 @@ class Campaign:
         return found
 
     def _dead_letters(self) -> dict[str, dict[str, object]]:
-        letters, cursor = {}, ""
+        letters: dict[str, dict[str, object]] = {}
+        cursor = ""
         while True:
             _, page = self.readers[0].call("GET", f"/v1/dead-letters?limit=500{cursor}")
             letters |= {letter["job_id"]: letter for letter in page["dead_letters"]}

@@ -21,7 +21,7 @@ _PARTS = [f"{_APP}.engine-0", f"{_APP}.runner", f"{_APP}.daprd", "gateway", "gat
 
 
 def _killing(witnessed: Witnessed, part: str) -> Fault:
-    return Fault(f"kill {part.removeprefix(_APP + '.')}", lambda: witnessed.stack.kill(part) and None)
+    return Fault(f"kill {part.removeprefix(_APP + '.')}", lambda: witnessed.stack.kill(part))
 
 
 @pytest.mark.timeout(240)
@@ -83,7 +83,8 @@ def test_a_paused_runner_that_wakes_up_late_changes_nothing(witnessed: Witnessed
     stack.signal(f"{_APP}.runner", signal.SIGCONT)
 
     def final() -> bool:
-        return stack.call("GET", f"/v1/jobs/{job['id']}?wait=5", tenant="tests").body["status"] == "succeeded"
+        found = stack.call("GET", f"/v1/jobs/{job['id']}?wait=5", tenant="tests").body
+        return bool(found["status"] == "succeeded")
 
     until(final, "its result is there")
     assert ended

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from tests.support.ledger import sqlite_url
 
 from enginehouse.contracts.names import new_job_id
@@ -18,8 +19,8 @@ async def test_no_delivery_waits_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     settings = GatewaySettings(
         ledger_url=sqlite_url(tmp_path),
         tenants_dir=tmp_path,
-        DAPR_API_TOKEN="x" * 16,
-        APP_API_TOKEN="x" * 16,
+        dapr_api_token=SecretStr("x" * 16),
+        app_api_token=SecretStr("x" * 16),
     )
     state = wire(settings, FakeSidecar(FakeDapr(), "gateway"))
 

@@ -114,12 +114,13 @@ async def test_wrong_types_and_fields_are_named(world: GatewayWorld, body: Any, 
     ["none-such", "Echo", "umbra--private", "acme--none", "a--b--c", "x" * 60, "shared--gateway", "é", "%00", "umbra"],
 )
 async def test_an_engine_that_the_caller_does_not_have(world: GatewayWorld, engine: str) -> None:
-    for method, path, request in [
+    requests: list[tuple[str, str, dict[str, Any]]] = [
         ("POST", "/v1/jobs", {"json": {"engine": engine, "input": 1}}),
         ("POST", f"/v1/engines/{engine}/jobs", {"json": {"input": 1}}),
         ("GET", f"/v1/engines/{engine}", {}),
         ("GET", "/v1/jobs", {"params": {"engine": engine}}),
-    ]:
+    ]
+    for method, path, request in requests:
         await refused(world, method, path, 404, "ENGINE_DOES_NOT_EXIST", **request)
 
 
@@ -179,7 +180,8 @@ async def test_what_an_engine_could_not_be_given(world: GatewayWorld, field: str
 
 
 async def test_infinity_is_a_word_like_any_other(world: GatewayWorld) -> None:
-    for value in ("Infinity", {"NaN": "-Infinity"}, [[]] * 200, json.loads("[" * 128 + "]" * 128)):
+    values: list[Any] = ["Infinity", {"NaN": "-Infinity"}, [[]] * 200, json.loads("[" * 128 + "]" * 128)]
+    for value in values:
         job = await world.until_status(await world.submit(value), Status.SUCCEEDED)
         assert job["output"] == {"echo": value}
 
@@ -376,10 +378,10 @@ async def test_an_odd_input_comes_back_as_it_was(world: GatewayWorld, value: Any
 @pytest.mark.parametrize("value", ["a\x00b", {"\x00": "\x00"}])
 async def test_a_null_byte_is_taken_by_postgresql_too(tmp_path: Path, postgres_url: str, value: Any) -> None:
     async with gateway_world(tmp_path, ledger_url=postgres_url) as world:
-        options = {"headers": {"Idempotency-Key": "k" * 250}}
+        headers = {"Idempotency-Key": "k" * 250}
         body = {"jobs": [{"engine": "echo", "input": value, "parameters": {"p": value}}]}
         for _ in range(2):
-            answer = await world.client().post("/v1/jobs/batch", json=body, **options)
+            answer = await world.client().post("/v1/jobs/batch", json=body, headers=headers)
             (accepted,) = answer.json()["jobs"]
             job = await world.until_status(accepted["id"], Status.SUCCEEDED)
             assert job["output"] == {"echo": value}

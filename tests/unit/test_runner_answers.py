@@ -20,9 +20,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
-def answering(body: bytes, status: int = 200, content_type: str = "application/json", **headers: str):  # type: ignore[no-untyped-def]
+def answering(  # type: ignore[no-untyped-def]
+    body: bytes, status: int = 200, content_type: str = "application/json", headers: dict[str, str] | None = None
+):
     async def predict(_: web.Request) -> web.StreamResponse:
-        return web.Response(body=body, status=status, headers={"Content-Type": content_type, **headers})
+        return web.Response(body=body, status=status, headers={"Content-Type": content_type, **(headers or {})})
 
     return predict
 
@@ -79,7 +81,7 @@ async def test_nonsense_fails_with_its_reason_and_is_not_tried_again(world: Worl
 
 
 async def test_a_redirect_is_not_followed(world: World) -> None:
-    world.engine.predict = answering(b"", 302, Location=f"{world.engine.url}/healthz")
+    world.engine.predict = answering(b"", 302, headers={"Location": f"{world.engine.url}/healthz"})
     code, message = error_of(await world.run())
     assert code == "MALFORMED_ANSWER"
     assert "302" in message
@@ -117,13 +119,13 @@ async def test_an_answer_above_the_limit_for_outputs(world: World) -> None:
 
 
 async def test_packed_answers_are_not_unpacked(world: World) -> None:
-    world.engine.predict = answering(b"\x1f\x8b\x08\x00bomb", **{"Content-Encoding": "gzip"})
+    world.engine.predict = answering(b"\x1f\x8b\x08\x00bomb", headers={"Content-Encoding": "gzip"})
     assert error_of(await world.run())[0] == "MALFORMED_ANSWER"
     assert world.engine.headers[0]["Accept-Encoding"] == "identity"
 
 
 async def test_cookies_are_not_kept(world: World) -> None:
-    world.engine.predict = answering(b'{"result": 1}', **{"Set-Cookie": "a=b"})
+    world.engine.predict = answering(b'{"result": 1}', headers={"Set-Cookie": "a=b"})
     await world.run()
     await world.run()
     assert all("Cookie" not in headers for headers in world.engine.headers)

@@ -133,8 +133,8 @@ async def test_a_call_that_fails_is_a_failed_attempt_of_each_and_the_next_go_alo
     ids=["rejected", "too few", "too much"],
 )
 async def test_no_job_ends_by_an_answer_to_the_whole_batch(tmp_path: Path, body: Any, status: int) -> None:
-    changes = {"predict_max_bytes": 8_192, "output_max_bytes": 4_096}
-    async with runner_world(tmp_path, batch=Batch(max_size=4, max_delay_ms=LONG_MS), **changes) as world:
+    batch = Batch(max_size=4, max_delay_ms=LONG_MS)
+    async with runner_world(tmp_path, batch=batch, predict_max_bytes=8_192, output_max_bytes=4_096) as world:
         world.engine.predict_batch = lambda _: _json(body, status)
         records = await run_all(world, *inputs(*range(4)))
         assert [record.output for record in records] == list(range(4))

@@ -108,15 +108,15 @@ async def test_a_completion_that_cannot_be_published_loses_nothing(world: World)
 
 async def test_a_failure_waits_longer_each_time_and_ends_dead_lettered(world: World) -> None:
     world.engine.predict = _fails
-    job_id, order = names.new_job_id(), {"retry": RetryPolicy(max_attempts=4, initial_delay_ms=1000, max_delay_ms=3000)}
+    job_id, retry = names.new_job_id(), RetryPolicy(max_attempts=4, initial_delay_ms=1000, max_delay_ms=3000)
     for attempt, (least, most) in enumerate([(0.5, 1), (1, 2), (1.5, 3)], start=1):
-        assert await world.runner.receiver.deliver(world.event(job_id, attempt=attempt, **order))
+        assert await world.runner.receiver.deliver(world.event(job_id, attempt=attempt, retry=retry))
         record = world.record(job_id)
         assert (record.status, record.attempt) == (Status.QUEUED, attempt)
         assert record.retry_at is not None
         assert record.started_at is not None
         assert least - 0.1 <= (record.retry_at - now()).total_seconds() <= most
-    assert await world.runner.receiver.deliver(world.event(job_id, attempt=4, **order))
+    assert await world.runner.receiver.deliver(world.event(job_id, attempt=4, retry=retry))
     record = world.record(job_id)
     assert (record.status, record.attempt, record.dead_lettered) == (Status.FAILED, 4, True)
     assert record.error is not None

@@ -118,7 +118,8 @@ class OneJob(RuleBasedStateMachine):
         attempt = Attempt(self.job_id, number, worker, "v1", ORDER)
         if blind and number == 1:
             return attempt
-        return self.do(self.admit(event, attempt))
+        admitted: Attempt | None = self.do(self.admit(event, attempt))
+        return admitted
 
     async def admit(self, event: JobEvent, attempt: Attempt) -> Attempt | None:
         try:
