@@ -244,7 +244,7 @@ class GatewayWorld:
         """How many rows each table of what was accepted has."""
 
         def count(connection: Any) -> dict[str, int]:
-            tables = [jobs, idempotency_keys, metadata.tables["dead_letters"], metadata.tables["notices"]]
+            tables = [jobs, idempotency_keys, metadata.tables["dead_letters"]]
             return {t.name: connection.execute(select(func.count()).select_from(t)).scalar_one() for t in tables}
 
         found: dict[str, int] = await self.state.ledger.read(count)

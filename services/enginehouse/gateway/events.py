@@ -35,12 +35,25 @@ _REQUIRED = ("specversion", "id", "source", "type")
 
 def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
     """One event, binary or structured; RequestError says what is wrong with it."""
-    if not any(name.lower().startswith("ce-") for name in headers):
+    if any(name.lower().startswith("ce-") for name in headers):
+        _check_binary({name.lower(): value for name, value in headers.items()}, body)
+    else:
         _check_envelope(body)
     try:
         return from_http_event(HTTPMessage(headers=dict(headers), body=body))
     except Exception as error:
         raise RequestError(f"Not a CloudEvent: {str(error)[:500]}") from None
+
+
+def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
+    if headers.get("ce-specversion") != "1.0":
+        raise RequestError("Not a CloudEvent this takes: ce-specversion must be '1.0'")
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body and (kind == "application/json" or kind.endswith("+json")):
+        try:
+            pydantic_core.from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise RequestError(f"Not a CloudEvent: its data is said to be JSON and is not: {error}") from None
 
 
 def _check_envelope(body: bytes) -> None:
@@ -87,7 +100,10 @@ def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
     data = event.get_data()
     if isinstance(data, bytes | bytearray):
         data = base64.b64encode(data).decode()
-    engine = _text(attributes.get("engineid"))
+    engine = attributes.get("engineid")
+    if engine is not None and not _text(engine):
+        # Taken for none, it would run the job on the default engine.
+        raise RequestError("engineid must be non-empty text")
     request: JobRequest
     try:
         if event.get_type() in _BODY_TYPES:

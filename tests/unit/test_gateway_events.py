@@ -1,0 +1,169 @@
+"""What POST /v1/events makes of events: jobs, and of what is none a refusal that stores nothing."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tests.support.gateway import ECHO, GatewayWorld, gateway_world, problem_of, until
+
+from enginehouse.contracts import names
+from enginehouse.contracts.events import JOB_REFUSED
+from enginehouse.contracts.job import Status
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+STRUCTURED = {"content-type": "application/cloudevents+json"}
+BATCH = {"content-type": "application/cloudevents-batch+json"}
+EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "com.example.t", "engineid": "echo"}
+BINARY = {"ce-specversion": "1.0", "ce-source": "/s", "ce-type": "com.example.t", "ce-engineid": "echo"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GatewayWorld]:
+    async with gateway_world(tmp_path_factory.mktemp("gateway")) as made:
+        yield made
+
+
+async def refused(world: GatewayWorld, body: bytes, headers: dict[str, str], status: int = 422) -> str:
+    """Post what must be refused and leave nothing behind; the reason given."""
+    before = await world.stored()
+    answer = await world.client().post("/v1/events", content=body, headers=headers)
+    assert await world.stored() == before
+    return str(problem_of(answer, status)["detail"])
+
+
+def event(**changes: Any) -> bytes:
+    return json.dumps({name: value for name, value in (EVENT | changes).items() if value is not ...}).encode()
+
+
+def raw(data: bytes) -> bytes:
+    return event(id="raw")[:-1] + b',"data":' + data + b"}"
+
+
+WRONG = {
+    "nothing": b"",
+    "not JSON": b"{",
+    "a list": b"[]",
+    "null": b"null",
+    "no id": event(id=...),
+    "an empty source": event(source=""),
+    "a type that is no text": event(type=5),
+    "an old version": event(specversion="0.3"),
+    "a time that is none": event(time="yesterday"),
+    "an engine that is no text": event(engineid={}),
+    "an engine that is a number": event(engineid=5),
+    "an engine without a name": event(engineid=""),
+    "an attribute with a wrong name": event(**{"Bad-Name": 1}),
+    "a subject that is no text": event(subject=5),
+    "two kinds of data": event(data=1, data_base64="AA=="),
+    "data_base64 that is none": event(data_base64="!"),
+    "a lone surrogate": b'{"id":"\\ud800"' + event()[1:],
+    "NaN": raw(b"NaN"),
+    "a number beyond all numbers": raw(b"1e400"),
+    "190 levels": raw(b"[" * 190 + b"]" * 190),
+    "10,000 levels": raw(b"[" * 10_000 + b"]" * 10_000),
+    "UTF-16": event().decode().encode("utf-16"),
+    "a request with unknown fields": event(type="dev.enginehouse.job.requested.v1", data={"inptu": 1}),
+    "a request that is none": event(type="dev.enginehouse.job.requested.v1", data=[1]),
+}
+
+
+@pytest.mark.parametrize("body", WRONG.values(), ids=WRONG.keys())
+async def test_what_is_no_event_is_refused(world: GatewayWorld, body: bytes) -> None:
+    await refused(world, body, STRUCTURED)
+
+
+async def test_an_event_for_an_engine_that_is_not_there_or_with_too_much_in_it(world: GatewayWorld) -> None:
+    await refused(world, event(engineid="none-such"), STRUCTURED, 404)
+    await refused(world, event(engineid="umbra--private"), STRUCTURED, 404)
+    await refused(world, event(data="x" * 70_000), STRUCTURED, 413)
+
+
+WRONG_BINARY: dict[str, tuple[dict[str, str], bytes]] = {
+    "no id": ({}, b"1"),
+    "an empty id": ({"ce-id": ""}, b"1"),
+    "an old version": ({"ce-id": "1", "ce-specversion": "0.3"}, b"1"),
+    "a time that is none": ({"ce-id": "1", "ce-time": "x"}, b"1"),
+    "an attribute with a wrong name": ({"ce-id": "1", "ce-a-b": "1"}, b"1"),
+    "an empty engine": ({"ce-id": "1", "ce-engineid": ""}, b"1"),
+    "JSON that is none": ({"ce-id": "1"}, b"{"),
+    "NaN": ({"ce-id": "1"}, b"NaN"),
+    "10,000 levels": ({"ce-id": "1"}, b"[" * 10_000),
+    "not UTF-8": ({"ce-id": "1"}, b'"\xff"'),
+}
+
+
+@pytest.mark.parametrize(("headers", "body"), WRONG_BINARY.values(), ids=WRONG_BINARY.keys())
+async def test_what_is_no_event_in_headers_either_is_refused(
+    world: GatewayWorld, headers: dict[str, str], body: bytes
+) -> None:
+    await refused(world, body, BINARY | {"content-type": "application/json"} | headers)
+
+
+async def test_what_is_neither_structured_nor_binary_is_refused(world: GatewayWorld) -> None:
+    assert "Content-Type" in await refused(world, b"{}", {"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[", b"[NaN]", b"[" * 5_000, b"[" + b"1," * 1_000 + b"1]"])
+async def test_what_is_no_batch_is_refused(world: GatewayWorld, body: bytes) -> None:
+    await refused(world, body, BATCH)
+
+
+async def test_in_a_batch_each_event_is_taken_or_refused_on_its_own(world: GatewayWorld) -> None:
+    body = b"[1,null,[]," + event(id="batched", data=7) + b"," + event(id=...) + b"]"
+    answer = await world.client().post("/v1/events", content=body, headers=BATCH)
+    assert answer.status_code == 202
+    answers = answer.json()["jobs"]
+    assert [item.get("problem", {}).get("status") for item in answers] == [422, 422, 422, None, 422]
+    assert (await world.until_status(answers[3]["id"], Status.SUCCEEDED))["output"] == {"echo": 7}
+
+
+async def test_the_same_event_is_the_same_job_and_another_sources_is_not(world: GatewayWorld) -> None:
+    ids = []
+    for body in (event(id="same"), event(id="same"), event(id="same", source="/other")):
+        ids.append((await world.client().post("/v1/events", content=body, headers=STRUCTURED)).json()["id"])
+    assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "given"),
+    [
+        ({"content-type": "application/json"}, b'{"a":1}', {"a": 1}),
+        ({"content-type": "application/problem+json"}, b"[1]", [1]),
+        ({"content-type": "text/plain"}, b"hello", "hello"),
+        ({"content-type": "application/octet-stream"}, b"\x00\xff", "AP8="),
+    ],
+)
+async def test_an_event_in_headers_gives_its_body_to_the_engine(
+    world: GatewayWorld, headers: dict[str, str], body: bytes, given: Any
+) -> None:
+    identity = {"ce-id": f"binary {headers['content-type']}"}
+    answer = await world.client().post("/v1/events", content=body, headers=BINARY | identity | headers)
+    assert answer.status_code == 202, answer.text
+    delivered = await world.delivered(answer.json()["id"])
+    assert (delivered.data.input, delivered.engineid) == (given, ECHO)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"{}", event(engineid="none-such"), event(id="x", data="x" * 70_000)])
+async def test_of_an_event_that_came_over_a_topic_a_refusal_is_told(world: GatewayWorld, body: bytes) -> None:
+    before, told = await world.stored(), len(refusals(world))
+    assert await world.state.events.deliver(body, "acme")
+    assert await world.stored() == before
+    await until(lambda: len(refusals(world)) == told + 1)
+    data = refusals(world)[-1]["data"]
+    assert data["code"]
+    assert data["detail"]
+    assert data["advice"]
+
+
+def refusals(world: GatewayWorld) -> list[dict[str, Any]]:
+    """What acme's systems heard about events of theirs that were refused."""
+    heard = [json.loads(event) for event in world.dapr.published[names.finished_topic("acme")]]
+    return [event for event in heard if event["type"] == JOB_REFUSED]
+
+
+async def test_an_event_over_the_topic_of_nobody_is_dropped(world: GatewayWorld) -> None:
+    before = await world.stored()
+    assert await world.state.events.deliver(event(id="nobody"), "nobody")
+    assert await world.stored() == before
