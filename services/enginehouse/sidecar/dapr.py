@@ -13,8 +13,10 @@ import grpc.aio
 from dapr.proto import api_service_v1, api_v1, common_v1
 from google.protobuf.empty_pb2 import Empty
 
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.events import CONTENT_TYPE
 from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
+from enginehouse.sidecar.gather import Gather
 
 _FIRST_WRITE = common_v1.StateOptions(
     concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE,
@@ -22,6 +24,19 @@ _FIRST_WRITE = common_v1.StateOptions(
 )
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _READY_POLL_SECONDS = 0.05
+# Of calls that go together. A sidecar takes 4 MiB unless told otherwise.
+_GATHER_MAX = 64
+_GATHER_MAX_BYTES = 2 * 1024 * 1024
+
+
+def _first_write(key: str, value: bytes, ttl_seconds: int, etag: str | None) -> Any:
+    return common_v1.StateItem(
+        key=key,
+        value=value,
+        etag=None if etag is None else common_v1.Etag(value=etag),
+        options=_FIRST_WRITE,
+        metadata={"ttlInSeconds": str(ttl_seconds)},
+    )
 
 
 def _translate(error: grpc.aio.AioRpcError) -> Exception:
@@ -42,6 +57,9 @@ class DaprSidecar:
         self._timeout = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        bounds = {"at_most": _GATHER_MAX, "at_most_bytes": _GATHER_MAX_BYTES}
+        self._publishing = Gather(self._publish_gathered, len, **bounds)
+        self._saving = Gather(self._save_gathered, lambda item: len(item.value), **bounds)
 
     async def start(self, timeout_seconds: float = 60) -> None:
         """Wait until the sidecar answers; Unavailable when it does not in time."""
@@ -83,10 +101,20 @@ class DaprSidecar:
 
     async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
         """Publish one structured CloudEvent; the broker has it when this returns."""
+        await self._publishing.do((pubsub, topic), event)
+
+    async def _publish_gathered(self, to: tuple[str, str], events: Sequence[bytes]) -> list[Exception | None]:
+        pubsub, topic = to
+        if len(events) > 1:
+            landed = await self.publish_many(pubsub, topic, events)
+            return [
+                None if ok else Unavailable(f"sidecar: {topic}: the broker did not take the event") for ok in landed
+            ]
         await self._call(
             "PublishEvent",
-            api_v1.PublishEventRequest(pubsub_name=pubsub, topic=topic, data=event, data_content_type=CONTENT_TYPE),
+            api_v1.PublishEventRequest(pubsub_name=pubsub, topic=topic, data=events[0], data_content_type=CONTENT_TYPE),
         )
+        return [None]
 
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
         """Publish several in one call; for each, in order, whether the broker has it."""
@@ -122,23 +150,46 @@ class DaprSidecar:
 
     async def create(self, store: str, key: str, value: bytes, ttl_seconds: int) -> None:
         """First-write a key that must not exist; Conflict if it does."""
-        try:
-            await self._save(store, key, value, ttl_seconds, etag=None)
-        except Unavailable:
-            # Redis answers "somebody was first" with the same internal error as any other failure to write.
-            if await self.read(store, key) is not None:
-                raise Conflict(f"{store}: {key} exists") from None
-            raise
+        await self._saving.do(store, _first_write(key, value, ttl_seconds, None))
 
     async def replace(self, store: str, key: str, value: bytes, etag: str, ttl_seconds: int) -> None:
         """First-write a key over exactly the version `etag`; Conflict if it has another by now."""
-        await self._save(store, key, value, ttl_seconds, etag=common_v1.Etag(value=etag))
+        await self._saving.do(store, _first_write(key, value, ttl_seconds, etag))
 
-    async def _save(self, store: str, key: str, value: bytes, ttl_seconds: int, *, etag: common_v1.Etag | None) -> None:
-        item = common_v1.StateItem(
-            key=key, value=value, etag=etag, options=_FIRST_WRITE, metadata={"ttlInSeconds": str(ttl_seconds)}
-        )
-        await self._call("SaveState", api_v1.SaveStateRequest(store_name=store, states=[item]))
+    async def _save_gathered(self, store: str, items: Sequence[Any]) -> list[Exception | None]:
+        if len(items) > 1 and len({item.key for item in items}) == len(items):
+            try:
+                await self._call("SaveState", api_v1.SaveStateRequest(store_name=store, states=items))
+                return [None] * len(items)
+            except (Conflict, Unavailable):
+                # Some were not written, and a sidecar does not say which: each tells for itself.
+                return list(await asyncio.gather(*(self._save_again(store, item) for item in items)))
+        return list(await asyncio.gather(*(self._save_one(store, item) for item in items)))
+
+    async def _save_one(self, store: str, item: Any) -> Exception | None:
+        try:
+            await self._call("SaveState", api_v1.SaveStateRequest(store_name=store, states=[item]))
+            return None
+        except (Conflict, Unavailable) as error:
+            if isinstance(error, Conflict) or item.HasField("etag"):
+                return error
+            # Redis answers "somebody was first" with the same internal error as any other failure to write.
+            try:
+                present = await self.read(store, item.key)
+            except EnginehouseError as failure:
+                return failure
+            return error if present is None else Conflict(f"{store}: {item.key} exists")
+
+    async def _save_again(self, store: str, item: Any) -> Exception | None:
+        """After a failed write of several, in which this one may have been written."""
+        error = await self._save_one(store, item)
+        if not isinstance(error, Conflict):
+            return error
+        try:
+            present = await self.read(store, item.key)
+        except EnginehouseError as failure:
+            return failure
+        return None if present is not None and present.value == item.value else error
 
     async def put(self, store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
         """Last-write a key that decides nothing."""
