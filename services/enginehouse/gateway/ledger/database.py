@@ -68,6 +68,8 @@ class SqliteDatabase:
         self._reader_threads = ThreadPoolExecutor(_READERS, "ledger-reader")
         self._writer = self._engine(url, 1)
         self._readers = self._engine(url, _READERS)
+        self._connection: Connection | None = None
+        """The writer thread's own, kept open."""
         self._synchronous = ""
 
     @staticmethod
@@ -107,18 +109,20 @@ class SqliteDatabase:
         synchronous = "FULL" if durable else "NORMAL"
 
         def run() -> T:
-            with self._writer.connect() as connection:
+            connection = self._connection = self._connection or self._writer.connect()
+            try:
                 if synchronous != self._synchronous:
                     connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
                     self._synchronous = synchronous
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-                try:
-                    result = work(connection)
-                except BaseException:
-                    connection.exec_driver_sql("ROLLBACK")
-                    raise
+                result = work(connection)
                 connection.exec_driver_sql("COMMIT")
-                return result
+            except BaseException:
+                # Given back to the pool, which rolls back; whatever state it is in, the next group gets a sound one.
+                self._connection, self._synchronous = None, ""
+                connection.close()
+                raise
+            return result
 
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, run)
 
@@ -128,6 +132,8 @@ class SqliteDatabase:
     async def close(self) -> None:
         """Close the file."""
         self._writer_thread.shutdown()
+        if self._connection:
+            self._connection.close()
         self._reader_threads.shutdown()
         self._writer.dispose()
         self._readers.dispose()

@@ -105,12 +105,22 @@ _UPDATE = (
 )
 
 
+_PRESENT = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+_PRESENT_LOCKED = _PRESENT.order_by(jobs.c.id).with_for_update()
+_COUNT_ENDS = (
+    update(engines)
+    .where(engines.c.id == bindparam("engine"))
+    .values(
+        succeeded=engines.c.succeeded + bindparam("more_succeeded"), failed=engines.c.failed + bindparam("more_failed")
+    )
+)
+
+
 def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored | None]:
     """Bring the jobs' rows to what their records say; None for a job the ledger does not have."""
-    query = select(jobs).where(jobs.c.id.in_({item.job_id for item in items}))
-    if connection.dialect.name == "postgresql":
-        query = query.order_by(jobs.c.id).with_for_update()
-    present = {row.id: dict(row._mapping) for row in connection.execute(query)}
+    query = _PRESENT_LOCKED if connection.dialect.name == "postgresql" else _PRESENT
+    ids = {"ids": list({item.job_id for item in items})}
+    present = {row["id"]: dict(row) for row in connection.execute(query, ids).mappings()}
     handed_over = {job_id: row["handed_over_at"] for job_id, row in present.items()}
     changes: dict[str, dict[str, Any]] = {}
     told: set[str] = set()
@@ -169,14 +179,8 @@ def _count_ends(connection: Connection, ended: list[dict[str, Any]]) -> None:
     succeeded = Counter(row["engine"] for row in ended if row["status"] == Status.SUCCEEDED.value)
     failed = Counter(row["engine"] for row in ended if row["status"] in (Status.FAILED.value, Status.TIMED_OUT.value))
     for engine in sorted(succeeded.keys() | failed.keys()):
-        connection.execute(
-            update(engines)
-            .where(engines.c.id == engine)
-            .values(
-                succeeded=engines.c.succeeded + succeeded[engine],
-                failed=engines.c.failed + failed[engine],
-            )
-        )
+        more = {"more_succeeded": succeeded[engine], "more_failed": failed[engine]}
+        connection.execute(_COUNT_ENDS, {"engine": engine} | more)
 
 
 def _keep_dead_letters(connection: Connection, ended: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from enginehouse.contracts.errors import IdempotencyKeyReused
@@ -69,6 +69,14 @@ def _known_keys(connection: Connection, items: Sequence[NewJob]) -> dict[tuple[s
     return known
 
 
+# What every submit asks is put together once: building a statement anew costs several times its execution.
+_IN_WINDOWS = (
+    select(jobs.c.engine, func.count())
+    .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(bindparam("engines", expanding=True)))
+    .group_by(jobs.c.engine)
+)
+_ONE_WAITING = select(jobs.c.id).where(jobs.c.engine == bindparam("engine"), text(BACKLOG)).limit(1)
+_INSERT_JOBS, _INSERT_KEYS = insert(jobs), insert(idempotency_keys)
 _TRY_LOCKS = text("SELECT e FROM unnest(CAST(:engines AS text[])) e WHERE pg_try_advisory_xact_lock(hashtext(e))")
 
 
@@ -86,21 +94,11 @@ def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
     """How many jobs each engine of these may be handed at once: none while older ones wait for it."""
     windows = {item.row["engine"]: item.window for item in items}
     open_engines = _ours(connection, [engine for engine, window in windows.items() if window > 0])
-    taken: dict[str, int] = dict(
-        connection.execute(
-            select(jobs.c.engine, func.count())
-            .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(open_engines))
-            .group_by(jobs.c.engine)
-        ).all()
-    )
+    taken: dict[str, int] = dict(connection.execute(_IN_WINDOWS, {"engines": open_engines}).all())
     rooms = {engine: windows[engine] - taken.get(engine, 0) for engine in open_engines}
     for engine in open_engines:
-        if rooms[engine] > 0:
-            waiting = connection.execute(
-                select(jobs.c.id).where(jobs.c.engine == engine, text(BACKLOG)).limit(1)
-            ).first()
-            if waiting:
-                rooms[engine] = 0
+        if rooms[engine] > 0 and connection.execute(_ONE_WAITING, {"engine": engine}).first():
+            rooms[engine] = 0
     return rooms
 
 
@@ -146,9 +144,9 @@ def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | 
         )
         results.append(Inserted(item.row["id"], handed_over))
     if rows:
-        connection.execute(insert(jobs), rows)
+        connection.execute(_INSERT_JOBS, rows)
     if keys:
-        connection.execute(insert(idempotency_keys), keys)
+        connection.execute(_INSERT_KEYS, keys)
     return results
 
 
