@@ -46,7 +46,10 @@ def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
 
 
 def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
-    if headers.get("ce-specversion") != "1.0":
+    missing = [name for name in _REQUIRED if not headers.get(f"ce-{name}")]
+    if missing:
+        raise RequestError(f"Not a CloudEvent: {', '.join(f'ce-{name}' for name in missing)} must be there")
+    if headers["ce-specversion"] != "1.0":
         raise RequestError("Not a CloudEvent this takes: ce-specversion must be '1.0'")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and (kind == "application/json" or kind.endswith("+json")):
