@@ -22,6 +22,10 @@ faults: $(ENVIRONMENT) ## Break everything under load, in a seeded order, and se
 	@$(BIN)/enginehouse setup
 	@$(BIN)/python -u -m tests.faults $(ARGS)
 
+soak: $(ENVIRONMENT) ## A steady load for MINUTES=30, with everything kept for a minute only: memory and disk stay level
+	@$(BIN)/enginehouse setup
+	@PYTHONPATH=. $(BIN)/python -u -m tests.faults.soak --minutes $(or $(MINUTES),30) $(ARGS)
+
 bench: $(ENVIRONMENT) ## How fast it is, beside Celery and bare Redis Streams: about five minutes; needs wrk
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks $(ARGS)
@@ -47,4 +51,4 @@ clean: ## Forget the environment and the local home; the built daprd stays in th
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test faults check fix clean
+.PHONY: help demo up test faults soak check fix clean
