@@ -307,6 +307,26 @@ class TestOperators:
         async with gateway_world(tmp_path, dapr=dapr) as world:
             assert (engine(world).state, engine(world).reason) == (QUARANTINED, "it lies")
 
+    async def test_a_look_at_the_ledger_that_began_before_does_not_undo_it(
+        self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ledger = world.state.ledger
+        look, seen, go = ledger.load_engine_states, asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Any:
+            rows = await look()
+            seen.set()
+            await go.wait()
+            return rows
+
+        monkeypatch.setattr(ledger, "load_engine_states", slow)
+        looking = asyncio.create_task(world.state.engines.sync_states())
+        await seen.wait()
+        await operate(world, "quarantine", {"reason": "it lies"})
+        go.set()
+        await looking
+        assert engine(world).state == QUARANTINED
+
     async def test_removed_and_deployed_again_it_is_still_quarantined(self, world: GatewayWorld) -> None:
         await operate(world, "quarantine", {"reason": "it lies"})
         await remove(world)
