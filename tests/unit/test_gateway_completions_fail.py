@@ -30,4 +30,4 @@ async def test_no_delivery_waits_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(JobRecords, "read_many", breaks)
     async with asyncio.timeout(5):
         with pytest.raises(type(broken)):
-            await state.completions.mirror("acme--echo", new_job_id())
+            await state.completions.mirror({new_job_id(): "acme--echo"})

@@ -12,6 +12,7 @@ from enginehouse.contracts.errors import Malformed
 from enginehouse.contracts.events import (
     JOB_COMPLETED,
     Completion,
+    CompletionData,
     JobEvent,
     JobOrder,
     completion_event,
@@ -106,8 +107,13 @@ def test_an_input_survives_the_event_whole(value: Any, parameters: dict[str, Any
 
 
 def test_a_completion_names_the_job_and_its_engine() -> None:
-    body = completion_event(JOB_COMPLETED, "acme--ocr", "the-job", Status.SUCCEEDED, 1)
-    assert read_event(Completion, body) == Completion(type=JOB_COMPLETED, engineid="acme--ocr", subject="the-job")
+    body = completion_event(JOB_COMPLETED, "acme--ocr", "the-job", Status.SUCCEEDED, 1, ["another"])
+    assert read_event(Completion, body) == Completion(
+        type=JOB_COMPLETED,
+        engineid="acme--ocr",
+        subject="the-job",
+        data=CompletionData(status=Status.SUCCEEDED, also=("another",)),
+    )
     assert json.loads(body)["source"] == "/engines/acme--ocr"
 
 

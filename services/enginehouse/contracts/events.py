@@ -1,5 +1,6 @@
 """The CloudEvents that parts exchange: built and read here. The envelope is fixed, the body is the engine's own."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -72,14 +73,30 @@ class JobEvent(BaseModel):
     data: JobOrder
 
 
+COMPLETION_ALSO_MAX = 63
+"""Jobs that one completion may name beside its first."""
+
+
+class CompletionData(_Record):
+    """`data` of a completion."""
+
+    status: Status | None = Field(None, description="What the job came to, for who reads along.")
+    also: tuple[str, ...] = Field(
+        (),
+        max_length=COMPLETION_ALSO_MAX,
+        description="Ids of other jobs that came to something while it waited its turn.",
+    )
+
+
 class Completion(BaseModel):
-    """A hint, without result, that a job's record has changed; or that an engine has a new card."""
+    """A hint, without result, that jobs' records have changed; or that an engine has a new card."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: str
     engineid: str
-    subject: str = Field(description="The job's id; for an announcement, the slot.")
+    subject: str = Field(description="The first job's id; for an announcement, the slot.")
+    data: CompletionData = CompletionData()
 
 
 PROGRESS_KINDS = ("progress", "output", "log", "metric")
@@ -174,9 +191,11 @@ def job_event(
     return pydantic_core.to_json(event, exclude_none=True)
 
 
-def completion_event(kind: str, engine_id: str, subject: str, status: Status | None, attempt: int = 0) -> bytes:
-    """A runner's hint to the gateway; `subject` is the job's id, or the slot of an announcement."""
-    data = {"status": status} if status else {}
+def completion_event(
+    kind: str, engine_id: str, subject: str, status: Status | None, attempt: int = 0, also: Sequence[str] = ()
+) -> bytes:
+    """A runner's hint to the gateway; `subject` is a job's id, or the slot of an announcement."""
+    data = CompletionData(status=status, also=tuple(also)).model_dump(exclude_defaults=True)
     return pydantic_core.to_json(
         {
             "specversion": "1.0",

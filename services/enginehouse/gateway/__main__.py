@@ -52,7 +52,13 @@ async def serve(settings: GatewaySettings) -> None:
     app = create_app(settings)
     public = _Server(
         uvicorn.Config(
-            app, settings.host, settings.port, access_log=False, log_level="warning", timeout_graceful_shutdown=10
+            app,
+            settings.host,
+            settings.port,
+            access_log=False,
+            proxy_headers=False,
+            log_level="warning",
+            timeout_graceful_shutdown=10,
         )
     )
     deliveries = _Server(
@@ -61,6 +67,7 @@ async def serve(settings: GatewaySettings) -> None:
             "127.0.0.1",
             settings.delivery_port,
             access_log=False,
+            proxy_headers=False,
             log_level="warning",
             lifespan="off",
             timeout_graceful_shutdown=10,

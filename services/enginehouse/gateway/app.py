@@ -8,7 +8,6 @@ from typing import Any
 
 import uuid_utils
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enginehouse import __version__
@@ -144,15 +143,26 @@ class _RequestId:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7()).encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
         await self._app(scope, receive, with_id)
+
+
+class _Api(FastAPI):
+    """The routes, behind what every request passes first: outside of the framework, whose layers a submit goes around."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._front = _RequestId(HeadersWithinBounds(HotSubmit(super().__call__, self)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._front(scope, receive, send)
 
 
 def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> FastAPI:
@@ -164,7 +174,7 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
         async with running(state):
             yield
 
-    app = FastAPI(
+    app = _Api(
         title="Enginehouse",
         version=__version__,
         summary="Many clients' inference engines behind one API.",
@@ -175,9 +185,6 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
     )
     app.state.gateway = state
     problems.install(app)
-    app.add_middleware(HotSubmit, routes=app)
-    app.add_middleware(HeadersWithinBounds)
-    app.add_middleware(_RequestId)
     for module in (jobs, events, object_routes, dead_letter_routes, engines, health):
         app.include_router(module.router)
     return app

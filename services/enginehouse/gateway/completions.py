@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic_core
@@ -86,13 +87,12 @@ class Completions:
             if self._engines.get(event.engineid) is not None:
                 self._start(self._engines.read_card(event.engineid))
             return True
-        if not is_job_id(event.subject):
-            return True
+        job_ids = [job_id for job_id in (event.subject, *event.data.also) if is_job_id(job_id)]
         try:
             if event.type == JOB_PROGRESS:
-                return await self._progress(body)
-            engine_id = await self._engine(event.subject)
-            return engine_id is None or await self.mirror(engine_id, event.subject)
+                return not job_ids or await self._progress(body)
+            engine_ids = {job_id: await self._engine(job_id) for job_id in job_ids}
+            return await self.mirror({job_id: engine_id for job_id, engine_id in engine_ids.items() if engine_id})
         except EnginehouseError as error:
             log.warning(f"A completion waits: {error}", action="completion_waits", job=event.subject)
             return False
@@ -124,8 +124,15 @@ class Completions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def mirror(self, engine_id: str, job_id: str) -> bool:
-        """Bring a job's row to what its record says now. Reads that arrive together are one read."""
+    async def mirror(self, engine_ids: Mapping[str, str]) -> bool:
+        """Bring the rows of jobs, each of an engine, to what their records say now."""
+        futures = [self._mirrored(engine_id, job_id) for job_id, engine_id in engine_ids.items()]
+        if futures:
+            await asyncio.wait(futures)
+        return all(future.result() for future in futures)
+
+    def _mirrored(self, engine_id: str, job_id: str) -> asyncio.Future[bool]:
+        """Done when a record has been read and mirrored. Reads that are wanted together are one read."""
         wanted = self._wanted[engine_id]
         future = wanted.get(job_id)
         if future is None:
@@ -133,7 +140,7 @@ class Completions:
         if engine_id not in self._reading:
             self._reading.add(engine_id)
             self._start(self._read(engine_id))
-        return await asyncio.shield(future)
+        return future
 
     async def _read(self, engine_id: str) -> None:
         try:

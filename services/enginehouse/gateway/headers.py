@@ -1,7 +1,5 @@
 """Requests whose headers are too many, too large or contradict each other get no further than this."""
 
-from collections import Counter
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enginehouse.contracts.errors import RequestError
@@ -16,11 +14,14 @@ _ONCE = (b"authorization", b"content-type", b"idempotency-key")
 
 def wrong_headers(headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | None:
     """The status and detail of a refusal, or None."""
-    size = sum(len(name) + len(value) for name, value in headers)
+    size, single = 0, []
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name in _ONCE:
+            single.append(name)
     if len(headers) > MAX_HEADERS or size > MAX_BYTES:
         return 431, f"The request has {len(headers)} headers of {size} bytes; {MAX_HEADERS} of {MAX_BYTES} are allowed"
-    counts = Counter(name for name, _ in headers)
-    twice = [name.decode() for name in _ONCE if counts[name] > 1]
+    twice = [name.decode() for name in _ONCE if single.count(name) > 1]
     return (400, f"The header {twice[0]} may be given once") if twice else None
 
 

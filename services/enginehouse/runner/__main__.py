@@ -55,6 +55,7 @@ async def serve(settings: RunnerSettings) -> None:
             port=settings.delivery_port,
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
             lifespan="off",
             timeout_graceful_shutdown=_CLOSE_SECONDS,
         )

@@ -1,22 +1,26 @@
 """Settles an attempt: the record, then the completion, then the acknowledgement; never in another order."""
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Malformed
-from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
+from enginehouse.contracts.events import COMPLETION_ALSO_MAX, JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
 from enginehouse.contracts.job import JobRecord, Status, may_change, now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
 from enginehouse.runner.outcome import Attempt, Outcome, Succeeded, decide, jittered, record_for
 from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.gather import Gather
 from enginehouse.sidecar.records import JobRecords
 
 _log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _PUBLISH_TRIES = 4
+_ANY = 64 * 1024
+"""More than the ids of one hint take."""
 
 
 def _pause(tries: int) -> float:
@@ -33,6 +37,7 @@ class Settler:
         self._engine_id = engine_id
         self._pubsub = jobs_component(engine_id)
         self.settled = Settled()
+        self._hints = Gather(self._publish_hint, len, at_most=1 + COMPLETION_ALSO_MAX, at_most_bytes=_ANY)
         self._telling: set[asyncio.Task[None]] = set()
 
     async def settle(self, attempt: Attempt, outcome: Outcome) -> bool:
@@ -70,16 +75,25 @@ class Settler:
         task.add_done_callback(self._telling.discard)
 
     async def tell(self, kind: str, job_id: str, status: Status, attempt: int) -> None:
-        """Publish the hint that a record has changed. One that cannot be published delays, and loses nothing."""
-        event = completion_event(kind, self._engine_id, job_id, status, attempt)
+        """Publish the hint that a record has changed. One that cannot be published delays, and loses nothing.
+
+        Jobs that end while a hint is on its way share the next one: it is one event on every part of its way then.
+        """
+        await self._hints.do((kind, status, attempt), job_id)
+
+    async def _publish_hint(self, hint: tuple[str, Status, int], job_ids: Sequence[str]) -> list[None]:
+        kind, status, attempt = hint
+        event = completion_event(kind, self._engine_id, job_ids[0], status, attempt, job_ids[1:])
         for tries in range(_PUBLISH_TRIES):
             try:
                 await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
-                return
+                break
             except EnginehouseError as error:
                 last = error
                 await asyncio.sleep(_pause(tries))
-        _log.warning("A completion could not be published", action="tell_failed", job_id=job_id, error=str(last))
+        else:
+            _log.warning("A completion could not be published", action="tell_failed", job_ids=job_ids, error=str(last))
+        return [None] * len(job_ids)
 
     async def _write(self, attempt: Attempt, outcome: Outcome, wanted: JobRecord) -> JobRecord:
         """Write until it works; gives up only when the record's own time would be over."""
