@@ -113,7 +113,13 @@ class ScriptedRunner:
         await self.tell(JOB_STARTED, event.id, Status.RUNNING, event.attempt)
 
     async def beat(
-        self, *, in_hand: Iterable[str] = (), idle_for: float | None = None, healthy: bool = True, slots: int = 2
+        self,
+        *,
+        in_hand: Iterable[str] = (),
+        idle_for: float | None = None,
+        healthy: bool = True,
+        slots: int = 2,
+        subscribed: bool = True,
     ) -> None:
         """Leave a heartbeat: idle for that many seconds, or busy."""
         beat = Heartbeat(
@@ -124,7 +130,7 @@ class ScriptedRunner:
             in_hand=list(in_hand),
             idle_since=None if idle_for is None else now() - timedelta(seconds=idle_for),
             healthy=healthy,
-            subscribed=True,
+            subscribed=subscribed,
             at=now(),
         )
         store = names.results_component(self.engine_id)

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from tests.support.gateway import ECHO, gateway_world, succeed_untold, until
 from tests.support.ledger import sqlite_url
 
-from enginehouse.contracts.names import new_job_id
+from enginehouse.contracts.events import JOB_COMPLETED, completion_event
+from enginehouse.contracts.job import Status
+from enginehouse.contracts.names import new_job_id, results_component
 from enginehouse.gateway.app import wire
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
@@ -31,3 +34,17 @@ async def test_no_delivery_waits_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     async with asyncio.timeout(5):
         with pytest.raises(type(broken)):
             await state.completions.mirror({new_job_id(): "acme--echo"})
+
+
+async def test_hints_of_an_engine_whose_store_is_away_take_nobody_elses_place(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        world.runner.answer = succeed_untold
+        job_id = await world.submit()
+        await until(lambda: world.record(job_id))
+        world.dapr.missing.add(results_component(ECHO))
+        assert await world.state.completions.deliver(completion_event(JOB_COMPLETED, ECHO, job_id, Status.SUCCEEDED))
+        assert (await world.job(job_id))["status"] == "queued"
+        world.dapr.missing.clear()
+        await world.aged(job_id, 3)
+        await world.sweep()
+        assert (await world.job(job_id))["status"] == "succeeded"

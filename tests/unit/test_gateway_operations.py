@@ -401,3 +401,40 @@ async def test_the_jobs_of_a_removed_engine_end_and_say_so(world: GatewayWorld) 
     await world.runner.end(event, output="too late")
     await world.sweep()
     assert (await world.job(running))["status"] == "canceled"
+
+
+async def test_an_engine_that_cannot_be_loaded_keeps_its_jobs_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "engines" / ECHO).mkdir(parents=True)
+    component = names.results_component(ECHO)
+    async with gateway_world(tmp_path, engines_dir=tmp_path / "engines") as world:
+        world.dapr.components.discard(component)
+        world.dapr.missing.add(component)
+
+        async def once_mended(runner: ScriptedRunner, event: JobEvent) -> bool:
+            return not world.dapr.missing and await succeed(runner, event)
+
+        world.runner.answer = once_mended
+        for _ in range(20):
+            await world.state.engines.refresh()
+        job_id = await world.submit()
+        await world.sweep()
+        assert (await world.job(job_id))["status"] == "queued"
+        shown = (await world.client().get(f"/v1/engines/{ECHO}")).json()
+        assert (shown["state"], shown["health"]) == ("active", "unknown")
+        assert component in shown["reason"]
+
+        world.dapr.components.add(component)
+        world.dapr.missing.discard(component)
+        await world.state.engines.refresh()
+        await world.until_status(job_id, Status.SUCCEEDED)
+        assert (await world.client().get(f"/v1/engines/{ECHO}")).json()["reason"] is None
+
+        (tmp_path / "engines" / ECHO).rmdir()
+        await remove(world)
+
+
+async def test_workers_that_receive_nothing_are_told_of(world: GatewayWorld) -> None:
+    await world.runner.beat(subscribed=False)
+    engine(world).workers_read_at = 0
+    shown = (await world.client().get(f"/v1/engines/{ECHO}")).json()
+    assert "receives jobs" in shown["reason"]

@@ -162,3 +162,19 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, script: s
     while any(_alive(pid) for pid in pids):
         assert time.monotonic() < deadline, [psutil.Process(pid).cmdline() for pid in pids if _alive(pid)]
         time.sleep(0.02)
+
+
+async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginehouse.local.processes._FIRST_BACKOFF_SECONDS", 0.01)
+    script = f"test -e {tmp_path}/mended || {{ echo no password; exit 1; }}; echo up; sleep 300"
+    process = supervisor.start(_spec(tmp_path, script))
+    assert await process.problem() is None
+    await _until(lambda: process.deaths >= 3)
+    problem = await process.problem()
+    assert problem is not None
+    assert "no password" in problem
+    (tmp_path / "mended").touch()
+    await process.wait_healthy(10)
+    assert await process.problem() is None

@@ -55,6 +55,8 @@ async def test_a_heartbeat_says_what_is_in_hand(world: World) -> None:
 async def test_a_heartbeat_says_whether_the_slot_receives_jobs(world: World) -> None:
     assert not (await latest(world)).subscribed
     world.dapr.subscribe(names.job_topic(ENGINE), world.runner.receiver.deliver)
+    assert not (await latest(world)).subscribed, "through which component?"
+    world.dapr.components.add(names.jobs_component(ENGINE))
     assert (await latest(world)).subscribed
 
 

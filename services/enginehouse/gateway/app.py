@@ -44,7 +44,13 @@ _ENGINES_POLL_SECONDS = 1.0
 def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
     """Put the parts together; nothing runs yet."""
     ledger = Ledger(settings.ledger_url.get_secret_value())
-    found = Engines(sidecar, ledger, window_min=settings.window_min, window_factor=settings.window_factor)
+    found = Engines(
+        sidecar,
+        ledger,
+        window_min=settings.window_min,
+        window_factor=settings.window_factor,
+        bundles=settings.engines_dir,
+    )
     objects = _objects(settings)
     tenants = Tenants(settings.tenants_dir)
     dispatcher = Dispatcher(sidecar, ledger, found, objects, record_margin_seconds=settings.record_margin_seconds)

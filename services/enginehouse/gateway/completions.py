@@ -9,7 +9,7 @@ from typing import Any
 import pydantic_core
 import structlog
 
-from enginehouse.contracts.errors import EnginehouseError, Malformed
+from enginehouse.contracts.errors import EnginehouseError, Malformed, Unavailable
 from enginehouse.contracts.events import (
     ENGINE_ANNOUNCED,
     JOB_PROGRESS,
@@ -92,13 +92,22 @@ class Completions:
             if event.type == JOB_PROGRESS:
                 return not job_ids or await self._progress(body)
             engine_ids = {job_id: await self._engine(job_id) for job_id in job_ids}
-            return await self.mirror({job_id: engine_id for job_id, engine_id in engine_ids.items() if engine_id})
+            return await self._take({job_id: engine_id for job_id, engine_id in engine_ids.items() if engine_id})
         except EnginehouseError as error:
             log.warning(f"A completion waits: {error}", action="completion_waits", job=event.subject)
             return False
         except Exception:
             log.exception("A completion failed and comes again", action="completion_failed", job=event.subject)
             return False
+
+    async def _take(self, engine_ids: dict[str, str]) -> bool:
+        try:
+            return await self.mirror(engine_ids)
+        except Unavailable as error:
+            # Taken all the same: hints of one engine whose store is away would fill the places of all others' hints,
+            # and the sweep reads the records of whatever is handed over.
+            log.warning(f"The sweep is to look at these jobs: {error}", action="hint_dropped", jobs=list(engine_ids))
+            return True
 
     async def _progress(self, body: bytes) -> bool:
         try:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -71,6 +72,15 @@ class KnownEngine:
         return EngineId.parse(self.id).tenant
 
     @property
+    def problem(self) -> str | None:
+        """Why its jobs wait although nobody stopped it."""
+        if self.absent_polls >= _ABSENT_POLLS:
+            return f"The gateway's sidecar could not load {results_component(self.id)}: its log says why"
+        if self.workers and not any(worker.subscribed for worker in self.workers):
+            return "None of its workers receives jobs: the logs of its sidecars say why"
+        return None
+
+    @property
     def takes_no_jobs(self) -> bool:
         """Whether its jobs wait, with status_reason engine_paused."""
         return self.state in (PAUSED, QUARANTINED)
@@ -113,11 +123,14 @@ def _parsed(kind: type[M], items: Iterable[StateItem]) -> list[M]:
 class Engines:
     """The engines' list, cards and heartbeats."""
 
-    def __init__(self, sidecar: Sidecar, ledger: Ledger, *, window_min: int, window_factor: int) -> None:
+    def __init__(
+        self, sidecar: Sidecar, ledger: Ledger, *, window_min: int, window_factor: int, bundles: Path | None = None
+    ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
         self._window_min = window_min
         self._window_factor = window_factor
+        self._bundles = bundles
         self._engines: dict[str, KnownEngine] = {}
         self.loaded = asyncio.Event()
 
@@ -191,7 +204,10 @@ class Engines:
         for engine in self._engines.values():
             if engine.id not in present and engine.state != RETIRED:
                 engine.absent_polls += 1
-                if engine.absent_polls >= _ABSENT_POLLS:
+                if engine.absent_polls == _ABSENT_POLLS:
+                    log.warning(f"Engine {engine.id} is not loaded any more", action="engine_absent", engine=engine.id)
+                # A file that the sidecar cannot load takes nobody's jobs away: they wait until it is mended.
+                if engine.absent_polls >= _ABSENT_POLLS and not self._has_bundle(engine.id):
                     await self.set_state(engine, RETIRED, engine.reason if engine.state == QUARANTINED else None)
         without_card = [
             engine.id for engine in self._engines.values() if engine.id in present and self._is_card_due(engine)
@@ -204,6 +220,9 @@ class Engines:
 
         await asyncio.gather(*(read(engine_id) for engine_id in dict.fromkeys([*new, *without_card])))
         self.loaded.set()
+
+    def _has_bundle(self, engine_id: str) -> bool:
+        return self._bundles is not None and (self._bundles / engine_id).is_dir()
 
     @staticmethod
     def _is_card_due(engine: KnownEngine) -> bool:

@@ -21,6 +21,9 @@ class GatewaySettings(BaseSettings):
     delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
     ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
     tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")
+    engines_dir: Path | None = Field(
+        None, description="Folder of engines' bundles: an engine not loaded, whose bundle is there, is not removed."
+    )
     objects_url: SecretStr | None = Field(
         None, description="Where large inputs and outputs are kept: file:///FOLDER, s3://…, az://…, gs://…"
     )

@@ -13,10 +13,18 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import SLOTS, Slot, app_id
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
+from enginehouse.local.links import read_object
 from enginehouse.local.parts import Parts, all_healthy, basic_environment, stop_pair
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
-from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE, Workloads, read_spec, read_workloads
+from enginehouse.registry.bundle import (
+    ENGINE_FILE,
+    WORKLOADS_FILE,
+    InvalidBundle,
+    Workloads,
+    read_spec,
+    read_workloads,
+)
 
 _LOAD_SECONDS = 600
 """A model may take this long to load before its engine counts as failed."""
@@ -74,6 +82,20 @@ class EngineApp:
         """Whether all of its processes run and are well."""
         processes = [process for slot in self._slots for process in slot.all()]
         return bool(processes) and all([await process.is_healthy() for process in processes])
+
+    async def problem(self) -> str | None:
+        """What keeps it from working for good: a file that its daprd passes over, a process that keeps dying."""
+        for path in sorted((self.bundle / "engine").glob("*.yaml")):
+            try:
+                read_object(path)
+            except InvalidBundle as error:
+                return str(error)
+            except OSError:
+                continue  # The bundle is just being replaced.
+        for process in (process for slot in self._slots for process in slot.all()):
+            if problem := await process.problem():
+                return problem
+        return None
 
     def restart_replica(self, asked: Path) -> None:
         """A runner asked for the restart of a replica that hangs, by a file of its name."""

@@ -40,6 +40,7 @@ class EngineKeeper:
         self.settled = asyncio.Event()
         """Set once it is running or has failed; cleared while it changes."""
         self._parts = parts
+        self._step = f"engine {engine_id}"
         self._bundle = bundle
         self._on_change = on_change
         self._wanted: str | None = None
@@ -73,21 +74,32 @@ class EngineKeeper:
         self.settled.set()
 
     async def _live(self, app: EngineApp) -> None:
-        key = f"engine {self.engine_id}"
         self._set("starting")
-        self._parts.progress.update(key, f"starting {self.engine_id}")
+        self._parts.progress.update(self._step, f"starting {self.engine_id}")
         try:
             await app.start()
+            self._runs()
         except Exception as error:  # Whatever it is: an engine's failure must stay its own.
-            self._set("failed", str(error))
-            log.error(f"Engine {self.engine_id} did not start: {error}", action="engine_failed", engine=self.engine_id)
-            self._parts.progress.finish(key, f"{self.engine_id} failed: {str(error).splitlines()[0]}", ok=False)
-            self.settled.set()
-            # Its processes are started again and again: it may yet come up, late or repaired.
-            while not await app.healthy():
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            self._fails(str(error))
+        # Its processes are started again and again: it may yet come up, late or repaired, and fail later.
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            problem = await app.problem()
+            if problem and problem != self.problem:
+                self._fails(problem)
+            elif not problem and self.state == "failed" and await app.healthy():
+                self._runs()
+
+    def _runs(self) -> None:
         self._set("running")
-        self._parts.progress.finish(key, f"{self.engine_id} is running")
+        self._parts.progress.finish(self._step, f"{self.engine_id} is running")
+        self.settled.set()
+
+    def _fails(self, problem: str) -> None:
+        if self.state != "failed":
+            log.error(f"Engine {self.engine_id} failed: {problem}", action="engine_failed", engine=self.engine_id)
+            self._parts.progress.finish(self._step, f"{self.engine_id} failed: {problem.splitlines()[0]}", ok=False)
+        self._set("failed", problem)
         self.settled.set()
 
     def _set(self, state: EngineState, problem: str | None = None) -> None:

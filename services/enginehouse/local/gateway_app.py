@@ -32,6 +32,7 @@ class GatewayApp:
             "ENGINEHOUSE_GATEWAY_PORT": str(port),
             "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
             "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(parts.home.tenants),
+            "ENGINEHOUSE_GATEWAY_ENGINES_DIR": str(parts.home.engines),
         }
         environment.setdefault(
             "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{parts.home.data / 'ledger.sqlite'}"

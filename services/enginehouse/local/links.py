@@ -11,12 +11,8 @@ from enginehouse.contracts.names import GATEWAY_APP, requests_component, results
 from enginehouse.registry.bundle import InvalidBundle
 
 
-def check(path: Path, name: str) -> bytes:
-    """The content of one file of a gateway part, if it cannot harm the gateway's sidecar; InvalidBundle otherwise.
-
-    It must be about `name` only: two components of one name stop a local daprd. It must be for the gateway only, and
-    tolerant of its own failures: a component whose start fails stops daprd.
-    """
+def read_object(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The content of a file with one Dapr object, as it is and as data. InvalidBundle: daprd would pass it over."""
     content = path.read_bytes()
     try:
         documents = [document for document in yaml.safe_load_all(content) if document is not None]
@@ -24,7 +20,17 @@ def check(path: Path, name: str) -> bytes:
         raise InvalidBundle(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise InvalidBundle(f"{path} must hold exactly one object")
-    _check_object(path, documents[0], name)
+    return content, documents[0]
+
+
+def check(path: Path, name: str) -> bytes:
+    """The content of one file of a gateway part, if it cannot harm the gateway's sidecar; InvalidBundle otherwise.
+
+    It must be about `name` only: two components of one name stop a local daprd. It must be for the gateway only, and
+    tolerant of its own failures: a component whose start fails stops daprd.
+    """
+    content, found = read_object(path)
+    _check_object(path, found, name)
     return content
 
 

@@ -72,6 +72,8 @@ class Supervised:
     guard: Guard
     on_change: Callable[[], None]
     _task: "asyncio.Task[None] | None" = None
+    deaths: int = 0
+    """In a row, none of them after it had settled."""
     _stopping: bool = False
     _at_once: bool = False
 
@@ -93,6 +95,12 @@ class Supervised:
             if time.monotonic() > deadline:
                 raise self._failed(f"{self.spec.name} is not healthy after {timeout_seconds:.0f} s")
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def problem(self) -> str | None:
+        """Its last words, while it keeps dying; None as long as nothing is known against it."""
+        if self.deaths < _DEATHS_BEFORE_HEALTHY or await self.is_healthy():
+            return None
+        return str(self._failed(f"{self.spec.name} died {self.deaths} times in a row"))
 
     def terminate(self) -> None:
         """Ask it to end, without waiting; it will not be started again."""
@@ -137,8 +145,9 @@ class Supervised:
             if self._stopping:
                 break
             self.status.restarts += 1
+            self.deaths += 1
             if time.monotonic() - began > _SETTLED_SECONDS:
-                backoff = _FIRST_BACKOFF_SECONDS
+                backoff, self.deaths = _FIRST_BACKOFF_SECONDS, 1
             if not self._at_once:
                 self._set("waiting to restart")
                 await asyncio.sleep(backoff)

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 from enginehouse.contracts.engine import HEARTBEAT_SECONDS, WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
 from enginehouse.contracts.errors import Conflict, EnginehouseError
 from enginehouse.contracts.job import now
-from enginehouse.contracts.names import WORKERS_KEY, Slot, job_topic, results_component, worker_key
+from enginehouse.contracts.names import (
+    WORKERS_KEY,
+    Slot,
+    job_topic,
+    jobs_component,
+    results_component,
+    worker_key,
+)
 from enginehouse.sidecar.base import Sidecar, StateItem
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +43,7 @@ class Heart:
     ) -> None:
         self._sidecar = sidecar
         self._store = results_component(spec.id)
-        self._topic = job_topic(spec.id)
+        self._topic, self._jobs = job_topic(spec.id), jobs_component(spec.id)
         self._spec = spec
         self._slot: Slot = slot
         self._worker = worker
@@ -78,7 +85,8 @@ class Heart:
             in_hand=in_hand,
             idle_since=self._idle_since,
             healthy=self._healthy(),
-            subscribed=self._topic in metadata.subscribed_topics,
+            # A sidecar still shows the subscription of a component that is gone.
+            subscribed=self._topic in metadata.subscribed_topics and self._jobs in metadata.components,
             at=now(),
         )
         value = beat.model_dump_json().encode()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError
 from enginehouse.gateway import operations
-from enginehouse.gateway.engines import KnownEngine
+from enginehouse.gateway.engines import ACTIVE, KnownEngine
 from enginehouse.gateway.ledger.mirror import queue_counts
 from enginehouse.gateway.routes.dependencies import (
     AdminCaller,
@@ -57,7 +57,7 @@ class EngineView(BaseModel):
     version: str | None = None
     description: str = ""
     state: str
-    reason: str | None = None
+    reason: str | None = Field(None, description="Why it gets no jobs, or cannot give their results.")
     health: str = Field(description="healthy, unhealthy, asleep (none needed at present), or unknown.")
     queue: Queue | None = None
     card: EngineCard | None = None
@@ -92,7 +92,7 @@ async def _view(state: GatewayState, engine: KnownEngine, *, whole: bool) -> dic
         "version": engine.card.version if engine.card else None,
         "description": engine.card.description if engine.card else "",
         "state": engine.state,
-        "reason": engine.reason,
+        "reason": engine.reason or (engine.problem if engine.state == ACTIVE else None),
         "health": health,
         "queue": {"jobs": jobs, "workers": {"idle": idle, "running": len(engine.workers) - idle}},
     }
