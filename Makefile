@@ -18,7 +18,7 @@ test: $(ENVIRONMENT) ## Every test, over real sidecars and a real Redis; ARGS='-
 	@$(BIN)/enginehouse setup
 	@$(PYTEST) $(ARGS)
 
-faults: $(ENVIRONMENT) ## Break everything under load, in a seeded order, and see what holds; ARGS='--seed 7 --jobs 2000 --faults 36'
+faults: $(ENVIRONMENT) ## Break everything under load, in a seeded order, and see what holds; ARGS='--seed 7 --jobs 2000 --faults 40'
 	@$(BIN)/enginehouse setup
 	@$(BIN)/python -u -m tests.faults $(ARGS)
 

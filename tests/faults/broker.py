@@ -4,13 +4,13 @@ import json
 import random
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.dapr import PORTS, Started, spawn, wait_until
+from tests.support.disk import SmallDisk, small_disk
 
 from enginehouse.contracts.names import new_job_id
 from enginehouse.local import redis
@@ -26,7 +26,7 @@ class Broker:
     folder: Path
     address: RedisAddress
     started: Started
-    disk_is_small: bool
+    disk: SmallDisk
 
     def kill(self) -> None:
         """kill -9, and start it again."""
@@ -48,19 +48,6 @@ class Broker:
         shutil.rmtree(self.folder / "redis")
         (self.folder / "backup").rename(self.folder / "redis")
         self._start()
-
-    def fill_disk(self) -> None:
-        """Leave no byte free."""
-        with (self.folder / "filler").open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(1024 * 1024))
-            except OSError:
-                pass
-
-    def free_disk(self) -> None:
-        """Take that back."""
-        (self.folder / "filler").unlink(missing_ok=True)
 
     def command(self, *arguments: str | bytes) -> list[bytes]:
         """One Redis command; every string of the answer, in order."""
@@ -115,15 +102,11 @@ def _spawn(folder: Path, address: RedisAddress) -> Started:
 @contextmanager
 def broker(folder: Path) -> Iterator[Broker]:
     """A broker in `folder`, ready; its processes and its mount are gone at the end of the block."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    address = RedisAddress("127.0.0.1", PORTS.take(), redis.new_password())
-    made = Broker(folder, address, _spawn(folder, address), mounted)
-    try:
-        yield made
-    finally:
-        made.started.kill()
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=False)
-        PORTS.give_back(address.port)
+    with small_disk(folder, _DISK_MIB) as disk:
+        address = RedisAddress("127.0.0.1", PORTS.take(), redis.new_password())
+        made = Broker(folder, address, _spawn(folder, address), disk)
+        try:
+            yield made
+        finally:
+            made.started.kill()
+            PORTS.give_back(address.port)

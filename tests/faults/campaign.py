@@ -84,7 +84,7 @@ class Campaign:
             if happened.recovery > RECOVERY_SECONDS:
                 self.violations.append(f"{fault.name}: recovered only after {happened.recovery:.1f} s")
         took = "never" if happened.recovery is None else f"{happened.recovery:.1f} s"
-        self.say(f"{len(self.happened):3} {fault.name:34} {len(before):5} jobs accepted, recovered: {took}")
+        self.say(f"{len(self.happened):3} {fault.name:46} {len(before):5} jobs accepted, recovered: {took}")
         return happened
 
     def _ended_before(self, key: str, moment: float) -> bool:
@@ -220,11 +220,11 @@ class Campaign:
     def table(self) -> str:
         """Fault · times · worst recovery · jobs lost · jobs run twice; call it after `judge`."""
         names = sorted({*(it.name for it in self.happened), *self.twice, *self.lost})
-        lines = [f"{'fault':34} {'times':>5} {'worst recovery':>15} {'lost':>5} {'run twice':>9}"]
+        lines = [f"{'fault':46} {'times':>5} {'worst recovery':>15} {'lost':>5} {'run twice':>9}"]
         for name in names:
             recoveries = [it.recovery for it in self.happened if it.name == name]
             worst = "never" if None in recoveries else f"{max((r for r in recoveries if r), default=0):.1f} s"
-            lines.append(f"{name:34} {len(recoveries):5} {worst:>15} {self.lost[name]:5} {self.twice[name]:9}")
+            lines.append(f"{name:46} {len(recoveries):5} {worst:>15} {self.lost[name]:5} {self.twice[name]:9}")
         ends = Counter(sent.seen[0]["status"] if sent.seen else "unfinished" for sent in self.load.present())
         said = ", ".join(f"{number} {status}" for status, number in sorted(ends.items()))
         lines.append(f"{sum(ends.values())} jobs accepted: {said}")

@@ -40,11 +40,11 @@ class Evidence:
         return list(runs.values())
 
 
-def make_witness(folder: Path, name: str, evidence: Evidence) -> Path:
-    """A folder of the witness engine under this name, writing into `evidence`."""
+def make_witness(folder: Path, name: str, evidence: Evidence, **env: str) -> Path:
+    """A folder of the witness engine under this name, writing into `evidence`; `env` is for its process, too."""
     copy = folder / name
     shutil.copytree(_WITNESS, copy, ignore=shutil.ignore_patterns("__pycache__"))
     spec = yaml.safe_load((copy / "engine.yaml").read_text())
-    spec |= {"name": name, "run": {**spec["run"], "env": {"RUNS": str(evidence.folder)}}}
+    spec |= {"name": name, "run": {**spec["run"], "env": {"RUNS": str(evidence.folder), **env}}}
     (copy / "engine.yaml").write_text(yaml.safe_dump(spec))
     return copy

@@ -1,10 +1,12 @@
-"""A second gateway beside a stack's own, over the same ledger: kept running by the tests as `enginehouse up` would."""
+"""Processes kept running beside a stack's own, as `enginehouse up` would: a second gateway, an engine's second worker."""
 
+import json
 import os
+import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,11 @@ from pathlib import Path
 from tests.support.dapr import PORTS, Started, http_ok, spawn, wait_until
 from tests.support.stack import StackHandle
 
+from enginehouse.contracts.names import app_id
 from enginehouse.local import checkout, daprd
 from enginehouse.local.redis import from_url
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment, sidecar_environment
+from enginehouse.registry.bundle import ENGINE_FILE, read_spec
 
 _BACK_AFTER_SECONDS = 0.5
 
@@ -25,15 +29,17 @@ class Kept:
 
     name: str
     command: Sequence[str]
-    env: Mapping[str, str]
-    log: Path
+    env: Callable[[], Mapping[str, str]]
+    """Asked before each start."""
+    logs: Path
+    cwd: Path | None = None
     started: Started | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start it, and go on doing so."""
-        self.started = spawn(self.name, self.command, self.log, self.env)
+        self.started = self._spawn()
         self._thread = threading.Thread(target=self._keep, name=f"keeps {self.name}")
         self._thread.start()
 
@@ -51,45 +57,58 @@ class Kept:
                 self.signal(signal.SIGCONT)
             self.started.stop()
 
+    def until_ready(self, url: str) -> None:
+        """Until GET `url` answers 2xx."""
+        assert self.started
+        wait_until(self.started, lambda: http_ok(url))
+
+    def _spawn(self) -> Started:
+        return spawn(self.name, self.command, self.logs / f"{self.name}.log", self.env(), self.cwd)
+
     def _keep(self) -> None:
         while not self._stopping.wait(0.05):
             assert self.started
             if self.started.process.poll() is not None:
                 self.started.kill()
                 if not self._stopping.wait(_BACK_AFTER_SECONDS):
-                    self.started = spawn(self.name, self.command, self.log, self.env)
+                    self.started = self._spawn()
 
 
 @dataclass(frozen=True)
-class SecondGateway:
-    """Both of its processes."""
+class KeptApp:
+    """An app of ours and its daprd."""
 
     url: str
-    gateway: Kept
+    app: Kept
     daprd: Kept
 
 
+def _sidecar(stack: StackHandle, name: str, plan: SidecarPlan, redis_url: str) -> Kept:
+    tokens = stack.home.secret("dapr-api-token"), stack.home.secret("app-api-token")
+    env = sidecar_environment(*tokens, from_url(redis_url).environment())
+    return Kept(f"{name}.daprd", plan.command(daprd.require()), lambda: env, stack.home.logs)
+
+
+def _app_environment(stack: StackHandle, sidecar: SidecarPorts) -> dict[str, str]:
+    tokens = stack.home.secret("dapr-api-token"), stack.home.secret("app-api-token")
+    return {**os.environ, **app_environment(sidecar, *tokens)}
+
+
 @contextmanager
-def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[SecondGateway]:
+def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[KeptApp]:
     """Another gateway of `stack`, with what `env` gives its first one, until the end of the block."""
     home, port, delivery, sidecar = stack.home, PORTS.take(), PORTS.take(), SidecarPorts.take(PORTS)
-    tokens = home.secret("dapr-api-token"), home.secret("app-api-token")
-    gateway = Kept(
-        "gateway-2",
-        [sys.executable, "-m", "enginehouse.gateway"],
-        {
-            **os.environ,
-            **env,
-            **app_environment(sidecar, *tokens),
-            "ENGINEHOUSE_GATEWAY_PORT": str(port),
-            "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
-            "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(home.tenants),
-            "ENGINEHOUSE_GATEWAY_ENGINES_DIR": str(home.engines),
-            "ENGINEHOUSE_GATEWAY_OBJECTS_URL": (home.data / "objects").as_uri(),
-            "ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR": str(home.webhook_secrets),
-        },
-        home.logs / "gateway-2.log",
-    )
+    told = {
+        **_app_environment(stack, sidecar),
+        **env,
+        "ENGINEHOUSE_GATEWAY_PORT": str(port),
+        "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
+        "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(home.tenants),
+        "ENGINEHOUSE_GATEWAY_ENGINES_DIR": str(home.engines),
+        "ENGINEHOUSE_GATEWAY_OBJECTS_URL": (home.data / "objects").as_uri(),
+        "ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR": str(home.webhook_secrets),
+    }
+    gateway = Kept("gateway-2", [sys.executable, "-m", "enginehouse.gateway"], lambda: told, home.logs)
     plan = SidecarPlan(
         app_id="gateway",
         ports=sidecar,
@@ -98,12 +117,50 @@ def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[Secon
         app_port=delivery,
         block_shutdown_seconds=15,
     )
-    sidecar_env = sidecar_environment(*tokens, from_url(env["REDIS_URL"]).environment())
-    beside = Kept("gateway-2.daprd", plan.command(daprd.require()), sidecar_env, home.logs / "gateway-2.daprd.log")
+    beside = _sidecar(stack, "gateway-2", plan, env["REDIS_URL"])
     with ExitStack() as stops:
         for kept in (beside, gateway):
             kept.start()
             stops.callback(kept.stop)
-        assert gateway.started
-        wait_until(gateway.started, lambda: http_ok(f"http://127.0.0.1:{port}/healthz/ready"))
-        yield SecondGateway(f"http://127.0.0.1:{port}", gateway, beside)
+        gateway.until_ready(f"http://127.0.0.1:{port}/healthz/ready")
+        yield KeptApp(f"http://127.0.0.1:{port}", gateway, beside)
+
+
+@contextmanager
+def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str) -> Iterator[KeptApp]:
+    """Another runner of an engine with a replica of its own, as on another machine, until the end of the block."""
+    home, app, bundle = stack.home, app_id(engine, "a"), stack.home.engines / engine
+    replica_port, delivery, sidecar = PORTS.take(), PORTS.take(), SidecarPorts.take(PORTS)
+    run = read_spec(bundle / ENGINE_FILE).run
+    assert run
+    engine_env = {**os.environ, **run.env, "PORT": str(replica_port)}
+    replica = Kept(f"{app}-2.engine", [sys.executable, *run.command[1:]], lambda: engine_env, home.logs, source)
+    fixed = {
+        **_app_environment(stack, sidecar),
+        "ENGINEHOUSE_RUNNER_SPEC": str(bundle / ENGINE_FILE),
+        "ENGINEHOUSE_RUNNER_SLOT": "a",
+        "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{replica_port}"]),
+        "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
+    }
+
+    def runner_env() -> Mapping[str, str]:
+        # A new name each time, as `enginehouse up` gives.
+        return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"second-{secrets.token_hex(6)}"}
+
+    runner = Kept(f"{app}-2.runner", [sys.executable, "-m", "enginehouse.runner"], runner_env, home.logs)
+    plan = SidecarPlan(
+        app_id=app,
+        ports=sidecar,
+        resources=[bundle / "engine", *checkout.runner_resources()],
+        config=checkout.configuration("runner"),
+        app_port=delivery,
+        block_shutdown_seconds=100,
+    )
+    beside = _sidecar(stack, f"{app}-2", plan, redis_url)
+    with ExitStack() as stops:
+        for kept in (replica, beside, runner):
+            kept.start()
+            stops.callback(kept.stop)
+        url = f"http://127.0.0.1:{delivery}"
+        runner.until_ready(f"{url}/healthz")
+        yield KeptApp(url, runner, beside)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import psutil
 from tests.support.dapr import PORTS, Started, spawn, wait_until
+from tests.support.disk import SmallDisk, small_disk
 
 _USER = "enginehouse"
+_DISK_MIB = 512
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     # What a power cut leaves is nothing that a test looks at.
@@ -22,6 +24,8 @@ _SETTINGS = {
     "full_page_writes": "off",
     "max_connections": "60",
     "shared_buffers": "64MB",
+    "max_wal_size": "128MB",
+    "min_wal_size": "32MB",
     # A deadlock between two gateways should show itself soon.
     "deadlock_timeout": "200ms",
 }
@@ -37,6 +41,7 @@ class PostgresServer:
 
     port: int
     started: Started
+    disk: SmallDisk
     _start: Callable[[], Started]
 
     @property
@@ -56,8 +61,9 @@ class PostgresServer:
         self.started.kill()
 
     def restart(self) -> None:
-        """Start it again after `kill`, ready."""
-        self.started = self._start()
+        """Start it again if it ended, by `kill` or because it could not write; ready."""
+        if self.started.process.poll() is not None:
+            self.started = self._start()
 
 
 def _binaries() -> Path:
@@ -82,10 +88,20 @@ def _as_its_user(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server with a data folder of its own, ready; both are gone at the end of the block."""
-    binaries = _binaries()
+    """A server with a data folder of its own on a small disk, ready; both are gone at the end of the block."""
     # Not below pytest's own folder: nobody but this user may enter that one.
     folder = Path(tempfile.mkdtemp(prefix="enginehouse-postgres-"))
+    try:
+        with small_disk(folder, _DISK_MIB) as disk, _server(disk) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(f"{folder}.log").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _server(disk: SmallDisk) -> Iterator[PostgresServer]:
+    binaries, folder = _binaries(), disk.folder
     data, port = folder / "data", PORTS.take()
     try:
         prefix = _as_its_user(folder)
@@ -125,13 +141,11 @@ def postgres_server() -> Iterator[PostgresServer]:
             wait_until(started, lambda: subprocess.run(ready, check=False).returncode == 0)
             return started
 
-        server = PostgresServer(port, start(), start)
+        server = PostgresServer(port, start(), disk, start)
         try:
             yield server
         finally:
             server.signal(signal.SIGCONT)
             server.started.stop()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(f"{folder}.log").unlink(missing_ok=True)
         PORTS.give_back(port)

@@ -13,10 +13,11 @@ _CHUNK = 64 * 1024
 
 @dataclass
 class Proxy:
-    """Listens on `port` and passes everything on to 127.0.0.1:`target`, as the toxics in force allow."""
+    """Listens on `port` and passes everything on to `host`:`target`, as the toxics in force allow."""
 
     target: int
-    port: int = 0
+    port: int
+    host: str = "127.0.0.1"
     delay_seconds: float = 0
     """Before each piece is passed on, either way."""
     _cut: bool = False
@@ -36,6 +37,8 @@ class Proxy:
     async def _close_all(self) -> None:
         for writer in list(self._open):
             writer.transport.abort()
+        while self._open:
+            await asyncio.sleep(0.01)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
@@ -43,7 +46,7 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            there_reader, there_writer = await asyncio.open_connection(self.host, self.target)
         except OSError:
             writer.transport.abort()
             return
@@ -66,9 +69,9 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy_to(target: int) -> Iterator[Proxy]:
-    """A proxy to a port, in a thread of its own, until the end of the block."""
-    proxy = Proxy(target, PORTS.take())
+def proxy_to(target: int, host: str = "127.0.0.1", port: int | None = None) -> Iterator[Proxy]:
+    """A proxy to a port, in a thread of its own, until the end of the block. It listens on `port`, or any free one."""
+    proxy = Proxy(target, port or PORTS.take(), host)
     started, stop = threading.Event(), asyncio.Event()
 
     async def run() -> None:
