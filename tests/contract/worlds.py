@@ -128,7 +128,7 @@ class DaprWorld(Inbox):
 
     def sidecar(self) -> Sidecar:
         """Another connection to the daprd."""
-        return DaprSidecar(self._daprd.grpc_port, self._daprd.api_token)
+        return DaprSidecar(self._daprd.http_port, self._daprd.api_token)
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ class World:
     async def publish(self, event_id: str, *answers: str) -> None:
         """Hand the engine an event, as the gateway does."""
         event = {"specversion": "1.0", "id": event_id, "type": "t", "source": "/g", "data": {"answers": answers}}
-        sidecar = DaprSidecar(self.core.grpc_port, self.core.api_token)
+        sidecar = DaprSidecar(self.core.http_port, self.core.api_token)
         await sidecar.start(20)
         await sidecar.publish(names.GATEWAY_JOBS_COMPONENT, TOPIC, json.dumps(event).encode())
         await sidecar.close()

@@ -57,7 +57,7 @@ class Stack:
             (self.bundle / path).parent.mkdir(parents=True, exist_ok=True)
             (self.bundle / path).write_text(text)
         gateway = self._daprd("gateway", [ROOT / "components/local", self.bundle / "gateway"])
-        self.sidecar = DaprSidecar(gateway.grpc_port, API_TOKEN)
+        self.sidecar = DaprSidecar(gateway.http_port, API_TOKEN)
         self.records = JobRecords(self.sidecar, SPEC.id)
 
     def quick_broker(self, processing_timeout: str) -> None:
@@ -126,7 +126,7 @@ class Stack:
     def stream(self, topic: str) -> list[dict[str, Any]]:
         """The events on a topic, read straight from Redis."""
         entries = _redis_lines(self.redis, "XRANGE", topic, "-", "+")
-        return [json.loads(line) for line in entries if line.startswith("{")]
+        return [json.loads(line) for line in entries if "specversion" in line]
 
     async def stop(self) -> None:
         await self.sidecar.close()

@@ -83,11 +83,6 @@ class DaprdHandle(Started):
         return self.plan.ports.http
 
     @property
-    def grpc_port(self) -> int:
-        """Of the Dapr API."""
-        return self.plan.ports.grpc
-
-    @property
     def url(self) -> str:
         """Base of the Dapr HTTP API; send `dapr-api-token: <api_token>`."""
         return f"http://127.0.0.1:{self.http_port}/v1.0"

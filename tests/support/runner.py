@@ -193,7 +193,7 @@ def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSett
         "engine_urls": [engine_url],
         "delivery_port": 9999,
         "restart_dir": folder,
-        "dapr_grpc_port": 9998,
+        "dapr_http_port": 9998,
         "dapr_api_token": TOKEN,
         "app_api_token": TOKEN,
         "claim_after_seconds": 0.05,

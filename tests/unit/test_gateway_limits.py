@@ -62,13 +62,10 @@ async def test_who_has_too_many_in_flight_waits_until_one_has_ended(tmp_path: Pa
         jobs = [await world.submit(engine="standard") for _ in range(3)]
         assert refused(await post(world), RateLimited.code) == 5
         event = await world.delivered(jobs[0], engine=STANDARD)
+        waiting = asyncio.create_task(world.client().get(f"/v1/jobs/{jobs[0]}?wait=10"))
         await world.runners[STANDARD].end(event)
-        await world.until_status(jobs[0], Status.SUCCEEDED)
-
-        async def let_in() -> bool:
-            return (await post(world)).status_code == 202
-
-        await until(let_in)
+        assert (await waiting).json()["status"] == Status.SUCCEEDED
+        assert (await post(world)).status_code == 202
         assert refused(await post(world), RateLimited.code) == 5
 
 

@@ -15,7 +15,7 @@ GOOD = {
     "ENGINEHOUSE_RUNNER_WORKER": "acme--echo-a-1",
     "ENGINEHOUSE_RUNNER_ENGINE_URLS": '["http://127.0.0.1:9001"]',
     "ENGINEHOUSE_RUNNER_DELIVERY_PORT": "9002",
-    "DAPR_GRPC_PORT": "9003",
+    "DAPR_HTTP_PORT": "9003",
     "DAPR_API_TOKEN": "a-secret-of-16-characters",
     "APP_API_TOKEN": "another-secret-of-16",
 }

@@ -173,7 +173,7 @@ class _Api(FastAPI):
 
 def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> FastAPI:
     """The public API. `sidecar` replaces the real one in tests."""
-    state = wire(settings, sidecar or DaprSidecar(settings.dapr_grpc_port, settings.dapr_api_token.get_secret_value()))
+    state = wire(settings, sidecar or DaprSidecar(settings.dapr_http_port, settings.dapr_api_token.get_secret_value()))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

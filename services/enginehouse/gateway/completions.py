@@ -196,6 +196,9 @@ class Completions:
             self.last_progress[engine_id] = max(self.last_progress.get(engine_id, 0), item.handed_over_at)
         if status.is_final:
             self._engine_of.pop(job_id, None)
+            if item.changed:
+                # Before the waiter hears of it, who may submit the next one at once.
+                self._limits.ended(row["tenant"])
             self._waiters.wake(job_id, row)
         if not item.changed:
             return
@@ -205,9 +208,7 @@ class Completions:
             await self._learn(engine_id, row)
         except EnginehouseError as error:
             log.warning(f"The end of an attempt taught nothing: {error}", action="lesson_lost", engine=engine_id)
-        if status.is_final:
-            self._limits.ended(row["tenant"])
-        else:
+        if not status.is_final:
             self._waiters.wake(job_id, None)
         if status is Status.QUEUED:
             delay = max(row["available_at"] - time.time(), 0) + 0.005

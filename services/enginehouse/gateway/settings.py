@@ -46,7 +46,7 @@ class GatewaySettings(BaseSettings):
     )
     log_json: bool = Field(True, description="False: lines for a person at a terminal.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
-    dapr_grpc_port: int = Field(50001, alias="DAPR_GRPC_PORT")
+    dapr_http_port: int = Field(3500, alias="DAPR_HTTP_PORT")
     dapr_api_token: SecretStr = Field(alias="DAPR_API_TOKEN")
     app_api_token: SecretStr = Field(alias="APP_API_TOKEN")
 

@@ -145,7 +145,6 @@ def app_environment(ports: SidecarPorts, api_token: str, app_token: str) -> dict
     """How an app finds its sidecar, and knows that a delivery is its sidecar's."""
     return {
         "DAPR_HTTP_PORT": str(ports.http),
-        "DAPR_GRPC_PORT": str(ports.grpc),
         API_TOKEN_VARIABLE: api_token,
         APP_TOKEN_VARIABLE: app_token,
     }

@@ -208,5 +208,5 @@ class Runner:
 
 def create_runner(settings: RunnerSettings) -> Runner:
     """A runner as the settings say, with its own sidecar. Call inside the event loop; nothing connects yet."""
-    sidecar = DaprSidecar(settings.dapr_grpc_port, settings.dapr_api_token.get_secret_value())
+    sidecar = DaprSidecar(settings.dapr_http_port, settings.dapr_api_token.get_secret_value())
     return Runner(settings, load_spec(settings.spec), sidecar)

@@ -34,7 +34,7 @@ class RunnerSettings(BaseSettings):
     restart_dir: Path | None = Field(
         None, description="Where a file <host>_<port> asks the supervisor to restart that replica."
     )
-    dapr_grpc_port: Annotated[int, Field(ge=1, le=65535)] = Field(validation_alias="DAPR_GRPC_PORT")
+    dapr_http_port: Annotated[int, Field(ge=1, le=65535)] = Field(validation_alias="DAPR_HTTP_PORT")
     dapr_api_token: SecretStr = Field(validation_alias="DAPR_API_TOKEN", description="Opens the sidecar to us.")
     app_api_token: SecretStr = Field(validation_alias="APP_API_TOKEN", description="Proves the sidecar to us.")
 
