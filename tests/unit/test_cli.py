@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from enginehouse.cli.app import app
 from enginehouse.cli.inputs import read_input
 from enginehouse.contracts.tenant import Tenant, hash_key
+from enginehouse.registry.deploy import has_key
+from enginehouse.registry.tenants import read_tenants
 
 runner = CliRunner()
 
@@ -146,3 +148,16 @@ def test_a_bad_tenant_name_is_refused_with_the_rule(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant", "dead-letters"])
 def test_help_shows_examples(command: str) -> None:
     assert f"enginehouse {command}" in runner.invoke(app, [command, "--help"]).stdout.partition("Examples")[2]
+
+
+def test_where_an_owner_is_told_of_its_engines_is_kept_with_its_keys(tmp_path: Path) -> None:
+    key = runner.invoke(app, ["tenant", "add", "acme", "--home", str(tmp_path)]).stdout.strip()
+    command = ["tenant", "webhook", "acme", "--home", str(tmp_path)]
+    assert runner.invoke(app, [*command, "https://acme.example/hook"]).exit_code == 0
+    (tenant,) = read_tenants(tmp_path / "tenants")
+    assert tenant.webhook == "https://acme.example/hook"
+    assert has_key(tmp_path / "tenants", "acme", key)
+    assert runner.invoke(app, [*command, "ftp://acme.example"]).exit_code == 1
+    assert runner.invoke(app, command).exit_code == 0
+    assert read_tenants(tmp_path / "tenants")[0].webhook is None
+    assert runner.invoke(app, ["tenant", "webhook", "nobody", "--home", str(tmp_path)]).exit_code == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tests.support.dapr import PORTS
 from tests.support.gateway import (
+    ECHO,
+    STANDARD,
     GatewayWorld,
     gateway_world,
     lose,
@@ -25,8 +28,10 @@ from tests.support.gateway import (
 )
 from tests.support.serving import serving
 
+from enginehouse.contracts.events import ENGINE_STATE_EVENTS
 from enginehouse.contracts.job import Status
 from enginehouse.gateway import notify
+from enginehouse.gateway.engines import ACTIVE, QUARANTINED
 from enginehouse.gateway.ledger.schema import notices
 from enginehouse.registry.tenants import rotate_webhook_secret
 from enginehouse.sidecar.fake import FakeDapr
@@ -307,3 +312,27 @@ async def test_a_canceled_job_is_told_too(tmp_path: Path, receiver: Receiver, se
         await world.client().post(f"/v1/jobs/{job_id}/cancel")
         await webhooks(world, job_id, "delivered")
     assert [body["data"]["status"] for body in receiver.bodies] == ["canceled"]
+
+
+async def test_an_owner_is_told_what_becomes_of_its_engine(tmp_path: Path, receiver: Receiver, secret: str) -> None:
+    async with telling(tmp_path) as world:
+        path = tmp_path / "tenants/acme/tenant.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "webhook": receiver.url}))
+        world.state.tenants.load()
+        admin = world.client("admin")
+        await admin.post(f"/v1/engines/{ECHO}/quarantine", json={"reason": "it lies"})
+        await admin.post(f"/v1/engines/{STANDARD}/quarantine", json={"reason": "somebody else's"})
+        await admin.post(f"/v1/engines/{ECHO}/resume")
+        await until(lambda: len(receiver.received) == 2)
+
+        async def nothing_is_kept() -> bool:
+            count = "SELECT count(*) FROM notices WHERE channel = 'webhook'"
+            found = await world.state.ledger.read(lambda connection: connection.exec_driver_sql(count).scalar_one())
+            return bool(found == 0)
+
+        await until(nothing_is_kept)
+    told: list[Any] = [Webhook(secret).verify(body, headers) for headers, body in receiver.received]
+    assert {(said["type"], said["data"]["engine"], said["data"]["reason"]) for said in told} == {
+        (ENGINE_STATE_EVENTS[QUARANTINED], ECHO, "it lies"),
+        (ENGINE_STATE_EVENTS[ACTIVE], ECHO, None),
+    }

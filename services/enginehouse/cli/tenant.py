@@ -11,7 +11,7 @@ from enginehouse.cli.jobs import JsonOption, print_json
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption
 from enginehouse.local.home import Home
 from enginehouse.registry.deploy import add_key
-from enginehouse.registry.tenants import read_tenants, revoke_key, rotate_webhook_secret
+from enginehouse.registry.tenants import read_tenants, revoke_key, rotate_webhook_secret, set_webhook
 
 EXAMPLES = """Examples:
 
@@ -21,7 +21,9 @@ enginehouse tenant list
 
 enginehouse tenant revoke acme eh_acme_Xk3v9QwZ
 
-enginehouse tenant webhook-secret acme"""
+enginehouse tenant webhook-secret acme
+
+enginehouse tenant webhook acme https://acme.example/hook"""
 
 tenant = typer.Typer(help="Tenants and their API keys.", no_args_is_help=True, epilog=EXAMPLES)
 
@@ -72,6 +74,18 @@ def revoke(
     with errors_said():
         revoked = revoke_key(Home.at(home).tenants, name, key)
     out.print(f"{revoked.id}… of {name} is revoked.")
+
+
+@tenant.command()
+def webhook(
+    name: NameArgument,
+    url: Annotated[str | None, typer.Argument(help="Where to. None: nowhere.", show_default=False)] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Have a tenant's engines tell by signed webhook that they are paused, quarantined or active again."""
+    with errors_said():
+        set_webhook(Home.at(home).tenants, name, url)
+    out.print(f"What becomes of {name}'s engines is told to {url or 'nobody'}.", soft_wrap=True)
 
 
 @tenant.command("webhook-secret")

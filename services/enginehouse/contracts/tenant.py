@@ -41,6 +41,9 @@ class Tenant(_Frozen):
         False,
         description="Whether the end of every job is published on finished.<tenant>, not only of those from events.",
     )
+    webhook: Annotated[str, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
+        None, description="Where to POST signed notices of its engines: paused, quarantined, active again."
+    )
 
     @field_validator("name")
     @classmethod

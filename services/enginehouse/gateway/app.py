@@ -56,7 +56,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
     dispatcher = Dispatcher(sidecar, ledger, found, objects, record_margin_seconds=settings.record_margin_seconds)
     webhooks = Webhooks(Secrets(settings.webhook_secrets_dir), allow_inside=settings.webhook_allow_inside)
     waiters, notifier, limits = Waiters(), Notifier(sidecar, ledger, webhooks), Limits()
-    states = States(sidecar, found, notifier)
+    states = States(sidecar, found, notifier, tenants)
     completions = Completions(sidecar, ledger, found, states, dispatcher, waiters, notifier, limits)
     submitter = Submitter(
         ledger,

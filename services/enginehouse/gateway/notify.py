@@ -24,6 +24,7 @@ from enginehouse.gateway.ledger.outbox import (
     Claim,
     Told,
     event_notice,
+    owner_notice,
 )
 from enginehouse.gateway.webhooks import GiveUp, Webhooks
 from enginehouse.sidecar.base import Sidecar
@@ -61,6 +62,11 @@ class Notifier:
     async def tell(self, tenant: str, kind: str, data: dict[str, Any], *, correlation_id: str | None = None) -> None:
         """Put an event for a tenant into the outbox."""
         await self._ledger.add_notice(event_notice(tenant, kind, data, "", correlation_id))
+        self.wake()
+
+    async def tell_by_webhook(self, tenant: str, kind: str, data: dict[str, Any], target: str) -> None:
+        """Put a webhook for a tenant, of none of its jobs, into the outbox."""
+        await self._ledger.add_notice(owner_notice(tenant, kind, data, target))
         self.wake()
 
     def wake(self) -> None:

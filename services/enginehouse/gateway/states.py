@@ -4,16 +4,18 @@ from enginehouse.contracts.events import ENGINE_STATE_EVENTS
 from enginehouse.contracts.names import CONTROL_KEY, results_component
 from enginehouse.gateway.engines import QUARANTINED, Engines, KnownEngine
 from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 
 
 class States:
     """Decides whether engines get jobs, and lets everybody know who must."""
 
-    def __init__(self, sidecar: Sidecar, engines: Engines, notifier: Notifier) -> None:
+    def __init__(self, sidecar: Sidecar, engines: Engines, notifier: Notifier, tenants: Tenants) -> None:
         self._sidecar = sidecar
         self._engines = engines
         self._notifier = notifier
+        self._tenants = tenants
 
     async def move(
         self, engine: KnownEngine, state: str, reason: str | None = None, probe_at: float | None = None
@@ -24,6 +26,9 @@ class States:
         if news:
             told = {"engine": engine.id, "reason": reason}
             await self._notifier.tell(engine.tenant, ENGINE_STATE_EVENTS[state], told)
+            owner = self._tenants.get(engine.tenant)
+            if owner and owner.webhook:
+                await self._notifier.tell_by_webhook(owner.name, ENGINE_STATE_EVENTS[state], told, owner.webhook)
         if state == QUARANTINED:
             await self._tell_runners(engine, b'{"stopped":true}')
 

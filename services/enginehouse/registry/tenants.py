@@ -13,6 +13,13 @@ from enginehouse.registry.bundle import TENANT_FILE, InvalidBundle, render_tenan
 from enginehouse.registry.deploy import read_tenant
 
 
+class TenantDoesNotExist(RequestError):
+    """No such tenant."""
+
+    code = "TENANT_DOES_NOT_EXIST"
+    advice = "'enginehouse tenant list' shows the tenants there are."
+
+
 class KeyDoesNotExist(RequestError):
     """No such key."""
 
@@ -45,6 +52,19 @@ def rotate_webhook_secret(folder: Path, name: str) -> str:
     draft.write_text("\n".join([secret, *kept]) + "\n")
     draft.replace(path)
     return secret
+
+
+def set_webhook(tenants: Path, name: str, url: str | None) -> Tenant:
+    """Have what becomes of a tenant's engines POSTed to `url`, or no more. TenantDoesNotExist, or InvalidBundle."""
+    tenant = read_tenant(tenants, check_name("tenant", name))
+    if tenant is None:
+        raise TenantDoesNotExist(f"There is no tenant {name!r} here")
+    try:
+        changed = Tenant.model_validate({**tenant.model_dump(), "webhook": url})
+    except ValidationError:
+        raise InvalidBundle(f"{url!r} is no address of a webhook: it must begin with http:// or https://") from None
+    write_bundle(tenants / name, render_tenant(changed))
+    return changed
 
 
 def revoke_key(tenants: Path, name: str, key: str) -> ApiKey:

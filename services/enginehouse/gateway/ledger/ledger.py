@@ -221,8 +221,9 @@ def _forget(connection: Connection, moments: list[float]) -> list[None]:
         connection.execute(delete(notices).where(notices.c.job_id.in_(gone)))
         connection.execute(delete(jobs).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before))
         connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= time.time()))
-        # Events that were told are gone already; these nobody could be told, as of a tenant that has no topic.
-        connection.execute(delete(notices).where(notices.c.channel == "event", notices.c.created_at <= before))
+        # What was told is gone already; these nobody could be told, as of a tenant that has no topic.
+        untold = (notices.c.channel == outbox.EVENT) | (notices.c.job_id == "")
+        connection.execute(delete(notices).where(untold, notices.c.created_at <= before))
         nobodys = dead_letters.c.job_id.is_(None) | dead_letters.c.job_id.not_in(select(jobs.c.id))
         connection.execute(delete(dead_letters).where(dead_letters.c.created_at <= before, nobodys))
     return [None] * len(moments)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, text, update
 
 from enginehouse.contracts.events import GATEWAY_SOURCE
 from enginehouse.contracts.names import new_job_id
@@ -64,14 +64,19 @@ def finished_data(row: dict[str, Any]) -> dict[str, Any]:
 
 def webhook_notice(row: dict[str, Any], kind: str, target: str) -> dict[str, Any]:
     """A row of the outbox that becomes a webhook: a thin body, after which the receiver reads the job."""
-    now = time.time()
     error = pydantic_core.from_json(row["error"]) if row["error"] else None
     data = {"id": row["id"], "engine": row["engine"], "status": row["status"], "error": error}
+    return owner_notice(row["tenant"], kind, data, target, row["id"])
+
+
+def owner_notice(tenant: str, kind: str, data: dict[str, Any], target: str, job_id: str = "") -> dict[str, Any]:
+    """A row of the outbox that becomes a webhook of a tenant."""
+    now = time.time()
     body = {"type": kind, "timestamp": datetime.fromtimestamp(now, UTC), "data": data}
     return {
         "id": new_job_id(),
-        "job_id": row["id"],
-        "tenant": row["tenant"],
+        "job_id": job_id,
+        "tenant": tenant,
         "channel": WEBHOOK,
         "event": kind,
         "target": target,
@@ -142,10 +147,11 @@ def add_notices(connection: Connection, rows: list[dict[str, Any]]) -> list[None
 
 
 def settle_notices(connection: Connection, items: list[Told]) -> list[None]:
-    """Write down what came of telling. An event that was told is forgotten; a webhook's end stays with its job."""
+    """Write down what came of telling. What was told is forgotten; but a webhook's end stays with its job."""
     for item in items:
         if item.state == DELIVERED:
-            connection.execute(delete(notices).where(notices.c.id == item.notice_id, notices.c.channel == EVENT))
+            of_no_job = or_(notices.c.channel == EVENT, notices.c.job_id == "")
+            connection.execute(delete(notices).where(notices.c.id == item.notice_id, of_no_job))
         values: dict[str, Any] = {"state": item.state, "last_error": item.error}
         if item.state == PENDING:
             values["due_at"] = item.due_at
