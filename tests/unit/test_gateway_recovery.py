@@ -12,6 +12,7 @@ from tests.support.gateway import (
     STANDARD,
     GatewayWorld,
     ScriptedRunner,
+    fail,
     gateway_world,
     lose,
     never,
@@ -23,7 +24,7 @@ from tests.support.gateway import (
 from enginehouse.contracts import names
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.job import Status
-from enginehouse.gateway import dispatch, sweep
+from enginehouse.gateway import dispatch, restore, sweep
 from enginehouse.gateway.engines import RETIRED
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -425,3 +426,44 @@ class TestRestart:
         answer = await world.client().get("/healthz/ready")
         assert (answer.status_code, answer.json()["ledger"]) == (503, False)
         assert (await world.client().get("/healthz/live")).status_code == 200
+
+
+class TestStoreThatWentBack:
+    """The store came back older than it was: what the ledger knows is written again"""
+
+    async def test_its_ends_are_written_again_so_that_nobody_runs_them_again(
+        self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(restore, "_SAMPLE_SECONDS", 0)
+        store = world.dapr.stores[names.results_component(ECHO)]
+        kept = await world.submit("kept")
+        await world.until_status(kept, Status.SUCCEEDED)
+        await world.state.sweep.restore.check()
+        older = dict(store)
+        world.runner.answer = fail
+        lost = [await world.submit(number) for number in range(3)]
+        for job_id in lost:
+            await world.until_status(job_id, Status.FAILED)
+        before = {job_id: world.record(job_id) for job_id in lost}
+        store.clear()
+        store.update(older)
+        world.dapr.fail("read_many")
+        await world.state.sweep.restore.check()
+        assert world.record(lost[0]) is None, "the store did not answer yet"
+        world.runner.answer = succeed
+        later = await world.submit("later")
+        await world.until_status(later, Status.SUCCEEDED)
+        await world.state.sweep.restore.check()
+        assert {job_id: world.record(job_id) for job_id in lost} == before
+
+    async def test_also_by_a_gateway_that_was_not_there(self, tmp_path: Path) -> None:
+        dapr = FakeDapr()
+        async with gateway_world(tmp_path, dapr=dapr) as world:
+            job_id = await world.submit({"n": [1, 2.5]})
+            await world.until_status(job_id, Status.SUCCEEDED)
+            before = world.record(job_id)
+        dapr.handlers.clear()
+        dapr.stores[names.results_component(ECHO)].clear()
+        async with gateway_world(tmp_path, dapr=dapr) as world:
+            await world.state.sweep.restore.check()
+            assert world.record(job_id) == before

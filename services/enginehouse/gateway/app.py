@@ -22,6 +22,7 @@ from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.objects import Objects
+from enginehouse.gateway.restore import Restore
 from enginehouse.gateway.routes import dead_letters as dead_letter_routes
 from enginehouse.gateway.routes import engines, events, health, jobs
 from enginehouse.gateway.routes import objects as object_routes
@@ -57,7 +58,8 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
     webhooks = Webhooks(Secrets(settings.webhook_secrets_dir), allow_inside=settings.webhook_allow_inside)
     waiters, notifier, limits = Waiters(), Notifier(sidecar, ledger, webhooks), Limits()
     states = States(sidecar, found, notifier, tenants)
-    completions = Completions(sidecar, ledger, found, states, dispatcher, waiters, notifier, limits)
+    restore = Restore(sidecar, ledger, found, dispatcher)
+    completions = Completions(sidecar, ledger, found, states, dispatcher, waiters, notifier, limits, restore)
     submitter = Submitter(
         ledger,
         found,
@@ -85,6 +87,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
             completions,
             objects,
             limits,
+            restore,
             rows_kept_seconds=settings.rows_kept_seconds,
         ),
         jobs=Jobs(sidecar, ledger, found, dispatcher, submitter, completions, waiters, objects),

@@ -27,6 +27,7 @@ from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
 from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.restore import Restore
 from enginehouse.gateway.states import States
 from enginehouse.gateway.waiters import Waiters
 from enginehouse.sidecar.base import Sidecar
@@ -52,6 +53,7 @@ class Completions:
         waiters: Waiters,
         notifier: Notifier,
         limits: Limits,
+        restore: Restore,
     ) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
@@ -61,6 +63,7 @@ class Completions:
         self._waiters = waiters
         self._notifier = notifier
         self._limits = limits
+        self._restore = restore
         self._engine_of: dict[str, str] = {}
         self._wanted: dict[str, dict[str, asyncio.Future[bool]]] = defaultdict(dict)
         self._reading: set[str] = set()
@@ -199,6 +202,7 @@ class Completions:
             if item.changed:
                 # Before the waiter hears of it, who may submit the next one at once.
                 self._limits.ended(row["tenant"])
+                self._restore.ended(engine_id, job_id)
             self._waiters.wake(job_id, row)
         if not item.changed:
             return

@@ -20,6 +20,7 @@ from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import TakeBack
 from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.objects import Objects, is_jobs_own
+from enginehouse.gateway.restore import Restore
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -74,6 +75,7 @@ class Sweep:
         completions: Completions,
         objects: Objects | None,
         limits: Limits,
+        restore: Restore,
         *,
         rows_kept_seconds: float,
     ) -> None:
@@ -84,6 +86,7 @@ class Sweep:
         self._completions = completions
         self._objects = objects
         self._limits = limits
+        self.restore = restore
         self._rows_kept_seconds = rows_kept_seconds
         self._next_clean_up = 0.0
         self._missed: dict[str, dict[str, float]] = {}
@@ -92,7 +95,7 @@ class Sweep:
     async def run(self, every_seconds: float) -> None:
         """Sweep for ever; one failure delays, and stops nothing."""
         while True:
-            for part in (self.fill, self.expire, self.recover, self.end_removed, self.retain):
+            for part in (self.fill, self.expire, self.restore.check, self.recover, self.end_removed, self.retain):
                 try:
                     await part()
                 except EnginehouseError as error:

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, case, func, insert, select, text, update
+from sqlalchemy import Connection, Row, case, func, insert, select, text, update
 from sqlalchemy.sql import bindparam
 
 from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
-from enginehouse.contracts.job import JobRecord, Status, StatusReason
+from enginehouse.contracts.job import JobError, JobRecord, Status, StatusReason
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
 from enginehouse.gateway.ledger.outbox import event_notice, finished_data, webhook_notice
 from enginehouse.gateway.ledger.queue import upsert
@@ -60,6 +61,27 @@ def _final(row: dict[str, Any], record: JobRecord, now: float) -> dict[str, Any]
         "dead_lettered": record.dead_lettered,
         "result_expires_at": finished_at + row["result_ttl_seconds"],
     }
+
+
+def record_of(row: Row[Any]) -> JobRecord:
+    """The record that `_final` made the row of an ended job from, for a store that lost it."""
+
+    def moment(seconds: float | None) -> datetime | None:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+    return JobRecord(
+        status=Status(row.status),
+        attempt=row.attempts,
+        worker=row.worker,
+        version=row.version,
+        started_at=moment(row.started_at),
+        finished_at=moment(row.finished_at),
+        predict_time=row.predict_time,
+        output=pydantic_core.from_json(row.output) if row.output is not None else None,
+        output_ref=row.output_ref,
+        error=JobError.model_validate_json(row.error) if row.error else None,
+        dead_lettered=row.dead_lettered,
+    )
 
 
 def _unfinished(row: dict[str, Any], record: JobRecord) -> dict[str, Any] | None:

@@ -125,6 +125,20 @@ def unfinished_of(connection: Connection, engines: list[str], limit: int) -> lis
     )
 
 
+def last_ended(connection: Connection, limit: int) -> list[Row[Any]]:
+    """The last jobs accepted that have ended, and whose result is not past its time: the newest first."""
+    query = select(jobs.c.id, jobs.c.engine).where(jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
+    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)))
+
+
+def ended_of(connection: Connection, engine: str, before: str | None, limit: int) -> list[str]:
+    """Jobs of an engine that have ended, accepted before the job `before`: the newest first."""
+    query = select(jobs.c.id).where(jobs.c.engine == engine, jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
+    if before:
+        query = query.where(jobs.c.id < before)
+    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).scalars())
+
+
 def list_dead_letters(
     connection: Connection, tenant: str | None, after: tuple[float, str] | None, limit: int
 ) -> list[Row[Any]]:
