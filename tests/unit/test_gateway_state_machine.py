@@ -125,16 +125,17 @@ class Gateway(RuleBasedStateMachine):
     @rule(back=BACK, how=HOW, told=st.booleans())
     def deliver(self, back: int, how: str, told: bool) -> None:
         """One of the last deliveries, perhaps for the second time; the hint that tells of it may get lost."""
-        event = read_event(JobEvent, self.published(TOPIC)[-1 - back % len(self.published(TOPIC))])
+        body = self.published(TOPIC)[-1 - back % len(self.published(TOPIC))]
         before = len(self.published(names.COMPLETIONS_TOPIC))
-        self.run(self.worked(event, how))
+        self.run(self.worked(body, how))
         if told:
             for body in self.published(names.COMPLETIONS_TOPIC)[before:]:
                 self.run(self.world.state.completions.deliver(body))
             self.run(self.quiet())
 
-    async def worked(self, event: JobEvent, how: str) -> None:
+    async def worked(self, body: bytes, how: str) -> None:
         """What a runner does with a delivery, perhaps an old one, perhaps for the second time."""
+        event = read_event(JobEvent, body)
         try:
             present = await self.runner.records.read(event.id)
             if present and (present.record.status.is_final or present.record.attempt > event.attempt):
@@ -183,13 +184,12 @@ class Gateway(RuleBasedStateMachine):
         self.run(self.swept(seconds, idle))
 
     async def swept(self, seconds: float, idle: bool) -> None:
-        """Time passes; the worker there is says that it lives, and has everything or nothing in hand."""
+        """Time passes, and is looked at."""
         self.clock.ahead += seconds
         older = jobs.update().where(jobs.c.handed_over_at.is_not(None))
         older = older.values(handed_over_at=jobs.c.handed_over_at - seconds)
         await self.world.state.ledger.database.transact(lambda connection: connection.execute(older), durable=False)
-        in_hand = [] if idle else list(self.seen)
-        await self.runner.beat(in_hand=in_hand, idle_for=1_000 if idle else None)
+        await self.beat(idle)
         for engine in self.world.state.engines:
             engine.workers_read_at = 0
         for part in (self.world.state.sweep.fill, self.world.state.sweep.expire, self.world.state.sweep.recover):
@@ -198,6 +198,10 @@ class Gateway(RuleBasedStateMachine):
             except EnginehouseError:
                 continue
         await self.quiet()
+
+    async def beat(self, idle: bool) -> None:
+        """The worker there is says that it lives."""
+        await self.runner.beat(in_hand=[] if idle else list(self.seen), idle_for=1_000 if idle else None)
 
     def rows(self) -> dict[str, Any]:
         """The jobs as the ledger has them."""
@@ -232,6 +236,7 @@ class Gateway(RuleBasedStateMachine):
         """Everything works again: every job that was accepted ends."""
         try:
             self.dapr.failures.clear()
+            self.new_worker()
             self.run(self.drained())
             assert all(status.is_final for status in self.seen.values()), self.seen
             for job_id in self.seen:
@@ -244,7 +249,6 @@ class Gateway(RuleBasedStateMachine):
 
     async def drained(self) -> None:
         """Sweep, and run what is handed over, until nothing is left."""
-        self.new_worker()
         for _ in range(30):
             for job_id in self.seen:
                 self.seen[job_id] = Status((await self.world.job(job_id))["status"])
@@ -253,7 +257,7 @@ class Gateway(RuleBasedStateMachine):
             before = len(self.published(TOPIC))
             await self.swept(100, idle=True)
             for body in self.published(TOPIC)[before:]:
-                await self.worked(read_event(JobEvent, body), "succeed")
+                await self.worked(body, "succeed")
 
 
 Gateway.TestCase.settings = settings(

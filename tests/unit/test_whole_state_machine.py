@@ -1,0 +1,158 @@
+"""Gateway, dispatcher and runner as they are, over a broker and a store that fail, conflict and answer late."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import invariant
+from tests.support.gateway import ECHO, until
+from tests.support.runner import runner_settings
+from tests.unit.test_gateway_state_machine import STORE, Gateway
+
+from enginehouse.contracts import names
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.events import JobEvent, read_event
+from enginehouse.contracts.job import Status
+from enginehouse.runner.app import Runner
+from enginehouse.runner.clients.base import EngineClient, Health, Prediction, Reply
+from enginehouse.runner.outcome import Failed, Rejected, Succeeded
+from enginehouse.sidecar.fake import FakeSidecar
+
+
+class Engine:
+    """An engine that does with each job what was asked for last, and numbers its answers."""
+
+    address = "127.0.0.1:1"
+
+    def __init__(self, world: "Whole") -> None:
+        self._world = world
+        self.how = "succeed"
+        self.hanging: set[str] = set()
+
+    async def predict(self, prediction: Prediction) -> Reply:
+        """One run."""
+        self._world.begun(prediction.job_id)
+        if self.how == "claim":
+            self.hanging.add(prediction.job_id)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.hanging.discard(prediction.job_id)
+        if self.how == "fail":
+            return Rejected("not this one")
+        if self.how == "retry":
+            return Failed("not this time")
+        return Succeeded(self._world.answer(prediction.job_id))
+
+    async def cancel(self, job_id: str) -> bool:
+        """It stops at once."""
+        return True
+
+    async def health(self) -> Health:
+        """Always."""
+        return Health(True)
+
+    async def openapi(self) -> Mapping[str, Any] | None:
+        """It says nothing of itself."""
+        return None
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class MortalSidecar(FakeSidecar):
+    """Of a runner that can be killed: from then on, nothing that it began comes to an end."""
+
+    killed = False
+
+    async def _enter(self, method: str, component: str | None = None) -> Exception | None:
+        if self.killed:
+            await asyncio.Event().wait()
+        return await super()._enter(method, component)
+
+
+class Whole(Gateway):
+    """Everything that the gateway's machine does, with a real runner in the place of the scripted one."""
+
+    def __init__(self) -> None:
+        self.engine: Engine
+        self.mortal: MortalSidecar
+        self.real: Runner | None = None
+        self.deliveries: set[asyncio.Task[bool]] = set()
+        self.answers: dict[str, set[int]] = defaultdict(set)
+        self.late: list[str] = []
+        super().__init__()
+        self.patch.setattr("enginehouse.runner.settle._pause", lambda _: 0)
+
+    def new_worker(self) -> None:
+        """From now on another worker does the work; the one before was killed."""
+        super().new_worker()
+        if self.real:
+            self.mortal.killed = True
+            self.run(self.real._objects.close())
+            # Its heartbeat runs out.
+            self.dapr.stores[STORE].pop(names.worker_key(f"worker-{self.workers - 1}"), None)
+        self.run(self.start_runner())
+
+    async def start_runner(self) -> None:
+        """Another runner, whose engine is well."""
+        self.engine = Engine(self)
+        engine: EngineClient = self.engine
+        self.patch.setattr(Runner, "_client", lambda *_: engine)
+        self.mortal = MortalSidecar(self.dapr, names.app_id(ECHO, "a"))
+        told = runner_settings(
+            Path(self.folder.name), "http://127.0.0.1:1", worker=f"worker-{self.workers}", claim_after_seconds=0.001
+        )
+        self.real = Runner(told, EngineSpec(tenant="acme", name="echo", slots=16), self.mortal)
+        for replica in self.real.pool.replicas:
+            self.real.pool.set_health(replica, True)
+
+    def begun(self, job_id: str) -> None:
+        """A run begins at the engine."""
+        record = self.world.record(job_id)
+        if record and record.status in (Status.SUCCEEDED, Status.FAILED):
+            self.late.append(job_id)
+
+    def answer(self, job_id: str) -> int:
+        """What only this run could have answered."""
+        number = sum(map(len, self.answers.values()))
+        self.answers[job_id].add(number)
+        return number
+
+    async def worked(self, body: bytes, how: str) -> None:
+        """A delivery, until it is answered or its run hangs."""
+        assert self.real
+        event = read_event(JobEvent, body)
+        self.engine.how = how
+        delivery = asyncio.create_task(self.real.receiver.deliver(body))
+        self.deliveries.add(delivery)
+        await until(lambda: delivery.done() or event.id in self.engine.hanging)
+
+    async def beat(self, idle: bool) -> None:
+        """It says what it has, whatever the machine would like."""
+        assert self.real
+        in_hand = self.real.receiver.in_hand
+        await self.runner.beat(in_hand=in_hand, idle_for=None if in_hand else 1_000)
+
+    def teardown(self) -> None:
+        """Of a runner that was killed, a connection is left that only a process's end would close."""
+        super().teardown()
+        assert self.real
+        asyncio.run(self.real._objects.close())
+
+    @invariant()
+    def a_result_is_what_a_run_gave_and_nothing_runs_after_an_answer(self) -> None:
+        for job_id in self.seen:
+            record = self.world.record(job_id)
+            if record and record.status is Status.SUCCEEDED:
+                assert record.output in self.answers[job_id]
+        assert not self.late
+
+
+Whole.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestWhole = Whole.TestCase
