@@ -11,7 +11,7 @@ from functools import partial
 from tests.faults.broker import Broker
 from tests.faults.campaign import Fault
 from tests.faults.kept import KeptApp
-from tests.faults.rolling import roll
+from tests.faults.rolling import roll, roll_engine
 from tests.support.postgres import PostgresServer
 from tests.support.stack import StackHandle
 from tests.support.toxics import Proxy
@@ -99,6 +99,8 @@ def _of_processes(deployment: Deployment) -> list[Fault]:
     def restart_all() -> None:
         for app, daprd in pairs:
             roll(stack, app, daprd)
+        for engine in ENGINES:
+            roll_engine(stack, f"tests--{engine}--a.engine-0")
 
     return [
         *(Fault(f"kill {name}", partial(send, signal.SIGKILL)) for name, send in targets.items()),

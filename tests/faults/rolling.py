@@ -1,4 +1,4 @@
-"""A graceful restart of an app and its sidecar, in the order in which `enginehouse up` stops them."""
+"""A graceful restart of an engine, or of an app and its sidecar in the order in which `enginehouse up` stops them."""
 
 import signal
 
@@ -13,3 +13,8 @@ def roll(stack: StackHandle, app: str, daprd: str) -> None:
     if stack.pid(daprd) == old:
         stack.signal(daprd, signal.SIGTERM)
     stack.until_restarted(daprd, old)
+
+
+def roll_engine(stack: StackHandle, replica: str) -> None:
+    """SIGTERM: the engine ends what it has and takes nothing more. It comes back."""
+    stack.until_restarted(replica, stack.signal(replica, signal.SIGTERM), 60)
