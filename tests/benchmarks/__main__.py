@@ -12,7 +12,7 @@ from tests.benchmarks.load import find_wrk
 from tests.benchmarks.measure import MANY, burst, drain, rounds
 from tests.benchmarks.processes import memory
 from tests.benchmarks.report import write
-from tests.benchmarks.systems import celery_system, enginehouse_system, floor_system
+from tests.benchmarks.systems import celery_system, dapr_system, enginehouse_system, floor_system
 
 ENGINES_FEW, ENGINES_MANY = 3, 1_000
 
@@ -32,8 +32,9 @@ def main() -> None:
 
     try:
         with ExitStack() as running:
-            say("starting FastAPI + Celery, and bare Redis Streams")
+            say("starting FastAPI + Celery, bare Dapr, and bare Redis Streams")
             compared = {"celery": running.enter_context(celery_system(folder))}
+            compared["dapr"] = running.enter_context(dapr_system(folder))
             compared["floor"] = running.enter_context(floor_system(folder))
             say(f"starting Enginehouse, with {ENGINES_FEW} engines")
             compared["enginehouse"] = running.enter_context(enginehouse_system(folder, "enginehouse", ENGINES_FEW))

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import psutil
 from tests.benchmarks.load import Target
-from tests.support.dapr import PORTS, RedisHandle, Started, http_ok, spawn, start_redis, wait_until
+from tests.support.dapr import PORTS, RedisHandle, Started, http_ok, spawn, start_daprd, start_redis, wait_until
 from tests.support.stack import StackHandle, start_stack, until
 
 from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.tenant import Limits, Tenant
 from enginehouse.local.daprd import cache_folder
 from enginehouse.local.environments import find_uv
-from enginehouse.registry.bundle import render_engine
+from enginehouse.local.home import Home
+from enginehouse.registry.bundle import render_engine, render_tenant, write_bundle
 
 HERE = Path(__file__).parent
 ECHO = HERE.parent / "engines" / "echo"
@@ -61,11 +63,15 @@ def _environment(redis: RedisHandle) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "BASELINE_REDIS_URL": url}
 
 
-def _serve(name: str, folder: Path, logs: Path, environment: dict[str, str]) -> tuple[Started, str]:
-    port = PORTS.take()
-    command = [str(baseline_python()), "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"]
+def _serve(
+    name: str, folder: Path, logs: Path, environment: dict[str, str], python: str = "", port: int = 0
+) -> tuple[Started, str]:
+    """The ASGI app of `folder`, by default with the baselines' own Python."""
+    port = port or PORTS.take()
+    python = python or str(baseline_python())
+    command = [python, "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"]
     command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
-    api = spawn(f"{name} api", command, logs / f"{name}-api.log", environment, folder)
+    api = spawn(name, command, logs / f"{name}.log", environment, folder)
     url = f"http://127.0.0.1:{port}"
     wait_until(api, lambda: http_ok(f"{url}/healthz"))
     return api, url
@@ -80,7 +86,7 @@ def celery_system(folder: Path) -> Iterator[System]:
     # In its favour: no chatter between workers.
     command += ["--concurrency", str(CORES), "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
     worker = spawn("celery worker", command, folder / "celery-worker.log", environment, HERE / "celery_app")
-    api, url = _serve("celery", HERE / "celery_app", folder, environment)
+    api, url = _serve("celery api", HERE / "celery_app", folder, environment)
     main = psutil.Process(worker.pid)
     until(lambda: len(main.children()) >= CORES, "Celery's worker processes run")
     children = {f"worker {number}": child.pid for number, child in enumerate(main.children(), 1)}
@@ -99,7 +105,7 @@ def floor_system(folder: Path) -> Iterator[System]:
     environment = _environment(redis)
     command = [str(baseline_python()), "worker.py"]
     worker = spawn("floor worker", command, folder / "floor-worker.log", environment, HERE / "floor_app")
-    api, url = _serve("floor", HERE / "floor_app", folder, environment)
+    api, url = _serve("floor api", HERE / "floor_app", folder, environment)
     processes = {"api": api.pid, "worker": worker.pid, "redis": redis.pid}
     try:
         yield System("floor", Target(url, "/jobs"), processes, environment=environment)
@@ -108,9 +114,63 @@ def floor_system(folder: Path) -> Iterator[System]:
             started.stop()
 
 
+_BUS = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: bus}}
+spec:
+  type: pubsub.redis
+  version: v1
+  metadata:
+    - {{name: redisHost, envRef: ENGINEHOUSE_REDIS_HOST}}
+    - {{name: redisPassword, envRef: ENGINEHOUSE_REDIS_PASSWORD}}
+    - {{name: concurrency, value: "64"}}
+    - {{name: maxLenApprox, value: "10000"}}
+---
+apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata: {{name: bus}}
+spec: {{pubsubname: bus, topic: {topic}, routes: {{default: /delivered}}}}
+"""
+
+
+@contextmanager
+def dapr_system(folder: Path) -> Iterator[System]:
+    """Two apps with a sidecar each, a topic there and one back."""
+    redis = start_redis(folder / "dapr")
+    started: list[Started] = [redis]
+    processes = {"redis": redis.pid}
+    url = ""
+    try:
+        for role, topic in (("worker", "jobs"), ("api", "replies")):
+            resources = folder / "dapr" / role
+            resources.mkdir()
+            (resources / "bus.yaml").write_text(_BUS.format(topic=topic))
+            port = PORTS.take()
+            daprd = start_daprd(
+                role, [resources], folder / f"dapr-{role}.log", env=redis.environment(), app_port=port, wait=False
+            )
+            started.append(daprd)
+            environment = {
+                "PATH": os.environ["PATH"],
+                "ROLE": role,
+                "DAPR_HTTP_PORT": str(daprd.http_port),
+                "DAPR_API_TOKEN": daprd.api_token,
+            }
+            app, url = _serve(f"dapr {role}", HERE / "dapr_app", folder, environment, sys.executable, port)
+            started.append(app)
+            wait_until(daprd, lambda daprd=daprd: http_ok(daprd.plan.health_url))  # type: ignore[misc]
+            processes |= {role: app.pid, f"{role}.daprd": daprd.pid}
+        yield System("dapr", Target(url, "/jobs"), processes)
+    finally:
+        for part in reversed(started):
+            part.stop()
+
+
 @contextmanager
 def enginehouse_system(folder: Path, name: str, engines: int) -> Iterator[System]:
     """A whole stack as `enginehouse up` runs it, the echo engine in it, and others up to `engines` registered beside."""
+    _allow_much(Home.at(folder / name).tenants)
     stack = start_stack(folder / name, [ECHO], tenants=["tests"])
     try:
         register(stack, engines - 1)
@@ -124,6 +184,12 @@ def enginehouse_system(folder: Path, name: str, engines: int) -> Iterator[System
         yield System(name, target, processes, stack)
     finally:
         stack.stop()
+
+
+def _allow_much(tenants: Path) -> None:
+    """One tenant with the load of many needs more than one may have."""
+    limits = Limits(submits_per_second=100_000)
+    write_bundle(tenants / "tests", render_tenant(Tenant(name="tests", limits=limits)))
 
 
 def register(stack: StackHandle, engines: int) -> None:
