@@ -81,6 +81,7 @@ def test_an_engine_is_quarantined_emptied_and_resumed(stack: StackHandle) -> Non
     assert command(stack, "engines", "quarantine", SLEEPS, "--reason", "no").returncode == 1
     stopped = answer(stack, "engines", "quarantine", SLEEPS, "--reason", "it lies", tenant="demo")
     assert (stopped["state"], stopped["reason"]) == ("quarantined", "it lies")
+    assert f"{SLEEPS}: it lies" in command(stack, "engines").stdout
     purged, kept = submit(stack, SLEEPS, {"seconds": 0}, wait=0), ""
     until(lambda: answer(stack, "jobs", "show", purged)["status_reason"] == "engine_paused", "the job waits")
     assert answer(stack, "engines", "purge", SLEEPS, tenant="demo") == {"engine": SLEEPS, "canceled": 1}
