@@ -94,12 +94,13 @@ class Restore:
             if not missing and page[0] < oldest:
                 break
             cursor = page[-1]
-        log.warning(
-            f"The store of {engine_id} came back older than it was: {written} ends are written again",
-            action="restored",
-            engine=engine_id,
-            jobs=written,
-        )
+        if written:
+            log.warning(
+                f"The store of {engine_id} came back older than it was: {written} ends are written again",
+                action="restored",
+                engine=engine_id,
+                jobs=written,
+            )
 
     async def _write(self, records: JobRecords, row: Row[Any]) -> None:
         ended = record_of(row)
