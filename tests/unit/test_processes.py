@@ -175,6 +175,9 @@ async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
     problem = await process.problem()
     assert problem is not None
     assert "no password" in problem
+    monkeypatch.setattr("enginehouse.local.processes._LONGEST_BACKOFF_SECONDS", 300)
+    await _until(lambda: process.status.state == "waiting to restart" and process.deaths >= 8)
     (tmp_path / "mended").touch()
+    process.retry()
     await process.wait_healthy(10)
     assert await process.problem() is None

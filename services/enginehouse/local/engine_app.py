@@ -97,6 +97,12 @@ class EngineApp:
                 return problem
         return None
 
+    def retry(self) -> None:
+        """Its bundle has changed: what waits to be started again is started now."""
+        for slot in self._slots:
+            for process in slot.all():
+                process.retry()
+
     def restart_replica(self, asked: Path) -> None:
         """A runner asked for the restart of a replica that hangs, by a file of its name."""
         for slot in self._slots:

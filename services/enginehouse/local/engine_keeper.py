@@ -55,6 +55,11 @@ class EngineKeeper:
             self.settled.clear()
             self._changed.set()
 
+    def retry(self) -> None:
+        """A file of its bundle has changed, perhaps the one that kept it from working."""
+        if self._app:
+            self._app.retry()
+
     def restart_replica(self, asked: Path) -> None:
         """A runner asked for the restart of a replica that hangs."""
         if self._app:

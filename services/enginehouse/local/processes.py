@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +76,7 @@ class Supervised:
     """In a row, none of them after it had settled."""
     _stopping: bool = False
     _at_once: bool = False
+    _retry: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> None:
         """Start it now, and again whenever it dies."""
@@ -132,6 +133,10 @@ class Supervised:
         if self.status.pid:
             signal_group(self.status.pid, signal.SIGKILL)
 
+    def retry(self) -> None:
+        """What it died of may be mended: if it waits to be started again, do it now."""
+        self._retry.set()
+
     async def _keep_running(self) -> None:
         backoff = _FIRST_BACKOFF_SECONDS
         while not self._stopping:
@@ -150,7 +155,9 @@ class Supervised:
                 backoff, self.deaths = _FIRST_BACKOFF_SECONDS, 1
             if not self._at_once:
                 self._set("waiting to restart")
-                await asyncio.sleep(backoff)
+                self._retry.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._retry.wait(), backoff)
                 backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
             self._at_once = False
         self._set("stopped")

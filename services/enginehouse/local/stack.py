@@ -107,6 +107,7 @@ class Stack:
             self._restart_replicas([Path(path) for change, path in changes if change == watchfiles.Change.added])
             self._follow_gateway_parts()
             self._follow_engines()
+            self._retry_engines({Path(path) for _, path in changes})
 
     def quit(self) -> None:
         """End `follow`."""
@@ -208,6 +209,11 @@ class Stack:
 
         keeper.task.add_done_callback(forget)
         return keeper
+
+    def _retry_engines(self, changed: set[Path]) -> None:
+        for engine in self._engines.values():
+            if any(path.is_relative_to(self.home.engines / engine.engine_id) for path in changed):
+                engine.retry()
 
     def _restart_replicas(self, asked: list[Path]) -> None:
         for path in asked:
