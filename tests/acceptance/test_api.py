@@ -105,6 +105,13 @@ def test_an_engine_whose_process_ended_comes_back(stack: StackHandle, engine: st
     assert submit(stack, engine, spared)["status"] == "succeeded"
 
 
+def test_an_engine_that_hangs_is_restarted(stack: StackHandle) -> None:
+    replica = "tests--hangs--a.engine-0"
+    hung = stack.pid(replica)
+    assert submit(stack, "hangs", 1, execution_timeout_seconds=0.5)["status"] == "timed_out"
+    stack.until_restarted(replica, hung)
+
+
 NONSENSE = {
     "not json": ("MALFORMED_ANSWER", "not JSON"),
     "empty": ("MALFORMED_ANSWER", "empty"),
