@@ -18,11 +18,12 @@ from tests.support.gateway import (
     problem_of,
     retry,
     succeed,
+    succeed_untold,
     until,
 )
 
 from enginehouse.contracts.errors import Unavailable
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import JOB_COMPLETED, JobEvent, completion_event
 from enginehouse.contracts.job import Job, JobRecord, Status, now
 from enginehouse.contracts.names import new_job_id
 
@@ -146,6 +147,14 @@ class TestWaiting:
         # Each looked once at first, and at most once for the one change that was still to be told.
         assert reads.count <= 40
         assert world.state.jobs.waiters._futures == {}
+
+    async def test_a_hint_may_name_several_jobs(self, world: GatewayWorld) -> None:
+        world.runner.answer = succeed_untold
+        job_ids = [await world.submit() for _ in range(5)]
+        await until(lambda: all(world.record(job_id) for job_id in job_ids))
+        hint = completion_event(JOB_COMPLETED, ECHO, job_ids[0], Status.SUCCEEDED, 1, [*job_ids[1:], "not-a-job"])
+        assert await world.state.completions.deliver(hint)
+        assert {(await world.job(job_id))["status"] for job_id in job_ids} == {"succeeded"}
 
     async def test_when_its_time_runs_out_the_unfinished_job_is_the_answer(self, world: GatewayWorld) -> None:
         world.runner.answer = never

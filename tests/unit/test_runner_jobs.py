@@ -14,6 +14,7 @@ from tests.support.runner import ENGINE, STORE, World, echo, runner_world, until
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Heartbeat
 from enginehouse.contracts.errors import Unavailable
+from enginehouse.contracts.events import JOB_COMPLETED
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, now
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -104,6 +105,17 @@ async def test_a_write_whose_answer_was_lost_counts(world: World) -> None:
 async def test_a_completion_that_cannot_be_published_loses_nothing(world: World) -> None:
     world.dapr.fail("publish", times=10)
     assert (await world.run()).status is Status.SUCCEEDED
+
+
+async def test_jobs_that_end_while_a_hint_is_on_its_way_share_the_next_one(world: World) -> None:
+    await until(lambda: world.dapr.published[names.COMPLETIONS_TOPIC])
+    world.dapr.fail("publish", times=3)
+    job_ids = [names.new_job_id() for _ in range(5)]
+    assert all(await asyncio.gather(*(world.runner.receiver.deliver(world.event(job_id)) for job_id in job_ids)))
+    events = map(json.loads, world.dapr.published[names.COMPLETIONS_TOPIC])
+    hints = [[event["subject"], *event["data"].get("also", ())] for event in events if event["type"] == JOB_COMPLETED]
+    assert [len(hint) for hint in hints] == [1, 4]
+    assert sorted(hints[0] + hints[1]) == sorted(job_ids)
 
 
 async def test_a_failure_waits_longer_each_time_and_ends_dead_lettered(world: World) -> None:
