@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant
 from tests.support.gateway import ECHO, until
@@ -20,6 +21,9 @@ from enginehouse.runner.app import Runner
 from enginehouse.runner.clients.base import EngineClient, Health, Prediction, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
 from enginehouse.sidecar.fake import FakeSidecar
+
+# What fails is made smaller before it is told, which takes minutes.
+pytestmark = pytest.mark.timeout(600)
 
 
 class Engine:
