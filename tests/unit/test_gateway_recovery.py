@@ -467,3 +467,13 @@ class TestStoreThatWentBack:
         async with gateway_world(tmp_path, dapr=dapr) as world:
             await world.state.sweep.restore.check()
             assert world.record(job_id) == before
+
+    async def test_its_engine_stays_quarantined(self, world: GatewayWorld) -> None:
+        store = world.dapr.stores[names.results_component(ECHO)]
+        await world.until_status(await world.submit(), Status.SUCCEEDED)
+        answer = await world.client("admin").post(f"/v1/engines/{ECHO}/quarantine", json={"reason": "it lies"})
+        assert answer.status_code == 200
+        stopped = store[names.CONTROL_KEY].value
+        store.clear()
+        await world.state.sweep.restore.check()
+        assert store[names.CONTROL_KEY].value == stopped

@@ -10,11 +10,13 @@ from sqlalchemy import Row
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobRecord, may_change
+from enginehouse.contracts.names import CONTROL_KEY, results_component
 from enginehouse.gateway.dispatch import Dispatcher
-from enginehouse.gateway.engines import RETIRED, Engines
+from enginehouse.gateway.engines import QUARANTINED, RETIRED, Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import record_of
+from enginehouse.gateway.states import STOPPED
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -64,6 +66,8 @@ class Restore:
         records = JobRecords(self._sidecar, engine_id)
         try:
             missing = await self._missing(records, samples)
+            if missing and engine.state == QUARANTINED:
+                await self._sidecar.put(results_component(engine_id), CONTROL_KEY, STOPPED)
             if missing:
                 await self._write_again(engine_id, records, min(missing))
         except EnginehouseError as error:

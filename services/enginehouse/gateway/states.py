@@ -7,6 +7,9 @@ from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 
+STOPPED = b'{"stopped":true}'
+"""What an engine's runners read while they may take no jobs."""
+
 
 class States:
     """Decides whether engines get jobs, and lets everybody know who must."""
@@ -30,7 +33,7 @@ class States:
             if owner and owner.webhook:
                 await self._notifier.tell_by_webhook(owner.name, ENGINE_STATE_EVENTS[state], told, owner.webhook)
         if state == QUARANTINED:
-            await self._tell_runners(engine, b'{"stopped":true}')
+            await self._tell_runners(engine, STOPPED)
 
     async def let_go_on(self, engine: KnownEngine) -> None:
         """Tell an engine's runners that they may take jobs again."""
