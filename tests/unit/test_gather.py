@@ -9,12 +9,14 @@ from enginehouse.sidecar.gather import Gather
 
 
 class Line:
-    """Sends batches one at a time, each when told to."""
+    """Sends batches, each when told to."""
 
-    def __init__(self, at_most: int = 10, at_most_bytes: int = 1_000) -> None:
+    def __init__(self, at_most: int = 10, at_most_bytes: int = 1_000, in_flight: int = 1) -> None:
         self.sent: list[tuple[str, list[bytes]]] = []
         self.go = asyncio.Semaphore(0)
-        self.gather: Gather[str, bytes] = Gather(self._send, len, at_most=at_most, at_most_bytes=at_most_bytes)
+        self.gather: Gather[str, bytes] = Gather(
+            self._send, len, at_most=at_most, at_most_bytes=at_most_bytes, in_flight=in_flight
+        )
 
     async def _send(self, key: str, items: Sequence[bytes]) -> list[Exception | None]:
         self.sent.append((key, list(items)))
@@ -46,6 +48,32 @@ async def test_what_comes_meanwhile_goes_together() -> None:
     line.release()
     await settled(first + rest + other)
     assert sorted(line.sent) == [("k", [b"1"]), ("k", [b"2", b"3"]), ("other", [b"4"])]
+
+
+async def test_who_comes_again_at_once_is_served_again() -> None:
+    line = Line()
+    line.release()
+    async with asyncio.timeout(5):
+        for _ in range(10):
+            await line.gather.do("k", b"1")
+    assert len(line.sent) == 10
+
+
+async def test_a_slow_call_does_not_hold_up_the_next() -> None:
+    line = Line(in_flight=2)
+    slow = line.start(b"slow")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    others = line.start(b"2", b"3")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    third = line.start(b"4")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [items for _, items in line.sent] == [[b"slow"], [b"2", b"3"]]
+    line.release()
+    await settled(slow + others + third)
+    assert line.sent[-1] == ("k", [b"4"])
 
 
 async def test_a_batch_has_its_bounds_and_a_large_item_goes_alone() -> None:

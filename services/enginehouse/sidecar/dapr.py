@@ -30,6 +30,8 @@ _READY_POLL_SECONDS = 0.05
 # Of calls that go together. A sidecar takes 16 MiB, of which escaped text fills up to twice its length.
 _GATHER_MAX = 64
 _GATHER_MAX_BYTES = 2 * 1024 * 1024
+# A slow call holds up no others; more at once would make the groups smaller.
+_GATHER_IN_FLIGHT = 2
 # A larger body is written in parts.
 _WHOLE_MAX_BYTES = 256 * 1024
 # The answer to a bulk publish lists in a header what failed.
@@ -70,7 +72,7 @@ class DaprSidecar:
         self._api_token = api_token
         self._timeout = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
-        bounds = {"at_most": _GATHER_MAX, "at_most_bytes": _GATHER_MAX_BYTES}
+        bounds = {"at_most": _GATHER_MAX, "at_most_bytes": _GATHER_MAX_BYTES, "in_flight": _GATHER_IN_FLIGHT}
         self._publishing = Gather(self._publish_gathered, len, **bounds)
         self._saving = Gather(self._save_gathered, lambda item: len(item["value"]), **bounds)
 

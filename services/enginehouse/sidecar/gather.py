@@ -13,32 +13,38 @@ Send = Callable[[K, Sequence[T]], Awaitable[Sequence[Exception | None]]]
 
 
 class Gather(Generic[K, T]):
-    """Sends an item at once if nothing of its key is under way; it never waits for company."""
+    """Sends an item at once if fewer than `in_flight` calls of its key are under way; it never waits for company."""
 
-    def __init__(self, send: Send[K, T], size: Callable[[T], int], *, at_most: int, at_most_bytes: int) -> None:
+    def __init__(
+        self, send: Send[K, T], size: Callable[[T], int], *, at_most: int, at_most_bytes: int, in_flight: int = 1
+    ) -> None:
         self._send = send
         self._size = size
         self._at_most = at_most
         self._at_most_bytes = at_most_bytes
+        self._in_flight = in_flight
         self._waiting: dict[K, list[tuple[T, asyncio.Future[None]]]] = defaultdict(list)
-        self._busy: dict[K, asyncio.Task[None]] = {}
+        self._busy: dict[K, set[asyncio.Task[None]]] = defaultdict(set)
 
     async def do(self, key: K, item: T) -> None:
         """Return when the item is done; raise what became of it. One that nobody waits for any more is still done."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[key].append((item, done))
-        if key not in self._busy:
-            self._busy[key] = asyncio.create_task(self._run(key))
+        if len(self._busy[key]) < self._in_flight:
+            self._busy[key].add(asyncio.create_task(self._run(key)))
         await done
 
     async def _run(self, key: K) -> None:
+        task = asyncio.current_task()
+        assert task
         try:
             while waiting := self._waiting[key]:
                 count = self._fitting(waiting)
                 batch, self._waiting[key] = waiting[:count], waiting[count:]
                 self._resolve(batch, await self._outcomes(key, [item for item, _ in batch]))
         finally:
-            del self._busy[key], self._waiting[key]
+            # In the same step as the last look: who comes now must start another.
+            self._busy[key].discard(task)
 
     def _fitting(self, waiting: Sequence[tuple[T, "asyncio.Future[None]"]]) -> int:
         """How many of them go together: at least one, however large."""
