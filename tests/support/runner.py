@@ -212,6 +212,7 @@ async def runner_world(
     slots: int = 2,
     engine: TinyEngine | None = None,
     batch: Batch | None = None,
+    execution_timeout_seconds: float = 60,
     **changes: Any,
 ) -> AsyncIterator[World]:
     """A started runner whose engine is healthy."""
@@ -221,7 +222,13 @@ async def runner_world(
     if mine:
         engine.openapi = None if batch is None else batch_openapi(parameters={})
         await engine.start()
-    spec = EngineSpec(tenant="acme", name="echo", slots=slots, batch=batch or Batch())
+    spec = EngineSpec(
+        tenant="acme",
+        name="echo",
+        slots=slots,
+        batch=batch or Batch(),
+        execution_timeout_seconds=execution_timeout_seconds,
+    )
     runner = Runner(runner_settings(folder, engine.url, **changes), spec, FakeSidecar(dapr, f"{ENGINE}--a"))
     try:
         await runner.start()

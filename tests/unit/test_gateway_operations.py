@@ -103,6 +103,12 @@ async def paused(world: GatewayWorld, more: int = 20) -> list[str]:
     return [job_id for job_id in jobs if (await world.job(job_id))["status"] == "queued"]
 
 
+async def late(runner: ScriptedRunner, event: JobEvent) -> bool:
+    error = JobError(code="PREDICT_TIMEOUT", message="too late", retryable=True)
+    await runner.end(event, Status.TIMED_OUT, error=error)
+    return True
+
+
 async def in_window_is_empty(world: GatewayWorld) -> bool:
     found = await listed(world)
     failed = sum(1 for job in found.values() if job["status"] == "failed")
@@ -201,6 +207,22 @@ class TestPause:
         for job_id in await submit_many(world, 2 * breaker.TRIP_AFTER):
             assert (await world.job(job_id, wait=5))["status"] == "failed"
         assert engine(world).state == ACTIVE
+
+    async def test_a_clock_shorter_than_the_cards_does_not_count(self, world: GatewayWorld) -> None:
+        world.runner.answer = late
+        for _ in range(2 * breaker.TRIP_AFTER):
+            job_id = await world.submit(execution_timeout_seconds=0.001)
+            assert (await world.job(job_id, wait=5))["status"] == "timed_out"
+        assert engine(world).state == ACTIVE
+        assert not engine(world).breaker.outcomes
+
+    @pytest.mark.parametrize("seconds", [None, 60, 61])
+    async def test_a_clock_as_long_as_the_cards_does(self, world: GatewayWorld, seconds: float | None) -> None:
+        world.runner.answer = late
+        for _ in range(breaker.TRIP_AFTER):
+            await world.submit(execution_timeout_seconds=seconds)
+        await until(lambda: engine(world).state == PAUSED)
+        assert "PREDICT_TIMEOUT" in str(engine(world).reason)
 
     async def test_a_retry_that_waits_for_a_paused_engine_says_so(self, world: GatewayWorld) -> None:
         async def later(runner: ScriptedRunner, event: JobEvent) -> bool:

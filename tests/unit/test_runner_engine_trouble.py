@@ -24,6 +24,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
+@pytest.fixture
+async def hasty(tmp_path: Path) -> AsyncIterator[World]:
+    """A runner of an engine whose own execution timeout is short."""
+    async with runner_world(tmp_path, execution_timeout_seconds=0.05) as made:
+        yield made
+
+
 def restart_file(world: World, folder: Path) -> Path:
     return folder / f"127.0.0.1_{world.engine.port}"
 
@@ -100,46 +107,57 @@ async def test_not_ready_until_the_model_is_loaded(world: World) -> None:
 # Hung
 
 
-async def test_a_hung_replica_is_restarted_and_its_slot_kept_until_then(world: World, tmp_path: Path) -> None:
-    Gate(world)
-    assert (await world.run(seconds=0.05)).status is Status.TIMED_OUT
-    replica = world.runner.pool.replicas[0]
+async def test_a_hung_replica_is_restarted_and_its_slot_kept_until_then(hasty: World, tmp_path: Path) -> None:
+    Gate(hasty)
+    assert (await hasty.run(seconds=0.05)).status is Status.TIMED_OUT
+    replica = hasty.runner.pool.replicas[0]
     assert replica.in_hand == 1
-    await until(restart_file(world, tmp_path).exists)
+    await until(restart_file(hasty, tmp_path).exists)
     await until(lambda: replica.in_hand == 0)
-    assert not world.runner.ready()
-    restart_file(world, tmp_path).unlink()
-    await until(world.runner.ready)
+    assert not hasty.runner.ready()
+    restart_file(hasty, tmp_path).unlink()
+    await until(hasty.runner.ready)
     assert not replica.restarting
 
 
-async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(world: World, tmp_path: Path) -> None:
-    Gate(world)
-    world.engine.offers_cancel = True
-    await world.run(seconds=0.05)
-    await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
-    assert not restart_file(world, tmp_path).exists()
-    assert world.runner.ready()
+async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: World, tmp_path: Path) -> None:
+    Gate(hasty)
+    hasty.engine.offers_cancel = True
+    await hasty.run(seconds=0.05)
+    await until(lambda: hasty.runner.pool.replicas[0].in_hand == 0)
+    assert not restart_file(hasty, tmp_path).exists()
+    assert hasty.runner.ready()
 
 
 async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hasty: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "_SURE_SECONDS", 0)
-    gate = Gate(world)
-    world.engine.in_hand = 0
-    await world.run(seconds=0.05)
-    await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+    gate = Gate(hasty)
+    hasty.engine.in_hand = 0
+    await hasty.run(seconds=0.05)
+    await until(lambda: hasty.runner.pool.replicas[0].in_hand == 0)
     assert gate.entered == 1
-    assert not restart_file(world, tmp_path).exists()
-    assert world.runner.ready()
+    assert not restart_file(hasty, tmp_path).exists()
+    assert hasty.runner.ready()
 
 
-async def test_an_engine_that_says_its_thread_hangs_is_restarted(world: World, tmp_path: Path) -> None:
-    Gate(world)
-    world.engine.in_hand = 1
-    await world.run(seconds=0.05)
-    await until(restart_file(world, tmp_path).exists)
+async def test_an_engine_that_says_its_thread_hangs_is_restarted(hasty: World, tmp_path: Path) -> None:
+    Gate(hasty)
+    hasty.engine.in_hand = 1
+    await hasty.run(seconds=0.05)
+    await until(restart_file(hasty, tmp_path).exists)
+
+
+async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that_is_over(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, execution_timeout_seconds=0.6) as world:
+        Gate(world)
+        world.engine.in_hand = 1
+        assert (await world.run(seconds=0.01)).status is Status.TIMED_OUT
+        await asyncio.sleep(0.3)
+        assert not restart_file(world, tmp_path).exists()
+        assert world.runner.pool.replicas[0].in_hand == 1
+        await until(restart_file(world, tmp_path).exists)
 
 
 async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(
@@ -166,21 +184,21 @@ async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(
         assert not restart_file(world, tmp_path).exists()
 
 
-async def test_jobs_broken_by_a_restart_burn_no_attempt(world: World, tmp_path: Path) -> None:
-    gate = Gate(world)
+async def test_jobs_broken_by_a_restart_burn_no_attempt(hasty: World, tmp_path: Path) -> None:
+    gate = Gate(hasty)
     innocent, hung = names.new_job_id(), names.new_job_id()
-    delivery = begin(world, innocent)
-    await world.running(innocent)
-    assert await begin(world, hung, seconds=0.05)
-    await until(restart_file(world, tmp_path).exists)
-    await world.engine.stop()
+    delivery = begin(hasty, innocent)
+    await hasty.running(innocent)
+    assert await begin(hasty, hung, seconds=0.05)
+    await until(restart_file(hasty, tmp_path).exists)
+    await hasty.engine.stop()
     assert await delivery
     assert gate.entered == 2
-    assert (world.record(innocent).status, world.record(innocent).attempt) == (Status.QUEUED, 0)
+    assert (hasty.record(innocent).status, hasty.record(innocent).attempt) == (Status.QUEUED, 0)
 
 
 async def test_without_anybody_to_restart_it_the_slot_comes_back(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, restart_dir=None) as world:
+    async with runner_world(tmp_path, restart_dir=None, execution_timeout_seconds=0.05) as world:
         Gate(world)
         await world.run(seconds=0.05)
         await until(lambda: world.runner.pool.replicas[0].in_hand == 0)

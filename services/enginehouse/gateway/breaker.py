@@ -18,6 +18,8 @@ QUARANTINE_AFTER_NONSENSE = 20
 NONSENSE = frozenset({"MALFORMED_ANSWER", "OUTPUT_TOO_LARGE"})
 NEUTRAL = frozenset({"INVALID_INPUT", "CANCELED", "EXPIRED", "ENGINE_REMOVED"})
 """Ends that say nothing about the engine."""
+LATE = "PREDICT_TIMEOUT"
+"""Says something about the engine only where it had the time that its card asks for."""
 
 
 @dataclass(frozen=True, slots=True)

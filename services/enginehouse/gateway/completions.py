@@ -9,6 +9,7 @@ from typing import Any
 import pydantic_core
 import structlog
 
+from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import EnginehouseError, Malformed, Unavailable
 from enginehouse.contracts.events import (
     ENGINE_ANNOUNCED,
@@ -19,9 +20,9 @@ from enginehouse.contracts.events import (
 )
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.names import is_job_id
-from enginehouse.gateway.breaker import NEUTRAL
+from enginehouse.gateway.breaker import LATE, NEUTRAL
 from enginehouse.gateway.dispatch import Dispatcher
-from enginehouse.gateway.engines import ACTIVE, PAUSED, QUARANTINED, RETIRED, Engines
+from enginehouse.gateway.engines import ACTIVE, DEFAULT_CARD, PAUSED, QUARANTINED, RETIRED, Engines
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
@@ -231,6 +232,8 @@ class Completions:
         code = str(pydantic_core.from_json(row["error"])["code"]) if row["error"] else ""
         if not code or code in NEUTRAL or engine.state in (QUARANTINED, RETIRED):
             return
+        if code == LATE and _was_hurried(row, engine.card or DEFAULT_CARD):
+            return
         verdict = engine.breaker.failed(code, engine.phase)
         if verdict is None:
             return
@@ -256,3 +259,9 @@ class Completions:
             await asyncio.wait(self._tasks, timeout=5)
         for task in self._tasks:
             task.cancel()
+
+
+def _was_hurried(row: Mapping[str, Any], card: EngineCard) -> bool:
+    """Whether the job gave its engine less time than the card asks for: no tenant may pause an engine of others so."""
+    seconds: float = pydantic_core.from_json(row["options"])["execution_timeout_seconds"]
+    return seconds < card.execution_timeout_seconds

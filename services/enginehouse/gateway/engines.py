@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 M = TypeVar("M", bound=BaseModel)
 
+DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
+"""What holds for an engine that shows no card."""
 ACTIVE, PAUSED, QUARANTINED, RETIRED = "active", "paused", "quarantined", "retired"
 _ABSENT_POLLS = 5
 """A sidecar that restarts shows its components one after the other: absent for so many polls means removed."""

@@ -18,7 +18,7 @@ from enginehouse.contracts.job import JobRequest, RetryPolicy
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.completions import Completions
 from enginehouse.gateway.dispatch import Dispatcher
-from enginehouse.gateway.engines import Engines, KnownEngine
+from enginehouse.gateway.engines import DEFAULT_CARD, Engines, KnownEngine
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import IdempotencyKey, NewJob
@@ -32,7 +32,6 @@ _QUEUE_FULL_RETRY_SECONDS = 5
 _PARSER_DEPTH = 201
 MAX_DEPTH = 128
 """Of an input: the events and records that carry it add levels, and parsers stop at _PARSER_DEPTH."""
-_DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ class Submitter:
         if submission.request.webhook:
             self._webhooks.check(submission.caller.name, submission.request.webhook)
         engine = self._engines.resolve(submission.engine, submission.caller.name)
-        card = engine.card or _DEFAULT_CARD
+        card = engine.card or DEFAULT_CARD
         text = await self._checked_input(submission, engine)
         with self._place_in_queue(engine, card):
             return await self._accept(submission, engine, self._row(submission, engine.id, card, text), text)

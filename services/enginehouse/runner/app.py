@@ -60,7 +60,7 @@ class Runner:
         self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         self.pool = ReplicaPool(clients, spec.jobs_at_once)
         restarts = Restarts(settings.restart_dir)
-        self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds)
+        self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds, spec.execution_timeout_seconds)
         self._cards = CardKeeper(sidecar, spec, settings.slot)
         self._health = HealthWatch(self.pool, restarts, lambda replica: self._cards.came_up(replica.client))
         self._objects = ObjectAccess(settings.output_max_bytes)

@@ -106,15 +106,20 @@ class HangGuard:
     A thread at work cannot be stopped: another job sent to it would wait there, with its own clock running.
     """
 
-    def __init__(self, pool: ReplicaPool, restarts: Restarts, after_seconds: float) -> None:
+    def __init__(
+        self, pool: ReplicaPool, restarts: Restarts, after_seconds: float, execution_timeout_seconds: float
+    ) -> None:
+        """A restart comes `after_seconds` after the call's time, which is never less than the engine's own."""
         self._pool = pool
         self._restarts = restarts
         self._after = after_seconds
+        self._own_seconds = execution_timeout_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
     def given_up(self, replica: Replica, token: object, job_id: str, seconds: float) -> None:
         """The call of `job_id`, which may take `seconds`, was closed for being late or unwanted; its slot is ours now."""
-        task = asyncio.create_task(self._judge(replica, token, job_id, replica.out[token] + seconds))
+        due_at = replica.out[token] + max(seconds, self._own_seconds)
+        task = asyncio.create_task(self._judge(replica, token, job_id, due_at))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
