@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import Connection
 from tests.support.gateway import ECHO, gateway_world, succeed_untold, until
 from tests.support.ledger import sqlite_url
 
@@ -12,9 +13,12 @@ from enginehouse.contracts.events import JOB_COMPLETED, completion_event
 from enginehouse.contracts.job import Status
 from enginehouse.contracts.names import new_job_id, results_component
 from enginehouse.gateway.app import wire
+from enginehouse.gateway.ledger import read
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 from enginehouse.sidecar.records import JobRecords
+
+_ENGINES_OF = read.engines_of
 
 
 @pytest.mark.parametrize("broken", [RuntimeError("a bug"), TypeError("another")])
@@ -48,3 +52,27 @@ async def test_hints_of_an_engine_whose_store_is_away_take_nobody_elses_place(tm
         await world.aged(job_id, 3)
         await world.sweep()
         assert (await world.job(job_id))["status"] == "succeeded"
+
+
+async def test_a_hint_of_many_jobs_of_before_a_restart_is_one_question_to_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def engines_of(connection: Connection, job_ids: list[str]) -> dict[str, str]:
+        asked.append(job_ids)
+        return _ENGINES_OF(connection, job_ids)
+
+    async with gateway_world(tmp_path) as world:
+        world.runner.answer = succeed_untold
+        first, *others = [await world.submit(number) for number in range(5)]
+        await until(lambda: all(world.record(job_id) for job_id in (first, *others)))
+        for job_id in others:
+            world.state.completions.forget(job_id)
+        monkeypatch.setattr(read, "engines_of", engines_of)
+        hint = completion_event(JOB_COMPLETED, ECHO, first, Status.SUCCEEDED, also=[*others, new_job_id()])
+        assert await world.state.completions.deliver(hint)
+        (unknown,) = asked
+        assert unknown[:-1] == others
+        for job_id in (first, *others):
+            assert (await world.job(job_id))["status"] == "succeeded"

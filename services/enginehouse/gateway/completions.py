@@ -95,8 +95,7 @@ class Completions:
         try:
             if event.type == JOB_PROGRESS:
                 return not job_ids or await self._progress(body)
-            engine_ids = {job_id: await self._engine(job_id) for job_id in job_ids}
-            return await self._take({job_id: engine_id for job_id, engine_id in engine_ids.items() if engine_id})
+            return await self._take(await self._engines_of(job_ids))
         except EnginehouseError as error:
             log.warning(f"A completion waits: {error}", action="completion_waits", job=event.subject)
             return False
@@ -118,19 +117,18 @@ class Completions:
             event = read_event(Progress, body)
         except Malformed:
             return True
-        if await self._engine(event.subject) == event.engineid:
+        if (await self._engines_of([event.subject])).get(event.subject) == event.engineid:
             value = pydantic_core.to_json(event.data.value).decode()
             row = {"job_id": event.subject, "sequence": event.data.sequence, "kind": event.data.kind, "value": value}
             await self._ledger.add_job_event(row)
             self._waiters.wake(event.subject, None)
         return True
 
-    async def _engine(self, job_id: str) -> str | None:
-        """The engine that the ledger names: what the event says could be another engine's claim."""
-        known = self._engine_of.get(job_id)
-        if known is None:
-            known = (await self._ledger.read(read.engines_of, [job_id])).get(job_id)
-        return known
+    async def _engines_of(self, job_ids: list[str]) -> dict[str, str]:
+        """The engines that the ledger names: what the event says could be another engine's claim."""
+        known = {job_id: self._engine_of[job_id] for job_id in job_ids if job_id in self._engine_of}
+        unknown = [job_id for job_id in job_ids if job_id not in known]
+        return known | await self._ledger.read(read.engines_of, unknown) if unknown else known
 
     def _start(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
