@@ -1,5 +1,6 @@
 """What was given up is its tenant's, with the reason; it is submitted again or let go. What nobody could parse, operators see."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -76,6 +77,33 @@ async def test_redriving_makes_a_new_job_and_the_old_one_keeps_its_state(world: 
     old = await world.job(job_id)
     assert (old["status"], old["retried_as"]) == ("failed", again)
     assert (await letters(world))[0]["redriven_as"] == again
+
+
+async def test_what_was_redriven_is_not_redriven_again(world: GatewayWorld) -> None:
+    job_id = await given_up(world)
+    world.runner.answer = succeed
+    calls = [world.client().post(f"/v1/dead-letters/{job_id}/redrive") for _ in range(3)]
+    answers = await asyncio.gather(*calls)
+    (first,) = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+    answers.append(await world.client().post(f"/v1/dead-letters/{job_id}/redrive", headers={"Idempotency-Key": "late"}))
+    refused = [answer for answer in answers if answer.status_code != 202]
+    assert len(refused) == 3
+    for answer in refused:
+        assert first in problem_of(answer, 409, "ALREADY_REDRIVEN")["detail"]
+    assert (await world.stored())["jobs"] == 2
+    assert (await letters(world))[0]["redriven_as"] == first == (await world.job(job_id))["retried_as"]
+
+
+@pytest.mark.parametrize("path", ["dead-letters/{}/redrive", "jobs/{}/retry"])
+async def test_the_same_key_is_the_same_new_job(world: GatewayWorld, path: str) -> None:
+    job_id, other = await given_up(world), await given_up(world)
+    headers = {"Idempotency-Key": "again"}
+    answers = [await world.client().post(f"/v1/{path.format(job_id)}", headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].json() == answers[1].json()
+    assert (await world.stored())["jobs"] == 3
+    answer = await world.client().post(f"/v1/{path.format(other)}", headers=headers)
+    problem_of(answer, 422, "IDEMPOTENCY_KEY_REUSED")
 
 
 async def test_discarding_deletes_the_letter_and_not_the_job(world: GatewayWorld) -> None:

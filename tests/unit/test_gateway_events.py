@@ -126,6 +126,24 @@ async def test_the_same_event_is_the_same_job_and_another_sources_is_not(world: 
     assert ids[0] == ids[1] != ids[2]
 
 
+async def test_a_line_break_parts_no_source_from_its_id(world: GatewayWorld) -> None:
+    ids = []
+    for body in (event(source="/a\nb", id="c"), event(source="/a", id="b\nc")):
+        ids.append((await world.client().post("/v1/events", content=body, headers=STRUCTURED)).json()["id"])
+    assert ids[0] != ids[1]
+
+
+async def test_another_event_of_the_same_name_is_refused_in_words_of_events(world: GatewayWorld) -> None:
+    answer = await world.client().post("/v1/events", content=event(id="twice", data=1), headers=STRUCTURED)
+    assert answer.status_code == 202
+    before = await world.stored()
+    answer = await world.client().post("/v1/events", content=event(id="twice", data=2), headers=STRUCTURED)
+    said = problem_of(answer, 422, "EVENT_REUSED")
+    assert "source and id" in said["detail"]
+    assert "Idempotency-Key" not in answer.text
+    assert await world.stored() == before
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "given"),
     [

@@ -326,6 +326,22 @@ async def test_ways_that_lead_nowhere(world: GatewayWorld, method: str, path: st
     await refused(world, method, path, status)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/jobs", "GET, POST"),
+        ("PUT", "/v1/engines/echo/jobs", "POST"),
+        ("PATCH", f"/v1/jobs/{new_job_id()}", "GET"),
+        ("GET", "/v1/jobs/batch", "POST"),
+        ("POST", "/healthz/ready", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(world: GatewayWorld, method: str, path: str, allowed: str) -> None:
+    answer = await world.client().request(method, path)
+    problem_of(answer, 405)
+    assert answer.headers["allow"] == allowed
+
+
 async def test_only_an_operator_may_stop_engines(world: GatewayWorld) -> None:
     for action in ("quarantine", "resume", "purge"):
         await refused(world, "POST", f"/v1/engines/echo/{action}", 403, "FORBIDDEN", json={"reason": "no"})

@@ -6,8 +6,10 @@ import pytest
 from sqlalchemy import func, select
 from tests.support.ledger import new_job, opened
 
-from enginehouse.contracts.errors import IdempotencyKeyReused
+from enginehouse.contracts.errors import AlreadyRedriven, IdempotencyKeyReused
+from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.queue import NewJob
 from enginehouse.gateway.ledger.schema import idempotency_keys, jobs
 
 
@@ -60,6 +62,35 @@ async def test_a_key_past_its_time_may_be_used_again(ledger: Ledger) -> None:
     new = await ledger.insert(new_job(key="k1", request="another"))
     assert (new.existing, new.job_id == old.row["id"]) == (False, False)
     assert (await ledger.insert(new_job(key="k1", request="another"))).job_id == new.job_id
+
+
+def redriving(letter_id: str) -> NewJob:
+    job = new_job()
+    job.redrives = letter_id
+    return job
+
+
+async def test_a_dead_letter_becomes_one_job_however_many_redrive_it_at_once(ledger: Ledger) -> None:
+    await ledger.keep_dead_letter({"id": "a", "tenant": "acme", "reason": "X", "created_at": 1.0})
+    results = await asyncio.gather(*(ledger.insert(redriving("a")) for _ in range(20)), return_exceptions=True)
+    (made,) = [result for result in results if not isinstance(result, BaseException)]
+    refusals = [str(result) for result in results if isinstance(result, AlreadyRedriven)]
+    assert len(refusals) == 19
+    assert all(made.job_id in refusal for refusal in refusals)
+    letter = await ledger.read(read.dead_letter, "a")
+    assert letter is not None
+    assert letter.redriven_as == made.job_id
+    assert await count(ledger) == 1
+
+
+async def test_through_two_gateways_a_dead_letter_becomes_one_job(postgres_url: str) -> None:
+    async with opened(postgres_url) as one, opened(postgres_url) as other:
+        for name in "abcde":
+            await one.keep_dead_letter({"id": name, "tenant": "acme", "reason": "X", "created_at": 1.0})
+            calls = (ledger.insert(redriving(name)) for ledger in (one, other, one))
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert sum(isinstance(result, AlreadyRedriven) for result in results) == 2
+        assert await count(one) == 5
 
 
 async def test_through_two_gateways_at_once_it_is_still_one_job(postgres_url: str) -> None:

@@ -34,6 +34,11 @@ def secrets_dir(tmp_path: Path) -> Path:
         "http://10.0.0.1/",
         "http://169.254.169.254/latest/meta-data",
         "http://[::ffff:10.0.0.1]/",
+        "http://[2002:7f00:1::]/",
+        "http://[2002:a9fe:a9fe::1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[64:ff9b::10.0.0.1]/",
+        "http://[::7f00:1]/",
         "http://0.0.0.0/",
         "https://user:password@example.com/",
         "ftp://example.com/",
@@ -44,6 +49,11 @@ def secrets_dir(tmp_path: Path) -> Path:
 def test_addresses_that_could_reach_inside_are_refused_at_submit(secrets_dir: Path, url: str) -> None:
     with pytest.raises(WebhookRefused):
         Webhooks(Secrets(secrets_dir), allow_inside=False).check("acme", url)
+
+
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "[64:ff9b::808:808]", "[2002:808:808::1]"])
+def test_addresses_outside_are_fine_in_every_form(secrets_dir: Path, host: str) -> None:
+    Webhooks(Secrets(secrets_dir), allow_inside=False).check("acme", f"http://{host}/hook")
 
 
 async def test_a_name_that_resolves_inside_is_refused_when_sending(secrets_dir: Path) -> None:

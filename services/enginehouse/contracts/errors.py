@@ -93,11 +93,25 @@ class NotFinalYet(RequestError):
     advice = "Wait for the job to end, or cancel it first."
 
 
+class AlreadyRedriven(RequestError):
+    """The dead letter has become a new job already."""
+
+    code = "ALREADY_REDRIVEN"
+    advice = "Follow the job named; POST /v1/jobs/{id}/retry submits its input once more when it has ended."
+
+
 class IdempotencyKeyReused(RequestError):
     """The Idempotency-Key was used with another request."""
 
     code = "IDEMPOTENCY_KEY_REUSED"
     advice = "Use a new Idempotency-Key for a different request."
+
+
+class EventReused(IdempotencyKeyReused):
+    """An event with this source and id came before, and asked for something else."""
+
+    code = "EVENT_REUSED"
+    advice = "Give a different event an id of its own; the same event may come again as it was."
 
 
 class IdempotencyKeyInFlight(RequestError):

@@ -117,7 +117,8 @@ def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
     except ValidationError as error:
         raise RequestError(f"data: {explain(error)}") from None
     traceparent = _text(attributes.get("traceparent"))
-    identity = hashlib.sha256(f"{event.get_source()}\n{event.get_id()}".encode()).hexdigest()
+    # As JSON, since a source may hold any character that could part the two.
+    identity = hashlib.sha256(pydantic_core.to_json([event.get_source(), event.get_id()])).hexdigest()
     return Submission(
         caller,
         engine or DEFAULT_ENGINE,

@@ -116,15 +116,33 @@ class Jobs:
             raise JobIsFinal(f"Job {job_id} ended as {record.status} before it could be canceled")
         return await self.read(caller, job_id)
 
-    async def retry(self, caller: Caller, job_id: str, traceparent: str | None) -> AcceptedJob:
-        """A new job with the same input and options; the old one keeps its state."""
+    async def retry(
+        self,
+        caller: Caller,
+        job_id: str,
+        traceparent: str | None,
+        idempotency_key: str | None,
+        redrives: str | None = None,
+    ) -> AcceptedJob:
+        """A new job with the same input and options; the old one keeps its state.
+
+        AlreadyRedriven if it is what the dead letter `redrives` becomes, and that became a job before.
+        """
         row = await owned_job(self.ledger, caller, job_id)
         if not Status(row.status).is_final:
             raise NotFinalYet(f"Job {job_id} is {row.status}")
         if is_expired(row._asdict()) or (row.input is None and row.input_ref is None):
             raise ResultExpired(f"The input of job {job_id} is gone")
         accepted = await self.submitter.submit(
-            Submission(caller, row.engine, _same_request(row), traceparent=traceparent, retry_of=job_id)
+            Submission(
+                caller,
+                row.engine,
+                _same_request(row),
+                idempotency_key,
+                traceparent=traceparent,
+                retry_of=job_id,
+                redrives=redrives,
+            )
         )
         await self.ledger.link_retry(job_id, accepted.id)
         return accepted

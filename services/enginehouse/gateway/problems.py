@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from enginehouse.contracts import errors
 from enginehouse.contracts.errors import EnginehouseError, RequestError
@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 M = TypeVar("M", bound=BaseModel)
 PROBLEM_TYPE = "application/problem+json"
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 STATUSES: dict[type[EnginehouseError], int] = {
     errors.InvalidName: 422,
@@ -31,6 +32,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
     errors.ResultExpired: 410,
     errors.JobIsFinal: 409,
     errors.NotFinalYet: 409,
+    errors.AlreadyRedriven: 409,
     errors.IdempotencyKeyReused: 422,
     errors.IdempotencyKeyInFlight: 409,
     errors.EnginePaused: 503,
@@ -118,12 +120,13 @@ def unexpected(request: Request) -> Response:
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
-    """The methods that some route of this path takes: a router names only those of the first."""
-    found: set[str] = set()
-    for route in app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods or set()
-    return sorted(found)
+    """The methods that some route of this path takes: asked one by one, since routers within routers do not list them."""
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+    return [method for method in _METHODS if taken(method)]
 
 
 def install(app: FastAPI) -> None:

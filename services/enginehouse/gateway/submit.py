@@ -45,6 +45,8 @@ class Submission:
     idempotency_scope: str = "http"
     traceparent: str | None = None
     retry_of: str | None = None
+    redrives: str | None = None
+    """The dead letter that becomes this job, and no second one."""
     correlation_id: str | None = None
     """For upstream events: what the answering event names."""
 
@@ -166,7 +168,9 @@ class Submitter:
         self._completions.expect(job_id, engine.id)
         window = self._dispatcher.window(engine.id)
         try:
-            inserted = await self._ledger.insert(NewJob(row, window, self._idempotency(submission, text)))
+            inserted = await self._ledger.insert(
+                NewJob(row, window, self._idempotency(submission, text), submission.redrives)
+            )
         except BaseException as error:
             self._completions.forget(job_id)
             if isinstance(error, RequestError):
@@ -233,7 +237,8 @@ class Submitter:
         if submission.idempotency_key is None:
             return None
         request = submission.request.model_dump_json(exclude={"input", "engine"})
-        digest = hashlib.sha256(f"{submission.engine}\n{request}\n".encode() + (text or b"")).hexdigest()
+        again = f"{submission.retry_of} {submission.redrives}\n" if submission.retry_of else ""
+        digest = hashlib.sha256(f"{submission.engine}\n{request}\n{again}".encode() + (text or b"")).hexdigest()
         lives = max(_IDEMPOTENCY_SECONDS, submission.request.result_ttl_seconds)
         return IdempotencyKey(
             submission.idempotency_scope, submission.idempotency_key, digest, expires_at=time.time() + lives

@@ -17,6 +17,8 @@ from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS
 
 _TIMEOUT_SECONDS = 10.0
 _GONE = 410
+_IPV4_WITHIN = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
+"""Addresses that end in the IPv4 address they lead to: IPv4-compatible ones, and those of NAT64."""
 
 
 class WebhookRefused(RequestError):
@@ -45,6 +47,16 @@ class Secrets:
         except OSError:
             return []
         return lines[:ACTIVE_WEBHOOK_SECRETS]
+
+
+def _destination(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Where an address leads: the IPv4 address within it, where it is a way to write or reach one."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if any(ip in network for network in _IPV4_WITHIN):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip.ipv4_mapped or ip.sixtofour or ip
 
 
 class Webhooks:
@@ -83,9 +95,8 @@ class Webhooks:
         self._check_address(str(address))
 
     def _check_address(self, address: str) -> None:
-        ip = ipaddress.ip_address(address)
-        inner = getattr(ip, "ipv4_mapped", None) or ip
-        if not self._allow_inside and (not inner.is_global or inner.is_multicast):
+        ip = _destination(address)
+        if not self._allow_inside and (not ip.is_global or ip.is_multicast):
             raise WebhookRefused(f"webhook: {address} is an inside address, and those are refused")
 
     async def _resolve(self, host: str, port: int) -> str:

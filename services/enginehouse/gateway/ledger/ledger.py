@@ -146,10 +146,6 @@ class Ledger:
         states = select(engines.c.id, engines.c.state, engines.c.reason, engines.c.probe_at)
         return await self.database.read(lambda connection: list(connection.execute(states)))
 
-    async def redriven(self, letter_id: str, job_id: str) -> None:
-        """Remember which new job a dead letter became."""
-        await self._writer.write(_redriven, (letter_id, job_id))
-
     async def discard_dead_letter(self, letter_id: str) -> None:
         """Delete a dead letter; its job keeps its state."""
         await self._writer.write(_discard, letter_id)
@@ -193,12 +189,6 @@ def _add_job_events(connection: Connection, events: list[dict[str, Any]]) -> lis
     connection.execute(upsert(connection, job_events).on_conflict_do_nothing(), events)
     notify_others(connection, list({event["job_id"] for event in events}))
     return [None] * len(events)
-
-
-def _redriven(connection: Connection, pairs: list[tuple[str, str]]) -> list[None]:
-    for letter_id, job_id in pairs:
-        connection.execute(update(dead_letters).where(dead_letters.c.id == letter_id).values(redriven_as=job_id))
-    return [None] * len(pairs)
 
 
 def _discard(connection: Connection, letter_ids: list[str]) -> list[None]:

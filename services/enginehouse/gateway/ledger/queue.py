@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from enginehouse.contracts.errors import IdempotencyKeyReused
+from enginehouse.contracts.errors import AlreadyRedriven, EventReused, IdempotencyKeyReused
 from enginehouse.contracts.job import Status, StatusReason
-from enginehouse.gateway.ledger.schema import BACKLOG, idempotency_keys, jobs
+from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, idempotency_keys, jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class NewJob:
     window: int
     """How many jobs of its engine may be handed over and unfinished; 0 while it is paused."""
     idempotency: IdempotencyKey | None = None
+    redrives: str | None = None
+    """The dead letter that becomes this job, unless it became another one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,18 @@ def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
     return rooms
 
 
+def _redriven_before(connection: Connection, item: NewJob) -> str | None:
+    """Have the dead letter of a job, if it is of one, become this job; the job that it became before, if it did."""
+    if item.redrives is None:
+        return None
+    letter = dead_letters.c.id == item.redrives
+    claim = update(dead_letters).where(letter, dead_letters.c.redriven_as.is_(None))
+    if connection.execute(claim.values(redriven_as=item.row["id"])).rowcount:
+        return None
+    # None, too, where it was discarded meanwhile: its job may be submitted again all the same.
+    return connection.execute(select(dead_letters.c.redriven_as).where(letter)).scalar()
+
+
 def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | Exception]:
     """Accept jobs, in the order given, handing over as many as there is room for."""
     known = _known_keys(connection, items)
@@ -117,8 +131,12 @@ def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | 
                 if request_hash == item.idempotency.request_hash:
                     results.append(Inserted(job_id, handed_over=False, existing=True))
                 else:
-                    results.append(IdempotencyKeyReused())
+                    results.append(EventReused() if item.idempotency.scope == "event" else IdempotencyKeyReused())
                 continue
+        if first := _redriven_before(connection, item):
+            results.append(AlreadyRedriven(f"Dead letter {item.redrives} was redriven before, as job {first}"))
+            continue
+        if item.idempotency:
             known[name] = (item.idempotency.request_hash, item.row["id"])
             keys.append(
                 {

@@ -17,7 +17,7 @@ from enginehouse.gateway.routes.dependencies import (
     problems,
     traceparent_of,
 )
-from enginehouse.gateway.routes.jobs import accepted_view
+from enginehouse.gateway.routes.jobs import accepted_view, idempotency_key
 from enginehouse.gateway.state import GatewayState
 from enginehouse.gateway.tenants import Caller
 from enginehouse.gateway.view import moment
@@ -137,12 +137,11 @@ async def read_dead_letter(state: State, caller: AuthenticatedCaller, letter_id:
     dependencies=[NoQueryAllowed],
 )
 async def redrive(request: Request, state: State, caller: AuthenticatedCaller, letter_id: LetterPath) -> Response:
-    """Submit the job again, as a new one."""
+    """Submit the job again, as a new one; once."""
     row = await _own(state, caller, letter_id)
     if row.job_id is None:
         raise RequestError("This was never a job: nobody could parse it. Publish it again, corrected")
-    accepted = await state.jobs.retry(caller, row.job_id, traceparent_of(request))
-    await state.ledger.redriven(row.id, accepted.id)
+    accepted = await state.jobs.retry(caller, row.job_id, traceparent_of(request), idempotency_key(request), row.id)
     headers = {"Location": f"/v1/jobs/{accepted.id}"}
     return Response(pydantic_core.to_json(accepted_view(accepted)), 202, headers, "application/json")
 

@@ -70,7 +70,8 @@ def accepted_view(job: AcceptedJob) -> dict[str, Any]:
     return {"id": job.id, "engine": job.engine, "status": Status.QUEUED, "urls": urls(job.id)}
 
 
-def _idempotency_key(request: Request, longest: int = 255) -> str | None:
+def idempotency_key(request: Request, longest: int = 255) -> str | None:
+    """What makes a request safe to repeat, if it has it."""
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= longest:
         raise RequestError(f"Idempotency-Key must have 1 to {longest} characters here")
@@ -85,7 +86,7 @@ async def submit_job(request: Request, state: GatewayState, caller: Caller, engi
         engine = routed.engine if routed.engine is not None else DEFAULT_ENGINE
     else:
         body = await read_model(request, JobRequest)
-    submission = Submission(caller, engine, body, _idempotency_key(request), traceparent=traceparent_of(request))
+    submission = Submission(caller, engine, body, idempotency_key(request), traceparent=traceparent_of(request))
     return await _submit(request, state.jobs, submission)
 
 
@@ -158,7 +159,7 @@ async def submit_batch(request: Request, state: State, caller: AuthenticatedCall
     """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
     batch = await read_model(request, BatchRequest)
     # Each job's own key is this one with its index.
-    key, traceparent = _idempotency_key(request, longest=250), traceparent_of(request)
+    key, traceparent = idempotency_key(request, longest=250), traceparent_of(request)
 
     async def one(index: int, item: Any) -> dict[str, Any]:
         try:
@@ -251,5 +252,5 @@ async def cancel_job(state: State, caller: AuthenticatedCaller, job_id: JobId) -
 )
 async def retry_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
     """Submit the same input again, as a new job."""
-    accepted = await state.jobs.retry(caller, job_id, traceparent_of(request))
+    accepted = await state.jobs.retry(caller, job_id, traceparent_of(request), idempotency_key(request))
     return _json(accepted_view(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
