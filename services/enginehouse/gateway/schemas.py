@@ -10,6 +10,8 @@ from enginehouse.contracts.errors import InvalidInput
 
 _MAX_REPORTED = 3
 _SMALL_SCHEMA_NODES = 400
+_EXPLAINED_MAX_BYTES = 1024 * 1024
+"""To say what is wrong, the validator copies the whole value: of 8 MB that takes the event loop a second."""
 _BRANCHING = frozenset({"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "not", "if", "dependentSchemas", "contains"})
 
 
@@ -37,18 +39,20 @@ class InputSchema:
         )
         self._cheap = _weight(schema) <= _SMALL_SCHEMA_NODES
 
-    async def check(self, value: Any) -> None:
-        """InvalidInput, saying where and what, if `value` does not fit."""
+    async def check(self, value: Any, size: int) -> None:
+        """InvalidInput, saying where and what, if `value`, of `size` bytes as JSON, does not fit."""
         if self._cheap:
-            problems = self._problems(value)
+            problems = self._problems(value, size)
         else:
-            problems = await asyncio.to_thread(self._problems, value)
+            problems = await asyncio.to_thread(self._problems, value, size)
         if problems:
             raise InvalidInput("; ".join(problems))
 
-    def _problems(self, value: Any) -> list[str]:
+    def _problems(self, value: Any, size: int) -> list[str]:
         if self._validator.is_valid(value):
             return []
+        if size > _EXPLAINED_MAX_BYTES:
+            return [f"input: it does not fit the engine's schema; with {size} bytes it is too large to say where"]
         problems: list[str] = []
         for error in self._validator.iter_errors(value):
             if len(problems) == _MAX_REPORTED:

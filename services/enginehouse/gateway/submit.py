@@ -211,7 +211,7 @@ class Submitter:
         if len(text) > limit:
             raise InputTooLarge(f"input has {len(text)} bytes as JSON; {limit} are allowed")
         if engine.schema is not None:
-            await engine.schema.check(request.input)
+            await engine.schema.check(request.input, len(text))
         return text
 
     @staticmethod
