@@ -2,10 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 import uuid_utils
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,7 +40,10 @@ from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 
+log = structlog.get_logger()
+
 _ENGINES_POLL_SECONDS = 1.0
+_AGAIN_SECONDS = 1.0
 
 
 def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
@@ -105,6 +109,16 @@ def _objects(settings: GatewaySettings) -> Objects | None:
     return Objects(settings.objects_url.get_secret_value(), public_url, max_bytes=settings.object_max_bytes)
 
 
+async def _forever(name: str, make: Callable[[], Awaitable[None]]) -> None:
+    """Await what `make` gives until that ends by itself; if it fails, say so and start it again."""
+    while True:
+        try:
+            return await make()
+        except Exception:
+            log.exception(f"The task {name} failed and is started again", action="task_failed", task=name)
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
 @asynccontextmanager
 async def running(state: GatewayState) -> AsyncIterator[None]:
     """Open the ledger and keep everything going; at the end, finish what is in hand."""
@@ -115,15 +129,17 @@ async def running(state: GatewayState) -> AsyncIterator[None]:
     async def with_sidecar() -> None:
         # Jobs are accepted while the sidecar is still away: they wait in the ledger.
         await state.sidecar.start(timeout_seconds=1e9)
-        loops: list[Coroutine[Any, Any, None]] = [
-            state.engines.run(_ENGINES_POLL_SECONDS),
-            state.sweep.run(state.settings.sweep_seconds),
-            state.notifier.run(),
-            state.completions.listen_to_others(),
-        ]
-        await asyncio.gather(*loops)
+        await asyncio.gather(
+            _forever("engines", lambda: state.engines.run(_ENGINES_POLL_SECONDS)),
+            _forever("sweep", lambda: state.sweep.run(state.settings.sweep_seconds)),
+            _forever("notifier", state.notifier.run),
+            _forever("listener", state.completions.listen_to_others),
+        )
 
-    tasks = [asyncio.create_task(with_sidecar()), asyncio.create_task(state.tenants.watch(stop))]
+    tasks = [
+        asyncio.create_task(_forever("sidecar", with_sidecar)),
+        asyncio.create_task(_forever("tenants", lambda: state.tenants.watch(stop))),
+    ]
     try:
         yield
     finally:

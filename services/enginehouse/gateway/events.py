@@ -147,8 +147,11 @@ class EventIntake:
         raw = raw_payload(body)
         caller = self._tenants.as_caller(tenant)
         if caller is None:
-            log.warning("An event of a topic that is no tenant's is dropped", action="event_without_tenant")
-            return True
+            # Perhaps its file cannot be read just now: the event comes again.
+            log.warning(
+                f"An event of {tenant} waits: no such tenant is known", action="event_without_tenant", tenant=tenant
+            )
+            return False
         try:
             await self.accept(caller, {"content-type": STRUCTURED}, raw)
         except EnginehouseError as error:

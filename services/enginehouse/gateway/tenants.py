@@ -7,7 +7,6 @@ from pathlib import Path
 import structlog
 import watchfiles
 import yaml
-from pydantic import ValidationError
 
 from enginehouse.contracts.errors import Unauthenticated
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key
@@ -44,7 +43,8 @@ class Tenants:
         for path in sorted(self._folder.glob("*/tenant.yaml")):
             try:
                 tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
-            except (OSError, yaml.YAMLError, ValidationError) as error:
+            except Exception as error:
+                # Whatever it was: what one tenant's file holds must keep no other's from being read.
                 log.error(
                     f"The file of tenant {path.parent.name} cannot be read and is ignored: {type(error).__name__}",
                     action="tenant_unreadable",
@@ -73,6 +73,7 @@ class Tenants:
     async def watch(self, stop: asyncio.Event) -> None:
         """Read the folder again at every change, until `stop`."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self.load()
         async for _ in watchfiles.awatch(self._folder, stop_event=stop, step=100, debounce=300):
             self.load()
 

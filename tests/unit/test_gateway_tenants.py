@@ -1,0 +1,82 @@
+"""The tenants' files are read again for as long as the gateway runs, whatever one of them holds."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tests.support.gateway import GatewayWorld, gateway_world, make_tenant, until
+
+from enginehouse.gateway import app
+from enginehouse.gateway.tenants import Tenants
+
+EVENT = b'{"specversion":"1.0","id":"1","source":"/s","type":"com.example.t","engineid":"echo"}'
+
+
+def file_of(folder: Path, tenant: str) -> Path:
+    return folder / "tenants" / tenant / "tenant.yaml"
+
+
+async def status(world: GatewayWorld, tenant: str) -> int:
+    return (await world.client(tenant).get("/v1/jobs")).status_code
+
+
+UNREADABLE = {
+    "no UTF-8": b"name: \xff\xfe",
+    "no YAML": b"{",
+    "no tenant": b"[]",
+    "a date that is none": b"name: 2026-99-99",
+    "10,000 levels": b"[" * 10_000,
+}
+
+
+@pytest.mark.parametrize("garbage", UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_a_file_that_cannot_be_read_keeps_no_key_of_others_alive(tmp_path: Path, garbage: bytes) -> None:
+    async with gateway_world(tmp_path) as world:
+        assert await status(world, "umbra") == 200
+        file_of(tmp_path, "acme").write_bytes(garbage)
+        make_tenant(tmp_path / "tenants", "umbra")
+
+        async def revoked() -> bool:
+            return await status(world, "umbra") == 401
+
+        await until(revoked)
+        assert await status(world, "acme") == 200, "it stays as it was"
+
+
+async def test_a_look_that_fails_is_logged_and_looked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_AGAIN_SECONDS", 0.01)
+    load = Tenants.load
+    failed: list[bool] = []
+
+    def once_broken(self: Tenants) -> None:
+        if not failed:
+            failed.append(True)
+            raise RuntimeError("broken")
+        load(self)
+
+    async with gateway_world(tmp_path) as world:
+        monkeypatch.setattr(Tenants, "load", once_broken)
+        with capture_logs() as logs:
+            make_tenant(tmp_path / "tenants", "umbra")
+
+            async def revoked() -> bool:
+                return await status(world, "umbra") == 401
+
+            await until(revoked)
+        assert [(line["action"], line["task"]) for line in logs if line["log_level"] == "error"] == [
+            ("task_failed", "tenants")
+        ]
+
+
+async def test_an_event_of_a_tenant_whose_file_cannot_be_read_comes_again(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        path = file_of(tmp_path, "acme")
+        kept = path.read_bytes()
+        path.write_bytes(b"\xff")
+        world.state.events._tenants = tenants = Tenants(tmp_path / "tenants")
+        with capture_logs() as logs:
+            assert not await world.state.events.deliver(EVENT, "acme")
+        assert [line["tenant"] for line in logs if line["action"] == "event_without_tenant"] == ["acme"]
+        path.write_bytes(kept)
+        tenants.load()
+        assert await world.state.events.deliver(EVENT, "acme")
