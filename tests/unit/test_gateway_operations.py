@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from tests.support.gateway import (
     ECHO,
+    STANDARD,
     GatewayWorld,
     ScriptedRunner,
     fail,
@@ -26,7 +27,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS, JobEvent
 from enginehouse.contracts.job import JobError, Status
-from enginehouse.gateway import breaker
+from enginehouse.gateway import breaker, states
 from enginehouse.gateway.engines import ACTIVE, PAUSED, QUARANTINED, RETIRED, KnownEngine
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -282,6 +283,55 @@ class TestQuarantineByItself:
         assert (await operate(world, "quarantine", {"reason": "it lies"})).status_code == 200
         assert control(world.dapr) == {"stopped": True}
         await until(lambda: told_kinds(world) == ["quarantined"])
+
+    async def test_its_runner_is_told_by_the_sweep_when_the_store_was_away(self, world: GatewayWorld) -> None:
+        world.dapr.fail("put", Unavailable("away"), times=2)
+        problem_of(await operate(world, "quarantine", {"reason": "it lies"}), 503, "UNAVAILABLE")
+        await world.state.states.catch_up()
+        assert control(world.dapr) is None
+        await world.state.states.catch_up()
+        assert control(world.dapr) == {"stopped": True}
+        written = world.dapr.calls["put"]
+        await world.state.states.catch_up()
+        assert world.dapr.calls["put"] == written, "it knows"
+
+    async def test_its_runner_is_told_by_the_next_gateway(self, tmp_path: Path) -> None:
+        dapr = FakeDapr()
+        async with gateway_world(tmp_path, dapr=dapr) as before:
+            dapr.fail("put", Unavailable("away"))
+            problem_of(await operate(before, "quarantine", {"reason": "it lies"}), 503, "UNAVAILABLE")
+        dapr.handlers.clear()
+        async with gateway_world(tmp_path, dapr=dapr):
+            await until(lambda: control(dapr) == {"stopped": True})
+
+    async def test_its_runner_goes_on_when_another_gateway_resumed_it_meanwhile(self, world: GatewayWorld) -> None:
+        await operate(world, "quarantine", {"reason": "it lies"})
+        await world.state.ledger.set_engine_state(ECHO, ACTIVE, None, None)
+        await world.state.engines.sync_states()
+        world.dapr.fail("put", Unavailable("away"))
+        await world.state.states.catch_up()
+        assert control(world.dapr) == {"stopped": True}
+        await world.state.states.catch_up()
+        assert control(world.dapr) == {"stopped": False}
+
+    async def test_a_store_that_hangs_keeps_no_other_runner_from_being_told(
+        self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(states, "_TELL_SECONDS", 0.05)
+        put, other = world.state.sidecar.put, world.state.engines.get(STANDARD)
+        assert other is not None
+
+        async def hang(store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
+            if store == names.results_component(ECHO):
+                await asyncio.sleep(3_600)
+            await put(store, key, value, ttl_seconds)
+
+        monkeypatch.setattr(world.state.sidecar, "put", hang)
+        for known in (engine(world), other):
+            await world.state.engines.set_state(known, QUARANTINED, "it lies")
+        await asyncio.wait_for(world.state.states.catch_up(), 5)
+        assert names.CONTROL_KEY in world.dapr.stores[names.results_component(STANDARD)]
+        assert control(world.dapr) is None
 
 
 class TestOperators:

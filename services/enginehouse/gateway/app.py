@@ -87,6 +87,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar) -> GatewayState:
             sidecar,
             ledger,
             found,
+            states,
             dispatcher,
             completions,
             objects,

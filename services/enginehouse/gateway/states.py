@@ -1,14 +1,24 @@
 """Moves an engine from one state to another: for all gateways and restarts, its runners and its owner alike."""
 
+import asyncio
+
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS
 from enginehouse.contracts.names import CONTROL_KEY, results_component
-from enginehouse.gateway.engines import QUARANTINED, Engines, KnownEngine
+from enginehouse.gateway.engines import QUARANTINED, RETIRED, Engines, KnownEngine
 from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 
+log = structlog.get_logger()
+
 STOPPED = b'{"stopped":true}'
 """What an engine's runners read while they may take no jobs."""
+_GO_ON = b'{"stopped":false}'
+_TELL_SECONDS = 3.0
+"""For the control of one engine to be written by the sweep, so that a store that hangs keeps nobody else waiting."""
 
 
 class States:
@@ -19,6 +29,8 @@ class States:
         self._engines = engines
         self._notifier = notifier
         self._tenants = tenants
+        self._told: dict[str, bytes | None] = {}
+        """What this gateway has written last for the runners of each engine; None if that failed."""
 
     async def move(
         self, engine: KnownEngine, state: str, reason: str | None = None, probe_at: float | None = None
@@ -26,6 +38,8 @@ class States:
         """Put an engine into `state`. Its owner is told only if that is news."""
         news = engine.state != state
         await self._engines.set_state(engine, state, reason, probe_at)
+        if state == QUARANTINED:
+            self._told[engine.id] = None
         if news:
             told = {"engine": engine.id, "reason": reason}
             await self._notifier.tell(engine.tenant, ENGINE_STATE_EVENTS[state], told)
@@ -37,7 +51,35 @@ class States:
 
     async def let_go_on(self, engine: KnownEngine) -> None:
         """Tell an engine's runners that they may take jobs again."""
-        await self._tell_runners(engine, b'{"stopped":false}')
+        await self._tell_runners(engine, _GO_ON)
+
+    async def catch_up(self) -> None:
+        """Tell the runners what they may not know: a write failed, or it was decided elsewhere or before this start."""
+        behind = []
+        for engine in self._engines:
+            if engine.state == RETIRED:
+                # What comes back under its name may come with a new store.
+                self._told.pop(engine.id, None)
+            elif self._told.get(engine.id, _GO_ON) != self._wanted(engine):
+                behind.append(engine)
+        await asyncio.gather(*(self._catch_up(engine) for engine in behind))
+
+    async def _catch_up(self, engine: KnownEngine) -> None:
+        try:
+            async with asyncio.timeout(_TELL_SECONDS):
+                await self._tell_runners(engine, self._wanted(engine))
+        except (EnginehouseError, TimeoutError) as error:
+            log.warning(
+                f"The runners of {engine.id} do not know yet that it is {engine.state}: {str(error) or 'no answer in time'}",
+                action="control_waits",
+                engine=engine.id,
+            )
+
+    @staticmethod
+    def _wanted(engine: KnownEngine) -> bytes:
+        return STOPPED if engine.state == QUARANTINED else _GO_ON
 
     async def _tell_runners(self, engine: KnownEngine, control: bytes) -> None:
+        self._told[engine.id] = None
         await self._sidecar.put(results_component(engine.id), CONTROL_KEY, control)
+        self._told[engine.id] = control

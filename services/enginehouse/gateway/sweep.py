@@ -21,6 +21,7 @@ from enginehouse.gateway.ledger.queue import TakeBack
 from enginehouse.gateway.limits import Limits
 from enginehouse.gateway.objects import Objects, is_jobs_own
 from enginehouse.gateway.restore import Restore
+from enginehouse.gateway.states import States
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -71,6 +72,7 @@ class Sweep:
         sidecar: Sidecar,
         ledger: Ledger,
         engines: Engines,
+        states: States,
         dispatcher: Dispatcher,
         completions: Completions,
         objects: Objects | None,
@@ -82,6 +84,7 @@ class Sweep:
         self._sidecar = sidecar
         self._ledger = ledger
         self._engines = engines
+        self._states = states
         self._dispatcher = dispatcher
         self._completions = completions
         self._objects = objects
@@ -95,7 +98,15 @@ class Sweep:
     async def run(self, every_seconds: float) -> None:
         """Sweep for ever; one failure delays, and stops nothing."""
         while True:
-            for part in (self.fill, self.expire, self.restore.check, self.recover, self.end_removed, self.retain):
+            for part in (
+                self.fill,
+                self._states.catch_up,
+                self.expire,
+                self.restore.check,
+                self.recover,
+                self.end_removed,
+                self.retain,
+            ):
                 try:
                     await part()
                 except EnginehouseError as error:
