@@ -1,5 +1,6 @@
 """Large inputs and outputs by signed URL, and an object store that is away, forgetful, or slow to recover."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.support.runner import PORTS, World, runner_world
+from tests.support.runner import PORTS, World, runner_world, until
 
+from enginehouse.contracts import names
 from enginehouse.contracts.events import JobObjects
-from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.job import JobRecord, Status, now
 
 
 class Store:
@@ -21,11 +23,15 @@ class Store:
         self.objects: dict[str, bytes] = {}
         self.refuse_with: list[int] = []
         self.headers: list[Any] = []
+        self.gate: asyncio.Event | None = None
+        """Waited for before any answer."""
         self.port = PORTS.take()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers.copy())
         key = request.match_info["key"]
+        if self.gate is not None:
+            await self.gate.wait()
         if self.refuse_with:
             return web.Response(status=self.refuse_with.pop(0))
         if request.method == "PUT":
@@ -85,6 +91,33 @@ async def test_a_large_input_reaches_the_engine_as_it_is(world: World, store: St
     assert record.output == 1_500_000
     assert world.engine.calls[0]["parameters"] == {"a": 1}
     assert set(world.engine.calls[0]) == {"id", "data", "parameters"}
+
+
+async def test_a_job_canceled_while_its_input_is_fetched_does_not_reach_its_engine(world: World, store: Store) -> None:
+    store.objects["in"], store.gate = b"1", asyncio.Event()
+    job_id = names.new_job_id()
+    body = world.event(job_id, None, objects=store.of_job(input_key="in"))
+    delivery = asyncio.create_task(world.runner.receiver.deliver(body))
+    await until(lambda: store.headers)
+    await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
+    store.gate.set()
+    assert await delivery
+    assert world.engine.calls == []
+    assert world.record(job_id).status is Status.CANCELED
+    assert world.runner.pool.replicas[0].in_hand == 0
+
+
+async def test_a_record_that_cannot_be_read_after_the_fetch_leaves_the_job_to_another_delivery(
+    world: World, store: Store
+) -> None:
+    store.objects["in"] = b"1"
+    world.dapr.fail("read", times=1)
+    job_id = names.new_job_id()
+    body = world.event(job_id, None, objects=store.of_job(input_key="in"))
+    assert not await world.runner.receiver.deliver(body)
+    assert world.runner.pool.replicas[0].in_hand == 0
+    assert await world.runner.receiver.deliver(body)
+    assert world.record(job_id).status is Status.SUCCEEDED
 
 
 async def test_an_input_that_is_not_json_comes_as_base64(world: World, store: Store) -> None:

@@ -29,6 +29,8 @@ FRESH = timedelta(seconds=0.5)
 An older one may have been canceled while it waited, or be a second delivery (brokers wait a minute or more for that) of a
 job that another worker runs: reading first is what lets a job longer than the broker's clock run once.
 """
+_WAITED_SECONDS = 0.02
+"""A job that waited longer for a slot has its record read again; one that got it at once is spared the round trip."""
 _EVENT_TEXT_MAX = 64 * 1024
 _STOPPING_DELAY_SECONDS = 2.0
 
@@ -148,22 +150,17 @@ class Receiver:
             return done
         waiting_since = asyncio.get_running_loop().time()
         replica = await self._executor.wait_for_slot()
-        if replica is not None and asyncio.get_running_loop().time() - waiting_since > FRESH.total_seconds():
-            # Much may have happened to a job that waited: it may be canceled, or past its time.
-            try:
-                done = True if event.expirytime <= now() else await self._admit(event, attempt)
-            except BaseException:
-                self._executor.release(replica)
-                raise
+        waited = asyncio.get_running_loop().time() - waiting_since
+        if replica is not None and waited > _WAITED_SECONDS:
+            done = await self._look_again(event, attempt, replica)
             if done is not None:
-                self._executor.release(replica)
                 return done
         attempt.started_at = now()
         self._metrics.running.inc()
         try:
             progress = Progress(self._sidecar, self._engine_id, attempt)
             attempt.tell = progress.line
-            outcome = await self._run(attempt, replica)
+            outcome = await self._run(event, attempt, replica)
             await progress.flush()
         except EnginehouseError:
             raise
@@ -172,10 +169,13 @@ class Receiver:
             outcome = Failed("the runner could not carry out this attempt")
         finally:
             self._metrics.running.dec()
-        return await self._finish(attempt, outcome)
+        return outcome if isinstance(outcome, bool) else await self._finish(attempt, outcome)
 
-    async def _run(self, attempt: Attempt, replica: Replica | None) -> Outcome:
-        """One attempt, its large input fetched before and its large output stored after."""
+    async def _run(self, event: JobEvent, attempt: Attempt, replica: Replica | None) -> Outcome | bool:
+        """One attempt, its large input fetched before and its large output stored after.
+
+        Or the answer to the delivery, if the job is not to be run any more once its input is here.
+        """
         objects = attempt.order.objects
         if objects is None:
             return await self._executor.run(attempt, replica)
@@ -190,6 +190,9 @@ class Receiver:
             if not isinstance(fetched, bytes):
                 self._executor.release(replica)
                 return fetched
+            done = await self._look_again(event, attempt, replica)
+            if done is not None:
+                return done
             attempt.input_json = fetched
         return await self._objects.keep(objects, await self._executor.run(attempt, replica))
 
@@ -202,6 +205,17 @@ class Receiver:
             order=event.data,
             traceparent=event.traceparent,
         )
+
+    async def _look_again(self, event: JobEvent, attempt: Attempt, replica: Replica) -> bool | None:
+        """Judge a job after some time: it may be canceled, or past its own. As `_admit`; the slot is kept only to run."""
+        done: bool | None = True
+        try:
+            if event.expirytime > now():
+                done = await self._admit(event, attempt)
+        finally:
+            if done is not None:
+                self._executor.release(replica)
+        return done
 
     async def _admit(self, event: JobEvent, attempt: Attempt) -> bool | None:
         """Read the record and judge. None: `attempt` is to be run; else the answer to the delivery."""
