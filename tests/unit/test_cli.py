@@ -1,8 +1,11 @@
 """The commands without a running stack: inputs, keys, and errors in a line that says what to do."""
 
 import base64
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +13,10 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from enginehouse.cli import engines
 from enginehouse.cli.app import app
 from enginehouse.cli.inputs import read_input
+from enginehouse.client import EngineInfo
 from enginehouse.contracts.tenant import Tenant, hash_key
 from enginehouse.registry.deploy import has_key
 from enginehouse.registry.tenants import read_tenants
@@ -143,6 +148,33 @@ def test_a_bad_tenant_name_is_refused_with_the_rule(tmp_path: Path, name: str) -
         assert result.exit_code == 1
         assert "name" in result.stderr
     assert not list((tmp_path / "home/tenants").iterdir())
+
+
+def test_a_webhook_secret_is_an_existing_tenants(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["tenant", "webhook-secret", "nosuch"])
+    assert result.exit_code == 1
+    assert "whsec_" not in result.output
+    assert not (tmp_path / "home/webhook-secrets/nosuch").exists()
+    runner.invoke(app, ["tenant", "add", "acme"])
+    secret = runner.invoke(app, ["tenant", "webhook-secret", "acme"]).stdout.strip()
+    assert (tmp_path / "home/webhook-secrets/acme").read_text().split() == [secret]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("again", "quarantined: again · healthy"), (None, "quarantined · healthy")]
+)
+def test_an_engines_state_reason_and_health_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, reason: str | None, said: str
+) -> None:
+    found = EngineInfo(id="acme--ocr", state="quarantined", health="healthy", reason=reason)
+
+    @contextlib.contextmanager
+    def connected(home: Path) -> Iterator[Any]:
+        yield SimpleNamespace(engine=lambda name: found)
+
+    monkeypatch.setattr(engines, "connected", connected)
+    shown = runner.invoke(app, ["engines", "show", "ocr"]).stdout
+    assert said in shown
 
 
 @pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant", "dead-letters"])

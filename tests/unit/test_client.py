@@ -252,6 +252,13 @@ def test_a_large_output_is_fetched_without_our_key(connect: Connect) -> None:
     assert not any("authorization" in request.headers for request in server.requests[1:])
 
 
+def test_a_path_as_text_is_not_uploaded_as_if_it_were_the_content(connect: Connect) -> None:
+    client, server = connect()
+    with pytest.raises(TypeError, match="Path"):
+        client.upload("/a/page.png")  # type: ignore[arg-type]
+    assert not server.requests
+
+
 def test_an_upload_is_put_where_the_server_says_and_named_by_its_key(connect: Connect, tmp_path: Path) -> None:
     place = httpx2.Response(201, json={"key": "acme/uploads/1.json", "url": "http://store/put?signature=1"})
     client, server = connect(place, httpx2.ConnectError("refused"), httpx2.Response(201))

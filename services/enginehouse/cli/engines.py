@@ -69,7 +69,8 @@ def show(
     fields = {"engine": found.id, "version": found.version or "-", "what it does": clean(found.description)}
     for name, value in fields.items():
         table.add_row(Text(name, style="dim"), value)
-    table.add_row(Text("state", style="dim"), Text.assemble(state, ", ", health, f" {clean(found.reason or '')}"))
+    reason = f": {clean(found.reason)}" if found.reason else ""
+    table.add_row(Text("state", style="dim"), Text.assemble(state, reason, " · ", health))
     table.add_row(Text("jobs", style="dim"), f"{queued} queued, {running} running, {workers} workers")
     if card := found.card:
         limits = (

@@ -11,7 +11,13 @@ from enginehouse.cli.jobs import JsonOption, print_json
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption
 from enginehouse.local.home import Home
 from enginehouse.registry.deploy import add_key
-from enginehouse.registry.tenants import read_tenants, revoke_key, rotate_webhook_secret, set_webhook
+from enginehouse.registry.tenants import (
+    existing_tenant,
+    read_tenants,
+    revoke_key,
+    rotate_webhook_secret,
+    set_webhook,
+)
 
 EXAMPLES = """Examples:
 
@@ -92,6 +98,7 @@ def webhook(
 def webhook_secret(name: NameArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Make a new signing secret for a tenant's webhooks. It is printed now and never again; the one before stays valid."""
     with errors_said():
+        existing_tenant(Home.at(home).tenants, name)
         secret = rotate_webhook_secret(Home.at(home).webhook_secrets, name)
     if as_json:
         print_json({"tenant": name, "webhook_secret": secret})

@@ -260,6 +260,8 @@ class Client(Operations):
         JSON (`application/json`, the default for a file named *.json) becomes the input itself; anything else reaches
         the engine as base64 text.
         """
+        if not isinstance(content, bytes | Path):
+            raise TypeError(f"content must be bytes, or the Path of a file to read, not {type(content).__name__}")
         if isinstance(content, Path):
             content_type = content_type or ("application/json" if content.suffix == ".json" else None)
             content = content.read_bytes()

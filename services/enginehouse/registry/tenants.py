@@ -40,6 +40,14 @@ def read_tenants(tenants: Path) -> list[Tenant]:
     return found
 
 
+def existing_tenant(tenants: Path, name: str) -> Tenant:
+    """The tenant of that name; TenantDoesNotExist if there is none."""
+    tenant = read_tenant(tenants, check_name("tenant", name))
+    if tenant is None:
+        raise TenantDoesNotExist(f"There is no tenant {name!r} here")
+    return tenant
+
+
 def rotate_webhook_secret(folder: Path, name: str) -> str:
     """A new signing secret for a tenant's webhooks. The one before stays active beside it, older ones do not."""
     check_name("tenant", name)
@@ -56,9 +64,7 @@ def rotate_webhook_secret(folder: Path, name: str) -> str:
 
 def set_webhook(tenants: Path, name: str, url: str | None) -> Tenant:
     """Have what becomes of a tenant's engines POSTed to `url`, or no more. TenantDoesNotExist, or InvalidBundle."""
-    tenant = read_tenant(tenants, check_name("tenant", name))
-    if tenant is None:
-        raise TenantDoesNotExist(f"There is no tenant {name!r} here")
+    tenant = existing_tenant(tenants, name)
     try:
         changed = Tenant.model_validate({**tenant.model_dump(), "webhook": url})
     except ValidationError:
