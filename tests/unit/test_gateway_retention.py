@@ -14,7 +14,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.events import DeadLetter, JobEvent, ProgressData, dead_letter_event, progress_event
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import job_events, metadata
-from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, output_key, upload_key
+from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, Objects, output_key, upload_key
 
 KEPT = 1_000.0
 
@@ -200,3 +200,10 @@ async def test_a_record_outlives_every_delivery_and_its_result(world: GatewayWor
     event = await world.delivered(job_id)
     margin = world.state.settings.record_margin_seconds
     assert event.data.record_ttl_seconds == pytest.approx(max(queue, result) + 10 + margin, abs=3)
+
+
+async def test_objects_are_kept_in_the_folder_named_whatever_is_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my home" / "ö%20"
+    objects = Objects(folder.as_uri(), "http://gateway", max_bytes=100)
+    await objects.put("acme/inputs/1.json", b"1")
+    assert (folder / "acme/inputs/1.json").read_bytes() == b"1"

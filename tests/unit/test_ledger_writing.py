@@ -108,3 +108,14 @@ async def test_a_second_gateway_may_not_open_the_same_file(tmp_path: Path) -> No
 async def test_a_ledger_in_memory_is_refused(url: str) -> None:
     with pytest.raises(UnsafeSettings):
         await Ledger(url).open()
+
+
+def modes_in(folder: Path) -> set[tuple[str, int]]:
+    return {(path.name, path.stat().st_mode & 0o777) for path in folder.glob("ledger.sqlite*")}
+
+
+async def test_what_was_accepted_is_its_owners_alone_to_read(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path}/ledger.sqlite") as ledger:
+        await ledger.insert(new_job())
+        modes = modes_in(tmp_path)
+    assert modes >= {(f"ledger.sqlite{part}", 0o600) for part in ("", "-wal", "-shm")}

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
@@ -68,7 +68,7 @@ class Objects:
         self._store: ObjectStore
         self._secret: bytes | None = None
         if urlsplit(url).scheme == "file":
-            folder = Path(urlsplit(url).path)
+            folder = Path(unquote(urlsplit(url).path))
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._store = LocalStore(folder)
             self._secret = _folder_secret(folder)

@@ -69,6 +69,8 @@ class Ledger:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._lock = lock
+            # It holds all inputs and outputs; SQLite gives the files beside it the same mode.
+            Path(path).touch(mode=0o600)
         except BlockingIOError:
             lock.close()
             raise UnsafeSettings(
