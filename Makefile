@@ -51,4 +51,4 @@ clean: ## Forget the environment and the local home; the built daprd stays in th
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test faults soak check fix clean
+.PHONY: help demo up test faults soak bench check fix clean

@@ -1,4 +1,4 @@
-"""What a running gateway consists of; wired in `app.create_gateway`."""
+"""What a running gateway consists of; wired in `app.wire`."""
 
 from dataclasses import dataclass
 

@@ -42,7 +42,7 @@ class RunnerSettings(BaseSettings):
         8 * 1024 * 1024, description="No more than this of an engine's answer is ever held in memory."
     )
     output_max_bytes: Annotated[int, Field(ge=1024, le=1024 * 1024)] = Field(
-        1024 * 1024, description="Larger results fail with OUTPUT_TOO_LARGE: the sidecar takes 4 MiB at most."
+        1024 * 1024, description="Larger results fail with OUTPUT_TOO_LARGE: the sidecar takes 16 MiB at most."
     )
     claim_after_seconds: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Shorter jobs settle unclaimed: one write less for almost every job."
