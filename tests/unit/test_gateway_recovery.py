@@ -276,6 +276,23 @@ class TestWorkers:
         assert (await world.stored())["dead_letters"] == 1
         assert len(world.runner.events) == 20
 
+    async def test_a_record_that_cannot_be_read_is_given_up_like_any_and_others_are_handed_over_again(
+        self, world: GatewayWorld, clock: Clock
+    ) -> None:
+        world.runner.answer = lose
+        hopeless, other = await world.submit("hopeless"), await world.submit("other")
+        await world.delivered(hopeless)
+        await world.delivered(other)
+        await world.sidecar.put(names.results_component(ECHO), hopeless, b"no record")
+        await world.change(hopeless, hand_overs=20)
+        for job_id in (hopeless, other):
+            await world.aged(job_id, 100_000)
+        await world.runner.beat(idle_for=100_000)
+        await sweep_in(world, clock, 0)
+        await world.delivered(other, 2)
+        job = await world.job(hopeless)
+        assert (job["status"], job["error"]["code"]) == ("failed", "WORKER_LOST")
+
     @pytest.mark.parametrize("garbage", [b"no heartbeat", b"{}", b"\xff"])
     async def test_a_heartbeat_that_cannot_be_read_stops_nothing(
         self, world: GatewayWorld, clock: Clock, garbage: bytes
@@ -365,6 +382,21 @@ class TestClocks:
         world.dapr.missing.clear()
         await sweep_in(world, clock, 1)
         assert {(await world.job(job_id))["status"] for job_id in stuck} == {"expired"}
+
+    @pytest.mark.parametrize("garbage", [b"no record", b"{}", b"\xff", b""])
+    async def test_a_record_that_cannot_be_read_keeps_no_other_job_from_expiring(
+        self, world: GatewayWorld, clock: Clock, garbage: bytes
+    ) -> None:
+        world.runner.answer = lose
+        ids = [await world.submit(max_time_in_queue_seconds=10) for _ in range(3)]
+        await world.sidecar.put(names.results_component(ECHO), ids[0], garbage)
+        clock.ahead += 60
+        await world.state.sweep.expire()
+        for job_id in ids:
+            job, record = await world.job(job_id), world.record(job_id)
+            assert (job["status"], job["error"]["code"]) == ("expired", "EXPIRED")
+            assert record
+            assert record.status is Status.EXPIRED
 
 
 class TestRestart:

@@ -112,4 +112,5 @@ class Restore:
         def decide(present: JobRecord | None) -> JobRecord | None:
             return ended if present is None or may_change(present.status, ended.status) else None
 
-        await records.change(row.id, self._dispatcher.record_ttl_seconds(row._asdict(), time.time()), decide)
+        ttl_seconds = self._dispatcher.record_ttl_seconds(row._asdict(), time.time())
+        await records.change(row.id, ttl_seconds, decide, over_unreadable=True)

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import Row
 
 from enginehouse.contracts.engine import HEARTBEAT_SECONDS, Heartbeat
-from enginehouse.contracts.errors import Conflict, EnginehouseError
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.gateway import decisions
 from enginehouse.gateway.completions import Completions
@@ -162,10 +162,10 @@ class Sweep:
                 await self._objects.delete_old(now)
 
     async def decide(self, row: Row[Any], decision: decisions.Decision) -> JobRecord:
-        """Let the record decide, then mirror whatever holds."""
+        """Let the record decide, then mirror whatever holds. A record that cannot be read has no say."""
         records = JobRecords(self._sidecar, row.engine)
         ttl_seconds = self._dispatcher.record_ttl_seconds(row._asdict(), time.time())
-        record = await records.change(row.id, ttl_seconds, decision)
+        record = await records.change(row.id, ttl_seconds, decision, over_unreadable=True)
         await self._completions.apply(row.engine, {row.id: record})
         return record
 
@@ -213,8 +213,8 @@ class Sweep:
         for row in hopeless:
             try:
                 await self.decide(row, decisions.give_up(row.hand_overs))
-            except Conflict:
-                continue
+            except EnginehouseError as error:
+                log.warning(f"Job {row.id} cannot be given up now: {error}", action="give_up_waits", job=row.id)
         again = [row.id for row in lost if row.hand_overs < _HAND_OVERS_MAX]
         if again:
             log.warning(

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
 from pydantic import ValidationError
 
 from enginehouse.contracts.errors import Conflict, Malformed, Unavailable
 from enginehouse.contracts.job import JobRecord
 from enginehouse.contracts.names import results_component
 from enginehouse.sidecar.base import Sidecar, StateItem
+
+log = structlog.get_logger()
 
 _TRIES = 5
 
@@ -19,6 +22,14 @@ class StoredRecord:
 
     record: JobRecord
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """What stands where a record should, with its version."""
+
+    etag: str
+    record: None = None
 
 
 def _parse(item: StateItem) -> StoredRecord:
@@ -40,6 +51,20 @@ class JobRecords:
         item = await self._sidecar.read(self._store, job_id)
         return _parse(item) if item else None
 
+    async def _present(self, job_id: str, over_unreadable: bool) -> StoredRecord | _Unreadable | None:
+        item = await self._sidecar.read(self._store, job_id)
+        try:
+            return _parse(item) if item else None
+        except Malformed as error:
+            if item is None or not over_unreadable:
+                raise
+            log.warning(
+                f"What stands for job {job_id} in {self._store} is written over: {error}",
+                action="record_unreadable",
+                job=job_id,
+            )
+            return _Unreadable(item.etag)
+
     async def read_many(self, job_ids: Sequence[str]) -> dict[str, StoredRecord]:
         """Those of the records that exist, in one round trip. Unreadable ones are left out."""
         found = {}
@@ -57,17 +82,19 @@ class JobRecords:
         decide: Callable[[JobRecord | None], JobRecord | None],
         *,
         blind: bool = False,
+        over_unreadable: bool = False,
     ) -> JobRecord:
         """Set the record to `decide(present)` and return what holds in the end; `decide` returning None leaves it.
 
         On conflict or doubt the record is read again and `decide` asked again. `blind` first tries to create without
-        reading: one round trip for a job that nobody else has touched, which is almost every job.
+        reading: one round trip for a job that nobody else has touched, which is almost every job. Of a record that
+        cannot be read Malformed is raised, unless `over_unreadable`: then it counts as none, and is written over.
         """
-        stored = None if blind else await self.read(job_id)
+        stored = None if blind else await self._present(job_id, over_unreadable)
         for _ in range(_TRIES):
             wanted = decide(stored.record if stored else None)
             if wanted is None:
-                if stored is None:
+                if stored is None or stored.record is None:
                     raise Conflict(f"job {job_id}: there is no record to leave as it is")
                 return stored.record
             value = wanted.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
@@ -77,7 +104,7 @@ class JobRecords:
                 else:
                     await self._sidecar.replace(self._store, job_id, value, stored.etag, ttl_seconds)
             except (Conflict, Unavailable) as error:
-                stored = await self.read(job_id)
+                stored = await self._present(job_id, over_unreadable)
                 if stored is not None and stored.record == wanted:
                     return wanted  # Our own write, whose answer was lost.
                 if isinstance(error, Unavailable) and stored is None:
