@@ -34,7 +34,7 @@ class Metadata:
 
 
 class Sidecar(Protocol):
-    """All calls raise Unavailable when the sidecar, or what stands behind it, does not answer in time."""
+    """All calls raise Unavailable when the sidecar, or what stands behind it, does not answer in time, or not with sense."""
 
     async def start(self, timeout_seconds: float = 60) -> None:
         """Wait, without blocking the event loop, until the sidecar is ready. Called once, after fork."""

@@ -9,6 +9,7 @@ is larger than 2^53 would come back as another number.
 """
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -64,6 +65,23 @@ def _refusal(status: int, body: bytes) -> EnginehouseError:
     return Conflict(said) if status == 409 else Unavailable(f"sidecar: {said}")
 
 
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Around the reading of an answer: Unavailable if it is not what a sidecar answers."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Unavailable(
+            f"sidecar: its answer cannot be understood: {type(error).__name__}: {str(error)[:200]}"
+        ) from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text belongs")
+    return value
+
+
 class DaprSidecar:
     """The sidecar at 127.0.0.1:`http_port`. Made before, started inside, the event loop that uses it."""
 
@@ -101,21 +119,22 @@ class DaprSidecar:
                 await asyncio.sleep(_READY_POLL_SECONDS)
 
     async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the connections; calls raise Unavailable from now on."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def _call(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
         """Status and body of the answer, whatever it is; Unavailable if there is none."""
         if self._session is None:
-            raise Unavailable("sidecar: it has not been started")
+            raise Unavailable("sidecar: its connection is not open")
         data = io.BytesIO(body) if body is not None and len(body) > _WHOLE_MAX_BYTES else body
         try:
             async with self._session.request(method, path, data=data, headers=headers) as answer:
                 return answer.status, await answer.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise Unavailable(f"sidecar: {type(error).__name__}: {error}") from None
 
     async def _done(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
@@ -169,15 +188,19 @@ class DaprSidecar:
         if not keys:
             return {}
         body = pydantic_core.to_json({"keys": keys, "parallelism": 8})
-        items = pydantic_core.from_json(await self._done("POST", f"state/{store}/bulk", body, _JSON))
+        answer = await self._done("POST", f"state/{store}/bulk", body, _JSON)
         found = {}
-        for item in items:
-            if item.get("error"):
-                raise Unavailable(f"sidecar: {item['error']}")
-            if item.get("etag"):
-                value = item["data"]
-                text = value.encode() if isinstance(value, str) else pydantic_core.to_json(value)
-                found[item["key"]] = StateItem(text, item["etag"])
+        with _understood():
+            items = pydantic_core.from_json(answer)
+            if not isinstance(items, list):
+                raise TypeError(f"{type(items).__name__} where a list belongs")
+            for item in items:
+                if item.get("error"):
+                    raise Unavailable(f"sidecar: {item['error']}")
+                if item.get("etag"):
+                    value = item["data"]
+                    text = value.encode() if isinstance(value, str) else pydantic_core.to_json(value)
+                    found[_text(item["key"])] = StateItem(text, _text(item["etag"]))
         return found
 
     async def create(self, store: str, key: str, value: bytes, ttl_seconds: int) -> None:
@@ -237,12 +260,14 @@ class DaprSidecar:
 
     async def metadata(self) -> Metadata:
         """What the sidecar has loaded at present."""
-        answer = pydantic_core.from_json(await self._done("GET", "metadata", None, None))
-        return Metadata(
-            app_id=answer["id"],
-            components=frozenset(component["name"] for component in answer.get("components") or ()),
-            subscribed_topics=frozenset(entry["topic"] for entry in answer.get("subscriptions") or ()),
-        )
+        body = await self._done("GET", "metadata", None, None)
+        with _understood():
+            answer = pydantic_core.from_json(body)
+            return Metadata(
+                app_id=_text(answer["id"]),
+                components=frozenset(_text(component["name"]) for component in answer.get("components") or ()),
+                subscribed_topics=frozenset(_text(entry["topic"]) for entry in answer.get("subscriptions") or ()),
+            )
 
 
 def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
