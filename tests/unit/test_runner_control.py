@@ -40,7 +40,7 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
     await tell(world.dapr, True)
     await until(lambda: world.find(waiting))
     assert (world.record(waiting).status, world.record(waiting).attempt) == (Status.QUEUED, 0)
-    assert not world.runner.ready()
+    assert world.runner.ready()
     gate.open.set()
     assert await asyncio.gather(*deliveries) == [True, True]
     assert world.record(running).status is Status.SUCCEEDED
@@ -48,30 +48,24 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
 
 async def test_what_is_delivered_meanwhile_goes_back_and_runs_once_it_goes_on(world: World) -> None:
     await tell(world.dapr, True)
-    await until(lambda: not world.runner.ready())
+    await until(lambda: world.runner.receiver.stopped)
     job_id = names.new_job_id()
     assert await begin(world, job_id)
     assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.QUEUED, 0)
     assert world.engine.calls == []
     await tell(world.dapr, False)
-    await until(world.runner.ready)
+    await until(lambda: not world.runner.receiver.stopped)
     assert await begin(world, job_id, published_ago=10)
     assert world.record(job_id).status is Status.SUCCEEDED
 
 
-async def test_a_runner_that_starts_while_its_engine_is_stopped_takes_nothing(tmp_path: Path, world: World) -> None:
+async def test_a_runner_that_starts_while_its_engine_is_stopped_begins_nothing(tmp_path: Path, world: World) -> None:
     await tell(world.dapr, True)
-    await until(lambda: not world.runner.ready())
-    task = asyncio.create_task(_world_once_ready(tmp_path, world.dapr))
-    done, _ = await asyncio.wait({task}, timeout=0.3)
-    assert not done
-    await tell(world.dapr, False)
-    await task
-
-
-async def _world_once_ready(folder: Path, dapr: FakeDapr) -> None:
-    async with runner_world(folder, dapr=dapr, worker="worker-2"):
-        pass
+    async with runner_world(tmp_path, dapr=world.dapr, worker="worker-2") as second:
+        job_id = names.new_job_id()
+        assert await begin(second, job_id)
+        assert (second.record(job_id).status, second.record(job_id).attempt) == (Status.QUEUED, 0)
+        assert second.engine.calls == []
 
 
 async def test_a_store_that_does_not_answer_changes_nothing(world: World) -> None:

@@ -139,9 +139,13 @@ class Runner:
         )
 
     def ready(self) -> bool:
-        """Whether jobs may be delivered; while not, the sidecar pauses the subscription."""
-        draining = self.receiver.draining or self._control.stopped is not False
-        return self._sidecar_ready and self.pool.any_healthy and not draining
+        """Whether jobs may be delivered; while not, the sidecar pauses the subscription.
+
+        Not while the gateway has stopped the engine: what is delivered then is handed back. A subscription that a
+        sidecar takes up again loses the first event, until the broker's clock or the gateway's finds it.
+        """
+        told = self._control.stopped is not None
+        return self._sidecar_ready and self.pool.any_healthy and told and not self.receiver.draining
 
     async def start(self) -> None:
         """Start everything but the listener, which should be up already: the sidecar looks for it."""
