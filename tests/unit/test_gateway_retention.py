@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from sqlalchemy import func, select
@@ -81,6 +82,16 @@ async def test_a_result_past_its_time_is_gone_and_so_is_all_it_held(world: Gatew
     kept = await world.job(other)
     assert kept["output_url"]
     assert kept["input_url"]
+
+
+async def test_a_jobs_objects_can_be_reached_for_some_minutes_after_its_last_moment(world: GatewayWorld) -> None:
+    job_id = await world.submit("x" * 100, max_time_in_queue_seconds=100, execution_timeout_seconds=50)
+    event = await world.delivered(job_id)
+    objects = event.data.objects
+    assert objects is not None
+    for url in (objects.input_url, objects.output_url):
+        (expires,) = parse_qs(urlsplit(url or "").query)["expires"]
+        assert int(expires) >= event.expirytime.timestamp() + 50 + 600
 
 
 async def test_a_result_past_its_time_is_not_repeated_before_it_is_cleaned_up_either(world: GatewayWorld) -> None:

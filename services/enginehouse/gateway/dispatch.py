@@ -24,12 +24,14 @@ log = structlog.get_logger()
 
 _BROKER_RETRY_SECONDS = 1.0
 _BATCH_MAX = 100
+_OBJECTS_MARGIN_SECONDS = 600.0
+"""For fetching an input and storing an output: a job may begin at the last moment of its queue, and take all its time."""
 
 
 async def event_of(row: Mapping[str, Any], objects: Objects | None, record_ttl_seconds: int) -> bytes:
     """The event that hands a job's row to its engine."""
     options = pydantic_core.from_json(row["options"])
-    reachable_until = row["queue_deadline"] + options["execution_timeout_seconds"]
+    reachable_until = row["queue_deadline"] + options["execution_timeout_seconds"] + _OBJECTS_MARGIN_SECONDS
     return job_event(
         row["id"],
         row["tenant"],
