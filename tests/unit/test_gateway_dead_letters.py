@@ -11,7 +11,7 @@ import pytest
 from tests.support.gateway import ECHO, GatewayWorld, fail, gateway_world, problem_of, succeed, until
 
 from enginehouse.contracts import names
-from enginehouse.contracts.events import DeadLetter, dead_letter_event
+from enginehouse.contracts.events import DeadLetter, JobEvent, dead_letter_event, read_event
 from enginehouse.contracts.job import Status
 
 
@@ -63,6 +63,13 @@ async def test_a_job_that_was_given_up_says_why(world: GatewayWorld) -> None:
         "redriven_as": None,
     }
     assert (await world.job(job_id))["dead_lettered"] is True
+
+
+async def test_one_that_is_asked_for_shows_the_event(world: GatewayWorld) -> None:
+    job_id = await given_up(world, {"a": None})
+    shown = (await world.client().get(f"/v1/dead-letters/{job_id}")).json()
+    event = read_event(JobEvent, shown["event"])
+    assert (event.id, event.engineid, event.attempt, event.data.input) == (job_id, ECHO, 1, {"a": None})
 
 
 async def test_redriving_makes_a_new_job_and_the_old_one_keeps_its_state(world: GatewayWorld) -> None:

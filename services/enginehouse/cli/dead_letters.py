@@ -79,7 +79,7 @@ def _list(unparsable: bool, limit: int, home: HomeOption, as_json: bool) -> None
 
 @dead_letters.command()
 def show(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one dead letter: why it was given up, and what was delivered where it could not become a job."""
+    """Show one dead letter: why it was given up, and the event that was delivered."""
     with connected(home) as client:
         found = client.dead_letter(letter)
     if as_json:

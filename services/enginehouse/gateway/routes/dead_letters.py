@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.errors import Forbidden, JobDoesNotExist, RequestError
 from enginehouse.contracts.job import Accepted, JobError
+from enginehouse.gateway.dispatch import event_of
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.routes.dependencies import (
     AuthenticatedCaller,
@@ -45,7 +46,7 @@ class DeadLetterView(BaseModel):
     reason: str
     attempts: int
     error: JobError | None
-    event: str | None = Field(None, description="What was delivered, where it could not become a job.")
+    event: str | None = Field(None, description="What was delivered, as text; only when one is asked for.")
     created_at: AwareDatetime
     redriven_as: str | None
 
@@ -125,8 +126,14 @@ async def list_dead_letters(
     "/dead-letters/{letter_id}", response_model=DeadLetterView, responses=problems(404), dependencies=[NoQueryAllowed]
 )
 async def read_dead_letter(state: State, caller: AuthenticatedCaller, letter_id: LetterPath) -> Response:
-    """One dead letter, with what was delivered where it could not become a job."""
-    return Response(pydantic_core.to_json(_view(await _own(state, caller, letter_id))), media_type="application/json")
+    """One dead letter, with the event: as a job's last attempt was handed over, or what could not become a job."""
+    row = await _own(state, caller, letter_id)
+    view = _view(row)
+    job = await state.ledger.read(read.job, row.job_id) if row.job_id else None
+    if job is not None:
+        # Without signed URLs: the attempt they were made for is over.
+        view["event"] = await event_of({**job._asdict(), "attempts": max(job.attempts - 1, 0)}, None, 0)
+    return Response(pydantic_core.to_json(view), media_type="application/json")
 
 
 @router.post(
