@@ -21,7 +21,10 @@ class Proxy:
     delay_seconds: float = 0
     """Before each piece is passed on, either way."""
     _cut: bool = False
+    _stalled: bool = False
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _silent: set[asyncio.StreamWriter] = field(default_factory=set)
+    """Those to which nothing is passed on any more."""
     _loop: asyncio.AbstractEventLoop | None = None
 
     def cut(self) -> None:
@@ -30,9 +33,17 @@ class Proxy:
         assert self._loop
         asyncio.run_coroutine_threadsafe(self._close_all(), self._loop).result(10)
 
+    def stall(self) -> None:
+        """Swallow every byte, either way, and say nothing: as if the other end had lost its power.
+
+        What is open then stays silent for ever, after `mend` too.
+        """
+        self._stalled = True
+        self._silent |= self._open
+
     def mend(self) -> None:
         """Everything passes, at once."""
-        self._cut, self.delay_seconds = False, 0
+        self._cut, self._stalled, self.delay_seconds = False, False, 0
 
     async def _close_all(self) -> None:
         for writer in list(self._open):
@@ -51,16 +62,21 @@ class Proxy:
             writer.transport.abort()
             return
         self._open |= {writer, there_writer}
+        if self._stalled:
+            self._silent |= {writer, there_writer}
         try:
             await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
         finally:
             for side in (writer, there_writer):
                 self._open.discard(side)
+                self._silent.discard(side)
                 side.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
+                if writer in self._silent:
+                    continue
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 writer.write(data)

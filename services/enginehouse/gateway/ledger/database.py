@@ -5,13 +5,15 @@ What is run are plain functions over a SQLAlchemy connection, the same for both 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
-from sqlalchemy import Connection, create_engine, event
+import structlog
+from sqlalchemy import Connection, ExceptionContext, create_engine, event
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,6 +22,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from enginehouse.contracts.errors import Unavailable
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 Write = Callable[[Connection, list[Any]], Sequence[Any]]
 """Takes the items of one kind that a group holds; returns a result, or an exception to raise, for each."""
@@ -27,6 +31,11 @@ Write = Callable[[Connection, list[Any]], Sequence[Any]]
 _READERS = 4
 _GROUP_MAX = 256
 _RECONNECT_SECONDS = 0.5
+_CONNECT_SECONDS = 5.0
+_COMMAND_SECONDS = 30.0
+"""A connection whose other end is gone without a word answers nothing, for ever: after this time it is given up."""
+_PROBE_SECONDS = 10.0
+"""So often the connection that listens, which else sends nothing, is asked whether it still works."""
 NOTIFY_CHANNEL = "job_ended"
 _AWAY = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What a database that stops, starts or is out of reach looks like. While connecting, asyncpg's errors come as they are."""
@@ -145,7 +154,19 @@ class PostgresDatabase:
     dialect = "postgresql"
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(url, pool_size=_READERS + 3, max_overflow=0, pool_pre_ping=True)
+        self._engine = create_async_engine(
+            url,
+            pool_size=_READERS + 3,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+        )
+
+        @event.listens_for(self._engine.sync_engine, "handle_error")
+        def _give_up(context: ExceptionContext) -> None:
+            # Not rolled back, which would wait for the same silent server; and what is pooled beside it is made anew.
+            if isinstance(context.original_exception, TimeoutError):
+                context.is_disconnect = True
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run `query` on a pooled connection."""
@@ -172,9 +193,25 @@ class PostgresDatabase:
                     driver.add_termination_listener(lambda _, broken=broken: broken.set())
                     await driver.add_listener(NOTIFY_CHANNEL, lambda _c, _pid, _channel, payload: heard(payload))
                     reconnected()
-                    await broken.wait()
+                    await self._until_broken(driver, broken)
             except _AWAY:
                 await asyncio.sleep(_RECONNECT_SECONDS)
+
+    @staticmethod
+    async def _until_broken(driver: Any, broken: asyncio.Event) -> None:
+        while not broken.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(broken.wait(), _PROBE_SECONDS)
+                return
+            try:
+                await driver.fetchval("SELECT 1", timeout=_CONNECT_SECONDS)
+            except _AWAY as error:
+                log.warning(
+                    f"The connection that listens for other gateways is lost: {type(error).__name__}",
+                    action="listener_lost",
+                )
+                driver.terminate()
+                raise
 
     async def close(self) -> None:
         """Close all connections."""
@@ -250,8 +287,9 @@ class GroupWriter:
 
     async def _one_by_one(self, group: list[_Pending], error: Exception) -> None:
         """After a failed group, so that one bad write fails alone."""
-        if len(group) == 1 and not isinstance(error, IntegrityError):
-            self._resolve(group, [_as_ours(error)])
+        # A server that does not answer would be waited for once for each of them.
+        if isinstance(error, TimeoutError | PoolTimeout) or (len(group) == 1 and not isinstance(error, IntegrityError)):
+            self._resolve(group, [_as_ours(error) for _ in group])
             return
         # A key that another gateway took at the same moment is seen at the second look.
         for pending in group:
