@@ -383,6 +383,37 @@ class TestClocks:
         await sweep_in(world, clock, 1)
         assert {(await world.job(job_id))["status"] for job_id in stuck} == {"expired"}
 
+    async def test_a_store_that_hangs_delays_no_other_engine_for_long(
+        self, world: GatewayWorld, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sweep, "_ENGINE_SECONDS", 0.1)
+        for runner in world.runners.values():
+            runner.answer = lose
+        stuck, late = [await world.submit(max_time_in_queue_seconds=10) for _ in range(3)], await world.submit("late")
+        other = await world.submit(engine="standard", max_time_in_queue_seconds=10)
+        begun = await world.submit(engine="standard")
+        event = await world.delivered(begun, engine=STANDARD)
+        await world.delivered(late)
+        await world.runners[STANDARD].end(event, tell=False)
+        sidecar = world.state.sidecar
+        read, read_many = sidecar.read, sidecar.read_many
+
+        async def hang(store: str, key: str) -> Any:
+            await asyncio.sleep(3_600 if store == names.results_component(ECHO) else 0)
+            return await read(store, key)
+
+        async def hang_many(store: str, keys: Any) -> Any:
+            await asyncio.sleep(3_600 if store == names.results_component(ECHO) else 0)
+            return await read_many(store, keys)
+
+        monkeypatch.setattr(sidecar, "read", hang)
+        monkeypatch.setattr(sidecar, "read_many", hang_many)
+        clock.ahead += 60
+        await asyncio.wait_for(world.sweep(), 5)
+        assert (await world.job(other))["status"] == "expired"
+        assert (await world.job(begun))["status"] == "succeeded"
+        assert {(await world.job(job_id))["status"] for job_id in [*stuck, late]} == {"queued"}
+
     @pytest.mark.parametrize("garbage", [b"no record", b"{}", b"\xff", b""])
     async def test_a_record_that_cannot_be_read_keeps_no_other_job_from_expiring(
         self, world: GatewayWorld, clock: Clock, garbage: bytes

@@ -1,15 +1,17 @@
 """Finds in the ledger what no event told: lost completions, vanished workers, clocks that ran out, room to fill."""
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import structlog
 from sqlalchemy import Row
 
 from enginehouse.contracts.engine import HEARTBEAT_SECONDS, Heartbeat
-from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.gateway import decisions
 from enginehouse.gateway.completions import Completions
@@ -36,6 +38,17 @@ _PATIENCE_DOUBLED_MAX = 4
 _EXPIRE_AT_ONCE = 500
 _PURGE_AT_ONCE = 500
 _CLEAN_UP_SECONDS = 600.0
+_ENGINE_SECONDS = 3.0
+"""For one engine's store to answer a part of the sweep; what is left then waits for the next sweep, and nobody else does."""
+_STORES_AT_ONCE = 64
+"""So that a store's time is not spent on waiting for the others'."""
+
+
+def _by_engine(rows: Iterable[Row[Any]]) -> dict[str, list[Row[Any]]]:
+    of_engines: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in rows:
+        of_engines[row.engine].append(row)
+    return of_engines
 
 
 def is_lost(row: Row[Any], workers: list[Heartbeat], last_progress: float, now: float) -> bool:
@@ -92,6 +105,7 @@ class Sweep:
         self.restore = restore
         self._rows_kept_seconds = rows_kept_seconds
         self._next_clean_up = 0.0
+        self._room = asyncio.Semaphore(_STORES_AT_ONCE)
         self._missed: dict[str, dict[str, float]] = {}
         """Running jobs of each engine that no living worker has, and since when they were seen so at every look."""
 
@@ -127,15 +141,23 @@ class Sweep:
         now, away = time.time(), set[str]()
         while True:
             known_away = len(away)
-            for row in await self._ledger.read(read.past_queue_deadline, now, _EXPIRE_AT_ONCE, tuple(away)):
-                if row.engine in away:
-                    continue
-                try:
-                    await self.decide(row, decisions.expire(row.queue_deadline - row.created_at, row.attempts))
-                except EnginehouseError as error:
-                    log.warning(f"Jobs of {row.engine} cannot expire now: {error}", action="expire_waits")
-                    away.add(row.engine)
+            by_engine = _by_engine(await self._ledger.read(read.past_queue_deadline, now, _EXPIRE_AT_ONCE, tuple(away)))
+            await asyncio.gather(*(self._expire(engine_id, rows, away) for engine_id, rows in by_engine.items()))
             if len(away) == known_away:
+                return
+
+    async def _expire(self, engine_id: str, rows: list[Row[Any]], away: set[str]) -> None:
+        clock = asyncio.get_running_loop()
+        enough = clock.time() + _ENGINE_SECONDS
+        for row in rows:
+            try:
+                await self.decide(row, decisions.expire(row.queue_deadline - row.created_at, row.attempts))
+            except EnginehouseError as error:
+                log.warning(f"Jobs of {engine_id} cannot expire now: {error}", action="expire_waits")
+                away.add(engine_id)
+                return
+            if clock.time() > enough:
+                away.add(engine_id)
                 return
 
     async def end_removed(self) -> None:
@@ -161,20 +183,27 @@ class Sweep:
             if self._objects:
                 await self._objects.delete_old(now)
 
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with self._room, asyncio.timeout(_ENGINE_SECONDS):
+                yield
+        except TimeoutError:
+            raise Unavailable(f"its store does not answer within {_ENGINE_SECONDS:g} s") from None
+
     async def decide(self, row: Row[Any], decision: decisions.Decision) -> JobRecord:
         """Let the record decide, then mirror whatever holds. A record that cannot be read has no say."""
         records = JobRecords(self._sidecar, row.engine)
         ttl_seconds = self._dispatcher.record_ttl_seconds(row._asdict(), time.time())
-        record = await records.change(row.id, ttl_seconds, decision, over_unreadable=True)
+        async with self._in_time():
+            record = await records.change(row.id, ttl_seconds, decision, over_unreadable=True)
         await self._completions.apply(row.engine, {row.id: record})
         return record
 
     async def recover(self) -> None:
         """Compare everything handed over with its record, and hand over again what got lost."""
         now = time.time()
-        by_engine: dict[str, list[Row[Any]]] = defaultdict(list)
-        for row in await self._ledger.read(read.handed_over, now - 2):
-            by_engine[row.engine].append(row)
+        by_engine = _by_engine(await self._ledger.read(read.handed_over, now - 2))
         await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in by_engine.items()))
 
     async def _recover(self, engine_id: str, rows: list[Row[Any]], now: float) -> None:
@@ -182,9 +211,10 @@ class Sweep:
         if engine is None:
             return
         try:
-            stored = await JobRecords(self._sidecar, engine_id).read_many([row.id for row in rows])
+            async with self._in_time():
+                stored = await JobRecords(self._sidecar, engine_id).read_many([row.id for row in rows])
+                workers = await self._engines.read_workers(engine)
             await self._completions.apply(engine_id, {job_id: found.record for job_id, found in stored.items()})
-            workers = await self._engines.read_workers(engine)
         except EnginehouseError as error:
             log.warning(f"The jobs of {engine_id} cannot be checked now: {error}", action="recover_waits")
             return
