@@ -531,6 +531,26 @@ class TestStoreThatWentBack:
             await world.state.sweep.restore.check()
             assert world.record(job_id) == before
 
+    async def test_a_store_that_hangs_keeps_no_other_from_being_looked_at(
+        self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(restore, "_LOOK_SECONDS", 0.1, raising=False)
+        await world.until_status(await world.submit(), Status.SUCCEEDED)
+        job_id = await world.submit(engine="standard")
+        await world.until_status(job_id, Status.SUCCEEDED)
+        before = world.record(job_id, STANDARD)
+        world.dapr.stores[names.results_component(STANDARD)].clear()
+        sidecar = world.state.sidecar
+        read_many = sidecar.read_many
+
+        async def hang(store: str, keys: Any) -> Any:
+            await asyncio.sleep(3_600 if store == names.results_component(ECHO) else 0)
+            return await read_many(store, keys)
+
+        monkeypatch.setattr(sidecar, "read_many", hang)
+        await asyncio.wait_for(world.state.sweep.restore.check(), 5)
+        assert world.record(job_id, STANDARD) == before
+
     async def test_its_engine_stays_quarantined(self, world: GatewayWorld) -> None:
         store = world.dapr.stores[names.results_component(ECHO)]
         await world.until_status(await world.submit(), Status.SUCCEEDED)

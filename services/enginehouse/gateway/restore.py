@@ -27,6 +27,9 @@ _SAMPLE_SECONDS = 0.1
 _SAMPLES_MAX = 100
 _PAGE = 200
 _AT_ONCE = 16
+_LOOK_SECONDS = 3.0
+"""For a store to show the samples: the sweep waits for the slowest, and with it all other engines."""
+_STORES_AT_ONCE = 64
 
 
 class Restore:
@@ -40,6 +43,7 @@ class Restore:
         self._samples: dict[str, list[str]] = defaultdict(list)
         self._sampled_at: dict[str, float] = {}
         self._begun = False
+        self._room = asyncio.Semaphore(_STORES_AT_ONCE)
 
     def ended(self, engine_id: str, job_id: str) -> None:
         """A record has just shown the end of a job."""
@@ -65,13 +69,15 @@ class Restore:
         samples = list(self._samples[engine_id])
         records = JobRecords(self._sidecar, engine_id)
         try:
-            missing = await self._missing(records, samples)
+            async with self._room, asyncio.timeout(_LOOK_SECONDS):
+                missing = await self._missing(records, samples)
             if missing and engine.state == QUARANTINED:
                 await self._sidecar.put(results_component(engine_id), CONTROL_KEY, STOPPED)
             if missing:
                 await self._write_again(engine_id, records, min(missing))
-        except EnginehouseError as error:
-            log.warning(f"Whether {engine_id} has all its ends is not known: {error}", action="restore_waits")
+        except (EnginehouseError, TimeoutError) as error:
+            why = str(error) or "its store does not answer in time"
+            log.warning(f"Whether {engine_id} has all its ends is not known: {why}", action="restore_waits")
             return
         self._samples[engine_id] = self._samples[engine_id][len(samples) :] or samples[-1:]
 
