@@ -534,11 +534,12 @@ class TestStoreThatWentBack:
     async def test_a_store_that_hangs_keeps_no_other_from_being_looked_at(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(restore, "_LOOK_SECONDS", 0.1, raising=False)
+        monkeypatch.setattr(restore, "_LOOK_SECONDS", 0.1)
         await world.until_status(await world.submit(), Status.SUCCEEDED)
         job_id = await world.submit(engine="standard")
         await world.until_status(job_id, Status.SUCCEEDED)
-        before = world.record(job_id, STANDARD)
+        before, samples = world.record(job_id, STANDARD), world.state.sweep.restore._samples
+        await until(lambda: samples[ECHO] and samples[STANDARD])
         world.dapr.stores[names.results_component(STANDARD)].clear()
         sidecar = world.state.sidecar
         read_many = sidecar.read_many
