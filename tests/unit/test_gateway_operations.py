@@ -24,7 +24,6 @@ from tests.support.gateway import (
 )
 
 from enginehouse.contracts import names
-from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS, JobEvent
 from enginehouse.contracts.job import JobError, Status
 from enginehouse.gateway import breaker, states
@@ -32,6 +31,7 @@ from enginehouse.gateway.engines import ACTIVE, PAUSED, QUARANTINED, RETIRED, Kn
 from enginehouse.sidecar.fake import FakeDapr
 
 WINDOW = 10
+ECHO_STORE = names.results_component(ECHO)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def told_kinds(world: GatewayWorld) -> list[str]:
 
 
 def control(dapr: FakeDapr) -> Any:
-    entry = dapr.stores[names.results_component(ECHO)].get(names.CONTROL_KEY)
+    entry = dapr.stores[ECHO_STORE].get(names.CONTROL_KEY)
     return json.loads(entry.value) if entry else None
 
 
@@ -277,18 +277,20 @@ class TestQuarantineByItself:
     async def test_its_runner_is_told_even_if_the_store_is_away_when_an_operator_repeats_it(
         self, world: GatewayWorld
     ) -> None:
-        world.dapr.fail("put", Unavailable("away"))
+        world.dapr.missing.add(ECHO_STORE)
         problem_of(await operate(world, "quarantine", {"reason": "it lies"}), 503, "UNAVAILABLE")
         assert (engine(world).state, control(world.dapr)) == (QUARANTINED, None)
+        world.dapr.missing.clear()
         assert (await operate(world, "quarantine", {"reason": "it lies"})).status_code == 200
         assert control(world.dapr) == {"stopped": True}
         await until(lambda: told_kinds(world) == ["quarantined"])
 
     async def test_its_runner_is_told_by_the_sweep_when_the_store_was_away(self, world: GatewayWorld) -> None:
-        world.dapr.fail("put", Unavailable("away"), times=2)
+        world.dapr.missing.add(ECHO_STORE)
         problem_of(await operate(world, "quarantine", {"reason": "it lies"}), 503, "UNAVAILABLE")
         await world.state.states.catch_up()
         assert control(world.dapr) is None
+        world.dapr.missing.clear()
         await world.state.states.catch_up()
         assert control(world.dapr) == {"stopped": True}
         written = world.dapr.calls["put"]
@@ -298,9 +300,10 @@ class TestQuarantineByItself:
     async def test_its_runner_is_told_by_the_next_gateway(self, tmp_path: Path) -> None:
         dapr = FakeDapr()
         async with gateway_world(tmp_path, dapr=dapr) as before:
-            dapr.fail("put", Unavailable("away"))
+            dapr.missing.add(ECHO_STORE)
             problem_of(await operate(before, "quarantine", {"reason": "it lies"}), 503, "UNAVAILABLE")
         dapr.handlers.clear()
+        dapr.missing.clear()
         async with gateway_world(tmp_path, dapr=dapr):
             await until(lambda: control(dapr) == {"stopped": True})
 
@@ -308,9 +311,10 @@ class TestQuarantineByItself:
         await operate(world, "quarantine", {"reason": "it lies"})
         await world.state.ledger.set_engine_state(ECHO, ACTIVE, None, None)
         await world.state.engines.sync_states()
-        world.dapr.fail("put", Unavailable("away"))
+        world.dapr.missing.add(ECHO_STORE)
         await world.state.states.catch_up()
         assert control(world.dapr) == {"stopped": True}
+        world.dapr.missing.clear()
         await world.state.states.catch_up()
         assert control(world.dapr) == {"stopped": False}
 
