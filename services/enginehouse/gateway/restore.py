@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy import Row
 
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.job import JobRecord, may_change
 from enginehouse.contracts.names import CONTROL_KEY, results_component
 from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import QUARANTINED, RETIRED, Engines
+from enginehouse.gateway.in_time import in_time
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import record_of
@@ -69,15 +69,14 @@ class Restore:
         samples = list(self._samples[engine_id])
         records = JobRecords(self._sidecar, engine_id)
         try:
-            async with self._room, asyncio.timeout(_LOOK_SECONDS):
+            async with self._room, in_time(_LOOK_SECONDS):
                 missing = await self._missing(records, samples)
             if missing and engine.state == QUARANTINED:
                 await self._sidecar.put(results_component(engine_id), CONTROL_KEY, STOPPED)
             if missing:
                 await self._write_again(engine_id, records, min(missing))
-        except (EnginehouseError, TimeoutError) as error:
-            why = str(error) or "its store does not answer in time"
-            log.warning(f"Whether {engine_id} has all its ends is not known: {why}", action="restore_waits")
+        except EnginehouseError as error:
+            log.warning(f"Whether {engine_id} has all its ends is not known: {error}", action="restore_waits")
             return
         self._samples[engine_id] = self._samples[engine_id][len(samples) :] or samples[-1:]
 
@@ -113,10 +112,5 @@ class Restore:
             )
 
     async def _write(self, records: JobRecords, row: Row[Any]) -> None:
-        ended = record_of(row)
-
-        def decide(present: JobRecord | None) -> JobRecord | None:
-            return ended if present is None or may_change(present.status, ended.status) else None
-
         ttl_seconds = self._dispatcher.record_ttl_seconds(row._asdict(), time.time())
-        await records.change(row.id, ttl_seconds, decide, over_unreadable=True)
+        await records.restore(row.id, ttl_seconds, record_of(row), over_unreadable=True)

@@ -8,6 +8,7 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS
 from enginehouse.contracts.names import CONTROL_KEY, results_component
 from enginehouse.gateway.engines import QUARANTINED, RETIRED, Engines, KnownEngine
+from enginehouse.gateway.in_time import in_time
 from enginehouse.gateway.notify import Notifier
 from enginehouse.gateway.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
@@ -66,11 +67,11 @@ class States:
 
     async def _catch_up(self, engine: KnownEngine) -> None:
         try:
-            async with asyncio.timeout(_TELL_SECONDS):
+            async with in_time(_TELL_SECONDS):
                 await self._tell_runners(engine, self._wanted(engine))
-        except (EnginehouseError, TimeoutError) as error:
+        except EnginehouseError as error:
             log.warning(
-                f"The runners of {engine.id} do not know yet that it is {engine.state}: {str(error) or 'no answer in time'}",
+                f"The runners of {engine.id} do not know yet that it is {engine.state}: {error}",
                 action="control_waits",
                 engine=engine.id,
             )

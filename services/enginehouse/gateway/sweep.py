@@ -1,22 +1,22 @@
 """Finds in the ledger what no event told: lost completions, vanished workers, clocks that ran out, room to fill."""
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 from sqlalchemy import Row
 
 from enginehouse.contracts.engine import HEARTBEAT_SECONDS, Heartbeat
-from enginehouse.contracts.errors import EnginehouseError, Unavailable
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.gateway import decisions
 from enginehouse.gateway.completions import Completions
 from enginehouse.gateway.dispatch import Dispatcher
 from enginehouse.gateway.engines import RETIRED, Engines
+from enginehouse.gateway.in_time import in_time
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import TakeBack
@@ -183,19 +183,11 @@ class Sweep:
             if self._objects:
                 await self._objects.delete_old(now)
 
-    @contextlib.asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        try:
-            async with self._room, asyncio.timeout(_ENGINE_SECONDS):
-                yield
-        except TimeoutError:
-            raise Unavailable(f"its store does not answer within {_ENGINE_SECONDS:g} s") from None
-
     async def decide(self, row: Row[Any], decision: decisions.Decision) -> JobRecord:
         """Let the record decide, then mirror whatever holds. A record that cannot be read has no say."""
         records = JobRecords(self._sidecar, row.engine)
         ttl_seconds = self._dispatcher.record_ttl_seconds(row._asdict(), time.time())
-        async with self._in_time():
+        async with self._room, in_time(_ENGINE_SECONDS):
             record = await records.change(row.id, ttl_seconds, decision, over_unreadable=True)
         await self._completions.apply(row.engine, {row.id: record})
         return record
@@ -211,7 +203,7 @@ class Sweep:
         if engine is None:
             return
         try:
-            async with self._in_time():
+            async with self._room, in_time(_ENGINE_SECONDS):
                 stored = await JobRecords(self._sidecar, engine_id).read_many([row.id for row in rows])
                 workers = await self._engines.read_workers(engine)
             await self._completions.apply(engine_id, {job_id: found.record for job_id, found in stored.items()})

@@ -7,7 +7,7 @@ import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import COMPLETION_ALSO_MAX, JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
-from enginehouse.contracts.job import JobRecord, Status, may_change, now
+from enginehouse.contracts.job import JobRecord, Status, now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
 from enginehouse.runner.outcome import Attempt, Outcome, Succeeded, decide, jittered, record_for
 from enginehouse.runner.settled import Settled
@@ -60,11 +60,7 @@ class Settler:
     async def restore(self, event: JobEvent, ended: JobRecord) -> bool:
         """Write again how a job ended, where the store has forgotten it: a store may come back older than it was."""
         _log.warning("The record of an ended job is gone and is written again", action="restored", job_id=event.id)
-
-        def decide_again(present: JobRecord | None) -> JobRecord | None:
-            return ended if present is None or may_change(present.status, ended.status) else None
-
-        held = await self._records.change(event.id, event.data.record_ttl_seconds, decide_again)
+        held = await self._records.restore(event.id, event.data.record_ttl_seconds, ended)
         await self.tell(JOB_COMPLETED, event.id, held.status, held.attempt)
         return True
 

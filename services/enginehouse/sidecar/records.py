@@ -7,7 +7,7 @@ import structlog
 from pydantic import ValidationError
 
 from enginehouse.contracts.errors import Conflict, Malformed, Unavailable
-from enginehouse.contracts.job import JobRecord
+from enginehouse.contracts.job import JobRecord, may_change
 from enginehouse.contracts.names import results_component
 from enginehouse.sidecar.base import Sidecar, StateItem
 
@@ -112,3 +112,13 @@ class JobRecords:
                 continue
             return wanted
         raise Unavailable(f"job {job_id}: the record changed {_TRIES} times while it was being written")
+
+    async def restore(
+        self, job_id: str, ttl_seconds: int, ended: JobRecord, *, over_unreadable: bool = False
+    ) -> JobRecord:
+        """Write again how a job ended, where the store, come back older than it was, has forgotten it; what holds then."""
+
+        def decide(present: JobRecord | None) -> JobRecord | None:
+            return ended if present is None or may_change(present.status, ended.status) else None
+
+        return await self.change(job_id, ttl_seconds, decide, over_unreadable=over_unreadable)
