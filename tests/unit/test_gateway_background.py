@@ -1,0 +1,44 @@
+"""What a gateway does beside answering goes on: a task that breaks is told of in the log and started again."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tests.support.gateway import gateway_world, until
+
+from enginehouse.gateway import app
+from enginehouse.gateway.completions import Completions
+from enginehouse.gateway.engines import Engines
+from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.sweep import Sweep
+from enginehouse.gateway.tenants import Tenants
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        (Engines, "run"),
+        (Sweep, "run"),
+        (Notifier, "run"),
+        (Completions, "listen_to_others"),
+        (Tenants, "watch"),
+    ],
+)
+async def test_a_task_that_breaks_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, method: str
+) -> None:
+    calls, works = 0, getattr(part, method)
+
+    async def breaks(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise RuntimeError("a bug")
+        await works(*arguments)
+
+    monkeypatch.setattr(app, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(part, method, breaks)
+    with capture_logs() as logs:
+        async with gateway_world(tmp_path):
+            await until(lambda: calls == 3)
+    assert [entry["action"] for entry in logs].count("task_failed") == 2
