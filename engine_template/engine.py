@@ -28,7 +28,7 @@ class MyEngine(Engine):
         self.punctuation = ".,:;!?\"'()"
 
     def predict(self, data: Text) -> Count:
-        """Answer one input. It may block: it runs in one of `slots` threads."""
+        """Answer one input. It may block: it runs in one of `concurrency` threads."""
         words = [word.strip(self.punctuation) for word in data.text.split()]
         if not words:
             raise InvalidInput("the text holds no words")  # Never tried again; any other exception may be.

@@ -23,7 +23,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
     single = tmp_path_factory.mktemp("engines") / "single"
     shutil.copytree(_ENGINES / "sleeps", single)
     spec = yaml.safe_load((single / "engine.yaml").read_text())
-    (single / "engine.yaml").write_text(yaml.safe_dump({**spec, "name": "single", "slots": 1}))
+    (single / "engine.yaml").write_text(yaml.safe_dump({**spec, "name": "single", "concurrency": 1}))
     folders = [_ENGINES / "streams", _ENGINES / "batches", single]
     with running_stack(tmp_path_factory.mktemp("home"), folders) as handle:
         yield handle

@@ -31,14 +31,15 @@ from tests.support.runner import TinyEngine, echo, until
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineCard, EngineSpec, WorkerList
 from enginehouse.contracts.events import JobOrder, job_event
-from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, now
+from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
+from enginehouse.contracts.moments import now
 from enginehouse.local.sidecar import app_environment
 from enginehouse.registry.bundle import render_engine
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.records import JobRecords
 
 ROOT = Path(__file__).parents[2]
-SPEC = EngineSpec(tenant="tests", name="tiny", slots=2, execution_timeout_seconds=20)
+SPEC = EngineSpec(tenant="tests", name="tiny", concurrency=2, execution_timeout_seconds=20)
 API_TOKEN, APP_TOKEN = "an-api-token-for-tests", "an-app-token-for-tests"
 TOKENS = {"DAPR_API_TOKEN": API_TOKEN, "APP_API_TOKEN": APP_TOKEN}
 TOPIC = names.job_topic(SPEC.id)

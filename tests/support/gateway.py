@@ -20,21 +20,17 @@ from tests.support.dapr import PORTS
 from tests.support.ledger import sqlite_url
 
 from enginehouse.contracts import names
+from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.engine import EngineCard, Heartbeat, WorkerList
-from enginehouse.contracts.events import (
-    JOB_COMPLETED,
-    JOB_STARTED,
-    JobEvent,
-    completion_event,
-    read_event,
-)
-from enginehouse.contracts.job import JobError, JobRecord, Status, may_change, now
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
+from enginehouse.contracts.job import JobError, JobRecord, Status, may_change
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
-from enginehouse.gateway import dead_letters
 from enginehouse.gateway.app import create_app, running, wire
+from enginehouse.gateway.gateway import GatewayState
 from enginehouse.gateway.ledger.schema import idempotency_keys, jobs, metadata
+from enginehouse.gateway.outcome import dead_letters
 from enginehouse.gateway.settings import GatewaySettings
-from enginehouse.gateway.state import GatewayState
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -118,7 +114,7 @@ class ScriptedRunner:
         in_hand: Iterable[str] = (),
         idle_for: float | None = None,
         healthy: bool = True,
-        slots: int = 2,
+        concurrency: int = 2,
         subscribed: bool = True,
     ) -> None:
         """Leave a heartbeat: idle for that many seconds, or busy."""
@@ -126,7 +122,7 @@ class ScriptedRunner:
             worker=self.worker,
             slot="a",
             version="v1",
-            slots=slots,
+            concurrency=concurrency,
             in_hand=list(in_hand),
             idle_since=None if idle_for is None else now() - timedelta(seconds=idle_for),
             healthy=healthy,
@@ -290,7 +286,7 @@ def make_tenant(folder: Path, name: str, *, admin: bool = False, **fields: Any) 
 
 async def show_card(dapr: FakeDapr, engine_id: str, **fields: Any) -> None:
     """Put an engine's card where the gateway reads it."""
-    card = EngineCard(**{"engine": engine_id, "slot": "a", "version": "v1", "slots": 2, **fields})
+    card = EngineCard(**{"engine": engine_id, "slot": "a", "version": "v1", "concurrency": 2, **fields})
     store = names.results_component(engine_id)
     await FakeSidecar(dapr, engine_id).put(store, names.card_key("a"), card.model_dump_json().encode())
 

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Row, create_engine, select, text
 from sqlalchemy.engine import make_url
 
-from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.database import open_database

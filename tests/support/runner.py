@@ -14,7 +14,8 @@ from aiohttp import web
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Batch, EngineSpec
 from enginehouse.contracts.events import JobOrder, job_event
-from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, now
+from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
+from enginehouse.contracts.moments import now
 from enginehouse.local.ports import PortPool
 from enginehouse.runner.app import Runner
 from enginehouse.runner.settings import RunnerSettings
@@ -209,7 +210,7 @@ async def runner_world(
     folder: Path,
     *,
     dapr: FakeDapr | None = None,
-    slots: int = 2,
+    concurrency: int = 2,
     engine: TinyEngine | None = None,
     batch: Batch | None = None,
     execution_timeout_seconds: float = 60,
@@ -225,7 +226,7 @@ async def runner_world(
     spec = EngineSpec(
         tenant="acme",
         name="echo",
-        slots=slots,
+        concurrency=concurrency,
         batch=batch or Batch(),
         execution_timeout_seconds=execution_timeout_seconds,
     )

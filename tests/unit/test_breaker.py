@@ -2,8 +2,8 @@
 
 import pytest
 
-from enginehouse.gateway import breaker
-from enginehouse.gateway.breaker import Breaker, Phase, Verdict
+from enginehouse.gateway.engines import breaker
+from enginehouse.gateway.engines.breaker import Breaker, Phase, Verdict
 
 
 class Clock:

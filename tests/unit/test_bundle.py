@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from enginehouse.contracts.engine import Batch, EngineSpec, Scale
 from enginehouse.contracts.tenant import Tenant
@@ -18,7 +19,7 @@ from enginehouse.registry.bundle import (
     write_bundle,
 )
 
-_SPEC = EngineSpec(tenant="acme", name="sentiment", slots=8, execution_timeout_seconds=60)
+_SPEC = EngineSpec(tenant="acme", name="sentiment", concurrency=8, execution_timeout_seconds=60)
 
 
 def _objects(files: dict[str, str]) -> dict[str, Any]:
@@ -144,3 +145,8 @@ def test_a_wrong_engine_file_says_what_is_wrong(tmp_path: Path, text: str, said:
     path.write_text(text)
     with pytest.raises(InvalidBundle, match=said):
         read_spec(path)
+
+
+def test_the_former_name_of_concurrency_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'slots' is called 'concurrency' now"):
+        EngineSpec.model_validate({"tenant": "acme", "name": "sentiment", "slots": 4})

@@ -108,7 +108,6 @@ def test_an_input_by_reference_goes_instead_of_the_input(connect: Connect) -> No
         httpx2.Response(502, text="<html>bad gateway</html>"),
         problem(503, "UNAVAILABLE", {"retry-after": "0.01"}),
         problem(429, "RATE_LIMITED", {"retry-after": "0.01"}),
-        problem(409, "IDEMPOTENCY_KEY_IN_FLIGHT"),
     ],
     ids=repr,
 )

@@ -9,10 +9,12 @@ from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 from enginehouse.contracts import events
+from enginehouse.contracts.cloud_event import CONTENT_TYPE
 from enginehouse.contracts.errors import RequestError
-from enginehouse.contracts.job import RetryPolicy, Status, now
+from enginehouse.contracts.job import RetryPolicy, Status
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
-from enginehouse.gateway.events import STRUCTURED, read_batch, read_cloud_event
+from enginehouse.gateway.intake.cloud_events import read_batch, read_cloud_event
 from enginehouse.gateway.ledger.outbox import event_notice
 
 SOURCE = "/mycontext/subcontext"
@@ -40,7 +42,7 @@ def test_binary_content_mode(content_type: str) -> None:
     assert event.get_data() == {"message": "Hello World!"}
 
 
-@pytest.mark.parametrize("content_type", [STRUCTURED, f"{STRUCTURED}; charset=utf-8"])
+@pytest.mark.parametrize("content_type", [CONTENT_TYPE, f"{CONTENT_TYPE}; charset=utf-8"])
 def test_structured_content_mode(content_type: str) -> None:
     body = ATTRIBUTES | {"datacontenttype": "application/json", "data": {"message": "Hello World!"}}
     event = read_cloud_event({"Content-Type": content_type}, json.dumps(body).encode())
@@ -64,20 +66,21 @@ def test_minimal_events_in_binary_and_structured_mode(content_type: str, body: s
     headers = {f"ce-{name}": value for name, value in minimum.items()} | {"content-type": content_type}
     assert read_cloud_event(headers, body.encode()).get_data() == data
     structured = json.dumps(minimum | {"datacontenttype": content_type, "data": data}).encode()
-    assert read_cloud_event({"content-type": STRUCTURED}, structured).get_data() == data
+    assert read_cloud_event({"content-type": CONTENT_TYPE}, structured).get_data() == data
 
 
 def test_extensions_and_binary_data_are_kept() -> None:
     extended = ATTRIBUTES | {"comexampleextension1": "value", "comexampleextension2": '{"othervalue": 5}'}
     body = extended | {"data_base64": base64.b64encode(b"\xff\x00").decode()}
-    event = read_cloud_event({"content-type": STRUCTURED}, json.dumps(body).encode())
+    event = read_cloud_event({"content-type": CONTENT_TYPE}, json.dumps(body).encode())
     assert event.get_extension("comexampleextension2") == '{"othervalue": 5}'
     assert event.get_data() == b"\xff\x00"
 
 
 def test_a_batch_is_its_events() -> None:
     found = [
-        read_cloud_event({"content-type": STRUCTURED}, one) for one in read_batch(json.dumps([ATTRIBUTES]).encode(), 5)
+        read_cloud_event({"content-type": CONTENT_TYPE}, one)
+        for one in read_batch(json.dumps([ATTRIBUTES]).encode(), 5)
     ]
     assert [event.get_id() for event in found] == ["1234-1234-1234"]
     for wrong in (b"{}", b"nope", json.dumps([ATTRIBUTES] * 6).encode()):
@@ -103,7 +106,7 @@ def test_a_batch_is_its_events() -> None:
 )
 def test_what_is_no_event_is_refused_with_a_reason(wrong: bytes) -> None:
     with pytest.raises(RequestError, match="CloudEvent"):
-        read_cloud_event({"content-type": STRUCTURED}, wrong)
+        read_cloud_event({"content-type": CONTENT_TYPE}, wrong)
 
 
 def test_everything_we_emit_is_an_event_to_the_official_sdk() -> None:
@@ -117,6 +120,6 @@ def test_everything_we_emit_is_an_event_to_the_official_sdk() -> None:
         event_notice("acme", events.JOB_COMPLETED, {"id": job_id}, job_id, None)["body"].encode(),
     ]
     for body in emitted:
-        event = from_http_event(HTTPMessage(headers={"content-type": STRUCTURED}, body=body))
+        event = from_http_event(HTTPMessage(headers={"content-type": CONTENT_TYPE}, body=body))
         assert event.get_specversion() == "1.0"
         assert event.get_time() is not None

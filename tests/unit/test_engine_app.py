@@ -209,7 +209,7 @@ async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_slot
     gate = threading.Barrier(3, timeout=30)
 
     class Together(Engine):
-        slots = 3
+        concurrency = 3
 
         def predict(self, data: int) -> int:
             gate.wait()
@@ -224,13 +224,13 @@ async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_slot
     assert [answer.json()["result"] for answer in answers] == [0, 1, 2]
 
 
-async def test_slots_come_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINE_SLOTS", "1")
+async def test_the_concurrency_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_CONCURRENCY", "1")
     gate = threading.Event()
     threads: set[int] = set()
 
     class Counting(Engine):
-        slots = 8
+        concurrency = 8
 
         def predict(self, data: int) -> None:
             threads.add(threading.get_ident())
@@ -452,3 +452,8 @@ async def test_load_may_be_async() -> None:
 
     async with running(Async) as (_, host):
         assert host.ready
+
+
+def test_the_former_name_of_concurrency_is_refused() -> None:
+    with pytest.raises(TypeError, match="slots is called concurrency now"):
+        type("Old", (Engine,), {"slots": 1})

@@ -7,11 +7,11 @@ from structlog.testing import capture_logs
 from tests.support.gateway import gateway_world, until
 
 from enginehouse.gateway import app
-from enginehouse.gateway.completions import Completions
-from enginehouse.gateway.engines import Engines
-from enginehouse.gateway.notify import Notifier
-from enginehouse.gateway.sweep import Sweep
-from enginehouse.gateway.tenants import Tenants
+from enginehouse.gateway.engines.catalogue import Engines
+from enginehouse.gateway.notify.notifier import Notifier
+from enginehouse.gateway.outcome.completions import Completions
+from enginehouse.gateway.recovery.sweep import Sweep
+from enginehouse.gateway.tenants.tenants import Tenants
 
 
 @pytest.mark.parametrize(

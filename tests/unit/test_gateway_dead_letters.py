@@ -11,7 +11,8 @@ import pytest
 from tests.support.gateway import ECHO, GatewayWorld, fail, gateway_world, problem_of, succeed, until
 
 from enginehouse.contracts import names
-from enginehouse.contracts.events import DeadLetter, JobEvent, dead_letter_event, read_event
+from enginehouse.contracts.cloud_event import read_event
+from enginehouse.contracts.events import DeadLetter, JobEvent, dead_letter_event
 from enginehouse.contracts.job import Status
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from enginehouse.contracts.events import progress_sequence
-from enginehouse.gateway import follow
-from enginehouse.gateway.follow import _Follower
+from enginehouse.gateway.jobs import follow
+from enginehouse.gateway.jobs.follow import _Follower
 
 
 def told(*places: tuple[int, int]) -> Any:

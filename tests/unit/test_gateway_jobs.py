@@ -24,7 +24,8 @@ from tests.support.gateway import (
 
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JOB_COMPLETED, JobEvent, completion_event
-from enginehouse.contracts.job import Job, JobRecord, Status, now
+from enginehouse.contracts.job import Job, JobRecord, Status
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
 
 

@@ -24,10 +24,11 @@ from tests.support.gateway import (
 )
 
 from enginehouse.contracts import names
+from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS, JobEvent
 from enginehouse.contracts.job import JobError, Status
-from enginehouse.gateway import breaker, states
-from enginehouse.gateway.engines import ACTIVE, PAUSED, QUARANTINED, RETIRED, KnownEngine
+from enginehouse.gateway.engines import breaker, transitions
+from enginehouse.gateway.engines.catalogue import KnownEngine
 from enginehouse.sidecar.fake import FakeDapr
 
 WINDOW = 10
@@ -70,8 +71,8 @@ def told(world: GatewayWorld, tenant: str = "acme") -> list[dict[str, Any]]:
 
 
 def told_kinds(world: GatewayWorld) -> list[str]:
-    states = {kind: state for state, kind in ENGINE_STATE_EVENTS.items()}
-    return [states[event["type"]] for event in told(world)]
+    transitions = {kind: state for state, kind in ENGINE_STATE_EVENTS.items()}
+    return [transitions[event["type"]] for event in told(world)]
 
 
 def control(dapr: FakeDapr) -> Any:
@@ -82,7 +83,7 @@ def control(dapr: FakeDapr) -> Any:
 async def probe_now(world: GatewayWorld) -> None:
     """The pause is over."""
     known = engine(world)
-    await world.state.engines.set_state(known, PAUSED, known.reason, time.time() - 1)
+    await world.state.engines.set_state(known, EngineState.PAUSED, known.reason, time.time() - 1)
     world.state.dispatcher.wake(ECHO)
 
 
@@ -98,7 +99,7 @@ async def paused(world: GatewayWorld, more: int = 20) -> list[str]:
     jobs = await submit_many(world, WINDOW + more)
     await until(lambda: len(world.runner.events) == WINDOW)
     go.set()
-    await until(lambda: engine(world).state == PAUSED)
+    await until(lambda: engine(world).state == EngineState.PAUSED)
     # What was handed over on the way to the verdict comes to its end.
     await until(lambda: in_window_is_empty(world))
     return [job_id for job_id in jobs if (await world.job(job_id))["status"] == "queued"]
@@ -169,7 +170,7 @@ class TestPause:
         for job_id in waiting:
             assert (await world.job(job_id, wait=5))["status"] == "succeeded"
         assert [event.id for event in world.runner.events[before:]] == waiting
-        assert engine(world).state == ACTIVE
+        assert engine(world).state == EngineState.ACTIVE
         await until(lambda: told_kinds(world) == ["paused", "active"])
 
     async def test_a_probe_that_fails_pauses_again_and_is_no_news(self, world: GatewayWorld) -> None:
@@ -191,11 +192,11 @@ class TestPause:
         world.runner.answer = hold
         await submit_many(world, WINDOW)
         await until(lambda: len(held) == WINDOW)
-        await world.state.states.move(engine(world), PAUSED, "to see", time.time() + 3_600)
+        await world.state.states.move(engine(world), EngineState.PAUSED, "to see", time.time() + 3_600)
         waiting = await world.submit("waits")
         await world.runner.end(held[0])
         await world.until_status(held[0].id, Status.SUCCEEDED)
-        assert engine(world).state == PAUSED
+        assert engine(world).state == EngineState.PAUSED
         assert (await world.job(waiting))["status_reason"] == "engine_paused"
 
     @pytest.mark.parametrize("code", sorted(breaker.NEUTRAL))
@@ -207,14 +208,14 @@ class TestPause:
         world.runner.answer = reject
         for job_id in await submit_many(world, 2 * breaker.TRIP_AFTER):
             assert (await world.job(job_id, wait=5))["status"] == "failed"
-        assert engine(world).state == ACTIVE
+        assert engine(world).state == EngineState.ACTIVE
 
     async def test_a_clock_shorter_than_the_cards_does_not_count(self, world: GatewayWorld) -> None:
         world.runner.answer = late
         for _ in range(2 * breaker.TRIP_AFTER):
             job_id = await world.submit(execution_timeout_seconds=0.001)
             assert (await world.job(job_id, wait=5))["status"] == "timed_out"
-        assert engine(world).state == ACTIVE
+        assert engine(world).state == EngineState.ACTIVE
         assert not engine(world).breaker.outcomes
 
     @pytest.mark.parametrize("seconds", [None, 60, 61])
@@ -222,7 +223,7 @@ class TestPause:
         world.runner.answer = late
         for _ in range(breaker.TRIP_AFTER):
             await world.submit(execution_timeout_seconds=seconds)
-        await until(lambda: engine(world).state == PAUSED)
+        await until(lambda: engine(world).state == EngineState.PAUSED)
         assert "PREDICT_TIMEOUT" in str(engine(world).reason)
 
     async def test_a_retry_that_waits_for_a_paused_engine_says_so(self, world: GatewayWorld) -> None:
@@ -233,7 +234,7 @@ class TestPause:
         world.runner.answer = later
         job_id = await world.submit()
         await until(lambda: engine(world).breaker.outcomes)
-        await world.state.states.move(engine(world), PAUSED, "to see", None)
+        await world.state.states.move(engine(world), EngineState.PAUSED, "to see", None)
         assert (await world.job(job_id))["status_reason"] == "engine_paused"
 
 
@@ -247,7 +248,7 @@ class TestQuarantineByItself:
         monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.001)
         world.runner.answer = fail
         await submit_many(world, 60)
-        await until(lambda: engine(world).state == QUARANTINED, 20)
+        await until(lambda: engine(world).state == EngineState.QUARANTINED, 20)
         ran = len(world.runner.events)
         assert engine(world).reason == "8 probes in a row failed; the last: PREDICT_ERROR"
         await until(lambda: told_kinds(world) == ["paused", "quarantined"])
@@ -270,7 +271,7 @@ class TestQuarantineByItself:
             await until(lambda: len(world.runner.events) == 40)
             for event in world.runner.events[: breaker.QUARANTINE_AFTER_NONSENSE]:
                 await nonsense(world.runner, event)
-            await until(lambda: engine(world).state == QUARANTINED)
+            await until(lambda: engine(world).state == EngineState.QUARANTINED)
             assert code in str(engine(world).reason)
             await until(lambda: control(world.dapr) == {"stopped": True})
 
@@ -279,7 +280,7 @@ class TestQuarantineByItself:
     ) -> None:
         world.dapr.missing.add(ECHO_STORE)
         problem_of(await operate(world, "quarantine", {"reason": "it lies"}), 503, "UNAVAILABLE")
-        assert (engine(world).state, control(world.dapr)) == (QUARANTINED, None)
+        assert (engine(world).state, control(world.dapr)) == (EngineState.QUARANTINED, None)
         world.dapr.missing.clear()
         assert (await operate(world, "quarantine", {"reason": "it lies"})).status_code == 200
         assert control(world.dapr) == {"stopped": True}
@@ -309,7 +310,7 @@ class TestQuarantineByItself:
 
     async def test_its_runner_goes_on_when_another_gateway_resumed_it_meanwhile(self, world: GatewayWorld) -> None:
         await operate(world, "quarantine", {"reason": "it lies"})
-        await world.state.ledger.set_engine_state(ECHO, ACTIVE, None, None)
+        await world.state.ledger.set_engine_state(ECHO, EngineState.ACTIVE, None, None)
         await world.state.engines.sync_states()
         world.dapr.missing.add(ECHO_STORE)
         await world.state.states.catch_up()
@@ -321,7 +322,7 @@ class TestQuarantineByItself:
     async def test_a_store_that_hangs_keeps_no_other_runner_from_being_told(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(states, "_TELL_SECONDS", 0.05)
+        monkeypatch.setattr(transitions, "_TELL_SECONDS", 0.05)
         put, other = world.state.sidecar.put, world.state.engines.get(STANDARD)
         assert other is not None
 
@@ -332,7 +333,7 @@ class TestQuarantineByItself:
 
         monkeypatch.setattr(world.state.sidecar, "put", hang)
         for known in (engine(world), other):
-            await world.state.engines.set_state(known, QUARANTINED, "it lies")
+            await world.state.engines.set_state(known, EngineState.QUARANTINED, "it lies")
         await asyncio.wait_for(world.state.states.catch_up(), 5)
         assert names.CONTROL_KEY in world.dapr.stores[names.results_component(STANDARD)]
         assert control(world.dapr) is None
@@ -364,7 +365,7 @@ class TestOperators:
             urgent = await before.submit("urgent", priority=9)
         dapr.handlers.clear()
         async with gateway_world(tmp_path, dapr=dapr) as world:
-            assert (engine(world).state, engine(world).reason) == (QUARANTINED, "it lies")
+            assert (engine(world).state, engine(world).reason) == (EngineState.QUARANTINED, "it lies")
             await world.sweep()
             assert (await world.job(jobs[0]))["status_reason"] == "engine_paused"
             assert world.runner.events == []
@@ -381,7 +382,7 @@ class TestOperators:
         async with gateway_world(tmp_path, dapr=dapr) as before:
             await operate(before, "quarantine", {"reason": "it lies"})
         async with gateway_world(tmp_path, dapr=dapr) as world:
-            assert (engine(world).state, engine(world).reason) == (QUARANTINED, "it lies")
+            assert (engine(world).state, engine(world).reason) == (EngineState.QUARANTINED, "it lies")
 
     async def test_a_look_at_the_ledger_that_began_before_does_not_undo_it(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
@@ -401,7 +402,7 @@ class TestOperators:
         await operate(world, "quarantine", {"reason": "it lies"})
         go.set()
         await looking
-        assert engine(world).state == QUARANTINED
+        assert engine(world).state == EngineState.QUARANTINED
 
     async def test_removed_and_deployed_again_it_is_still_quarantined(self, world: GatewayWorld) -> None:
         await operate(world, "quarantine", {"reason": "it lies"})
@@ -409,9 +410,9 @@ class TestOperators:
         problem_of(await operate(world, "resume"), 404, "ENGINE_DOES_NOT_EXIST")
         world.dapr.components.add(names.results_component(ECHO))
         await world.state.engines.refresh()
-        assert (engine(world).state, engine(world).reason) == (QUARANTINED, "it lies")
+        assert (engine(world).state, engine(world).reason) == (EngineState.QUARANTINED, "it lies")
         await operate(world, "resume")
-        assert (engine(world).state, engine(world).reason) == (ACTIVE, None)
+        assert (engine(world).state, engine(world).reason) == (EngineState.ACTIVE, None)
 
     async def test_purge_cancels_what_waits_and_leaves_what_runs(self, world: GatewayWorld) -> None:
         world.runner.answer = never
@@ -442,12 +443,12 @@ class TestOperators:
         body = {"reason": "mine"} if what == "quarantine" else None
         problem_of(await world.client().post(f"/v1/engines/{ECHO}/{what}", json=body), 403, "FORBIDDEN")
         problem_of(await operate(world, what, body, "acme--no-such"), 404, "ENGINE_DOES_NOT_EXIST")
-        assert engine(world).state == ACTIVE
+        assert engine(world).state == EngineState.ACTIVE
 
     @pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": "x" * 501}, {"reason": "x", "more": 1}, []])
     async def test_a_quarantine_has_a_reason(self, world: GatewayWorld, body: Any) -> None:
         problem_of(await operate(world, "quarantine", body), 422, "INVALID_REQUEST")
-        assert engine(world).state == ACTIVE
+        assert engine(world).state == EngineState.ACTIVE
 
 
 async def remove(world: GatewayWorld) -> None:
@@ -456,7 +457,7 @@ async def remove(world: GatewayWorld) -> None:
 
     async def gone() -> bool:
         await world.state.engines.refresh()
-        return engine(world).state == RETIRED
+        return engine(world).state == EngineState.RETIRED
 
     await until(gone)
 

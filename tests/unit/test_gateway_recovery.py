@@ -22,10 +22,12 @@ from tests.support.gateway import (
 )
 
 from enginehouse.contracts import names
+from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.job import Status
-from enginehouse.gateway import dispatch, restore, sweep
-from enginehouse.gateway.engines import RETIRED
+from enginehouse.gateway.handover import dispatch
+from enginehouse.gateway.outcome import restored_store
+from enginehouse.gateway.recovery import sweep
 from enginehouse.sidecar.fake import FakeDapr
 
 
@@ -475,7 +477,7 @@ class TestRestart:
             assert await world.submit()
         world.dapr.components |= {names.results_component(ECHO), names.results_component(STANDARD)}
         await world.state.engines.refresh()
-        assert {engine.id for engine in world.state.engines if engine.state == RETIRED} == set()
+        assert {engine.id for engine in world.state.engines if engine.state == EngineState.RETIRED} == set()
 
     async def test_not_ready_before_it_knows_its_engines_and_while_its_ledger_is_away(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
@@ -497,7 +499,7 @@ class TestStoreThatWentBack:
     async def test_its_ends_are_written_again_so_that_nobody_runs_them_again(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(restore, "_SAMPLE_SECONDS", 0)
+        monkeypatch.setattr(restored_store, "_SAMPLE_SECONDS", 0)
         store = world.dapr.stores[names.results_component(ECHO)]
         kept = await world.submit("kept")
         await world.until_status(kept, Status.SUCCEEDED)
@@ -534,7 +536,7 @@ class TestStoreThatWentBack:
     async def test_a_store_that_hangs_keeps_no_other_from_being_looked_at(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(restore, "_LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(restored_store, "_LOOK_SECONDS", 0.1)
         await world.until_status(await world.submit(), Status.SUCCEEDED)
         job_id = await world.submit(engine="standard")
         await world.until_status(job_id, Status.SUCCEEDED)

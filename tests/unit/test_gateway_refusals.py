@@ -12,11 +12,11 @@ import structlog
 import structlog.testing
 from tests.support.gateway import ECHO, PRIVATE, GatewayWorld, gateway_world, problem_of, until
 
+from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.errors import InvalidInput
 from enginehouse.contracts.job import Status
 from enginehouse.contracts.names import new_job_id, results_component
-from enginehouse.gateway.engines import RETIRED
-from enginehouse.gateway.schemas import InputSchema
+from enginehouse.gateway.engines.input_schema import InputSchema
 
 SCHEMA = {
     "type": "object",
@@ -139,7 +139,7 @@ async def test_a_removed_engine_is_as_one_that_never_was(tmp_path: Path) -> None
 
         async def retired() -> bool:
             await world.state.engines.refresh()
-            return engine.state == RETIRED
+            return engine.state == EngineState.RETIRED
 
         await until(retired)
         await refused(world, "POST", "/v1/engines/echo/jobs", 404, "ENGINE_DOES_NOT_EXIST", json={"input": 1})

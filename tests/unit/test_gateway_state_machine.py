@@ -20,11 +20,15 @@ from sqlalchemy import select
 from tests.support.gateway import ECHO, GatewayWorld, ScriptedRunner, gateway_world, until
 
 from enginehouse.contracts import names
+from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import Conflict, EnginehouseError, Unavailable
-from enginehouse.contracts.events import JobEvent, read_event
-from enginehouse.contracts.job import JobRecord, Status, may_change, now
-from enginehouse.gateway import breaker, dispatch, sweep
+from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.job import JobRecord, Status, may_change
+from enginehouse.contracts.moments import now
+from enginehouse.gateway.engines import breaker
+from enginehouse.gateway.handover import dispatch
 from enginehouse.gateway.ledger.schema import jobs
+from enginehouse.gateway.recovery import sweep
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 STORE = names.results_component(ECHO)

@@ -11,7 +11,7 @@ from tests.support.gateway import ECHO, GatewayWorld, gateway_world, lose, never
 
 from enginehouse.contracts.events import ProgressData, progress_event, progress_sequence
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.follow import follow
+from enginehouse.gateway.jobs.follow import follow
 
 
 class Event(NamedTuple):

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from tests.support.gateway import GatewayWorld, gateway_world, make_tenant, until
 
 from enginehouse.gateway import app
-from enginehouse.gateway.tenants import Tenants
+from enginehouse.gateway.tenants.tenants import Tenants
 
 EVENT = b'{"specversion":"1.0","id":"1","source":"/s","type":"com.example.t","engineid":"echo"}'
 

@@ -28,11 +28,11 @@ from tests.support.gateway import (
 )
 from tests.support.serving import serving
 
+from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS
 from enginehouse.contracts.job import Status
-from enginehouse.gateway import notify
-from enginehouse.gateway.engines import ACTIVE, QUARANTINED
 from enginehouse.gateway.ledger.schema import notices
+from enginehouse.gateway.notify import notifier
 from enginehouse.registry.tenants import rotate_webhook_secret
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -149,7 +149,7 @@ async def test_a_job_without_a_webhook_has_none(tmp_path: Path) -> None:
 async def test_what_did_not_arrive_is_told_again_also_by_the_gateway_that_comes_after(
     tmp_path: Path, receiver: Receiver, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "backoff_seconds", lambda attempts: 3_600)
+    monkeypatch.setattr(notifier, "backoff_seconds", lambda attempts: 3_600)
     receiver.status, dapr = 503, FakeDapr()
     async with telling(tmp_path, dapr=dapr) as before:
         job_id = await before.submit(webhook=receiver.url)
@@ -210,8 +210,8 @@ async def test_a_receiver_that_wants_no_more_gets_no_more_and_the_job_is_what_it
 async def test_after_its_last_attempt_it_is_given_up_with_the_reason(
     tmp_path: Path, receiver: Receiver, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "backoff_seconds", lambda attempts: -1)
-    monkeypatch.setattr(notify, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(notifier, "backoff_seconds", lambda attempts: -1)
+    monkeypatch.setattr(notifier, "_IDLE_SECONDS", 0.01)
     receiver.status = 500
     async with telling(tmp_path) as world:
         job_id = await world.submit(webhook=receiver.url)
@@ -333,6 +333,6 @@ async def test_an_owner_is_told_what_becomes_of_its_engine(tmp_path: Path, recei
         await until(nothing_is_kept)
     told: list[Any] = [Webhook(secret).verify(body, headers) for headers, body in receiver.received]
     assert {(said["type"], said["data"]["engine"], said["data"]["reason"]) for said in told} == {
-        (ENGINE_STATE_EVENTS[QUARANTINED], ECHO, "it lies"),
-        (ENGINE_STATE_EVENTS[ACTIVE], ECHO, None),
+        (ENGINE_STATE_EVENTS[EngineState.QUARANTINED], ECHO, "it lies"),
+        (ENGINE_STATE_EVENTS[EngineState.ACTIVE], ECHO, None),
     }

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import Malformed
 from enginehouse.contracts.events import (
     JOB_COMPLETED,
@@ -17,9 +18,9 @@ from enginehouse.contracts.events import (
     JobOrder,
     completion_event,
     job_event,
-    read_event,
 )
-from enginehouse.contracts.job import FINAL, TRANSITIONS, JobRecord, RetryPolicy, Status, may_change, now
+from enginehouse.contracts.job import FINAL, TRANSITIONS, JobRecord, RetryPolicy, Status, may_change
+from enginehouse.contracts.moments import now
 
 json_values = st.recursive(
     st.none()

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select
 from tests.support.ledger import ENGINE, accepted, mirror, new_job, opened, row_of
 
-from enginehouse.contracts.job import FINAL, TRANSITIONS, JobError, JobRecord, Status, now
+from enginehouse.contracts.job import FINAL, TRANSITIONS, JobError, JobRecord, Status
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger

@@ -18,7 +18,8 @@ from tests.support.ledger import (
     shift,
 )
 
-from enginehouse.contracts.job import Status, StatusReason, now
+from enginehouse.contracts.job import Status, StatusReason
+from enginehouse.contracts.moments import now
 from enginehouse.gateway.ledger import queue, read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.queue import TakeBack

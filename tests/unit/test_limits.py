@@ -7,9 +7,9 @@ import pytest
 from enginehouse.contracts.errors import RateLimited
 from enginehouse.contracts.tenant import Limits as TenantLimits
 from enginehouse.contracts.tenant import Tenant
-from enginehouse.gateway import limits
-from enginehouse.gateway.limits import Limits
-from enginehouse.gateway.tenants import Caller
+from enginehouse.gateway.tenants import limits
+from enginehouse.gateway.tenants.limits import Limits
+from enginehouse.gateway.tenants.tenants import Caller
 
 
 class Clock:

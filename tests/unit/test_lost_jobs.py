@@ -11,10 +11,11 @@ from tests.support.ledger import accepted, mirror, row_of
 
 from enginehouse.contracts.engine import Heartbeat
 from enginehouse.contracts.errors import Unavailable
-from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.moments import now
 from enginehouse.gateway.ledger import database
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.sweep import LOST_AFTER_SECONDS, OVERTAKEN_SECONDS, has_it, is_lost
+from enginehouse.gateway.recovery.sweep import LOST_AFTER_SECONDS, OVERTAKEN_SECONDS, has_it, is_lost
 
 
 def _beat(worker: str = "w1", in_hand: tuple[str, ...] = (), idle: float | None = None, **changes: Any) -> Heartbeat:
@@ -22,7 +23,7 @@ def _beat(worker: str = "w1", in_hand: tuple[str, ...] = (), idle: float | None 
         worker=worker,
         slot="a",
         version="v1",
-        slots=4,
+        concurrency=4,
         in_hand=list(in_hand),
         idle_since=None if idle is None else now() - timedelta(seconds=idle),
         healthy=True,

@@ -20,7 +20,7 @@ LONG_MS = 500
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with runner_world(tmp_path, slots=1, batch=Batch(max_size=4, max_delay_ms=LONG_MS)) as made:
+    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=4, max_delay_ms=LONG_MS)) as made:
         yield made
 
 
@@ -71,7 +71,7 @@ async def test_other_parameters_or_another_clock_never_share_a_call(tmp_path: Pa
         *inputs(5, 6, seconds=7),
         *inputs(7, 8),
     ]
-    async with runner_world(tmp_path, slots=4, batch=Batch(max_size=2)) as wide:
+    async with runner_world(tmp_path, concurrency=4, batch=Batch(max_size=2)) as wide:
         await run_all(wide, *jobs)
         seen = sorted((batch["data"], batch.get("parameters")) for batch in wide.engine.batches)
     assert seen == [([1, 2], {"lang": "en"}), ([3, 4], {"lang": "de"}), ([5, 6], None), ([7, 8], None)]
@@ -156,7 +156,7 @@ async def test_the_clock_of_a_job_is_that_of_its_call(tmp_path: Path) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with runner_world(tmp_path, slots=1, batch=Batch(max_size=2, max_delay_ms=LONG_MS)) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=2, max_delay_ms=LONG_MS)) as world:
         world.engine.predict_batch = hangs
         records = await run_all(world, *inputs(1, 2, seconds=0.2))
         assert {record.status for record in records} == {Status.TIMED_OUT}
@@ -171,7 +171,7 @@ async def test_a_job_that_waits_for_a_call_uses_up_none_of_its_time(tmp_path: Pa
         await gate.wait()
         return web.json_response({"result": 1})
 
-    async with runner_world(tmp_path, slots=1, batch=Batch(max_size=2, max_delay_ms=0)) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=2, max_delay_ms=0)) as world:
         world.engine.predict = held
         first = asyncio.create_task(world.run(1, seconds=30))
         await until(lambda: world.engine.calls)
@@ -220,7 +220,7 @@ async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
 
 
 async def test_what_has_not_gone_out_goes_back_when_the_worker_stops(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, slots=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
         deliveries = [asyncio.create_task(world.run(value)) for value in range(3)]
         await until(lambda: world.runner.pool.replicas[0].in_hand == 3)
         await world.runner.drain()
@@ -236,8 +236,10 @@ async def test_an_engine_that_cannot_be_reached_burns_no_attempt(world: World) -
 
 
 def test_a_replica_has_room_for_a_batch_in_each_slot_within_bounds() -> None:
-    def at_once(slots: int, max_size: int) -> int:
-        return EngineSpec(tenant="acme", name="echo", slots=slots, batch=Batch(max_size=max_size)).jobs_at_once
+    def at_once(concurrency: int, max_size: int) -> int:
+        return EngineSpec(
+            tenant="acme", name="echo", concurrency=concurrency, batch=Batch(max_size=max_size)
+        ).jobs_at_once
 
     assert (at_once(4, 1), at_once(4, 16), at_once(1, 8)) == (4, 64, 8)
     assert at_once(256, 256) == JOBS_AT_ONCE_MAX

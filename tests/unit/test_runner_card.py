@@ -16,7 +16,7 @@ from enginehouse.contracts.job import Status
 from enginehouse.runner.card import build_card
 from enginehouse.runner.schema import Unusable, depth, stand_alone
 
-SPEC = EngineSpec(tenant="acme", name="echo", version="v7", slots=3)
+SPEC = EngineSpec(tenant="acme", name="echo", version="v7", concurrency=3)
 
 
 def describe(data: Any, result: Any = None, schemas: dict[str, Any] | None = None, **body: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def announced(world: World) -> list[str]:
 
 def test_a_card_says_what_the_spec_and_the_engine_say() -> None:
     card = build_card(SPEC, "b", describe({"type": "integer"}, {"type": "number"}))
-    assert (card.engine, card.slot, card.version, card.slots) == (ENGINE, "b", "v7", 3)
+    assert (card.engine, card.slot, card.version, card.concurrency) == (ENGINE, "b", "v7", 3)
     assert card.input_schema == {"type": "integer"}
     assert card.output_schema == {"type": "number"}
     assert card.openapi is not None

@@ -9,7 +9,8 @@ import pytest
 from tests.support.runner import STORE, World, runner_world
 
 from enginehouse.contracts import names
-from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.moments import now
 from enginehouse.runner import settled
 from enginehouse.runner.settled import Settled
 

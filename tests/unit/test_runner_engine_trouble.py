@@ -10,7 +10,8 @@ from tests.support.runner import TinyEngine, World, echo, runner_world, until
 from tests.unit.test_runner_jobs import Gate, begin
 
 from enginehouse.contracts import names
-from enginehouse.contracts.job import Status, now
+from enginehouse.contracts.job import Status
+from enginehouse.contracts.moments import now
 from enginehouse.runner import health
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
@@ -165,7 +166,7 @@ async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(
 ) -> None:
     monkeypatch.setattr(health, "_SURE_SECONDS", 0)
     monkeypatch.setattr(health, "_ASK_SECONDS", 0.01)
-    async with runner_world(tmp_path, slots=1) as world:
+    async with runner_world(tmp_path, concurrency=1) as world:
         gate = Gate(world)
         world.engine.in_hand = 1
         job_id = names.new_job_id()

@@ -45,7 +45,7 @@ async def test_a_heartbeat_says_what_is_in_hand(world: World) -> None:
     delivery = begin(world, job_id)
     await until(lambda: gate.entered)
     beat = await latest(world)
-    assert (beat.in_hand, beat.idle_since, beat.slots, beat.healthy) == ([job_id], None, 2, True)
+    assert (beat.in_hand, beat.idle_since, beat.concurrency, beat.healthy) == ([job_id], None, 2, True)
     gate.open.set()
     await delivery
     assert (await latest(world)).in_hand == []

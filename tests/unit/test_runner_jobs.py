@@ -15,7 +15,8 @@ from enginehouse.contracts import names
 from enginehouse.contracts.engine import Heartbeat
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JOB_COMPLETED
-from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, now
+from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
+from enginehouse.contracts.moments import now
 from enginehouse.runner import receive
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -51,7 +52,7 @@ def begin(world: World, job_id: str, **options: Any) -> "asyncio.Task[bool]":
 
 async def other_worker(world: World, in_hand: list[str], name: str = "worker-2") -> None:
     beat = Heartbeat(
-        worker=name, slot="a", version="v1", slots=1, in_hand=in_hand, healthy=True, subscribed=True, at=now()
+        worker=name, slot="a", version="v1", concurrency=1, in_hand=in_hand, healthy=True, subscribed=True, at=now()
     )
     await world.sidecar.put(STORE, names.worker_key(name), beat.model_dump_json().encode(), 15)
 

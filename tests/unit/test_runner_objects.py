@@ -13,7 +13,8 @@ from tests.support.runner import PORTS, World, runner_world, until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.events import JobObjects
-from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.moments import now
 
 
 class Store:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginehouse.contracts.events import JobOrder
-from enginehouse.contracts.job import FINAL, JobRecord, RetryPolicy, Status, now
+from enginehouse.contracts.job import FINAL, JobRecord, RetryPolicy, Status
+from enginehouse.contracts.moments import now
 from enginehouse.runner.outcome import (
     Attempt,
     Failed,

@@ -11,10 +11,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from tests.support.runner import ENGINE, STORE
 
 from enginehouse.contracts import names
+from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.engine import Heartbeat
 from enginehouse.contracts.errors import Conflict, EnginehouseError, Unavailable
-from enginehouse.contracts.events import JobEvent, JobOrder, job_event, read_event
-from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, may_change, now
+from enginehouse.contracts.events import JobEvent, JobOrder, job_event
+from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, may_change
+from enginehouse.contracts.moments import now
 from enginehouse.runner.admit import Admission, Exhausted, Run, lost_attempt
 from enginehouse.runner.claims import Claims
 from enginehouse.runner.outcome import (
@@ -82,7 +84,7 @@ class OneJob(RuleBasedStateMachine):
             worker=worker,
             slot="a",
             version="v1",
-            slots=1,
+            concurrency=1,
             in_hand=[self.job_id] if has_it else [],
             healthy=True,
             subscribed=True,

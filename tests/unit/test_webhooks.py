@@ -12,7 +12,7 @@ from starlette.routing import Route
 from tests.support.dapr import PORTS
 from tests.support.serving import serving
 
-from enginehouse.gateway.webhooks import GiveUp, Secrets, WebhookRefused, Webhooks
+from enginehouse.gateway.notify.webhooks import GiveUp, Secrets, WebhookRefused, Webhooks
 from enginehouse.registry.tenants import rotate_webhook_secret
 
 

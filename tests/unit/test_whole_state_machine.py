@@ -14,8 +14,9 @@ from tests.support.runner import runner_settings
 from tests.unit.test_gateway_state_machine import STORE, Gateway
 
 from enginehouse.contracts import names
+from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.events import JobEvent, read_event
+from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import Status
 from enginehouse.runner.app import Runner
 from enginehouse.runner.clients.base import EngineClient, Health, Prediction, Reply
@@ -110,7 +111,7 @@ class Whole(Gateway):
         told = runner_settings(
             Path(self.folder.name), "http://127.0.0.1:1", worker=f"worker-{self.workers}", claim_after_seconds=0.001
         )
-        self.real = Runner(told, EngineSpec(tenant="acme", name="echo", slots=16), self.mortal)
+        self.real = Runner(told, EngineSpec(tenant="acme", name="echo", concurrency=16), self.mortal)
         for replica in self.real.pool.replicas:
             self.real.pool.set_health(replica, True)
 

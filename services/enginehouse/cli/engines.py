@@ -73,9 +73,7 @@ def show(
     table.add_row(Text("state", style="dim"), Text.assemble(state, reason, " · ", health))
     table.add_row(Text("jobs", style="dim"), f"{queued} queued, {running} running, {workers} workers")
     if card := found.card:
-        limits = (
-            f"{card.slots} jobs at once, {card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"
-        )
+        limits = f"{card.concurrency} jobs at once, {card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"
         table.add_row(Text("limits", style="dim"), limits)
     print_table(table)
     if card := found.card:

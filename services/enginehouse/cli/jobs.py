@@ -14,7 +14,8 @@ from enginehouse.cli.console import err, out
 from enginehouse.cli.inputs import read_input
 from enginehouse.cli.running import DEFAULT_HOME, INTERRUPTED, HomeOption
 from enginehouse.client import JobFailed, JobNews, SubmitOptions
-from enginehouse.contracts.job import Job, Status, now
+from enginehouse.contracts.job import Job, Status
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import DEFAULT_ENGINE
 
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import httpx2
 
 from enginehouse.client.errors import CannotConnect, from_answer
-from enginehouse.contracts.errors import EnginehouseError, IdempotencyKeyInFlight, Unavailable
+from enginehouse.contracts.errors import EnginehouseError, Unavailable
 
 _AGAIN_STATUSES = (429, 502, 503, 504)
 _FIRST_DELAY_SECONDS = 0.1
@@ -48,7 +48,7 @@ def check_answer(status: int, body: bytes, retry_after: str | None, *, safe: boo
         return
     error = from_answer(status, body, retry_after)
     # A 429 was turned away at the door, so nothing has been done.
-    again = status == 429 or (safe and (status in _AGAIN_STATUSES or isinstance(error, IdempotencyKeyInFlight)))
+    again = status == 429 or (safe and status in _AGAIN_STATUSES)
     raise Refused(error, again=again) from None
 
 

@@ -1,10 +1,12 @@
 """An engine: what its owner writes in engine.yaml, the card it shows, the heartbeat of its workers, its HTTP bodies."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
-from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy, _Frozen, _Record
+from enginehouse.contracts.base import StrictModel, WireModel
+from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
 from enginehouse.contracts.names import EngineId, Slot, check_name
 
 ENGINE_PORT = 8000
@@ -17,10 +19,10 @@ HEARTBEAT_SECONDS = 5
 WORKER_TTL_SECONDS = 15
 
 JOBS_AT_ONCE_MAX = 1_024
-"""However large slots and batches are, a replica is given no more jobs at once."""
+"""The most jobs that a replica is given at once, however large its concurrency and batches are."""
 
 
-class LocalRun(_Frozen):
+class LocalRun(StrictModel):
     """How the engine is started as a process on this machine. It listens on 127.0.0.1 at $PORT."""
 
     command: list[str] = Field(min_length=1, description="`python` means the engine's own environment.")
@@ -28,28 +30,28 @@ class LocalRun(_Frozen):
     env: dict[str, str] = Field(default_factory=dict)
 
 
-class Resources(_Frozen):
+class Resources(StrictModel):
     """What one replica may use, in Kubernetes' notation."""
 
     cpu: str = "1"
     memory: str = "512Mi"
 
 
-class Batch(_Frozen):
+class Batch(StrictModel):
     """How many waiting jobs the runner may hand to `predict_batch` at once, and how long it may wait for them."""
 
     max_size: Annotated[int, Field(ge=1, le=256)] = 1
     max_delay_ms: Annotated[int, Field(ge=0, le=1_000)] = 5
 
 
-class Scale(_Frozen):
+class Scale(StrictModel):
     """How many replicas there may be. `min: 0` means that being asleep is healthy."""
 
     min: Annotated[int, Field(ge=0, le=100)] = 1
     max: Annotated[int, Field(ge=1, le=100)] = 1
 
 
-class EngineSpec(_Frozen):
+class EngineSpec(StrictModel):
     """engine.yaml: everything that Enginehouse must know to run an engine."""
 
     tenant: str
@@ -59,7 +61,7 @@ class EngineSpec(_Frozen):
     image: str | None = Field(None, description="Container image, for containers and Kubernetes.")
     run: LocalRun | None = Field(None, description="For `enginehouse up` with engines as processes.")
     protocol: Literal["predict", "open-inference"] = "predict"
-    slots: Annotated[int, Field(ge=1, le=256)] = Field(4, description="Jobs that one replica works on at once.")
+    concurrency: Annotated[int, Field(ge=1, le=256)] = Field(4, description="Jobs that one replica works on at once.")
     execution_timeout_seconds: Annotated[float, Field(gt=0, le=MAX_EXECUTION_SECONDS)] = 60
     max_time_in_queue_seconds: Annotated[int, Field(ge=1, le=MAX_QUEUE_SECONDS)] = 86_400
     max_queued_jobs: Annotated[int, Field(ge=1)] = Field(100_000, description="Beyond: 429 QUEUE_FULL.")
@@ -67,6 +69,13 @@ class EngineSpec(_Frozen):
     batch: Batch = Batch()
     scale: Scale = Scale()
     resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "slots" in values:
+            raise ValueError("'slots' is called 'concurrency' now: rename it in engine.yaml")
+        return values
 
     @field_validator("tenant")
     @classmethod
@@ -85,11 +94,29 @@ class EngineSpec(_Frozen):
 
     @property
     def jobs_at_once(self) -> int:
-        """Jobs that one replica can have in hand: a full batch in each of its slots."""
-        return max(self.slots, min(self.slots * self.batch.max_size, JOBS_AT_ONCE_MAX))
+        """Jobs that one replica can have in hand: a full batch for each call that it works on."""
+        return max(self.concurrency, min(self.concurrency * self.batch.max_size, JOBS_AT_ONCE_MAX))
 
 
-class EngineCard(_Record):
+class EngineState(StrEnum):
+    """Whether an engine gets jobs."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    """Its breaker tripped: its jobs wait, and after a while single ones are let through as probes."""
+    QUARANTINED = "quarantined"
+    """It gets nothing until an operator resumes it."""
+    RETIRED = "retired"
+    """It was removed."""
+
+
+class Control(WireModel):
+    """Under `control`: what the gateway tells an engine's runners."""
+
+    stopped: StrictBool = Field(False, description="True while the engine is quarantined: runners begin no job.")
+
+
+class EngineCard(WireModel):
     """What the gateway knows of an engine's slot. Comes from tenants, so it is bounded before it is used."""
 
     engine: str
@@ -99,7 +126,7 @@ class EngineCard(_Record):
     input_schema: dict[str, Any] = Field(default_factory=dict, description="JSON Schema 2020-12 of `input`.")
     output_schema: dict[str, Any] = Field(default_factory=dict)
     example: Any = None
-    slots: int = 1
+    concurrency: int = 1
     execution_timeout_seconds: float = 60
     max_time_in_queue_seconds: int = 86_400
     max_queued_jobs: int = 100_000
@@ -109,13 +136,13 @@ class EngineCard(_Record):
     openapi: dict[str, Any] | None = Field(None, description="The engine's own API, if it fits the card.")
 
 
-class Heartbeat(_Record):
+class Heartbeat(WireModel):
     """Under `worker/<worker>`, renewed every HEARTBEAT_SECONDS, gone WORKER_TTL_SECONDS after the last."""
 
     worker: str
     slot: Slot
     version: str
-    slots: int = Field(description="Jobs that it can have in hand at once.")
+    concurrency: int = Field(description="Jobs that it can have in hand at once.")
     in_hand: list[str] = Field(default_factory=list, description="Ids of the jobs delivered and not yet settled.")
     idle_since: AwareDatetime | None = Field(None, description="Since when nothing was in hand; None: busy.")
     healthy: bool = Field(description="Whether the engine answers its health check.")
@@ -123,7 +150,7 @@ class Heartbeat(_Record):
     at: AwareDatetime
 
 
-class WorkerList(_Record):
+class WorkerList(WireModel):
     """Under `workers`: the names to look for heartbeats under."""
 
     workers: list[str] = Field(default_factory=list)

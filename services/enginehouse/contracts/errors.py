@@ -57,14 +57,20 @@ class Forbidden(RequestError):
     advice = "Ask the operator for a key with the rights this call needs."
 
 
-class EngineDoesNotExist(RequestError):
+class NotFound(RequestError):
+    """No such thing, or none that the caller may know of."""
+
+    code = "NOT_FOUND"
+
+
+class EngineDoesNotExist(NotFound):
     """No such engine."""
 
     code = "ENGINE_DOES_NOT_EXIST"
     advice = "GET /v1/engines lists the engines you may use."
 
 
-class JobDoesNotExist(RequestError):
+class JobDoesNotExist(NotFound):
     """No such job."""
 
     code = "JOB_DOES_NOT_EXIST"
@@ -112,28 +118,6 @@ class EventReused(IdempotencyKeyReused):
 
     code = "EVENT_REUSED"
     advice = "Give a different event an id of its own; the same event may come again as it was."
-
-
-class IdempotencyKeyInFlight(RequestError):
-    """A request with the same Idempotency-Key is still being accepted."""
-
-    code = "IDEMPOTENCY_KEY_IN_FLIGHT"
-    retryable = True
-    advice = "Send the same request again in a moment."
-
-
-class EnginePaused(EnginehouseError):
-    """The engine takes no jobs at present."""
-
-    code = "ENGINE_PAUSED"
-    advice = "Try again later; GET /v1/engines/{engine} says why it is paused."
-
-
-class EngineAsleep(EnginehouseError):
-    """The engine has no worker running at present."""
-
-    code = "ENGINE_ASLEEP"
-    advice = "Submit a job to wake it, or try again later."
 
 
 class RateLimited(EnginehouseError):

@@ -1,14 +1,15 @@
-"""The CloudEvents that parts exchange: built and read here. The envelope is fixed, the body is the engine's own."""
+"""The events that parts exchange: their types, their data, and how each is made."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import pydantic_core
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field
 
-from enginehouse.contracts.errors import Malformed
-from enginehouse.contracts.job import JobError, RetryPolicy, Status, _Record, now
+from enginehouse.contracts.base import WireModel
+from enginehouse.contracts.cloud_event import GATEWAY_SOURCE, cloud_event, engine_source
+from enginehouse.contracts.engine import EngineState
+from enginehouse.contracts.job import JobError, RetryPolicy, Status
 
 JOB_REQUESTED = "dev.enginehouse.job.requested.v1"
 JOB_STARTED = "dev.enginehouse.job.started.v1"
@@ -16,24 +17,15 @@ JOB_COMPLETED = "dev.enginehouse.job.completed.v1"
 JOB_PROGRESS = "dev.enginehouse.job.progress.v1"
 JOB_REFUSED = "dev.enginehouse.job.refused.v1"
 ENGINE_ANNOUNCED = "dev.enginehouse.engine.announced.v1"
-ENGINE_STATE_EVENTS = {
-    "paused": "dev.enginehouse.engine.paused.v1",
-    "quarantined": "dev.enginehouse.engine.quarantined.v1",
-    "active": "dev.enginehouse.engine.resumed.v1",
+ENGINE_STATE_EVENTS: dict[EngineState, str] = {
+    EngineState.PAUSED: "dev.enginehouse.engine.paused.v1",
+    EngineState.QUARANTINED: "dev.enginehouse.engine.quarantined.v1",
+    EngineState.ACTIVE: "dev.enginehouse.engine.resumed.v1",
 }
 DEAD_LETTERED = "dev.enginehouse.job.deadlettered.v1"
-CONTENT_TYPE = "application/cloudevents+json"
-GATEWAY_SOURCE = "/gateway"
-
-E = TypeVar("E", bound=BaseModel)
 
 
-def engine_source(engine_id: str) -> str:
-    """`source` of an event that an engine's runner publishes."""
-    return f"/engines/{engine_id}"
-
-
-class JobObjects(_Record):
+class JobObjects(WireModel):
     """Signed URLs of exactly this job's objects: a runner has no other access to the object store."""
 
     input_url: str | None = Field(None, description="GET: the input, where it is not inline.")
@@ -43,7 +35,7 @@ class JobObjects(_Record):
     max_bytes: int = Field(64 * 1024 * 1024, description="No object may be larger.")
 
 
-class JobOrder(_Record):
+class JobOrder(WireModel):
     """`data` of a job event: what a runner needs to run one attempt."""
 
     input: Any = None
@@ -55,10 +47,8 @@ class JobOrder(_Record):
     objects: JobObjects | None = None
 
 
-class JobEvent(BaseModel):
+class JobEvent(WireModel):
     """A job on its way to an engine."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     type: str
@@ -77,7 +67,7 @@ COMPLETION_ALSO_MAX = 63
 """Jobs that one completion may name beside its first."""
 
 
-class CompletionData(_Record):
+class CompletionData(WireModel):
     """`data` of a completion."""
 
     status: Status | None = Field(None, description="What the job came to, for who reads along.")
@@ -88,10 +78,8 @@ class CompletionData(_Record):
     )
 
 
-class Completion(BaseModel):
+class Completion(WireModel):
     """A hint, without result, that jobs' records have changed; or that an engine has a new card."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: str
     engineid: str
@@ -116,7 +104,7 @@ def progress_place(sequence: int) -> tuple[int, int]:
     return divmod(sequence, _PROGRESS_STEP)
 
 
-class ProgressData(_Record):
+class ProgressData(WireModel):
     """`data` of a progress event: a line that the engine streamed while it worked."""
 
     kind: Literal["progress", "output", "log", "metric"]
@@ -124,10 +112,8 @@ class ProgressData(_Record):
     sequence: int = Field(ge=0)
 
 
-class Progress(BaseModel):
+class ProgressReport(WireModel):
     """What a running job's engine told on the way."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     engineid: str
     subject: str
@@ -135,23 +121,18 @@ class Progress(BaseModel):
 
 
 def progress_event(engine_id: str, job_id: str, data: ProgressData) -> bytes:
-    """A runner's report of one line that the engine streamed."""
-    return pydantic_core.to_json(
-        {
-            "specversion": "1.0",
-            "id": f"{job_id}.{data.sequence}",
-            "type": JOB_PROGRESS,
-            "source": engine_source(engine_id),
-            "subject": job_id,
-            "time": now(),
-            "datacontenttype": "application/json",
-            "engineid": engine_id,
-            "data": data,
-        }
+    """Make a runner's report of one line that the engine streamed."""
+    return cloud_event(
+        event_id=f"{job_id}.{data.sequence}",
+        kind=JOB_PROGRESS,
+        source=engine_source(engine_id),
+        subject=job_id,
+        data=data,
+        extensions={"engineid": engine_id},
     )
 
 
-class DeadLetter(_Record):
+class DeadLetter(WireModel):
     """`data` of a dead letter that a runner writes."""
 
     reason: str = Field(description="A code: UNPARSABLE, PREDICT_ERROR, …")
@@ -170,68 +151,44 @@ def job_event(
     traceparent: str | None,
     hand_over: int = 1,
 ) -> bytes:
-    """The event that hands a job to its engine, as structured CloudEvents JSON."""
-    event: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": job_id,
-        "type": JOB_REQUESTED,
-        "source": GATEWAY_SOURCE,
-        "subject": job_id,
-        "time": now(),
-        "datacontenttype": "application/json",
-        "tenantid": tenant,
-        "engineid": engine_id,
-        "attempt": attempt,
-        "handover": hand_over,
-        "expirytime": expires,
-        "data": order,
-    }
-    if traceparent:
-        event["traceparent"] = traceparent
-    return pydantic_core.to_json(event, exclude_none=True)
+    """Make the event that hands a job to its engine."""
+    return cloud_event(
+        event_id=job_id,
+        kind=JOB_REQUESTED,
+        source=GATEWAY_SOURCE,
+        subject=job_id,
+        data=order,
+        extensions={
+            "tenantid": tenant,
+            "engineid": engine_id,
+            "attempt": attempt,
+            "handover": hand_over,
+            "expirytime": expires,
+            "traceparent": traceparent,
+        },
+    )
 
 
 def completion_event(
     kind: str, engine_id: str, subject: str, status: Status | None, attempt: int = 0, also: Sequence[str] = ()
 ) -> bytes:
-    """A runner's hint to the gateway; `subject` is a job's id, or the slot of an announcement."""
-    data = CompletionData(status=status, also=tuple(also)).model_dump(exclude_defaults=True)
-    return pydantic_core.to_json(
-        {
-            "specversion": "1.0",
-            "id": f"{subject}.{attempt}.{status or 'announced'}",
-            "type": kind,
-            "source": engine_source(engine_id),
-            "subject": subject,
-            "time": now(),
-            "datacontenttype": "application/json",
-            "engineid": engine_id,
-            "data": data,
-        }
+    """Make a runner's hint to the gateway; `subject` is a job's id, or the slot of an announcement."""
+    return cloud_event(
+        event_id=f"{subject}.{attempt}.{status or 'announced'}",
+        kind=kind,
+        source=engine_source(engine_id),
+        subject=subject,
+        data=CompletionData(status=status, also=tuple(also)).model_dump(exclude_defaults=True),
+        extensions={"engineid": engine_id},
     )
 
 
 def dead_letter_event(engine_id: str, event_id: str, letter: DeadLetter) -> bytes:
-    """What a runner publishes on the dead-letter topic when it cannot turn a delivery into a job."""
-    return pydantic_core.to_json(
-        {
-            "specversion": "1.0",
-            "id": event_id,
-            "type": DEAD_LETTERED,
-            "source": engine_source(engine_id),
-            "time": now(),
-            "datacontenttype": "application/json",
-            "engineid": engine_id,
-            "data": letter,
-        }
+    """Make what a runner publishes on the dead-letter topic when it cannot turn a delivery into a job."""
+    return cloud_event(
+        event_id=event_id,
+        kind=DEAD_LETTERED,
+        source=engine_source(engine_id),
+        data=letter,
+        extensions={"engineid": engine_id},
     )
-
-
-def read_event(kind: type[E], body: bytes) -> E:
-    """Read structured CloudEvents JSON as `kind`; Malformed, saying where, if it is not one."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "event"
-        raise Malformed(f"{where}: {first['msg']}") from None

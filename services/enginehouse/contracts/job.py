@@ -1,15 +1,11 @@
 """A job: its states, the only table of its transitions, what a caller submits, and the record that decides."""
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
-
-def now() -> datetime:
-    """The present moment, in UTC."""
-    return datetime.now(UTC)
+from enginehouse.contracts.base import StrictModel, WireModel
 
 
 class Status(StrEnum):
@@ -40,7 +36,6 @@ class StatusReason(StrEnum):
     ENGINE_PAUSED = "engine_paused"
     ENGINE_ASLEEP = "engine_asleep"
     RETRY_SCHEDULED = "retry_scheduled"
-    TENANT_LIMIT = "tenant_limit"
 
 
 class Transition(NamedTuple):
@@ -78,17 +73,7 @@ def may_change(before: Status, after: Status) -> bool:
     return (before, after) in _ALLOWED
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Record(BaseModel):
-    """Written by one version of a part and read by another: unknown fields are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class RetryPolicy(_Frozen):
+class RetryPolicy(StrictModel):
     """How often a failed job is tried, and how long it waits in between (exponential, with jitter)."""
 
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
@@ -101,7 +86,7 @@ MAX_EXECUTION_SECONDS = 86_400
 MAX_RESULT_TTL_SECONDS = 30 * 86_400
 
 
-class JobOptions(_Frozen):
+class JobOptions(StrictModel):
     """What a caller may ask for a job beside its input. None means: as the engine's card says."""
 
     parameters: dict[str, Any] | None = Field(None, description="Passed to the engine beside the input.")
@@ -140,22 +125,47 @@ class RoutedJobRequest(JobRequest):
     )
 
 
-class JobError(_Record):
+class JobErrorCode(StrEnum):
+    """The codes that the system itself gives to a job that did not succeed."""
+
+    INVALID_INPUT = "INVALID_INPUT"
+    """The engine refused the input: trying again cannot help."""
+    INPUT_UNAVAILABLE = "INPUT_UNAVAILABLE"
+    """The input was sent by reference, and is not in the object store any more."""
+    PREDICT_ERROR = "PREDICT_ERROR"
+    """The engine failed, or died, while it worked on the job."""
+    PREDICT_TIMEOUT = "PREDICT_TIMEOUT"
+    """The engine did not answer within the execution timeout."""
+    MALFORMED_ANSWER = "MALFORMED_ANSWER"
+    """The engine answered with something that is no result."""
+    OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
+    """The engine's result is larger than can be kept."""
+    WORKER_LOST = "WORKER_LOST"
+    """The worker vanished, and no attempts are left."""
+    EXPIRED = "EXPIRED"
+    """No worker began the job within its time in the queue."""
+    CANCELED = "CANCELED"
+    """A caller or an operator canceled the job."""
+    ENGINE_REMOVED = "ENGINE_REMOVED"
+    """The engine was removed before the job ended."""
+
+
+class JobError(WireModel):
     """Why a job did not succeed."""
 
-    code: str
+    code: str = Field(description="A `JobErrorCode`.")
     message: str
     retryable: bool = False
 
 
-class Metrics(_Record):
+class Metrics(WireModel):
     """Durations in seconds."""
 
     queue_time: float | None = Field(None, description="From acceptance to the start of the last attempt.")
     predict_time: float | None = Field(None, description="Of the last attempt, at the engine.")
 
 
-class JobRecord(_Record):
+class JobRecord(WireModel):
     """The one record per job that decides, in state `results-<id>` under the job's id. Every write is first-write."""
 
     status: Status
@@ -172,7 +182,7 @@ class JobRecord(_Record):
     dead_lettered: bool = False
 
 
-class WebhookStatus(_Record):
+class WebhookStatus(WireModel):
     """What came of one webhook: its own status, which never touches the job's."""
 
     event: str

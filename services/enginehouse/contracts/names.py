@@ -22,6 +22,8 @@ COMPLETIONS_COMPONENT = "completions"
 DEAD_LETTERS_COMPONENT = "dead-letters"
 COMPLETIONS_TOPIC = "completions"
 DEAD_LETTERS_TOPIC = "dead-letters"
+JOBS_ROUTE = "/jobs"
+"""Path of a runner's delivery listener to which its sidecar delivers job events."""
 NOBODY = "none"
 """Written in a Subscription's scopes where no app is meant: an empty list means everybody."""
 
@@ -155,7 +157,7 @@ WORKERS_KEY = "workers"
 
 
 CONTROL_KEY = "control"
-"""State key of what the gateway tells an engine's runners: `{"stopped": true}` while it is quarantined."""
+"""State key of an engine's `Control` message."""
 
 
 def worker_key(worker: str) -> str:

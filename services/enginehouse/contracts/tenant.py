@@ -1,13 +1,12 @@
 """A tenant: its limits and the hashes of its API keys. Never a key itself."""
 
 import hashlib
-import hmac
 import secrets
 from typing import Annotated
 
 from pydantic import AwareDatetime, Field, field_validator
 
-from enginehouse.contracts.job import _Frozen
+from enginehouse.contracts.base import StrictModel
 from enginehouse.contracts.names import check_name
 
 KEY_PREFIX = "eh_"
@@ -15,7 +14,7 @@ ACTIVE_WEBHOOK_SECRETS = 2
 """While a receiver changes from one to the other, both sign."""
 
 
-class ApiKey(_Frozen):
+class ApiKey(StrictModel):
     """One key of a tenant. Keys are 256 random bits, so a plain SHA-256 keeps them as safe as a slow hash would."""
 
     id: str = Field(description="First characters of the key, to tell keys apart in listings.")
@@ -24,14 +23,14 @@ class ApiKey(_Frozen):
     created_at: AwareDatetime
 
 
-class Limits(_Frozen):
+class Limits(StrictModel):
     """What a tenant may use."""
 
     submits_per_second: Annotated[float, Field(gt=0)] = 1_000
     jobs_in_flight: Annotated[int, Field(ge=1)] = Field(100_000, description="Accepted and not ended.")
 
 
-class Tenant(_Frozen):
+class Tenant(StrictModel):
     """tenants/<tenant>/tenant.yaml."""
 
     name: str
@@ -59,8 +58,3 @@ def new_key(tenant: str) -> str:
 def hash_key(key: str) -> str:
     """What is stored of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def same_hash(one: str, other: str) -> bool:
-    """Compare two hashes in constant time."""
-    return hmac.compare_digest(one, other)

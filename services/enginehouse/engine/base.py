@@ -11,7 +11,7 @@ class Engine:
 
     Write `predict(self, data: X) -> Y`, plain or `async`, with the types of its input and output: they are what inputs
     are checked against and what the engine's schema shows. It may take `parameters: P = …` beside `data`. A plain
-    `predict` runs in one of `slots` threads, so it may block. Raise `InvalidInput` when the input can never work; any
+    `predict` runs in one of `concurrency` threads, so it may block. Raise `InvalidInput` when the input can never work; any
     other exception means that trying again might help.
 
     A `predict` with something to tell on the way yields it, and last its result: `Progress(0.5)`, `Output(part)`,
@@ -21,10 +21,14 @@ class Engine:
     exception; `update(self, data: Z) -> R`, called between or beside predictions to reload a model or settings.
     """
 
-    slots: ClassVar[int] = 4
-    """How many predictions run at once; the environment's ENGINE_SLOTS goes before it."""
+    concurrency: ClassVar[int] = 4
+    """How many predictions run at once; the environment's ENGINE_CONCURRENCY goes before it."""
 
     predict: Callable[..., Any]
+
+    def __init_subclass__(cls) -> None:
+        if "slots" in vars(cls):
+            raise TypeError(f"{cls.__name__}.slots is called concurrency now: rename it")
 
     def load(self) -> None:
         """Read models and open what predict needs. The engine is healthy when it returns; raising stops the process."""

@@ -36,8 +36,8 @@ class EngineHost:
         self.engine = engine_class()
         self.ready = False
         self._on_load_failure = on_load_failure
-        slots = int(os.environ.get("ENGINE_SLOTS") or engine_class.slots)
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="predict")
+        concurrency = int(os.environ.get("ENGINE_CONCURRENCY") or engine_class.concurrency)
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="predict")
         self._codec = Codec(self.signature.predict)
         batch, update = self.signature.batch, self.signature.update
         self._batch_codec = BatchCodec(self.signature.predict.takes, batch) if batch else None

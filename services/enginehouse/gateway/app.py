@@ -12,30 +12,31 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enginehouse import __version__
-from enginehouse.gateway import dead_letters, problems
-from enginehouse.gateway.completions import Completions
-from enginehouse.gateway.dispatch import Dispatcher
-from enginehouse.gateway.engines import Engines
-from enginehouse.gateway.events import EventIntake
-from enginehouse.gateway.headers import HeadersWithinBounds
-from enginehouse.gateway.jobs import Jobs
+from enginehouse.gateway.engines.catalogue import Engines
+from enginehouse.gateway.engines.transitions import States
+from enginehouse.gateway.gateway import GatewayState
+from enginehouse.gateway.handover.dispatch import Dispatcher
+from enginehouse.gateway.http import problems
+from enginehouse.gateway.http.fast_submit import HotSubmit
+from enginehouse.gateway.http.front import HeadersWithinBounds
+from enginehouse.gateway.http.routes import dead_letters as dead_letter_routes
+from enginehouse.gateway.http.routes import engines, events, health, jobs
+from enginehouse.gateway.http.routes import objects as object_routes
+from enginehouse.gateway.intake.cloud_events import EventIntake
+from enginehouse.gateway.intake.submit import Submitter
+from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.limits import Limits
-from enginehouse.gateway.notify import Notifier
+from enginehouse.gateway.notify.notifier import Notifier
+from enginehouse.gateway.notify.webhooks import Secrets, Webhooks
 from enginehouse.gateway.objects import Objects
-from enginehouse.gateway.restore import Restore
-from enginehouse.gateway.routes import dead_letters as dead_letter_routes
-from enginehouse.gateway.routes import engines, events, health, jobs
-from enginehouse.gateway.routes import objects as object_routes
-from enginehouse.gateway.routes.hot import HotSubmit
+from enginehouse.gateway.outcome import dead_letters
+from enginehouse.gateway.outcome.completions import Completions
+from enginehouse.gateway.outcome.restored_store import Restore
+from enginehouse.gateway.outcome.waiters import Waiters
+from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
-from enginehouse.gateway.state import GatewayState
-from enginehouse.gateway.states import States
-from enginehouse.gateway.submit import Submitter
-from enginehouse.gateway.sweep import Sweep
-from enginehouse.gateway.tenants import Tenants
-from enginehouse.gateway.waiters import Waiters
-from enginehouse.gateway.webhooks import Secrets, Webhooks
+from enginehouse.gateway.tenants.limits import Limits
+from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app

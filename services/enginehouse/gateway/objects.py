@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from enginehouse.contracts.errors import Forbidden, InputTooLarge, JobDoesNotExist, RequestError, Unavailable
+from enginehouse.contracts.errors import Forbidden, InputTooLarge, NotFound, RequestError, Unavailable
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_RESULT_TTL_SECONDS
 from enginehouse.contracts.names import new_job_id
@@ -32,7 +32,7 @@ _JOBS_OWN_TTL_SECONDS = UPLOAD_TTL_SECONDS + MAX_EXECUTION_SECONDS + MAX_RESULT_
 _TTL_SECONDS = {"uploads": UPLOAD_TTL_SECONDS, "inputs": _JOBS_OWN_TTL_SECONDS, "outputs": _JOBS_OWN_TTL_SECONDS}
 
 
-class UploadDoesNotExist(JobDoesNotExist):
+class UploadDoesNotExist(NotFound):
     """No such upload."""
 
     code = "UPLOAD_DOES_NOT_EXIST"

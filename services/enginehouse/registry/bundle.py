@@ -16,6 +16,7 @@ from enginehouse.contracts.names import (
     COMPLETIONS_TOPIC,
     DEAD_LETTERS_TOPIC,
     GATEWAY_APP,
+    JOBS_ROUTE,
     Slot,
     app_id,
     app_ids,
@@ -43,7 +44,6 @@ from enginehouse.registry.objects import (
 ENGINE_FILE = "engine.yaml"
 WORKLOADS_FILE = "workloads.yaml"
 TENANT_FILE = "tenant.yaml"
-JOBS_ROUTE = "/jobs"
 _PROCESSING_MARGIN_SECONDS = 30
 
 M = TypeVar("M", bound=BaseModel)

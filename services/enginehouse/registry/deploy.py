@@ -6,7 +6,7 @@ import yaml
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import InvalidName
-from enginehouse.contracts.job import now
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import EngineId
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
 from enginehouse.registry.bundle import (

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
+from enginehouse.contracts.names import JOBS_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, Watch
@@ -36,7 +37,6 @@ from enginehouse.sidecar.records import JobRecords
 
 _log = structlog.get_logger(__name__)
 
-JOBS_ROUTE = "/jobs"
 _SETTLE_GRACE_SECONDS = 5.0
 
 
@@ -70,7 +70,7 @@ class Runner:
             spec,
             settings.slot,
             settings.worker,
-            slots=self.pool.slots,
+            concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
         )
@@ -89,7 +89,7 @@ class Runner:
             return client
         return BatchingEngine(
             client,
-            calls=self.spec.slots,
+            calls=self.spec.concurrency,
             max_size=batch.max_size,
             max_delay_seconds=batch.max_delay_ms / 1000,
             count=self.metrics.batch_jobs.observe,

@@ -35,7 +35,7 @@ def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None) 
         input_schema=_usable("input", data, described, spec.id),
         output_schema=_usable("output", result, described, spec.id),
         example=example,
-        slots=spec.slots,
+        concurrency=spec.concurrency,
         execution_timeout_seconds=spec.execution_timeout_seconds,
         max_time_in_queue_seconds=spec.max_time_in_queue_seconds,
         max_queued_jobs=spec.max_queued_jobs,

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import pydantic_core
 import structlog
+from pydantic import ValidationError
 
+from enginehouse.contracts.engine import Control as ControlMessage
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import CONTROL_KEY, results_component
 from enginehouse.sidecar.base import Sidecar, StateItem
@@ -61,7 +62,6 @@ def _says_stop(item: StateItem | None) -> bool:
     if item is None:
         return False
     try:
-        said = pydantic_core.from_json(item.value)
-    except ValueError:
+        return ControlMessage.model_validate_json(item.value).stopped
+    except ValidationError:
         return False
-    return isinstance(said, dict) and said.get("stopped") is True

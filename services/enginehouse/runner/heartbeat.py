@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from enginehouse.contracts.engine import HEARTBEAT_SECONDS, WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
 from enginehouse.contracts.errors import Conflict, EnginehouseError
-from enginehouse.contracts.job import now
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import (
     WORKERS_KEY,
     Slot,
@@ -37,7 +37,7 @@ class Heart:
         slot: Slot,
         worker: str,
         *,
-        slots: int,
+        concurrency: int,
         in_hand: Callable[[], list[str]],
         healthy: Callable[[], bool],
     ) -> None:
@@ -47,7 +47,7 @@ class Heart:
         self._spec = spec
         self._slot: Slot = slot
         self._worker = worker
-        self._slots = slots
+        self._concurrency = concurrency
         self._in_hand = in_hand
         self._healthy = healthy
         self._idle_since: datetime | None = now()
@@ -81,7 +81,7 @@ class Heart:
             worker=self._worker,
             slot=self._slot,
             version=self._spec.version,
-            slots=self._slots,
+            concurrency=self._concurrency,
             in_hand=in_hand,
             idle_since=self._idle_since,
             healthy=self._healthy(),

@@ -17,12 +17,12 @@ import structlog
 
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.events import JobObjects
+from enginehouse.contracts.job import JobErrorCode
 from enginehouse.runner.clients.http import sendable
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, jittered
 
 _log = structlog.get_logger(__name__)
 
-INPUT_UNAVAILABLE = "INPUT_UNAVAILABLE"
 _CLOCK_SECONDS = 300.0
 _STORE_TRIES = 6
 _AWAY_DELAY_SECONDS = 5.0
@@ -56,7 +56,7 @@ class ObjectAccess:
             async with self._session.get(objects.input_url, allow_redirects=False) as response:
                 if response.status in (403, 404, 410):
                     message = f"the job's input is not in the object store any more ({response.status})"
-                    return Failed(message, INPUT_UNAVAILABLE, retryable=False)
+                    return Failed(message, JobErrorCode.INPUT_UNAVAILABLE, retryable=False)
                 if response.status != 200:
                     return HandedBack("the object store does not give the input", _AWAY_DELAY_SECONDS)
                 body = bytearray()

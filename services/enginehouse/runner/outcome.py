@@ -10,14 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from enginehouse.contracts.events import JobOrder
-from enginehouse.contracts.job import JobError, JobRecord, RetryPolicy, Status, may_change, now
-
-INVALID_INPUT = "INVALID_INPUT"
-PREDICT_ERROR = "PREDICT_ERROR"
-PREDICT_TIMEOUT = "PREDICT_TIMEOUT"
-MALFORMED_ANSWER = "MALFORMED_ANSWER"
-OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
-WORKER_LOST = "WORKER_LOST"
+from enginehouse.contracts.job import JobError, JobErrorCode, JobRecord, RetryPolicy, Status, may_change
+from enginehouse.contracts.moments import now
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +37,7 @@ class Failed:
     """The engine failed. `retryable` False: it answered, and would answer the same nonsense again."""
 
     message: str
-    code: str = PREDICT_ERROR
+    code: JobErrorCode = JobErrorCode.PREDICT_ERROR
     retryable: bool = True
 
 
@@ -153,7 +147,9 @@ def record_for(outcome: Outcome, attempt: Attempt, moment: datetime) -> JobRecor
             done = _final(attempt, moment, Status.SUCCEEDED, output=outcome.output)
             return done.model_copy(update={"output_ref": outcome.output_ref}) if outcome.output_ref else done
         case Rejected(message):
-            return _final(attempt, moment, Status.FAILED, error=JobError(code=INVALID_INPUT, message=message))
+            return _final(
+                attempt, moment, Status.FAILED, error=JobError(code=JobErrorCode.INVALID_INPUT, message=message)
+            )
         case Failed(message, code, retryable):
             error = JobError(code=code, message=message, retryable=retryable)
             if retryable and attempt.number < attempt.order.retry.max_attempts:
@@ -161,7 +157,7 @@ def record_for(outcome: Outcome, attempt: Attempt, moment: datetime) -> JobRecor
             return _final(attempt, moment, Status.FAILED, error=error, dead_lettered=True)
         case TimedOut(seconds):
             error = JobError(
-                code=PREDICT_TIMEOUT,
+                code=JobErrorCode.PREDICT_TIMEOUT,
                 message=f"the engine did not answer within execution_timeout_seconds ({seconds:g} s)",
                 retryable=True,
             )
@@ -171,7 +167,7 @@ def record_for(outcome: Outcome, attempt: Attempt, moment: datetime) -> JobRecor
             return _final(attempt, moment, Status.TIMED_OUT, error=error, dead_lettered=wanted)
         case WorkerLost(worker):
             message = f"worker {worker} vanished while it ran attempt {attempt.number}, the last one allowed"
-            error = JobError(code=WORKER_LOST, message=message, retryable=True)
+            error = JobError(code=JobErrorCode.WORKER_LOST, message=message, retryable=True)
             return _final(attempt, moment, Status.FAILED, error=error, dead_lettered=True)
         case HandedBack(_, delay):
             retry_at = moment + timedelta(seconds=delay)

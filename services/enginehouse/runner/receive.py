@@ -6,9 +6,11 @@ from datetime import timedelta
 
 import structlog
 
+from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import EnginehouseError, Malformed
-from enginehouse.contracts.events import JOB_REQUESTED, DeadLetter, JobEvent, dead_letter_event, read_event
-from enginehouse.contracts.job import JobError, now
+from enginehouse.contracts.events import JOB_REQUESTED, DeadLetter, JobEvent, dead_letter_event
+from enginehouse.contracts.job import JobError
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import DEAD_LETTERS_TOPIC, is_job_id, jobs_component
 from enginehouse.runner.admit import Admission, Exhausted, Skip, lost_attempt
 from enginehouse.runner.execute import NO_MORE, Executor

@@ -13,7 +13,8 @@ class Replica:
     """One engine process or container."""
 
     client: EngineClient
-    slots: int
+    concurrency: int
+    """Jobs that it works on at once."""
     in_hand: int = 0
     """Jobs that hold one of its slots; a call that ran out of time holds its slot until it is known to have ended."""
     healthy: bool = False
@@ -34,8 +35,8 @@ class Replica:
 class ReplicaPool:
     """Gives each job the slot of the healthy replica with the fewest jobs in hand; others wait in order."""
 
-    def __init__(self, clients: Sequence[EngineClient], slots_each: int) -> None:
-        self.replicas = [Replica(client, slots_each) for client in clients]
+    def __init__(self, clients: Sequence[EngineClient], concurrency_each: int) -> None:
+        self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: deque[asyncio.Future[Replica | None]] = deque()
         self.stopped = False
         """Whether no job is begun at present."""
@@ -46,9 +47,9 @@ class ReplicaPool:
         return any(replica.healthy for replica in self.replicas)
 
     @property
-    def slots(self) -> int:
+    def concurrency(self) -> int:
         """Jobs that all replicas together work on at once."""
-        return sum(replica.slots for replica in self.replicas)
+        return sum(replica.concurrency for replica in self.replicas)
 
     def take(self) -> Replica | None:
         """A slot, if one is free and nobody waits for it already."""
@@ -101,7 +102,11 @@ class ReplicaPool:
     def _take(self) -> Replica | None:
         best: Replica | None = None
         for replica in self.replicas:
-            if replica.healthy and replica.in_hand < replica.slots and (best is None or replica.in_hand < best.in_hand):
+            if (
+                replica.healthy
+                and replica.in_hand < replica.concurrency
+                and (best is None or replica.in_hand < best.in_hand)
+            ):
                 best = replica
         if best is not None:
             best.in_hand += 1

@@ -7,7 +7,8 @@ import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import COMPLETION_ALSO_MAX, JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
-from enginehouse.contracts.job import JobRecord, Status, now
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
 from enginehouse.runner.outcome import Attempt, Outcome, Succeeded, decide, jittered, record_for
 from enginehouse.runner.settled import Settled

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import aiohttp
 import pydantic_core
 
+from enginehouse.contracts.cloud_event import CONTENT_TYPE
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.events import CONTENT_TYPE
 from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
 from enginehouse.sidecar.gather import Gather
 

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from enginehouse.contracts.job import now
+from enginehouse.contracts.moments import now
 from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
 
 Handler = Callable[[bytes], Awaitable[bool]]

@@ -62,7 +62,7 @@ class Page(BaseModel):
 class Ocr(Engine):
     """Reads the text of an image."""
 
-    slots = 1
+    concurrency = 1
 
     def load(self) -> None:
         self.reader = RapidOCR(params=SETTINGS)

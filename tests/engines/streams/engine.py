@@ -19,7 +19,7 @@ class Steps(BaseModel):
 class Streams(Engine):
     """Answers {"steps": n} after telling of each."""
 
-    slots = 8
+    concurrency = 8
 
     def predict(self, data: Steps) -> Iterator[Event | dict[str, int]]:
         yield Log("begun")

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic_core
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, text, update
 
-from enginehouse.contracts.events import GATEWAY_SOURCE
+from enginehouse.contracts.cloud_event import GATEWAY_SOURCE, cloud_event
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger.schema import notices
 
@@ -20,27 +20,23 @@ def event_notice(
     tenant: str, kind: str, data: dict[str, Any], job_id: str, correlation_id: str | None
 ) -> dict[str, Any]:
     """A row of the outbox that becomes an event on finished.<tenant>."""
-    now = time.time()
-    event: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": new_job_id(),
-        "type": kind,
-        "source": GATEWAY_SOURCE,
-        "subject": job_id or None,
-        "time": datetime.fromtimestamp(now, UTC),
-        "datacontenttype": "application/json",
-        "tenantid": tenant,
-        "correlationid": correlation_id,
-        "data": data,
-    }
+    now, notice_id = time.time(), new_job_id()
+    body = cloud_event(
+        event_id=notice_id,
+        kind=kind,
+        source=GATEWAY_SOURCE,
+        subject=job_id or None,
+        data=data,
+        extensions={"tenantid": tenant, "correlationid": correlation_id},
+    )
     return {
-        "id": event["id"],
+        "id": notice_id,
         "job_id": job_id,
         "tenant": tenant,
         "channel": EVENT,
         "event": kind,
         "target": None,
-        "body": pydantic_core.to_json({k: v for k, v in event.items() if v is not None}).decode(),
+        "body": body.decode(),
         "state": PENDING,
         "attempts": 0,
         "due_at": now,

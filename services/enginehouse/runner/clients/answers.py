@@ -7,8 +7,9 @@ from typing import Any
 
 import pydantic_core
 
+from enginehouse.contracts.job import JobErrorCode
 from enginehouse.runner.clients.base import Busy, Reply
-from enginehouse.runner.outcome import MALFORMED_ANSWER, OUTPUT_TOO_LARGE, Failed, Rejected, Succeeded
+from enginehouse.runner.outcome import Failed, Rejected, Succeeded
 
 MESSAGE_MAX_CHARS = 2_000
 MAX_RETRY_AFTER_SECONDS = 60.0
@@ -21,13 +22,15 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 def malformed(reason: str) -> Failed:
     """The engine answered, but not as agreed; it would again."""
-    return Failed(f"the engine's answer cannot be used: {reason}", MALFORMED_ANSWER, retryable=False)
+    return Failed(f"the engine's answer cannot be used: {reason}", JobErrorCode.MALFORMED_ANSWER, retryable=False)
 
 
 def too_large(size: str, limit: int) -> Failed:
     """The engine answered more than a result may be."""
     return Failed(
-        f"the engine's answer is {size}; a result may have at most {limit} bytes", OUTPUT_TOO_LARGE, retryable=False
+        f"the engine's answer is {size}; a result may have at most {limit} bytes",
+        JobErrorCode.OUTPUT_TOO_LARGE,
+        retryable=False,
     )
 
 

@@ -1,0 +1,18 @@
+"""Moments as they cross boundaries (aware, in UTC) and as the ledger keeps them (seconds since the epoch)."""
+
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """Return the present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def moment_of(seconds: float | None) -> datetime | None:
+    """Turn seconds since the epoch into a moment; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def seconds_of(moment: datetime | None) -> float | None:
+    """Turn a moment into seconds since the epoch; None stays None."""
+    return None if moment is None else moment.timestamp()

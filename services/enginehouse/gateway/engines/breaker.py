@@ -1,0 +1,90 @@
+"""Pauses an engine that keeps failing, so that its jobs wait instead of burning their attempts on it."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from enginehouse.contracts.job import JobErrorCode
+
+WINDOW_SECONDS = 60.0
+TRIP_AFTER = 10
+"""Outcomes within the window before anything is concluded."""
+TRIP_RATIO = 0.5
+OUTCOMES_KEPT = 500
+"""However fast an engine is, no more of its outcomes are looked at."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
+QUARANTINE_AFTER_PROBES = 8
+"""Failed probes in a row: somebody has to look."""
+QUARANTINE_AFTER_NONSENSE = 20
+NONSENSE = frozenset({JobErrorCode.MALFORMED_ANSWER, JobErrorCode.OUTPUT_TOO_LARGE})
+NEUTRAL = frozenset(
+    {JobErrorCode.INVALID_INPUT, JobErrorCode.CANCELED, JobErrorCode.EXPIRED, JobErrorCode.ENGINE_REMOVED}
+)
+"""Ends that say nothing about the engine."""
+LATE = JobErrorCode.PREDICT_TIMEOUT
+"""Says something about the engine only where it had the time that its card asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What should happen to an engine now."""
+
+    quarantine: bool
+    pause_seconds: float
+    reason: str
+
+
+class Phase(Enum):
+    """Where an engine stood when an attempt ended."""
+
+    OPEN = "it gets its jobs"
+    PAUSED = "it gets none: the attempt was handed over before"
+    PROBING = "it gets one at a time, to see"
+
+
+@dataclass(slots=True)
+class Breaker:
+    """What became of the last attempts at one engine."""
+
+    outcomes: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=OUTCOMES_KEPT))
+    nonsense: int = 0
+    failed_probes: int = 0
+
+    def succeeded(self, phase: Phase) -> bool:
+        """An attempt came to an answer; whether that ends a pause."""
+        self.nonsense = 0
+        if phase is Phase.PAUSED:
+            return False
+        self._note(True)
+        self.failed_probes = 0
+        return phase is Phase.PROBING
+
+    def failed(self, code: str, phase: Phase) -> Verdict | None:
+        """An attempt failed with `code`; None: go on."""
+        self.nonsense += code in NONSENSE
+        if self.nonsense >= QUARANTINE_AFTER_NONSENSE:
+            return Verdict(True, 0, f"{self.nonsense} answers in a row made no sense; the last: {code}")
+        if phase is Phase.PAUSED:
+            return None
+        if phase is Phase.PROBING:
+            self.failed_probes += 1
+            if self.failed_probes >= QUARANTINE_AFTER_PROBES:
+                return Verdict(True, 0, f"{self.failed_probes} probes in a row failed; the last: {code}")
+            return self._pause(f"{self.failed_probes} probes in a row failed; the last: {code}")
+        self._note(False)
+        failures = sum(1 for _, ok in self.outcomes if not ok)
+        if len(self.outcomes) >= TRIP_AFTER and failures / len(self.outcomes) >= TRIP_RATIO:
+            return self._pause(f"{failures} of the last {len(self.outcomes)} attempts failed; the last: {code}")
+        return None
+
+    def _note(self, ok: bool) -> None:
+        now = time.monotonic()
+        self.outcomes.append((now, ok))
+        while self.outcomes[0][0] < now - WINDOW_SECONDS:
+            self.outcomes.popleft()
+
+    def _pause(self, reason: str) -> Verdict:
+        self.outcomes.clear()
+        seconds = min(FIRST_PAUSE_SECONDS * 2**self.failed_probes, LONGEST_PAUSE_SECONDS)
+        return Verdict(False, seconds, reason)

@@ -1,0 +1,1 @@
+"""Hands jobs over to their engines' topics."""

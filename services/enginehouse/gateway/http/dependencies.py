@@ -1,0 +1,126 @@
+"""What routes have in common: the caller, the body within bounds, how long to wait."""
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Path, Request
+from pydantic import BaseModel
+
+from enginehouse.contracts.cloud_event import valid_traceparent
+from enginehouse.contracts.errors import Forbidden, InputTooLarge, RequestError
+from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
+from enginehouse.gateway.gateway import GatewayState
+from enginehouse.gateway.http.problems import PROBLEM_TYPE, Problem, read_body
+from enginehouse.gateway.tenants.tenants import Caller
+
+MAX_WAIT_SECONDS = 60
+M = TypeVar("M", bound=BaseModel)
+
+
+def gateway_of(request: Request) -> GatewayState:
+    """What `create_app` wired together."""
+    state: GatewayState = request.app.state.gateway
+    return state
+
+
+# Dependencies are coroutines although they wait for nothing: a plain function costs FastAPI a hop into a thread and back.
+async def state_of(request: Request) -> GatewayState:
+    """What `create_app` wired together."""
+    return gateway_of(request)
+
+
+async def caller_of(request: Request) -> Caller:
+    """The authenticated caller, or Unauthenticated."""
+    return gateway_of(request).tenants.authenticate(request.headers.get("authorization"))
+
+
+async def admin_of(request: Request) -> Caller:
+    """An authenticated caller whose key is an administrator's, or Forbidden."""
+    caller = await caller_of(request)
+    if caller.key is None or not caller.key.admin:
+        raise Forbidden("This call needs an administrator's key: 'enginehouse tenant add NAME --admin' makes one")
+    return caller
+
+
+async def no_query(request: Request) -> None:
+    """Refuse any query parameter."""
+    if request.url.query:
+        raise RequestError(f"This call takes no query parameters, not {sorted(request.query_params)[:5]}")
+
+
+async def job_id_of(
+    job_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{JOB_ID_PATTERN}$"}, description="A UUIDv7.")],
+) -> str:
+    """A well-formed job id from the path."""
+    if not is_job_id(job_id):
+        raise RequestError(f"{job_id[:60]!r} is not a job id; they look like 01890a5d-ac96-7b2a-8c4e-0123456789ab")
+    return job_id
+
+
+State = Annotated[GatewayState, Depends(state_of)]
+AuthenticatedCaller = Annotated[Caller, Depends(caller_of)]
+AdminCaller = Annotated[Caller, Depends(admin_of)]
+JobId = Annotated[str, Depends(job_id_of)]
+NoQueryAllowed = Depends(no_query)
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """The body, never more than `limit` bytes of it in memory."""
+    declared = request.headers.get("content-length")
+    if declared and declared.isdigit() and int(declared) > limit:
+        raise InputTooLarge(f"The body has {declared} bytes; {limit} are allowed")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise InputTooLarge(f"The body has more than the {limit} bytes that are allowed")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def read_model(request: Request, model: type[M]) -> M:
+    """The body as `model`: read here and not by the framework, so that every way of being wrong has one answer."""
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise RequestError(f"The body must be application/json, not {content_type[:60]!r}")
+    body = await body_of(request, gateway_of(request).settings.body_max_bytes)
+    return read_body(model, body)
+
+
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI document says of a body that `read_model` reads."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": model.model_json_schema(ref_template="#/components/schemas/{model}")}
+            },
+        }
+    }
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of a route's errors."""
+    return {
+        status: {"model": Problem, "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+        for status in (400, 401, 422, 500, 503, *statuses)
+    }
+
+
+def wait_seconds(request: Request) -> float:
+    """How long `Prefer: wait=N` asks to wait; 0 without it, or with respond-async (RFC 7240)."""
+    seconds = 0.0
+    for preference in ",".join(request.headers.getlist("prefer")).split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "respond-async":
+            return 0
+        if name.strip().lower() == "wait":
+            try:
+                seconds = min(max(float(value.strip().strip('"') or MAX_WAIT_SECONDS), 0), MAX_WAIT_SECONDS)
+            except ValueError:
+                continue  # RFC 7240: a preference that cannot be understood is ignored.
+    return seconds if seconds == seconds else 0
+
+
+def traceparent_of(request: Request) -> str | None:
+    """The caller's trace, if it is one: a malformed one is ignored, as W3C Trace Context says."""
+    return valid_traceparent(request.headers.get("traceparent"))

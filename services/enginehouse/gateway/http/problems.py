@@ -1,0 +1,154 @@
+"""Errors as application/problem+json (RFC 9457): the one table from our exceptions to HTTP statuses."""
+
+import math
+from typing import Any, TypeVar
+
+import pydantic_core
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+
+from enginehouse.contracts import errors
+from enginehouse.contracts.errors import EnginehouseError, RequestError
+
+log = structlog.get_logger()
+
+M = TypeVar("M", bound=BaseModel)
+PROBLEM_TYPE = "application/problem+json"
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+STATUSES: dict[type[EnginehouseError], int] = {
+    errors.InvalidName: 422,
+    errors.InvalidInput: 422,
+    errors.InputTooLarge: 413,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.ResultExpired: 410,
+    errors.JobIsFinal: 409,
+    errors.NotFinalYet: 409,
+    errors.AlreadyRedriven: 409,
+    errors.IdempotencyKeyReused: 422,
+    errors.RateLimited: 429,
+    errors.QueueFull: 429,
+    errors.Unavailable: 503,
+    errors.RequestError: 422,
+    errors.EnginehouseError: 500,
+}
+
+
+class Problem(BaseModel):
+    """What went wrong, whether trying again can help, and what to do about it."""
+
+    type: str = Field("about:blank", description="Always about:blank: `code` tells problems apart.")
+    title: str
+    status: int
+    code: str
+    detail: str
+    retryable: bool
+    advice: str
+
+
+def status_of(error: EnginehouseError) -> int:
+    """The HTTP status of an error: its own class's, or its nearest ancestor's."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def problem_body(error: EnginehouseError, status: int | None = None) -> Problem:
+    """What a caller is told of an error."""
+    return Problem(
+        type="about:blank",
+        title=(type(error).__doc__ or "").splitlines()[0].rstrip("."),
+        status=status or status_of(error),
+        code=error.code,
+        detail=str(error),
+        retryable=error.retryable,
+        advice=error.advice,
+    )
+
+
+def problem(error: EnginehouseError, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
+    """The answer that tells a caller of an error."""
+    status = status or status_of(error)
+    headers = dict(headers or {})
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    elif status == 503:
+        headers["Retry-After"] = "1"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(problem_body(error, status).model_dump_json(), status, headers, PROBLEM_TYPE)
+
+
+def explain(error: ValidationError | RequestValidationError) -> str:
+    """What does not fit, in a line: where, and what was expected there."""
+    problems: list[dict[str, Any]] = list(error.errors())[:5]
+    return "; ".join(f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in problems)
+
+
+def read_body(model: type[M], body: bytes) -> M:
+    """Read a request's body as `model`; RequestError says what does not fit."""
+    try:
+        value = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The body is not JSON: {error}") from None
+    return validated(model, value)
+
+
+def validated(model: type[M], value: Any) -> M:
+    """`value` as `model`; RequestError says what does not fit."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(explain(error)) from None
+
+
+def unexpected(request: Request) -> Response:
+    """Log the exception that is being handled, and answer that it is our fault."""
+    request_id = getattr(request.state, "request_id", "")
+    log.exception(f"{request.method} {request.url.path} failed", action="request_failed", request_id=request_id)
+    ours = EnginehouseError("Something went wrong here; the operator's log says what")
+    return problem(ours)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """The methods that some route of this path takes: asked one by one, since routers within routers do not list them."""
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+    return [method for method in _METHODS if taken(method)]
+
+
+def install(app: FastAPI) -> None:
+    """Make the app answer every error as a problem."""
+
+    @app.exception_handler(EnginehouseError)
+    async def _ours(request: Request, error: EnginehouseError) -> Response:
+        return problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(request: Request, error: RequestValidationError) -> Response:
+        return problem(RequestError(explain(error)))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        ours = RequestError(f"{request.method} {request.url.path}: {error.detail}")
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(app, request))
+        return problem(ours, error.status_code, headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(request: Request, error: ClientDisconnect) -> Response:
+        # Nobody reads this; it only keeps a caller's going away from being logged as a failure of ours.
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> Response:
+        return unexpected(request)

@@ -1,0 +1,256 @@
+"""/v1/jobs and /v1/engines/{engine}/jobs."""
+
+import asyncio
+from typing import Annotated, Any
+
+import pydantic_core
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
+
+from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
+from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN
+from enginehouse.gateway.gateway import GatewayState
+from enginehouse.gateway.http.dependencies import (
+    MAX_WAIT_SECONDS,
+    AuthenticatedCaller,
+    JobId,
+    NoQueryAllowed,
+    State,
+    body_schema,
+    problems,
+    read_model,
+    traceparent_of,
+    wait_seconds,
+)
+from enginehouse.gateway.http.problems import Problem, problem_body, validated
+from enginehouse.gateway.intake.submit import AcceptedJob, Submission
+from enginehouse.gateway.jobs.follow import follow
+from enginehouse.gateway.jobs.jobs import Jobs
+from enginehouse.gateway.jobs.view import urls
+from enginehouse.gateway.ledger.read import Listing
+from enginehouse.gateway.tenants.tenants import Caller
+
+
+class _JobSegment(Convertor[str]):
+    """A path segment that names a job; `batch` is a resource of its own."""
+
+    regex = "(?!batch(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("job", _JobSegment())
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+EnginePath = Annotated[
+    str, Path(description="'name' (your own, else a shared one) or '<tenant>--<name>'.", max_length=64)
+]
+_SUBMIT_RESPONSES = {
+    202: {"model": Accepted, "description": "Accepted: it will reach a final state."},
+    200: {"model": Job, "description": "With Prefer: wait, a job that ended in time."},
+    **problems(404, 409, 413, 429),
+}
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(pydantic_core.to_json(content), status, headers, "application/json")
+
+
+def accepted_view(job: AcceptedJob) -> dict[str, Any]:
+    """The answer to a submit."""
+    return {"id": job.id, "engine": job.engine, "status": Status.QUEUED, "urls": urls(job.id)}
+
+
+def idempotency_key(request: Request, longest: int = 255) -> str | None:
+    """What makes a request safe to repeat, if it has it."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= longest:
+        raise RequestError(f"Idempotency-Key must have 1 to {longest} characters here")
+    return key
+
+
+async def submit_job(request: Request, state: GatewayState, caller: Caller, engine: str | None) -> Response:
+    """Submit the job in the body to `engine`, or to the one that the body names."""
+    body: JobRequest
+    if engine is None:
+        body = routed = await read_model(request, RoutedJobRequest)
+        engine = routed.engine if routed.engine is not None else DEFAULT_ENGINE
+    else:
+        body = await read_model(request, JobRequest)
+    submission = Submission(caller, engine, body, idempotency_key(request), traceparent=traceparent_of(request))
+    return await _submit(request, state.jobs, submission)
+
+
+async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Response:
+    seconds = wait_seconds(request)
+    if seconds:
+        accepted, job = await jobs.submit_and_wait(submission, seconds)
+        status = 200 if Status(job["status"]).is_final else 202
+        return _json(job, status, {"Location": f"/v1/jobs/{accepted.id}", "Preference-Applied": "wait"})
+    accepted = await jobs.submit(submission)
+    return _json(accepted_view(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
+
+
+@router.post(
+    "/engines/{engine}/jobs",
+    status_code=202,
+    responses=_SUBMIT_RESPONSES,
+    openapi_extra=body_schema(JobRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def submit_to_engine(request: Request, state: State, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+    """Submit a job to the engine named in the path."""
+    return await submit_job(request, state, caller, engine)
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    responses=_SUBMIT_RESPONSES,
+    openapi_extra=body_schema(RoutedJobRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def submit(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
+    """Submit a job to the engine named in the body, `standard` if none is."""
+    return await submit_job(request, state, caller, None)
+
+
+BATCH_MAX = 1_000
+
+
+class BatchRequest(BaseModel):
+    """The body of POST /v1/jobs/batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[list[Any], Field(min_length=1, max_length=BATCH_MAX, description="Bodies of POST /v1/jobs.")]
+
+
+class Refused(BaseModel):
+    """An item of a batch that was not accepted."""
+
+    problem: Problem
+
+
+class BatchAnswer(BaseModel):
+    """An answer per item, in order."""
+
+    jobs: list[Accepted | Refused]
+
+
+@router.post(
+    "/jobs/batch",
+    status_code=202,
+    response_model=BatchAnswer,
+    responses=problems(413),
+    openapi_extra=body_schema(BatchRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def submit_batch(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
+    """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
+    batch = await read_model(request, BatchRequest)
+    # Each job's own key is this one with its index.
+    key, traceparent = idempotency_key(request, longest=250), traceparent_of(request)
+
+    async def one(index: int, item: Any) -> dict[str, Any]:
+        try:
+            body = validated(RoutedJobRequest, item)
+            submission = Submission(
+                caller, body.engine or DEFAULT_ENGINE, body, f"{key}:{index}" if key else None, traceparent=traceparent
+            )
+            return accepted_view(await state.jobs.submit(submission))
+        except EnginehouseError as error:
+            return {"problem": problem_body(error)}
+
+    return _json({"jobs": await asyncio.gather(*(one(*item) for item in enumerate(batch.jobs)))}, 202)
+
+
+class WaitQuery(BaseModel):
+    """Query of GET /v1/jobs/{job_id}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for the job to end.")] = 0
+
+
+@router.get("/jobs/{job_id:job}", response_model=Job, responses=problems(404, 410))
+async def read_job(
+    request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId, query: Annotated[WaitQuery, Query()]
+) -> Response:
+    """A job. With ?wait=SECONDS or Prefer: wait=SECONDS, once it has ended or the time is over."""
+    return _json(await state.jobs.read(caller, job_id, query.wait or wait_seconds(request)))
+
+
+class ListQuery(BaseModel):
+    """Query of GET /v1/jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    engine: Annotated[str, Field(max_length=64)] | None = None
+    status: Status | None = None
+    cursor: (
+        Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$", description="`next_cursor` of the page before.")] | None
+    ) = None
+    limit: Annotated[int, Field(ge=1, le=1_000)] = 50
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first, without their inputs and outputs."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+@router.get("/jobs", response_model=JobPage, responses=problems(404))
+async def list_jobs(state: State, caller: AuthenticatedCaller, query: Annotated[ListQuery, Query()]) -> Response:
+    """The caller's own jobs, newest first."""
+    return _json(await state.jobs.list(Listing(caller.name, query.engine, query.status, query.cursor, query.limit)))
+
+
+@router.get(
+    "/jobs/{job_id:job}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **problems(404, 410)},
+    dependencies=[NoQueryAllowed],
+)
+async def follow_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+    """Server-sent events: start, what the engine tells on the way, completed. Last-Event-ID resumes."""
+    last = request.headers.get("last-event-id", "")
+    after = int(last) if last.isascii() and last.isdigit() and len(last) <= 16 else 0
+    await state.jobs.read(caller, job_id)  # 404 and 410 are answers, not broken streams.
+    events = follow(state.jobs, caller, job_id, after)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.post(
+    "/jobs/{job_id:job}/cancel",
+    status_code=202,
+    response_model=Job,
+    responses=problems(404, 409, 410),
+    dependencies=[NoQueryAllowed],
+)
+async def cancel_job(state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+    """Cancel a job: a queued one never runs, a running one's call is closed."""
+    return _json(await state.jobs.cancel(caller, job_id), 202)
+
+
+@router.post(
+    "/jobs/{job_id:job}/retry",
+    status_code=202,
+    response_model=Accepted,
+    responses=problems(404, 409, 410, 413, 429),
+    dependencies=[NoQueryAllowed],
+)
+async def retry_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+    """Submit the same input again, as a new job."""
+    accepted = await state.jobs.retry(caller, job_id, traceparent_of(request), idempotency_key(request))
+    return _json(accepted_view(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})

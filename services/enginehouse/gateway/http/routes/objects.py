@@ -1,0 +1,109 @@
+"""/v1/uploads, and the signed routes to objects of a folder."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pydantic_core
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from enginehouse.contracts.errors import RequestError
+from enginehouse.gateway.http.dependencies import (
+    AuthenticatedCaller,
+    NoQueryAllowed,
+    State,
+    body_schema,
+    problems,
+    read_model,
+)
+from enginehouse.gateway.objects import Objects, upload_key
+
+router = APIRouter(prefix="/v1", tags=["objects"])
+
+_UPLOAD_SECONDS = 3_600
+
+
+class UploadRequest(BaseModel):
+    """The body of POST /v1/uploads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    content_type: Annotated[str, Field(max_length=100)] = Field(
+        "application/octet-stream",
+        description="application/json: the object is a job's input. Else: the engine gets it as base64 text.",
+    )
+
+
+class Upload(BaseModel):
+    """Where to PUT an object, and the key to name it by."""
+
+    key: str = Field(description="What input_ref of a job takes.")
+    url: str = Field(description="PUT the object here, without the API key.")
+    expires_at: float = Field(description="Until when, in seconds since the epoch.")
+    max_bytes: int
+
+
+class SignedQuery(BaseModel):
+    """What a signed URL carries."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires: int
+    signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+def _objects(state: Any) -> Objects:
+    if state.objects is None:
+        raise RequestError("This gateway has no object store: set ENGINEHOUSE_GATEWAY_OBJECTS_URL")
+    objects: Objects = state.objects
+    return objects
+
+
+@router.post(
+    "/uploads",
+    status_code=201,
+    response_model=Upload,
+    responses=problems(413),
+    openapi_extra=body_schema(UploadRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def create_upload(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
+    """A key of the caller's own and a signed URL: how large inputs come in."""
+    body = await read_model(request, UploadRequest)
+    objects = _objects(state)
+    is_json = body.content_type.partition(";")[0].strip().lower() == "application/json"
+    key = upload_key(caller.name, is_json=is_json)
+    expires_at = time.time() + _UPLOAD_SECONDS
+    upload = Upload(
+        key=key, url=await objects.sign("PUT", key, expires_at), expires_at=expires_at, max_bytes=objects.max_bytes
+    )
+    return Response(pydantic_core.to_json(upload), 201, media_type="application/json")
+
+
+@router.put("/objects/{key:path}", status_code=201, responses=problems(403, 413), include_in_schema=False)
+async def put_object(request: Request, state: State, key: str, query: Annotated[SignedQuery, Query()]) -> Response:
+    """Write the object that the signature names."""
+    objects = _objects(state)
+    objects.check("PUT", key, query.expires, query.signature)
+    await objects.put(key, request.stream())
+    return Response(status_code=201)
+
+
+@router.get("/objects/{key:path}", responses=problems(403, 404), include_in_schema=False)
+async def get_object(state: State, key: str, query: Annotated[SignedQuery, Query()]) -> Response:
+    """Read the object that the signature names."""
+    objects = _objects(state)
+    objects.check("GET", key, query.expires, query.signature)
+    chunks: AsyncIterator[bytes] = await objects.get(key)
+    return StreamingResponse(
+        chunks,
+        media_type="application/json" if key.endswith(".json") else "application/octet-stream",
+        # What tenants and engines wrote must never run on the gateway's origin.
+        headers={
+            "Content-Disposition": "attachment",
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )

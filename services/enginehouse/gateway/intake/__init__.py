@@ -1,0 +1,1 @@
+"""Turns requests and upstream events into accepted jobs."""

@@ -1,0 +1,172 @@
+"""CloudEvents of upstream systems become ordinary jobs, whether they come over HTTP or over requests.<tenant>."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic_core
+import structlog
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from pydantic import ValidationError
+
+from enginehouse.contracts.cloud_event import CONTENT_TYPE, valid_traceparent
+from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.events import JOB_REFUSED, JOB_REQUESTED
+from enginehouse.contracts.job import JobRequest, RoutedJobRequest
+from enginehouse.contracts.names import DEFAULT_ENGINE
+from enginehouse.gateway.http.problems import explain
+from enginehouse.gateway.intake.submit import AcceptedJob, Submission, Submitter
+from enginehouse.gateway.notify.notifier import Notifier
+from enginehouse.gateway.tenants.tenants import Caller, Tenants
+from enginehouse.sidecar.delivery import raw_payload
+
+log = structlog.get_logger()
+
+_DAPR_DEFAULT_TYPE = "com.dapr.event.sent"
+_BODY_TYPES = frozenset({JOB_REQUESTED, _DAPR_DEFAULT_TYPE})
+"""Events whose data is the body of POST /v1/jobs. The data of all others is the input itself."""
+_REQUIRED = ("specversion", "id", "source", "type")
+
+
+def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
+    """One event, binary or structured; RequestError says what is wrong with it."""
+    if any(name.lower().startswith("ce-") for name in headers):
+        _check_binary({name.lower(): value for name, value in headers.items()}, body)
+    else:
+        _check_envelope(body)
+    try:
+        return from_http_event(HTTPMessage(headers=dict(headers), body=body))
+    except Exception as error:
+        raise RequestError(f"Not a CloudEvent: {str(error)[:500]}") from None
+
+
+def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
+    missing = [name for name in _REQUIRED if not headers.get(f"ce-{name}")]
+    if missing:
+        raise RequestError(f"Not a CloudEvent: {', '.join(f'ce-{name}' for name in missing)} must be there")
+    if headers["ce-specversion"] != "1.0":
+        raise RequestError("Not a CloudEvent this takes: ce-specversion must be '1.0'")
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body and (kind == "application/json" or kind.endswith("+json")):
+        try:
+            pydantic_core.from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise RequestError(f"Not a CloudEvent: its data is said to be JSON and is not: {error}") from None
+
+
+def _check_envelope(body: bytes) -> None:
+    """What the SDK would take silently, or fail on without saying why."""
+    try:
+        envelope = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"Not a CloudEvent: the body is not JSON: {error}") from None
+    if not isinstance(envelope, dict):
+        raise RequestError("Not a CloudEvent: the body must be a JSON object")
+    missing = [name for name in _REQUIRED if not isinstance(envelope.get(name), str) or not envelope[name]]
+    if missing:
+        raise RequestError(f"Not a CloudEvent: {', '.join(missing)} must be there, as non-empty text")
+    if envelope["specversion"] != "1.0":
+        raise RequestError("Not a CloudEvent this takes: specversion must be '1.0'")
+    if "data" in envelope and "data_base64" in envelope:
+        raise RequestError("Not a CloudEvent: it has both data and data_base64")
+    try:
+        base64.b64decode(envelope.get("data_base64", ""), validate=True)
+    except (ValueError, TypeError):
+        raise RequestError("Not a CloudEvent: data_base64 must be base64 text") from None
+
+
+def read_batch(body: bytes, at_most: int) -> list[bytes]:
+    """The events of a batch, each as a structured event of its own."""
+    try:
+        events = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The batch is not JSON: {error}") from None
+    if not isinstance(events, list):
+        raise RequestError("A batch is a JSON array of events")
+    if len(events) > at_most:
+        raise RequestError(f"The batch has {len(events)} events; {at_most} are allowed")
+    return [pydantic_core.to_json(event) for event in events]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
+    """The job that an event asks for. The same (source, id) of a tenant is the same job."""
+    attributes = event.get_attributes()
+    data = event.get_data()
+    if isinstance(data, bytes | bytearray):
+        data = base64.b64encode(data).decode()
+    engine = attributes.get("engineid")
+    if engine is not None and not _text(engine):
+        # Taken for none, it would run the job on the default engine.
+        raise RequestError("engineid must be non-empty text")
+    request: JobRequest
+    try:
+        if event.get_type() in _BODY_TYPES:
+            routed = RoutedJobRequest.model_validate(data)
+            engine, request = engine or routed.engine, routed
+        else:
+            request = JobRequest(input=data)
+    except ValidationError as error:
+        raise RequestError(f"data: {explain(error)}") from None
+    # As JSON, since a source may hold any character that could part the two.
+    identity = hashlib.sha256(pydantic_core.to_json([event.get_source(), event.get_id()])).hexdigest()
+    return Submission(
+        caller,
+        engine or DEFAULT_ENGINE,
+        request,
+        idempotency_key=identity,
+        idempotency_scope="event",
+        traceparent=valid_traceparent(attributes.get("traceparent")),
+        correlation_id=_text(attributes.get("correlationid")) or event.get_id()[:255],
+    )
+
+
+class EventIntake:
+    """Takes upstream systems' events."""
+
+    def __init__(self, submitter: Submitter, tenants: Tenants, notifier: Notifier) -> None:
+        self._submitter = submitter
+        self._tenants = tenants
+        self._notifier = notifier
+
+    async def accept(self, caller: Caller, headers: Mapping[str, str], body: bytes) -> AcceptedJob:
+        """The job of one event that came over HTTP."""
+        return await self._submitter.submit(submission_of(caller, read_cloud_event(headers, body)))
+
+    async def deliver(self, body: bytes, tenant: str) -> bool:
+        """A delivery of requests.<tenant>. Only the topic says whose event it is: `source` can be forged."""
+        raw = raw_payload(body)
+        caller = self._tenants.as_caller(tenant)
+        if caller is None:
+            # Perhaps its file cannot be read just now: the event comes again.
+            log.warning(
+                f"An event of {tenant} waits: no such tenant is known", action="event_without_tenant", tenant=tenant
+            )
+            return False
+        try:
+            await self.accept(caller, {"content-type": CONTENT_TYPE}, raw)
+        except EnginehouseError as error:
+            return False if error.retryable else await self._refuse(caller, raw, error)
+        return True
+
+    async def _refuse(self, caller: Caller, raw: bytes, error: EnginehouseError) -> bool:
+        try:
+            envelope = pydantic_core.from_json(raw)
+            cause = {name: _text(envelope.get(name)) for name in ("id", "source", "type")}
+        except (ValueError, AttributeError):
+            cause = {}
+        try:
+            await self._notifier.tell(
+                caller.name,
+                JOB_REFUSED,
+                {"code": error.code, "detail": str(error), "advice": error.advice, "event": cause},
+                correlation_id=cause.get("id"),
+            )
+        except EnginehouseError:
+            return False
+        return True

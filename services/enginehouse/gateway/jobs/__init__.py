@@ -1,0 +1,1 @@
+"""What a caller can do with jobs once they are accepted: read, wait, follow, cancel, retry."""

@@ -1,0 +1,1 @@
+"""Tells tenants what became of their jobs and engines: events and webhooks, from the outbox."""

@@ -1,0 +1,1 @@
+"""Turns what runners report into ledger rows, and tells everybody who must know."""

@@ -1,1 +1,0 @@
-"""HTTP in, HTTP out: what a route does is a function elsewhere."""

@@ -1,0 +1,64 @@
+"""What one tenant may use, so that it cannot take everything from the others."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from enginehouse.contracts.errors import RateLimited
+from enginehouse.gateway.tenants.tenants import Caller
+
+_BURST_SECONDS = 2.0
+"""A tenant that was quiet may submit so many seconds' worth at once."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class Limits:
+    """Submits per second and jobs in flight, counted in this gateway; the sweep corrects the second from the ledger."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, _Bucket] = {}
+        self.in_flight: dict[str, int] = {}
+        self._arriving: Counter[str] = Counter()
+        """Admitted, and not yet accepted or refused: many may come at the same moment."""
+
+    @contextmanager
+    def admitting(self, caller: Caller) -> Iterator[None]:
+        """For the time it takes to accept a job. RateLimited, saying when to come back, if the tenant is over a limit."""
+        self._check(caller)
+        self._arriving[caller.name] += 1
+        try:
+            yield
+        finally:
+            self._arriving[caller.name] -= 1
+
+    def _check(self, caller: Caller) -> None:
+        limits, name, now = caller.tenant.limits, caller.name, time.monotonic()
+        if self.in_flight.get(name, 0) + self._arriving[name] >= limits.jobs_in_flight:
+            raise RateLimited(
+                f"{name} has {limits.jobs_in_flight} jobs that have not ended, its limit", retry_after_seconds=5
+            )
+        capacity = max(1.0, limits.submits_per_second * _BURST_SECONDS)
+        bucket = self._buckets.setdefault(name, _Bucket(capacity, now))
+        bucket.tokens = min(capacity, bucket.tokens + (now - bucket.at) * limits.submits_per_second)
+        bucket.at = now
+        if bucket.tokens < 1:
+            wait = (1 - bucket.tokens) / limits.submits_per_second
+            raise RateLimited(
+                f"{name} may submit {limits.submits_per_second:g} jobs a second", retry_after_seconds=wait
+            )
+        bucket.tokens -= 1
+
+    def accepted(self, tenant: str) -> None:
+        """A job of this tenant is in flight."""
+        self.in_flight[tenant] = self.in_flight.get(tenant, 0) + 1
+
+    def ended(self, tenant: str) -> None:
+        """A job of this tenant has ended."""
+        self.in_flight[tenant] = max(self.in_flight.get(tenant, 0) - 1, 0)
