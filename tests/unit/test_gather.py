@@ -14,8 +14,8 @@ class Line:
     def __init__(self, at_most: int = 10, at_most_bytes: int = 1_000, in_flight: int = 1) -> None:
         self.sent: list[tuple[str, list[bytes]]] = []
         self.go = asyncio.Semaphore(0)
-        self.gather: Gather[str, bytes] = Gather(
-            self._send, len, at_most=at_most, at_most_bytes=at_most_bytes, in_flight=in_flight
+        self.gather: Gather[str, bytes, None] = Gather(
+            self._send, size=len, at_most=at_most, at_most_bytes=at_most_bytes, in_flight=in_flight
         )
 
     async def _send(self, key: str, items: Sequence[bytes]) -> list[Exception | None]:

@@ -20,8 +20,6 @@ _log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _PUBLISH_TRIES = 4
-_ANY = 64 * 1024
-"""More than the ids of one hint take."""
 
 
 def _pause(tries: int) -> float:
@@ -38,7 +36,7 @@ class Settler:
         self._engine_id = engine_id
         self._pubsub = jobs_component(engine_id)
         self.settled = Settled()
-        self._hints = Gather(self._publish_hint, len, at_most=1 + COMPLETION_ALSO_MAX, at_most_bytes=_ANY)
+        self._hints = Gather(self._publish_hint, at_most=1 + COMPLETION_ALSO_MAX)
         self._telling: set[asyncio.Task[None]] = set()
 
     async def settle(self, attempt: Attempt, outcome: Outcome) -> bool:

@@ -91,8 +91,8 @@ class DaprSidecar:
         self._timeout = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
         bounds = {"at_most": _GATHER_MAX, "at_most_bytes": _GATHER_MAX_BYTES, "in_flight": _GATHER_IN_FLIGHT}
-        self._publishing = Gather(self._publish_gathered, len, **bounds)
-        self._saving = Gather(self._save_gathered, lambda item: len(item["value"]), **bounds)
+        self._publishing = Gather(self._publish_gathered, size=len, **bounds)
+        self._saving = Gather(self._save_gathered, size=lambda item: len(item["value"]), **bounds)
 
     async def start(self, timeout_seconds: float = 60) -> None:
         """Wait until the sidecar answers; Unavailable when it does not in time."""

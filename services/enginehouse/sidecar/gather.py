@@ -1,53 +1,79 @@
-"""Calls of one kind that come while another is under way go together in the next one: one round trip for all of them."""
+"""Gathers calls of one kind that arrive while another is under way, so that they share the next round trip."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
+from enginehouse.background import Background
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+R = TypeVar("R")
 
-Send = Callable[[K, Sequence[T]], Awaitable[Sequence[Exception | None]]]
-"""Does the work of all items of a key; for each, in order, what is to be raised to who asked for it."""
+Send = Callable[[K, Sequence[T]], Awaitable[Sequence[R | Exception]]]
+"""Does the work of all items of a key; returns, in order, each item's result or the exception that its caller gets."""
 
 
-class Gather(Generic[K, T]):
-    """Sends an item at once if fewer than `in_flight` calls of its key are under way; it never waits for company."""
+def _weightless(_: object) -> int:
+    return 0
+
+
+class Gather(Generic[K, T, R]):
+    """Sends an item at once while fewer than `in_flight` calls of its key are under way; never waits for more items."""
 
     def __init__(
-        self, send: Send[K, T], size: Callable[[T], int], *, at_most: int, at_most_bytes: int, in_flight: int = 1
+        self,
+        send: Send[K, T, R],
+        *,
+        at_most: int,
+        size: Callable[[T], int] = _weightless,
+        at_most_bytes: int = 1,
+        in_flight: int = 1,
     ) -> None:
+        """Send at most `at_most` items in one call, whose `size` together is at most `at_most_bytes`."""
         self._send = send
         self._size = size
         self._at_most = at_most
         self._at_most_bytes = at_most_bytes
         self._in_flight = in_flight
-        self._waiting: dict[K, list[tuple[T, asyncio.Future[None]]]] = defaultdict(list)
-        self._busy: dict[K, set[asyncio.Task[None]]] = defaultdict(set)
+        self._waiting: dict[K, list[tuple[T, asyncio.Future[R]]]] = defaultdict(list)
+        self._under_way: dict[K, int] = defaultdict(int)
+        self._background = Background()
 
-    async def do(self, key: K, item: T) -> None:
-        """Return when the item is done; raise what became of it. One that nobody waits for any more is still done."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def put(self, key: K, item: T) -> "asyncio.Future[R]":
+        """Have `item` sent; the future gets its result. It is sent even if nobody awaits that."""
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting[key].append((item, done))
-        if len(self._busy[key]) < self._in_flight:
-            self._busy[key].add(asyncio.create_task(self._run(key)))
-        await done
+        if self._under_way[key] < self._in_flight:
+            self._under_way[key] += 1
+            self._background.start(self._run(key))
+        return done
+
+    async def do(self, key: K, item: T) -> R:
+        """Have `item` sent and return its result, or raise its exception."""
+        return await self.put(key, item)
+
+    async def close(self, finish_seconds: float) -> None:
+        """Let what has arrived be sent, for at most `finish_seconds`."""
+        await self._background.close(finish_seconds)
 
     async def _run(self, key: K) -> None:
-        task = asyncio.current_task()
-        assert task
         try:
             while waiting := self._waiting[key]:
                 count = self._fitting(waiting)
                 batch, self._waiting[key] = waiting[:count], waiting[count:]
                 self._resolve(batch, await self._outcomes(key, [item for item, _ in batch]))
         finally:
-            # In the same step as the last look: who comes now must start another.
-            self._busy[key].discard(task)
+            # No await stands between the last look and this, so an item that comes now starts another call.
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
+                if not self._waiting[key]:
+                    del self._waiting[key]
 
-    def _fitting(self, waiting: Sequence[tuple[T, "asyncio.Future[None]"]]) -> int:
-        """How many of them go together: at least one, however large."""
+    def _fitting(self, waiting: Sequence[tuple[T, "asyncio.Future[R]"]]) -> int:
+        """Count the items that go together: at least one, however large."""
         count = size = 0
         for item, _ in waiting[: self._at_most]:
             size += self._size(item)
@@ -56,18 +82,18 @@ class Gather(Generic[K, T]):
             count += 1
         return count
 
-    async def _outcomes(self, key: K, items: Sequence[T]) -> Sequence[Exception | None]:
+    async def _outcomes(self, key: K, items: Sequence[T]) -> Sequence[R | Exception]:
         try:
             return await self._send(key, items)
         except Exception as error:
             return [error] * len(items)
 
     @staticmethod
-    def _resolve(batch: Sequence[tuple[T, "asyncio.Future[None]"]], outcomes: Sequence[Exception | None]) -> None:
-        for (_, done), error in zip(batch, outcomes, strict=True):
+    def _resolve(batch: Sequence[tuple[T, "asyncio.Future[R]"]], outcomes: Sequence[R | Exception]) -> None:
+        for (_, done), outcome in zip(batch, outcomes, strict=True):
             if done.done():
                 continue
-            if error is None:
-                done.set_result(None)
+            if isinstance(outcome, Exception):
+                done.set_exception(outcome)
             else:
-                done.set_exception(error)
+                done.set_result(outcome)

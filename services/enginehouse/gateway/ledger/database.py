@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool
 
 from enginehouse.contracts.errors import Unavailable
+from enginehouse.sidecar.gather import Gather
 
 log = structlog.get_logger()
 
@@ -31,6 +32,8 @@ Write = Callable[[Connection, list[Any]], Sequence[Any]]
 _READERS = 4
 _GROUP_MAX = 256
 _RECONNECT_SECONDS = 0.5
+_CLOSE_SECONDS = 60.0
+"""For the writes that have arrived to be committed when the ledger is closed."""
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 30.0
 """A connection whose other end is gone without a word answers nothing, for ever: after this time it is given up."""
@@ -41,12 +44,13 @@ _AWAY = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.Interf
 """What a database that stops, starts or is out of reach looks like. While connecting, asyncpg's errors come as they are."""
 
 
-@dataclass(slots=True)
-class _Pending:
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """One item that waits to be committed, and the function that writes it."""
+
     write: Write
     item: Any
     durable: bool
-    done: asyncio.Future[Any]
 
 
 class Database(Protocol):
@@ -236,43 +240,26 @@ class GroupWriter:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pending: list[_Pending] = []
-        self._arrived = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._task = asyncio.create_task(self._run(), name="ledger-writer")
+        self._gather: Gather[None, _Write, Any] = Gather(self._commit_or_divide, at_most=_GROUP_MAX)
 
     async def write(self, write: Write, item: Any, *, durable: bool = False) -> Any:
-        """Have `write` done for `item`, together with others of its kind; returns when it is committed."""
-        pending = _Pending(write, item, durable, asyncio.get_running_loop().create_future())
-        self._pending.append(pending)
-        self._idle.clear()
-        self._arrived.set()
-        return await pending.done
+        """Have `write` done for `item`, together with others of its kind; return its result once it is committed."""
+        return await self._gather.do(None, _Write(write, item, durable))
 
     async def close(self) -> None:
-        """Commit what has arrived and tell so, then stop."""
-        await self._idle.wait()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        """Commit what has arrived."""
+        await self._gather.close(finish_seconds=_CLOSE_SECONDS)
 
-    async def _run(self) -> None:
-        while True:
-            await self._arrived.wait()
-            group, self._pending = self._pending[:_GROUP_MAX], self._pending[_GROUP_MAX:]
-            if not self._pending:
-                self._arrived.clear()
-            try:
-                self._resolve(group, await self._commit(group))
-            except Exception as error:
-                await self._one_by_one(group, error)
-            if not self._pending:
-                self._idle.set()
+    async def _commit_or_divide(self, _: None, group: Sequence[_Write]) -> list[Any]:
+        try:
+            return await self._commit(group)
+        except Exception as error:
+            return await self._one_by_one(group, error)
 
-    async def _commit(self, group: list[_Pending]) -> list[Any]:
+    async def _commit(self, group: Sequence[_Write]) -> list[Any]:
         kinds: dict[Write, list[int]] = {}
-        for index, pending in enumerate(group):
-            kinds.setdefault(pending.write, []).append(index)
+        for index, item in enumerate(group):
+            kinds.setdefault(item.write, []).append(index)
 
         def work(connection: Connection) -> list[Any]:
             results: list[Any] = [None] * len(group)
@@ -283,30 +270,21 @@ class GroupWriter:
                     results[index] = result
             return results
 
-        return await self._database.transact(work, durable=any(pending.durable for pending in group))
+        return await self._database.transact(work, durable=any(item.durable for item in group))
 
-    async def _one_by_one(self, group: list[_Pending], error: Exception) -> None:
-        """After a failed group, so that one bad write fails alone."""
+    async def _one_by_one(self, group: Sequence[_Write], error: Exception) -> list[Any]:
+        """Commit the writes of a failed group singly, so that one bad write fails alone."""
         # A server that does not answer would be waited for once for each of them.
         if isinstance(error, TimeoutError | PoolTimeout) or (len(group) == 1 and not isinstance(error, IntegrityError)):
-            self._resolve(group, [_as_ours(error) for _ in group])
-            return
+            return [_as_ours(error) for _ in group]
+        outcomes: list[Any] = []
         # A key that another gateway took at the same moment is seen at the second look.
-        for pending in group:
+        for item in group:
             try:
-                self._resolve([pending], await self._commit([pending]))
+                outcomes += await self._commit([item])
             except Exception as own_error:
-                self._resolve([pending], [_as_ours(own_error)])
-
-    @staticmethod
-    def _resolve(group: list[_Pending], results: Sequence[Any]) -> None:
-        for pending, result in zip(group, results, strict=True):
-            if pending.done.done():
-                continue
-            if isinstance(result, Exception):
-                pending.done.set_exception(result)
-            else:
-                pending.done.set_result(result)
+                outcomes.append(_as_ours(own_error))
+        return outcomes
 
 
 def _as_ours(error: Exception) -> Exception:
