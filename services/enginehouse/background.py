@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 RESTART_SECONDS = 1.0
 """Pause before a task that failed is started again."""
+_CANCEL_AGAIN_SECONDS = 1.0
 
 
 class Background:
@@ -39,7 +40,8 @@ class Background:
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            # Again after a while: some code swallows a cancellation that comes at the wrong moment.
+            await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_SECONDS)
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

@@ -27,9 +27,10 @@ from enginehouse.contracts.job import JobError, JobRecord, Status, may_change
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
 from enginehouse.gateway.app import create_app, running, wire
-from enginehouse.gateway.gateway import GatewayState
+from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.ledger.schema import idempotency_keys, jobs, metadata
 from enginehouse.gateway.outcome import dead_letters
+from enginehouse.gateway.pace import USUAL, Pace
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 from enginehouse.sidecar.records import JobRecords
@@ -174,6 +175,16 @@ async def lose(runner: ScriptedRunner, event: JobEvent) -> bool:
     return True
 
 
+class Clock:
+    """A clock that a test can put forward; given to a gateway as `Pace.clock`."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
 class GatewayWorld:
     """A gateway and what is around it."""
 
@@ -181,7 +192,7 @@ class GatewayWorld:
         self.app = app
         self.dapr = dapr
         self.keys = keys
-        self.state: GatewayState = app.state.gateway
+        self.gateway: Gateway = app.state.gateway
         self.sidecar = FakeSidecar(dapr, "test")
         self.runners: dict[str, ScriptedRunner] = {}
         self._clients: dict[str, httpx2.AsyncClient] = {}
@@ -249,24 +260,42 @@ class GatewayWorld:
             tables = [jobs, idempotency_keys, metadata.tables["dead_letters"]]
             return {t.name: connection.execute(select(func.count()).select_from(t)).scalar_one() for t in tables}
 
-        found: dict[str, int] = await self.state.ledger.read(count)
+        found: dict[str, int] = await self.gateway.ledger.read(count)
         return found
 
     async def change(self, job_id: str, **columns: Any) -> None:
         """Set columns of a job's row: moments, mostly, so that a test need not wait for them."""
         statement = jobs.update().where(jobs.c.id == job_id).values(columns)
-        await self.state.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
+        await self.gateway.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
 
     async def aged(self, job_id: str, seconds: float) -> None:
         """Make a job's hand-over that much older."""
         await self.change(job_id, handed_over_at=jobs.c.handed_over_at - seconds)
 
     async def sweep(self) -> None:
-        """What the gateway does every few seconds, now. It reads heartbeats afresh."""
-        for engine in self.state.engines:
+        """Do now what the gateway does every few seconds. Heartbeats are read afresh."""
+        for engine in self.gateway.catalogue:
             engine.workers_read_at = 0
-        for part in (self.state.sweep.fill, self.state.sweep.expire, self.state.sweep.recover):
-            await part()
+        await self.gateway.sweep.once()
+
+    async def idle(self) -> None:
+        """Wait until the gateway and the broker have nothing in hand."""
+        dispatcher, mirroring, hints = self.gateway.dispatcher, self.gateway.mirroring, self.gateway.hints
+        await until(
+            lambda: (
+                not (
+                    dispatcher._background._tasks
+                    or dispatcher._publishing._under_way
+                    or mirroring._reading._under_way
+                    or hints._background._tasks
+                    or self.dapr._tasks
+                )
+            )
+        )
+
+    def forget(self, job_id: str) -> None:
+        """Forget a job's engine, as a gateway that was started again has."""
+        self.gateway.hints._expected.forget(job_id)
 
     async def close(self) -> None:
         """Close the clients."""
@@ -308,7 +337,7 @@ _FREE_APPS: list[FastAPI] = []
 
 @contextlib.contextmanager
 def _app() -> Iterator[FastAPI]:
-    """The routes, to be wired with a state; made once, since FastAPI works them out anew for each app it makes."""
+    """The routes, to be given a gateway; made once, since FastAPI works them out anew for each app it makes."""
     if not _FREE_APPS:
         _read_certificates_once()
         _FREE_APPS.append(
@@ -332,6 +361,7 @@ async def gateway_world(
     dapr: FakeDapr | None = None,
     cards: dict[str, dict[str, Any]] | None = None,
     engines: Iterable[str] = (STANDARD, ECHO, PRIVATE),
+    pace: Pace = USUAL,
     **changes: Any,
 ) -> AsyncIterator[GatewayWorld]:
     """A started gateway that knows its engines; acme and umbra are tenants, and `admin` is a key of acme's operator."""
@@ -342,15 +372,15 @@ async def gateway_world(
     keys["admin"] = make_tenant(tenants, "operators", admin=True)
     for engine, card in (cards or {}).items():
         await show_card(dapr, engine, **card)
-    state = wire(gateway_settings(folder, **changes), FakeSidecar(dapr, "gateway"))
-    dapr.subscribe(names.COMPLETIONS_TOPIC, state.completions.deliver)
-    dapr.subscribe(names.DEAD_LETTERS_TOPIC, dead_letters.receiver(state.ledger))
-    async with running(state):
+    gateway = wire(gateway_settings(folder, **changes), FakeSidecar(dapr, "gateway"), pace)
+    dapr.subscribe(names.COMPLETIONS_TOPIC, gateway.hints.deliver)
+    dapr.subscribe(names.DEAD_LETTERS_TOPIC, dead_letters.receiver(gateway.ledger))
+    async with running(gateway):
         with _app() as app:
-            app.state.gateway = state
+            app.state.gateway = gateway
             world = GatewayWorld(app, dapr, keys)
             world.runners = {engine: ScriptedRunner(dapr, engine) for engine in engines}
-            await asyncio.wait_for(state.engines.loaded.wait(), 10)
+            await asyncio.wait_for(gateway.catalogue.loaded.wait(), 10)
             try:
                 yield world
             finally:

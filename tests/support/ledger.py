@@ -10,23 +10,23 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, create_engine, select, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.engine import make_url
 
-from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger import read
-from enginehouse.gateway.ledger.database import open_database
+from enginehouse.gateway.ledger.accept import IdempotencyKey, IdempotencyScope, NewJob
+from enginehouse.gateway.ledger.database import PATIENT, Patience, open_database
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
-from enginehouse.gateway.ledger.queue import IdempotencyKey, NewJob
+from enginehouse.gateway.ledger.rows import JobRow, StoredOptions
 from enginehouse.gateway.ledger.schema import jobs, metadata
 
 ENGINE = "acme--echo"
-OPTIONS = (
-    '{"retry":{"max_attempts":3,"initial_delay_ms":10,"max_delay_ms":100},"retry_on_timeout":false,'
-    '"execution_timeout_seconds":60}'
+OPTIONS = StoredOptions(
+    retry=RetryPolicy(max_attempts=3, initial_delay_ms=10, max_delay_ms=100), execution_timeout_seconds=60
 )
 
 
@@ -63,9 +63,9 @@ async def empty_postgres(url: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Ledger]:
+async def opened(url: str, patience: Patience = PATIENT) -> AsyncIterator[Ledger]:
     """A ledger on `url`, until the block ends."""
-    ledger = Ledger(url)
+    ledger = Ledger(url, patience)
     await ledger.open()
     try:
         yield ledger
@@ -84,18 +84,21 @@ def new_job(
 ) -> NewJob:
     """A job to insert; `key` is its idempotency key, `request` what that key was used for."""
     created_at = columns.pop("created_at", time.time())
-    row = {
-        "id": new_job_id(),
-        "tenant": tenant,
-        "engine": engine,
-        "priority": 4,
-        "input": '"hello"',
-        "options": OPTIONS,
-        "created_at": created_at,
-        "queue_deadline": created_at + 3_600,
-        "result_ttl_seconds": 600,
-    } | columns
-    idempotency = IdempotencyKey("http", key, request, time.time() + 600) if key else None
+    row = JobRow.accepted(
+        id=new_job_id(),
+        tenant=tenant,
+        engine=engine,
+        priority=4,
+        input='"hello"',
+        input_ref=None,
+        options=OPTIONS,
+        traceparent=None,
+        created_at=created_at,
+        queue_deadline=created_at + 3_600,
+        result_ttl_seconds=600,
+        retry_of=None,
+    )._replace(**columns)
+    idempotency = IdempotencyKey(IdempotencyScope.HTTP, key, request, time.time() + 600) if key else None
     return NewJob(row, window, idempotency)
 
 
@@ -104,7 +107,7 @@ async def accepted(ledger: Ledger, job: NewJob | None = None, **columns: Any) ->
     return (await ledger.insert(job or new_job(**columns))).job_id
 
 
-async def row_of(ledger: Ledger, job_id: str) -> Row[Any]:
+async def row_of(ledger: Ledger, job_id: str) -> JobRow:
     """A job's row, which must exist."""
     row = await ledger.read(read.job, job_id)
     assert row is not None

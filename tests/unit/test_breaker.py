@@ -9,15 +9,13 @@ from enginehouse.gateway.engines.breaker import Breaker, Phase, Verdict
 class Clock:
     now = 1_000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(breaker, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def fail(made: Breaker, times: int, phase: Phase = Phase.OPEN, code: str = "PREDICT_ERROR") -> Verdict | None:
@@ -50,14 +48,14 @@ def test_less_than_half_is_none() -> None:
 
 
 def test_failures_are_forgotten_after_a_while(clock: Clock) -> None:
-    made = Breaker()
+    made = Breaker(clock=clock)
     fail(made, breaker.TRIP_AFTER - 1)
     clock.now += breaker.WINDOW_SECONDS + 1
     assert fail(made, breaker.TRIP_AFTER - 1) is None
 
 
 def test_outcomes_are_bounded_however_many_there_are(clock: Clock) -> None:
-    made = Breaker()
+    made = Breaker(clock=clock)
     for _ in range(breaker.OUTCOMES_KEPT * 3):
         made.succeeded(Phase.OPEN)
     assert len(made.outcomes) == breaker.OUTCOMES_KEPT

@@ -117,7 +117,7 @@ def test_everything_we_emit_is_an_event_to_the_official_sdk() -> None:
         events.completion_event(events.JOB_COMPLETED, engine, job_id, Status.SUCCEEDED, 1),
         events.dead_letter_event(engine, job_id, events.DeadLetter(reason="UNPARSABLE")),
         events.progress_event(engine, job_id, events.ProgressData(kind="log", value="x", sequence=1)),
-        event_notice("acme", events.JOB_COMPLETED, {"id": job_id}, job_id, None)["body"].encode(),
+        event_notice("acme", events.JOB_COMPLETED, {"id": job_id}, job_id, None).body.encode(),
     ]
     for body in emitted:
         event = from_http_event(HTTPMessage(headers={"content-type": CONTENT_TYPE}, body=body))

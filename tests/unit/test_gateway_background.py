@@ -6,10 +6,10 @@ import pytest
 from structlog.testing import capture_logs
 from tests.support.gateway import gateway_world, until
 
-from enginehouse.gateway import app
-from enginehouse.gateway.engines.catalogue import Engines
+from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.notify.notifier import Notifier
-from enginehouse.gateway.outcome.completions import Completions
+from enginehouse.gateway.outcome.hints import Hints
+from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.tenants.tenants import Tenants
 
@@ -17,10 +17,10 @@ from enginehouse.gateway.tenants.tenants import Tenants
 @pytest.mark.parametrize(
     ("part", "method"),
     [
-        (Engines, "run"),
+        (Catalogue, "run"),
         (Sweep, "run"),
         (Notifier, "run"),
-        (Completions, "listen_to_others"),
+        (Hints, "listen_to_others"),
         (Tenants, "watch"),
     ],
 )
@@ -36,9 +36,8 @@ async def test_a_task_that_breaks_is_started_again(
             raise RuntimeError("a bug")
         await works(*arguments)
 
-    monkeypatch.setattr(app, "_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(part, method, breaks)
     with capture_logs() as logs:
-        async with gateway_world(tmp_path):
+        async with gateway_world(tmp_path, pace=Pace(task_restart_seconds=0.01)):
             await until(lambda: calls == 3)
     assert [entry["action"] for entry in logs].count("task_failed") == 2

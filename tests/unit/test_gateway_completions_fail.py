@@ -29,7 +29,7 @@ async def test_no_delivery_waits_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
         dapr_api_token=SecretStr("x" * 16),
         app_api_token=SecretStr("x" * 16),
     )
-    state = wire(settings, FakeSidecar(FakeDapr(), "gateway"))
+    gateway = wire(settings, FakeSidecar(FakeDapr(), "gateway"))
 
     async def breaks(*_: object) -> None:
         raise broken
@@ -37,7 +37,7 @@ async def test_no_delivery_waits_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(JobRecords, "read_many", breaks)
     async with asyncio.timeout(5):
         with pytest.raises(type(broken)):
-            await state.completions.mirror({new_job_id(): "acme--echo"})
+            await gateway.mirroring.mirror({new_job_id(): "acme--echo"})
 
 
 async def test_hints_of_an_engine_whose_store_is_away_take_nobody_elses_place(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ async def test_hints_of_an_engine_whose_store_is_away_take_nobody_elses_place(tm
         job_id = await world.submit()
         await until(lambda: world.record(job_id))
         world.dapr.missing.add(results_component(ECHO))
-        assert await world.state.completions.deliver(completion_event(JOB_COMPLETED, ECHO, job_id, Status.SUCCEEDED))
+        assert await world.gateway.hints.deliver(completion_event(JOB_COMPLETED, ECHO, job_id, Status.SUCCEEDED))
         assert (await world.job(job_id))["status"] == "queued"
         world.dapr.missing.clear()
         await world.aged(job_id, 3)
@@ -68,10 +68,10 @@ async def test_a_hint_of_many_jobs_of_before_a_restart_is_one_question_to_the_le
         first, *others = [await world.submit(number) for number in range(5)]
         await until(lambda: all(world.record(job_id) for job_id in (first, *others)))
         for job_id in others:
-            world.state.completions.forget(job_id)
+            world.forget(job_id)
         monkeypatch.setattr(read, "engines_of", engines_of)
         hint = completion_event(JOB_COMPLETED, ECHO, first, Status.SUCCEEDED, also=[*others, new_job_id()])
-        assert await world.state.completions.deliver(hint)
+        assert await world.gateway.hints.deliver(hint)
         (unknown,) = asked
         assert unknown[:-1] == others
         for job_id in (first, *others):

@@ -210,7 +210,7 @@ async def test_what_nobody_could_parse_is_kept_once_for_operators_only(world: Ga
 async def test_a_job_whose_input_is_gone_cannot_be_redriven(world: GatewayWorld) -> None:
     job_id = await given_up(world)
     await world.change(job_id, result_expires_at=1.0)
-    await world.state.sweep.retain()
+    await world.sweep()
     problem_of(await world.client().post(f"/v1/dead-letters/{job_id}/redrive"), 410, "RESULT_EXPIRED")
     assert len(await letters(world)) == 1
 

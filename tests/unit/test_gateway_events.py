@@ -166,7 +166,7 @@ async def test_an_event_in_headers_gives_its_body_to_the_engine(
 @pytest.mark.parametrize("body", [b"", b"\xff", b"{}", event(engineid="none-such"), event(id="x", data="x" * 70_000)])
 async def test_of_an_event_that_came_over_a_topic_a_refusal_is_told(world: GatewayWorld, body: bytes) -> None:
     before, told = await world.stored(), len(refusals(world))
-    assert await world.state.events.deliver(body, "acme")
+    assert await world.gateway.events.deliver(body, "acme")
     assert await world.stored() == before
     await until(lambda: len(refusals(world)) == told + 1)
     data = refusals(world)[-1]["data"]
@@ -183,5 +183,5 @@ def refusals(world: GatewayWorld) -> list[dict[str, Any]]:
 
 async def test_an_event_over_the_topic_of_nobody_comes_again(world: GatewayWorld) -> None:
     before = await world.stored()
-    assert not await world.state.events.deliver(event(id="nobody"), "nobody")
+    assert not await world.gateway.events.deliver(event(id="nobody"), "nobody")
     assert await world.stored() == before

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from enginehouse.contracts.events import progress_sequence
+from enginehouse.contracts.job import Status
 from enginehouse.gateway.jobs import follow
-from enginehouse.gateway.jobs.follow import _Follower
+from enginehouse.gateway.jobs.follow import FollowEvent, _Follower
 
 
 def told(*places: tuple[int, int]) -> Any:
@@ -16,17 +17,17 @@ def told(*places: tuple[int, int]) -> Any:
     ]
 
 
-def row(status: str = "running", attempts: int = 1, finished_at: float | None = None) -> Any:
+def row(status: Status = Status.RUNNING, attempts: int = 1, finished_at: float | None = None) -> Any:
     return SimpleNamespace(status=status, attempts=attempts, worker="w", finished_at=finished_at)
 
 
-def kinds(sent: list[bytes]) -> list[str]:
-    return [event.split(b"\n")[1].decode().removeprefix("event: ") for event in sent]
+def kinds(sent: list[FollowEvent]) -> list[str]:
+    return [event.kind for event in sent]
 
 
 def test_the_start_comes_first_also_where_the_ledger_does_not_know_of_it_yet() -> None:
     follower = _Follower("j", 0)
-    assert kinds(follower.take(row("queued", 0), told((1, 1), (1, 2)))) == ["start", "log", "log"]
+    assert kinds(follower.take(row(Status.QUEUED, 0), told((1, 1), (1, 2)))) == ["start", "log", "log"]
     assert follower.take(row(), []) == []
 
 
@@ -52,6 +53,6 @@ def test_a_second_attempt_starts_anew() -> None:
 def test_the_end_waits_a_moment_for_the_last_of_what_was_told_and_only_then() -> None:
     just, long_ago = time.time(), time.time() - 60
     told_before, told_nothing = _Follower("j", progress_sequence(1, 2)), _Follower("j", progress_sequence(1, 0))
-    assert told_before.expects_more(row("succeeded", finished_at=just), [])
-    assert not told_before.expects_more(row("succeeded", finished_at=long_ago), [])
-    assert not told_nothing.expects_more(row("succeeded", finished_at=just), [])
+    assert told_before.expects_more(row(Status.SUCCEEDED, finished_at=just), [])
+    assert not told_before.expects_more(row(Status.SUCCEEDED, finished_at=long_ago), [])
+    assert not told_nothing.expects_more(row(Status.SUCCEEDED, finished_at=just), [])

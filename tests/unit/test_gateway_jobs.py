@@ -40,18 +40,18 @@ class Reads:
 
     def __init__(self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        original = world.state.ledger.database.read
+        original = world.gateway.ledger.database.read
 
         async def counted(query: Any) -> Any:
             self.count += 1
             return await original(query)
 
-        monkeypatch.setattr(world.state.ledger.database, "read", counted)
+        monkeypatch.setattr(world.gateway.ledger.database, "read", counted)
 
 
 async def wait_for_waiter(world: GatewayWorld) -> None:
     """Until some caller waits."""
-    await until(lambda: world.state.jobs.waiters._futures)
+    await until(lambda: world.gateway.jobs.waiters._endings)
 
 
 async def test_a_submitted_job_is_accepted_run_and_read(world: GatewayWorld) -> None:
@@ -147,14 +147,14 @@ class TestWaiting:
         assert time.monotonic() - before < 5
         # Each looked once at first, and at most once for the one change that was still to be told.
         assert reads.count <= 40
-        assert world.state.jobs.waiters._futures == {}
+        assert world.gateway.jobs.waiters._endings == {}
 
     async def test_a_hint_may_name_several_jobs(self, world: GatewayWorld) -> None:
         world.runner.answer = succeed_untold
         job_ids = [await world.submit() for _ in range(5)]
         await until(lambda: all(world.record(job_id) for job_id in job_ids))
         hint = completion_event(JOB_COMPLETED, ECHO, job_ids[0], Status.SUCCEEDED, 1, [*job_ids[1:], "not-a-job"])
-        assert await world.state.completions.deliver(hint)
+        assert await world.gateway.hints.deliver(hint)
         assert {(await world.job(job_id))["status"] for job_id in job_ids} == {"succeeded"}
 
     async def test_when_its_time_runs_out_the_unfinished_job_is_the_answer(self, world: GatewayWorld) -> None:
@@ -164,7 +164,7 @@ class TestWaiting:
         assert answer.json()["status"] in ("queued", "running")
         job = await world.job(answer.json()["id"], wait=0.05)
         assert job["status"] in ("queued", "running")
-        assert world.state.jobs.waiters._futures == {}
+        assert world.gateway.jobs.waiters._endings == {}
 
     async def test_a_job_that_has_ended_is_not_waited_for(self, world: GatewayWorld) -> None:
         job_id = await world.submit()
@@ -441,7 +441,7 @@ async def test_a_result_past_its_time_is_gone_and_says_so(world: GatewayWorld) -
     assert job["expires_at"]
     await world.change(job_id, result_expires_at=time.time() - 1)
     problem_of(await world.client().get(f"/v1/jobs/{job_id}"), 410, "RESULT_EXPIRED")
-    await world.state.sweep.retain()
+    await world.sweep()
     problem_of(await world.client().get(f"/v1/jobs/{job_id}"), 410, "RESULT_EXPIRED")
     problem_of(await world.client().post(f"/v1/jobs/{job_id}/retry"), 410, "RESULT_EXPIRED")
     problem_of(await world.client().post(f"/v1/jobs/{job_id}/cancel"), 409, "JOB_IS_FINAL")

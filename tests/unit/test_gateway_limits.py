@@ -21,7 +21,7 @@ def limit(folder: Path, world: GatewayWorld, tenant: str = "acme", **limits: flo
     """Write a tenant's limits, as its file has them, and have them read."""
     path = folder / "tenants" / tenant / "tenant.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "limits": limits}))
-    world.state.tenants.load()
+    world.gateway.tenants.load()
 
 
 def batch(size: int, engine: str = "echo") -> dict[str, Any]:
@@ -85,7 +85,7 @@ async def test_after_a_restart_what_is_in_flight_still_counts(tmp_path: Path) ->
             await before.submit(number)
     async with gateway_world(tmp_path) as world:
         limit(tmp_path, world, jobs_in_flight=3)
-        await world.state.sweep.fill()
+        await world.sweep()
         refused(await post(world), RateLimited.code)
 
 
@@ -125,7 +125,7 @@ async def test_a_refused_submit_leaves_nothing(tmp_path: Path) -> None:
         problem_of(answer, 422, "IDEMPOTENCY_KEY_REUSED")
         assert len(list((tmp_path / "objects/acme/inputs").iterdir())) == 1
         await world.sweep()
-        await until(lambda: not world.state.completions._engine_of)
+        await until(lambda: not world.gateway.hints._expected._engine_of)
 
 
 @pytest.mark.parametrize("window", [4, 32])
@@ -134,7 +134,7 @@ async def test_ten_thousand_jobs_of_one_tenant_delay_anothers_by_one_window_at_m
 ) -> None:
     async with gateway_world(tmp_path, window_min=window, window_factor=1) as world:
         flood = [new_job("umbra", STANDARD, window=0) for _ in range(10_000)]
-        await asyncio.gather(*(world.state.ledger.insert(job) for job in flood))
+        await asyncio.gather(*(world.gateway.ledger.insert(job) for job in flood))
         runner = world.runners[STANDARD]
         enough = asyncio.Event()
 
@@ -142,7 +142,7 @@ async def test_ten_thousand_jobs_of_one_tenant_delay_anothers_by_one_window_at_m
             return True if enough.is_set() else await succeed(made, event)
 
         runner.answer = work
-        await world.state.sweep.fill()
+        await world.sweep()
         await until(lambda: len(runner.events) > window)
         job_id = await world.submit(engine="standard")
         began = len(runner.events)

@@ -27,8 +27,10 @@ from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS, JobEvent
 from enginehouse.contracts.job import JobError, Status
-from enginehouse.gateway.engines import breaker, transitions
-from enginehouse.gateway.engines.catalogue import KnownEngine
+from enginehouse.gateway.engines import breaker
+from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr
 
 WINDOW = 10
@@ -37,7 +39,7 @@ ECHO_STORE = names.results_component(ECHO)
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path, window_min=WINDOW, window_factor=1) as made:
+    async with gateway_world(tmp_path, pace=Pace(store_seconds=0.2), window_min=WINDOW, window_factor=1) as made:
         yield made
 
 
@@ -47,7 +49,7 @@ def _long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def engine(world: GatewayWorld) -> KnownEngine:
-    found = world.state.engines.get(ECHO)
+    found = world.gateway.catalogue.get(ECHO)
     assert found is not None
     return found
 
@@ -83,8 +85,8 @@ def control(dapr: FakeDapr) -> Any:
 async def probe_now(world: GatewayWorld) -> None:
     """The pause is over."""
     known = engine(world)
-    await world.state.engines.set_state(known, EngineState.PAUSED, known.reason, time.time() - 1)
-    world.state.dispatcher.wake(ECHO)
+    await world.gateway.catalogue.set_state(known, EngineState.PAUSED, known.reason, time.time() - 1)
+    world.gateway.dispatcher.wake(ECHO)
 
 
 async def paused(world: GatewayWorld, more: int = 20) -> list[str]:
@@ -127,7 +129,7 @@ class TestPause:
         shown = (await world.client().get("/v1/engines/echo")).json()
         assert shown["state"] == "paused"
         assert "attempts failed; the last: PREDICT_ERROR" in shown["reason"]
-        assert world.state.dispatcher.window(ECHO) == 0
+        assert world.gateway.dispatcher.window(ECHO) == 0
         late = await world.submit("late")
         await world.sweep()
         for job_id in [*waiting, late]:
@@ -165,7 +167,7 @@ class TestPause:
         await until(lambda: len(world.runner.events) > before)
         await world.sweep()
         assert [event.id for event in world.runner.events[before:]] == waiting[:1]
-        assert world.state.dispatcher.window(ECHO) == 1
+        assert world.gateway.dispatcher.window(ECHO) == 1
         go.set()
         for job_id in waiting:
             assert (await world.job(job_id, wait=5))["status"] == "succeeded"
@@ -177,7 +179,7 @@ class TestPause:
         waiting = await paused(world)
         await probe_now(world)
         await until(lambda: engine(world).breaker.failed_probes == 1)
-        await until(lambda: world.state.dispatcher.window(ECHO) == 0)
+        await until(lambda: world.gateway.dispatcher.window(ECHO) == 0)
         assert (await world.job(waiting[0]))["status"] == "failed"
         assert (await world.job(waiting[1]))["status_reason"] == "engine_paused"
         assert told_kinds(world) == ["paused"]
@@ -192,7 +194,7 @@ class TestPause:
         world.runner.answer = hold
         await submit_many(world, WINDOW)
         await until(lambda: len(held) == WINDOW)
-        await world.state.states.move(engine(world), EngineState.PAUSED, "to see", time.time() + 3_600)
+        await world.gateway.transitions.move(engine(world), EngineState.PAUSED, "to see", time.time() + 3_600)
         waiting = await world.submit("waits")
         await world.runner.end(held[0])
         await world.until_status(held[0].id, Status.SUCCEEDED)
@@ -234,7 +236,7 @@ class TestPause:
         world.runner.answer = later
         job_id = await world.submit()
         await until(lambda: engine(world).breaker.outcomes)
-        await world.state.states.move(engine(world), EngineState.PAUSED, "to see", None)
+        await world.gateway.transitions.move(engine(world), EngineState.PAUSED, "to see", None)
         assert (await world.job(job_id))["status_reason"] == "engine_paused"
 
 
@@ -254,7 +256,7 @@ class TestQuarantineByItself:
         await until(lambda: told_kinds(world) == ["paused", "quarantined"])
         await until(lambda: control(world.dapr) == {"stopped": True})
         await world.sweep()
-        assert (len(world.runner.events), world.state.dispatcher.window(ECHO)) == (ran, 0)
+        assert (len(world.runner.events), world.gateway.dispatcher.window(ECHO)) == (ran, 0)
         waiting = [job for job in (await listed(world)).values() if job["status"] == "queued"]
         assert len(waiting) == 60 - ran
         assert {(job["status_reason"], job["attempts"]) for job in waiting} == {("engine_paused", 0)}
@@ -289,13 +291,13 @@ class TestQuarantineByItself:
     async def test_its_runner_is_told_by_the_sweep_when_the_store_was_away(self, world: GatewayWorld) -> None:
         world.dapr.missing.add(ECHO_STORE)
         problem_of(await operate(world, "quarantine", {"reason": "it lies"}), 503, "UNAVAILABLE")
-        await world.state.states.catch_up()
+        await world.gateway.transitions.catch_up()
         assert control(world.dapr) is None
         world.dapr.missing.clear()
-        await world.state.states.catch_up()
+        await world.gateway.transitions.catch_up()
         assert control(world.dapr) == {"stopped": True}
         written = world.dapr.calls["put"]
-        await world.state.states.catch_up()
+        await world.gateway.transitions.catch_up()
         assert world.dapr.calls["put"] == written, "it knows"
 
     async def test_its_runner_is_told_by_the_next_gateway(self, tmp_path: Path) -> None:
@@ -310,20 +312,19 @@ class TestQuarantineByItself:
 
     async def test_its_runner_goes_on_when_another_gateway_resumed_it_meanwhile(self, world: GatewayWorld) -> None:
         await operate(world, "quarantine", {"reason": "it lies"})
-        await world.state.ledger.set_engine_state(ECHO, EngineState.ACTIVE, None, None)
-        await world.state.engines.sync_states()
+        await world.gateway.ledger.set_engine_state(ECHO, EngineState.ACTIVE, None, None)
+        await world.gateway.catalogue.sync_states()
         world.dapr.missing.add(ECHO_STORE)
-        await world.state.states.catch_up()
+        await world.gateway.transitions.catch_up()
         assert control(world.dapr) == {"stopped": True}
         world.dapr.missing.clear()
-        await world.state.states.catch_up()
+        await world.gateway.transitions.catch_up()
         assert control(world.dapr) == {"stopped": False}
 
     async def test_a_store_that_hangs_keeps_no_other_runner_from_being_told(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(transitions, "_TELL_SECONDS", 0.05)
-        put, other = world.state.sidecar.put, world.state.engines.get(STANDARD)
+        put, other = world.gateway.sidecar.put, world.gateway.catalogue.get(STANDARD)
         assert other is not None
 
         async def hang(store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
@@ -331,10 +332,10 @@ class TestQuarantineByItself:
                 await asyncio.sleep(3_600)
             await put(store, key, value, ttl_seconds)
 
-        monkeypatch.setattr(world.state.sidecar, "put", hang)
+        monkeypatch.setattr(world.gateway.sidecar, "put", hang)
         for known in (engine(world), other):
-            await world.state.engines.set_state(known, EngineState.QUARANTINED, "it lies")
-        await asyncio.wait_for(world.state.states.catch_up(), 5)
+            await world.gateway.catalogue.set_state(known, EngineState.QUARANTINED, "it lies")
+        await asyncio.wait_for(world.gateway.transitions.catch_up(), 5)
         assert names.CONTROL_KEY in world.dapr.stores[names.results_component(STANDARD)]
         assert control(world.dapr) is None
 
@@ -387,17 +388,18 @@ class TestOperators:
     async def test_a_look_at_the_ledger_that_began_before_does_not_undo_it(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        ledger = world.state.ledger
-        look, seen, go = ledger.load_engine_states, asyncio.Event(), asyncio.Event()
+        ledger = world.gateway.ledger
+        look, seen, go = ledger.read, asyncio.Event(), asyncio.Event()
 
-        async def slow() -> Any:
-            rows = await look()
-            seen.set()
-            await go.wait()
+        async def slow(query: Any, *arguments: Any) -> Any:
+            rows = await look(query, *arguments)
+            if query is read.engine_states and not go.is_set():
+                seen.set()
+                await go.wait()
             return rows
 
-        monkeypatch.setattr(ledger, "load_engine_states", slow)
-        looking = asyncio.create_task(world.state.engines.sync_states())
+        monkeypatch.setattr(ledger, "read", slow)
+        looking = asyncio.create_task(world.gateway.catalogue.sync_states())
         await seen.wait()
         await operate(world, "quarantine", {"reason": "it lies"})
         go.set()
@@ -409,7 +411,7 @@ class TestOperators:
         await remove(world)
         problem_of(await operate(world, "resume"), 404, "ENGINE_DOES_NOT_EXIST")
         world.dapr.components.add(names.results_component(ECHO))
-        await world.state.engines.refresh()
+        await world.gateway.catalogue.refresh()
         assert (engine(world).state, engine(world).reason) == (EngineState.QUARANTINED, "it lies")
         await operate(world, "resume")
         assert (engine(world).state, engine(world).reason) == (EngineState.ACTIVE, None)
@@ -456,7 +458,7 @@ async def remove(world: GatewayWorld) -> None:
     world.dapr.components.discard(names.results_component(ECHO))
 
     async def gone() -> bool:
-        await world.state.engines.refresh()
+        await world.gateway.catalogue.refresh()
         return engine(world).state == EngineState.RETIRED
 
     await until(gone)
@@ -470,7 +472,7 @@ async def test_the_jobs_of_a_removed_engine_end_and_say_so(world: GatewayWorld) 
     await operate(world, "quarantine", {"reason": "to be removed"})
     waiting = await submit_many(world, 20)
     await remove(world)
-    await world.state.sweep.end_removed()
+    await world.sweep()
     for job_id in [running, *waiting]:
         job = await world.job(job_id)
         assert (job["status"], job["error"]["code"]) == ("canceled", "ENGINE_REMOVED")
@@ -492,7 +494,7 @@ async def test_an_engine_that_cannot_be_loaded_keeps_its_jobs_and_says_why(tmp_p
 
         world.runner.answer = once_mended
         for _ in range(20):
-            await world.state.engines.refresh()
+            await world.gateway.catalogue.refresh()
         job_id = await world.submit()
         await world.sweep()
         assert (await world.job(job_id))["status"] == "queued"
@@ -502,7 +504,7 @@ async def test_an_engine_that_cannot_be_loaded_keeps_its_jobs_and_says_why(tmp_p
 
         world.dapr.components.add(component)
         world.dapr.missing.discard(component)
-        await world.state.engines.refresh()
+        await world.gateway.catalogue.refresh()
         await world.until_status(job_id, Status.SUCCEEDED)
         assert (await world.client().get(f"/v1/engines/{ECHO}")).json()["reason"] is None
 

@@ -10,6 +10,7 @@ import pytest
 from tests.support.gateway import (
     ECHO,
     STANDARD,
+    Clock,
     GatewayWorld,
     ScriptedRunner,
     fail,
@@ -25,38 +26,20 @@ from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.handover import dispatch
-from enginehouse.gateway.outcome import restored_store
-from enginehouse.gateway.recovery import sweep
+from enginehouse.gateway.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr
 
 
-class Clock:
-    """The sweep's clock, which a test can put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def time(self) -> float:
-        """The moment it shows."""
-        return time.time() + self.ahead
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(sweep, "time", made)
-    return made
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_BROKER_RETRY_SECONDS", 0.05)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path) as made:
+async def world(tmp_path: Path, clock: Clock) -> AsyncIterator[GatewayWorld]:
+    """Stores have little time, and every ended job is sampled."""
+    pace = Pace(clock=clock, broker_retry_seconds=0.05, store_seconds=0.2, sample_every_seconds=0)
+    async with gateway_world(tmp_path, pace=pace) as made:
         yield made
 
 
@@ -64,7 +47,7 @@ async def sweep_in(world: GatewayWorld, clock: Clock, seconds: float) -> None:
     """Let that much time pass for the sweep, and sweep."""
     clock.ahead += seconds
     await world.sweep()
-    await until(lambda: not world.state.dispatcher._tasks)
+    await world.idle()
 
 
 class TestBroker:
@@ -97,7 +80,7 @@ class TestBroker:
         job_id = await world.submit()
         await world.until_status(job_id, Status.SUCCEEDED)
         await asyncio.sleep(0)
-        await until(lambda: not world.state.dispatcher._tasks)
+        await world.idle()
         job = await world.job(job_id)
         assert (job["status"], job["output"]) == ("succeeded", {"echo": "hello"})
 
@@ -163,7 +146,7 @@ class TestCompletions:
     )
     async def test_nonsense_is_acknowledged_and_forgotten(self, world: GatewayWorld, body: bytes) -> None:
         before = await world.stored()
-        assert await world.state.completions.deliver(body)
+        assert await world.gateway.hints.deliver(body)
         assert await world.stored() == before
         await world.until_status(await world.submit(), Status.SUCCEEDED)
 
@@ -313,7 +296,7 @@ class TestWorkers:
         await world.until_status(job_id, Status.SUCCEEDED)
         assert (await world.client().get("/v1/engines/echo")).status_code == 200
         await world.sidecar.put(store, names.WORKERS_KEY, garbage)
-        for engine in world.state.engines:
+        for engine in world.gateway.catalogue:
             engine.workers_read_at = 0
         assert (await world.client().get("/v1/engines")).status_code == 200
 
@@ -378,7 +361,7 @@ class TestClocks:
         other = await world.submit(engine="standard", max_time_in_queue_seconds=10)
         world.dapr.missing.add(names.results_component(ECHO))
         clock.ahead += 60
-        await world.state.sweep.expire()
+        await world.sweep()
         assert (await world.job(other))["status"] == "expired"
         assert {(await world.job(job_id))["status"] for job_id in stuck} == {"queued"}
         world.dapr.missing.clear()
@@ -388,7 +371,6 @@ class TestClocks:
     async def test_a_store_that_hangs_delays_no_other_engine_for_long(
         self, world: GatewayWorld, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sweep, "_ENGINE_SECONDS", 0.1)
         for runner in world.runners.values():
             runner.answer = lose
         stuck, late = [await world.submit(max_time_in_queue_seconds=10) for _ in range(3)], await world.submit("late")
@@ -397,7 +379,7 @@ class TestClocks:
         event = await world.delivered(begun, engine=STANDARD)
         await world.delivered(late)
         await world.runners[STANDARD].end(event, tell=False)
-        sidecar = world.state.sidecar
+        sidecar = world.gateway.sidecar
         read, read_many = sidecar.read, sidecar.read_many
 
         async def hang(store: str, key: str) -> Any:
@@ -424,7 +406,7 @@ class TestClocks:
         ids = [await world.submit(max_time_in_queue_seconds=10) for _ in range(3)]
         await world.sidecar.put(names.results_component(ECHO), ids[0], garbage)
         clock.ahead += 60
-        await world.state.sweep.expire()
+        await world.sweep()
         for job_id in ids:
             job, record = await world.job(job_id), world.record(job_id)
             assert (job["status"], job["error"]["code"]) == ("expired", "EXPIRED")
@@ -456,16 +438,14 @@ class TestRestart:
                 await world.until_status(job_id, Status.SUCCEEDED)
             assert world.runner.inputs() == [2, 3, 4]
 
-    async def test_before_its_sidecar_is_there_it_accepts_jobs_for_the_engines_it_knew(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_before_its_sidecar_is_there_it_accepts_jobs_for_the_engines_it_knew(self, tmp_path: Path) -> None:
         dapr = FakeDapr()
         async with gateway_world(tmp_path, dapr=dapr, cards={ECHO: {"input_schema": {"type": "integer"}}}):
             dapr.handlers.clear()
         dapr.fail("metadata", times=3)
         dapr.fail("publish", times=2)
-        monkeypatch.setattr("enginehouse.gateway.app._ENGINES_POLL_SECONDS", 0.01)
-        async with gateway_world(tmp_path, dapr=dapr) as world:
+        pace = Pace(engines_poll_seconds=0.01, broker_retry_seconds=0.05)
+        async with gateway_world(tmp_path, dapr=dapr, pace=pace) as world:
             await world.until_status(await world.submit(5), Status.SUCCEEDED)
             answer = await world.client().post("/v1/engines/echo/jobs", json={"input": "no integer"})
             assert answer.status_code == 422
@@ -473,11 +453,11 @@ class TestRestart:
     async def test_while_its_sidecar_shows_nothing_for_a_moment_no_engine_is_lost(self, world: GatewayWorld) -> None:
         world.dapr.components.clear()
         for _ in range(3):
-            await world.state.engines.refresh()
+            await world.gateway.catalogue.refresh()
             assert await world.submit()
         world.dapr.components |= {names.results_component(ECHO), names.results_component(STANDARD)}
-        await world.state.engines.refresh()
-        assert {engine.id for engine in world.state.engines if engine.state == EngineState.RETIRED} == set()
+        await world.gateway.catalogue.refresh()
+        assert {engine.id for engine in world.gateway.catalogue if engine.state == EngineState.RETIRED} == set()
 
     async def test_not_ready_before_it_knows_its_engines_and_while_its_ledger_is_away(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
@@ -487,7 +467,7 @@ class TestRestart:
         async def away(*_: Any) -> Any:
             raise Unavailable
 
-        monkeypatch.setattr(world.state.ledger, "read", away)
+        monkeypatch.setattr(world.gateway.ledger, "read", away)
         answer = await world.client().get("/healthz/ready")
         assert (answer.status_code, answer.json()["ledger"]) == (503, False)
         assert (await world.client().get("/healthz/live")).status_code == 200
@@ -496,14 +476,11 @@ class TestRestart:
 class TestStoreThatWentBack:
     """The store came back older than it was: what the ledger knows is written again"""
 
-    async def test_its_ends_are_written_again_so_that_nobody_runs_them_again(
-        self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(restored_store, "_SAMPLE_SECONDS", 0)
+    async def test_its_ends_are_written_again_so_that_nobody_runs_them_again(self, world: GatewayWorld) -> None:
         store = world.dapr.stores[names.results_component(ECHO)]
         kept = await world.submit("kept")
         await world.until_status(kept, Status.SUCCEEDED)
-        await world.state.sweep.restore.check()
+        await world.sweep()
         older = dict(store)
         world.runner.answer = fail
         lost = [await world.submit(number) for number in range(3)]
@@ -513,12 +490,12 @@ class TestStoreThatWentBack:
         store.clear()
         store.update(older)
         world.dapr.fail("read_many")
-        await world.state.sweep.restore.check()
+        await world.sweep()
         assert world.record(lost[0]) is None, "the store did not answer yet"
         world.runner.answer = succeed
         later = await world.submit("later")
         await world.until_status(later, Status.SUCCEEDED)
-        await world.state.sweep.restore.check()
+        await world.sweep()
         assert {job_id: world.record(job_id) for job_id in lost} == before
 
     async def test_also_by_a_gateway_that_was_not_there(self, tmp_path: Path) -> None:
@@ -530,20 +507,19 @@ class TestStoreThatWentBack:
         dapr.handlers.clear()
         dapr.stores[names.results_component(ECHO)].clear()
         async with gateway_world(tmp_path, dapr=dapr) as world:
-            await world.state.sweep.restore.check()
+            await world.sweep()
             assert world.record(job_id) == before
 
     async def test_a_store_that_hangs_keeps_no_other_from_being_looked_at(
         self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(restored_store, "_LOOK_SECONDS", 0.1)
         await world.until_status(await world.submit(), Status.SUCCEEDED)
         job_id = await world.submit(engine="standard")
         await world.until_status(job_id, Status.SUCCEEDED)
-        before, samples = world.record(job_id, STANDARD), world.state.sweep.restore._samples
-        await until(lambda: samples[ECHO] and samples[STANDARD])
+        before = world.record(job_id, STANDARD)
+        await world.idle()
         world.dapr.stores[names.results_component(STANDARD)].clear()
-        sidecar = world.state.sidecar
+        sidecar = world.gateway.sidecar
         read_many = sidecar.read_many
 
         async def hang(store: str, keys: Any) -> Any:
@@ -551,7 +527,7 @@ class TestStoreThatWentBack:
             return await read_many(store, keys)
 
         monkeypatch.setattr(sidecar, "read_many", hang)
-        await asyncio.wait_for(world.state.sweep.restore.check(), 5)
+        await asyncio.wait_for(world.sweep(), 5)
         assert world.record(job_id, STANDARD) == before
 
     async def test_its_engine_stays_quarantined(self, world: GatewayWorld) -> None:
@@ -561,5 +537,5 @@ class TestStoreThatWentBack:
         assert answer.status_code == 200
         stopped = store[names.CONTROL_KEY].value
         store.clear()
-        await world.state.sweep.restore.check()
+        await world.sweep()
         assert store[names.CONTROL_KEY].value == stopped

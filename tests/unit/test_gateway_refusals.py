@@ -133,12 +133,12 @@ async def test_names_that_are_too_long(world: GatewayWorld) -> None:
 
 async def test_a_removed_engine_is_as_one_that_never_was(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
-        engine = world.state.engines.get(ECHO)
+        engine = world.gateway.catalogue.get(ECHO)
         assert engine is not None
         world.dapr.components.discard(results_component(ECHO))
 
         async def retired() -> bool:
-            await world.state.engines.refresh()
+            await world.gateway.catalogue.refresh()
             return engine.state == EngineState.RETIRED
 
         await until(retired)
@@ -419,7 +419,7 @@ async def test_the_answer_to_an_unexpected_error_shows_no_trace(
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("the inside of the gateway")
 
-    monkeypatch.setattr(world.state.engines, "visible_to", broken)
+    monkeypatch.setattr(world.gateway.catalogue, "visible_to", broken)
     async with anonymous(world, world.client().headers.raw) as client:
         with structlog.testing.capture_logs() as logged:
             answer = await client.get("/v1/engines")

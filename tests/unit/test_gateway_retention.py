@@ -16,6 +16,7 @@ from enginehouse.contracts.events import DeadLetter, JobEvent, ProgressData, dea
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import job_events, metadata
 from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, Objects, output_key, upload_key
+from enginehouse.gateway.pace import Pace
 
 KEPT = 1_000.0
 
@@ -23,19 +24,14 @@ KEPT = 1_000.0
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
     objects = (tmp_path / "objects").as_uri()
-    async with gateway_world(tmp_path, objects_url=objects, inline_max_bytes=50, rows_kept_seconds=KEPT) as made:
-        await until(lambda: made.state.sweep._next_clean_up > 0)
+    settings: dict[str, Any] = {"objects_url": objects, "inline_max_bytes": 50, "rows_kept_seconds": KEPT}
+    async with gateway_world(tmp_path, pace=Pace(clean_up_seconds=0), **settings) as made:
         yield made
 
 
 async def succeed_large(runner: ScriptedRunner, event: JobEvent) -> bool:
     await runner.end(event, output_ref=output_key("acme", event.id))
     return True
-
-
-async def retain(world: GatewayWorld) -> None:
-    world.state.sweep._next_clean_up = 0
-    await world.state.sweep.retain()
 
 
 async def expired(world: GatewayWorld, job_id: str, ago: float = 1) -> None:
@@ -49,28 +45,28 @@ def files(folder: Path) -> list[str]:
 
 async def rows(world: GatewayWorld, table: str) -> int:
     query = select(func.count()).select_from(metadata.tables[table])
-    return int(await world.state.ledger.read(lambda connection: connection.execute(query).scalar_one()))
+    return int(await world.gateway.ledger.read(lambda connection: connection.execute(query).scalar_one()))
 
 
 async def make_older(world: GatewayWorld, table: str, seconds: float) -> None:
     column = metadata.tables[table].c.created_at
     statement = metadata.tables[table].update().values(created_at=column - seconds)
-    await world.state.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
+    await world.gateway.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
 
 
 async def test_a_result_past_its_time_is_gone_and_so_is_all_it_held(world: GatewayWorld, tmp_path: Path) -> None:
-    assert world.state.objects is not None
+    assert world.gateway.objects is not None
     world.runner.answer = succeed_large
     job_id, other = await world.submit("x" * 100), await world.submit("y" * 100)
     for one in (job_id, other):
-        await world.state.objects.put(output_key("acme", one), b'"long"')
+        await world.gateway.objects.put(output_key("acme", one), b'"long"')
         await world.until_status(one, Status.SUCCEEDED)
     progress = progress_event(ECHO, job_id, ProgressData(kind="log", value="hello", sequence=1_000_001))
-    await world.state.completions.deliver(progress)
+    await world.gateway.hints.deliver(progress)
     assert len(files(tmp_path)) == 4
     assert await rows(world, "job_events") == 1
     await expired(world, job_id)
-    await retain(world)
+    await world.sweep()
     for call in (
         world.client().get(f"/v1/jobs/{job_id}"),
         world.client().get(f"/v1/jobs/{job_id}/events"),
@@ -107,7 +103,7 @@ async def test_much_later_its_row_is_gone_too_with_what_was_told_of_it(world: Ga
         await world.until_status(job_id, Status.SUCCEEDED)
     await expired(world, old, KEPT + 1)
     await expired(world, recent, KEPT - 100)
-    await retain(world)
+    await world.sweep()
     problem_of(await world.client().get(f"/v1/jobs/{old}"), 404, "JOB_DOES_NOT_EXIST")
     problem_of(await world.client().get(f"/v1/jobs/{recent}"), 410, "RESULT_EXPIRED")
 
@@ -116,23 +112,23 @@ async def test_a_job_that_has_not_ended_is_kept_however_old_it_is(world: Gateway
     world.runner.answer = lose
     job_id = await world.submit()
     await world.change(job_id, created_at=time.time() - 100 * KEPT)
-    await retain(world)
+    await world.sweep()
     assert (await world.job(job_id))["status"] == "queued"
 
 
 async def test_uploads_go_by_their_age_and_so_does_what_no_job_can_name(world: GatewayWorld, tmp_path: Path) -> None:
-    assert world.state.objects is not None
+    assert world.gateway.objects is not None
     old, recent = upload_key("acme", is_json=False), upload_key("acme", is_json=False)
     orphan = output_key("acme", names.new_job_id())
     for key in (old, recent, orphan):
-        await world.state.objects.put(key, b"x")
+        await world.gateway.objects.put(key, b"x")
     age(tmp_path / "objects" / old, UPLOAD_TTL_SECONDS + 60)
     age(tmp_path / "objects" / recent, UPLOAD_TTL_SECONDS - 60)
     age(tmp_path / "objects" / orphan, UPLOAD_TTL_SECONDS + 60)
-    await retain(world)
+    await world.sweep()
     assert files(tmp_path) == sorted([recent, orphan])
     age(tmp_path / "objects" / orphan, 60 * 86_400)
-    await retain(world)
+    await world.sweep()
     assert files(tmp_path) == [recent]
 
 
@@ -142,14 +138,14 @@ def age(path: Path, seconds: float) -> None:
 
 
 async def test_an_upload_that_a_job_names_does_not_go_with_the_job(world: GatewayWorld, tmp_path: Path) -> None:
-    assert world.state.objects is not None
+    assert world.gateway.objects is not None
     key = upload_key("acme", is_json=True)
-    await world.state.objects.put(key, b"[1]")
+    await world.gateway.objects.put(key, b"[1]")
     answer = await world.client().post("/v1/engines/echo/jobs", json={"input_ref": key})
     job_id = answer.json()["id"]
     await world.until_status(job_id, Status.SUCCEEDED)
     await expired(world, job_id)
-    await retain(world)
+    await world.sweep()
     assert files(tmp_path) == [key]
 
 
@@ -161,13 +157,13 @@ async def test_dead_letters_stay_as_long_as_their_job_and_others_their_time(worl
     await world.runner.sidecar.publish(names.jobs_component(ECHO), names.DEAD_LETTERS_TOPIC, letter)
     await until(lambda: two_letters(world))
     await make_older(world, "dead_letters", KEPT - 100)
-    await retain(world)
+    await world.sweep()
     assert len(await letters(world)) == 2
     await make_older(world, "dead_letters", 200)
-    await retain(world)
+    await world.sweep()
     assert [one["id"] for one in await letters(world)] == [job_id]
     await expired(world, job_id, KEPT + 1)
-    await retain(world)
+    await world.sweep()
     assert await letters(world) == []
 
 
@@ -182,24 +178,24 @@ async def two_letters(world: GatewayWorld) -> bool:
 
 async def test_an_event_that_could_never_be_told_is_let_go(world: GatewayWorld) -> None:
     world.dapr.missing.add(names.requests_component("shared"))
-    await world.state.notifier.tell("shared", "some.event", {})
+    await world.gateway.notifier.send_event("shared", "some.event", {})
     await until(lambda: world.dapr.calls["publish_many"])
     assert await rows(world, "notices") == 1
-    await retain(world)
+    await world.sweep()
     assert await rows(world, "notices") == 1
     await make_older(world, "notices", KEPT + 1)
-    await retain(world)
+    await world.sweep()
     assert await rows(world, "notices") == 0
 
 
 async def test_idempotency_keys_end_with_their_time(world: GatewayWorld) -> None:
     await world.client().post("/v1/engines/echo/jobs", json={"input": 1}, headers={"Idempotency-Key": "k"})
-    await retain(world)
+    await world.sweep()
     assert await rows(world, "idempotency_keys") == 1
     keys = metadata.tables["idempotency_keys"]
     statement = keys.update().values(expires_at=time.time() - 1)
-    await world.state.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
-    await retain(world)
+    await world.gateway.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
+    await world.sweep()
     assert await rows(world, "idempotency_keys") == 0
 
 
@@ -209,7 +205,7 @@ async def test_a_record_outlives_every_delivery_and_its_result(world: GatewayWor
         max_time_in_queue_seconds=queue, result_ttl_seconds=result, execution_timeout_seconds=10
     )
     event = await world.delivered(job_id)
-    margin = world.state.settings.record_margin_seconds
+    margin = world.gateway.settings.record_margin_seconds
     assert event.data.record_ttl_seconds == pytest.approx(max(queue, result) + 10 + margin, abs=3)
 
 

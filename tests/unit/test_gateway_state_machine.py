@@ -6,7 +6,6 @@ die, and the store and the broker fail before or after they have done what they 
 
 import asyncio
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Coroutine
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
-from tests.support.gateway import ECHO, GatewayWorld, ScriptedRunner, gateway_world, until
+from tests.support.gateway import ECHO, Clock, GatewayWorld, ScriptedRunner, gateway_world
 
 from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event
@@ -26,9 +25,8 @@ from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import JobRecord, Status, may_change
 from enginehouse.contracts.moments import now
 from enginehouse.gateway.engines import breaker
-from enginehouse.gateway.handover import dispatch
 from enginehouse.gateway.ledger.schema import jobs
-from enginehouse.gateway.recovery import sweep
+from enginehouse.gateway.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 STORE = names.results_component(ECHO)
@@ -36,16 +34,6 @@ TOPIC = names.job_topic(ECHO)
 BACK = st.integers(0, 5)
 """How far back in what was published last; 0 is the last."""
 HOW = st.sampled_from(["succeed", "fail", "retry", "claim"])
-
-
-class Clock:
-    """The sweep's clock."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        """The moment it shows."""
-        return time.time() + self.ahead
 
 
 class Gateway(RuleBasedStateMachine):
@@ -56,14 +44,17 @@ class Gateway(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.patch = pytest.MonkeyPatch()
         self.clock = Clock()
-        self.patch.setattr(sweep, "time", self.clock)
-        self.patch.setattr(dispatch, "_BROKER_RETRY_SECONDS", 0.01)
         self.patch.setattr(breaker, "TRIP_AFTER", 1_000_000)
         self.writes: dict[str, list[Status]] = defaultdict(list)
         self.patch.setattr(FakeSidecar, "_store", self.recorded(FakeSidecar._store))
         self.folder = tempfile.TemporaryDirectory()
         self.dapr = FakeDapr()
-        self.manager = gateway_world(Path(self.folder.name), dapr=self.dapr, engines=[ECHO])
+        self.manager = gateway_world(
+            Path(self.folder.name),
+            dapr=self.dapr,
+            engines=[ECHO],
+            pace=Pace(clock=self.clock, broker_retry_seconds=0.01),
+        )
         self.world: GatewayWorld = self.run(self.manager.__aenter__())
         self.dapr.handlers.clear()
         self.workers = 0
@@ -94,14 +85,7 @@ class Gateway(RuleBasedStateMachine):
 
     async def quiet(self) -> None:
         """Until the gateway has nothing in hand."""
-        state = self.world.state
-        await until(
-            lambda: (
-                not (
-                    state.dispatcher._tasks or state.dispatcher._filling or state.completions._tasks or self.dapr._tasks
-                )
-            )
-        )
+        await self.world.idle()
 
     def published(self, topic: str) -> list[bytes]:
         """Everything that was published there so far."""
@@ -134,7 +118,7 @@ class Gateway(RuleBasedStateMachine):
         self.run(self.worked(body, how))
         if told:
             for body in self.published(names.COMPLETIONS_TOPIC)[before:]:
-                self.run(self.world.state.completions.deliver(body))
+                self.run(self.world.gateway.hints.deliver(body))
             self.run(self.quiet())
 
     async def worked(self, body: bytes, how: str) -> None:
@@ -161,7 +145,7 @@ class Gateway(RuleBasedStateMachine):
     def hint(self, back: int) -> None:
         """A completion comes late, or twice."""
         completions = self.published(names.COMPLETIONS_TOPIC)
-        self.run(self.world.state.completions.deliver(completions[-1 - back % len(completions)]))
+        self.run(self.world.gateway.hints.deliver(completions[-1 - back % len(completions)]))
         self.run(self.quiet())
 
     @rule(back=BACK)
@@ -192,15 +176,9 @@ class Gateway(RuleBasedStateMachine):
         self.clock.ahead += seconds
         older = jobs.update().where(jobs.c.handed_over_at.is_not(None))
         older = older.values(handed_over_at=jobs.c.handed_over_at - seconds)
-        await self.world.state.ledger.database.transact(lambda connection: connection.execute(older), durable=False)
+        await self.world.gateway.ledger.database.transact(lambda connection: connection.execute(older), durable=False)
         await self.beat(idle)
-        for engine in self.world.state.engines:
-            engine.workers_read_at = 0
-        for part in (self.world.state.sweep.fill, self.world.state.sweep.expire, self.world.state.sweep.recover):
-            try:
-                await part()
-            except EnginehouseError:
-                continue
+        await self.world.sweep()
         await self.quiet()
 
     async def beat(self, idle: bool) -> None:
@@ -210,7 +188,7 @@ class Gateway(RuleBasedStateMachine):
     def rows(self) -> dict[str, Any]:
         """The jobs as the ledger has them."""
         found = self.run(
-            self.world.state.ledger.read(lambda connection: connection.execute(select(jobs)).mappings().all())
+            self.world.gateway.ledger.read(lambda connection: connection.execute(select(jobs)).mappings().all())
         )
         return {row["id"]: row for row in found}
 

@@ -51,7 +51,7 @@ def following(world: GatewayWorld, job_id: str, last: str | None = None) -> asyn
 
 async def tell(world: GatewayWorld, job_id: str, number: int, kind: Any, value: Any, engine: str = ECHO) -> None:
     data = ProgressData(kind=kind, value=value, sequence=progress_sequence(1, number))
-    await world.state.completions.deliver(progress_event(engine, job_id, data))
+    await world.gateway.hints.deliver(progress_event(engine, job_id, data))
 
 
 async def end(world: GatewayWorld, job_id: str) -> None:
@@ -97,10 +97,10 @@ async def test_events_come_while_the_job_runs(world: GatewayWorld) -> None:
     seen: list[str] = []
 
     async def watch() -> None:
-        caller = world.state.tenants.as_caller("acme")
+        caller = world.gateway.tenants.as_caller("acme")
         assert caller is not None
-        async for chunk in follow(world.state.jobs, caller, job_id, 0):
-            seen.extend(event.kind for event in read_events(chunk.decode()))
+        async for events in follow(world.gateway.jobs, caller, job_id, 0):
+            seen.extend(event.kind for event in events)
 
     watching = asyncio.create_task(watch())
     await until(lambda: seen == ["start"])
@@ -146,4 +146,4 @@ async def test_a_canceled_job_ends_its_streams(world: GatewayWorld) -> None:
     for stream in streams:
         (only,) = await stream
         assert (only.kind, only.data["status"]) == ("completed", "canceled")
-    assert not world.state.jobs.waiters._futures
+    assert not world.gateway.jobs.waiters._endings

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.support.gateway import GatewayWorld, gateway_world, make_tenant, until
 
-from enginehouse.gateway import app
+from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.tenants.tenants import Tenants
 
 EVENT = b'{"specversion":"1.0","id":"1","source":"/s","type":"com.example.t","engineid":"echo"}'
@@ -44,7 +44,6 @@ async def test_a_file_that_cannot_be_read_keeps_no_key_of_others_alive(tmp_path:
 
 
 async def test_a_look_that_fails_is_logged_and_looked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_AGAIN_SECONDS", 0.01)
     load = Tenants.load
     failed: list[bool] = []
 
@@ -54,7 +53,7 @@ async def test_a_look_that_fails_is_logged_and_looked_again(tmp_path: Path, monk
             raise RuntimeError("broken")
         load(self)
 
-    async with gateway_world(tmp_path) as world:
+    async with gateway_world(tmp_path, pace=Pace(task_restart_seconds=0.01)) as world:
         monkeypatch.setattr(Tenants, "load", once_broken)
         with capture_logs() as logs:
             make_tenant(tmp_path / "tenants", "umbra")
@@ -73,10 +72,10 @@ async def test_an_event_of_a_tenant_whose_file_cannot_be_read_comes_again(tmp_pa
         path = file_of(tmp_path, "acme")
         kept = path.read_bytes()
         path.write_bytes(b"\xff")
-        world.state.events._tenants = tenants = Tenants(tmp_path / "tenants")
+        world.gateway.events._tenants = tenants = Tenants(tmp_path / "tenants")
         with capture_logs() as logs:
-            assert not await world.state.events.deliver(EVENT, "acme")
+            assert not await world.gateway.events.deliver(EVENT, "acme")
         assert [line["tenant"] for line in logs if line["action"] == "event_without_tenant"] == ["acme"]
         path.write_bytes(kept)
         tenants.load()
-        assert await world.state.events.deliver(EVENT, "acme")
+        assert await world.gateway.events.deliver(EVENT, "acme")

@@ -32,7 +32,7 @@ from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import notices
-from enginehouse.gateway.notify import notifier
+from enginehouse.gateway.pace import Pace
 from enginehouse.registry.tenants import rotate_webhook_secret
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -103,8 +103,8 @@ async def webhooks(world: GatewayWorld, job_id: str, state: str, count: int = 1)
 async def due_now(world: GatewayWorld) -> None:
     """What waits to be told is due."""
     statement = notices.update().values(due_at=time.time() - 1)
-    await world.state.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
-    world.state.notifier.wake()
+    await world.gateway.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
+    world.gateway.notifier.wake()
 
 
 async def test_the_start_and_the_end_are_told_signed_and_thin(tmp_path: Path, receiver: Receiver, secret: str) -> None:
@@ -147,11 +147,10 @@ async def test_a_job_without_a_webhook_has_none(tmp_path: Path) -> None:
 
 
 async def test_what_did_not_arrive_is_told_again_also_by_the_gateway_that_comes_after(
-    tmp_path: Path, receiver: Receiver, secret: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, receiver: Receiver, secret: str
 ) -> None:
-    monkeypatch.setattr(notifier, "backoff_seconds", lambda attempts: 3_600)
     receiver.status, dapr = 503, FakeDapr()
-    async with telling(tmp_path, dapr=dapr) as before:
+    async with telling(tmp_path, dapr=dapr, pace=Pace(notice_backoff=lambda attempts: 3_600)) as before:
         job_id = await before.submit(webhook=receiver.url)
         (hook,) = await webhooks(before, job_id, "pending")
         await until(lambda: receiver.received)
@@ -184,7 +183,7 @@ async def test_a_gateway_that_died_while_telling_is_followed_by_one_that_tells(
             telling_now.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(before.state.webhooks, "send", hang)
+        monkeypatch.setattr(before.gateway.webhooks, "send", hang)
         job_id = await before.submit(webhook=receiver.url)
         await telling_now.wait()
     dapr.handlers.clear()
@@ -208,12 +207,10 @@ async def test_a_receiver_that_wants_no_more_gets_no_more_and_the_job_is_what_it
 
 
 async def test_after_its_last_attempt_it_is_given_up_with_the_reason(
-    tmp_path: Path, receiver: Receiver, secret: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, receiver: Receiver, secret: str
 ) -> None:
-    monkeypatch.setattr(notifier, "backoff_seconds", lambda attempts: -1)
-    monkeypatch.setattr(notifier, "_IDLE_SECONDS", 0.01)
     receiver.status = 500
-    async with telling(tmp_path) as world:
+    async with telling(tmp_path, pace=Pace(notice_backoff=lambda attempts: -1, outbox_idle_seconds=0.01)) as world:
         job_id = await world.submit(webhook=receiver.url)
         (hook,) = await webhooks(world, job_id, "failed")
     assert (hook["attempts"], hook["last_error"]) == (20, "the receiver answered 500")
@@ -225,19 +222,19 @@ async def test_a_receiver_that_hangs_does_not_hold_up_what_others_are_told(
 ) -> None:
     rotate_webhook_secret(tmp_path / "secrets", "umbra")
     async with telling(tmp_path) as world:
-        send, go = world.state.webhooks.send, asyncio.Event()
+        send, go = world.gateway.webhooks.send, asyncio.Event()
 
         async def slow(notice: Any) -> None:
             if notice.tenant == "acme":
                 await go.wait()
             await send(notice)
 
-        monkeypatch.setattr(world.state.webhooks, "send", slow)
+        monkeypatch.setattr(world.gateway.webhooks, "send", slow)
         held = [await world.submit(number, webhook=receiver.url) for number in range(100)]
         for job_id in held:
             await world.job(job_id, wait=5)
         theirs = await world.submit(tenant="umbra", engine="standard", webhook=receiver.url)
-        await world.state.notifier.tell("umbra", "some.event", {})
+        await world.gateway.notifier.send_event("umbra", "some.event", {})
         await until(lambda: receiver.received)
         await until(lambda: world.dapr.published["finished.umbra"])
         assert receiver.bodies[0]["data"]["id"] == theirs
@@ -295,7 +292,7 @@ async def test_a_notice_that_nothing_can_be_sent_for_stops_no_other(
 
 async def options_of(world: GatewayWorld, job_id: str) -> str:
     query = f"SELECT options FROM jobs WHERE id = '{job_id}'"
-    return str(await world.state.ledger.read(lambda connection: connection.exec_driver_sql(query).scalar_one()))
+    return str(await world.gateway.ledger.read(lambda connection: connection.exec_driver_sql(query).scalar_one()))
 
 
 async def test_without_a_secret_a_webhook_is_refused_with_the_way_to_one(tmp_path: Path) -> None:
@@ -318,7 +315,7 @@ async def test_an_owner_is_told_what_becomes_of_its_engine(tmp_path: Path, recei
     async with telling(tmp_path) as world:
         path = tmp_path / "tenants/acme/tenant.yaml"
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "webhook": receiver.url}))
-        world.state.tenants.load()
+        world.gateway.tenants.load()
         admin = world.client("admin")
         await admin.post(f"/v1/engines/{ECHO}/quarantine", json={"reason": "it lies"})
         await admin.post(f"/v1/engines/{STANDARD}/quarantine", json={"reason": "somebody else's"})
@@ -327,7 +324,7 @@ async def test_an_owner_is_told_what_becomes_of_its_engine(tmp_path: Path, recei
 
         async def nothing_is_kept() -> bool:
             count = "SELECT count(*) FROM notices WHERE channel = 'webhook'"
-            found = await world.state.ledger.read(lambda connection: connection.exec_driver_sql(count).scalar_one())
+            found = await world.gateway.ledger.read(lambda connection: connection.exec_driver_sql(count).scalar_one())
             return bool(found == 0)
 
         await until(nothing_is_kept)

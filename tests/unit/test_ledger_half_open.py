@@ -14,8 +14,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.toxics import Proxy, proxy_to
 
 from enginehouse.contracts.errors import Unavailable
-from enginehouse.gateway.ledger import database
-from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL, open_database
+from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL, Patience, open_database
 from enginehouse.gateway.ledger.ledger import Ledger
 
 
@@ -26,12 +25,10 @@ def proxy(postgres: PostgresServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-async def ledger(proxy: Proxy, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ledger]:
-    monkeypatch.setattr(database, "_CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(database, "_COMMAND_SECONDS", 1.0)
-    monkeypatch.setattr(database, "_PROBE_SECONDS", 0.2)
+async def ledger(proxy: Proxy, postgres_url: str) -> AsyncIterator[Ledger]:
+    patience = Patience(connect_seconds=0.5, command_seconds=1.0, probe_seconds=0.2)
     url = make_url(postgres_url).set(port=proxy.port).render_as_string(hide_password=False)
-    async with opened(url) as made:
+    async with opened(url, patience) as made:
         yield made
         proxy.mend()
 

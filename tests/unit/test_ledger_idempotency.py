@@ -1,6 +1,7 @@
 """The same idempotency key and request is the same job, however often and through however many gateways it comes."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
@@ -8,9 +9,11 @@ from tests.support.ledger import new_job, opened
 
 from enginehouse.contracts.errors import AlreadyRedriven, IdempotencyKeyReused
 from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.accept import NewJob
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.queue import NewJob
+from enginehouse.gateway.ledger.rows import DeadLetterRow
 from enginehouse.gateway.ledger.schema import idempotency_keys, jobs
+from enginehouse.gateway.outcome.dead_letters import letter_row
 
 
 async def count(ledger: Ledger) -> int:
@@ -60,18 +63,20 @@ async def test_a_key_past_its_time_may_be_used_again(ledger: Ledger) -> None:
         lambda connection: connection.execute(idempotency_keys.update().values(expires_at=1)), durable=False
     )
     new = await ledger.insert(new_job(key="k1", request="another"))
-    assert (new.existing, new.job_id == old.row["id"]) == (False, False)
+    assert (new.existing, new.job_id == old.row.id) == (False, False)
     assert (await ledger.insert(new_job(key="k1", request="another"))).job_id == new.job_id
 
 
+def dead_letter(letter_id: str) -> DeadLetterRow:
+    return letter_row(b"{")._replace(id=letter_id, tenant="acme", reason="X")
+
+
 def redriving(letter_id: str) -> NewJob:
-    job = new_job()
-    job.redrives = letter_id
-    return job
+    return replace(new_job(), redrives=letter_id)
 
 
 async def test_a_dead_letter_becomes_one_job_however_many_redrive_it_at_once(ledger: Ledger) -> None:
-    await ledger.keep_dead_letter({"id": "a", "tenant": "acme", "reason": "X", "created_at": 1.0})
+    await ledger.keep_dead_letter(dead_letter("a"))
     results = await asyncio.gather(*(ledger.insert(redriving("a")) for _ in range(20)), return_exceptions=True)
     (made,) = [result for result in results if not isinstance(result, BaseException)]
     refusals = [str(result) for result in results if isinstance(result, AlreadyRedriven)]
@@ -86,7 +91,7 @@ async def test_a_dead_letter_becomes_one_job_however_many_redrive_it_at_once(led
 async def test_through_two_gateways_a_dead_letter_becomes_one_job(postgres_url: str) -> None:
     async with opened(postgres_url) as one, opened(postgres_url) as other:
         for name in "abcde":
-            await one.keep_dead_letter({"id": name, "tenant": "acme", "reason": "X", "created_at": 1.0})
+            await one.keep_dead_letter(dead_letter(name))
             calls = (ledger.insert(redriving(name)) for ledger in (one, other, one))
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert sum(isinstance(result, AlreadyRedriven) for result in results) == 2

@@ -20,10 +20,10 @@ from tests.support.ledger import (
 
 from enginehouse.contracts.job import Status, StatusReason
 from enginehouse.contracts.moments import now
-from enginehouse.gateway.ledger import queue, read
+from enginehouse.gateway.ledger import read, windows
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.queue import TakeBack
 from enginehouse.gateway.ledger.schema import jobs
+from enginehouse.gateway.ledger.windows import Requeue
 
 
 async def fill(ledger: Ledger, window: int, engine: str = ENGINE, *, later: float = 0) -> list[str]:
@@ -34,7 +34,7 @@ async def waiting(ledger: Ledger, count: int = 1, tenant: str = "acme", **column
     """Jobs in the queue, none of them handed over."""
     jobs = [new_job(tenant, window=0, **columns) for _ in range(count)]
     await asyncio.gather(*(ledger.insert(job) for job in jobs))
-    return [job.row["id"] for job in jobs]
+    return [job.row.id for job in jobs]
 
 
 async def many_waiting(ledger: Ledger, count: int) -> None:
@@ -95,11 +95,11 @@ async def test_filling_hands_over_exactly_the_room_there_is(ledger: Ledger) -> N
 
 async def test_no_race_of_filling_and_inserting_exceeds_the_window(ledger: Ledger) -> None:
     await waiting(ledger, 30)
-    results = await asyncio.gather(
-        *(ledger.fill_window(ENGINE, 12, time.time()) for _ in range(10)),
-        *(ledger.insert(new_job(window=12)) for _ in range(30)),
+    filled, inserted = await asyncio.gather(
+        asyncio.gather(*(ledger.fill_window(ENGINE, 12, time.time()) for _ in range(10))),
+        asyncio.gather(*(ledger.insert(new_job(window=12)) for _ in range(30))),
     )
-    given = [row.id for rows in results[:10] for row in rows] + [r.job_id for r in results[10:] if r.handed_over]
+    given = [row.id for rows in filled for row in rows] + [r.job_id for r in inserted if r.handed_over]
     assert len(given) == len(set(given)) == 12
     assert await handed_over(ledger) == set(given)
 
@@ -115,8 +115,10 @@ async def test_what_is_handed_over_carries_all_that_its_event_needs(ledger: Ledg
     job = new_job(window=0, traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01")
     await ledger.insert(job)
     (row,) = await ledger.fill_window(ENGINE, 1, time.time())
-    expected = {name: job.row[name] for name in ("id", "tenant", "engine", "input", "traceparent", "queue_deadline")}
-    assert {name: row._mapping[name] for name in expected} == expected
+    expected = {
+        name: getattr(job.row, name) for name in ("id", "tenant", "engine", "input", "traceparent", "queue_deadline")
+    }
+    assert {name: getattr(row, name) for name in expected} == expected
     assert (row.options, row.attempts) == (OPTIONS, 0)
 
 
@@ -185,7 +187,7 @@ async def test_a_job_past_its_queue_clock_is_not_handed_over(ledger: Ledger) -> 
 
 async def test_taken_back_a_job_waits_again_with_its_reason(ledger: Ledger) -> None:
     job_id = await accepted(ledger)
-    await ledger.take_back(TakeBack((job_id,), StatusReason.WAITING_FOR_BROKER, time.time()))
+    await ledger.requeue(Requeue((job_id,), StatusReason.WAITING_FOR_BROKER, time.time()))
     row = await row_of(ledger, job_id)
     assert (row.status, row.status_reason, row.handed_over_at) == ("queued", "waiting_for_broker", None)
     assert await fill(ledger, 1) == [job_id]
@@ -196,7 +198,7 @@ async def test_taken_back_a_job_waits_again_with_its_reason(ledger: Ledger) -> N
 async def test_taken_back_from_a_vanished_worker_the_attempt_that_began_is_counted(ledger: Ledger) -> None:
     job_id = await accepted(ledger)
     await mirror(ledger, job_id, Status.RUNNING)
-    await ledger.take_back(TakeBack((job_id,), None, time.time()))
+    await ledger.requeue(Requeue((job_id,), None, time.time()))
     row = await row_of(ledger, job_id)
     assert (row.status, row.attempts) == ("queued", 1)
 
@@ -205,7 +207,7 @@ async def test_taken_back_from_a_vanished_worker_the_attempt_that_began_is_count
 async def test_an_ended_job_cannot_be_taken_back(ledger: Ledger, status: Status) -> None:
     job_id = await accepted(ledger)
     await mirror(ledger, job_id, status)
-    await ledger.take_back(TakeBack((job_id,), None, time.time()))
+    await ledger.requeue(Requeue((job_id,), None, time.time()))
     assert (await row_of(ledger, job_id)).status == status
     assert await fill(ledger, 1) == []
 
@@ -213,9 +215,9 @@ async def test_an_ended_job_cannot_be_taken_back(ledger: Ledger, status: Status)
 async def test_a_hand_over_that_has_happened_since_is_not_taken_back(ledger: Ledger) -> None:
     job_id = await accepted(ledger)
     seen = time.time()
-    await ledger.take_back(TakeBack((job_id,), None, seen))
+    await ledger.requeue(Requeue((job_id,), None, seen))
     assert await fill(ledger, 1, later=1) == [job_id]
-    await ledger.take_back(TakeBack((job_id,), None, seen))
+    await ledger.requeue(Requeue((job_id,), None, seen))
     assert await handed_over(ledger) == {job_id}
 
 
@@ -283,7 +285,7 @@ async def test_among_a_hundred_thousand_the_next_jobs_are_found_by_index(ledger:
     await waiting(ledger, 1, "umbra")
     if ledger.database.dialect == "postgresql":
         await ledger.database.transact(lambda connection: connection.execute(text("ANALYZE jobs")), durable=False)
-    statement = str(queue._CANDIDATES[ledger.database.dialect])
+    statement = str(windows._CANDIDATES[ledger.database.dialect])
     values = {"engine": ENGINE, "now": time.time(), "room": 32}
     plan = await ledger.read(lambda connection: _plan(connection, statement, values))
     assert "ix_jobs_backlog" in plan

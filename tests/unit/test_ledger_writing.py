@@ -53,11 +53,10 @@ async def test_only_what_a_caller_was_promised_waits_for_the_disk(
 @pytest.mark.parametrize("bad", [{"id": None}, {"engine": None}, {"priority": object()}])
 async def test_one_bad_write_fails_alone(ledger: Ledger, bad: dict[str, Any]) -> None:
     good = [new_job() for _ in range(5)]
-    wrong = new_job()
-    wrong.row |= bad
+    wrong = new_job(**bad)
     results = await asyncio.gather(*(ledger.insert(job) for job in [*good, wrong]), return_exceptions=True)
     assert isinstance(results[-1], EnginehouseError | TypeError)
-    assert [getattr(result, "job_id", None) for result in results[:-1]] == [job.row["id"] for job in good]
+    assert [getattr(result, "job_id", None) for result in results[:-1]] == [job.row.id for job in good]
     assert await count(ledger) == 5
 
 
@@ -86,7 +85,7 @@ async def test_a_caller_that_goes_away_takes_nothing_with_it(ledger: Ledger) -> 
     tasks = [asyncio.create_task(ledger.insert(job)) for job in (leaving, staying)]
     await asyncio.sleep(0)
     tasks[0].cancel()
-    assert (await tasks[1]).job_id == staying.row["id"]
+    assert (await tasks[1]).job_id == staying.row.id
     assert await accepted(ledger)
 
 

@@ -7,7 +7,6 @@ import pytest
 from enginehouse.contracts.errors import RateLimited
 from enginehouse.contracts.tenant import Limits as TenantLimits
 from enginehouse.contracts.tenant import Tenant
-from enginehouse.gateway.tenants import limits
 from enginehouse.gateway.tenants.limits import Limits
 from enginehouse.gateway.tenants.tenants import Caller
 
@@ -15,15 +14,13 @@ from enginehouse.gateway.tenants.tenants import Caller
 class Clock:
     now = 50.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(limits, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def caller(name: str = "acme", **allowed: float) -> Caller:
@@ -40,7 +37,7 @@ def admitted(made: Limits, who: Caller, times: int) -> int:
 
 
 def test_a_burst_of_two_seconds_and_then_the_rate(clock: Clock) -> None:
-    made, who = Limits(), caller(submits_per_second=10)
+    made, who = Limits(clock), caller(submits_per_second=10)
     assert admitted(made, who, 100) == 20
     clock.now += 0.5
     assert admitted(made, who, 100) == 5
@@ -49,7 +46,7 @@ def test_a_burst_of_two_seconds_and_then_the_rate(clock: Clock) -> None:
 
 
 def test_it_says_when_to_come_back(clock: Clock) -> None:
-    made, who = Limits(), caller(submits_per_second=0.25)
+    made, who = Limits(clock), caller(submits_per_second=0.25)
     assert admitted(made, who, 1) == 1
     with pytest.raises(RateLimited, match=r"0\.25 jobs a second") as refused, made.admitting(who):
         pass
@@ -60,13 +57,13 @@ def test_it_says_when_to_come_back(clock: Clock) -> None:
 
 
 def test_one_tenants_limit_is_not_anothers(clock: Clock) -> None:
-    made = Limits()
+    made = Limits(clock)
     assert admitted(made, caller(submits_per_second=1), 10) == 2
     assert admitted(made, caller("umbra", submits_per_second=1), 10) == 2
 
 
 def test_jobs_that_have_not_ended_are_counted(clock: Clock) -> None:
-    made, who = Limits(), caller(jobs_in_flight=2)
+    made, who = Limits(clock), caller(jobs_in_flight=2)
     for _ in range(2):
         with made.admitting(who):
             made.accepted("acme")
@@ -76,21 +73,21 @@ def test_jobs_that_have_not_ended_are_counted(clock: Clock) -> None:
 
 
 def test_those_that_are_just_being_accepted_count_too(clock: Clock) -> None:
-    made, who = Limits(), caller(jobs_in_flight=2)
+    made, who = Limits(clock), caller(jobs_in_flight=2)
     with made.admitting(who), made.admitting(who):
         assert admitted(made, who, 1) == 0
     assert admitted(made, who, 1) == 1
 
 
 def test_a_submit_that_was_refused_takes_no_place(clock: Clock) -> None:
-    made, who = Limits(), caller(jobs_in_flight=1)
+    made, who = Limits(clock), caller(jobs_in_flight=1)
     with pytest.raises(ValueError, match="refused"), made.admitting(who):
         raise ValueError("refused")
     assert admitted(made, who, 1) == 1
 
 
 def test_an_end_that_was_counted_twice_gives_no_extra_place(clock: Clock) -> None:
-    made, who = Limits(), caller(jobs_in_flight=1)
+    made, who = Limits(clock), caller(jobs_in_flight=1)
     made.ended("acme")
     with made.admitting(who):
         made.accepted("acme")

@@ -15,7 +15,7 @@ from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.gateway.ledger import database
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.recovery.sweep import LOST_AFTER_SECONDS, OVERTAKEN_SECONDS, has_it, is_lost
+from enginehouse.gateway.recovery.lost_jobs import LOST_AFTER_SECONDS, OVERTAKEN_SECONDS, is_lost, still_runs
 
 
 def _beat(worker: str = "w1", in_hand: tuple[str, ...] = (), idle: float | None = None, **changes: Any) -> Heartbeat:
@@ -68,13 +68,13 @@ def test_what_was_overtaken_by_far_is_lost() -> None:
     assert not _lost(OVERTAKEN_SECONDS - 2, busy, progress_ago=1)
 
 
-def test_a_running_job_is_where_its_claim_says_only_if_that_worker_has_it() -> None:
+def test_a_running_job_is_where_its_claim_says_only_if_that_worker_still_runs() -> None:
     claim = JobRecord(status=Status.RUNNING, attempt=1, worker="w1", started_at=now() - timedelta(seconds=9))
-    assert has_it(claim, "j", [_beat("w2"), _beat("w1", in_hand=("j",))])
-    assert not has_it(claim, "j", [_beat("w2", in_hand=("j",))])
-    assert not has_it(claim, "j", [_beat("w1")])
+    assert still_runs(claim, "j", [_beat("w2"), _beat("w1", in_hand=("j",))])
+    assert not still_runs(claim, "j", [_beat("w2", in_hand=("j",))])
+    assert not still_runs(claim, "j", [_beat("w1")])
     just_taken = claim.model_copy(update={"started_at": now() + timedelta(seconds=1)})
-    assert has_it(just_taken, "j", [_beat("w1")])
+    assert still_runs(just_taken, "j", [_beat("w1")])
 
 
 async def test_what_begins_tells_when_it_was_handed_over(ledger: Ledger) -> None:
@@ -83,11 +83,11 @@ async def test_what_begins_tells_when_it_was_handed_over(ledger: Ledger) -> None
     begun = await mirror(ledger, job_id, Status.RUNNING)
     assert begun.handed_over_at == handed_over_at is not None
     ended = await mirror(ledger, job_id, Status.SUCCEEDED)
-    assert (ended.handed_over_at, ended.row["handed_over_at"]) == (handed_over_at, None)
+    assert (ended.handed_over_at, ended.row.handed_over_at) == (handed_over_at, None)
 
 
 @pytest.mark.parametrize(
     "error", [asyncpg.CannotConnectNowError("starting up"), asyncpg.InterfaceError("closed"), ConnectionRefusedError()]
 )
 def test_a_database_that_is_away_is_unavailable_and_no_fault_of_ours(error: Exception) -> None:
-    assert isinstance(database._as_ours(error), Unavailable)
+    assert isinstance(database._as_unavailable(error), Unavailable)

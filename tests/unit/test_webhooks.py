@@ -12,7 +12,8 @@ from starlette.routing import Route
 from tests.support.dapr import PORTS
 from tests.support.serving import serving
 
-from enginehouse.gateway.notify.webhooks import GiveUp, Secrets, WebhookRefused, Webhooks
+from enginehouse.gateway.notify.webhook_secrets import WebhookSecrets
+from enginehouse.gateway.notify.webhooks import GiveUp, WebhookRefused, Webhooks
 from enginehouse.registry.tenants import rotate_webhook_secret
 
 
@@ -48,16 +49,16 @@ def secrets_dir(tmp_path: Path) -> Path:
 )
 def test_addresses_that_could_reach_inside_are_refused_at_submit(secrets_dir: Path, url: str) -> None:
     with pytest.raises(WebhookRefused):
-        Webhooks(Secrets(secrets_dir), allow_inside=False).check("acme", url)
+        Webhooks(WebhookSecrets(secrets_dir), allow_inside=False).check("acme", url)
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "[64:ff9b::808:808]", "[2002:808:808::1]"])
 def test_addresses_outside_are_fine_in_every_form(secrets_dir: Path, host: str) -> None:
-    Webhooks(Secrets(secrets_dir), allow_inside=False).check("acme", f"http://{host}/hook")
+    Webhooks(WebhookSecrets(secrets_dir), allow_inside=False).check("acme", f"http://{host}/hook")
 
 
 async def test_a_name_that_resolves_inside_is_refused_when_sending(secrets_dir: Path) -> None:
-    webhooks = Webhooks(Secrets(secrets_dir), allow_inside=False)
+    webhooks = Webhooks(WebhookSecrets(secrets_dir), allow_inside=False)
     webhooks.check("acme", "http://localhost:9/hook")
     with pytest.raises(GiveUp, match="inside address"):
         await webhooks.send(notice("http://localhost:9/hook"))  # type: ignore[arg-type]
@@ -66,7 +67,7 @@ async def test_a_name_that_resolves_inside_is_refused_when_sending(secrets_dir: 
 
 def test_a_tenant_without_a_secret_is_told_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(WebhookRefused, match="webhook-secret acme"):
-        Webhooks(Secrets(tmp_path), allow_inside=False).check("acme", "https://example.com/")
+        Webhooks(WebhookSecrets(tmp_path), allow_inside=False).check("acme", "https://example.com/")
 
 
 async def test_both_active_secrets_sign_and_redirects_are_not_followed(secrets_dir: Path) -> None:
@@ -79,7 +80,7 @@ async def test_both_active_secrets_sign_and_redirects_are_not_followed(secrets_d
 
     first = (secrets_dir / "acme").read_text().split()[0]
     second = rotate_webhook_secret(secrets_dir, "acme")
-    webhooks = Webhooks(Secrets(secrets_dir), allow_inside=True)
+    webhooks = Webhooks(WebhookSecrets(secrets_dir), allow_inside=True)
     port = PORTS.take()
     url = f"http://127.0.0.1:{port}"
     with serving(Starlette(routes=[Route("/hook", hook, methods=["POST"])]), port):
@@ -99,9 +100,9 @@ async def test_both_active_secrets_sign_and_redirects_are_not_followed(secrets_d
 
 
 def test_a_third_secret_ends_the_first(secrets_dir: Path) -> None:
-    first = Secrets(secrets_dir).of("acme")
+    first = WebhookSecrets(secrets_dir).of("acme")
     for _ in range(2):
         rotate_webhook_secret(secrets_dir, "acme")
-    assert len(Secrets(secrets_dir).of("acme")) == 2
-    assert not set(first) & set(Secrets(secrets_dir).of("acme"))
+    assert len(WebhookSecrets(secrets_dir).of("acme")) == 2
+    assert not set(first) & set(WebhookSecrets(secrets_dir).of("acme"))
     assert (secrets_dir / "acme").stat().st_mode & 0o077 == 0

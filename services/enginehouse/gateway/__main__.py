@@ -1,4 +1,4 @@
-"""`python -m enginehouse.gateway`: the public API and the sidecar's listener in one event loop."""
+"""`python -m enginehouse.gateway`: serves the public API and the sidecar's listener in one event loop."""
 
 import asyncio
 import signal
@@ -7,6 +7,7 @@ import sys
 import structlog
 from pydantic import ValidationError
 
+from enginehouse.contracts.base import explain_problems
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.gateway.app import create_app, create_delivery_app
 from enginehouse.gateway.settings import GatewaySettings
@@ -17,7 +18,7 @@ _CLOSE_SECONDS = 10
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is in hand."""
+    """Serve until SIGTERM or SIGINT, then finish what is in hand."""
     app = create_app(settings)
     public = Server(app, settings.host, settings.port, close_seconds=_CLOSE_SECONDS, lifespan=True)
     app_for_sidecar = create_delivery_app(app.state.gateway)
@@ -32,7 +33,7 @@ async def serve(settings: GatewaySettings) -> None:
         log.warning(f"The API listens on {settings.host}: put TLS in front of it", action="listens_beyond_loopback")
     delivering = asyncio.create_task(deliveries.serve())
     await public.serve()
-    # Deliveries go on until the API has stopped: callers that wait are answered to the last.
+    # Deliveries go on until the API has stopped, so that callers that wait still get their answers.
     deliveries.should_exit = True
     await delivering
 
@@ -44,8 +45,7 @@ def main() -> None:
         configure_logs(settings.log_level, as_json=settings.log_json)
         run(serve(settings))
     except ValidationError as error:
-        fields = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        sys.exit(f"gateway: settings are missing or wrong: {fields}")
+        sys.exit(f"gateway: settings are missing or wrong: {explain_problems(error.errors(include_input=False))}")
     except EnginehouseError as error:
         sys.exit(f"gateway: {error}")
 

@@ -1,38 +1,50 @@
-"""What a running gateway consists of; wired in `app.wire`."""
+"""The parts of a running gateway; `app.wire` puts them together."""
 
 from dataclasses import dataclass
 
-from enginehouse.gateway.engines.catalogue import Engines
-from enginehouse.gateway.engines.transitions import States
+from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.engines.engine_view import EngineViews
+from enginehouse.gateway.engines.operations import EngineOperations
+from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.intake.cloud_events import EventIntake
+from enginehouse.gateway.jobs.dead_letters import DeadLetters
 from enginehouse.gateway.jobs.jobs import Jobs
+from enginehouse.gateway.jobs.purge import Purge
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.notify.notifier import Notifier
 from enginehouse.gateway.notify.webhooks import Webhooks
 from enginehouse.gateway.objects import Objects
-from enginehouse.gateway.outcome.completions import Completions
+from enginehouse.gateway.outcome.hints import Hints
+from enginehouse.gateway.outcome.mirroring import Mirroring
+from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 
 
-@dataclass(slots=True)
-class GatewayState:
-    """The parts that routes and deliveries use."""
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything that routes, deliveries and background tasks use."""
 
     settings: GatewaySettings
+    pace: Pace
     sidecar: Sidecar
     ledger: Ledger
-    tenants: Tenants
-    engines: Engines
-    states: States
-    dispatcher: Dispatcher
-    completions: Completions
-    sweep: Sweep
-    jobs: Jobs
     objects: Objects | None
+    tenants: Tenants
     notifier: Notifier
     webhooks: Webhooks
+    catalogue: Catalogue
+    transitions: Transitions
+    engine_operations: EngineOperations
+    engine_views: EngineViews
+    dispatcher: Dispatcher
+    mirroring: Mirroring
+    hints: Hints
+    sweep: Sweep
     events: EventIntake
+    jobs: Jobs
+    dead_letters: DeadLetters
+    purge: Purge

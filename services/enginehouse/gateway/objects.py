@@ -8,10 +8,10 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
@@ -167,14 +167,13 @@ class Objects:
         if size > self.max_bytes:
             raise RequestError(f"The upload has {size} bytes; {self.max_bytes} are allowed")
 
-    async def of_job(self, row: Mapping[str, Any], expires_at: float) -> JobObjects:
-        """Signed URLs of exactly this job's objects."""
-        key = output_key(row["tenant"], row["id"])
+    async def of_job(self, tenant: str, job_id: str, input_ref: str | None, expires_at: float) -> JobObjects:
+        """Sign URLs of exactly this job's objects, valid until `expires_at`."""
+        key = output_key(tenant, job_id)
         output_url = await self.sign("PUT", key, expires_at)
-        reference = row["input_ref"]
         return JobObjects(
-            input_url=await self.sign("GET", reference, expires_at) if reference else None,
-            input_is_json=reference is None or reference.endswith(".json"),
+            input_url=await self.sign("GET", input_ref, expires_at) if input_ref else None,
+            input_is_json=input_ref is None or input_ref.endswith(".json"),
             output_url=output_url,
             output_ref=key,
             max_bytes=self.max_bytes,

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -9,26 +10,26 @@ from enginehouse.contracts.job import JobErrorCode
 
 WINDOW_SECONDS = 60.0
 TRIP_AFTER = 10
-"""Outcomes within the window before anything is concluded."""
+"""Outcomes that the window must hold before the breaker can trip."""
 TRIP_RATIO = 0.5
 OUTCOMES_KEPT = 500
-"""However fast an engine is, no more of its outcomes are looked at."""
+"""The most outcomes that are looked at, however fast an engine is."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 QUARANTINE_AFTER_PROBES = 8
-"""Failed probes in a row: somebody has to look."""
+"""After so many failed probes in a row, an operator has to look."""
 QUARANTINE_AFTER_NONSENSE = 20
 NONSENSE = frozenset({JobErrorCode.MALFORMED_ANSWER, JobErrorCode.OUTPUT_TOO_LARGE})
 NEUTRAL = frozenset(
     {JobErrorCode.INVALID_INPUT, JobErrorCode.CANCELED, JobErrorCode.EXPIRED, JobErrorCode.ENGINE_REMOVED}
 )
-"""Ends that say nothing about the engine."""
+"""Codes of ends that say nothing about the engine."""
 LATE = JobErrorCode.PREDICT_TIMEOUT
-"""Says something about the engine only where it had the time that its card asks for."""
+"""Counts against the engine only if the job gave it the time that its card asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What should happen to an engine now."""
+    """A decision that an engine gets no jobs for a while, or until an operator resumes it."""
 
     quarantine: bool
     pause_seconds: float
@@ -36,7 +37,7 @@ class Verdict:
 
 
 class Phase(Enum):
-    """Where an engine stood when an attempt ended."""
+    """Whether an engine got jobs when an attempt ended."""
 
     OPEN = "it gets its jobs"
     PAUSED = "it gets none: the attempt was handed over before"
@@ -45,14 +46,16 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Breaker:
-    """What became of the last attempts at one engine."""
+    """Remembers how the last attempts at one engine ended, and says when to pause or quarantine it."""
+
+    clock: Callable[[], float] = time.monotonic
 
     outcomes: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=OUTCOMES_KEPT))
     nonsense: int = 0
     failed_probes: int = 0
 
     def succeeded(self, phase: Phase) -> bool:
-        """An attempt came to an answer; whether that ends a pause."""
+        """Note an attempt that got an answer; return whether that ends a pause."""
         self.nonsense = 0
         if phase is Phase.PAUSED:
             return False
@@ -61,7 +64,7 @@ class Breaker:
         return phase is Phase.PROBING
 
     def failed(self, code: str, phase: Phase) -> Verdict | None:
-        """An attempt failed with `code`; None: go on."""
+        """Note an attempt that failed with `code`; return what should happen to the engine, if anything."""
         self.nonsense += code in NONSENSE
         if self.nonsense >= QUARANTINE_AFTER_NONSENSE:
             return Verdict(True, 0, f"{self.nonsense} answers in a row made no sense; the last: {code}")
@@ -79,7 +82,7 @@ class Breaker:
         return None
 
     def _note(self, ok: bool) -> None:
-        now = time.monotonic()
+        now = self.clock()
         self.outcomes.append((now, ok))
         while self.outcomes[0][0] < now - WINDOW_SECONDS:
             self.outcomes.popleft()

@@ -1,4 +1,4 @@
-"""Checks inputs against the schemas on engines' cards, which come from tenants and may be meant to harm."""
+"""Checks inputs against the schemas on engines' cards, which come from tenants and may be hostile."""
 
 import asyncio
 from typing import Any
@@ -11,12 +11,12 @@ from enginehouse.contracts.errors import InvalidInput
 _MAX_REPORTED = 3
 _SMALL_SCHEMA_NODES = 400
 _EXPLAINED_MAX_BYTES = 1024 * 1024
-"""To say what is wrong, the validator copies the whole value: of 8 MB that takes the event loop a second."""
+"""To explain an error, the validator copies the whole value: 8 MB would hold up the event loop for a second."""
 _BRANCHING = frozenset({"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "not", "if", "dependentSchemas", "contains"})
 
 
 def _weight(schema: Any, depth: int = 0) -> int:
-    """A bound on how much work one value can make: nodes, with branching keywords counted heavily."""
+    """Estimate how much work one value can cause: the number of nodes, with branching keywords counted heavily."""
     if depth > CARD_MAX_DEPTH:
         return 1_000_000
     if isinstance(schema, dict):
@@ -28,7 +28,7 @@ def _weight(schema: Any, depth: int = 0) -> int:
 
 
 class InputSchema:
-    """A compiled schema. Patterns run in linear time; nothing is fetched."""
+    """A compiled schema. Its patterns run in linear time, and nothing that it refers to is fetched."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._validator = jsonschema_rs.validator_for(
@@ -40,7 +40,7 @@ class InputSchema:
         self._cheap = _weight(schema) <= _SMALL_SCHEMA_NODES
 
     async def check(self, value: Any, size: int) -> None:
-        """InvalidInput, saying where and what, if `value`, of `size` bytes as JSON, does not fit."""
+        """Raise InvalidInput, naming the place and the reason, if `value` (`size` bytes as JSON) does not fit."""
         if self._cheap:
             problems = self._problems(value, size)
         else:
@@ -66,7 +66,7 @@ class InputSchema:
 
 
 def _short(message: str) -> str:
-    """A message without most of the value it quotes: what is wrong stands at its end."""
+    """Cut most of the value that a message quotes: the reason stands at the end."""
     return message if len(message) <= 200 else f"{message[:60]} … {message[-120:]}"
 
 

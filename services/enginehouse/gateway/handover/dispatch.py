@@ -2,180 +2,136 @@
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
 
-import pydantic_core
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.events import JobOrder, job_event
 from enginehouse.contracts.job import StatusReason
 from enginehouse.contracts.names import GATEWAY_JOBS_COMPONENT, job_topic
-from enginehouse.gateway.engines.catalogue import Engines
+from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.handover.job_event import event_of
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.queue import TakeBack
+from enginehouse.gateway.ledger.rows import JobRow
+from enginehouse.gateway.ledger.windows import Requeue
 from enginehouse.gateway.objects import Objects
 from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.gather import Gather
 
 log = structlog.get_logger()
 
-_BROKER_RETRY_SECONDS = 1.0
 _BATCH_MAX = 100
-_OBJECTS_MARGIN_SECONDS = 600.0
-"""For fetching an input and storing an output: a job may begin at the last moment of its queue, and take all its time."""
-
-
-async def event_of(row: Mapping[str, Any], objects: Objects | None, record_ttl_seconds: int) -> bytes:
-    """The event that hands a job's row to its engine."""
-    options = pydantic_core.from_json(row["options"])
-    reachable_until = row["queue_deadline"] + options["execution_timeout_seconds"] + _OBJECTS_MARGIN_SECONDS
-    return job_event(
-        row["id"],
-        row["tenant"],
-        row["engine"],
-        row["attempts"] + 1,
-        datetime.fromtimestamp(row["queue_deadline"], UTC),
-        JobOrder(
-            input=pydantic_core.from_json(row["input"]) if row["input"] is not None else None,
-            parameters=options.get("parameters"),
-            execution_timeout_seconds=options["execution_timeout_seconds"],
-            retry=options["retry"],
-            retry_on_timeout=options["retry_on_timeout"],
-            record_ttl_seconds=record_ttl_seconds,
-            objects=await objects.of_job(row, reachable_until) if objects else None,
-        ),
-        row["traceparent"],
-        row.get("hand_overs", 1),
-    )
+_CLOSE_SECONDS = 5.0
 
 
 class Dispatcher:
-    """Publishes what has been marked as handed over, and fills windows when told that there is room."""
+    """Publishes jobs that the ledger has marked as handed over, and fills windows that may have room."""
 
     def __init__(
         self,
         sidecar: Sidecar,
         ledger: Ledger,
-        engines: Engines,
+        catalogue: Catalogue,
         objects: Objects | None,
         *,
         record_margin_seconds: int,
+        broker_retry_seconds: float,
     ) -> None:
+        """Hand nothing over to an engine for `broker_retry_seconds` after a hand-over to it failed."""
         self._sidecar = sidecar
         self._ledger = ledger
-        self._engines = engines
+        self._catalogue = catalogue
         self._objects = objects
         self._record_margin_seconds = record_margin_seconds
-        self._outgoing: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        self._publishing: set[str] = set()
+        self._broker_retry_seconds = broker_retry_seconds
+        self._publishing: Gather[str, JobRow, None] = Gather(self._publish, at_most=_BATCH_MAX)
         self._filling: set[str] = set()
-        self._wanted: set[str] = set()
+        self._woken: set[str] = set()
+        """Engines that were woken while their window was being filled."""
         self._broken_until: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.backlog: dict[str, int] = {}
-        """How many jobs of each engine wait in the ledger, as of the last sweep, and those added since."""
-
-    def record_ttl_seconds(self, row: Mapping[str, Any], now: float) -> int:
-        """How long a job's record lives after each write: until nothing can run it any more, and its result is over."""
-        execution = pydantic_core.from_json(row["options"])["execution_timeout_seconds"] if "options" in row else 0
-        left = max(row["queue_deadline"] - now, 0)
-        return int(max(left, row["result_ttl_seconds"]) + execution + self._record_margin_seconds)
+        self._background = Background()
+        self.backlog: Counter[str] = Counter()
+        """Jobs of each engine that wait in the ledger: as of the last sweep, with those added and taken since."""
 
     def window(self, engine_id: str) -> int:
-        """The engine's window; 0 while its hand-overs fail, so that its jobs wait where they are safe."""
+        """Return the engine's window; 0 while its hand-overs fail, so that its jobs stay in the ledger."""
         if self._broken_until.get(engine_id, 0) > time.monotonic():
             return 0
-        return self._engines.window(engine_id)
+        return self._catalogue.window(engine_id)
 
-    def send(self, row: Mapping[str, Any]) -> None:
+    def send(self, row: JobRow) -> None:
         """Publish a job that the ledger has just marked as handed over."""
-        engine_id = row["engine"]
-        self._outgoing[engine_id].append(row)
-        if engine_id not in self._publishing:
-            self._publishing.add(engine_id)
-            self._start(self._publish(engine_id))
+        self._publishing.put(row.engine, row)
 
     def wake(self, engine_id: str) -> None:
-        """There may be room, or a new job, in an engine's queue."""
+        """Fill an engine's window: there may be room in it, or a new job for it."""
         if engine_id in self._filling:
-            self._wanted.add(engine_id)
+            self._woken.add(engine_id)
         else:
             self._filling.add(engine_id)
-            self._start(self._fill(engine_id))
+            self._background.start(self._fill(engine_id))
 
     def note_waiting(self, engine_id: str) -> None:
-        """A job was accepted for which there was no room."""
-        self.backlog[engine_id] = self.backlog.get(engine_id, 0) + 1
-
-    def _start(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Count a job that was accepted without room for it in the window."""
+        self.backlog[engine_id] += 1
 
     async def close(self) -> None:
-        """Publish what is on its way, for at most a few seconds: the ledger hands over the rest later."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
-        for task in self._tasks:
-            task.cancel()
+        """Publish what is on its way, for a few seconds at most: the ledger hands over the rest later."""
+        await self._background.close(_CLOSE_SECONDS)
+        await self._publishing.close(_CLOSE_SECONDS)
 
-    async def _publish(self, engine_id: str) -> None:
-        try:
-            while outgoing := self._outgoing[engine_id][:_BATCH_MAX]:
-                del self._outgoing[engine_id][: len(outgoing)]
-                failed = await self._publish_batch(engine_id, outgoing)
-                if failed:
-                    await self._give_back(engine_id, failed)
-        finally:
-            self._publishing.discard(engine_id)
+    async def _publish(self, engine_id: str, rows: Sequence[JobRow]) -> list[None]:
+        failed = await self._publish_batch(engine_id, rows)
+        if failed:
+            await self._requeue(engine_id, failed)
+        return [None] * len(rows)
 
-    async def _publish_batch(self, engine_id: str, outgoing: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Those that the broker does not have for certain."""
+    async def _publish_batch(self, engine_id: str, rows: Sequence[JobRow]) -> Sequence[JobRow]:
+        """Publish jobs; return those that the broker may not have."""
+        topic, now = job_topic(engine_id), time.time()
         try:
-            now = time.time()
-            events = [await event_of(row, self._objects, self.record_ttl_seconds(row, now)) for row in outgoing]
+            events = [
+                await event_of(row, self._objects, row.record_ttl_seconds(now, self._record_margin_seconds))
+                for row in rows
+            ]
             if len(events) == 1:
-                await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), events[0])
-                landed = [True]
-            else:
-                landed = await self._sidecar.publish_many(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), events)
+                await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, topic, events[0])
+                return []
+            landed = await self._sidecar.publish_many(GATEWAY_JOBS_COMPONENT, topic, events)
         except EnginehouseError as error:
             log.warning(
-                f"{len(outgoing)} jobs of {engine_id} stay queued: the broker did not take them: {error}",
+                f"{len(rows)} jobs of {engine_id} stay queued: the broker did not take them: {error}",
                 action="hand_over_failed",
-                engine=engine_id,
-                jobs=len(outgoing),
+                engine_id=engine_id,
+                jobs=len(rows),
             )
-            return outgoing
-        return [row for row, ok in zip(outgoing, landed, strict=True) if not ok]
+            return rows
+        return [row for row, ok in zip(rows, landed, strict=True) if not ok]
 
-    async def _give_back(self, engine_id: str, failed: list[Mapping[str, Any]]) -> None:
-        self._broken_until[engine_id] = time.monotonic() + _BROKER_RETRY_SECONDS
-        # They wait again: jobs that end meanwhile must make others follow.
-        self.backlog[engine_id] = self.backlog.get(engine_id, 0) + len(failed)
+    async def _requeue(self, engine_id: str, failed: Sequence[JobRow]) -> None:
+        self._broken_until[engine_id] = time.monotonic() + self._broker_retry_seconds
+        # They wait again, so jobs that end meanwhile must let them follow.
+        self.backlog[engine_id] += len(failed)
+        item = Requeue(tuple(row.id for row in failed), StatusReason.WAITING_FOR_BROKER, time.time())
         try:
-            await self._ledger.take_back(
-                TakeBack(tuple(row["id"] for row in failed), StatusReason.WAITING_FOR_BROKER, time.time())
-            )
+            await self._ledger.requeue(item)
         except EnginehouseError as error:
             log.error(f"The ledger does not answer; the sweep will find these jobs: {error}", action="ledger_away")
-        # Not before they are back in the queue, or nobody would find them there.
-        asyncio.get_running_loop().call_later(_BROKER_RETRY_SECONDS, self.wake, engine_id)
+        # Only once they are back in the queue: before, nothing would be found there.
+        asyncio.get_running_loop().call_later(self._broker_retry_seconds, self.wake, engine_id)
 
     async def _fill(self, engine_id: str) -> None:
         try:
             while True:
-                self._wanted.discard(engine_id)
+                self._woken.discard(engine_id)
                 window = self.window(engine_id)
                 rows = await self._ledger.fill_window(engine_id, window, time.time()) if window else []
                 for row in rows:
-                    self.send(row._asdict())
-                if rows:
-                    self.backlog[engine_id] = max(self.backlog.get(engine_id, 0) - len(rows), 0)
-                if engine_id not in self._wanted:
+                    self.send(row)
+                self.backlog[engine_id] = max(self.backlog[engine_id] - len(rows), 0)
+                if engine_id not in self._woken:
                     return
         except EnginehouseError as error:
             log.error(f"The ledger does not answer; dispatching waits: {error}", action="ledger_away")

@@ -1,4 +1,4 @@
-"""What routes have in common: the caller, the body within bounds, how long to wait."""
+"""What routes share: the gateway, the caller, the bounded body, how long to wait, the idempotency key."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from enginehouse.contracts.cloud_event import valid_traceparent
 from enginehouse.contracts.errors import Forbidden, InputTooLarge, RequestError
 from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
-from enginehouse.gateway.gateway import GatewayState
+from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.problems import PROBLEM_TYPE, Problem, read_body
 from enginehouse.gateway.tenants.tenants import Caller
 
@@ -16,27 +16,27 @@ MAX_WAIT_SECONDS = 60
 M = TypeVar("M", bound=BaseModel)
 
 
-def gateway_of(request: Request) -> GatewayState:
-    """What `create_app` wired together."""
-    state: GatewayState = request.app.state.gateway
-    return state
+def gateway_of(request: Request) -> Gateway:
+    """Return the gateway that answers this request."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
 
 
-# Dependencies are coroutines although they wait for nothing: a plain function costs FastAPI a hop into a thread and back.
-async def state_of(request: Request) -> GatewayState:
-    """What `create_app` wired together."""
+# Dependencies are coroutines, although they await nothing: FastAPI runs a plain function in a thread.
+async def wired_gateway(request: Request) -> Gateway:
+    """Return the gateway that answers this request."""
     return gateway_of(request)
 
 
 async def caller_of(request: Request) -> Caller:
-    """The authenticated caller, or Unauthenticated."""
+    """Return the authenticated caller, or raise Unauthenticated."""
     return gateway_of(request).tenants.authenticate(request.headers.get("authorization"))
 
 
 async def admin_of(request: Request) -> Caller:
-    """An authenticated caller whose key is an administrator's, or Forbidden."""
+    """Return an authenticated caller whose key is an administrator's, or raise Forbidden."""
     caller = await caller_of(request)
-    if caller.key is None or not caller.key.admin:
+    if not caller.is_admin:
         raise Forbidden("This call needs an administrator's key: 'enginehouse tenant add NAME --admin' makes one")
     return caller
 
@@ -50,13 +50,13 @@ async def no_query(request: Request) -> None:
 async def job_id_of(
     job_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{JOB_ID_PATTERN}$"}, description="A UUIDv7.")],
 ) -> str:
-    """A well-formed job id from the path."""
+    """Return the job id in the path, if it is one."""
     if not is_job_id(job_id):
         raise RequestError(f"{job_id[:60]!r} is not a job id; they look like 01890a5d-ac96-7b2a-8c4e-0123456789ab")
     return job_id
 
 
-State = Annotated[GatewayState, Depends(state_of)]
+WiredGateway = Annotated[Gateway, Depends(wired_gateway)]
 AuthenticatedCaller = Annotated[Caller, Depends(caller_of)]
 AdminCaller = Annotated[Caller, Depends(admin_of)]
 JobId = Annotated[str, Depends(job_id_of)]
@@ -64,7 +64,7 @@ NoQueryAllowed = Depends(no_query)
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """The body, never more than `limit` bytes of it in memory."""
+    """Return the body; InputTooLarge as soon as it is known to have more than `limit` bytes."""
     declared = request.headers.get("content-length")
     if declared and declared.isdigit() and int(declared) > limit:
         raise InputTooLarge(f"The body has {declared} bytes; {limit} are allowed")
@@ -78,7 +78,7 @@ async def body_of(request: Request, limit: int) -> bytes:
 
 
 async def read_model(request: Request, model: type[M]) -> M:
-    """The body as `model`: read here and not by the framework, so that every way of being wrong has one answer."""
+    """Read the body as `model`: here and not in the framework, so that every error has one form."""
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise RequestError(f"The body must be application/json, not {content_type[:60]!r}")
@@ -87,7 +87,7 @@ async def read_model(request: Request, model: type[M]) -> M:
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """What the OpenAPI document says of a body that `read_model` reads."""
+    """Describe a body that `read_model` reads, for the OpenAPI document."""
     return {
         "requestBody": {
             "required": True,
@@ -99,7 +99,7 @@ def body_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What the OpenAPI document says of a route's errors."""
+    """Describe a route's errors, for the OpenAPI document."""
     return {
         status: {"model": Problem, "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
         for status in (400, 401, 422, 500, 503, *statuses)
@@ -107,7 +107,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def wait_seconds(request: Request) -> float:
-    """How long `Prefer: wait=N` asks to wait; 0 without it, or with respond-async (RFC 7240)."""
+    """Return how long `Prefer: wait=N` asks to wait; 0 without it, or with respond-async (RFC 7240)."""
     seconds = 0.0
     for preference in ",".join(request.headers.getlist("prefer")).split(","):
         name, _, value = preference.partition(";")[0].partition("=")
@@ -122,5 +122,13 @@ def wait_seconds(request: Request) -> float:
 
 
 def traceparent_of(request: Request) -> str | None:
-    """The caller's trace, if it is one: a malformed one is ignored, as W3C Trace Context says."""
+    """Return the caller's trace; None if there is none, or a malformed one."""
     return valid_traceparent(request.headers.get("traceparent"))
+
+
+def idempotency_key(request: Request, longest: int = 255) -> str | None:
+    """Return the key that makes the request safe to repeat, if it has one of at most `longest` characters."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= longest:
+        raise RequestError(f"Idempotency-Key must have 1 to {longest} characters here")
+    return key

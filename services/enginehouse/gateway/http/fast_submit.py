@@ -1,8 +1,8 @@
-"""The way of a submit around the framework's routing: the same function answers, at a third of the cost.
+"""Takes submits around the framework's routing: the same function answers, at a third of the cost.
 
-Decision, 2026-11-22: submitting is almost all that a gateway is asked, and FastAPI's routing, its dependencies and the
-middlewares between took most of the time a submit takes. Well-formed submits go straight from ASGI to `submit_job`;
-everything else, a name that is none included, takes the routes, which are the same to a caller and are documented.
+Decision, 2026-11-22: almost all requests are submits, and FastAPI's routing, dependencies and middleware took most of
+a submit's time. Well-formed submits go straight from ASGI to `submit_job`. All other requests, malformed engine names
+included, take the routes, which behave the same to a caller and are documented.
 """
 
 import re
@@ -19,8 +19,8 @@ from enginehouse.gateway.http.routes.jobs import submit_job
 _SUBMIT = re.compile(r"/v1/(?:jobs|engines/([a-z0-9-]{1,64})/jobs)")
 
 
-class HotSubmit:
-    """Answers submits; hands every other request on to `app`."""
+class FastSubmit:
+    """Answers submits, and passes every other request on to `app`."""
 
     def __init__(self, app: ASGIApp, routes: FastAPI) -> None:
         self._app = app

@@ -1,19 +1,23 @@
-"""Requests whose headers are too many, too large or contradict each other get no further than this."""
+"""What every request passes first, outside the framework: its size, its headers, its id."""
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import re
+
+import uuid_utils
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enginehouse.contracts.errors import RequestError
 from enginehouse.gateway.http.problems import problem
 
 MAX_HEADERS = 100
 MAX_BYTES = 32 * 1024
-"""Of all names and values together. What is in front of the gateway should stop much larger ones before they are read."""
+"""Of all header names and values together. A proxy in front should stop much larger ones before they are read."""
 _ONCE = (b"authorization", b"content-type", b"idempotency-key")
-"""Given twice, one part could believe the first and another the second."""
+"""Headers that may be given once: otherwise one part could believe the first and another the second."""
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 def wrong_headers(headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | None:
-    """The status and detail of a refusal, or None."""
+    """Return the status and detail of a refusal, or None if the headers are in order."""
     size, single = 0, []
     for name, value in headers:
         size += len(name) + len(value)
@@ -26,16 +30,39 @@ def wrong_headers(headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | None:
 
 
 class HeadersWithinBounds:
-    """Refuses what `wrong_headers` finds wrong."""
+    """Refuses requests whose headers are too many, too large or contradict each other."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request, or let the app have it."""
+        """Refuse the request, or pass it on."""
         wrong = wrong_headers(scope["headers"]) if scope["type"] == "http" else None
         if wrong:
             status, detail = wrong
             await problem(RequestError(detail), status)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+class RequestId:
+    """Gives every answer an X-Request-Id: the caller's own, or a new one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its id, and add the id to the answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7()).encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, with_id)

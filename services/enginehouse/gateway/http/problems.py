@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457): the one table from our exceptions to HTTP statuses."""
+"""Answers errors as application/problem+json (RFC 9457), with the one table from exceptions to HTTP statuses."""
 
 import math
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from enginehouse.contracts import errors
+from enginehouse.contracts.base import explain, explain_problems
 from enginehouse.contracts.errors import EnginehouseError, RequestError
 
 log = structlog.get_logger()
@@ -42,7 +43,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
 
 
 class Problem(BaseModel):
-    """What went wrong, whether trying again can help, and what to do about it."""
+    """An error: what went wrong, whether trying again can help, and what to do about it."""
 
     type: str = Field("about:blank", description="Always about:blank: `code` tells problems apart.")
     title: str
@@ -54,12 +55,12 @@ class Problem(BaseModel):
 
 
 def status_of(error: EnginehouseError) -> int:
-    """The HTTP status of an error: its own class's, or its nearest ancestor's."""
+    """Return the HTTP status of an error: of its own class, or of its nearest ancestor."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def problem_body(error: EnginehouseError, status: int | None = None) -> Problem:
-    """What a caller is told of an error."""
+    """Describe an error to a caller."""
     return Problem(
         type="about:blank",
         title=(type(error).__doc__ or "").splitlines()[0].rstrip("."),
@@ -72,7 +73,7 @@ def problem_body(error: EnginehouseError, status: int | None = None) -> Problem:
 
 
 def problem(error: EnginehouseError, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
-    """The answer that tells a caller of an error."""
+    """Answer with an error."""
     status = status or status_of(error)
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
@@ -82,12 +83,6 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(problem_body(error, status).model_dump_json(), status, headers, PROBLEM_TYPE)
-
-
-def explain(error: ValidationError | RequestValidationError) -> str:
-    """What does not fit, in a line: where, and what was expected there."""
-    problems: list[dict[str, Any]] = list(error.errors())[:5]
-    return "; ".join(f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in problems)
 
 
 def read_body(model: type[M], body: bytes) -> M:
@@ -100,7 +95,7 @@ def read_body(model: type[M], body: bytes) -> M:
 
 
 def validated(model: type[M], value: Any) -> M:
-    """`value` as `model`; RequestError says what does not fit."""
+    """Check `value` as `model`; RequestError says what does not fit."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -108,15 +103,14 @@ def validated(model: type[M], value: Any) -> M:
 
 
 def unexpected(request: Request) -> Response:
-    """Log the exception that is being handled, and answer that it is our fault."""
+    """Log the exception that is being handled, and answer that the fault is the gateway's."""
     request_id = getattr(request.state, "request_id", "")
     log.exception(f"{request.method} {request.url.path} failed", action="request_failed", request_id=request_id)
-    ours = EnginehouseError("Something went wrong here; the operator's log says what")
-    return problem(ours)
+    return problem(EnginehouseError("Something went wrong here; the operator's log says what"))
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
-    """The methods that some route of this path takes: asked one by one, since routers within routers do not list them."""
+    """Return the methods that a route of this path takes. They are tried one by one: nested routers do not list them."""
 
     def taken(method: str) -> bool:
         scope = {**request.scope, "method": method}
@@ -129,24 +123,24 @@ def install(app: FastAPI) -> None:
     """Make the app answer every error as a problem."""
 
     @app.exception_handler(EnginehouseError)
-    async def _ours(request: Request, error: EnginehouseError) -> Response:
+    async def _known(request: Request, error: EnginehouseError) -> Response:
         return problem(error)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> Response:
-        return problem(RequestError(explain(error)))
+        return problem(RequestError(explain_problems(error.errors())))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        ours = RequestError(f"{request.method} {request.url.path}: {error.detail}")
+        refused = RequestError(f"{request.method} {request.url.path}: {error.detail}")
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(app, request))
-        return problem(ours, error.status_code, headers)
+        return problem(refused, error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:
-        # Nobody reads this; it only keeps a caller's going away from being logged as a failure of ours.
+        # Nobody reads this answer. Without it, a caller that goes away would be logged as a failure of the gateway.
         return Response(status_code=499)
 
     @app.exception_handler(Exception)

@@ -1,4 +1,4 @@
-"""CloudEvents of upstream systems become ordinary jobs, whether they come over HTTP or over requests.<tenant>."""
+"""Turns upstream systems' CloudEvents into jobs, whether they come over HTTP or over requests.<tenant>."""
 
 import base64
 import hashlib
@@ -11,13 +11,15 @@ from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from pydantic import ValidationError
 
+from enginehouse.contracts.base import explain
 from enginehouse.contracts.cloud_event import CONTENT_TYPE, valid_traceparent
 from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.events import JOB_REFUSED, JOB_REQUESTED
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
 from enginehouse.contracts.names import DEFAULT_ENGINE
-from enginehouse.gateway.http.problems import explain
-from enginehouse.gateway.intake.submit import AcceptedJob, Submission, Submitter
+from enginehouse.gateway.intake.submission import AcceptedJob, Submission
+from enginehouse.gateway.intake.submit import Submitter
+from enginehouse.gateway.ledger.accept import IdempotencyScope
 from enginehouse.gateway.notify.notifier import Notifier
 from enginehouse.gateway.tenants.tenants import Caller, Tenants
 from enginehouse.sidecar.delivery import raw_payload
@@ -31,7 +33,7 @@ _REQUIRED = ("specversion", "id", "source", "type")
 
 
 def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
-    """One event, binary or structured; RequestError says what is wrong with it."""
+    """Read one event, binary or structured; RequestError says what is wrong with it."""
     if any(name.lower().startswith("ce-") for name in headers):
         _check_binary({name.lower(): value for name, value in headers.items()}, body)
     else:
@@ -57,7 +59,7 @@ def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
 
 
 def _check_envelope(body: bytes) -> None:
-    """What the SDK would take silently, or fail on without saying why."""
+    """Refuse what the SDK would accept silently, or reject without a reason."""
     try:
         envelope = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -78,7 +80,7 @@ def _check_envelope(body: bytes) -> None:
 
 
 def read_batch(body: bytes, at_most: int) -> list[bytes]:
-    """The events of a batch, each as a structured event of its own."""
+    """Split a batch into structured events."""
     try:
         events = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -95,14 +97,14 @@ def _text(value: Any) -> str | None:
 
 
 def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
-    """The job that an event asks for. The same (source, id) of a tenant is the same job."""
+    """Read the job that an event asks for. The same (source, id) of a tenant is the same job."""
     attributes = event.get_attributes()
     data = event.get_data()
     if isinstance(data, bytes | bytearray):
         data = base64.b64encode(data).decode()
     engine = attributes.get("engineid")
     if engine is not None and not _text(engine):
-        # Taken for none, it would run the job on the default engine.
+        # Ignored, the job would run on the default engine.
         raise RequestError("engineid must be non-empty text")
     request: JobRequest
     try:
@@ -113,14 +115,14 @@ def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
             request = JobRequest(input=data)
     except ValidationError as error:
         raise RequestError(f"data: {explain(error)}") from None
-    # As JSON, since a source may hold any character that could part the two.
+    # Joined as JSON, since a source may hold any separator.
     identity = hashlib.sha256(pydantic_core.to_json([event.get_source(), event.get_id()])).hexdigest()
     return Submission(
         caller,
         engine or DEFAULT_ENGINE,
         request,
         idempotency_key=identity,
-        idempotency_scope="event",
+        idempotency_scope=IdempotencyScope.EVENT,
         traceparent=valid_traceparent(attributes.get("traceparent")),
         correlation_id=_text(attributes.get("correlationid")) or event.get_id()[:255],
     )
@@ -135,15 +137,15 @@ class EventIntake:
         self._notifier = notifier
 
     async def accept(self, caller: Caller, headers: Mapping[str, str], body: bytes) -> AcceptedJob:
-        """The job of one event that came over HTTP."""
+        """Accept the job of one event that came over HTTP."""
         return await self._submitter.submit(submission_of(caller, read_cloud_event(headers, body)))
 
     async def deliver(self, body: bytes, tenant: str) -> bool:
-        """A delivery of requests.<tenant>. Only the topic says whose event it is: `source` can be forged."""
+        """Take a delivery of requests.<tenant>. Only the topic proves whose event it is: `source` can be forged."""
         raw = raw_payload(body)
         caller = self._tenants.as_caller(tenant)
         if caller is None:
-            # Perhaps its file cannot be read just now: the event comes again.
+            # Its file may be unreadable for a moment, so the event comes again.
             log.warning(
                 f"An event of {tenant} waits: no such tenant is known", action="event_without_tenant", tenant=tenant
             )
@@ -155,13 +157,14 @@ class EventIntake:
         return True
 
     async def _refuse(self, caller: Caller, raw: bytes, error: EnginehouseError) -> bool:
+        """Tell the tenant why an event became no job. False: that could not be stored, so the event comes again."""
         try:
             envelope = pydantic_core.from_json(raw)
             cause = {name: _text(envelope.get(name)) for name in ("id", "source", "type")}
         except (ValueError, AttributeError):
             cause = {}
         try:
-            await self._notifier.tell(
+            await self._notifier.send_event(
                 caller.name,
                 JOB_REFUSED,
                 {"code": error.code, "detail": str(error), "advice": error.advice, "event": cause},

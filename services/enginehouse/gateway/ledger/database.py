@@ -34,14 +34,23 @@ _GROUP_MAX = 256
 _RECONNECT_SECONDS = 0.5
 _CLOSE_SECONDS = 60.0
 """For the writes that have arrived to be committed when the ledger is closed."""
-_CONNECT_SECONDS = 5.0
-_COMMAND_SECONDS = 30.0
-"""A connection whose other end is gone without a word answers nothing, for ever: after this time it is given up."""
-_PROBE_SECONDS = 10.0
-"""So often the connection that listens, which else sends nothing, is asked whether it still works."""
 NOTIFY_CHANNEL = "job_ended"
 _AWAY = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""What a database that stops, starts or is out of reach looks like. While connecting, asyncpg's errors come as they are."""
+"""Errors of a database that stops, starts or is out of reach. While connecting, asyncpg raises its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a PostgreSQL server that does not answer is waited for."""
+
+    connect_seconds: float = 5.0
+    command_seconds: float = 30.0
+    """For one statement: a connection whose other end vanished never answers."""
+    probe_seconds: float = 10.0
+    """Between two checks of the connection that listens, which sends nothing by itself."""
+
+
+PATIENT = Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class _Write:
 
 
 class Database(Protocol):
-    """A place to run functions over a connection."""
+    """Runs functions over a connection."""
 
     dialect: str
 
@@ -62,10 +71,10 @@ class Database(Protocol):
         """Run `query` beside the writer."""
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        """Run `work` in one transaction. Not `durable`: a power cut may forget it, a crash may not."""
+        """Run `work` in one transaction. If it is not `durable`, a power cut may lose it, but no crash of a process."""
 
     async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
-        """Pass on, for ever, what other gateways tell; `reconnected` when some of it may have been missed."""
+        """Pass on other gateways' notifications, for ever; call `reconnected` when some may have been missed."""
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -82,7 +91,7 @@ class SqliteDatabase:
         self._writer = self._engine(url, 1)
         self._readers = self._engine(url, _READERS)
         self._connection: Connection | None = None
-        """The writer thread's own, kept open."""
+        """The writer thread's own connection, kept open."""
         self._synchronous = ""
 
     @staticmethod
@@ -118,7 +127,7 @@ class SqliteDatabase:
             raise Unavailable(f"ledger: {type(error).__name__}") from error
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        """Run `work` in the writer thread. Only what was promised to a caller waits for the disk."""
+        """Run `work` in the writer thread. Only a promise to a caller waits for the disk."""
         synchronous = "FULL" if durable else "NORMAL"
 
         def run() -> T:
@@ -131,7 +140,7 @@ class SqliteDatabase:
                 result = work(connection)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                # Given back to the pool, which rolls back; whatever state it is in, the next group gets a sound one.
+                # The pool rolls it back. Whatever state it is in, the next group gets a sound connection.
                 self._connection, self._synchronous = None, ""
                 connection.close()
                 raise
@@ -140,7 +149,7 @@ class SqliteDatabase:
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, run)
 
     async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
-        """An embedded ledger has one gateway: there is nobody to hear from."""
+        """Return at once: an embedded ledger has one gateway, so no other can notify it."""
 
     async def close(self) -> None:
         """Close the file."""
@@ -157,18 +166,19 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience) -> None:
+        self._patience = patience
         self._engine = create_async_engine(
             url,
             pool_size=_READERS + 3,
             max_overflow=0,
             pool_pre_ping=True,
-            connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+            connect_args={"timeout": patience.connect_seconds, "command_timeout": patience.command_seconds},
         )
 
         @event.listens_for(self._engine.sync_engine, "handle_error")
         def _give_up(context: ExceptionContext) -> None:
-            # Not rolled back, which would wait for the same silent server; and what is pooled beside it is made anew.
+            # A rollback would wait for the same silent server. As a disconnect, the whole pool is made anew.
             if isinstance(context.original_exception, TimeoutError):
                 context.is_disconnect = True
 
@@ -201,14 +211,14 @@ class PostgresDatabase:
             except _AWAY:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
-    @staticmethod
-    async def _until_broken(driver: Any, broken: asyncio.Event) -> None:
+    async def _until_broken(self, driver: Any, broken: asyncio.Event) -> None:
         while not broken.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(broken.wait(), _PROBE_SECONDS)
+                async with asyncio.timeout(self._patience.probe_seconds):
+                    await broken.wait()
                 return
             try:
-                await driver.fetchval("SELECT 1", timeout=_CONNECT_SECONDS)
+                await driver.fetchval("SELECT 1", timeout=self._patience.connect_seconds)
             except _AWAY as error:
                 log.warning(
                     f"The connection that listens for other gateways is lost: {type(error).__name__}",
@@ -222,16 +232,16 @@ class PostgresDatabase:
         await self._engine.dispose()
 
 
-def open_database(url: str) -> Database:
-    """The database behind `url`; the driver named in it, if any, is replaced by ours."""
+def open_database(url: str, patience: Patience = PATIENT) -> Database:
+    """Return the database at `url`; a driver named in it is replaced by the one used here."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return SqliteDatabase(parsed.set(drivername="sqlite").render_as_string(hide_password=False))
-    return PostgresDatabase(parsed.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False))
+    return PostgresDatabase(parsed.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False), patience)
 
 
 def migration_engine(url: str) -> Engine:
-    """A short-lived synchronous SQLite engine for Alembic."""
+    """Return a short-lived synchronous SQLite engine for Alembic."""
     return create_engine(make_url(url).set(drivername="sqlite"), poolclass=NullPool)
 
 
@@ -276,20 +286,20 @@ class GroupWriter:
         """Commit the writes of a failed group singly, so that one bad write fails alone."""
         # A server that does not answer would be waited for once for each of them.
         if isinstance(error, TimeoutError | PoolTimeout) or (len(group) == 1 and not isinstance(error, IntegrityError)):
-            return [_as_ours(error) for _ in group]
+            return [_as_unavailable(error) for _ in group]
         outcomes: list[Any] = []
-        # A key that another gateway took at the same moment is seen at the second look.
+        # An idempotency key that another gateway took at the same moment is found when the write is tried again.
         for item in group:
             try:
                 outcomes += await self._commit([item])
             except Exception as own_error:
-                outcomes.append(_as_ours(own_error))
+                outcomes.append(_as_unavailable(own_error))
         return outcomes
 
 
-def _as_ours(error: Exception) -> Exception:
+def _as_unavailable(error: Exception) -> Exception:
     if isinstance(error, _AWAY):
-        ours = Unavailable(f"ledger: {type(error).__name__}")
-        ours.__cause__ = error
-        return ours
+        unavailable = Unavailable(f"ledger: {type(error).__name__}")
+        unavailable.__cause__ = error
+        return unavailable
     return error

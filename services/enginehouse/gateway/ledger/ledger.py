@@ -4,34 +4,37 @@ import asyncio
 import fcntl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.engine import make_url
 
-from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.gateway.ledger import outbox
-from enginehouse.gateway.ledger.database import Database, GroupWriter, SqliteDatabase, migration_engine, open_database
-from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
-from enginehouse.gateway.ledger.queue import (
-    FillWindow,
-    Inserted,
-    NewJob,
-    TakeBack,
-    fill_windows,
-    insert_jobs,
-    take_back,
-    upsert,
+from enginehouse.contracts.engine import EngineState
+from enginehouse.contracts.errors import Unavailable, UnsafeSettings
+from enginehouse.gateway.ledger import outbox, read
+from enginehouse.gateway.ledger.accept import Inserted, NewJob, insert_jobs
+from enginehouse.gateway.ledger.database import (
+    PATIENT,
+    Database,
+    GroupWriter,
+    Patience,
+    SqliteDatabase,
+    migration_engine,
+    open_database,
 )
-from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, job_events, jobs, notices
+from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
+from enginehouse.gateway.ledger.rows import Channel, DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
+from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, job_events, jobs, notices, upsert
+from enginehouse.gateway.ledger.windows import FillWindow, Requeue, fill_windows, requeue
 
 T = TypeVar("T")
 _MIGRATION_LOCK = 7_210_001
 _ELSEWHERE_SECONDS = 0.005
-"""How long another gateway's transaction over a window takes, about."""
+"""About how long another gateway's transaction over a window takes."""
 
 
 def _alembic(connection: Connection) -> None:
@@ -41,21 +44,32 @@ def _alembic(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
+@dataclass(frozen=True, slots=True)
+class EngineDecision:
+    """Whether an engine gets jobs, for all gateways."""
+
+    engine_id: str
+    state: EngineState
+    reason: str | None
+    probe_at: float | None
+
+
 class Ledger:
     """Which jobs were accepted, where each stands, and which comes next."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience = PATIENT) -> None:
         self._url = url
+        self._patience = patience
         self._lock: IO[str] | None = None
         self.database: Database
         self._writer: GroupWriter
 
     async def open(self) -> None:
-        """Bring the tables up to date and start writing. UnsafeSettings if SQLite is already another gateway's."""
+        """Bring the tables up to date and start writing. UnsafeSettings if another gateway holds the SQLite file."""
         if make_url(self._url).get_backend_name() == "sqlite":
             self._claim_file()
             await asyncio.to_thread(self._migrate_sqlite)
-        self.database = open_database(self._url)
+        self.database = open_database(self._url, self._patience)
         if not isinstance(self.database, SqliteDatabase):
             await self.database.transact(self._migrate_locked, durable=True)
         self._writer = GroupWriter(self.database)
@@ -69,7 +83,7 @@ class Ledger:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._lock = lock
-            # It holds all inputs and outputs; SQLite gives the files beside it the same mode.
+            # The file holds all inputs and outputs. SQLite gives the files beside it the same mode.
             Path(path).touch(mode=0o600)
         except BlockingIOError:
             lock.close()
@@ -89,33 +103,40 @@ class Ledger:
         _alembic(connection)
 
     async def close(self) -> None:
-        """Commit what has arrived and let go."""
+        """Commit what has arrived and close the database."""
         await self._writer.close()
         await self.database.close()
         if self._lock:
             self._lock.close()
 
     async def read(self, query: Callable[..., T], *arguments: Any) -> T:
-        """Ask one of the questions of `ledger.read`."""
+        """Run one of the queries of `ledger.read`, with these arguments after the connection."""
         return await self.database.read(lambda connection: query(connection, *arguments))
 
+    async def is_well(self) -> bool:
+        """Say whether the database answers."""
+        try:
+            return await self.read(read.answers)
+        except Unavailable:
+            return False
+
     async def insert(self, job: NewJob) -> Inserted:
-        """Accept a job; when this returns, it will not be forgotten."""
+        """Accept a job. Once this returns, the job is on disk."""
         result: Inserted = await self._writer.write(insert_jobs, job, durable=True)
         return result
 
-    async def fill_window(self, engine: str, window: int, now: float) -> list[Row[Any]]:
-        """Take the jobs that follow for an engine; they must be published."""
+    async def fill_window(self, engine: str, window: int, now: float) -> list[JobRow]:
+        """Take the next jobs of an engine; they must be published."""
         item = FillWindow(engine, window, now)
-        rows: list[Row[Any]] | None = await self._writer.write(fill_windows, item)
+        rows: list[JobRow] | None = await self._writer.write(fill_windows, item)
         while rows is None:
             await asyncio.sleep(_ELSEWHERE_SECONDS)
             rows = await self._writer.write(fill_windows, item)
         return rows
 
-    async def take_back(self, item: TakeBack) -> None:
-        """Undo hand-overs."""
-        await self._writer.write(take_back, item)
+    async def requeue(self, item: Requeue) -> None:
+        """Put jobs back into the queue."""
+        await self._writer.write(requeue, item)
 
     async def mirror(self, item: Mirror) -> Mirrored | None:
         """Bring a job's row to what its record says."""
@@ -132,52 +153,45 @@ class Ledger:
 
     async def save_engine(self, engine_id: str, card: str | None) -> None:
         """Remember an engine and its card, so that the last known list holds while the sidecar is away."""
-        row = {"id": engine_id, "state": "active", "card": card, "updated_at": time.time()}
+        row = {"id": engine_id, "state": EngineState.ACTIVE.value, "card": card, "updated_at": time.time()}
         await self._writer.write(_save_engine, row)
 
-    async def set_engine_state(self, engine_id: str, state: str, reason: str | None, probe_at: float | None) -> None:
+    async def set_engine_state(
+        self, engine_id: str, state: EngineState, reason: str | None, probe_at: float | None
+    ) -> None:
         """Decide for all gateways, and for after a restart, whether an engine gets jobs."""
-        await self._writer.write(_set_engine_state, (engine_id, state, reason, probe_at), durable=True)
-
-    async def load_engines(self) -> list[Row[Any]]:
-        """The engines as they were last known."""
-        return await self.database.read(lambda connection: list(connection.execute(select(engines))))
-
-    async def load_engine_states(self) -> list[Row[Any]]:
-        """The engines' states without their cards: asked every second."""
-        states = select(engines.c.id, engines.c.state, engines.c.reason, engines.c.probe_at)
-        return await self.database.read(lambda connection: list(connection.execute(states)))
+        await self._writer.write(_set_engine_state, EngineDecision(engine_id, state, reason, probe_at), durable=True)
 
     async def discard_dead_letter(self, letter_id: str) -> None:
         """Delete a dead letter; its job keeps its state."""
         await self._writer.write(_discard, letter_id)
 
     async def purge(self, job_ids: tuple[str, ...]) -> None:
-        """Let go of inputs and outputs past their time; what became of the jobs stays a while longer."""
+        """Delete inputs and outputs of jobs past their result's time. The rows stay, so that callers get 410."""
         await self._writer.write(_purge, job_ids)
 
     async def forget(self, before: float) -> None:
-        """Delete what ended before that moment: jobs' rows, dead letters, what could not be told; and old keys."""
+        """Delete rows of jobs that ended before that moment, with their notices and dead letters, and old keys."""
         await self._writer.write(_forget, before)
 
-    async def add_job_event(self, event: dict[str, Any]) -> None:
-        """Keep what an engine told of a running job."""
+    async def add_job_event(self, event: JobEventRow) -> None:
+        """Keep what an engine reported of a running job."""
         await self._writer.write(_add_job_events, event)
 
-    async def add_notice(self, notice: dict[str, Any]) -> None:
-        """Put into the outbox."""
+    async def add_notice(self, notice: NoticeRow) -> None:
+        """Put a notice into the outbox."""
         await self._writer.write(outbox.add_notices, notice, durable=True)
 
-    async def claim_notices(self, item: outbox.Claim) -> list[Row[Any]]:
-        """Take from the outbox what is due; no other gateway gets it meanwhile."""
-        rows: list[Row[Any]] = await self._writer.write(outbox.claim_notices, item)
+    async def claim_notices(self, item: outbox.Claim) -> list[NoticeRow]:
+        """Take due notices from the outbox; no other gateway gets them meanwhile."""
+        rows: list[NoticeRow] = await self._writer.write(outbox.claim_notices, item)
         return rows
 
-    async def settle_notice(self, item: outbox.Told) -> None:
-        """Write down what came of telling a notice."""
-        await self._writer.write(outbox.settle_notices, item)
+    async def record_outcome(self, item: outbox.NoticeOutcome) -> None:
+        """Write what became of a notice."""
+        await self._writer.write(outbox.record_outcomes, item)
 
-    async def keep_dead_letter(self, letter: dict[str, Any]) -> None:
+    async def keep_dead_letter(self, letter: DeadLetterRow) -> None:
         """Keep a delivery that could not become a job."""
         await self._writer.write(_keep_dead_letter, letter, durable=True)
 
@@ -187,9 +201,9 @@ def _request_cancel(connection: Connection, job_ids: list[str]) -> list[None]:
     return [None] * len(job_ids)
 
 
-def _add_job_events(connection: Connection, events: list[dict[str, Any]]) -> list[None]:
-    connection.execute(upsert(connection, job_events).on_conflict_do_nothing(), events)
-    notify_others(connection, list({event["job_id"] for event in events}))
+def _add_job_events(connection: Connection, events: list[JobEventRow]) -> list[None]:
+    connection.execute(upsert(connection, job_events).on_conflict_do_nothing(), [to_columns(row) for row in events])
+    notify_others(connection, list({event.job_id for event in events}))
     return [None] * len(events)
 
 
@@ -213,9 +227,9 @@ def _forget(connection: Connection, moments: list[float]) -> list[None]:
         connection.execute(delete(notices).where(notices.c.job_id.in_(gone)))
         connection.execute(delete(jobs).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before))
         connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= time.time()))
-        # What was told is gone already; these nobody could be told, as of a tenant that has no topic.
-        untold = (notices.c.channel == outbox.EVENT) | (notices.c.job_id == "")
-        connection.execute(delete(notices).where(untold, notices.c.created_at <= before))
+        # Delivered ones are gone already; these could not be delivered, for example because the tenant has no topic.
+        undelivered = (notices.c.channel == Channel.EVENT.value) | (notices.c.job_id == "")
+        connection.execute(delete(notices).where(undelivered, notices.c.created_at <= before))
         nobodys = dead_letters.c.job_id.is_(None) | dead_letters.c.job_id.not_in(select(jobs.c.id))
         connection.execute(delete(dead_letters).where(dead_letters.c.created_at <= before, nobodys))
     return [None] * len(moments)
@@ -239,16 +253,21 @@ def _save_engine(connection: Connection, rows: list[dict[str, Any]]) -> list[Non
     return [None] * len(rows)
 
 
-def _set_engine_state(connection: Connection, items: list[tuple[str, str, str | None, float | None]]) -> list[None]:
-    for engine_id, state, reason, probe_at in items:
+def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> list[None]:
+    for item in items:
         # An engine whose card could not be read yet has no row.
-        values = {"state": state, "reason": reason, "probe_at": probe_at, "updated_at": time.time()}
-        statement = upsert(connection, engines).values({"id": engine_id, **values})
+        values = {
+            "state": item.state.value,
+            "reason": item.reason,
+            "probe_at": item.probe_at,
+            "updated_at": time.time(),
+        }
+        statement = upsert(connection, engines).values({"id": item.engine_id, **values})
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
     return [None] * len(items)
 
 
-def _keep_dead_letter(connection: Connection, letters: list[dict[str, Any]]) -> list[None]:
+def _keep_dead_letter(connection: Connection, letters: list[DeadLetterRow]) -> list[None]:
     for letter in letters:
-        connection.execute(upsert(connection, dead_letters).values(letter).on_conflict_do_nothing())
+        connection.execute(upsert(connection, dead_letters).values(to_columns(letter)).on_conflict_do_nothing())
     return [None] * len(letters)

@@ -1,20 +1,21 @@
 """Copies what the job records decided into the ledger. The record decides; the ledger never contradicts it."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, Row, case, func, insert, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.sql import bindparam
 
 from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
-from enginehouse.contracts.job import JobError, JobRecord, Status, StatusReason
+from enginehouse.contracts.job import JobRecord, Status, StatusReason
+from enginehouse.contracts.moments import moment_of, seconds_of
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
 from enginehouse.gateway.ledger.outbox import event_notice, finished_data, webhook_notice
-from enginehouse.gateway.ledger.queue import upsert
-from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs, notices
+from enginehouse.gateway.ledger.rows import DeadLetterRow, JobRow, NoticeRow, to_columns
+from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs, notices, upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,105 +29,89 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """The job's row as it is now."""
+    """A job's row after its record was mirrored."""
 
-    row: dict[str, Any]
+    row: JobRow
     changed: bool
-    notices: bool = False
+    has_notices: bool = False
     """Whether the outbox has something new about it."""
     handed_over_at: float | None = None
-    """When it was handed over for the attempt that this told of."""
+    """The moment of the hand-over that the record is about."""
 
 
-def _timestamp(moment: Any) -> float | None:
-    return moment.timestamp() if moment is not None else None
+def _ended(row: JobRow, record: JobRecord, now: float) -> JobRow:
+    finished_at = seconds_of(record.finished_at) or now
+    return row._replace(
+        status=record.status,
+        status_reason=None,
+        version=record.version or row.version,
+        attempts=max(record.attempt, row.attempts),
+        worker=record.worker,
+        handed_over_at=None,
+        started_at=seconds_of(record.started_at) or row.started_at,
+        finished_at=finished_at,
+        predict_time=record.predict_time,
+        output=pydantic_core.to_json(record.output).decode() if record.status is Status.SUCCEEDED else None,
+        output_ref=record.output_ref,
+        error=record.error,
+        dead_lettered=record.dead_lettered,
+        result_expires_at=finished_at + row.result_ttl_seconds,
+    )
 
 
-def _final(row: dict[str, Any], record: JobRecord, now: float) -> dict[str, Any]:
-    finished_at = _timestamp(record.finished_at) or now
-    return {
-        "status": record.status.value,
-        "status_reason": None,
-        "version": record.version or row["version"],
-        "attempts": max(record.attempt, row["attempts"]),
-        "worker": record.worker,
-        "available_at": row["available_at"],
-        "handed_over_at": None,
-        "started_at": _timestamp(record.started_at) or row["started_at"],
-        "finished_at": finished_at,
-        "predict_time": record.predict_time,
-        "output": pydantic_core.to_json(record.output).decode() if record.status is Status.SUCCEEDED else None,
-        "output_ref": record.output_ref,
-        "error": record.error.model_dump_json() if record.error else None,
-        "dead_lettered": record.dead_lettered,
-        "result_expires_at": finished_at + row["result_ttl_seconds"],
-    }
-
-
-def record_of(row: Row[Any]) -> JobRecord:
-    """The record that `_final` made the row of an ended job from, for a store that lost it."""
-
-    def moment(seconds: float | None) -> datetime | None:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
+def record_of(row: JobRow) -> JobRecord:
+    """Make the record that `_ended` made this row from, for a store that lost it."""
     return JobRecord(
-        status=Status(row.status),
+        status=row.status,
         attempt=row.attempts,
         worker=row.worker,
         version=row.version,
-        started_at=moment(row.started_at),
-        finished_at=moment(row.finished_at),
+        started_at=moment_of(row.started_at),
+        finished_at=moment_of(row.finished_at),
         predict_time=row.predict_time,
         output=pydantic_core.from_json(row.output) if row.output is not None else None,
         output_ref=row.output_ref,
-        error=JobError.model_validate_json(row.error) if row.error else None,
+        error=row.error,
         dead_lettered=row.dead_lettered,
     )
 
 
-def _unfinished(row: dict[str, Any], record: JobRecord) -> dict[str, Any] | None:
-    """What an unfinished record changes; None where the ledger already knows of something later."""
+def _unfinished(row: JobRow, record: JobRecord) -> JobRow | None:
+    """Apply an unfinished record; None where the ledger already knows of something later."""
     retry = record.status is Status.QUEUED
-    # Decided after this hand-over: its end, also where it counts no attempt (the worker was stopping).
-    ends_hand_over = (
-        retry and row["handed_over_at"] is not None and (_timestamp(record.retry_at) or 0) > row["handed_over_at"]
-    )
-    if not ends_hand_over and record.attempt <= row["attempts"]:
+    retry_at, started_at = seconds_of(record.retry_at), seconds_of(record.started_at)
+    # A retry that was decided after this hand-over ends it, even if no attempt was counted (the worker was stopping).
+    ends_hand_over = retry and row.handed_over_at is not None and (retry_at or 0) > row.handed_over_at
+    if not ends_hand_over and record.attempt <= row.attempts:
         return None
-    return {
-        "status": record.status.value,
-        "status_reason": StatusReason.RETRY_SCHEDULED.value if retry else None,
-        "version": record.version or row["version"],
-        "attempts": record.attempt,
-        "worker": record.worker,
-        "available_at": _timestamp(record.retry_at) or row["available_at"],
-        "handed_over_at": None if retry else (row["handed_over_at"] or _timestamp(record.started_at)),
-        "started_at": _timestamp(record.started_at) or row["started_at"],
-        "finished_at": None,
-        "predict_time": record.predict_time,
-        "output": None,
-        "output_ref": None,
-        "error": record.error.model_dump_json() if record.error else None,
-        "dead_lettered": False,
-        "result_expires_at": None,
-    }
+    return row._replace(
+        status=record.status,
+        status_reason=StatusReason.RETRY_SCHEDULED if retry else None,
+        version=record.version or row.version,
+        attempts=record.attempt,
+        worker=record.worker,
+        available_at=retry_at or row.available_at,
+        handed_over_at=None if retry else (row.handed_over_at or started_at),
+        started_at=started_at or row.started_at,
+        finished_at=None,
+        predict_time=record.predict_time,
+        output=None,
+        output_ref=None,
+        error=record.error,
+        dead_lettered=False,
+        result_expires_at=None,
+    )
 
 
+_MIRRORED_COLUMNS = (
+    "status status_reason version attempts worker available_at handed_over_at started_at finished_at "
+    "predict_time output output_ref error dead_lettered result_expires_at"
+).split()
 _UPDATE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
-    .values(
-        {
-            name: bindparam(f"new_{name}")
-            for name in (
-                "status status_reason version attempts worker available_at handed_over_at started_at finished_at "
-                "predict_time output output_ref error dead_lettered result_expires_at"
-            ).split()
-        }
-    )
+    .values({name: bindparam(f"new_{name}") for name in _MIRRORED_COLUMNS})
 )
-
-
 _PRESENT = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 _PRESENT_LOCKED = _PRESENT.order_by(jobs.c.id).with_for_update()
 _COUNT_ENDS = (
@@ -139,117 +124,100 @@ _COUNT_ENDS = (
 
 
 def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored | None]:
-    """Bring the jobs' rows to what their records say; None for a job the ledger does not have."""
+    """Bring the jobs' rows to what their records say; None for a job that the ledger does not have."""
     query = _PRESENT_LOCKED if connection.dialect.name == "postgresql" else _PRESENT
-    ids = {"ids": list({item.job_id for item in items})}
-    present = {row["id"]: dict(row) for row in connection.execute(query, ids).mappings()}
-    handed_over = {job_id: row["handed_over_at"] for job_id, row in present.items()}
-    changes: dict[str, dict[str, Any]] = {}
-    told: set[str] = set()
+    found = connection.execute(query, {"ids": list({item.job_id for item in items})})
+    present = {row.id: JobRow.from_row(row) for row in found}
+    handed_over_at = {job_id: row.handed_over_at for job_id, row in present.items()}
+    changed: dict[str, JobRow] = {}
     for item in items:
-        # As the records before it in this group have left it.
+        # `present` holds each row as the records before it in this group have left it.
         row = present.get(item.job_id)
-        if row is None or Status(row["status"]).is_final:
+        if row is None or row.status.is_final:
             continue
-        record = item.record
-        change = _final(row, record, item.now) if record.status.is_final else _unfinished(row, record)
-        if change:
-            changes[item.job_id] = change
-            row |= change
-    if changes:
-        connection.execute(
-            _UPDATE,
-            [
-                {"job_id": job_id} | {f"new_{name}": value for name, value in change.items()}
-                for job_id, change in changes.items()
-            ],
-        )
-        _count_ends(connection, [present[job_id] for job_id in changes])
-        _keep_dead_letters(connection, [present[job_id] for job_id in changes])
-        ended = [present[job_id] for job_id in changes if Status(present[job_id]["status"]).is_final]
-        told = _put_in_outbox(connection, [present[job_id] for job_id in changes])
-        notify_others(connection, [row["id"] for row in ended])
+        new = _ended(row, item.record, item.now) if item.record.status.is_final else _unfinished(row, item.record)
+        if new:
+            present[item.job_id] = changed[item.job_id] = new
+    with_notices = _write(connection, list(changed.values())) if changed else set()
     return [
-        Mirrored(present[item.job_id], item.job_id in changes, item.job_id in told, handed_over[item.job_id])
+        Mirrored(present[item.job_id], item.job_id in changed, item.job_id in with_notices, handed_over_at[item.job_id])
         if item.job_id in present
         else None
         for item in items
     ]
 
 
-def _put_in_outbox(connection: Connection, changed: list[dict[str, Any]]) -> set[str]:
-    """Notices about jobs that began or ended, in the transaction that makes it true; returns the ids of those with one."""
-    rows = []
-    for row in changed:
-        ended, started = Status(row["status"]).is_final, row["status"] == Status.RUNNING.value
-        if not (ended or started) or not ('"finished_event"' in row["options"] or '"webhook"' in row["options"]):
-            continue
-        options = pydantic_core.from_json(row["options"])
-        if ended and options.get("finished_event"):
-            correlation = options["finished_event"]["correlation_id"]
-            rows.append(event_notice(row["tenant"], JOB_COMPLETED, finished_data(row), row["id"], correlation))
-        wanted = "completed" if ended else "start"
-        if options.get("webhook") and wanted in options["webhook_events_filter"]:
-            kind = JOB_COMPLETED if ended else JOB_STARTED
-            rows.append(webhook_notice(row, kind, options["webhook"]))
+def _write(connection: Connection, changed: list[JobRow]) -> set[str]:
+    """Write changed rows and everything that follows from them; return the ids of those with a notice."""
+    connection.execute(_UPDATE, [_new_values(row) for row in changed])
+    _count_ends(connection, changed)
+    _keep_dead_letters(connection, changed)
+    with_notices = _put_in_outbox(connection, changed)
+    notify_others(connection, [row.id for row in changed if row.status.is_final])
+    return with_notices
+
+
+def _new_values(row: JobRow) -> dict[str, Any]:
+    values = {f"new_{name}": value for name, value in to_columns(row, *_MIRRORED_COLUMNS).items()}
+    return {"job_id": row.id} | values
+
+
+def _notices_of(row: JobRow) -> Iterable[NoticeRow]:
+    """Make the notices that a job asked for, of its start or its end."""
+    ended = row.status.is_final
+    if not ended and row.status is not Status.RUNNING:
+        return
+    options = row.options
+    if ended and options.finished_event:
+        yield event_notice(row.tenant, JOB_COMPLETED, finished_data(row), row.id, options.finished_event.correlation_id)
+    if options.webhook and ("completed" if ended else "start") in options.webhook_events_filter:
+        yield webhook_notice(row, JOB_COMPLETED if ended else JOB_STARTED, options.webhook)
+
+
+def _put_in_outbox(connection: Connection, changed: list[JobRow]) -> set[str]:
+    """Add notices of jobs that began or ended, in the transaction that makes it true; return those jobs' ids."""
+    rows = [notice for row in changed for notice in _notices_of(row)]
     if rows:
-        connection.execute(insert(notices), rows)
-    return {row["job_id"] for row in rows}
+        connection.execute(insert(notices), [to_columns(row) for row in rows])
+    return {row.job_id for row in rows}
 
 
-def _count_ends(connection: Connection, ended: list[dict[str, Any]]) -> None:
-    succeeded = Counter(row["engine"] for row in ended if row["status"] == Status.SUCCEEDED.value)
-    failed = Counter(row["engine"] for row in ended if row["status"] in (Status.FAILED.value, Status.TIMED_OUT.value))
+def _count_ends(connection: Connection, changed: list[JobRow]) -> None:
+    succeeded = Counter(row.engine for row in changed if row.status is Status.SUCCEEDED)
+    failed = Counter(row.engine for row in changed if row.status in (Status.FAILED, Status.TIMED_OUT))
     for engine in sorted(succeeded.keys() | failed.keys()):
         more = {"more_succeeded": succeeded[engine], "more_failed": failed[engine]}
         connection.execute(_COUNT_ENDS, {"engine": engine} | more)
 
 
-def _keep_dead_letters(connection: Connection, ended: list[dict[str, Any]]) -> None:
+def _keep_dead_letters(connection: Connection, changed: list[JobRow]) -> None:
     letters = [
-        {
-            "id": row["id"],
-            "tenant": row["tenant"],
-            "engine": row["engine"],
-            "job_id": row["id"],
-            "reason": pydantic_core.from_json(row["error"])["code"] if row["error"] else "FAILED",
-            "attempts": row["attempts"],
-            "error": row["error"],
-            "created_at": row["finished_at"],
-        }
-        for row in ended
-        if row["dead_lettered"]
+        DeadLetterRow(
+            id=row.id,
+            tenant=row.tenant,
+            engine=row.engine,
+            job_id=row.id,
+            reason=row.error.code if row.error else "FAILED",
+            attempts=row.attempts,
+            error=row.error,
+            event=None,
+            created_at=row.finished_at or row.created_at,
+            redriven_as=None,
+        )
+        for row in changed
+        if row.dead_lettered
     ]
     if letters:
-        connection.execute(upsert(connection, dead_letters).on_conflict_do_nothing(), letters)
+        statement = upsert(connection, dead_letters).on_conflict_do_nothing()
+        connection.execute(statement, [to_columns(letter) for letter in letters])
 
 
-def notify_others(connection: Connection, ended: list[str]) -> None:
+def notify_others(connection: Connection, job_ids: list[str]) -> None:
     """Tell the other gateways, whose callers may be waiting for one of these jobs."""
-    if ended and connection.dialect.name == "postgresql":
+    if job_ids and connection.dialect.name == "postgresql":
         # A notification holds at most 8,000 bytes; an id takes 37.
-        for start in range(0, len(ended), 200):
+        for start in range(0, len(job_ids), 200):
             connection.execute(
                 text("SELECT pg_notify(:channel, :ids)"),
-                {"channel": NOTIFY_CHANNEL, "ids": " ".join(ended[start : start + 200])},
+                {"channel": NOTIFY_CHANNEL, "ids": " ".join(job_ids[start : start + 200])},
             )
-
-
-def queue_counts(connection: Connection, engine: str) -> dict[str, int]:
-    """How many jobs of an engine are queued and running."""
-    waiting = connection.execute(
-        select(func.count()).where(jobs.c.engine == engine, jobs.c.status == "queued", jobs.c.handed_over_at.is_(None))
-    ).scalar_one()
-    handed = connection.execute(
-        select(
-            func.coalesce(func.sum(case((jobs.c.status == "queued", 1), else_=0)), 0),
-            func.coalesce(func.sum(case((jobs.c.status == "running", 1), else_=0)), 0),
-        ).where(jobs.c.engine == engine, jobs.c.handed_over_at.is_not(None))
-    ).one()
-    ends = connection.execute(select(engines.c.succeeded, engines.c.failed).where(engines.c.id == engine)).first()
-    return {
-        "queued": waiting + handed[0],
-        "running": handed[1],
-        "succeeded": ends.succeeded if ends else 0,
-        "failed": ends.failed if ends else 0,
-    }

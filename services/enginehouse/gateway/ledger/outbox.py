@@ -1,26 +1,40 @@
-"""The outbox: what must still be told, kept until it is."""
+"""The outbox: notices to tenants, kept until they are delivered."""
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
 
 from enginehouse.contracts.cloud_event import GATEWAY_SOURCE, cloud_event
+from enginehouse.contracts.moments import moment_of
 from enginehouse.contracts.names import new_job_id
+from enginehouse.gateway.ledger.rows import Channel, JobRow, NoticeRow, NoticeState, to_columns
 from enginehouse.gateway.ledger.schema import notices
 
-EVENT, WEBHOOK = "event", "webhook"
-PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
+
+def _notice(notice_id: str, job_id: str, tenant: str, event: str, body: bytes, target: str | None = None) -> NoticeRow:
+    now = time.time()
+    return NoticeRow(
+        id=notice_id,
+        job_id=job_id,
+        tenant=tenant,
+        channel=Channel.EVENT if target is None else Channel.WEBHOOK,
+        event=event,
+        target=target,
+        body=body.decode(),
+        state=NoticeState.PENDING,
+        last_error=None,
+        attempts=0,
+        due_at=now,
+        created_at=now,
+    )
 
 
-def event_notice(
-    tenant: str, kind: str, data: dict[str, Any], job_id: str, correlation_id: str | None
-) -> dict[str, Any]:
-    """A row of the outbox that becomes an event on finished.<tenant>."""
-    now, notice_id = time.time(), new_job_id()
+def event_notice(tenant: str, kind: str, data: dict[str, Any], job_id: str, correlation_id: str | None) -> NoticeRow:
+    """Make a notice that becomes an event on finished.<tenant>; `job_id` is empty if it is about an engine."""
+    notice_id = new_job_id()
     body = cloud_event(
         event_id=notice_id,
         kind=kind,
@@ -29,95 +43,70 @@ def event_notice(
         data=data,
         extensions={"tenantid": tenant, "correlationid": correlation_id},
     )
+    return _notice(notice_id, job_id, tenant, kind, body)
+
+
+def finished_data(row: JobRow) -> dict[str, Any]:
+    """Describe an ended job for its event: enough that its receiver need not ask."""
     return {
-        "id": notice_id,
-        "job_id": job_id,
-        "tenant": tenant,
-        "channel": EVENT,
-        "event": kind,
-        "target": None,
-        "body": body.decode(),
-        "state": PENDING,
-        "attempts": 0,
-        "due_at": now,
-        "created_at": now,
+        "id": row.id,
+        "engine": row.engine,
+        "version": row.version,
+        "status": row.status,
+        "output": pydantic_core.from_json(row.output) if row.output else None,
+        "error": row.error,
+        "attempts": row.attempts,
+        "urls": {"get": f"/v1/jobs/{row.id}"},
     }
 
 
-def finished_data(row: dict[str, Any]) -> dict[str, Any]:
-    """What an event says of an ended job: enough that its receiver need not ask."""
-    return {
-        "id": row["id"],
-        "engine": row["engine"],
-        "version": row["version"],
-        "status": row["status"],
-        "output": pydantic_core.from_json(row["output"]) if row["output"] else None,
-        "error": pydantic_core.from_json(row["error"]) if row["error"] else None,
-        "attempts": row["attempts"],
-        "urls": {"get": f"/v1/jobs/{row['id']}"},
-    }
+def webhook_notice(row: JobRow, kind: str, target: str) -> NoticeRow:
+    """Make a notice that becomes a webhook of a job: a thin body, after which the receiver reads the job."""
+    data = {"id": row.id, "engine": row.engine, "status": row.status, "error": row.error}
+    return owner_notice(row.tenant, kind, data, target, row.id)
 
 
-def webhook_notice(row: dict[str, Any], kind: str, target: str) -> dict[str, Any]:
-    """A row of the outbox that becomes a webhook: a thin body, after which the receiver reads the job."""
-    error = pydantic_core.from_json(row["error"]) if row["error"] else None
-    data = {"id": row["id"], "engine": row["engine"], "status": row["status"], "error": error}
-    return owner_notice(row["tenant"], kind, data, target, row["id"])
-
-
-def owner_notice(tenant: str, kind: str, data: dict[str, Any], target: str, job_id: str = "") -> dict[str, Any]:
-    """A row of the outbox that becomes a webhook of a tenant."""
-    now = time.time()
-    body = {"type": kind, "timestamp": datetime.fromtimestamp(now, UTC), "data": data}
-    return {
-        "id": new_job_id(),
-        "job_id": job_id,
-        "tenant": tenant,
-        "channel": WEBHOOK,
-        "event": kind,
-        "target": target,
-        "body": pydantic_core.to_json(body).decode(),
-        "state": PENDING,
-        "attempts": 0,
-        "due_at": now,
-        "created_at": now,
-    }
+def owner_notice(tenant: str, kind: str, data: dict[str, Any], target: str, job_id: str = "") -> NoticeRow:
+    """Make a notice that becomes a webhook of a tenant."""
+    body = {"type": kind, "timestamp": moment_of(time.time()), "data": data}
+    return _notice(new_job_id(), job_id, tenant, kind, pydantic_core.to_json(body), target)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Take what is due in a channel, for `lease_seconds`: after that, another gateway may take it."""
+    """Take due notices of a channel for `lease_seconds`; after that, another gateway may take them."""
 
     now: float
-    channel: str
+    channel: Channel
     limit: int
     lease_seconds: float
     of_one_tenant: int | None = None
     """At most so many of each tenant."""
     without: frozenset[str] = frozenset()
-    """Tenants that have enough in hand."""
+    """Tenants that have enough on their way."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What came of telling a notice: delivered, failed for good, or to be tried again at `due_at`."""
+class NoticeOutcome:
+    """What became of a notice: delivered, failed for good, or pending until `due_at`."""
 
     notice_id: str
-    state: str
+    state: NoticeState
     error: str | None = None
     due_at: float = 0
 
 
-def claim_notices(connection: Connection, items: list[Claim]) -> list[list[Row[Any]]]:
-    """Notices whose time has come, the longest due first."""
+def claim_notices(connection: Connection, items: list[Claim]) -> list[list[NoticeRow]]:
+    """Take the notices whose time has come, the longest due first."""
     return [_claim(connection, item) for item in items]
 
 
-def _claim(connection: Connection, item: Claim) -> list[Row[Any]]:
+def _claim(connection: Connection, item: Claim) -> list[NoticeRow]:
     due = [
+        # As text, so that the index of pending notices is used.
         notices.c.state == text("'pending'"),
         notices.c.due_at <= item.now,
-        notices.c.channel == item.channel,
+        notices.c.channel == item.channel.value,
         notices.c.tenant.not_in(item.without),
     ]
     query = select(notices).where(*due)
@@ -126,7 +115,7 @@ def _claim(connection: Connection, item: Claim) -> list[Row[Any]]:
         ranked = select(notices.c.id, place).where(*due).subquery()
         query = query.where(notices.c.id.in_(select(ranked.c.id).where(ranked.c.place <= item.of_one_tenant)))
     query = query.order_by(notices.c.due_at).limit(item.limit).with_for_update(skip_locked=True)
-    rows = list(connection.execute(query))
+    rows = [NoticeRow.from_row(row) for row in connection.execute(query)]
     if rows:
         connection.execute(
             update(notices)
@@ -136,27 +125,26 @@ def _claim(connection: Connection, item: Claim) -> list[Row[Any]]:
     return rows
 
 
-def add_notices(connection: Connection, rows: list[dict[str, Any]]) -> list[None]:
-    """Put into the outbox."""
-    connection.execute(insert(notices), rows)
+def add_notices(connection: Connection, rows: list[NoticeRow]) -> list[None]:
+    """Put notices into the outbox."""
+    connection.execute(insert(notices), [to_columns(row) for row in rows])
     return [None] * len(rows)
 
 
-def settle_notices(connection: Connection, items: list[Told]) -> list[None]:
-    """Write down what came of telling. What was told is forgotten; but a webhook's end stays with its job."""
+def record_outcomes(connection: Connection, items: list[NoticeOutcome]) -> list[None]:
+    """Write what became of notices. A delivered one is deleted, but a job's webhook stays with its job."""
     for item in items:
-        if item.state == DELIVERED:
-            of_no_job = or_(notices.c.channel == EVENT, notices.c.job_id == "")
-            connection.execute(delete(notices).where(notices.c.id == item.notice_id, of_no_job))
-        values: dict[str, Any] = {"state": item.state, "last_error": item.error}
-        if item.state == PENDING:
+        if item.state is NoticeState.DELIVERED:
+            not_kept = or_(notices.c.channel == Channel.EVENT.value, notices.c.job_id == "")
+            connection.execute(delete(notices).where(notices.c.id == item.notice_id, not_kept))
+        values: dict[str, Any] = {"state": item.state.value, "last_error": item.error}
+        if item.state is NoticeState.PENDING:
             values["due_at"] = item.due_at
         connection.execute(update(notices).where(notices.c.id == item.notice_id).values(values))
     return [None] * len(items)
 
 
-def webhooks_of(connection: Connection, job_id: str) -> list[Row[Any]]:
-    """A job's webhooks and what came of each."""
-    query = select(notices.c.event, notices.c.state, notices.c.attempts, notices.c.last_error)
-    query = query.where(notices.c.job_id == job_id, notices.c.channel == WEBHOOK)
-    return list(connection.execute(query.order_by(notices.c.created_at)))
+def webhooks_of(connection: Connection, job_id: str) -> list[NoticeRow]:
+    """Return a job's webhooks, with what became of each."""
+    query = select(notices).where(notices.c.job_id == job_id, notices.c.channel == Channel.WEBHOOK.value)
+    return [NoticeRow.from_row(row) for row in connection.execute(query.order_by(notices.c.created_at))]

@@ -1,23 +1,45 @@
-"""Questions to the ledger."""
+"""Questions to the ledger, as functions over a connection."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text, tuple_
+from sqlalchemy import Column, Connection, Select, case, func, null, select, text, tuple_
 
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, job_events, jobs
+from enginehouse.gateway.ledger.rows import UNFINISHED, DeadLetterRow, EngineRow, JobEventRow, JobRow
+from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, engines, job_events, jobs
 
-_LISTED = [column for column in jobs.c if column.name not in ("input", "output", "options")]
+
+def _without(columns: Any, *left_out: str) -> "Select[Any]":
+    """Select the columns in the table's order, with NULL in the place of those that are large and not needed."""
+
+    def shown(column: Column[Any]) -> Any:
+        return null().label(column.name) if column.name in left_out else column
+
+    return select(*(shown(column) for column in columns))
 
 
-def job(connection: Connection, job_id: str) -> Row[Any] | None:
-    """One job, whole."""
-    return connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
+_WITHOUT_PAYLOAD = _without(jobs.c, "input", "output")
+_LETTERS_WITHOUT_EVENT = _without(dead_letters.c, "event")
+
+
+def _jobs(connection: Connection, query: "Select[Any]") -> list[JobRow]:
+    return [JobRow.from_row(row) for row in connection.execute(query)]
+
+
+def answers(connection: Connection) -> bool:
+    """Say that the ledger answers."""
+    return connection.execute(text("SELECT 1")).scalar() == 1
+
+
+def job(connection: Connection, job_id: str) -> JobRow | None:
+    """Return one job, whole."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
+    return None if row is None else JobRow.from_row(row)
 
 
 def engines_of(connection: Connection, job_ids: list[str]) -> dict[str, str]:
-    """The engine that the ledger names for each of these jobs it has."""
+    """Return, for each of these jobs that the ledger has, the engine that it names."""
     return dict(connection.execute(select(jobs.c.id, jobs.c.engine).where(jobs.c.id.in_(job_ids))).all())
 
 
@@ -32,68 +54,26 @@ class Listing:
     limit: int
 
 
-def list_jobs(connection: Connection, listing: Listing) -> list[Row[Any]]:
-    """A page of a tenant's jobs, without inputs and outputs."""
-    query = select(*_LISTED).where(jobs.c.tenant == listing.tenant)
+def list_jobs(connection: Connection, listing: Listing) -> list[JobRow]:
+    """Return a page of a tenant's jobs, without inputs and outputs."""
+    query = _WITHOUT_PAYLOAD.where(jobs.c.tenant == listing.tenant)
     if listing.engine:
         query = query.where(jobs.c.engine == listing.engine)
     if listing.status:
         query = query.where(jobs.c.status == listing.status.value)
     if listing.cursor:
         query = query.where(jobs.c.id < listing.cursor)
-    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(listing.limit)))
+    return _jobs(connection, query.order_by(jobs.c.id.desc()).limit(listing.limit))
 
 
 def backlogs(connection: Connection) -> dict[str, int]:
-    """How many jobs of each engine wait in the ledger for room."""
-    return dict(
-        connection.execute(select(jobs.c.engine, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine)).all()
-    )
-
-
-def past_queue_deadline(connection: Connection, now: float, limit: int, but_of: tuple[str, ...] = ()) -> list[Row[Any]]:
-    """Queued jobs whose queue clock is over, but not those of the engines `but_of`."""
-    return list(
-        connection.execute(
-            select(
-                jobs.c.id,
-                jobs.c.engine,
-                jobs.c.attempts,
-                jobs.c.created_at,
-                jobs.c.queue_deadline,
-                jobs.c.result_ttl_seconds,
-            )
-            .where(jobs.c.status == "queued", jobs.c.queue_deadline <= now, jobs.c.engine.not_in(but_of))
-            .limit(limit)
-        )
-    )
-
-
-def handed_over(connection: Connection, before: float) -> list[Row[Any]]:
-    """Unfinished jobs handed over before that moment: at most a window of each engine."""
-    return list(
-        connection.execute(
-            select(
-                jobs.c.id,
-                jobs.c.engine,
-                jobs.c.status,
-                jobs.c.attempts,
-                jobs.c.worker,
-                jobs.c.handed_over_at,
-                jobs.c.hand_overs,
-                jobs.c.started_at,
-                jobs.c.options,
-                jobs.c.queue_deadline,
-                jobs.c.result_ttl_seconds,
-            )
-            .where(jobs.c.handed_over_at.is_not(None), jobs.c.handed_over_at < before)
-            .order_by(jobs.c.engine, jobs.c.handed_over_at)
-        )
-    )
+    """Count the jobs of each engine that wait in the ledger for room in its window."""
+    query = select(jobs.c.engine, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine)
+    return dict(connection.execute(query).all())
 
 
 def in_flight(connection: Connection) -> dict[str, int]:
-    """How many jobs of each tenant have been accepted and not ended."""
+    """Count the jobs of each tenant that were accepted and have not ended."""
     totals: dict[str, int] = {}
     for condition in (text(BACKLOG), jobs.c.handed_over_at.is_not(None)):
         counted = connection.execute(select(jobs.c.tenant, func.count()).where(condition).group_by(jobs.c.tenant))
@@ -102,81 +82,119 @@ def in_flight(connection: Connection) -> dict[str, int]:
     return totals
 
 
-def waiting(connection: Connection, engine: str, limit: int) -> list[Row[Any]]:
-    """Jobs of an engine that wait in the ledger, the oldest first."""
-    return list(
-        connection.execute(
-            select(jobs.c.id, jobs.c.engine, jobs.c.queue_deadline, jobs.c.result_ttl_seconds)
-            .where(jobs.c.engine == engine, jobs.c.status == "queued")
-            .order_by(jobs.c.id)
-            .limit(limit)
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """Jobs of an engine: waiting and running now, ended since the ledger began."""
+
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+def queue_counts(connection: Connection, engine: str) -> QueueCounts:
+    """Count the jobs of an engine."""
+    waiting = connection.execute(
+        select(func.count()).where(
+            jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value, jobs.c.handed_over_at.is_(None)
         )
-    )
+    ).scalar_one()
 
+    def number_of(status: Status) -> Any:
+        return func.coalesce(func.sum(case((jobs.c.status == status.value, 1), else_=0)), 0)
 
-def unfinished_of(connection: Connection, engines: list[str], limit: int) -> list[Row[Any]]:
-    """Jobs of these engines that have not ended."""
-    return list(
-        connection.execute(
-            select(jobs.c.id, jobs.c.engine, jobs.c.attempts)
-            .where(jobs.c.engine.in_(engines), jobs.c.status.in_(["queued", "running"]))
-            .limit(limit)
+    in_window = connection.execute(
+        select(number_of(Status.QUEUED), number_of(Status.RUNNING)).where(
+            jobs.c.engine == engine, jobs.c.handed_over_at.is_not(None)
         )
+    ).one()
+    ends = connection.execute(select(engines.c.succeeded, engines.c.failed).where(engines.c.id == engine)).first()
+    succeeded, failed = ends or (0, 0)
+    return QueueCounts(waiting + in_window[0], in_window[1], succeeded, failed)
+
+
+def past_queue_deadline(connection: Connection, now: float, limit: int, but_of: tuple[str, ...] = ()) -> list[JobRow]:
+    """Return queued jobs whose time in the queue is over, but not those of the engines `but_of`."""
+    query = _WITHOUT_PAYLOAD.where(
+        jobs.c.status == Status.QUEUED.value, jobs.c.queue_deadline <= now, jobs.c.engine.not_in(but_of)
     )
+    return _jobs(connection, query.limit(limit))
 
 
-def last_ended(connection: Connection, limit: int) -> list[Row[Any]]:
-    """The last jobs accepted that have ended, and whose result is not past its time: the newest first."""
+def handed_over(connection: Connection, before: float) -> list[JobRow]:
+    """Return unfinished jobs that were handed over before that moment: at most a window of each engine."""
+    query = _WITHOUT_PAYLOAD.where(jobs.c.handed_over_at.is_not(None), jobs.c.handed_over_at < before)
+    return _jobs(connection, query.order_by(jobs.c.engine, jobs.c.handed_over_at))
+
+
+def waiting(connection: Connection, engine: str, limit: int) -> list[JobRow]:
+    """Return queued jobs of an engine, the oldest first."""
+    query = _WITHOUT_PAYLOAD.where(jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value)
+    return _jobs(connection, query.order_by(jobs.c.id).limit(limit))
+
+
+def unfinished_of(connection: Connection, engines: list[str], limit: int) -> list[JobRow]:
+    """Return jobs of these engines that have not ended."""
+    query = _WITHOUT_PAYLOAD.where(jobs.c.engine.in_(engines), jobs.c.status.in_(UNFINISHED))
+    return _jobs(connection, query.limit(limit))
+
+
+def last_ended(connection: Connection, limit: int) -> list[tuple[str, str]]:
+    """Return id and engine of the last jobs accepted that have ended and keep their result: the newest first."""
     query = select(jobs.c.id, jobs.c.engine).where(jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
-    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)))
+    return [(row.id, row.engine) for row in connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))]
 
 
 def ended_of(connection: Connection, engine: str, before: str | None, limit: int) -> list[str]:
-    """Jobs of an engine that have ended, accepted before the job `before`: the newest first."""
+    """Return ids of an engine's ended jobs that were accepted before the job `before`: the newest first."""
     query = select(jobs.c.id).where(jobs.c.engine == engine, jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
     if before:
         query = query.where(jobs.c.id < before)
     return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).scalars())
 
 
+def past_result(connection: Connection, now: float, limit: int) -> list[JobRow]:
+    """Return ended jobs whose result is past its time and still kept."""
+    query = _WITHOUT_PAYLOAD.where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
+    return _jobs(connection, query.limit(limit))
+
+
 def list_dead_letters(
     connection: Connection, tenant: str | None, after: tuple[float, str] | None, limit: int
-) -> list[Row[Any]]:
-    """A page of a tenant's dead letters, newest first, after the one made then with that id.
+) -> list[DeadLetterRow]:
+    """Return a page of a tenant's dead letters, newest first, after the one of that moment and id.
 
-    `tenant` None: what nobody could parse.
+    `tenant` None: those that nobody could parse.
     """
-    query = select(*(column for column in dead_letters.c if column.name != "event"))
-    query = query.where(dead_letters.c.tenant.is_(None) if tenant is None else dead_letters.c.tenant == tenant)
+    query = _LETTERS_WITHOUT_EVENT.where(
+        dead_letters.c.tenant.is_(None) if tenant is None else dead_letters.c.tenant == tenant
+    )
     if after:
         query = query.where(tuple_(dead_letters.c.created_at, dead_letters.c.id) < tuple_(*after))
-    query = query.order_by(dead_letters.c.created_at.desc(), dead_letters.c.id.desc())
-    return list(connection.execute(query.limit(limit)))
+    query = query.order_by(dead_letters.c.created_at.desc(), dead_letters.c.id.desc()).limit(limit)
+    return [DeadLetterRow.from_row(row) for row in connection.execute(query)]
 
 
-def dead_letter(connection: Connection, letter_id: str) -> Row[Any] | None:
-    """One dead letter, with the event where it was kept."""
-    return connection.execute(select(dead_letters).where(dead_letters.c.id == letter_id)).first()
+def dead_letter(connection: Connection, letter_id: str) -> DeadLetterRow | None:
+    """Return one dead letter, with its event where that was kept."""
+    row = connection.execute(select(dead_letters).where(dead_letters.c.id == letter_id)).first()
+    return None if row is None else DeadLetterRow.from_row(row)
 
 
-def job_events_after(connection: Connection, job_id: str, sequence: int, limit: int) -> list[Row[Any]]:
-    """What an engine told of a job after the event `sequence`."""
-    return list(
-        connection.execute(
-            select(job_events)
-            .where(job_events.c.job_id == job_id, job_events.c.sequence > sequence)
-            .order_by(job_events.c.sequence)
-            .limit(limit)
-        )
-    )
+def job_events_after(connection: Connection, job_id: str, sequence: int, limit: int) -> list[JobEventRow]:
+    """Return what an engine reported of a job after the event `sequence`."""
+    query = select(job_events).where(job_events.c.job_id == job_id, job_events.c.sequence > sequence)
+    return [JobEventRow._make(row) for row in connection.execute(query.order_by(job_events.c.sequence).limit(limit))]
 
 
-def past_result(connection: Connection, now: float, limit: int) -> list[Row[Any]]:
-    """Ended jobs whose result is past its time and still there."""
-    return list(
-        connection.execute(
-            select(jobs.c.id, jobs.c.tenant, jobs.c.input_ref, jobs.c.output_ref)
-            .where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
-            .limit(limit)
-        )
-    )
+def known_engines(connection: Connection) -> list[EngineRow]:
+    """Return the engines as they were last known."""
+    return [EngineRow.from_row(row) for row in connection.execute(select(engines))]
+
+
+_STATES = _without(engines.c, "card")
+
+
+def engine_states(connection: Connection) -> list[EngineRow]:
+    """Return the engines without their cards: asked every second."""
+    return [EngineRow.from_row(row) for row in connection.execute(_STATES)]

@@ -1,6 +1,22 @@
 """The ledger's tables. Times are seconds since the epoch; JSON is kept as text, as it came."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text, text
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
 metadata = MetaData()
 
@@ -115,7 +131,7 @@ dead_letters = Table(
     Index("ix_dead_letters_tenant", "tenant", "id"),
 )
 
-# What engines told while they worked, for whoever follows a job.
+# What engines reported while they worked, for callers that follow a job.
 job_events = Table(
     "job_events",
     metadata,
@@ -125,7 +141,7 @@ job_events = Table(
     Column("value", Text, nullable=False),
 )
 
-# The outbox: what must still be told about a job. Written in the transaction that makes it true.
+# The outbox: notices to tenants. Written in the transaction that makes them true.
 notices = Table(
     "notices",
     metadata,
@@ -136,7 +152,7 @@ notices = Table(
     Column("event", String(60), nullable=False),
     Column("target", Text),
     Column("body", Text, nullable=False),
-    # pending, delivered or failed: a webhook's own status, which never touches the job's.
+    # pending, delivered or failed: the notice's own state, which never touches the job's.
     Column("state", String(10), nullable=False),
     Column("last_error", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -150,3 +166,8 @@ notices = Table(
     ),
     Index("ix_notices_job", "job_id"),
 )
+
+
+def upsert(connection: Connection, table: Any) -> Any:
+    """Return the dialect's INSERT that can resolve conflicts."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)

@@ -1,4 +1,4 @@
-"""Tells tenants what became of their jobs: events on finished.<tenant> and webhooks, from the outbox, at least once."""
+"""Empties the outbox, at least once for each notice: events on finished.<tenant>, and webhooks."""
 
 import asyncio
 import contextlib
@@ -6,92 +6,96 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx2
 import structlog
-from sqlalchemy import Row
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import finished_topic, requests_component
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.outbox import (
-    DELIVERED,
-    EVENT,
-    FAILED,
-    PENDING,
-    WEBHOOK,
-    Claim,
-    Told,
-    event_notice,
-    owner_notice,
-)
+from enginehouse.gateway.ledger.outbox import Claim, NoticeOutcome, event_notice, owner_notice
+from enginehouse.gateway.ledger.rows import Channel, NoticeRow, NoticeState
 from enginehouse.gateway.notify.webhooks import GiveUp, Webhooks
 from enginehouse.sidecar.base import Sidecar
 
 log = structlog.get_logger()
 
 _AT_ONCE = 200
-_IDLE_SECONDS = 2.0
 _LEASE_SECONDS = 60.0
 _LONGEST_BACKOFF_SECONDS = 3_600.0
 _WEBHOOK_ATTEMPTS = 20
 """With the backoff: about half a day."""
 _WEBHOOKS_AT_ONCE = 64
 _WEBHOOKS_OF_ONE_TENANT = 8
-"""A tenant whose receiver hangs holds up its own webhooks, and nobody else's."""
+"""A tenant whose receiver hangs holds up its own webhooks only."""
 
 
 def backoff_seconds(attempts: int) -> float:
-    """How long to wait after so many attempts: doubling, with jitter, at most an hour."""
+    """Return how long to wait after so many attempts: doubling, with jitter, at most an hour."""
     return min(2.0**attempts, _LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
 
 
 class Notifier:
-    """Empties the outbox."""
+    """Puts notices into the outbox, and delivers those that are due."""
 
-    def __init__(self, sidecar: Sidecar, ledger: Ledger, webhooks: Webhooks) -> None:
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        ledger: Ledger,
+        webhooks: Webhooks,
+        *,
+        idle_seconds: float,
+        backoff: Callable[[int], float] = backoff_seconds,
+    ) -> None:
+        """Look at the outbox at least every `idle_seconds`; wait `backoff(attempts)` seconds after a failure."""
         self._sidecar = sidecar
         self._webhooks = webhooks
         self._ledger = ledger
+        self._idle_seconds = idle_seconds
+        self._backoff = backoff
         self._events_woken = asyncio.Event()
         self._webhooks_woken = asyncio.Event()
-        self._sending: dict[asyncio.Task[None], str] = {}
-        """Webhooks on their way, and whose each is."""
+        self._sending: Counter[str] = Counter()
+        """Webhooks of each tenant that are on their way."""
 
-    async def tell(self, tenant: str, kind: str, data: dict[str, Any], *, correlation_id: str | None = None) -> None:
-        """Put an event for a tenant into the outbox."""
+    async def send_event(
+        self, tenant: str, kind: str, data: dict[str, Any], *, correlation_id: str | None = None
+    ) -> None:
+        """Have an event of no job published on a tenant's topic."""
         await self._ledger.add_notice(event_notice(tenant, kind, data, "", correlation_id))
         self.wake()
 
-    async def tell_by_webhook(self, tenant: str, kind: str, data: dict[str, Any], target: str) -> None:
-        """Put a webhook for a tenant, of none of its jobs, into the outbox."""
+    async def send_webhook(self, tenant: str, kind: str, data: dict[str, Any], target: str) -> None:
+        """Have a webhook of no job sent to a tenant."""
         await self._ledger.add_notice(owner_notice(tenant, kind, data, target))
         self.wake()
 
     def wake(self) -> None:
-        """The outbox has something new."""
+        """Look at the outbox now: it has something new."""
         self._events_woken.set()
         self._webhooks_woken.set()
 
     async def run(self) -> None:
-        """Tell what is due, for ever. Events do not wait for webhooks, whose receivers may be slow."""
+        """Deliver due notices, for ever. Events do not wait for webhooks, whose receivers may be slow."""
+        sending = Background()
         try:
             await asyncio.gather(
-                self._repeat(self._tell_events, self._events_woken),
-                self._repeat(self._begin_webhooks, self._webhooks_woken),
+                self._repeat(self._publish_due, self._events_woken),
+                self._repeat(lambda: self._begin_webhooks(sending), self._webhooks_woken),
             )
         finally:
-            # What is on its way is told again when its lease is over.
-            for task in self._sending:
-                task.cancel()
+            # Webhooks that are on their way are sent again when their lease is over.
+            await sending.close()
 
-    async def _repeat(self, some: Callable[[], Awaitable[bool]], woken: asyncio.Event) -> None:
-        """Do `some`, at once again while it says that there is more, else when there is something new."""
+    async def _repeat(self, step: Callable[[], Awaitable[bool]], woken: asyncio.Event) -> None:
+        """Run `step` again at once while it returns that there is more; otherwise once something is new."""
         while True:
             woken.clear()
             try:
-                more = await some()
+                more = await step()
             except EnginehouseError as error:
                 log.warning(f"The outbox waits: {error}", action="outbox_waits")
                 more = False
@@ -99,38 +103,20 @@ class Notifier:
                 log.exception("The outbox could not be emptied", action="outbox_failed")
                 more = False
             if not more:
+                # Not asyncio.wait_for, which may swallow a cancellation in Python 3.11.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), _IDLE_SECONDS)
+                    async with asyncio.timeout(self._idle_seconds):
+                        await woken.wait()
 
-    async def _tell_events(self) -> bool:
-        rows = await self._ledger.claim_notices(Claim(time.time(), EVENT, _AT_ONCE, _LEASE_SECONDS))
-        of_tenants: dict[str, list[Row[Any]]] = defaultdict(list)
+    async def _publish_due(self) -> bool:
+        rows = await self._ledger.claim_notices(Claim(time.time(), Channel.EVENT, _AT_ONCE, _LEASE_SECONDS))
+        by_tenant: dict[str, list[NoticeRow]] = defaultdict(list)
         for row in rows:
-            of_tenants[row.tenant].append(row)
-        await asyncio.gather(*(self._publish(tenant, notices) for tenant, notices in of_tenants.items()))
+            by_tenant[row.tenant].append(row)
+        await asyncio.gather(*(self._publish(tenant, notices) for tenant, notices in by_tenant.items()))
         return len(rows) == _AT_ONCE
 
-    async def _begin_webhooks(self) -> bool:
-        """Send as many as may be on their way at once; each that ends makes room for another."""
-        room = _WEBHOOKS_AT_ONCE - len(self._sending)
-        if room <= 0:
-            return False
-        in_hand = Counter(self._sending.values())
-        enough = frozenset(tenant for tenant, number in in_hand.items() if number >= _WEBHOOKS_OF_ONE_TENANT)
-        rows = await self._ledger.claim_notices(
-            Claim(time.time(), WEBHOOK, room, _LEASE_SECONDS, _WEBHOOKS_OF_ONE_TENANT, enough)
-        )
-        for row in rows:
-            task = asyncio.create_task(self._send(row))
-            self._sending[task] = row.tenant
-            task.add_done_callback(self._sent)
-        return False
-
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        del self._sending[task]
-        self._webhooks_woken.set()
-
-    async def _publish(self, tenant: str, notices: list[Row[Any]]) -> None:
+    async def _publish(self, tenant: str, notices: list[NoticeRow]) -> None:
         error = None
         try:
             landed = await self._sidecar.publish_many(
@@ -140,41 +126,60 @@ class Notifier:
             error = str(caught)
             log.warning(f"{len(notices)} events for {tenant} wait: {error}", action="events_wait", tenant=tenant)
             landed = [False] * len(notices)
-        await asyncio.gather(
-            *(
-                self._ledger.settle_notice(Told(notice.id, DELIVERED) if ok else self._again(notice, error))
-                for notice, ok in zip(notices, landed, strict=True)
-            )
+        outcomes = [
+            NoticeOutcome(notice.id, NoticeState.DELIVERED) if ok else self._again(notice, error)
+            for notice, ok in zip(notices, landed, strict=True)
+        ]
+        await asyncio.gather(*(self._ledger.record_outcome(outcome) for outcome in outcomes))
+
+    async def _begin_webhooks(self, sending: Background) -> bool:
+        """Start as many webhooks as may be on their way at once; each that ends makes room for another."""
+        room = _WEBHOOKS_AT_ONCE - self._sending.total()
+        if room <= 0:
+            return False
+        enough = frozenset(tenant for tenant, number in self._sending.items() if number >= _WEBHOOKS_OF_ONE_TENANT)
+        rows = await self._ledger.claim_notices(
+            Claim(time.time(), Channel.WEBHOOK, room, _LEASE_SECONDS, _WEBHOOKS_OF_ONE_TENANT, enough)
         )
+        for row in rows:
+            self._sending[row.tenant] += 1
+            sending.start(self._send(row)).add_done_callback(partial(self._sent, row.tenant))
+        return False
 
-    @staticmethod
-    def _again(notice: Row[Any], error: str | None) -> Told:
-        return Told(notice.id, PENDING, error, time.time() + backoff_seconds(notice.attempts))
+    def _sent(self, tenant: str, _: "asyncio.Task[None]") -> None:
+        self._sending -= Counter({tenant: 1})
+        self._webhooks_woken.set()
 
-    async def _send(self, notice: Row[Any]) -> None:
-        told = await self._outcome(notice)
-        if told.state != DELIVERED:
+    def _again(self, notice: NoticeRow, error: str | None) -> NoticeOutcome:
+        return NoticeOutcome(notice.id, NoticeState.PENDING, error, time.time() + self._backoff(notice.attempts))
+
+    async def _send(self, notice: NoticeRow) -> None:
+        outcome = await self._outcome(notice)
+        if outcome.state is not NoticeState.DELIVERED:
             log.info(
-                f"A webhook of job {notice.job_id} was not delivered: {told.error}",
+                f"A webhook of job {notice.job_id} was not delivered: {outcome.error}",
                 action="webhook_undelivered",
-                job=notice.job_id,
+                job_id=notice.job_id,
+                tenant=notice.tenant,
                 attempts=notice.attempts + 1,
             )
         try:
-            await self._ledger.settle_notice(told)
+            await self._ledger.record_outcome(outcome)
         except EnginehouseError as error:
-            log.warning(f"What came of a webhook is not noted: {error}", action="outbox_waits", job=notice.job_id)
+            log.warning(
+                f"What became of a webhook is not recorded: {error}", action="outbox_waits", job_id=notice.job_id
+            )
 
-    async def _outcome(self, notice: Row[Any]) -> Told:
+    async def _outcome(self, notice: NoticeRow) -> NoticeOutcome:
         try:
             await self._webhooks.send(notice)
         except ConnectionError as error:
             if notice.attempts + 1 < _WEBHOOK_ATTEMPTS:
                 return self._again(notice, str(error))
-            return Told(notice.id, FAILED, str(error))
+            return NoticeOutcome(notice.id, NoticeState.FAILED, str(error))
         except GiveUp as error:
-            return Told(notice.id, FAILED, str(error))
+            return NoticeOutcome(notice.id, NoticeState.FAILED, str(error))
         except (httpx2.InvalidURL, ValueError) as error:
-            # An address that nothing can be sent to, whatever was thought when it was named.
-            return Told(notice.id, FAILED, f"the address cannot be used: {error}")
-        return Told(notice.id, DELIVERED)
+            # Nothing can be sent to this address, although it passed the check when the job named it.
+            return NoticeOutcome(notice.id, NoticeState.FAILED, f"the address cannot be used: {error}")
+        return NoticeOutcome(notice.id, NoticeState.DELIVERED)

@@ -1,24 +1,22 @@
-"""Webhooks: signed notices to addresses that tenants name, and that may be meant to reach what only we can reach."""
+"""Sends webhooks: signed notices to addresses that tenants name, which may be chosen to reach inside the platform."""
 
 import asyncio
 import ipaddress
 import socket
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
-from sqlalchemy import Row
 from standardwebhooks import Webhook
 
 from enginehouse.contracts.errors import RequestError
-from enginehouse.contracts.names import check_name
-from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS
+from enginehouse.gateway.ledger.rows import NoticeRow
+from enginehouse.gateway.notify.webhook_secrets import WebhookSecrets
 
 _TIMEOUT_SECONDS = 10.0
 _GONE = 410
-_IPV4_WITHIN = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
-"""Addresses that end in the IPv4 address they lead to: IPv4-compatible ones, and those of NAT64."""
+_HOLDS_IPV4 = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
+"""IPv6 addresses that end in the IPv4 address they lead to: IPv4-compatible ones, and those of NAT64."""
 
 
 class WebhookRefused(RequestError):
@@ -32,37 +30,20 @@ class GiveUp(Exception):
     """Trying again cannot help."""
 
 
-class Secrets:
-    """The tenants' signing secrets: a file for each, a secret a line, the newest first; at most two are active."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-
-    def of(self, tenant: str) -> list[str]:
-        """The active secrets, read anew each time so that a rotation holds at once."""
-        if self._folder is None:
-            return []
-        try:
-            lines = (self._folder / check_name("tenant", tenant)).read_text().split()
-        except OSError:
-            return []
-        return lines[:ACTIVE_WEBHOOK_SECRETS]
-
-
 def _destination(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Where an address leads: the IPv4 address within it, where it is a way to write or reach one."""
+    """Return where an address leads: the IPv4 address inside an IPv6 one that maps or tunnels to it."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
-    if any(ip in network for network in _IPV4_WITHIN):
+    if any(ip in network for network in _HOLDS_IPV4):
         return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
     return ip.ipv4_mapped or ip.sixtofour or ip
 
 
 class Webhooks:
-    """Checks addresses when a job names them, and sends."""
+    """Checks an address when a job names it, signs notices and sends them."""
 
-    def __init__(self, secrets: Secrets, *, allow_inside: bool) -> None:
+    def __init__(self, secrets: WebhookSecrets, *, allow_inside: bool) -> None:
         self._secrets = secrets
         self._allow_inside = allow_inside
         self._client = httpx2.AsyncClient(
@@ -70,11 +51,14 @@ class Webhooks:
         )
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     def check(self, tenant: str, url: str) -> None:
-        """WebhookRefused if a job may not name this address. Names are resolved when sending, and checked again."""
+        """Raise WebhookRefused if a job may not name this address.
+
+        A host name is only resolved, and its address checked, when the webhook is sent.
+        """
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
@@ -100,7 +84,7 @@ class Webhooks:
             raise WebhookRefused(f"webhook: {address} is an inside address, and those are refused")
 
     async def _resolve(self, host: str, port: int) -> str:
-        """The one address that is checked and then used: a second look-up could answer another."""
+        """Return the one address that was checked and is then used: a second look-up could give another."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
@@ -109,20 +93,34 @@ class Webhooks:
             self._check_address(str(address[0]))
         return str(found[0][4][0])
 
-    async def send(self, notice: Row) -> None:  # type: ignore[type-arg]
-        """Send a notice of the outbox. ConnectionError: try again; GiveUp: do not."""
+    async def send(self, notice: NoticeRow) -> None:
+        """Send a notice. ConnectionError: try again later; GiveUp: do not."""
         secrets = self._secrets.of(notice.tenant)
         if not secrets:
             raise ConnectionError(f"{notice.tenant} has no signing secret")
-        target = httpx2.URL(notice.target)
+        target = httpx2.URL(notice.target or "")
         port = target.port or (443 if target.scheme == "https" else 80)
         try:
             address = await self._resolve(target.host, port)
         except WebhookRefused as error:
             raise GiveUp(str(error)) from None
+        request = self._request(notice, target, address, secrets)
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                response = await self._client.send(request, stream=True)
+                await response.aclose()
+        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+            raise ConnectionError(f"{type(error).__name__}") from None
+        if response.status_code == _GONE:
+            raise GiveUp("the receiver answered 410: it wants no more")
+        if not response.is_success:
+            raise ConnectionError(f"the receiver answered {response.status_code}")
+
+    def _request(self, notice: NoticeRow, target: httpx2.URL, address: str, secrets: list[str]) -> httpx2.Request:
+        """Build the signed request, to `address` and in the name of the target's host."""
         moment = datetime.now(UTC)
         signature = " ".join(Webhook(secret).sign(notice.id, moment, notice.body) for secret in secrets)
-        request = self._client.build_request(
+        return self._client.build_request(
             "POST",
             target.copy_with(host=address),
             content=notice.body,
@@ -135,13 +133,3 @@ class Webhooks:
             },
             extensions={"sni_hostname": target.host} if target.scheme == "https" else {},
         )
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                response = await self._client.send(request, stream=True)
-                await response.aclose()
-        except (httpx2.HTTPError, OSError, TimeoutError) as error:
-            raise ConnectionError(f"{type(error).__name__}") from None
-        if response.status_code == _GONE:
-            raise GiveUp("the receiver answered 410: it wants no more")
-        if not response.is_success:
-            raise ConnectionError(f"the receiver answered {response.status_code}")

@@ -1,8 +1,7 @@
-"""Deliveries that could not become a job, or could not be parsed at all: kept with the reason."""
+"""Takes what arrives on the dead-letter topic: deliveries that could not become a job, kept with the reason."""
 
 import hashlib
 import time
-from typing import Any
 
 import pydantic_core
 import structlog
@@ -11,6 +10,7 @@ from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malforme
 from enginehouse.contracts.events import DEAD_LETTERED, DeadLetter
 from enginehouse.contracts.names import EngineId
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.rows import DeadLetterRow
 from enginehouse.sidecar.delivery import Deliver, raw_payload
 
 log = structlog.get_logger()
@@ -19,19 +19,21 @@ _EVENT_MAX_CHARACTERS = 64 * 1024
 UNPARSABLE = "UNPARSABLE"
 
 
-def letter_row(body: bytes) -> dict[str, Any]:
-    """A dead letter's row. What a runner wrote is its tenant's; what nobody could parse is the operators'."""
+def letter_row(body: bytes) -> DeadLetterRow:
+    """Read a delivery. A runner's dead letter is its tenant's; what nobody could parse is the operators'."""
     raw = raw_payload(body)
-    row: dict[str, Any] = {
-        "id": hashlib.sha256(raw).hexdigest(),
-        "tenant": None,
-        "engine": None,
-        "reason": UNPARSABLE,
-        "attempts": 0,
-        "error": None,
-        "event": raw.decode("utf-8", "replace").replace("\x00", "\ufffd")[:_EVENT_MAX_CHARACTERS],
-        "created_at": time.time(),
-    }
+    row = DeadLetterRow(
+        id=hashlib.sha256(raw).hexdigest(),
+        tenant=None,
+        engine=None,
+        job_id=None,
+        reason=UNPARSABLE,
+        attempts=0,
+        error=None,
+        event=raw.decode("utf-8", "replace").replace("\x00", "\ufffd")[:_EVENT_MAX_CHARACTERS],
+        created_at=time.time(),
+        redriven_as=None,
+    )
     try:
         event = pydantic_core.from_json(raw)
         if event["type"] != DEAD_LETTERED:
@@ -40,18 +42,18 @@ def letter_row(body: bytes) -> dict[str, Any]:
         engine = EngineId.parse(event["engineid"])
     except (ValueError, KeyError, TypeError, InvalidName, Malformed):
         return row
-    return row | {
-        "tenant": engine.tenant,
-        "engine": str(engine),
-        "reason": letter.reason[:40],
-        "attempts": letter.attempts,
-        "error": letter.error.model_dump_json() if letter.error else None,
-        "event": letter.event[:_EVENT_MAX_CHARACTERS],
-    }
+    return row._replace(
+        tenant=engine.tenant,
+        engine=str(engine),
+        reason=letter.reason[:40],
+        attempts=letter.attempts,
+        error=letter.error,
+        event=letter.event[:_EVENT_MAX_CHARACTERS],
+    )
 
 
 def receiver(ledger: Ledger) -> Deliver:
-    """Takes deliveries of the dead-letter topic."""
+    """Return what takes the deliveries of the dead-letter topic."""
 
     async def deliver(body: bytes) -> bool:
         row = letter_row(body)
@@ -61,10 +63,11 @@ def receiver(ledger: Ledger) -> Deliver:
             log.warning(f"A dead letter waits: {error}", action="dead_letter_waits")
             return False
         log.warning(
-            f"A delivery was dead-lettered: {row['reason']}",
+            f"A delivery was dead-lettered: {row.reason}",
             action="dead_lettered",
-            engine=row["engine"],
-            dead_letter=row["id"],
+            engine_id=row.engine,
+            tenant=row.tenant,
+            dead_letter=row.id,
         )
         return True
 

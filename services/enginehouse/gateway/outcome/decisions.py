@@ -1,4 +1,4 @@
-"""What the gateway itself may decide about a job, as functions of its present record. None leaves it as it is."""
+"""The decisions that the gateway itself may take about a job, as functions of its present record."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,10 @@ from enginehouse.contracts.job import JobError, JobErrorCode, JobRecord, Status,
 from enginehouse.contracts.moments import now
 
 Decision = Callable[[JobRecord | None], JobRecord | None]
+"""Takes the present record; returns the one to write, or None to leave it."""
 
 
-def _ends(after: Status, code: JobErrorCode, message: str, *, dead_lettered: bool = False) -> Decision:
+def _end(after: Status, code: JobErrorCode, message: str, *, dead_lettered: bool = False) -> Decision:
     def decide(present: JobRecord | None) -> JobRecord | None:
         present = present or JobRecord(status=Status.QUEUED)
         if not may_change(present.status, after):
@@ -27,16 +28,17 @@ def _ends(after: Status, code: JobErrorCode, message: str, *, dead_lettered: boo
 
 
 def cancel(by: str) -> Decision:
-    """Canceled, unless it has ended."""
-    return _ends(Status.CANCELED, JobErrorCode.CANCELED, f"Canceled by {by}.")
+    """Cancel the job, unless it has ended."""
+    return _end(Status.CANCELED, JobErrorCode.CANCELED, f"Canceled by {by}.")
 
 
 def expire(max_time_in_queue_seconds: float, attempts_over: int = 0) -> Decision:
-    """Expired, unless it runs or has ended. Of the attempts begun, the ledger knows `attempts_over` to be over.
+    """Expire the job, unless it runs or has ended.
 
-    A record that still shows one of those as running, the claim of a worker that vanished, goes back to queued first.
+    The ledger knows that the first `attempts_over` attempts are over. A record that still shows one of them as running
+    is the claim of a worker that vanished: it goes back to queued first.
     """
-    end = _ends(
+    end = _end(
         Status.EXPIRED,
         JobErrorCode.EXPIRED,
         f"No worker began it within max_time_in_queue_seconds={max_time_in_queue_seconds:g}.",
@@ -50,16 +52,16 @@ def expire(max_time_in_queue_seconds: float, attempts_over: int = 0) -> Decision
     return decide
 
 
-engine_removed = _ends(Status.CANCELED, JobErrorCode.ENGINE_REMOVED, "The engine was removed before the job ended.")
-"""Canceled, with its engine."""
+engine_removed = _end(Status.CANCELED, JobErrorCode.ENGINE_REMOVED, "The engine was removed before the job ended.")
+"""Cancel the job together with its engine."""
 
-purged = _ends(Status.CANCELED, JobErrorCode.CANCELED, "Purged from the engine's queue by an operator.")
-"""Canceled, with all that waited for its engine."""
+purge = _end(Status.CANCELED, JobErrorCode.CANCELED, "Purged from the engine's queue by an operator.")
+"""Cancel the job together with all others that wait for its engine."""
 
 
 def give_up(hand_overs: int) -> Decision:
-    """Failed, for a job that was handed over again and again and never got anywhere."""
-    return _ends(
+    """Fail a job that was handed over again and again, and that no worker ended."""
+    return _end(
         Status.FAILED,
         JobErrorCode.WORKER_LOST,
         f"Handed over {hand_overs} times, and no worker lived to say what became of it.",

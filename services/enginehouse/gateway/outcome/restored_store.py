@@ -1,104 +1,84 @@
-"""Writes again how jobs ended, where a store has come back older than it was: else who gets them again runs them again."""
+"""Writes final records again after a store was restored from an older backup: otherwise their jobs would run again."""
 
 import asyncio
-import time
-from collections import defaultdict
-from typing import Any
 
 import structlog
-from sqlalchemy import Row
 
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.names import CONTROL_KEY, results_component
-from enginehouse.gateway.engines.catalogue import Engines
-from enginehouse.gateway.engines.transitions import STOPPED
-from enginehouse.gateway.handover.dispatch import Dispatcher
+from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.mirror import record_of
-from enginehouse.gateway.store_budget import in_time
-from enginehouse.sidecar.base import Sidecar
-from enginehouse.sidecar.records import JobRecords
+from enginehouse.gateway.outcome.end_samples import EndSamples
+from enginehouse.gateway.outcome.records import Records
 
 log = structlog.get_logger()
 
-_SAMPLE_SECONDS = 0.1
-"""One end in so much time is looked for: what a store loses, it loses from a moment on."""
-_SAMPLES_MAX = 100
 _PAGE = 200
 _AT_ONCE = 16
-_LOOK_SECONDS = 3.0
-"""For a store to show the samples: the sweep waits for the slowest, and with it all other engines."""
-_STORES_AT_ONCE = 64
 
 
-class Restore:
-    """Remembers a sample of the ends that records showed; one that is gone tells that the store went back."""
+class RestoredStores:
+    """Looks for sampled records; where one is gone, writes all that the ledger has and the store lacks."""
 
-    def __init__(self, sidecar: Sidecar, ledger: Ledger, engines: Engines, dispatcher: Dispatcher) -> None:
-        self._sidecar = sidecar
+    def __init__(
+        self, ledger: Ledger, catalogue: Catalogue, transitions: Transitions, records: Records, samples: EndSamples
+    ) -> None:
         self._ledger = ledger
-        self._engines = engines
-        self._dispatcher = dispatcher
-        self._samples: dict[str, list[str]] = defaultdict(list)
-        self._sampled_at: dict[str, float] = {}
+        self._catalogue = catalogue
+        self._transitions = transitions
+        self._records = records
+        self._samples = samples
         self._begun = False
-        self._room = asyncio.Semaphore(_STORES_AT_ONCE)
-
-    def ended(self, engine_id: str, job_id: str) -> None:
-        """A record has just shown the end of a job."""
-        now, samples = time.monotonic(), self._samples[engine_id]
-        if now - self._sampled_at.get(engine_id, 0) >= _SAMPLE_SECONDS and len(samples) < _SAMPLES_MAX:
-            self._sampled_at[engine_id] = now
-            samples.append(job_id)
 
     async def check(self) -> None:
-        """Look for the samples of every engine. What was found is looked for no more, but for the last one."""
+        """Look for the samples of every engine. Found ones are dropped, except the last."""
         if not self._begun:
-            # A store may have gone back while no gateway ran.
-            for row in await self._ledger.read(read.last_ended, _PAGE):
-                self._samples[row.engine].insert(0, row.id)
+            # A store may have been restored while no gateway ran.
+            for job_id, engine_id in await self._ledger.read(read.last_ended, _PAGE):
+                self._samples.of_engine[engine_id].insert(0, job_id)
             self._begun = True
-        await asyncio.gather(*(self._check(engine_id) for engine_id, samples in self._samples.items() if samples))
+        engine_ids = [engine_id for engine_id, samples in self._samples.of_engine.items() if samples]
+        await asyncio.gather(*(self._check(engine_id) for engine_id in engine_ids))
 
     async def _check(self, engine_id: str) -> None:
-        engine = self._engines.get(engine_id)
+        engine = self._catalogue.get(engine_id)
         if engine is None or engine.state == EngineState.RETIRED:
-            self._samples[engine_id].clear()
+            self._samples.of_engine[engine_id].clear()
             return
-        samples = list(self._samples[engine_id])
-        records = JobRecords(self._sidecar, engine_id)
+        samples = list(self._samples.of_engine[engine_id])
         try:
-            async with self._room, in_time(_LOOK_SECONDS):
-                missing = await self._missing(records, samples)
-            if missing and engine.state == EngineState.QUARANTINED:
-                await self._sidecar.put(results_component(engine_id), CONTROL_KEY, STOPPED)
+            missing = await self._missing(engine_id, samples)
             if missing:
-                await self._write_again(engine_id, records, min(missing))
+                if engine.state == EngineState.QUARANTINED:
+                    await self._transitions.write_control(engine)
+                await self._write_again(engine_id, min(missing))
         except EnginehouseError as error:
-            log.warning(f"Whether {engine_id} has all its ends is not known: {error}", action="restore_waits")
+            log.warning(
+                f"It is not known whether the store of {engine_id} has lost records: {error}",
+                action="restore_waits",
+                engine_id=engine_id,
+            )
             return
-        self._samples[engine_id] = self._samples[engine_id][len(samples) :] or samples[-1:]
+        self._samples.of_engine[engine_id] = self._samples.of_engine[engine_id][len(samples) :] or samples[-1:]
 
-    @staticmethod
-    async def _missing(records: JobRecords, job_ids: list[str]) -> list[str]:
-        found = await records.read_many(job_ids)
+    async def _missing(self, engine_id: str, job_ids: list[str]) -> list[str]:
+        found = await self._records.read_many(engine_id, job_ids)
         return [job_id for job_id in job_ids if job_id not in found or not found[job_id].record.status.is_final]
 
-    async def _write_again(self, engine_id: str, records: JobRecords, oldest: str) -> None:
-        """From the newest job back, until a whole page older than `oldest` lacks nothing."""
-        cursor, written = None, 0
+    async def _write_again(self, engine_id: str, oldest: str) -> None:
+        """Go from the newest job back, until a whole page older than `oldest` lacks nothing."""
+        cursor, written, limit = None, 0, asyncio.Semaphore(_AT_ONCE)
+
+        async def write(job_id: str) -> None:
+            async with limit:
+                row = await self._ledger.read(read.job, job_id)
+                if row is not None:
+                    await self._records.restore(row)
+
         while page := await self._ledger.read(read.ended_of, engine_id, cursor, _PAGE):
-            missing = await self._missing(records, page)
-            limit = asyncio.Semaphore(_AT_ONCE)
-
-            async def write(job_id: str, limit: asyncio.Semaphore = limit) -> None:
-                async with limit:
-                    row = await self._ledger.read(read.job, job_id)
-                    if row is not None:
-                        await self._write(records, row)
-
+            missing = await self._missing(engine_id, page)
             await asyncio.gather(*(write(job_id) for job_id in missing))
             written += len(missing)
             if not missing and page[0] < oldest:
@@ -106,12 +86,8 @@ class Restore:
             cursor = page[-1]
         if written:
             log.warning(
-                f"The store of {engine_id} came back older than it was: {written} ends are written again",
+                f"The store of {engine_id} came back older than it was: {written} final records are written again",
                 action="restored",
-                engine=engine_id,
+                engine_id=engine_id,
                 jobs=written,
             )
-
-    async def _write(self, records: JobRecords, row: Row[Any]) -> None:
-        ttl_seconds = self._dispatcher.record_ttl_seconds(row._asdict(), time.time())
-        await records.restore(row.id, ttl_seconds, record_of(row), over_unreadable=True)

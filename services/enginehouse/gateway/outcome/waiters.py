@@ -4,34 +4,44 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from enginehouse.gateway.ledger.rows import JobRow
+
+Ending = asyncio.Future[JobRow | None]
+"""Done when something happened to a job: with its row if it ended, or None if the row must be read."""
 
 
 class Waiters:
-    """Who waits for which job, in this gateway."""
+    """Holds the callers of this gateway that wait for jobs."""
 
     def __init__(self) -> None:
-        self._futures: dict[str, set[asyncio.Future[dict[str, Any] | None]]] = defaultdict(set)
+        self._endings: dict[str, set[Ending]] = defaultdict(set)
 
     @contextmanager
-    def waiting_for(self, job_id: str) -> Iterator[asyncio.Future[dict[str, Any] | None]]:
-        """A future that ends with the job: with its row, or None when the row must be read."""
-        future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
-        self._futures[job_id].add(future)
+    def waiting_for(self, job_id: str) -> Iterator[Ending]:
+        """Watch a job from now until the end of the block."""
+        ending: Ending = asyncio.get_running_loop().create_future()
+        self._endings[job_id].add(ending)
         try:
-            yield future
+            yield ending
         finally:
-            self._futures[job_id].discard(future)
-            if not self._futures[job_id]:
-                del self._futures[job_id]
+            self._endings[job_id].discard(ending)
+            if not self._endings[job_id]:
+                del self._endings[job_id]
 
     def wake_all(self) -> None:
-        """Any job may have ended unheard: let everybody read."""
-        for job_id in list(self._futures):
+        """Let every caller read its job: news of some may have been missed."""
+        for job_id in list(self._endings):
             self.wake(job_id, None)
 
-    def wake(self, job_id: str, row: dict[str, Any] | None) -> None:
-        """The job has ended."""
-        for future in self._futures.get(job_id, ()):
-            if not future.done():
-                future.set_result(row)
+    def wake(self, job_id: str, row: JobRow | None) -> None:
+        """Wake the callers that wait for a job, with its row if it has ended."""
+        for ending in self._endings.get(job_id, ()):
+            if not ending.done():
+                ending.set_result(row)
+
+
+async def wait_for(ending: Ending, seconds: float) -> JobRow | None:
+    """Return the row of a job that ends here in time; None: the row must be read."""
+    done, _ = await asyncio.wait([ending], timeout=seconds)
+    return ending.result() if done else None

@@ -1,8 +1,8 @@
-"""What one tenant may use, so that it cannot take everything from the others."""
+"""Limits of each tenant, so that none can take everything from the others."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from enginehouse.contracts.errors import RateLimited
 from enginehouse.gateway.tenants.tenants import Caller
 
 _BURST_SECONDS = 2.0
-"""A tenant that was quiet may submit so many seconds' worth at once."""
+"""How many seconds' worth a tenant that was quiet may submit at once."""
 
 
 @dataclass(slots=True)
@@ -20,17 +20,18 @@ class _Bucket:
 
 
 class Limits:
-    """Submits per second and jobs in flight, counted in this gateway; the sweep corrects the second from the ledger."""
+    """Counts submits per second and jobs in flight in this gateway. The sweep corrects the latter from the ledger."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
         self.in_flight: dict[str, int] = {}
         self._arriving: Counter[str] = Counter()
-        """Admitted, and not yet accepted or refused: many may come at the same moment."""
+        """Jobs of each tenant that are being accepted at this moment."""
 
     @contextmanager
     def admitting(self, caller: Caller) -> Iterator[None]:
-        """For the time it takes to accept a job. RateLimited, saying when to come back, if the tenant is over a limit."""
+        """Count a job while it is being accepted. RateLimited, with the time to wait, if the tenant is over a limit."""
         self._check(caller)
         self._arriving[caller.name] += 1
         try:
@@ -39,7 +40,7 @@ class Limits:
             self._arriving[caller.name] -= 1
 
     def _check(self, caller: Caller) -> None:
-        limits, name, now = caller.tenant.limits, caller.name, time.monotonic()
+        limits, name, now = caller.tenant.limits, caller.name, self._clock()
         if self.in_flight.get(name, 0) + self._arriving[name] >= limits.jobs_in_flight:
             raise RateLimited(
                 f"{name} has {limits.jobs_in_flight} jobs that have not ended, its limit", retry_after_seconds=5
@@ -56,9 +57,9 @@ class Limits:
         bucket.tokens -= 1
 
     def accepted(self, tenant: str) -> None:
-        """A job of this tenant is in flight."""
+        """Count a job of this tenant as in flight."""
         self.in_flight[tenant] = self.in_flight.get(tenant, 0) + 1
 
     def ended(self, tenant: str) -> None:
-        """A job of this tenant has ended."""
+        """Count a job of this tenant as ended."""
         self.in_flight[tenant] = max(self.in_flight.get(tenant, 0) - 1, 0)

@@ -1,4 +1,4 @@
-"""Who is calling: the tenants' files, and the API keys in them."""
+"""Tells who is calling, from the tenants' files and the hashes of API keys in them."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,12 +23,17 @@ class Caller:
 
     @property
     def name(self) -> str:
-        """The tenant's name."""
+        """Return the tenant's name."""
         return self.tenant.name
+
+    @property
+    def is_admin(self) -> bool:
+        """Say whether the key is an administrator's."""
+        return self.key is not None and self.key.admin
 
 
 class Tenants:
-    """The tenants of a folder, read again whenever it changes."""
+    """Holds the tenants of a folder, read again whenever it changes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,14 +42,14 @@ class Tenants:
         self.load()
 
     def load(self) -> None:
-        """Read all files. One that is broken leaves that tenant as it was and is reported."""
+        """Read all files. A broken file is reported, and its tenant stays as it was."""
         callers: dict[str, Caller] = {}
         tenants: dict[str, Tenant] = {}
         for path in sorted(self._folder.glob("*/tenant.yaml")):
             try:
                 tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
             except Exception as error:
-                # Whatever it was: what one tenant's file holds must keep no other's from being read.
+                # Any error: one tenant's broken file must not keep the others' from being read.
                 log.error(
                     f"The file of tenant {path.parent.name} cannot be read and is ignored: {type(error).__name__}",
                     action="tenant_unreadable",
@@ -58,15 +63,11 @@ class Tenants:
         self._callers, self._tenants = callers, tenants
 
     def get(self, name: str) -> Tenant | None:
-        """A tenant by its name."""
+        """Return a tenant by its name, if there is one."""
         return self._tenants.get(name)
 
-    def names(self) -> set[str]:
-        """The tenants there are."""
-        return set(self._tenants)
-
     def as_caller(self, name: str) -> Caller | None:
-        """A tenant as the caller of what came over its own topic: the topic's permissions stand for the key."""
+        """Return a tenant as the caller of an event from its own topic, whose permissions stand for a key."""
         tenant = self._tenants.get(name)
         return Caller(tenant, None) if tenant else None
 
@@ -78,11 +79,11 @@ class Tenants:
             self.load()
 
     def authenticate(self, authorization: str | None) -> Caller:
-        """The caller behind an Authorization header; Unauthenticated if there is none."""
+        """Return the caller that an Authorization header names; Unauthenticated if it names none."""
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated("This call needs a header 'Authorization: Bearer KEY'")
-        # Looked up by hash: how long it takes says nothing about the key.
+        # Looked up by its hash, so the time that it takes reveals nothing about the key.
         caller = self._callers.get(hash_key(key.strip()))
         if caller is None:
             raise Unauthenticated("The API key is not known")

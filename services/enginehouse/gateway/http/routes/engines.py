@@ -1,130 +1,57 @@
 """/v1/engines."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import pydantic_core
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from enginehouse.contracts.engine import EngineCard, EngineState
-from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError
-from enginehouse.gateway.engines.catalogue import KnownEngine
-from enginehouse.gateway.gateway import GatewayState
+from enginehouse.contracts.errors import EngineDoesNotExist
+from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
+from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.http.dependencies import (
     AdminCaller,
     AuthenticatedCaller,
     NoQueryAllowed,
-    State,
+    WiredGateway,
     body_schema,
     problems,
     read_model,
 )
-from enginehouse.gateway.jobs import operations
-from enginehouse.gateway.ledger.mirror import queue_counts
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 
 EnginePath = Annotated[str, Path(max_length=64)]
 
 
-class JobCounts(BaseModel):
-    """Jobs of an engine: waiting and running now, ended since the gateway's ledger began."""
-
-    queued: int
-    running: int
-    succeeded: int
-    failed: int
-
-
-class WorkerCounts(BaseModel):
-    """Workers of an engine whose heartbeat lives."""
-
-    idle: int
-    running: int
-
-
-class Queue(BaseModel):
-    """What an engine has to do, and who does it."""
-
-    jobs: JobCounts
-    workers: WorkerCounts
-
-
-class EngineView(BaseModel):
-    """An engine that the caller may use."""
-
-    id: str
-    version: str | None = None
-    description: str = ""
-    state: str
-    reason: str | None = Field(None, description="Why it gets no jobs, or cannot give their results.")
-    health: str = Field(description="healthy, unhealthy, asleep (none needed at present), or unknown.")
-    queue: Queue | None = None
-    card: EngineCard | None = None
-
-
 class EngineList(BaseModel):
     """All engines that the caller may use."""
 
-    engines: list[EngineView]
-
-
-def _json(content: Any) -> Response:
-    return Response(pydantic_core.to_json(content), media_type="application/json")
-
-
-async def _health(state: GatewayState, engine: KnownEngine) -> str:
-    try:
-        workers = await state.engines.read_workers(engine)
-    except EnginehouseError:
-        return "unknown"
-    if any(worker.healthy for worker in workers):
-        return "healthy"
-    return "asleep" if not workers and engine.card and engine.card.idle_at_zero else "unhealthy"
-
-
-async def _view(state: GatewayState, engine: KnownEngine, *, whole: bool) -> dict[str, Any]:
-    health = await _health(state, engine)
-    jobs = await state.ledger.read(queue_counts, engine.id)
-    idle = sum(1 for worker in engine.workers if not worker.in_hand)
-    view: dict[str, Any] = {
-        "id": engine.id,
-        "version": engine.card.version if engine.card else None,
-        "description": engine.card.description if engine.card else "",
-        "state": engine.state,
-        "reason": engine.reason or (engine.problem if engine.state == EngineState.ACTIVE else None),
-        "health": health,
-        "queue": {"jobs": jobs, "workers": {"idle": idle, "running": len(engine.workers) - idle}},
-    }
-    if whole:
-        view["card"] = engine.card
-    return view
+    engines: list[EngineSummary]
 
 
 @router.get("/engines", response_model=EngineList, responses=problems(), dependencies=[NoQueryAllowed])
-async def list_engines(state: State, caller: AuthenticatedCaller) -> Response:
-    """The engines the caller may use: its own and the shared ones."""
-    return _json(
-        {"engines": [await _view(state, engine, whole=False) for engine in state.engines.visible_to(caller.name)]}
-    )
+async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
+    """List the engines that the caller may use: its own and the shared ones."""
+    engines = gateway.catalogue.visible_to(caller.name)
+    return json_answer(EngineList(engines=[await gateway.engine_views.summary(engine) for engine in engines]))
 
 
 @router.get("/engines/{engine}", response_model=EngineView, responses=problems(404), dependencies=[NoQueryAllowed])
-async def read_engine(state: State, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """One engine, with its card: input and output schema, version, limits."""
-    return _json(await _view(state, state.engines.resolve(engine, caller.name), whole=True))
+async def read_engine(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+    """Show one engine with its card: input and output schema, version, limits."""
+    return json_answer(await gateway.engine_views.view(gateway.catalogue.resolve(engine, caller.name)))
 
 
 @router.get("/engines/{engine}/openapi.json", responses=problems(404), dependencies=[NoQueryAllowed])
-async def engine_openapi(state: State, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """The engine's own API, as it describes itself."""
-    known = state.engines.resolve(engine, caller.name)
+async def engine_openapi(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+    """Show the engine's own API, as the engine describes it."""
+    known = gateway.catalogue.resolve(engine, caller.name)
     if known.card is None or known.card.openapi is None:
         raise EngineDoesNotExist(f"{known.id} shows no API description")
-    return _json(known.card.openapi)
+    return json_answer(known.card.openapi)
 
 
-class StateRequest(BaseModel):
+class QuarantineRequest(BaseModel):
     """The body of POST /v1/engines/{engine}/quarantine."""
 
     model_config = ConfigDict(extra="forbid")
@@ -134,27 +61,31 @@ class StateRequest(BaseModel):
 
 @router.post(
     "/engines/{engine}/quarantine",
-    response_model=EngineView,
+    response_model=EngineSummary,
     responses=problems(403, 404),
-    openapi_extra=body_schema(StateRequest),
+    openapi_extra=body_schema(QuarantineRequest),
     dependencies=[NoQueryAllowed],
 )
-async def quarantine(request: Request, state: State, caller: AdminCaller, engine: EnginePath) -> Response:
-    """Stop all delivery to an engine, over restarts too, until it is resumed. Its jobs stay queued."""
-    body = await read_model(request, StateRequest)
-    return _json(await _view(state, await operations.quarantine(state, engine, body.reason), whole=False))
+async def quarantine(request: Request, gateway: WiredGateway, caller: AdminCaller, engine: EnginePath) -> Response:
+    """Stop all delivery to an engine until it is resumed, even over restarts. Its jobs stay queued."""
+    body = await read_model(request, QuarantineRequest)
+    stopped = await gateway.engine_operations.quarantine(engine, body.reason)
+    return json_answer(await gateway.engine_views.summary(stopped))
 
 
 @router.post(
-    "/engines/{engine}/resume", response_model=EngineView, responses=problems(403, 404), dependencies=[NoQueryAllowed]
+    "/engines/{engine}/resume",
+    response_model=EngineSummary,
+    responses=problems(403, 404),
+    dependencies=[NoQueryAllowed],
 )
-async def resume(state: State, caller: AdminCaller, engine: EnginePath) -> Response:
-    """Let an engine have its jobs again, in order."""
-    return _json(await _view(state, await operations.resume(state, engine), whole=False))
+async def resume(gateway: WiredGateway, caller: AdminCaller, engine: EnginePath) -> Response:
+    """Give an engine its jobs again, in order."""
+    return json_answer(await gateway.engine_views.summary(await gateway.engine_operations.resume(engine)))
 
 
 class Purged(BaseModel):
-    """How many jobs a purge canceled."""
+    """The number of jobs that a purge canceled."""
 
     canceled: int
 
@@ -162,6 +93,6 @@ class Purged(BaseModel):
 @router.post(
     "/engines/{engine}/purge", response_model=Purged, responses=problems(403, 404), dependencies=[NoQueryAllowed]
 )
-async def purge(state: State, caller: AdminCaller, engine: EnginePath) -> Response:
+async def purge(gateway: WiredGateway, caller: AdminCaller, engine: EnginePath) -> Response:
     """Cancel every job that waits for an engine."""
-    return _json({"canceled": await operations.purge(state, engine)})
+    return json_answer(Purged(canceled=await gateway.purge.purge(engine)))

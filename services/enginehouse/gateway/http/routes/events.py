@@ -3,16 +3,24 @@
 import asyncio
 from typing import Any
 
-import pydantic_core
 from fastapi import APIRouter, Request, Response
 
 from enginehouse.contracts.cloud_event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.job import Accepted
-from enginehouse.gateway.http.dependencies import AuthenticatedCaller, NoQueryAllowed, State, body_of, problems
+from enginehouse.gateway.gateway import Gateway
+from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer
+from enginehouse.gateway.http.dependencies import (
+    AuthenticatedCaller,
+    NoQueryAllowed,
+    WiredGateway,
+    body_of,
+    problems,
+)
 from enginehouse.gateway.http.problems import problem_body
-from enginehouse.gateway.http.routes.jobs import BATCH_MAX, BatchAnswer, accepted_view
+from enginehouse.gateway.http.routes.jobs import BATCH_MAX, BatchAnswer
 from enginehouse.gateway.intake.cloud_events import read_batch
+from enginehouse.gateway.tenants.tenants import Caller
 
 router = APIRouter(prefix="/v1", tags=["events"])
 
@@ -50,28 +58,26 @@ _BODIES = {
     openapi_extra=_BODIES,
     dependencies=[NoQueryAllowed],
 )
-async def accept_events(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
-    """One event (binary or structured) or a batch; each becomes a job, and the same event only once."""
-    body = await body_of(request, state.settings.body_max_bytes)
+async def accept_events(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
+    """Turn an event (binary or structured), or each event of a batch, into a job; the same event only once."""
+    body = await body_of(request, gateway.settings.body_max_bytes)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     binary = any(name.startswith("ce-") for name in request.headers)
     if kind == BATCH_CONTENT_TYPE:
-        return await _batch(state, caller, body)
+        return await _batch(gateway, caller, body)
     if not binary and kind != CONTENT_TYPE:
         raise RequestError(
             f"Content-Type must be {CONTENT_TYPE} or {BATCH_CONTENT_TYPE}, or the attributes must be ce-* headers"
         )
-    job = await state.events.accept(caller, dict(request.headers), body)
-    headers = {"Location": f"/v1/jobs/{job.id}"}
-    return Response(pydantic_core.to_json(accepted_view(job)), 202, headers, "application/json")
+    return accepted_answer(await gateway.events.accept(caller, dict(request.headers), body))
 
 
-async def _batch(state: Any, caller: Any, body: bytes) -> Response:
+async def _batch(gateway: Gateway, caller: Caller, body: bytes) -> Response:
     async def one(event: bytes) -> dict[str, Any]:
         try:
-            return accepted_view(await state.events.accept(caller, {"content-type": CONTENT_TYPE}, event))
+            return accepted_view(await gateway.events.accept(caller, {"content-type": CONTENT_TYPE}, event))
         except EnginehouseError as error:
             return {"problem": problem_body(error)}
 
     answers = await asyncio.gather(*(one(event) for event in read_batch(body, BATCH_MAX)))
-    return Response(pydantic_core.to_json({"jobs": answers}), 202, media_type="application/json")
+    return json_answer({"jobs": answers}, 202)

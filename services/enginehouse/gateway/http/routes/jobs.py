@@ -3,33 +3,34 @@
 import asyncio
 from typing import Annotated, Any
 
-import pydantic_core
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import Convertor, register_url_convertor
 
-from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN
-from enginehouse.gateway.gateway import GatewayState
+from enginehouse.gateway.gateway import Gateway
+from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer
 from enginehouse.gateway.http.dependencies import (
     MAX_WAIT_SECONDS,
     AuthenticatedCaller,
     JobId,
     NoQueryAllowed,
-    State,
+    WiredGateway,
     body_schema,
+    idempotency_key,
     problems,
     read_model,
     traceparent_of,
     wait_seconds,
 )
 from enginehouse.gateway.http.problems import Problem, problem_body, validated
-from enginehouse.gateway.intake.submit import AcceptedJob, Submission
+from enginehouse.gateway.http.sse import encode_events
+from enginehouse.gateway.intake.submission import Submission
 from enginehouse.gateway.jobs.follow import follow
 from enginehouse.gateway.jobs.jobs import Jobs
-from enginehouse.gateway.jobs.view import urls
 from enginehouse.gateway.ledger.read import Listing
 from enginehouse.gateway.tenants.tenants import Caller
 
@@ -40,11 +41,11 @@ class _JobSegment(Convertor[str]):
     regex = "(?!batch(?:/|$))[^/]+"
 
     def convert(self, value: str) -> str:
-        """As it is."""
+        """Return the segment as it is."""
         return value
 
     def to_string(self, value: str) -> str:
-        """As it is."""
+        """Return the segment as it is."""
         return value
 
 
@@ -61,24 +62,7 @@ _SUBMIT_RESPONSES = {
 }
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(pydantic_core.to_json(content), status, headers, "application/json")
-
-
-def accepted_view(job: AcceptedJob) -> dict[str, Any]:
-    """The answer to a submit."""
-    return {"id": job.id, "engine": job.engine, "status": Status.QUEUED, "urls": urls(job.id)}
-
-
-def idempotency_key(request: Request, longest: int = 255) -> str | None:
-    """What makes a request safe to repeat, if it has it."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not 1 <= len(key) <= longest:
-        raise RequestError(f"Idempotency-Key must have 1 to {longest} characters here")
-    return key
-
-
-async def submit_job(request: Request, state: GatewayState, caller: Caller, engine: str | None) -> Response:
+async def submit_job(request: Request, gateway: Gateway, caller: Caller, engine: str | None) -> Response:
     """Submit the job in the body to `engine`, or to the one that the body names."""
     body: JobRequest
     if engine is None:
@@ -87,17 +71,16 @@ async def submit_job(request: Request, state: GatewayState, caller: Caller, engi
     else:
         body = await read_model(request, JobRequest)
     submission = Submission(caller, engine, body, idempotency_key(request), traceparent=traceparent_of(request))
-    return await _submit(request, state.jobs, submission)
+    return await _submit(request, gateway.jobs, submission)
 
 
 async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Response:
     seconds = wait_seconds(request)
     if seconds:
         accepted, job = await jobs.submit_and_wait(submission, seconds)
-        status = 200 if Status(job["status"]).is_final else 202
-        return _json(job, status, {"Location": f"/v1/jobs/{accepted.id}", "Preference-Applied": "wait"})
-    accepted = await jobs.submit(submission)
-    return _json(accepted_view(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
+        status = 200 if job["status"].is_final else 202
+        return json_answer(job, status, {"Location": f"/v1/jobs/{accepted.id}", "Preference-Applied": "wait"})
+    return accepted_answer(await jobs.submit(submission))
 
 
 @router.post(
@@ -107,9 +90,11 @@ async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Respo
     openapi_extra=body_schema(JobRequest),
     dependencies=[NoQueryAllowed],
 )
-async def submit_to_engine(request: Request, state: State, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+async def submit_to_engine(
+    request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath
+) -> Response:
     """Submit a job to the engine named in the path."""
-    return await submit_job(request, state, caller, engine)
+    return await submit_job(request, gateway, caller, engine)
 
 
 @router.post(
@@ -119,9 +104,9 @@ async def submit_to_engine(request: Request, state: State, caller: Authenticated
     openapi_extra=body_schema(RoutedJobRequest),
     dependencies=[NoQueryAllowed],
 )
-async def submit(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
+async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """Submit a job to the engine named in the body, `standard` if none is."""
-    return await submit_job(request, state, caller, None)
+    return await submit_job(request, gateway, caller, None)
 
 
 BATCH_MAX = 1_000
@@ -135,8 +120,8 @@ class BatchRequest(BaseModel):
     jobs: Annotated[list[Any], Field(min_length=1, max_length=BATCH_MAX, description="Bodies of POST /v1/jobs.")]
 
 
-class Refused(BaseModel):
-    """An item of a batch that was not accepted."""
+class RefusedItem(BaseModel):
+    """An item of a batch that was refused."""
 
     problem: Problem
 
@@ -144,7 +129,7 @@ class Refused(BaseModel):
 class BatchAnswer(BaseModel):
     """An answer per item, in order."""
 
-    jobs: list[Accepted | Refused]
+    jobs: list[Accepted | RefusedItem]
 
 
 @router.post(
@@ -155,7 +140,7 @@ class BatchAnswer(BaseModel):
     openapi_extra=body_schema(BatchRequest),
     dependencies=[NoQueryAllowed],
 )
-async def submit_batch(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
+async def submit_batch(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
     batch = await read_model(request, BatchRequest)
     # Each job's own key is this one with its index.
@@ -167,11 +152,11 @@ async def submit_batch(request: Request, state: State, caller: AuthenticatedCall
             submission = Submission(
                 caller, body.engine or DEFAULT_ENGINE, body, f"{key}:{index}" if key else None, traceparent=traceparent
             )
-            return accepted_view(await state.jobs.submit(submission))
+            return accepted_view(await gateway.jobs.submit(submission))
         except EnginehouseError as error:
             return {"problem": problem_body(error)}
 
-    return _json({"jobs": await asyncio.gather(*(one(*item) for item in enumerate(batch.jobs)))}, 202)
+    return json_answer({"jobs": await asyncio.gather(*(one(*item) for item in enumerate(batch.jobs)))}, 202)
 
 
 class WaitQuery(BaseModel):
@@ -184,10 +169,14 @@ class WaitQuery(BaseModel):
 
 @router.get("/jobs/{job_id:job}", response_model=Job, responses=problems(404, 410))
 async def read_job(
-    request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId, query: Annotated[WaitQuery, Query()]
+    request: Request,
+    gateway: WiredGateway,
+    caller: AuthenticatedCaller,
+    job_id: JobId,
+    query: Annotated[WaitQuery, Query()],
 ) -> Response:
-    """A job. With ?wait=SECONDS or Prefer: wait=SECONDS, once it has ended or the time is over."""
-    return _json(await state.jobs.read(caller, job_id, query.wait or wait_seconds(request)))
+    """Show a job. With ?wait=SECONDS or Prefer: wait=SECONDS, once it has ended or the time is over."""
+    return json_answer(await gateway.jobs.read(caller, job_id, query.wait or wait_seconds(request)))
 
 
 class ListQuery(BaseModel):
@@ -211,9 +200,12 @@ class JobPage(BaseModel):
 
 
 @router.get("/jobs", response_model=JobPage, responses=problems(404))
-async def list_jobs(state: State, caller: AuthenticatedCaller, query: Annotated[ListQuery, Query()]) -> Response:
-    """The caller's own jobs, newest first."""
-    return _json(await state.jobs.list(Listing(caller.name, query.engine, query.status, query.cursor, query.limit)))
+async def list_jobs(
+    gateway: WiredGateway, caller: AuthenticatedCaller, query: Annotated[ListQuery, Query()]
+) -> Response:
+    """List the caller's own jobs, newest first."""
+    listing = Listing(caller.name, query.engine, query.status, query.cursor, query.limit)
+    return json_answer(await gateway.jobs.list(listing))
 
 
 @router.get(
@@ -222,12 +214,12 @@ async def list_jobs(state: State, caller: AuthenticatedCaller, query: Annotated[
     responses={200: {"content": {"text/event-stream": {}}}, **problems(404, 410)},
     dependencies=[NoQueryAllowed],
 )
-async def follow_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
-    """Server-sent events: start, what the engine tells on the way, completed. Last-Event-ID resumes."""
+async def follow_job(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+    """Follow a job by server-sent events: start, what the engine reports, completed. Last-Event-ID resumes."""
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) <= 16 else 0
-    await state.jobs.read(caller, job_id)  # 404 and 410 are answers, not broken streams.
-    events = follow(state.jobs, caller, job_id, after)
+    await gateway.jobs.read(caller, job_id)  # 404 and 410 are answers, not broken streams.
+    events = encode_events(follow(gateway.jobs, caller, job_id, after))
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
@@ -238,9 +230,9 @@ async def follow_job(request: Request, state: State, caller: AuthenticatedCaller
     responses=problems(404, 409, 410),
     dependencies=[NoQueryAllowed],
 )
-async def cancel_job(state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+async def cancel_job(gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:
     """Cancel a job: a queued one never runs, a running one's call is closed."""
-    return _json(await state.jobs.cancel(caller, job_id), 202)
+    return json_answer(await gateway.jobs.cancel(caller, job_id), 202)
 
 
 @router.post(
@@ -250,7 +242,9 @@ async def cancel_job(state: State, caller: AuthenticatedCaller, job_id: JobId) -
     responses=problems(404, 409, 410, 413, 429),
     dependencies=[NoQueryAllowed],
 )
-async def retry_job(request: Request, state: State, caller: AuthenticatedCaller, job_id: JobId) -> Response:
+async def retry_job(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:
     """Submit the same input again, as a new job."""
-    accepted = await state.jobs.retry(caller, job_id, traceparent_of(request), idempotency_key(request))
-    return _json(accepted_view(accepted), 202, {"Location": f"/v1/jobs/{accepted.id}"})
+    accepted = await gateway.jobs.retry(
+        caller, job_id, traceparent=traceparent_of(request), idempotency_key=idempotency_key(request)
+    )
+    return accepted_answer(accepted)

@@ -1,19 +1,20 @@
-"""/v1/uploads, and the signed routes to objects of a folder."""
+"""/v1/uploads, and the signed routes to objects in a folder."""
 
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
-import pydantic_core
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.errors import RequestError
+from enginehouse.gateway.gateway import Gateway
+from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
     NoQueryAllowed,
-    State,
+    WiredGateway,
     body_schema,
     problems,
     read_model,
@@ -54,11 +55,10 @@ class SignedQuery(BaseModel):
     signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-def _objects(state: Any) -> Objects:
-    if state.objects is None:
+def _objects(gateway: Gateway) -> Objects:
+    if gateway.objects is None:
         raise RequestError("This gateway has no object store: set ENGINEHOUSE_GATEWAY_OBJECTS_URL")
-    objects: Objects = state.objects
-    return objects
+    return gateway.objects
 
 
 @router.post(
@@ -69,38 +69,40 @@ def _objects(state: Any) -> Objects:
     openapi_extra=body_schema(UploadRequest),
     dependencies=[NoQueryAllowed],
 )
-async def create_upload(request: Request, state: State, caller: AuthenticatedCaller) -> Response:
-    """A key of the caller's own and a signed URL: how large inputs come in."""
+async def create_upload(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
+    """Make a key of the caller's own and a signed URL: large inputs come in this way."""
     body = await read_model(request, UploadRequest)
-    objects = _objects(state)
+    objects = _objects(gateway)
     is_json = body.content_type.partition(";")[0].strip().lower() == "application/json"
     key = upload_key(caller.name, is_json=is_json)
     expires_at = time.time() + _UPLOAD_SECONDS
     upload = Upload(
         key=key, url=await objects.sign("PUT", key, expires_at), expires_at=expires_at, max_bytes=objects.max_bytes
     )
-    return Response(pydantic_core.to_json(upload), 201, media_type="application/json")
+    return json_answer(upload, 201)
 
 
 @router.put("/objects/{key:path}", status_code=201, responses=problems(403, 413), include_in_schema=False)
-async def put_object(request: Request, state: State, key: str, query: Annotated[SignedQuery, Query()]) -> Response:
+async def put_object(
+    request: Request, gateway: WiredGateway, key: str, query: Annotated[SignedQuery, Query()]
+) -> Response:
     """Write the object that the signature names."""
-    objects = _objects(state)
+    objects = _objects(gateway)
     objects.check("PUT", key, query.expires, query.signature)
     await objects.put(key, request.stream())
     return Response(status_code=201)
 
 
 @router.get("/objects/{key:path}", responses=problems(403, 404), include_in_schema=False)
-async def get_object(state: State, key: str, query: Annotated[SignedQuery, Query()]) -> Response:
+async def get_object(gateway: WiredGateway, key: str, query: Annotated[SignedQuery, Query()]) -> Response:
     """Read the object that the signature names."""
-    objects = _objects(state)
+    objects = _objects(gateway)
     objects.check("GET", key, query.expires, query.signature)
     chunks: AsyncIterator[bytes] = await objects.get(key)
     return StreamingResponse(
         chunks,
         media_type="application/json" if key.endswith(".json") else "application/octet-stream",
-        # What tenants and engines wrote must never run on the gateway's origin.
+        # Objects of tenants and engines must never run on the gateway's origin.
         headers={
             "Content-Disposition": "attachment",
             "Content-Security-Policy": "sandbox; default-src 'none'",

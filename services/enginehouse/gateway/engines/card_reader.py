@@ -1,0 +1,65 @@
+"""Reads what an engine shows of itself in its own store: its card and its workers' heartbeats."""
+
+import contextlib
+import time
+from collections.abc import Iterable
+from typing import TypeVar
+
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, Heartbeat, WorkerList
+from enginehouse.contracts.names import SLOTS, WORKERS_KEY, Slot, card_key, results_component, worker_key
+from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.sidecar.base import Sidecar, StateItem
+
+log = structlog.get_logger()
+
+M = TypeVar("M", bound=BaseModel)
+
+_WORKERS_FRESH_SECONDS = 2.0
+
+
+def _parsed(kind: type[M], items: Iterable[StateItem]) -> list[M]:
+    """Parse the items that can be parsed: a broken value in one engine's store must stop nothing else."""
+    found = []
+    for item in items:
+        with contextlib.suppress(ValidationError):
+            found.append(kind.model_validate_json(item.value))
+    return found
+
+
+class CardReader:
+    """Reads cards and heartbeats. Every call raises Unavailable if the engine's store does not answer."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+
+    async def read_card(self, engine: KnownEngine) -> EngineCard | None:
+        """Return the card of the slot that receives the engine's jobs, or else of the first slot that has one."""
+        items = await self._sidecar.read_many(results_component(engine.id), [card_key(slot) for slot in SLOTS])
+        await self.read_workers(engine, force=True)
+        cards: dict[Slot, EngineCard] = {}
+        for slot in SLOTS:
+            item = items.get(card_key(slot))
+            if item and len(item.value) <= CARD_MAX_BYTES:
+                try:
+                    cards[slot] = EngineCard.model_validate_json(item.value)
+                except ValidationError:
+                    log.warning(f"The card of {engine.id} is malformed", action="card_malformed", engine_id=engine.id)
+        subscribed = next((worker.slot for worker in engine.workers if worker.subscribed), None)
+        card = cards.get(subscribed) if subscribed else None
+        return card or next(iter(cards.values()), None)
+
+    async def read_workers(self, engine: KnownEngine, *, force: bool = False) -> list[Heartbeat]:
+        """Return the engine's workers whose heartbeat lives, as of at most two seconds ago."""
+        if not force and time.monotonic() - engine.workers_read_at < _WORKERS_FRESH_SECONDS:
+            return engine.workers
+        store = results_component(engine.id)
+        item = await self._sidecar.read(store, WORKERS_KEY)
+        known = _parsed(WorkerList, [item] if item else [])
+        names = [name for workers in known for name in workers.workers]
+        beats = await self._sidecar.read_many(store, [worker_key(name) for name in names])
+        engine.workers = _parsed(Heartbeat, beats.values())
+        engine.workers_read_at = time.monotonic()
+        return engine.workers

@@ -1,0 +1,80 @@
+"""An engine, as a tenant that may use it sees it."""
+
+from pydantic import BaseModel, Field
+
+from enginehouse.contracts.engine import EngineCard, EngineState
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.read import QueueCounts
+
+
+class WorkerCounts(BaseModel):
+    """Workers of an engine whose heartbeat lives."""
+
+    idle: int
+    running: int
+
+
+class Queue(BaseModel):
+    """What an engine has to do, and who does it."""
+
+    jobs: QueueCounts
+    workers: WorkerCounts
+
+
+class EngineSummary(BaseModel):
+    """An engine that the caller may use."""
+
+    id: str
+    version: str | None = None
+    description: str = ""
+    state: str
+    reason: str | None = Field(None, description="Why it gets no jobs, or cannot give their results.")
+    health: str = Field(description="healthy, unhealthy, asleep (none needed at present), or unknown.")
+    queue: Queue | None = None
+
+
+class EngineView(EngineSummary):
+    """An engine that the caller may use, with its card."""
+
+    card: EngineCard | None = None
+
+
+class EngineViews:
+    """Shows engines: their state, health, queue and card."""
+
+    def __init__(self, catalogue: Catalogue, ledger: Ledger) -> None:
+        self._catalogue = catalogue
+        self._ledger = ledger
+
+    async def summary(self, engine: KnownEngine) -> EngineSummary:
+        """Describe an engine without its card."""
+        health = await self._health(engine)
+        jobs = await self._ledger.read(read.queue_counts, engine.id)
+        idle = sum(1 for worker in engine.workers if not worker.in_hand)
+        return EngineSummary(
+            id=engine.id,
+            version=engine.card.version if engine.card else None,
+            description=engine.card.description if engine.card else "",
+            state=engine.state,
+            reason=engine.reason or (engine.problem if engine.state == EngineState.ACTIVE else None),
+            health=health,
+            queue=Queue(jobs=jobs, workers=WorkerCounts(idle=idle, running=len(engine.workers) - idle)),
+        )
+
+    async def view(self, engine: KnownEngine) -> EngineView:
+        """Describe an engine with its card."""
+        summary = await self.summary(engine)
+        return EngineView.model_construct(**dict(summary), card=engine.card)
+
+    async def _health(self, engine: KnownEngine) -> str:
+        try:
+            workers = await self._catalogue.read_workers(engine)
+        except EnginehouseError:
+            return "unknown"
+        if any(worker.healthy for worker in workers):
+            return "healthy"
+        return "asleep" if not workers and engine.card and engine.card.idle_at_zero else "unhealthy"

@@ -1,0 +1,102 @@
+"""An engine as this gateway knows it now."""
+
+import time
+from dataclasses import dataclass, field
+
+import structlog
+
+from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
+from enginehouse.contracts.names import EngineId, results_component
+from enginehouse.gateway.engines.breaker import Breaker, Phase
+from enginehouse.gateway.engines.input_schema import InputSchema
+
+log = structlog.get_logger()
+
+DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
+"""Holds for an engine that shows no card."""
+REMOVED_AFTER_POLLS = 5
+"""A sidecar that restarts shows its components one after the other: an engine absent for so many polls was removed."""
+FIRST_CARD_PAUSE_SECONDS = 1.0
+"""Until the card of an engine that shows none is looked for again. A new card is announced; this finds one whose
+announcement was lost."""
+
+
+@dataclass
+class KnownEngine:
+    """An engine: its state, its card, and the workers that serve it."""
+
+    id: str
+    state: EngineState = EngineState.ACTIVE
+    reason: str | None = None
+    """Why it gets no jobs."""
+    probe_at: float | None = None
+    """While it is paused: from when on single jobs are let through as probes."""
+    breaker: Breaker = field(default_factory=Breaker)
+    card: EngineCard | None = None
+    schema: InputSchema | None = None
+    workers: list[Heartbeat] = field(default_factory=list)
+    """Workers whose heartbeat lived at `workers_read_at`."""
+    workers_read_at: float = 0
+    absent_polls: int = 0
+    """Polls in a row in which the gateway's sidecar did not show it."""
+    card_pause_seconds: float = FIRST_CARD_PAUSE_SECONDS
+    """Until its card is looked for again; doubles each time."""
+    card_due_at: float = 0
+    is_saved: bool = False
+    """Whether the ledger has been told of it since this gateway started."""
+    set_at: float = 0
+    """When this gateway last decided about its state, on the monotonic clock."""
+
+    @property
+    def tenant(self) -> str:
+        """Return whose engine it is."""
+        return EngineId.parse(self.id).tenant
+
+    @property
+    def is_absent(self) -> bool:
+        """Say whether the gateway's sidecar has not shown it for several polls."""
+        return self.absent_polls >= REMOVED_AFTER_POLLS
+
+    @property
+    def problem(self) -> str | None:
+        """Explain why its jobs wait although nobody stopped it; None if nothing is wrong."""
+        if self.is_absent:
+            return f"The gateway's sidecar could not load {results_component(self.id)}: its log says why"
+        if self.workers and not any(worker.subscribed for worker in self.workers):
+            return "None of its workers receives jobs: the logs of its sidecars say why"
+        return None
+
+    @property
+    def takes_no_jobs(self) -> bool:
+        """Say whether its jobs wait with status_reason engine_paused."""
+        return self.state in (EngineState.PAUSED, EngineState.QUARANTINED)
+
+    @property
+    def is_probing(self) -> bool:
+        """Say whether single jobs are let through to see if it works again."""
+        return self.state == EngineState.PAUSED and self.probe_at is not None and time.time() >= self.probe_at
+
+    @property
+    def phase(self) -> Phase:
+        """Return what the breaker must know about an attempt that ends now."""
+        if self.state != EngineState.PAUSED:
+            return Phase.OPEN
+        return Phase.PROBING if self.is_probing else Phase.PAUSED
+
+    @property
+    def concurrency(self) -> int:
+        """Return how many jobs all its workers together can have in hand; as its card says while none is seen."""
+        return sum(worker.concurrency for worker in self.workers) or (self.card or DEFAULT_CARD).concurrency
+
+    def set_card(self, card: EngineCard) -> None:
+        """Take over a card. An unusable input schema is ignored: the engine checks its inputs itself as well."""
+        self.card = card
+        try:
+            self.schema = InputSchema(card.input_schema) if card.input_schema else None
+        except Exception as error:
+            self.schema = None
+            log.warning(
+                f"The input schema on the card of {self.id} cannot be used: {str(error)[:200]}",
+                action="card_schema_unusable",
+                engine_id=self.id,
+            )

@@ -1,0 +1,48 @@
+"""Teaches an engine's breaker how attempts ended, and acts on its verdict."""
+
+import time
+
+from enginehouse.contracts.engine import EngineState
+from enginehouse.contracts.job import Status
+from enginehouse.gateway.engines.breaker import LATE, NEUTRAL
+from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.engines.known_engine import DEFAULT_CARD, KnownEngine
+from enginehouse.gateway.engines.transitions import Transitions
+from enginehouse.gateway.ledger.rows import JobRow
+
+
+class Lessons:
+    """Pauses an engine that keeps failing, quarantines one that does not recover, and ends pauses."""
+
+    def __init__(self, catalogue: Catalogue, transitions: Transitions) -> None:
+        self._catalogue = catalogue
+        self._transitions = transitions
+
+    async def learn(self, row: JobRow) -> None:
+        """Take into account how the last attempt at a job ended."""
+        engine = self._catalogue.get(row.engine)
+        if engine is None or row.status is Status.RUNNING:
+            return
+        if row.status is Status.SUCCEEDED:
+            if engine.breaker.succeeded(engine.phase):
+                await self._transitions.move(engine, EngineState.ACTIVE)
+            return
+        if row.error is None or not _counts(row, row.error.code, engine):
+            return
+        verdict = engine.breaker.failed(row.error.code, engine.phase)
+        if verdict is None:
+            return
+        if verdict.quarantine:
+            await self._transitions.move(engine, EngineState.QUARANTINED, verdict.reason)
+        else:
+            probe_at = time.time() + verdict.pause_seconds
+            await self._transitions.move(engine, EngineState.PAUSED, verdict.reason, probe_at)
+
+
+def _counts(row: JobRow, code: str, engine: KnownEngine) -> bool:
+    """Say whether a failure with `code` says something about the engine."""
+    if code in NEUTRAL or engine.state in (EngineState.QUARANTINED, EngineState.RETIRED):
+        return False
+    # A job that gave less time than the card asks for must not count: no tenant may pause an engine for all others.
+    card = engine.card or DEFAULT_CARD
+    return code != LATE or row.options.execution_timeout_seconds >= card.execution_timeout_seconds

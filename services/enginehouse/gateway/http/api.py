@@ -1,0 +1,47 @@
+"""The public API as one ASGI app: the routes, behind the front and the fast way for submits."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from enginehouse import __version__
+from enginehouse.gateway.gateway import Gateway
+from enginehouse.gateway.http import problems
+from enginehouse.gateway.http.fast_submit import FastSubmit
+from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
+from enginehouse.gateway.http.routes import dead_letters, engines, events, health, jobs, objects
+
+
+class _Api(FastAPI):
+    """FastAPI behind layers of our own, since its layers cost more than everything else that a submit takes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._front: ASGIApp = RequestId(HeadersWithinBounds(FastSubmit(super().__call__, self)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._front(scope, receive, send)
+
+
+def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> FastAPI:
+    """Build the public API of `gateway`, which runs as long as `running` is entered."""
+
+    def lifespan(_: FastAPI) -> AbstractAsyncContextManager[None]:
+        return running
+
+    api = _Api(
+        title="Enginehouse",
+        version=__version__,
+        summary="Many clients' inference engines behind one API.",
+        lifespan=lifespan,
+        redoc_url=None,
+        # A path with a slash too many is not found: a redirect would lead to wherever the Host header says.
+        redirect_slashes=False,
+    )
+    api.state.gateway = gateway
+    problems.install(api)
+    for module in (jobs, events, objects, dead_letters, engines, health):
+        api.include_router(module.router)
+    return api

@@ -1,0 +1,118 @@
+"""A request for one job, and what it becomes."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_core
+
+from enginehouse.contracts.engine import EngineCard
+from enginehouse.contracts.errors import InvalidInput
+from enginehouse.contracts.job import JobRequest
+from enginehouse.contracts.names import new_job_id
+from enginehouse.gateway.ledger.accept import IdempotencyKey, IdempotencyScope
+from enginehouse.gateway.ledger.rows import FinishedEvent, JobRow, StoredOptions
+from enginehouse.gateway.tenants.tenants import Caller
+
+_IDEMPOTENCY_SECONDS = 86_400
+_PARSER_DEPTH = 201
+"""Parsers refuse JSON that is nested this deep."""
+MAX_DEPTH = 128
+"""How deep an input may be nested: the events and records that carry it add levels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One request for one job."""
+
+    caller: Caller
+    engine: str
+    """As the request names it."""
+    request: JobRequest
+    idempotency_key: str | None = None
+    idempotency_scope: IdempotencyScope = IdempotencyScope.HTTP
+    traceparent: str | None = None
+    retry_of: str | None = None
+    """The ended job that this one repeats."""
+    redrives: str | None = None
+    """The dead letter that becomes this job, and can become no second one."""
+    correlation_id: str | None = None
+    """For upstream events: what the answering event names."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedJob:
+    """A job that will reach a final state."""
+
+    id: str
+    engine: str
+    existing: bool
+    """Whether an earlier submission with the same idempotency key made it."""
+
+
+def wire_json(name: str, value: Any) -> bytes:
+    """Write `value` as JSON that every part on its way can read.
+
+    InvalidInput, naming `name`, for a number that JSON cannot hold (1e400 is well-formed as text, and infinite once it
+    is read), and for a value that is nested too deep.
+    """
+    text = pydantic_core.to_json(value)
+    if b"Infinity" in text or b"NaN" in text or text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        around = _PARSER_DEPTH - MAX_DEPTH
+        try:
+            pydantic_core.from_json(b"[" * around + text + b"]" * around, allow_inf_nan=False)
+        except ValueError:
+            raise InvalidInput(
+                f"{name} has a number too large to be one, or is nested deeper than the {MAX_DEPTH} levels allowed"
+            ) from None
+    return text
+
+
+def options_of(submission: Submission, card: EngineCard) -> StoredOptions:
+    """Settle what holds for a job: as the request says, or else as the engine's card says."""
+    request = submission.request
+    if request.parameters is not None:
+        wire_json("parameters", request.parameters)
+    wants_event = submission.idempotency_scope is IdempotencyScope.EVENT or submission.caller.tenant.publish_finished
+    return StoredOptions(
+        retry=request.retry or card.retry,
+        retry_on_timeout=request.retry_on_timeout,
+        execution_timeout_seconds=request.execution_timeout_seconds or card.execution_timeout_seconds,
+        parameters=request.parameters,
+        webhook=request.webhook,
+        webhook_events_filter=request.webhook_events_filter if request.webhook else (),
+        finished_event=FinishedEvent(correlation_id=submission.correlation_id) if wants_event else None,
+    )
+
+
+def row_of(submission: Submission, engine_id: str, card: EngineCard, input_json: bytes | None) -> JobRow:
+    """Make the row of a job that is about to be accepted."""
+    request, created_at = submission.request, time.time()
+    return JobRow.accepted(
+        id=new_job_id(),
+        tenant=submission.caller.name,
+        engine=engine_id,
+        priority=request.priority,
+        input=None if input_json is None else input_json.decode(),
+        input_ref=request.input_ref,
+        options=options_of(submission, card),
+        traceparent=submission.traceparent,
+        created_at=created_at,
+        queue_deadline=created_at + (request.max_time_in_queue_seconds or card.max_time_in_queue_seconds),
+        result_ttl_seconds=request.result_ttl_seconds,
+        retry_of=submission.retry_of,
+    )
+
+
+def idempotency_of(submission: Submission, input_json: bytes | None) -> IdempotencyKey | None:
+    """Make the key under which the same request is the same job; None if it has none."""
+    if submission.idempotency_key is None:
+        return None
+    request = submission.request.model_dump_json(exclude={"input", "engine"})
+    again = f"{submission.retry_of} {submission.redrives}\n" if submission.retry_of else ""
+    digest = hashlib.sha256(f"{submission.engine}\n{request}\n{again}".encode() + (input_json or b"")).hexdigest()
+    lives = max(_IDEMPOTENCY_SECONDS, submission.request.result_ttl_seconds)
+    return IdempotencyKey(
+        submission.idempotency_scope, submission.idempotency_key, digest, expires_at=time.time() + lives
+    )

@@ -1,0 +1,91 @@
+"""What a caller can do with dead letters: list, read, redrive, discard."""
+
+import struct
+from dataclasses import dataclass
+
+from enginehouse.contracts.errors import Forbidden, NotFound, RequestError
+from enginehouse.gateway.handover.job_event import event_of
+from enginehouse.gateway.intake.submission import AcceptedJob
+from enginehouse.gateway.jobs.jobs import Jobs
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.rows import DeadLetterRow
+from enginehouse.gateway.tenants.tenants import Caller
+
+CURSOR_PATTERN = r"[0-9a-f]{16}-[0-9a-f-]{1,64}"
+
+
+class DeadLetterDoesNotExist(NotFound):
+    """No such dead letter."""
+
+    code = "DEAD_LETTER_DOES_NOT_EXIST"
+    advice = "GET /v1/dead-letters lists them."
+
+
+def _cursor(row: DeadLetterRow) -> str:
+    """Name the place of a row in the order of time: ids of deliveries that were no job do not tell their time.
+
+    The time is written as bits, so that it comes back exactly.
+    """
+    return f"{struct.pack('>d', row.created_at).hex()}-{row.id}"
+
+
+def _after(cursor: str) -> tuple[float, str]:
+    moment, _, letter_id = cursor.partition("-")
+    return struct.unpack(">d", bytes.fromhex(moment))[0], letter_id
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPage:
+    """Dead letters, newest first, without their events."""
+
+    letters: list[DeadLetterRow]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Dead letters of a caller; those that nobody could parse belong to administrators."""
+
+    ledger: Ledger
+    jobs: Jobs
+
+    async def list(self, caller: Caller, *, unparsable: bool, cursor: str | None, limit: int) -> DeadLetterPage:
+        """List the caller's dead letters, or the unparsable ones. `cursor` matches CURSOR_PATTERN."""
+        if unparsable and not caller.is_admin:
+            raise Forbidden("What nobody could parse is shown to administrators only")
+        after = _after(cursor) if cursor else None
+        rows = await self.ledger.read(read.list_dead_letters, None if unparsable else caller.name, after, limit)
+        return DeadLetterPage(rows, _cursor(rows[-1]) if len(rows) == limit else None)
+
+    async def read(self, caller: Caller, letter_id: str) -> DeadLetterRow:
+        """Return one dead letter with its event: the job's last hand-over, or what could not become a job."""
+        row = await self._owned(caller, letter_id)
+        job = await self.ledger.read(read.job, row.job_id) if row.job_id else None
+        if job is None:
+            return row
+        # Without signed URLs: the attempt that they were made for is over.
+        event = await event_of(job._replace(attempts=max(job.attempts - 1, 0)), None, 0)
+        return row._replace(event=event.decode())
+
+    async def redrive(
+        self, caller: Caller, letter_id: str, *, traceparent: str | None, idempotency_key: str | None
+    ) -> AcceptedJob:
+        """Submit the job of a dead letter again, once."""
+        row = await self._owned(caller, letter_id)
+        if row.job_id is None:
+            raise RequestError("This was never a job: nobody could parse it. Publish it again, corrected")
+        return await self.jobs.retry(
+            caller, row.job_id, traceparent=traceparent, idempotency_key=idempotency_key, redrives=row.id
+        )
+
+    async def discard(self, caller: Caller, letter_id: str) -> None:
+        """Delete a dead letter; its job keeps its state."""
+        row = await self._owned(caller, letter_id)
+        await self.ledger.discard_dead_letter(row.id)
+
+    async def _owned(self, caller: Caller, letter_id: str) -> DeadLetterRow:
+        row = await self.ledger.read(read.dead_letter, letter_id)
+        if row is None or (row.tenant != caller.name and not (row.tenant is None and caller.is_admin)):
+            raise DeadLetterDoesNotExist(f"No dead letter {letter_id} of {caller.name}")
+        return row

@@ -1,0 +1,170 @@
+"""Accepts jobs: with their idempotency keys, and handed over at once as far as their engines' windows have room."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, text, update
+
+from enginehouse.contracts.errors import AlreadyRedriven, EventReused, IdempotencyKeyReused, RequestError
+from enginehouse.gateway.ledger.rows import JobRow, to_columns
+from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, idempotency_keys, jobs
+from enginehouse.gateway.ledger.windows import lock_windows
+
+
+class IdempotencyScope(StrEnum):
+    """Where an idempotency key comes from."""
+
+    HTTP = "http"
+    """The caller's Idempotency-Key."""
+    EVENT = "event"
+    """The source and id of an upstream event."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """Makes a submit safe to repeat: the same key with the same request is the same job."""
+
+    scope: IdempotencyScope
+    key: str
+    request_hash: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be accepted."""
+
+    row: JobRow
+    window: int
+    """How many jobs of its engine may be handed over and unfinished; 0 while it is paused."""
+    idempotency: IdempotencyKey | None = None
+    redrives: str | None = None
+    """The dead letter that becomes this job, unless it became another one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """The result of accepting a job."""
+
+    job_id: str
+    handed_over: bool
+    """Whether the job got room in its engine's window, and must be published now."""
+    existing: bool = False
+    """Whether an earlier submit with the same idempotency key made this job."""
+
+
+KeyName = tuple[str, IdempotencyScope, str]
+"""Tenant, scope and key."""
+
+
+def _known_keys(connection: Connection, items: Sequence[NewJob]) -> dict[KeyName, tuple[str, str]]:
+    """Return, for each known idempotency key of the items, the hash of its request and its job."""
+    known = {}
+    for item in items:
+        if item.idempotency is None:
+            continue
+        found = connection.execute(
+            select(idempotency_keys.c.request_hash, idempotency_keys.c.job_id, idempotency_keys.c.expires_at).where(
+                this_key := and_(
+                    idempotency_keys.c.tenant == item.row.tenant,
+                    idempotency_keys.c.scope == item.idempotency.scope.value,
+                    idempotency_keys.c.key == item.idempotency.key,
+                )
+            )
+        ).first()
+        if found and found.expires_at <= item.row.created_at:
+            connection.execute(delete(idempotency_keys).where(this_key))
+        elif found:
+            known[_key_name(item)] = (found.request_hash, found.job_id)
+    return known
+
+
+# Statements of every submit are built once: building one costs several times its execution.
+_IN_WINDOWS = (
+    select(jobs.c.engine, func.count())
+    .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(bindparam("engines", expanding=True)))
+    .group_by(jobs.c.engine)
+)
+_ONE_WAITING = select(jobs.c.id).where(jobs.c.engine == bindparam("engine"), text(BACKLOG)).limit(1)
+_INSERT_JOBS, _INSERT_KEYS = insert(jobs), insert(idempotency_keys)
+
+
+def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
+    """Count the jobs that each engine may be handed at once: none while older ones wait for it."""
+    windows = {item.row.engine: item.window for item in items}
+    open_engines = lock_windows(connection, [engine for engine, window in windows.items() if window > 0])
+    taken: dict[str, int] = dict(connection.execute(_IN_WINDOWS, {"engines": open_engines}).all())
+    rooms = {engine: windows[engine] - taken.get(engine, 0) for engine in open_engines}
+    for engine in open_engines:
+        if rooms[engine] > 0 and connection.execute(_ONE_WAITING, {"engine": engine}).first():
+            rooms[engine] = 0
+    return rooms
+
+
+def _redriven_before(connection: Connection, item: NewJob) -> AlreadyRedriven | None:
+    """Mark the dead letter that `item` redrives, if any, as redriven; refuse if it was redriven before."""
+    if item.redrives is None:
+        return None
+    letter = dead_letters.c.id == item.redrives
+    claim = update(dead_letters).where(letter, dead_letters.c.redriven_as.is_(None))
+    if connection.execute(claim.values(redriven_as=item.row.id)).rowcount:
+        return None
+    # Also None if it was discarded meanwhile: its job may still be submitted again.
+    first = connection.execute(select(dead_letters.c.redriven_as).where(letter)).scalar()
+    return AlreadyRedriven(f"Dead letter {item.redrives} was redriven before, as job {first}") if first else None
+
+
+def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | Exception]:
+    """Accept jobs in the order given, and hand over as many as there is room for."""
+    known = _known_keys(connection, items)
+    rooms = _rooms(connection, items)
+    results: list[Inserted | Exception] = []
+    rows, keys = [], []
+    for item in items:
+        refused = _seen_before(item, known) or _redriven_before(connection, item)
+        if refused:
+            results.append(refused)
+            continue
+        if item.idempotency:
+            known[_key_name(item)] = (item.idempotency.request_hash, item.row.id)
+            keys.append(_key_columns(item, item.idempotency))
+        handed_over = rooms.get(item.row.engine, 0) > 0
+        row = item.row
+        if handed_over:
+            rooms[row.engine] -= 1
+            row = row._replace(handed_over_at=row.created_at, hand_overs=1)
+        rows.append(to_columns(row))
+        results.append(Inserted(row.id, handed_over))
+    if rows:
+        connection.execute(_INSERT_JOBS, rows)
+    if keys:
+        connection.execute(_INSERT_KEYS, keys)
+    return results
+
+
+def _key_name(item: NewJob) -> KeyName:
+    assert item.idempotency
+    return item.row.tenant, item.idempotency.scope, item.idempotency.key
+
+
+def _key_columns(item: NewJob, key: IdempotencyKey) -> dict[str, Any]:
+    return {
+        "tenant": item.row.tenant,
+        "scope": key.scope.value,
+        "key": key.key,
+        "request_hash": key.request_hash,
+        "job_id": item.row.id,
+        "expires_at": key.expires_at,
+    }
+
+
+def _seen_before(item: NewJob, known: dict[KeyName, tuple[str, str]]) -> Inserted | RequestError | None:
+    """Return the job that the item's idempotency key made before, or the refusal of its use for another request."""
+    if item.idempotency is None or (found := known.get(_key_name(item))) is None:
+        return None
+    request_hash, job_id = found
+    if request_hash == item.idempotency.request_hash:
+        return Inserted(job_id, handed_over=False, existing=True)
+    return EventReused() if item.idempotency.scope is IdempotencyScope.EVENT else IdempotencyKeyReused()

@@ -1,0 +1,138 @@
+"""Engines' windows: how many of an engine's jobs are handed over at once, and which come next."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, text, update
+
+from enginehouse.contracts.job import Status, StatusReason
+from enginehouse.gateway.ledger.rows import UNFINISHED, JobRow
+from enginehouse.gateway.ledger.schema import BACKLOG, jobs
+
+_TRY_LOCKS = text("SELECT e FROM unnest(CAST(:engines AS text[])) e WHERE pg_try_advisory_xact_lock(hashtext(e))")
+
+
+def lock_windows(connection: Connection, engines: list[str]) -> list[str]:
+    """Return the engines whose window lock this transaction won. Never waits, so two gateways cannot deadlock."""
+    if connection.dialect.name != "postgresql" or not engines:
+        return engines
+    return list(connection.execute(_TRY_LOCKS, {"engines": engines}).scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class FillWindow:
+    """Hand over jobs of an engine as far as its window has room."""
+
+    engine: str
+    window: int
+    now: float
+
+
+_TENANTS_WAITING = f"""
+    WITH RECURSIVE tenants(tenant) AS (
+        SELECT min(tenant) FROM jobs WHERE engine = :engine AND {BACKLOG}
+        UNION ALL
+        SELECT (SELECT min(tenant) FROM jobs WHERE engine = :engine AND {BACKLOG} AND tenant > tenants.tenant)
+        FROM tenants WHERE tenants.tenant IS NOT NULL
+    )
+"""  # noqa: S608 - BACKLOG is a constant
+_FIRST_OF_TENANT = """
+    SELECT k.id, k.tenant, k.priority FROM jobs k
+    WHERE k.engine = :engine AND k.status = 'queued' AND k.handed_over_at IS NULL
+      AND k.tenant = t.tenant AND k.available_at <= :now AND k.queue_deadline > :now
+    ORDER BY k.priority DESC, k.id LIMIT :room
+"""
+# One question in two forms, each answered from ix_jobs_backlog alone: SQLite has no LATERAL, and PostgreSQL would scan
+# the table for the form of SQLite.
+_CANDIDATES = {
+    "sqlite": text(
+        f"{_TENANTS_WAITING} SELECT c.id, c.tenant, c.priority FROM tenants t "  # noqa: S608
+        f"JOIN jobs c ON c.id IN (SELECT id FROM ({_FIRST_OF_TENANT})) WHERE t.tenant IS NOT NULL"
+    ),
+    "postgresql": text(
+        f"{_TENANTS_WAITING} SELECT c.id, c.tenant, c.priority FROM tenants t "  # noqa: S608
+        f"CROSS JOIN LATERAL ({_FIRST_OF_TENANT}) c WHERE t.tenant IS NOT NULL"
+    ),
+}
+
+
+@dataclass(slots=True)
+class _FairOrder:
+    """Orders candidates by priority, then by how many jobs of their tenant stand before them, then by age."""
+
+    in_window: Counter[str] = field(default_factory=Counter)
+    """Jobs of each tenant that are in the window already: they stand before its candidates."""
+    positions: dict[str, Any] = field(default_factory=lambda: defaultdict(count))
+
+    def order(self, candidates: Sequence[Row[Any]]) -> list[Row[Any]]:
+        ranked = []
+        for row in sorted(candidates, key=lambda row: (-row.priority, row.id)):
+            rank = self.in_window[row.tenant] + next(self.positions[row.tenant])
+            ranked.append(((-row.priority, rank, row.id), row))
+        return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[JobRow] | None]:
+    """Mark the next jobs of each engine as handed over; they must be published once this is committed.
+
+    None: another gateway holds this engine's window lock; ask again in a moment.
+    """
+    locked = set(lock_windows(connection, sorted({item.engine for item in items})))
+    return [_fill_window(connection, item) if item.engine in locked else None for item in items]
+
+
+def _fill_window(connection: Connection, item: FillWindow) -> list[JobRow]:
+    in_window: Counter[str] = Counter(
+        dict(
+            connection.execute(
+                select(jobs.c.tenant, func.count())
+                .where(jobs.c.engine == item.engine, jobs.c.handed_over_at.is_not(None))
+                .group_by(jobs.c.tenant)
+            ).all()
+        )
+    )
+    room = item.window - in_window.total()
+    if room <= 0:
+        return []
+    candidates = connection.execute(
+        _CANDIDATES[connection.dialect.name], {"engine": item.engine, "now": item.now, "room": room}
+    ).all()
+    chosen = [row.id for row in _FairOrder(in_window).order(candidates)[:room]]
+    if not chosen:
+        return []
+    taken = (
+        update(jobs)
+        .where(jobs.c.id.in_(chosen), jobs.c.status == Status.QUEUED.value, jobs.c.handed_over_at.is_(None))
+        .values(handed_over_at=item.now, hand_overs=jobs.c.hand_overs + 1, status_reason=None)
+        .returning(*jobs.c)
+    )
+    rows = {row.id: JobRow.from_row(row) for row in connection.execute(taken)}
+    return [rows[job_id] for job_id in chosen if job_id in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Put jobs back into the queue whose hand-over did not happen or got lost."""
+
+    job_ids: tuple[str, ...]
+    reason: StatusReason | None
+    handed_over_until: float
+    """Only jobs handed over no later than this: another gateway may just have handed one over again."""
+
+
+def requeue(connection: Connection, items: list[Requeue]) -> list[None]:
+    """Put unfinished jobs back into the queue."""
+    for item in items:
+        connection.execute(
+            update(jobs)
+            .where(
+                jobs.c.id.in_(item.job_ids),
+                jobs.c.status.in_(UNFINISHED),
+                jobs.c.handed_over_at <= item.handed_over_until,
+            )
+            .values(handed_over_at=None, status=Status.QUEUED.value, status_reason=item.reason)
+        )
+    return [None] * len(items)

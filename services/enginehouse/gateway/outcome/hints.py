@@ -1,0 +1,93 @@
+"""Takes what runners publish on the topic `completions`: hints that records changed, progress, announcements."""
+
+import pydantic_core
+import structlog
+
+from enginehouse.background import Background
+from enginehouse.contracts.cloud_event import read_event
+from enginehouse.contracts.errors import EnginehouseError, Malformed, Unavailable
+from enginehouse.contracts.events import ENGINE_ANNOUNCED, JOB_PROGRESS, Completion, ProgressReport
+from enginehouse.contracts.names import is_job_id
+from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.rows import JobEventRow
+from enginehouse.gateway.outcome.expected_jobs import ExpectedJobs
+from enginehouse.gateway.outcome.mirroring import Mirroring
+from enginehouse.gateway.outcome.waiters import Waiters
+
+log = structlog.get_logger()
+
+_CLOSE_SECONDS = 5.0
+
+
+class Hints:
+    """Reads hints. They say only where to look: what became of a job is in its record."""
+
+    def __init__(
+        self, ledger: Ledger, catalogue: Catalogue, expected: ExpectedJobs, mirroring: Mirroring, waiters: Waiters
+    ) -> None:
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._expected = expected
+        self._mirroring = mirroring
+        self._waiters = waiters
+        self._background = Background()
+
+    async def deliver(self, body: bytes) -> bool:
+        """Take one delivery. True acknowledges it, False asks for it again."""
+        try:
+            event = read_event(Completion, body)
+        except Malformed as error:
+            log.warning(f"A completion cannot be read and is dropped: {error}", action="completion_malformed")
+            return True
+        if event.type == ENGINE_ANNOUNCED:
+            if self._catalogue.get(event.engineid) is not None:
+                self._background.start(self._catalogue.read_card(event.engineid))
+            return True
+        job_ids = [job_id for job_id in (event.subject, *event.data.also) if is_job_id(job_id)]
+        try:
+            if event.type == JOB_PROGRESS:
+                return not job_ids or await self._keep_progress(body)
+            return await self._mirror(await self._expected.engines_of(job_ids))
+        except EnginehouseError as error:
+            log.warning(f"A completion waits: {error}", action="completion_waits", job_id=event.subject)
+            return False
+        except Exception:
+            log.exception("A completion failed and comes again", action="completion_failed", job_id=event.subject)
+            return False
+
+    async def _mirror(self, engine_ids: dict[str, str]) -> bool:
+        try:
+            await self._mirroring.mirror(engine_ids)
+        except Unavailable as error:
+            # Acknowledged all the same: hints of one engine whose store is away would take the places of all others,
+            # and the sweep reads the record of every job that is handed over.
+            log.warning(f"The sweep is to look at these jobs: {error}", action="hint_dropped", job_ids=list(engine_ids))
+        return True
+
+    async def _keep_progress(self, body: bytes) -> bool:
+        try:
+            event = read_event(ProgressReport, body)
+        except Malformed:
+            return True
+        engine_ids = await self._expected.engines_of([event.subject])
+        if engine_ids.get(event.subject) == event.engineid:
+            value = pydantic_core.to_json(event.data.value).decode()
+            row = JobEventRow(event.subject, event.data.sequence, event.data.kind, value)
+            await self._ledger.add_job_event(row)
+            self._waiters.wake(event.subject, None)
+        return True
+
+    async def listen_to_others(self) -> None:
+        """Wake callers whose jobs another gateway has mirrored, for ever."""
+
+        def heard(payload: str) -> None:
+            for job_id in payload.split():
+                self._expected.forget(job_id)
+                self._waiters.wake(job_id, None)
+
+        await self._ledger.database.listen(heard, self._waiters.wake_all)
+
+    async def close(self) -> None:
+        """Finish what is being read."""
+        await self._background.close(_CLOSE_SECONDS)

@@ -1,0 +1,51 @@
+"""Brings ledger rows to what the job records say."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from enginehouse.contracts.job import JobRecord
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.mirror import Mirror
+from enginehouse.gateway.outcome.consequences import Consequences
+from enginehouse.sidecar.base import Sidecar
+from enginehouse.sidecar.gather import Gather
+from enginehouse.sidecar.records import JobRecords
+
+_READ_MAX = 64
+_CLOSE_SECONDS = 5.0
+
+
+class Mirroring:
+    """Reads records in bulk, writes their rows, and lets the consequences follow."""
+
+    def __init__(self, sidecar: Sidecar, ledger: Ledger, consequences: Consequences) -> None:
+        self._sidecar = sidecar
+        self._ledger = ledger
+        self._consequences = consequences
+        self._reading: Gather[str, str, None] = Gather(self._read, at_most=_READ_MAX)
+        """Job ids by engine. A hint that comes during a read causes another one: the read may have been too early."""
+
+    async def mirror(self, engine_ids: Mapping[str, str]) -> None:
+        """Mirror the records of jobs, each of an engine. Raises what kept one of them from being mirrored."""
+        reads = [self._reading.put(engine_id, job_id) for job_id, engine_id in engine_ids.items()]
+        for outcome in await asyncio.gather(*reads, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _read(self, engine_id: str, job_ids: Sequence[str]) -> list[None]:
+        stored = await JobRecords(self._sidecar, engine_id).read_many(list(dict.fromkeys(job_ids)))
+        await self.apply(engine_id, {job_id: found.record for job_id, found in stored.items()})
+        return [None] * len(job_ids)
+
+    async def apply(self, engine_id: str, records: Mapping[str, JobRecord]) -> None:
+        """Mirror records that have just been read or written."""
+        now = time.time()
+        mirrored = await asyncio.gather(
+            *(self._ledger.mirror(Mirror(job_id, record, now)) for job_id, record in records.items())
+        )
+        await self._consequences.follow(engine_id, [item for item in mirrored if item is not None])
+
+    async def close(self) -> None:
+        """Finish what is being mirrored."""
+        await self._reading.close(_CLOSE_SECONDS)

@@ -1,0 +1,163 @@
+"""Finds jobs that were handed over and got lost, or whose worker vanished, and hands them over again."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from enginehouse.contracts.engine import HEARTBEAT_SECONDS, Heartbeat
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.handover.dispatch import Dispatcher
+from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.rows import JobRow, by_engine
+from enginehouse.gateway.ledger.windows import Requeue
+from enginehouse.gateway.outcome import decisions
+from enginehouse.gateway.outcome.consequences import Consequences
+from enginehouse.gateway.outcome.records import Records
+from enginehouse.sidecar.records import StoredRecord
+
+log = structlog.get_logger()
+
+LOST_AFTER_SECONDS = 8.0
+"""A handed-over job that an idle worker has not received after this time will not arrive."""
+OVERTAKEN_SECONDS = 15.0
+"""A topic is first in, first out: a job is lost if one that was handed over this much later has begun."""
+_YOUNG_SECONDS = 2.0
+"""Jobs handed over more recently are left alone."""
+_HAND_OVERS_MAX = 20
+_PATIENCE_DOUBLED_MAX = 4
+_LOGGED_MAX = 20
+
+
+def is_lost(row: JobRow, workers: Sequence[Heartbeat], last_begun: float, now: float) -> bool:
+    """Say whether a handed-over job that no worker has claimed got lost. A long wait alone proves nothing.
+
+    `last_begun` is when the job was handed over that was handed over last among those the engine has begun.
+    """
+    if any(row.id in worker.in_hand for worker in workers):
+        return False
+    # If it was lost again and again, the way is broken: patience keeps its hand-overs from running out meanwhile.
+    patience = 2.0 ** min(max(row.hand_overs - row.attempts - 1, 0), _PATIENCE_DOUBLED_MAX)
+    handed_over_at = row.handed_over_at or 0
+    for worker in workers:
+        if worker.subscribed and worker.healthy and worker.idle_since is not None:
+            waited = now - max(worker.idle_since.timestamp(), handed_over_at)
+            if waited > LOST_AFTER_SECONDS * patience:
+                return True
+    return handed_over_at + OVERTAKEN_SECONDS * patience < last_begun
+
+
+def still_runs(record: JobRecord, job_id: str, workers: Sequence[Heartbeat]) -> bool:
+    """Say whether the worker of a running record lives and has the job, or may have taken it since its last heartbeat.
+
+    A store that was restored from a backup shows claims of jobs that their workers ended long ago.
+    """
+    return any(
+        worker.worker == record.worker
+        and (job_id in worker.in_hand or record.started_at is None or record.started_at >= worker.at)
+        for worker in workers
+    )
+
+
+class LostJobs:
+    """Compares every job that is handed over with its record and its engine's workers."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        catalogue: Catalogue,
+        dispatcher: Dispatcher,
+        records: Records,
+        consequences: Consequences,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._dispatcher = dispatcher
+        self._records = records
+        self._consequences = consequences
+        self._clock = clock
+        self._orphaned: dict[str, dict[str, float]] = {}
+        """Running jobs of each engine that no living worker has, and since when that was so at every look."""
+
+    async def recover(self) -> None:
+        """Mirror the records of all jobs that are handed over, and hand over again those that got lost."""
+        now = self._clock()
+        engines = by_engine(await self._ledger.read(read.handed_over, now - _YOUNG_SECONDS))
+        await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in engines.items()))
+
+    async def _recover(self, engine_id: str, rows: list[JobRow], now: float) -> None:
+        engine = self._catalogue.get(engine_id)
+        if engine is None:
+            return
+        try:
+            stored, workers = await self._look(engine, rows)
+        except EnginehouseError as error:
+            log.warning(
+                f"The jobs of {engine_id} cannot be checked now: {error}", action="recover_waits", engine_id=engine_id
+            )
+            return
+        lost = self._lost(engine_id, rows, stored, workers, now)
+        if lost:
+            await self._hand_over_again(engine_id, lost, now)
+
+    async def _look(self, engine: KnownEngine, rows: list[JobRow]) -> tuple[dict[str, StoredRecord], list[Heartbeat]]:
+        """Read the records of jobs and the heartbeats of their engine's workers; mirror the records."""
+        stored = await self._records.read_many(engine.id, [row.id for row in rows])
+        workers = await self._catalogue.read_workers(engine)
+        await self._records.mirror(engine.id, stored)
+        return stored, workers
+
+    def _lost(
+        self,
+        engine_id: str,
+        rows: list[JobRow],
+        stored: dict[str, StoredRecord],
+        workers: list[Heartbeat],
+        now: float,
+    ) -> list[JobRow]:
+        before, orphaned = self._orphaned.get(engine_id, {}), dict[str, float]()
+        last_begun = self._consequences.last_begun.get(engine_id, 0)
+        lost = []
+        for row in rows:
+            record = stored[row.id].record if row.id in stored else None
+            if record and (record.status.is_final or record.attempt > row.attempts):
+                continue  # Mirrored just now.
+            if record and record.status is Status.RUNNING and row.status is Status.RUNNING:
+                # While no worker is seen at all, none could take it; a store that was away shows them one by one.
+                if workers and not still_runs(record, row.id, workers):
+                    orphaned[row.id] = before.get(row.id, now)
+                    if now - orphaned[row.id] > HEARTBEAT_SECONDS:
+                        lost.append(row)
+            elif is_lost(row, workers, last_begun, now):
+                # A record of an earlier attempt says nothing about this hand-over.
+                lost.append(row)
+        self._orphaned[engine_id] = orphaned
+        return lost
+
+    async def _hand_over_again(self, engine_id: str, lost: list[JobRow], now: float) -> None:
+        for row in lost:
+            if row.hand_overs >= _HAND_OVERS_MAX:
+                await self._give_up(row)
+        again = [row.id for row in lost if row.hand_overs < _HAND_OVERS_MAX]
+        if again:
+            log.warning(
+                f"{len(again)} jobs of {engine_id} are handed over again: their worker vanished, or they got lost",
+                action="handed_over_again",
+                engine_id=engine_id,
+                job_ids=again[:_LOGGED_MAX],
+            )
+            await self._ledger.requeue(Requeue(tuple(again), None, now))
+            self._dispatcher.wake(engine_id)
+
+    async def _give_up(self, row: JobRow) -> None:
+        try:
+            await self._records.decide(row, decisions.give_up(row.hand_overs))
+        except EnginehouseError as error:
+            log.warning(f"Job {row.id} cannot be given up now: {error}", action="give_up_waits", job_id=row.id)
