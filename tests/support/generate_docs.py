@@ -3,7 +3,10 @@
 A generated part stands between two comments; what stands outside them is written by hand and stays as it is.
 """
 
+import ast
 import importlib
+import inspect
+import itertools
 import pkgutil
 import re
 import sys
@@ -17,6 +20,7 @@ from pydantic import AliasChoices, SecretStr
 from pydantic_settings import BaseSettings
 
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.job import JobErrorCode
 from enginehouse.gateway.app import create_app
 from enginehouse.gateway.http import routes
 from enginehouse.gateway.http.dependencies import admin_of, caller_of
@@ -128,6 +132,20 @@ def problems_table() -> str:
     return _table(["code", "status", "retry can help", "meaning", "what to do"], rows)
 
 
+def job_errors_table() -> str:
+    """The codes in the `error` of a job, each with the text that stands below it in the code."""
+    (kind,) = ast.parse(inspect.getsource(JobErrorCode)).body
+    assert isinstance(kind, ast.ClassDef)
+    rows = [
+        [f"`{ast.literal_eval(member.value)}`", ast.literal_eval(text.value)]
+        for member, text in itertools.pairwise(kind.body)
+        if isinstance(member, ast.Assign) and isinstance(text, ast.Expr)
+    ]
+    if len(rows) != len(JobErrorCode):
+        raise ValueError("each member of JobErrorCode needs a text below it that says what it means")
+    return _table(["code", "meaning"], rows)
+
+
 def variable(settings: type[BaseSettings], name: str) -> str:
     """The environment variable of a setting."""
     alias = settings.model_fields[name].validation_alias
@@ -206,7 +224,7 @@ def settings_table(settings: type[BaseSettings]) -> str:
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "http.md": {"calls": http_tables, "problems": problems_table},
+    "http.md": {"calls": http_tables, "problems": problems_table, "job errors": job_errors_table},
     "settings.md": {
         "gateway": lambda: settings_table(GatewaySettings),
         "runner": lambda: settings_table(RunnerSettings),

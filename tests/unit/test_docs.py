@@ -11,7 +11,7 @@ from tests.support import generate_docs
 from tests.support.documents import ROOT, Document, Table, documents
 
 from enginehouse.cli.app import app
-from enginehouse.contracts.job import TRANSITIONS
+from enginehouse.contracts.job import TRANSITIONS, JobErrorCode
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.runner.settings import RunnerSettings
 
@@ -261,6 +261,9 @@ class TestGenerated:
         assert may["POST", "/v1/engines/{engine}/purge"] == "administrators"
         assert may["POST", "/v1/jobs"] == "every tenant"
         assert may["GET", "/healthz/live"] == "everybody"
+
+    def test_every_code_that_a_job_can_fail_with_is_listed(self) -> None:
+        assert all(f"| `{code}` |" in generate_docs.job_errors_table() for code in JobErrorCode)
 
     def test_no_secret_has_a_default_to_show(self) -> None:
         for kind in (GatewaySettings, RunnerSettings):
