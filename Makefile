@@ -1,51 +1,54 @@
-# The one task runner. Needs Python 3.11 or later, git and make; fetches everything else itself.
+# The one task runner. Needs Python 3.11 or later, git and make; fetches the rest by itself.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 ENVIRONMENT := .venv/.synced
 PYTEST := $(BIN)/pytest
+GENERATE_DOCS := $(BIN)/python tests/support/generate_docs.py
 
-help: ## What there is
+help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: $(ENVIRONMENT) ## Start everything, run real jobs through it, show them, stop
+demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop
 	@$(BIN)/enginehouse demo
 
-up: $(ENVIRONMENT) ## Start everything and stay, until Ctrl-C
+up: $(ENVIRONMENT) ## Start everything and stay until Ctrl-C
 	@$(BIN)/enginehouse up
 
-test: $(ENVIRONMENT) ## Every test, over real sidecars and a real Redis; ARGS='-k name' for some
+test: $(ENVIRONMENT) ## Run every test; ARGS='-k name' runs some
 	@$(BIN)/enginehouse setup
 	@$(PYTEST) $(ARGS)
 
-faults: $(ENVIRONMENT) ## Break everything under load, in a seeded order, and see what holds; ARGS='--seed 7 --jobs 2000 --faults 40'
+faults: $(ENVIRONMENT) ## Break everything under load; ARGS='--seed 7 --jobs 2000'
 	@$(BIN)/enginehouse setup
 	@$(BIN)/python -u -m tests.faults $(ARGS)
 
-soak: $(ENVIRONMENT) ## A steady load for MINUTES=30, with everything kept for a minute only: memory and disk stay level
+soak: $(ENVIRONMENT) ## Keep a steady load on for MINUTES=30; memory and disk stay level
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python -u -m tests.faults.soak --minutes $(or $(MINUTES),30) $(ARGS)
 
-bench: $(ENVIRONMENT) ## How fast it is, beside Celery and bare Redis Streams: about five minutes; needs wrk
+bench: $(ENVIRONMENT) ## Measure the speed, in about five minutes; needs wrk
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks $(ARGS)
 
-check: $(ENVIRONMENT) ## Format, lint, types, imports, YAML, and that names in YAML match the code; edits nothing
+check: $(ENVIRONMENT) ## Check format, lint, types, imports, YAML, docs; edits nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p enginehouse
 	$(BIN)/mypy tests
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/support/derive_sync.py --check
+	$(GENERATE_DOCS) --check
 	$(BIN)/yamllint --strict .
-	$(PYTEST) -q tests/manifests tests/unit/test_names_in_yaml.py
+	$(PYTEST) -q tests/manifests tests/unit/test_names_in_yaml.py tests/unit/test_docs.py
 
-fix: $(ENVIRONMENT) ## Format, and correct what can be corrected by machine
+fix: $(ENVIRONMENT) ## Format the code, and write what is generated
 	$(BIN)/python tests/support/derive_sync.py
+	$(GENERATE_DOCS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Forget the environment and the local home; the built daprd stays in the cache
+clean: ## Delete the environment and the local home; daprd stays cached
 	rm -rf .venv .enginehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
