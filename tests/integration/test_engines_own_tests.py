@@ -13,7 +13,7 @@ import yaml
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.environments import prepare
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Silent
+from enginehouse.local.steps import SilentSteps
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "engine_template"
@@ -51,7 +51,7 @@ async def environment_with_pytest(folder: Path, copy: Path) -> Path:
         requirements.write("\npytest\n")
     guard = Guard()
     try:
-        environment = await prepare(read_spec(copy), copy, guard, Silent())
+        environment = await prepare(read_spec(copy), copy, guard, SilentSteps())
     finally:
         guard.close()
     assert environment is not None

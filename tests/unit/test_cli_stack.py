@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from enginehouse.cli.app import app
-from enginehouse.cli.console import Steps, _print_lines, out
+from enginehouse.cli.console import TerminalSteps, _print_lines, out
 from enginehouse.cli.stack import platform_engines
 
 _RUN = CliRunner()
@@ -73,7 +73,7 @@ def test_what_a_process_prints_cannot_steer_the_terminal(tmp_path: Path) -> None
 
 def test_steps_are_plain_lines_where_there_is_no_terminal() -> None:
     console = Console(width=200, force_terminal=False)
-    with console.capture() as captured, Steps(console) as steps:
+    with console.capture() as captured, TerminalSteps(console) as steps:
         for done in range(5):
             steps.update("a", "building", done, 10)
         steps.finish("a", "built")

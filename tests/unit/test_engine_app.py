@@ -14,12 +14,16 @@ from pydantic import BaseModel, Field
 
 from enginehouse.engine import Engine, InvalidInput
 from enginehouse.engine.app import EngineApp
-from enginehouse.engine.host import EngineHost
+from enginehouse.engine.host import EngineHost, Pace
 
 
 @asynccontextmanager
-async def running(engine: type[Engine], load: bool = True) -> AsyncIterator[tuple[httpx2.AsyncClient, EngineHost]]:
-    host = EngineHost(engine)
+async def running(
+    engine: type[Engine],
+    load: bool = True,
+    pace: Pace = Pace(),  # noqa: B008
+) -> AsyncIterator[tuple[httpx2.AsyncClient, EngineHost]]:
+    host = EngineHost(engine, pace=pace)
     if load:
         await host.load()
         assert host.ready
@@ -205,7 +209,7 @@ async def test_not_healthy_and_busy_until_loaded() -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_slots() -> None:
+async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_predictions() -> None:
     gate = threading.Barrier(3, timeout=30)
 
     class Together(Engine):
@@ -293,8 +297,7 @@ async def test_health_tells_how_many_inputs_are_being_worked_on_whoever_waits_fo
         assert (await client.get("/healthz")).json()["in_hand"] == 0
 
 
-async def test_a_prediction_that_does_not_stop_is_not_said_to_have_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginehouse.engine.host._CANCEL_SECONDS", 0.05)
+async def test_a_prediction_that_does_not_stop_is_not_said_to_have_stopped() -> None:
     started, gate = asyncio.Event(), asyncio.Event()
 
     class Stubborn(Engine):
@@ -305,7 +308,7 @@ async def test_a_prediction_that_does_not_stop_is_not_said_to_have_stopped(monke
                     await gate.wait()
             return data
 
-    async with running(Stubborn) as (client, _):
+    async with running(Stubborn, pace=Pace(cancel_seconds=0.05)) as (client, _):
         waiting = asyncio.create_task(client.post("/predict", json={"data": 1, "id": "j1"}))
         await started.wait()
         answer = await client.post("/predict/j1/cancel")

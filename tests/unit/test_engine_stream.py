@@ -185,9 +185,9 @@ async def test_one_that_streams_from_a_thread_is_canceled_at_its_next_step() -> 
 async def test_what_is_told_faster_than_it_can_be_sent_is_dropped() -> None:
     lines = Lines()
     for _ in range(200):
-        lines.tell(Log("x" * 20_000))
+        lines.put(Log("x" * 20_000))
     assert len(await lines.take()) <= WAITING_MAX_BYTES
-    lines.tell(Log("again"))
+    lines.put(Log("again"))
     assert await lines.take() == b'{"log":"again"}\n'
     lines.close()
     assert await lines.take() == b""

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from enginehouse.local.processes import ProcessSpec, StartFailed, Supervised, Supervisor
+from enginehouse.local.processes import Pace, ProcessSpec, StartFailed, Supervised, Supervisor
 
 _CHILD_AND_GRANDCHILD = "sleep 300 & echo $! > grandchild; echo up; wait"
 _DEAF = "trap '' TERM; echo up; while :; do sleep 0.2; done"
@@ -50,8 +50,13 @@ def _spec(folder: Path, script: str, name: str = "one", grace_seconds: float = 5
 
 
 @pytest.fixture
-async def supervisor() -> AsyncIterator[Supervisor]:
-    made = Supervisor(lambda: None)
+def pace() -> Pace:
+    return Pace()
+
+
+@pytest.fixture
+async def supervisor(pace: Pace) -> AsyncIterator[Supervisor]:
+    made = Supervisor(lambda: None, pace)
     yield made
     await made.close()
 
@@ -88,19 +93,15 @@ async def test_stopping_ends_it_and_what_it_started(supervisor: Supervisor, tmp_
     assert supervisor.statuses() == []
 
 
-async def test_one_that_ignores_being_told_is_killed(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enginehouse.local.processes._INSIST_SECONDS", 0.1)
+@pytest.mark.parametrize("pace", [Pace(insist_seconds=0.1)])
+async def test_one_that_ignores_being_told_is_killed(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _DEAF, grace_seconds=0.1))
     await supervisor.stop(process)
     assert not _alive(pid)
 
 
-async def test_a_stopped_one_is_killed_too(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enginehouse.local.processes._INSIST_SECONDS", 0.1)
+@pytest.mark.parametrize("pace", [Pace(insist_seconds=0.1)])
+async def test_a_stopped_one_is_killed_too(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD, grace_seconds=0.1))
     os.kill(pid, signal.SIGSTOP)
     await supervisor.stop(process)
@@ -164,10 +165,10 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, script: s
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("pace", [Pace(first_backoff_seconds=0.01, longest_backoff_seconds=300)])
 async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("enginehouse.local.processes._FIRST_BACKOFF_SECONDS", 0.01)
     script = f"test -e {tmp_path}/mended || {{ echo no password; exit 1; }}; echo up; sleep 300"
     process = supervisor.start(_spec(tmp_path, script))
     assert await process.problem() is None
@@ -175,7 +176,6 @@ async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
     problem = await process.problem()
     assert problem is not None
     assert "no password" in problem
-    monkeypatch.setattr("enginehouse.local.processes._LONGEST_BACKOFF_SECONDS", 300)
     await _until(lambda: process.status.state == "waiting to restart" and process.deaths >= 8)
     (tmp_path / "mended").touch()
     process.retry()

@@ -46,7 +46,7 @@ def print_table(table: Table) -> None:
     wide.print(table, crop=False)
 
 
-def say(error: EnginehouseError) -> None:
+def print_error_with_advice(error: EnginehouseError) -> None:
     """An error as one line: what went wrong, and what to do about it."""
     detail = clean(str(error)).rstrip(". ")
     # A LocalError's text holds its ways out already.
@@ -55,19 +55,19 @@ def say(error: EnginehouseError) -> None:
 
 
 @contextlib.contextmanager
-def errors_said() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Turn an expected error of the block into its line and exit code 1."""
     try:
         yield
     except EnginehouseError as error:
-        say(error)
+        print_error_with_advice(error)
         raise typer.Exit(1) from None
 
 
 @contextlib.contextmanager
 def connected(home: Path) -> Iterator[Client]:
     """A client for the block; an expected error in it is shown, and exits with 1."""
-    with errors_said(), _client(home) as client:
+    with exit_on_error(), _client(home) as client:
         yield client
 
 

@@ -19,7 +19,7 @@ _PLAIN_EVERY_SECONDS = 10.0
 _COLOURS = ("cyan", "magenta", "blue", "yellow", "green", "bright_cyan", "bright_magenta", "bright_blue")
 
 
-def say_error(error: EnginehouseError) -> None:
+def print_error(error: EnginehouseError) -> None:
     """An error as its sentence and what to do about it."""
     err.print(Text(str(error), style="red"), soft_wrap=True)
 
@@ -38,8 +38,8 @@ class _Share(TaskProgressColumn):
         return super().render(task) if task.total else Text("")
 
 
-class Steps:
-    """Shows progress (`local.progress.Progress`). At a terminal in place; elsewhere a line per step and now and then."""
+class TerminalSteps:
+    """Shows progress (`local.steps.Steps`). At a terminal in place; elsewhere a line per step and now and then."""
 
     def __init__(self, console: Console = err) -> None:
         self._console = console
@@ -49,9 +49,9 @@ class Steps:
             else None
         )
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
+        self._printed_at: dict[str, float] = {}
 
-    def __enter__(self) -> "Steps":
+    def __enter__(self) -> "TerminalSteps":
         if self._live:
             self._live.start()
         return self
@@ -71,8 +71,8 @@ class Steps:
             if key not in self._tasks:
                 self._tasks[key] = self._live.add_task("", total=None)
             self._live.update(self._tasks[key], description=_short(text), completed=done, total=total or None)
-        elif time.monotonic() - self._told.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
-            self._told[key] = time.monotonic()
+        elif time.monotonic() - self._printed_at.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
+            self._printed_at[key] = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
             self._console.print(Text(f"… {text}{share}"), soft_wrap=True)
 
@@ -82,11 +82,11 @@ class Steps:
         if self._live and task is not None:
             self._live.remove_task(task)
             self._live.refresh()
-        self._told.pop(key, None)
+        self._printed_at.pop(key, None)
         mark = ("✓ ", "green") if ok else ("✗ ", "red")
         self._console.print(Text.assemble(mark, text), soft_wrap=True)
 
-    def say(self, *parts: RenderableType) -> None:
+    def print(self, *parts: RenderableType) -> None:
         """Print to standard output what is not progress, above what still changes."""
         # At one terminal both go through the console that redraws it.
         console = self._console if self._live and out.is_terminal else out

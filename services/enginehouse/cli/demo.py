@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from enginehouse.cli.console import Steps, out
+from enginehouse.cli.console import TerminalSteps, out
 from enginehouse.cli.demonstration.examples import engines, examples
 from enginehouse.cli.demonstration.play import play, tenant_keys
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
@@ -22,33 +22,33 @@ def demo(
 ) -> None:
     """Start everything, run real jobs, show them, and stop again. Uses the stack that runs in the home, if one does."""
     place = Home.at(home)
-    run(_beside(place) if place.is_running() else _whole(place, port))
+    run(_play_on_running_stack(place) if place.is_running() else _start_and_play(place, port))
 
 
-def _names() -> set[str]:
+def _engine_names() -> set[str]:
     return {engine.partition("--")[2] for engine in engines(examples())}
 
 
-async def _beside(home: Home) -> None:
+async def _play_on_running_stack(home: Home) -> None:
     out.print(f"Using what runs in {home.path}.", soft_wrap=True)
-    deploy_platform_engines(home, _names())
+    deploy_platform_engines(home, _engine_names())
     await play(home, home.read_local()["url"], out.print, out.width)
 
 
-async def _whole(home: Home, port: int) -> None:
+async def _start_and_play(home: Home, port: int) -> None:
     began = time.monotonic()
     pool = PortPool()
     # Engines that are made ready slowly do not keep the others from being shown.
-    options = RunOptions(port or pool.take(), _names(), wait_for_engines=False)
+    options = RunOptions(port or pool.take(), _engine_names(), wait_for_engines=False)
 
-    with Steps() as steps:
+    with TerminalSteps() as steps:
 
         async def work(stack: Stack) -> None:
-            async def tell_when_up() -> None:
+            async def report_when_up() -> None:
                 await stack.settled()
                 steps.finish("up", f"everything is up after {time.monotonic() - began:.1f} s")
 
-            await asyncio.gather(tell_when_up(), play(home, stack.url, steps.say, out.width))
+            await asyncio.gather(report_when_up(), play(home, stack.url, steps.print, out.width))
 
         # Before the gateway starts, which then knows them from the first call on.
         tenant_keys(home)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from enginehouse.cli.console import out, say_error
+from enginehouse.cli.console import out, print_error
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.home import Home
@@ -21,7 +21,7 @@ def deploy(
     try:
         spec = deploy_engine(place.engines, folder)
     except EnginehouseError as error:
-        say_error(error)
+        print_error(error)
         raise typer.Exit(1) from None
     out.print(f"{spec.id} {spec.version} is deployed: {place.engines / spec.id}", soft_wrap=True)
     if not place.is_running():
@@ -36,6 +36,6 @@ def remove(
     try:
         remove_engine(Home.at(home).engines, engine)
     except EnginehouseError as error:
-        say_error(error)
+        print_error(error)
         raise typer.Exit(1) from None
     out.print(f"{engine} is removed.")

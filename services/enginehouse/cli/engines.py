@@ -94,7 +94,7 @@ def quarantine(
     """Stop all delivery to an engine, over restarts too. Its jobs stay queued. Needs an administrator's key."""
     with connected(home) as client:
         found = client.quarantine(engine, reason)
-    _say_state(found, as_json)
+    _print_state(found, as_json)
 
 
 @engines.command()
@@ -102,7 +102,7 @@ def resume(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: J
     """Let a paused or quarantined engine have its jobs again, in order. Needs an administrator's key."""
     with connected(home) as client:
         found = client.resume(engine)
-    _say_state(found, as_json)
+    _print_state(found, as_json)
 
 
 @engines.command()
@@ -116,7 +116,7 @@ def purge(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: Js
         out.print(f"{canceled} jobs of {clean(engine)} are canceled.")
 
 
-def _say_state(engine: EngineInfo, as_json: bool) -> None:
+def _print_state(engine: EngineInfo, as_json: bool) -> None:
     if as_json:
         print_json(engine)
         return

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from enginehouse.cli.console import say_error
+from enginehouse.cli.console import print_error
 from enginehouse.contracts.errors import EnginehouseError
 
 HomeOption = Annotated[
@@ -26,7 +26,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(_with_signals(main))
     except EnginehouseError as error:
-        say_error(error)
+        print_error(error)
         raise typer.Exit(1) from None
     except asyncio.CancelledError:
         raise typer.Exit(INTERRUPTED) from None
@@ -34,12 +34,12 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
     task = asyncio.create_task(main)
-    told = 0
+    signals = 0
 
     def stop() -> None:
-        nonlocal told
-        told += 1
-        if told == 1:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
             task.cancel()
         else:
             # The guard ends every process that is left.

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.console import Steps, err, follow_logs, out
+from enginehouse.cli.console import TerminalSteps, err, follow_logs, out
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.local.acquire import get_daprd
@@ -39,7 +39,7 @@ def setup() -> None:
     async def get() -> None:
         guard = Guard()
         try:
-            with Steps() as steps:
+            with TerminalSteps() as steps:
                 await get_daprd(guard, steps)
                 address = external()
                 steps.finish("redis", f"Redis: {f'{address.host}:{address.port}' if address else find_server()}")
@@ -64,11 +64,11 @@ def up(
         _detach(place, port, engines)
         return
     options = RunOptions(port=port, platform_engines=platform_engines(engines))
-    steps = Steps()
+    steps = TerminalSteps()
 
     async def stay(stack: Stack) -> None:
         steps.close()
-        tell_ready(place, stack.url)
+        print_ready(place, stack.url)
         err.print("Ctrl-C stops everything.")
         if logs:
             await follow_logs(place.logs)
@@ -84,7 +84,7 @@ def platform_engines(text: str) -> list[str] | None:
     return None if text == "all" else [] if text == "none" else names
 
 
-def tell_ready(home: Home, url: str) -> None:
+def print_ready(home: Home, url: str) -> None:
     """The line that says where everything is."""
     places = f"{url}   docs: {url}/docs   key: {home.local_json}"
     out.print(Text.assemble(("Ready: ", "bold green"), places), soft_wrap=True)
@@ -111,7 +111,7 @@ def _detach(home: Home, port: int, engines: str) -> None:
         while process.poll() is None:
             state = home.read_state()
             if state.get("supervisor") == process.pid and state.get("ready"):
-                tell_ready(home, state["url"])
+                print_ready(home, state["url"])
                 return
             start = _echo(log, start)
             time.sleep(0.1)

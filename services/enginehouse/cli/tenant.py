@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from enginehouse.cli.connection import errors_said, print_table
+from enginehouse.cli.connection import exit_on_error, print_table
 from enginehouse.cli.console import err, out
 from enginehouse.cli.jobs import JsonOption, print_json
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption
@@ -44,7 +44,7 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key for a tenant, and the tenant if it is new. The key is printed now and never again."""
-    with errors_said():
+    with exit_on_error():
         key = add_key(Home.at(home).tenants, name, admin=admin)
     if as_json:
         print_json({"tenant": name, "api_key": key})
@@ -56,7 +56,7 @@ def add(
 @tenant.command("list")
 def list_tenants(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the tenants and their keys' first characters."""
-    with errors_said():
+    with exit_on_error():
         found = read_tenants(Home.at(home).tenants)
     if as_json:
         print_json([one.model_dump(mode="json", exclude={"keys": {"__all__": {"sha256"}}}) for one in found])
@@ -77,7 +77,7 @@ def revoke(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """End a key. Requests with it are refused within a second; jobs that it submitted go on."""
-    with errors_said():
+    with exit_on_error():
         revoked = revoke_key(Home.at(home).tenants, name, key)
     out.print(f"{revoked.id}… of {name} is revoked.")
 
@@ -89,7 +89,7 @@ def webhook(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Have a tenant's engines tell by signed webhook that they are paused, quarantined or active again."""
-    with errors_said():
+    with exit_on_error():
         set_webhook(Home.at(home).tenants, name, url)
     out.print(f"What becomes of {name}'s engines is told to {url or 'nobody'}.", soft_wrap=True)
 
@@ -97,7 +97,7 @@ def webhook(
 @tenant.command("webhook-secret")
 def webhook_secret(name: NameArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Make a new signing secret for a tenant's webhooks. It is printed now and never again; the one before stays valid."""
-    with errors_said():
+    with exit_on_error():
         existing_tenant(Home.at(home).tenants, name)
         secret = rotate_webhook_secret(Home.at(home).webhook_secrets, name)
     if as_json:

@@ -33,7 +33,7 @@ class RetryPlan:
         return random.uniform(0.5, 1) * min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**tried)  # noqa: S311
 
 
-class Refused(Exception):
+class RequestFailed(Exception):
     """A request that failed: with what error, and whether it may be sent again."""
 
     def __init__(self, error: EnginehouseError, *, again: bool) -> None:
@@ -43,21 +43,21 @@ class Refused(Exception):
 
 
 def check_answer(status: int, body: bytes, retry_after: str | None, *, safe: bool) -> None:
-    """Refused unless the answer is a success. `safe`: the request does nothing more when it is sent twice."""
+    """RequestFailed unless the answer is a success. `safe`: the request does nothing more when it is sent twice."""
     if status < 400:
         return
     error = from_answer(status, body, retry_after)
     # A 429 was turned away at the door, so nothing has been done.
     again = status == 429 or (safe and status in _AGAIN_STATUSES)
-    raise Refused(error, again=again) from None
+    raise RequestFailed(error, again=again) from None
 
 
-def lost_request(error: httpx2.TransportError, url: str, *, safe: bool) -> Refused:
+def lost_request(error: httpx2.TransportError, url: str, *, safe: bool) -> RequestFailed:
     """What a broken connection means."""
     why = str(error) or type(error).__name__
     if isinstance(error, httpx2.UnsupportedProtocol):
-        return Refused(CannotConnect(f"{url!r} is no URL of Enginehouse: {why}"), again=False)
+        return RequestFailed(CannotConnect(f"{url!r} is no URL of Enginehouse: {why}"), again=False)
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         # Nothing was sent, so sending it again is safe whatever it is.
-        return Refused(CannotConnect(f"Nothing answers at {url}: {why}"), again=True)
-    return Refused(Unavailable(f"The connection to {url} broke: {why}"), again=safe)
+        return RequestFailed(CannotConnect(f"Nothing answers at {url}: {why}"), again=True)
+    return RequestFailed(Unavailable(f"The connection to {url} broke: {why}"), again=safe)

@@ -9,7 +9,7 @@ import httpx2
 import pydantic_core
 
 from enginehouse.client.models import JobNews
-from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
+from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, lost_request
 from enginehouse.contracts.errors import Unavailable
 
 _WAIT_MARGIN_SECONDS = 15.0
@@ -76,15 +76,15 @@ class Transport:
             tried += 1
             try:
                 return self._send(request, safe)
-            except Refused as refused:
-                delay = self._delay(refused, tried)
+            except RequestFailed as failed:
+                delay = self._delay(failed, tried)
             time.sleep(delay)
 
-    def _delay(self, refused: Refused, tried: int) -> float:
+    def _delay(self, failed: RequestFailed, tried: int) -> float:
         """Seconds to wait before trying again; the error itself if there is to be no other try."""
-        delay = self._retries.delay(refused.error, tried) if refused.again else None
+        delay = self._retries.delay(failed.error, tried) if failed.again else None
         if delay is None:
-            raise refused.error from None
+            raise failed.error from None
         return delay
 
     def _send(self, request: httpx2.Request, safe: bool) -> bytes:
@@ -108,17 +108,17 @@ class Transport:
                         yield JobNews(kind=event.event, data=pydantic_core.from_json(event.data))
                         if event.event == "completed":
                             return
-                lost = Refused(Unavailable("The stream of events ended before the job did"), again=True)
+                lost = RequestFailed(Unavailable("The stream of events ended before the job did"), again=True)
             except httpx2.TransportError as error:
                 lost = lost_request(error, self._url, safe=True)
-            except Refused as refused:
-                lost = refused
+            except RequestFailed as failed:
+                lost = failed
             tried += 1
             time.sleep(self._delay(lost, tried))
 
 
 def _check_stream(answer: httpx2.Response) -> None:
-    """Refused if the server would not open the stream: then it says why in a body."""
+    """RequestFailed if the server would not open the stream: then it says why in a body."""
     if answer.status_code >= 400:
         body = answer.read()
         check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)

@@ -32,19 +32,19 @@ class EngineApp:
 
     def __init__(self, host: EngineHost) -> None:
         self.host = host
-        self._hot: dict[str, Handler] = {"/predict": host.predict}
+        self._direct: dict[str, Handler] = {"/predict": host.predict}
         if host.signature.batch:
-            self._hot["/predict/batch"] = host.predict_batch
+            self._direct["/predict/batch"] = host.predict_batch
         if host.signature.update:
-            self._hot["/update"] = host.update
+            self._direct["/update"] = host.update
         self._streams = host.signature.predict.streams
-        self._pages = _pages(host)
+        self._fastapi = _fastapi_app(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        handler = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        handler = self._direct.get(scope["path"]) if scope["type"] == "http" else None
         if handler is None:
-            await self._pages(scope, receive, send)
+            await self._fastapi(scope, receive, send)
             return
         body = await _read_body(receive)
         if body is None:
@@ -66,11 +66,11 @@ class EngineApp:
         predicting = asyncio.create_task(self.host.predict(body, lines))
         predicting.add_done_callback(lambda _: lines.close())
         begun = False
-        while told := await lines.take():
+        while taken := await lines.take():
             if not begun:
                 begun = True
                 await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            await send({"type": "http.response.body", "body": told, "more_body": True})
+            await send({"type": "http.response.body", "body": taken, "more_body": True})
         answer = await predicting
         if begun:
             await send({"type": "http.response.body", "body": answer.body + b"\n"})
@@ -101,7 +101,7 @@ async def _send(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _pages(host: EngineHost) -> FastAPI:
+def _fastapi_app(host: EngineHost) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(host.load())

@@ -44,12 +44,12 @@ class Codec:
         envelope: Any = create_model(
             "PredictRequest",
             __config__=ConfigDict(extra="ignore", arbitrary_types_allowed=True),
-            data=(method.takes, ...),
+            data=(method.input_type, ...),
             id=(str | None, None),
             parameters=(parameters | None, None),
         )
         self._request = envelope.__pydantic_validator__
-        result: TypeAdapter[Any] = TypeAdapter(method.gives)
+        result: TypeAdapter[Any] = TypeAdapter(method.result_type)
         self._result, self._serializer = result.validator, result.serializer
 
     def read(self, body: bytes) -> Request:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
@@ -22,25 +23,37 @@ from enginehouse.engine.stream import Canceled, Lines, drain, drain_async
 log = logging.getLogger("enginehouse.engine")
 
 _CANCELED = error_answer(409, {"message": "canceled", "retryable": False})
-_CANCEL_SECONDS = 1.0
-"""How long a canceled prediction may take to stop and still be reported as stopped."""
-_RAISED = (Exception, SystemExit)
+_CAUGHT = (Exception, SystemExit)
 """What a prediction may raise without ending the process: a library's sys.exit() must not take other jobs along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long the host waits, in seconds."""
+
+    cancel_seconds: float = 1.0
+    """How long a canceled prediction may take to stop and still be reported as stopped."""
 
 
 class EngineHost:
     """One engine and what it takes to run it. Knows nothing of HTTP but its statuses."""
 
-    def __init__(self, engine_class: type[Engine], on_load_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine_class: type[Engine],
+        on_load_failure: Callable[[], None] = lambda: None,
+        pace: Pace = Pace(),
+    ) -> None:
         self.signature = read_signature(engine_class)
         self.engine = engine_class()
         self.ready = False
         self._on_load_failure = on_load_failure
+        self._pace = pace
         concurrency = int(os.environ.get("ENGINE_CONCURRENCY") or engine_class.concurrency)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="predict")
         self._codec = Codec(self.signature.predict)
         batch, update = self.signature.batch, self.signature.update
-        self._batch_codec = BatchCodec(self.signature.predict.takes, batch) if batch else None
+        self._batch_codec = BatchCodec(self.signature.predict.input_type, batch) if batch else None
         self._update_codec = Codec(update) if update else None
         self._running: dict[str, asyncio.Task[Any] | None] = {}
         """Predictions that can be canceled, by id; those that stream from a thread have no task."""
@@ -55,7 +68,7 @@ class EngineHost:
                 await self.engine.load()
             else:
                 await _in_daemon_thread(self.engine.load)
-        except _RAISED as error:
+        except _CAUGHT as error:
             log.critical("The engine cannot be loaded: %s: %s", type(error).__name__, error, exc_info=error)
             self._on_load_failure()
         else:
@@ -87,8 +100,8 @@ class EngineHost:
             return Answer(200, self._codec.write(result))
         except Canceled:
             return _CANCELED
-        except _RAISED as error:
-            return _failed(error, job_id)
+        except _CAUGHT as error:
+            return _error_of(error, job_id)
 
     def _drain(self, steps: Any, lines: Lines, job_id: str | None) -> Any:
         if job_id is None:
@@ -109,8 +122,8 @@ class EngineHost:
             predicting = self.engine.predict(data, **options)
             result = await (predicting if lines is None else drain_async(predicting, lines))
             return Answer(200, self._codec.write(result))
-        except _RAISED as error:
-            return _failed(error, job_id)
+        except _CAUGHT as error:
+            return _error_of(error, job_id)
         except asyncio.CancelledError:
             if task is None or job_id not in self._canceled:
                 raise
@@ -131,7 +144,7 @@ class EngineHost:
         self._canceled.add(job_id)
         if task := self._running[job_id]:
             task.cancel()
-        deadline = time.monotonic() + _CANCEL_SECONDS
+        deadline = time.monotonic() + self._pace.cancel_seconds
         while job_id in self._running and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         return job_id not in self._running
@@ -151,8 +164,8 @@ class EngineHost:
                 raise BadResult(f"predict_batch answered {len(results)} results to {len(valid)} inputs")
             answer: Answer = await self._in_pool(self._write_batch, items, results)
             return answer
-        except _RAISED as error:
-            return _failed(error, None)
+        except _CAUGHT as error:
+            return _error_of(error, None)
         finally:
             self.in_hand -= count
 
@@ -166,7 +179,7 @@ class EngineHost:
             if isinstance(item, BaseException):
                 raise item
             return self._codec.write(item)
-        except _RAISED as error:
+        except _CAUGHT as error:
             return pydantic_core.to_json({"error": failure(error)[1]})
 
     async def update(self, body: bytes) -> Answer:
@@ -174,12 +187,12 @@ class EngineHost:
         assert self.signature.update is not None
         assert self._update_codec is not None
         method: Callable[..., Any] = getattr(self.engine, "update")  # noqa: B009 (optional, so not declared)
-        has_argument = self.signature.update.takes is not type(None)
+        has_argument = self.signature.update.input_type is not type(None)
         try:
             arguments = [self._update_codec.read(b'{"data":%b}' % (body or b"null")).data] if has_argument else []
             return Answer(200, self._update_codec.write(await self._call(method, *arguments)))
-        except _RAISED as error:
-            return _failed(error, None)
+        except _CAUGHT as error:
+            return _error_of(error, None)
 
     async def info(self) -> Any:
         """What the engine tells about itself."""
@@ -204,7 +217,7 @@ class EngineHost:
         return result
 
 
-def _failed(error: BaseException, job_id: str | None) -> Answer:
+def _error_of(error: BaseException, job_id: str | None) -> Answer:
     status, body = failure(error)
     if status == 500:
         log.error("Job %s failed: %s", job_id or "without id", body["message"], exc_info=error)

@@ -61,8 +61,8 @@ def _schemas(signature: Signature) -> tuple[dict[tuple[str, str], Any], dict[str
     wanted: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
 
     def want(name: str, method: Method) -> None:
-        wanted.append((name, "validation", TypeAdapter(method.takes)))
-        wanted.append((name, "serialization", TypeAdapter(method.gives)))
+        wanted.append((name, "validation", TypeAdapter(method.input_type)))
+        wanted.append((name, "serialization", TypeAdapter(method.result_type)))
 
     want("predict", signature.predict)
     if signature.predict.parameters is not None:

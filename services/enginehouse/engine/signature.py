@@ -18,8 +18,8 @@ class NotAnEngine(TypeError):
 class Method:
     """Types of one method of an engine. Where no type is written, anything goes."""
 
-    takes: Any
-    gives: Any
+    input_type: Any
+    result_type: Any
     parameters: Any | None
     """Type of the optional argument `parameters`; None: there is no such argument."""
     is_async: bool
@@ -42,7 +42,7 @@ def read_signature(engine: type[Engine]) -> Signature:
         raise NotAnEngine(f"{engine.__name__} needs a method predict(self, data: X) -> Y")
     predict = _read_method(engine, "predict")
     batch = _read_method(engine, "predict_batch") if hasattr(engine, "predict_batch") else None
-    if batch and not (get_origin(batch.takes) is list and get_args(batch.takes)[0] == predict.takes):
+    if batch and not (get_origin(batch.input_type) is list and get_args(batch.input_type)[0] == predict.input_type):
         raise NotAnEngine(f"{engine.__name__}.predict_batch must take a list of what predict takes")
     update = _read_method(engine, "update") if hasattr(engine, "update") else None
     return Signature(predict, batch, update)
@@ -63,8 +63,8 @@ def _read_method(engine: type[Engine], name: str) -> Method:
     if len(arguments) > 1 or (not arguments and name != "update"):
         raise NotAnEngine(f"{engine.__name__}.{name} takes one argument, and optionally `parameters`")
     return Method(
-        takes=hints.get(arguments[0].name, Any) if arguments else type(None),
-        gives=_result_of(hints.get("return", Any)) if streams else hints.get("return", Any),
+        input_type=hints.get(arguments[0].name, Any) if arguments else type(None),
+        result_type=_result_of(hints.get("return", Any)) if streams else hints.get("return", Any),
         parameters=parameters,
         is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
         streams=streams,

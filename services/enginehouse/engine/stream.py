@@ -31,7 +31,7 @@ class Lines:
         self._woken = asyncio.Event()
         self._closed = False
 
-    def tell(self, event: Event) -> None:
+    def put(self, event: Event) -> None:
         """Send an event as soon as the caller takes it."""
         # Of numbers that JSON does not know, nothing could be read: null, for these are no results.
         line = pydantic_core.to_json(as_line(event), inf_nan_mode="null") + b"\n"
@@ -73,7 +73,7 @@ class _Result:
         if self._value is not _NOTHING:
             raise BadResult("predict went on after its result; wrap what comes before it in Output(…)")
         if isinstance(step, EVENTS):
-            self._lines.tell(step)
+            self._lines.put(step)
         else:
             self._value = step
 

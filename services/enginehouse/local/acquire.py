@@ -15,7 +15,7 @@ import httpx2
 from enginehouse.local import daprd
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Progress
+from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
 
 RELEASES = "https://github.com/dapr/dapr/releases/download"
@@ -23,24 +23,24 @@ _MODULE = "github.com/dapr/dapr"
 _KEY = "daprd"
 
 
-async def get_daprd(guard: Guard, progress: Progress) -> Path:
+async def get_daprd(guard: Guard, steps: Steps) -> Path:
     """A daprd of our series: the one that is here, else downloaded, else built. LocalError naming the ways out."""
     found = await asyncio.to_thread(daprd.find)
     if found:
-        progress.finish(_KEY, f"Dapr runtime: {found}")
+        steps.finish(_KEY, f"Dapr runtime: {found}")
         return found
     reasons = []
     for get in (_download, _build):
         try:
-            binary = await get(guard, progress)
+            binary = await get(guard, steps)
         except _NotThisWay as reason:
             reasons.append(str(reason))
             continue
-        progress.finish(_KEY, f"Dapr runtime: {binary}")
+        steps.finish(_KEY, f"Dapr runtime: {binary}")
         return binary
-    progress.finish(_KEY, "Dapr runtime: not found", ok=False)
+    steps.finish(_KEY, "Dapr runtime: not found", ok=False)
     tried = "\n".join(f"- {reason}" for reason in reasons)
-    raise LocalError(f"There is no daprd {daprd.SERIES} here, and none could be got:\n{tried}", daprd.WAYS_OUT)
+    raise LocalError(f"There is no daprd {daprd.SERIES} here, and none could be got:\n{tried}", daprd.REMEDIES)
 
 
 class _NotThisWay(Exception):
@@ -53,29 +53,29 @@ def archive_url(version: str) -> str:
     return f"{RELEASES}/v{version}/daprd_{system}_{architecture}.tar.gz"
 
 
-async def _download(guard: Guard, progress: Progress) -> Path:
+async def _download(guard: Guard, steps: Steps) -> Path:
     version = daprd.RELEASE_VERSION
     url = archive_url(version)
-    progress.update(_KEY, f"downloading daprd {version} from Dapr's releases")
+    steps.update(_KEY, f"downloading daprd {version} from Dapr's releases")
     # Where releases cannot be reached, that should show in seconds.
     timeout = httpx2.Timeout(60, connect=5)
     try:
         async with httpx2.AsyncClient(follow_redirects=True, timeout=timeout) as client:
             published = (await client.get(f"{url}.sha256")).raise_for_status().text.split()
-            archive = await _fetch(client, url, progress)
+            archive = await _fetch(client, url, steps)
     except httpx2.HTTPError as error:
         raise _NotThisWay(f"{url} cannot be downloaded: {str(error) or type(error).__name__}") from None
     return install_archive(archive, published[0] if published else "", version)
 
 
-async def _fetch(client: httpx2.AsyncClient, url: str, progress: Progress) -> bytes:
+async def _fetch(client: httpx2.AsyncClient, url: str, steps: Steps) -> bytes:
     content = bytearray()
     async with client.stream("GET", url) as answer:
         answer.raise_for_status()
         total = int(answer.headers.get("content-length", 0))
         async for part in answer.aiter_bytes():
             content += part
-            progress.update(_KEY, "downloading daprd", len(content), total)
+            steps.update(_KEY, "downloading daprd", len(content), total)
     return bytes(content)
 
 
@@ -84,7 +84,7 @@ def install_archive(archive: bytes, published_sha256: str, version: str) -> Path
     if hashlib.sha256(archive).hexdigest() != published_sha256.lower():
         raise LocalError(
             f"The release archive of daprd {version} does not have the SHA-256 that is published for it.",
-            "Do not use it; try again from another network. " + daprd.WAYS_OUT,
+            "Do not use it; try again from another network. " + daprd.REMEDIES,
         )
     target = daprd.cached_path(version)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,17 +100,17 @@ def install_archive(archive: bytes, published_sha256: str, version: str) -> Path
     return target
 
 
-async def _build(guard: Guard, progress: Progress) -> Path:
+async def _build(guard: Guard, steps: Steps) -> Path:
     version = daprd.BUILD_VERSION
     go = shutil.which("go")
     if go is None:
         raise _NotThisWay("it cannot be built: there is no go on PATH")
     began = time.monotonic()
     environment = {**os.environ, "CGO_ENABLED": "0"}
-    progress.update(_KEY, f"building daprd {version} from its Go module (once; 5 to 10 minutes on 2 cores)")
+    steps.update(_KEY, f"building daprd {version} from its Go module (once; 5 to 10 minutes on 2 cores)")
 
     def downloading(line: str) -> None:
-        progress.update(_KEY, f"building daprd {version}: {line[:80]}")
+        steps.update(_KEY, f"building daprd {version}: {line[:80]}")
 
     try:
         described = await run_tool(
@@ -129,15 +129,15 @@ async def _build(guard: Guard, progress: Progress) -> Path:
             cwd=folder,
             on_line=downloading,
         )
-        binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, progress)
+        binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, steps)
     except ToolFailed as error:
         raise _NotThisWay(f"it cannot be built:\n{error}") from None
-    progress.update(_KEY, f"daprd {version} built in {time.monotonic() - began:.0f} s")
+    steps.update(_KEY, f"daprd {version} built in {time.monotonic() - began:.0f} s")
     return binary
 
 
 async def _compile(
-    go: str, folder: Path, version: str, total: int, environment: dict[str, str], guard: Guard, progress: Progress
+    go: str, folder: Path, version: str, total: int, environment: dict[str, str], guard: Guard, steps: Steps
 ) -> Path:
     target = daprd.cached_path(version)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ async def _compile(
     def compiled(package: str) -> None:
         nonlocal done
         done += 1
-        progress.update(_KEY, f"building daprd {version}: {package[:60]}", min(done, total), total)
+        steps.update(_KEY, f"building daprd {version}: {package[:60]}", min(done, total), total)
 
     stamp = f"-s -w -X github.com/dapr/dapr/pkg/buildinfo.version={version}"
     command = [go, "build", "-v", "-tags", "stablecomponents", "-trimpath", "-ldflags", stamp, "-o", str(fresh)]

@@ -15,7 +15,7 @@ BUILD_VERSION = "1.18.2"
 RELEASE_VERSION = "1.18.3"
 """Downloaded, where the project's releases can be reached."""
 
-WAYS_OUT = (
+REMEDIES = (
     f"Ways out: put a daprd {SERIES} on PATH or into ~/.dapr/bin (the official 'dapr init --slim' does); or give this "
     "machine access to Dapr's releases on github.com; or install Go 1.26.5 or later with a module proxy it can reach "
     "(GOPROXY), and run the same command again."
@@ -67,5 +67,5 @@ def require() -> Path:
     """A daprd that is already here, else LocalError: for tests, which get nothing by themselves."""
     binary = find()
     if binary is None:
-        raise LocalError(f"There is no daprd {SERIES} on this machine.", "Run 'enginehouse setup' first. " + WAYS_OUT)
+        raise LocalError(f"There is no daprd {SERIES} on this machine.", "Run 'enginehouse setup' first. " + REMEDIES)
     return binary

@@ -8,13 +8,13 @@ from typing import Literal
 
 import structlog
 
-from enginehouse.local.engine_app import EngineApp
-from enginehouse.local.parts import Parts
+from enginehouse.local.engine_processes import EngineProcesses
+from enginehouse.local.stack_context import StackContext
 from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE
 
 log = structlog.get_logger(__name__)
 
-EngineState = Literal["starting", "running", "failed", "stopping"]
+EngineRunState = Literal["starting", "running", "failed", "stopping"]
 _LOOK_AGAIN_SECONDS = 1.0
 
 
@@ -33,19 +33,19 @@ def fingerprint(bundle: Path) -> str:
 class EngineKeeper:
     """One engine of a home, from the moment its bundle appears until it is gone."""
 
-    def __init__(self, parts: Parts, engine_id: str, bundle: Path, on_change: Callable[[], None]) -> None:
+    def __init__(self, context: StackContext, engine_id: str, bundle: Path, on_change: Callable[[], None]) -> None:
         self.engine_id = engine_id
-        self.state: EngineState = "starting"
+        self.state: EngineRunState = "starting"
         self.problem: str | None = None
         self.settled = asyncio.Event()
         """Set once it is running or has failed; cleared while it changes."""
-        self._parts = parts
+        self._context = context
         self._step = f"engine {engine_id}"
         self._bundle = bundle
         self._on_change = on_change
         self._wanted: str | None = None
         self._changed = asyncio.Event()
-        self._app: EngineApp | None = None
+        self._app: EngineProcesses | None = None
         self.task = asyncio.create_task(self._keep(), name=f"keep {engine_id}")
 
     def want(self, wanted: str | None) -> None:
@@ -69,7 +69,7 @@ class EngineKeeper:
         await self._changed.wait()
         while self._wanted is not None:
             self._changed.clear()
-            self._app = EngineApp(self._parts, self.engine_id, self._bundle)
+            self._app = EngineProcesses(self._context, self.engine_id, self._bundle)
             living = asyncio.create_task(self._live(self._app))
             await self._changed.wait()
             living.cancel()
@@ -78,9 +78,9 @@ class EngineKeeper:
             await self._app.stop()
         self.settled.set()
 
-    async def _live(self, app: EngineApp) -> None:
+    async def _live(self, app: EngineProcesses) -> None:
         self._set("starting")
-        self._parts.progress.update(self._step, f"starting {self.engine_id}")
+        self._context.steps.update(self._step, f"starting {self.engine_id}")
         try:
             await app.start()
             self._runs()
@@ -97,16 +97,16 @@ class EngineKeeper:
 
     def _runs(self) -> None:
         self._set("running")
-        self._parts.progress.finish(self._step, f"{self.engine_id} is running")
+        self._context.steps.finish(self._step, f"{self.engine_id} is running")
         self.settled.set()
 
     def _fails(self, problem: str) -> None:
         if self.state != "failed":
             log.error(f"Engine {self.engine_id} failed: {problem}", action="engine_failed", engine=self.engine_id)
-            self._parts.progress.finish(self._step, f"{self.engine_id} failed: {problem.splitlines()[0]}", ok=False)
+            self._context.steps.finish(self._step, f"{self.engine_id} failed: {problem.splitlines()[0]}", ok=False)
         self._set("failed", problem)
         self.settled.set()
 
-    def _set(self, state: EngineState, problem: str | None = None) -> None:
+    def _set(self, state: EngineRunState, problem: str | None = None) -> None:
         self.state, self.problem = state, problem
         self._on_change()

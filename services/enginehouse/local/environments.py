@@ -15,7 +15,7 @@ from enginehouse.local.checkout import root, source_folders
 from enginehouse.local.daprd import cache_folder
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Progress
+from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
 
 _UV_CONFIG = "uv.toml"
@@ -56,7 +56,7 @@ def environment_key(*requirements: bytes) -> str:
     return digest.hexdigest()[:24]
 
 
-async def prepare(spec: EngineSpec, source: Path, guard: Guard, progress: Progress) -> Path | None:
+async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) -> Path | None:
     """The engine's environment, made if it is not there yet; None if it needs none. EnvironmentFailed otherwise."""
     if spec.run is None or not needs_environment(spec):
         return None
@@ -71,7 +71,7 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, progress: Progre
     folder = cache_folder() / "environments" / environment_key(*contents)
     async with _only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
-            await _build(spec.id, folder, install_arguments(folder, requirements, config), source, guard, progress)
+            await _build(spec.id, folder, install_arguments(folder, requirements, config), source, guard, steps)
     return folder
 
 
@@ -92,31 +92,31 @@ def install_arguments(folder: Path, requirements: Path | None, config: Path | No
     return arguments
 
 
-async def _build(engine: str, folder: Path, install: list[str], source: Path, guard: Guard, progress: Progress) -> None:
+async def _build(engine: str, folder: Path, install: list[str], source: Path, guard: Guard, steps: Steps) -> None:
     """Not made under another name and renamed: virtual environments hold their own path."""
     uv = find_uv()
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     key = f"{engine} environment"
-    progress.update(key, f"making the environment of {engine}")
+    steps.update(key, f"making the environment of {engine}")
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     # The certificates that this machine trusts, as pip does: uv's own list would not know a company's proxy.
     environment = {"UV_SYSTEM_CERTS": "1", **kept}
 
     def show(line: str) -> None:
         if line.strip():
-            progress.update(key, f"environment of {engine}: {line.strip()[:100]}")
+            steps.update(key, f"environment of {engine}: {line.strip()[:100]}")
 
     try:
         for arguments in (["venv", "--quiet", "--python", sys.executable, str(folder)], install):
             await run_tool([str(uv), *arguments], guard, environment=environment, cwd=source, on_line=show)
     except ToolFailed as error:
-        progress.finish(key, f"environment of {engine} failed", ok=False)
+        steps.finish(key, f"environment of {engine} failed", ok=False)
         raise EnvironmentFailed(
             f"The requirements of {engine} cannot be installed:\n{error}", f"Correct what {source} asks for."
         ) from None
     (folder / "complete").touch()
-    progress.finish(key, f"environment of {engine} made")
+    steps.finish(key, f"environment of {engine} made")
 
 
 @asynccontextmanager

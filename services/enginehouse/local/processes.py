@@ -17,16 +17,26 @@ from enginehouse.local.guard import Guard, signal_group
 Health = Callable[[], Awaitable[bool]]
 State = Literal["starting", "running", "waiting to restart", "stopped"]
 
-_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 30.0
-_SETTLED_SECONDS = 30.0
-"""Up this long, a process counts as well again, and its next death starts the backoff anew."""
 _DEATHS_BEFORE_HEALTHY = 3
 _POLL_SECONDS = 0.05
-_INSIST_SECONDS = 3.0
 
 
 class StartFailed(LocalError):
     """A process did not become healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast processes are started again and killed, in seconds."""
+
+    first_backoff_seconds: float = 0.5
+    """Wait before the first restart after a death; it doubles with each further death."""
+    longest_backoff_seconds: float = 30.0
+    """Longest wait before a restart."""
+    settled_seconds: float = 30.0
+    """A process that ran this long counts as healthy again: its next death starts the backoff anew."""
+    insist_seconds: float = 3.0
+    """Between the second SIGTERM and SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,7 @@ class Supervised:
     status: ProcessStatus
     guard: Guard
     on_change: Callable[[], None]
+    pace: Pace = Pace()
     _task: "asyncio.Task[None] | None" = None
     deaths: int = 0
     """In a row, none of them after it had settled."""
@@ -120,7 +131,7 @@ class Supervised:
         if self.status.state == "waiting to restart":
             self._task.cancel()
         grace = self.spec.grace_seconds if grace_seconds is None else grace_seconds
-        for patience, number in ((grace, signal.SIGTERM), (_INSIST_SECONDS, signal.SIGKILL)):
+        for patience, number in ((grace, signal.SIGTERM), (self.pace.insist_seconds, signal.SIGKILL)):
             _, pending = await asyncio.wait([self._task], timeout=patience)
             if pending and self.status.pid:
                 signal_group_leader(self.status.pid, number)
@@ -138,7 +149,7 @@ class Supervised:
         self._retry.set()
 
     async def _keep_running(self) -> None:
-        backoff = _FIRST_BACKOFF_SECONDS
+        backoff = self.pace.first_backoff_seconds
         while not self._stopping:
             began = time.monotonic()
             try:
@@ -151,14 +162,14 @@ class Supervised:
                 break
             self.status.restarts += 1
             self.deaths += 1
-            if time.monotonic() - began > _SETTLED_SECONDS:
-                backoff, self.deaths = _FIRST_BACKOFF_SECONDS, 1
+            if time.monotonic() - began > self.pace.settled_seconds:
+                backoff, self.deaths = self.pace.first_backoff_seconds, 1
             if not self._at_once:
                 self._set("waiting to restart")
                 self._retry.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._retry.wait(), backoff)
-                backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+                backoff = min(2 * backoff, self.pace.longest_backoff_seconds)
             self._at_once = False
         self._set("stopped")
 
@@ -231,15 +242,16 @@ def _append(log: Path, text: str) -> None:
 class Supervisor:
     """All processes of a stack."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], pace: Pace = Pace()) -> None:
         self.guard = Guard()
+        self._pace = pace
         self._on_change = on_change
         self._processes: dict[str, Supervised] = {}
 
     def start(self, spec: ProcessSpec) -> Supervised:
         """Start a process and keep it running. Names are unique."""
         status = ProcessStatus(spec.name, spec.kind, spec.port, spec.health_url, str(spec.log))
-        process = Supervised(spec, status, self.guard, self._on_change)
+        process = Supervised(spec, status, self.guard, self._on_change, self._pace)
         self._processes[spec.name] = process
         process.start()
         return process

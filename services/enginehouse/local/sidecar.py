@@ -120,11 +120,6 @@ class SidecarPlan:
         """204 once components are loaded and the app listens."""
         return f"http://127.0.0.1:{self.ports.http}/v1.0/healthz"
 
-    @property
-    def outbound_health_url(self) -> str:
-        """204 once components are loaded, whether the app listens or not."""
-        return f"{self.health_url}/outbound"
-
 
 def sidecar_environment(api_token: str, app_token: str, extra: Mapping[str, str]) -> dict[str, str]:
     """daprd's environment: tokens and what components refer to travel here, never in arguments."""

@@ -14,14 +14,14 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.engine_keeper import EngineKeeper, fingerprint
-from enginehouse.local.gateway_app import GatewayApp
+from enginehouse.local.gateway_parts import GatewayParts
+from enginehouse.local.gateway_processes import GatewayProcesses
 from enginehouse.local.health import Prober, redis_health
 from enginehouse.local.home import Home, write_private
-from enginehouse.local.links import GatewayParts
-from enginehouse.local.parts import Parts
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
-from enginehouse.local.progress import Progress
+from enginehouse.local.stack_context import StackContext
+from enginehouse.local.steps import Steps
 
 log = structlog.get_logger(__name__)
 
@@ -32,14 +32,14 @@ class Stack:
 
     home: Home
     port: int
-    progress: Progress
+    steps: Steps
     ready: bool = False
     _engines: dict[str, EngineKeeper] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
-    _parts: Parts | None = None
-    _links: GatewayParts | None = None
+    _context: StackContext | None = None
+    _gateway_parts: GatewayParts | None = None
     _redis: Supervised | None = None
-    _gateway: GatewayApp | None = None
+    _gateway: GatewayProcesses | None = None
     _ports: PortPool = field(default_factory=PortPool)
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
@@ -68,10 +68,10 @@ class Stack:
 
         Without `wait_for_engines`: until the API takes jobs, while engines may still be made ready.
         """
-        self.progress.update("daprd", "looking for the Dapr runtime")
-        daprd = await get_daprd(self.supervisor.guard, self.progress)
+        self.steps.update("daprd", "looking for the Dapr runtime")
+        daprd = await get_daprd(self.supervisor.guard, self.steps)
         address = await self._start_redis()
-        self._parts = Parts(
+        self._context = StackContext(
             home=self.home,
             daprd=daprd,
             redis=address,
@@ -80,16 +80,16 @@ class Stack:
             ports=self._ports,
             prober=self._prober,
             supervisor=self.supervisor,
-            progress=self.progress,
+            steps=self.steps,
         )
-        self._links = GatewayParts(self.home.gateway_parts)
+        self._gateway_parts = GatewayParts(self.home.gateway_parts)
         self._follow_gateway_parts()
-        self.progress.update("gateway", "starting the gateway and its sidecar")
-        self._gateway = GatewayApp.start(self._parts, self.port)
+        self.steps.update("gateway", "starting the gateway and its sidecar")
+        self._gateway = GatewayProcesses.start(self._context, self.port)
         # Engines load while the gateway starts.
         self._follow_engines()
         await self._gateway.wait_healthy()
-        self.progress.finish("gateway", f"gateway: {self.url}")
+        self.steps.finish("gateway", f"gateway: {self.url}")
         if wait_for_engines:
             await self.settled()
         self.ready = True
@@ -148,7 +148,7 @@ class Stack:
     async def _start_redis(self) -> redis.RedisAddress:
         address = redis.external()
         if address:
-            self.progress.finish("redis", f"Redis: {address.host}:{address.port} (REDIS_URL)")
+            self.steps.finish("redis", f"Redis: {address.host}:{address.port} (REDIS_URL)")
             return address
         binary = redis.find_server()
         address = redis.RedisAddress("127.0.0.1", self._ports.take(), self.home.secret("redis"))
@@ -168,19 +168,19 @@ class Stack:
             )
         )
         await self._redis.wait_healthy(120)
-        self.progress.finish("redis", f"Redis: {binary}, data in {self.home.data / 'redis'}")
+        self.steps.finish("redis", f"Redis: {binary}, data in {self.home.data / 'redis'}")
         return address
 
     def _follow_gateway_parts(self) -> None:
         """Give the gateway's sidecar what bundles have for it. A bundle that must not be given is told of instead."""
-        assert self._links
+        assert self._gateway_parts
         bundles = {**self.home.engine_bundles(), **self.home.tenant_bundles()}
-        for gone in self._links.owners() - set(bundles):
-            self._links.remove(gone)
+        for gone in self._gateway_parts.owners() - set(bundles):
+            self._gateway_parts.remove(gone)
             self._refused.pop(gone, None)
         for owner, bundle in bundles.items():
             try:
-                self._links.put(owner, bundle)
+                self._gateway_parts.put(owner, bundle)
                 self._refused.pop(owner, None)
             except (EnginehouseError, OSError) as error:
                 if self._refused.get(owner) != str(error):
@@ -199,8 +199,8 @@ class Stack:
             self._engines[engine_id].want(None)
 
     def _new_keeper(self, engine_id: str, bundle: Path) -> EngineKeeper:
-        assert self._parts
-        keeper = EngineKeeper(self._parts, engine_id, bundle, self.write_state)
+        assert self._context
+        keeper = EngineKeeper(self._context, engine_id, bundle, self.write_state)
 
         def forget(_: "asyncio.Task[None]") -> None:
             if self._engines.get(engine_id) is keeper:

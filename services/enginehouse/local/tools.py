@@ -15,7 +15,7 @@ _LONGEST_LINE = 1 << 20
 
 
 class ToolFailed(Exception):
-    """A tool ended with an error; the text is the end of what it said."""
+    """A tool ended with an error; the text is the end of what it last_lines."""
 
 
 async def run_tool(
@@ -41,12 +41,12 @@ async def run_tool(
     except OSError as error:
         raise ToolFailed(f"{command[0]}: {error.strerror}") from None
     guard.watch(process.pid)
-    said: deque[str] = deque(maxlen=_KEPT_LINES)
+    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     async def listen(stream: asyncio.StreamReader) -> None:
         async for line in stream:
             text = line.decode(errors="replace").rstrip()
-            said.append(text)
+            last_lines.append(text)
             if on_line:
                 on_line(text)
 
@@ -62,5 +62,5 @@ async def run_tool(
         await process.wait()
         guard.forget(process.pid)
     if code:
-        raise ToolFailed("\n".join(list(said)[-15:]) or f"{command[0]} ended with {code}")
+        raise ToolFailed("\n".join(list(last_lines)[-15:]) or f"{command[0]} ended with {code}")
     return output.decode(errors="replace")

@@ -81,8 +81,8 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
     """The files of an engine's bundle, by path. `source` is the folder its processes start in."""
     engine = spec.id
     jobs, results = jobs_component(engine), results_component(engine)
-    hears = [job_topic(engine), trial_topic(engine)]
-    says = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
+    subscribes = [job_topic(engine), trial_topic(engine)]
+    publishes = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
     replicas = local_replicas(spec)
     settings = {
         "consumerID": engine,
@@ -93,9 +93,9 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
         "processingTimeout": f"{math.ceil(3 * spec.execution_timeout_seconds) + _PROCESSING_MARGIN_SECONDS}s",
         "redeliverInterval": REDELIVER_INTERVAL_MS,
         "streamTTL": STREAM_TTL,
-        "allowedTopics": ",".join(hears + says),
-        "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), says)),
-        "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), hears)),
+        "allowedTopics": ",".join(subscribes + publishes),
+        "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), publishes)),
+        "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), subscribes)),
     }
     workloads = Workloads(
         source=str(source.resolve()),
@@ -108,11 +108,11 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
         "engine/jobs.yaml": component(jobs, "pubsub.redis", settings, app_ids(engine)),
         "engine/results.yaml": results_store(results, engine, app_ids(engine)),
         "engine/subscription.yaml": subscription(
-            engine, jobs, hears[0], JOBS_ROUTE, [app_id(engine, active)], DEAD_LETTERS_TOPIC
+            engine, jobs, subscribes[0], JOBS_ROUTE, [app_id(engine, active)], DEAD_LETTERS_TOPIC
         ),
         # Nobody is on trial until a second version is deployed.
         "engine/subscription-trial.yaml": subscription(
-            f"{engine}-trial", jobs, hears[1], JOBS_ROUTE, [], DEAD_LETTERS_TOPIC
+            f"{engine}-trial", jobs, subscribes[1], JOBS_ROUTE, [], DEAD_LETTERS_TOPIC
         ),
         "gateway/results.yaml": results_store(results, engine, [GATEWAY_APP], **tolerant()),
         WORKLOADS_FILE: workloads.model_dump(mode="json"),
@@ -137,7 +137,7 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
         "subscriptionScopes": topic_scopes({GATEWAY_APP: [requests]}),
     }
     system = tenant_component(name)
-    theirs = {
+    own_systems = {
         "consumerID": system,
         "streamTTL": STREAM_TTL,
         "allowedTopics": f"{requests},{finished}",
@@ -152,14 +152,14 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
         "gateway/subscription.yaml": subscription(
             component_name, component_name, requests, requests_route(name), [GATEWAY_APP], raw_payload=True
         ),
-        "systems/pubsub.yaml": component(system, "pubsub.redis", theirs, [system]),
+        "systems/pubsub.yaml": component(system, "pubsub.redis", own_systems, [system]),
     }
     return {path: yaml.safe_dump(content, sort_keys=False, width=120) for path, content in objects.items()}
 
 
 def write_bundle(folder: Path, files: dict[str, str]) -> None:
     """Make `folder` hold exactly these files. Readers see the old bundle or the new one, never half of one."""
-    if _holds(folder, files):
+    if _holds_exactly(folder, files):
         return  # A sidecar watches the very folder that it was started with, so it is not replaced for nothing.
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Dot names are no bundle's name, so watchers pass over them.
@@ -176,7 +176,7 @@ def write_bundle(folder: Path, files: dict[str, str]) -> None:
         os.rename(fresh, folder)
 
 
-def _holds(folder: Path, files: dict[str, str]) -> bool:
+def _holds_exactly(folder: Path, files: dict[str, str]) -> bool:
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return found.keys() == files.keys() and all(
         path.read_bytes() == files[name].encode() for name, path in found.items()

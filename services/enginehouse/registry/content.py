@@ -18,10 +18,10 @@ def content_hash(folder: Path) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_left_behind(name)]
+        folders[:] = [name for name in folders if not _is_ignored(name)]
         # Through links to files, but not to what only looks like one: reading a pipe would never end.
-        yield from (path for name in files if not _is_left_behind(name) and (path := Path(place, name)).is_file())
+        yield from (path for name in files if not _is_ignored(name) and (path := Path(place, name)).is_file())
 
 
-def _is_left_behind(name: str) -> bool:
+def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")

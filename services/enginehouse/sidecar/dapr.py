@@ -26,7 +26,7 @@ from enginehouse.sidecar.gather import Gather
 _FIRST_WRITE = {"concurrency": "first-write", "consistency": "strong"}
 _EVENT, _JSON = {"Content-Type": CONTENT_TYPE}, {"Content-Type": "application/json"}
 # As it is: our events are CloudEvents already, which daprd would only read, mark with the topic and write again.
-_AS_IT_IS = "metadata.rawPayload=true"
+_RAW_PAYLOAD = "metadata.rawPayload=true"
 _READY_POLL_SECONDS = 0.05
 # Of calls that go together. A sidecar takes 16 MiB, of which escaped text fills up to twice its length.
 _GATHER_MAX = 64
@@ -54,19 +54,19 @@ def _item(key: str, value: bytes, ttl_seconds: int | None) -> dict[str, Any]:
     return item
 
 
-def _refusal(status: int, body: bytes) -> EnginehouseError:
+def _error_of_answer(status: int, body: bytes) -> EnginehouseError:
     try:
         answer = pydantic_core.from_json(body)
-        said = f"{answer['errorCode']}: {answer['message']}"
+        reason = f"{answer['errorCode']}: {answer['message']}"
     except (ValueError, KeyError, TypeError):
-        said = f"it answered {status}"
+        reason = f"it answered {status}"
     if status == 403:
-        return NotPermitted(said)
-    return Conflict(said) if status == 409 else Unavailable(f"sidecar: {said}")
+        return NotPermitted(reason)
+    return Conflict(reason) if status == 409 else Unavailable(f"sidecar: {reason}")
 
 
 @contextlib.contextmanager
-def _understood() -> Iterator[None]:
+def _reading_answer() -> Iterator[None]:
     """Around the reading of an answer: Unavailable if it is not what a sidecar answers."""
     try:
         yield
@@ -137,10 +137,10 @@ class DaprSidecar:
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise Unavailable(f"sidecar: {type(error).__name__}: {error}") from None
 
-    async def _done(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
+    async def _call_ok(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
         status, answer = await self._call(method, path, body, headers)
         if status >= 300:
-            raise _refusal(status, answer)
+            raise _error_of_answer(status, answer)
         return answer
 
     async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
@@ -150,33 +150,31 @@ class DaprSidecar:
     async def _publish_gathered(self, to: tuple[str, str], events: Sequence[bytes]) -> list[Exception | None]:
         pubsub, topic = to
         if len(events) > 1:
-            landed = await self.publish_many(pubsub, topic, events)
-            return [
-                None if ok else Unavailable(f"sidecar: {topic}: the broker did not take the event") for ok in landed
-            ]
-        await self._done("POST", f"publish/{pubsub}/{topic}?{_AS_IT_IS}", events[0], _EVENT)
+            taken = await self.publish_many(pubsub, topic, events)
+            return [None if ok else Unavailable(f"sidecar: {topic}: the broker did not take the event") for ok in taken]
+        await self._call_ok("POST", f"publish/{pubsub}/{topic}?{_RAW_PAYLOAD}", events[0], _EVENT)
         return [None]
 
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
         """Publish several in one call, or a few if they are large; for each, in order, whether the broker has it."""
-        landed: list[bool] = []
-        for part in _parts(events):
-            landed += await self._publish_part(pubsub, topic, part)
-        return landed
+        taken: list[bool] = []
+        for chunk in _chunks(events):
+            taken += await self._publish_chunk(pubsub, topic, chunk)
+        return taken
 
-    async def _publish_part(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
+    async def _publish_chunk(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
         entries = [
             {"entryId": str(index), "event": event.decode(), "contentType": "text/plain"}
             for index, event in enumerate(events)
         ]
-        path = f"publish/bulk/{pubsub}/{topic}?{_AS_IT_IS}"
+        path = f"publish/bulk/{pubsub}/{topic}?{_RAW_PAYLOAD}"
         status, answer = await self._call("POST", path, pydantic_core.to_json(entries), _JSON)
         if status < 300:
             return [True] * len(events)
         try:
             failed = {entry["entryId"] for entry in pydantic_core.from_json(answer)["failedEntries"]}
         except (ValueError, KeyError, TypeError):
-            raise _refusal(status, answer) from None
+            raise _error_of_answer(status, answer) from None
         return [str(index) not in failed for index in range(len(events))]
 
     async def read(self, store: str, key: str) -> StateItem | None:
@@ -188,9 +186,9 @@ class DaprSidecar:
         if not keys:
             return {}
         body = pydantic_core.to_json({"keys": keys, "parallelism": 8})
-        answer = await self._done("POST", f"state/{store}/bulk", body, _JSON)
+        answer = await self._call_ok("POST", f"state/{store}/bulk", body, _JSON)
         found = {}
-        with _understood():
+        with _reading_answer():
             items = pydantic_core.from_json(answer)
             if not isinstance(items, list):
                 raise TypeError(f"{type(items).__name__} where a list belongs")
@@ -212,7 +210,7 @@ class DaprSidecar:
         await self._saving.do(store, _first_write(key, value, ttl_seconds, etag))
 
     async def _save(self, store: str, items: Sequence[dict[str, Any]]) -> None:
-        await self._done("POST", f"state/{store}", pydantic_core.to_json(items), _JSON)
+        await self._call_ok("POST", f"state/{store}", pydantic_core.to_json(items), _JSON)
 
     async def _save_gathered(self, store: str, items: Sequence[dict[str, Any]]) -> list[Exception | None]:
         if len(items) > 1 and len({item["key"] for item in items}) == len(items):
@@ -256,12 +254,12 @@ class DaprSidecar:
     async def delete(self, store: str, key: str) -> None:
         """Remove a key, whether it exists or not."""
         name = quote(key, safe="")
-        await self._done("DELETE", f"state/{store}/{name}", None, None)
+        await self._call_ok("DELETE", f"state/{store}/{name}", None, None)
 
     async def metadata(self) -> Metadata:
         """What the sidecar has loaded at present."""
-        body = await self._done("GET", "metadata", None, None)
-        with _understood():
+        body = await self._call_ok("GET", "metadata", None, None)
+        with _reading_answer():
             answer = pydantic_core.from_json(body)
             return Metadata(
                 app_id=_text(answer["id"]),
@@ -270,7 +268,7 @@ class DaprSidecar:
             )
 
 
-def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def _chunks(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """The events in their order, as many at once as one call may carry: at least one, however large."""
     start = size = 0
     for index, event in enumerate(events):

@@ -99,14 +99,14 @@ class FakeSidecar:
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
         """Publish each."""
         await self._enter("publish_many", pubsub)
-        landed = []
+        taken = []
         for event in events:
             try:
                 await self.publish(pubsub, topic, event)
-                landed.append(True)
+                taken.append(True)
             except Unavailable:
-                landed.append(False)
-        return landed
+                taken.append(False)
+        return taken
 
     def _present(self, store: str, key: str) -> _Entry | None:
         entry = self._world.stores[store].get(key)

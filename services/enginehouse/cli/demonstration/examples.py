@@ -19,12 +19,12 @@ TENANTS = ("acme", "globex")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One job: who sends it, to which engine, what and how; `told` is what to show of the input."""
+    """One job: who sends it, to which engine, what and how; `shown` is what to show of the input."""
 
     tenant: str
     engine: str
     input: Any
-    told: str
+    shown: str
     how: How = "inline"
     event_type: str = ""
 
@@ -47,12 +47,14 @@ def examples() -> list[Example]:
     page = {"image": base64.b64encode(scan).decode()}
     return [
         Example(LOCAL_TENANT, standard, sentence, sentence["text"]),
-        _says(LOCAL_TENANT, "The service was slow and the food was terrible."),
-        _says(LOCAL_TENANT, "The train leaves at nine."),
+        _sentiment_job(LOCAL_TENANT, "The service was slow and the food was terrible."),
+        _sentiment_job(LOCAL_TENANT, "The train leaves at nine."),
         Example("acme", ocr, picture, f"a picture, {_size(json.dumps(picture))} of JSON"),
         Example("acme", ocr, page, f"a scanned page, {_size(scan)} of PNG", "reference"),
         Example("globex", embedding, texts, _numbered(texts["texts"])),
-        _says("globex", "It's late, but they were kind.", how="event over HTTP", event_type="com.globex.review"),
+        _sentiment_job(
+            "globex", "It's late, but they were kind.", how="event over HTTP", event_type="com.globex.review"
+        ),
         Example("acme", ocr, page, "a page", "event over topic", "com.acme.letter.scanned"),
     ]
 
@@ -81,7 +83,7 @@ def engines(chosen: Sequence[Example]) -> list[str]:
     return list(dict.fromkeys(example.engine for example in chosen))
 
 
-def _says(tenant: str, text: str, how: How = "inline", event_type: str = "") -> Example:
+def _sentiment_job(tenant: str, text: str, how: How = "inline", event_type: str = "") -> Example:
     return Example(tenant, "shared--standard", {"text": text}, text, how, event_type)
 
 

@@ -19,7 +19,7 @@ from enginehouse.local.tenant_system import TenantSystem, tenant_system
 from enginehouse.registry.deploy import add_key, has_key
 
 _WAIT_SECONDS = 60
-_HEAR_SECONDS = 60
+_FINISHED_SECONDS = 60
 _LOOK_AGAIN_SECONDS = 0.05
 _CLOUD_EVENT = {"content-type": "application/cloudevents+json"}
 
@@ -59,7 +59,7 @@ class Play:
                     if example.how.startswith("event"):
                         group.create_task(self._event(example, done[example.engine]))
         except* (EnginehouseError, httpx2.HTTPError) as failed:
-            raise _first(failed) from None
+            raise _first_error(failed) from None
         ended = [job for jobs in self.jobs.values() for job in jobs]
         bad = [job for job in ended if job["status"] != "succeeded"]
         if bad:
@@ -72,47 +72,48 @@ class Play:
         return answer.status_code, answer.json()
 
     async def _engine(self, engine: str, done: asyncio.Event, chosen: list[Example]) -> None:
-        await self._until_up(engine)
+        await self._wait_until_up(engine)
         for example in chosen:
             # One after the other: what is shown is each job's own time.
             if example.engine == engine and example.how == "inline":
-                self._ended(example, await self._submit(example, {"input": example.input}))
+                self._record_end(example, await self._submit(example, {"input": example.input}))
             elif example.engine == engine and example.how == "reference":
-                self._ended(example, await self._submit(example, {"input_ref": await self._upload(example)}))
+                self._record_end(example, await self._submit(example, {"input_ref": await self._upload(example)}))
         done.set()
 
     async def _event(self, example: Example, done: asyncio.Event) -> None:
         if example.how == "event over HTTP":
             await done.wait()
-            accepted = _good(
+            accepted = _success_body(
                 await self._call(example.tenant, "POST", "/v1/events", _event(example), headers=_CLOUD_EVENT)
             )
-            self._ended(example, await self._job(example.tenant, accepted["id"]))
+            self._record_end(example, await self._job(example.tenant, accepted["id"]))
             return
         # Its sidecar starts while the engine does.
         async with tenant_system(self.home, example.tenant) as system:
             await done.wait()
-            self._ended(example, await self._through(system, example))
+            self._record_end(example, await self._publish_and_wait(system, example))
 
-    async def _through(self, system: TenantSystem, example: Example) -> dict[str, Any]:
+    async def _publish_and_wait(self, system: TenantSystem, example: Example) -> dict[str, Any]:
         """Publish as the tenant's own system does, and wait for what it hears."""
         event = _event(example)
         await system.publish(event)
         try:
-            told = await asyncio.wait_for(system.hear(event["id"]), _HEAR_SECONDS)
+            finished = await asyncio.wait_for(system.wait_for_finished(event["id"]), _FINISHED_SECONDS)
         except TimeoutError:
             raise LocalError(
-                f"{example.tenant}'s system heard nothing of its event for {_HEAR_SECONDS} s.", "See the home's logs."
+                f"{example.tenant}'s system heard nothing of its event for {_FINISHED_SECONDS} s.",
+                "See the home's logs.",
             ) from None
-        if "subject" not in told:
-            raise LocalError(f"The event of {example.tenant} was refused: {told['data']}", "See the home's logs.")
-        return await self._job(example.tenant, told["subject"])
+        if "subject" not in finished:
+            raise LocalError(f"The event of {example.tenant} was refused: {finished['data']}", "See the home's logs.")
+        return await self._job(example.tenant, finished["subject"])
 
-    def _ended(self, example: Example, job: dict[str, Any]) -> None:
+    def _record_end(self, example: Example, job: dict[str, Any]) -> None:
         self.jobs.setdefault(example.tenant, []).append(job)
         self.board.add(example, job)
 
-    async def _until_up(self, engine: str) -> None:
+    async def _wait_until_up(self, engine: str) -> None:
         """Until its processes are well and the gateway knows its card. However long: what takes long shows progress."""
         tenant = engine.partition("--")[0]
         caller = tenant if tenant in self.keys else LOCAL_TENANT
@@ -128,17 +129,19 @@ class Play:
 
     async def _submit(self, example: Example, body: dict[str, Any]) -> dict[str, Any]:
         path, headers = f"/v1/engines/{example.engine}/jobs", {"prefer": f"wait={_WAIT_SECONDS}"}
-        return _good(await self._call(example.tenant, "POST", path, body, headers=headers))
+        return _success_body(await self._call(example.tenant, "POST", path, body, headers=headers))
 
     async def _upload(self, example: Example) -> str:
         """A key and a signed URL; the content goes to the URL, which is itself the permission; the key into the job."""
-        place = _good(await self._call(example.tenant, "POST", "/v1/uploads", {"content_type": "application/json"}))
+        place = _success_body(
+            await self._call(example.tenant, "POST", "/v1/uploads", {"content_type": "application/json"})
+        )
         (await self.http.put(place["url"], content=json.dumps(example.input))).raise_for_status()
         key: str = place["key"]
         return key
 
     async def _job(self, tenant: str, job_id: str) -> dict[str, Any]:
-        return _good(await self._call(tenant, "GET", f"/v1/jobs/{job_id}?wait={_WAIT_SECONDS}"))
+        return _success_body(await self._call(tenant, "GET", f"/v1/jobs/{job_id}?wait={_WAIT_SECONDS}"))
 
     async def _call(self, tenant: str | None, method: str, path: str, body: Any = None, **more: Any) -> httpx2.Response:
         headers = {"authorization": f"Bearer {self.keys[tenant]}"} if tenant else {}
@@ -146,16 +149,16 @@ class Play:
         return await self.http.request(method, path, json=body, headers=headers, **more)
 
 
-async def play(home: Home, url: str, say: Callable[..., None], width: int) -> None:
+async def play(home: Home, url: str, show: Callable[..., None], width: int) -> None:
     """Run the examples, then what is refused. EnginehouseError if anything is not as it should be."""
     async with httpx2.AsyncClient(base_url=url, timeout=_WAIT_SECONDS + 10, trust_env=False) as http:
         keys = {LOCAL_TENANT: home.read_local()["api_key"], **tenant_keys(home)}
-        run = Play(home, Board(say, width), http, keys)
+        run = Play(home, Board(show, width), http, keys)
         await run.run()
         for refusal in REFUSALS:
             status, problem = await run.refused(refusal)
-            say(Text(f"\nRefused: {refusal.what}", style="bold"))
-            say(Text(f"  {status} {problem['code']}: {problem['detail']}"))
+            show(Text(f"\nRefused: {refusal.what}", style="bold"))
+            show(Text(f"  {status} {problem['code']}: {problem['detail']}"))
 
 
 def _event(example: Example) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def _event(example: Example) -> dict[str, Any]:
     }
 
 
-def _good(answer: httpx2.Response) -> dict[str, Any]:
+def _success_body(answer: httpx2.Response) -> dict[str, Any]:
     """The body of a successful answer."""
     if answer.is_success:
         body: dict[str, Any] = answer.json()
@@ -182,7 +185,7 @@ def _good(answer: httpx2.Response) -> dict[str, Any]:
     )
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> EnginehouseError:
+def _first_error(group: BaseExceptionGroup[BaseException]) -> EnginehouseError:
     """One of what went wrong side by side."""
     error = group.exceptions[0]
     while isinstance(error, BaseExceptionGroup):

@@ -12,13 +12,13 @@ from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
-from enginehouse.local.progress import Progress
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, sidecar_environment
+from enginehouse.local.steps import Steps
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class StackContext:
     """Everything that the apps of one stack share."""
 
     home: Home
@@ -29,7 +29,7 @@ class Parts:
     ports: PortPool
     prober: Prober
     supervisor: Supervisor
-    progress: Progress
+    steps: Steps
 
     @property
     def guard(self) -> Guard:
@@ -78,14 +78,16 @@ class Parts:
         )
 
 
-def basic_environment() -> dict[str, str]:
+def inherited_environment() -> dict[str, str]:
     """What our own processes need of the machine's environment, and no secret somebody keeps in it."""
     return {
         name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME", "LANG", "TZ", "TMPDIR") if name in os.environ
     }
 
 
-async def stop_pair(supervisor: Supervisor, app: Supervised, daprd: Supervised, grace_seconds: float) -> None:
+async def stop_app_and_sidecar(
+    supervisor: Supervisor, app: Supervised, daprd: Supervised, grace_seconds: float
+) -> None:
     """Stop an app and its daprd so that what runs can end.
 
     daprd first: it takes in nothing new but, blocking its own shutdown, still carries what the app writes at the end.
@@ -96,7 +98,7 @@ async def stop_pair(supervisor: Supervisor, app: Supervised, daprd: Supervised, 
     await supervisor.stop(daprd, grace_seconds=5)
 
 
-async def all_healthy(*waits: tuple[Supervised, float]) -> None:
+async def wait_all_healthy(*waits: tuple[Supervised, float]) -> None:
     """Until each is healthy within its seconds; the first failure ends the waiting for the others."""
     tasks = [asyncio.create_task(process.wait_healthy(seconds)) for process, seconds in waits]
     try:

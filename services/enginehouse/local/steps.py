@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Progress(Protocol):
+class Steps(Protocol):
     """Lines that change in place; each step has a key of its own."""
 
     def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
@@ -13,7 +13,7 @@ class Progress(Protocol):
         """Step `key` is over."""
 
 
-class Silent:
+class SilentSteps:
     """For tests, and for whoever reads the logs instead."""
 
     def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:

@@ -13,10 +13,10 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import SLOTS, Slot, app_id
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
-from enginehouse.local.links import read_object
-from enginehouse.local.parts import Parts, all_healthy, basic_environment, stop_pair
+from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar, wait_all_healthy
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
     WORKLOADS_FILE,
@@ -33,7 +33,7 @@ _DRAIN_SECONDS = 10
 
 
 @dataclass(slots=True)
-class SlotApp:
+class SlotProcesses:
     """What runs for one slot of an engine."""
 
     app: str
@@ -49,18 +49,18 @@ class SlotApp:
 
 
 @dataclass(slots=True)
-class EngineApp:
+class EngineProcesses:
     """An engine's processes, made from its bundle."""
 
-    parts: Parts
+    context: StackContext
     engine_id: str
     bundle: Path
-    _slots: list[SlotApp] = field(default_factory=list)
+    _slots: list[SlotProcesses] = field(default_factory=list)
 
     async def start(self) -> None:
         """Start all and wait until all are healthy. LocalError or InvalidBundle otherwise; then `stop` cleans up."""
         spec, workloads, source = self._read()
-        environment = await environments.prepare(spec, source, self.parts.guard, self.parts.progress)
+        environment = await environments.prepare(spec, source, self.context.guard, self.context.steps)
         self._slots = [
             self._start_slot(spec, workloads, slot, environment) for slot in SLOTS if slot in workloads.slots
         ]
@@ -68,15 +68,15 @@ class EngineApp:
         for slot in self._slots:
             waits += [(replica, _LOAD_SECONDS) for replica in slot.replicas.values()]
             waits += [(slot.runner, _LOAD_SECONDS + _START_SECONDS), (slot.daprd, _LOAD_SECONDS + _START_SECONDS)]
-        await all_healthy(*waits)
+        await wait_all_healthy(*waits)
 
     async def stop(self) -> None:
         """Let what runs end for a while, hand back what does not, then stop all."""
         slots, self._slots = self._slots, []
         for slot in slots:
-            await stop_pair(self.parts.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
-            await self.parts.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
-            self.parts.ports.give_back(*slot.ports)
+            await stop_app_and_sidecar(self.context.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
+            await self.context.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
+            self.context.ports.give_back(*slot.ports)
 
     async def healthy(self) -> bool:
         """Whether all of its processes run and are well."""
@@ -124,16 +124,18 @@ class EngineApp:
             raise LocalError(f"The folder of {self.engine_id} is gone: {source}.", "Deploy it again from where it is.")
         return spec, workloads, source
 
-    def _start_slot(self, spec: EngineSpec, workloads: Workloads, slot: Slot, environment: Path | None) -> SlotApp:
-        app, start = app_id(self.engine_id, slot), self.parts.supervisor.start
-        ports = [self.parts.ports.take() for _ in range(workloads.replicas)]
+    def _start_slot(
+        self, spec: EngineSpec, workloads: Workloads, slot: Slot, environment: Path | None
+    ) -> SlotProcesses:
+        app, start = app_id(self.engine_id, slot), self.context.supervisor.start
+        ports = [self.context.ports.take() for _ in range(workloads.replicas)]
         replicas = {
             f"127.0.0.1_{port}": start(
                 self._replica(spec, Path(workloads.source), f"{app}.engine-{number}", port, environment)
             )
             for number, port in enumerate(ports)
         }
-        delivery, sidecar = self.parts.ports.take(), SidecarPorts.take(self.parts.ports)
+        delivery, sidecar = self.context.ports.take(), SidecarPorts.take(self.context.ports)
         runner = start(self._runner(app, slot, delivery, sidecar, ports))
         longest = math.ceil(spec.execution_timeout_seconds) + 60
         plan = SidecarPlan(
@@ -144,12 +146,12 @@ class EngineApp:
             app_port=delivery,
             block_shutdown_seconds=longest,
         )
-        daprd = start(self.parts.sidecar_spec(f"{app}.daprd", plan))
-        return SlotApp(app, runner, daprd, replicas, [*ports, delivery, *sidecar.all()])
+        daprd = start(self.context.sidecar_spec(f"{app}.daprd", plan))
+        return SlotProcesses(app, runner, daprd, replicas, [*ports, delivery, *sidecar.all()])
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.run
-        home = self.parts.home.run / "engines" / name
+        home = self.context.home.run / "engines" / name
         home.mkdir(parents=True, exist_ok=True)
         scrubbed = engine_environment(spec.run.env, port, home, environment)
         url = f"http://127.0.0.1:{port}/healthz"
@@ -159,19 +161,19 @@ class EngineApp:
             command=engine_command(spec.run.command, environment),
             environment=lambda: scrubbed,
             cwd=source,
-            log=self.parts.log(name),
+            log=self.context.log(name),
             port=port,
             health_url=url,
-            health=self.parts.prober.http(url),
+            health=self.context.prober.http(url),
             grace_seconds=5,
         )
 
     def _runner(self, app: str, slot: Slot, delivery: int, sidecar: SidecarPorts, engines: list[int]) -> ProcessSpec:
-        restarts = self.parts.home.restarts / app
+        restarts = self.context.home.restarts / app
         restarts.mkdir(parents=True, exist_ok=True)
         fixed = {
-            **basic_environment(),
-            **app_environment(sidecar, self.parts.api_token, self.parts.app_token),
+            **inherited_environment(),
+            **app_environment(sidecar, self.context.api_token, self.context.app_token),
             "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / ENGINE_FILE),
             "ENGINEHOUSE_RUNNER_SLOT": slot,
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in engines]),
@@ -184,7 +186,7 @@ class EngineApp:
             return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"{slot}-{secrets.token_hex(6)}"}
 
         url = f"http://127.0.0.1:{delivery}/healthz"
-        return self.parts.python_spec(f"{app}.runner", "runner", "enginehouse.runner", environment, delivery, url)
+        return self.context.python_spec(f"{app}.runner", "runner", "enginehouse.runner", environment, delivery, url)
 
 
 def engine_command(command: list[str], environment: Path | None) -> list[str]:
@@ -196,9 +198,11 @@ def engine_command(command: list[str], environment: Path | None) -> list[str]:
 
 def engine_environment(own: Mapping[str, str], port: int, home: Path, environment: Path | None) -> dict[str, str]:
     """All that an engine's process is told: nothing of the platform, and nothing of who started it."""
-    ours = Path(sys.executable).parent
+    platform_bin = Path(sys.executable).parent
     path = [
-        folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder and Path(folder) != ours
+        folder
+        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)
+        if folder and Path(folder) != platform_bin
     ]
     if environment:
         path.insert(0, str(environment / "bin"))

@@ -23,7 +23,7 @@ def read_object(path: Path) -> tuple[bytes, dict[str, Any]]:
     return content, documents[0]
 
 
-def check(path: Path, name: str) -> bytes:
+def check_part(path: Path, name: str) -> bytes:
     """The content of one file of a gateway part, if it cannot harm the gateway's sidecar; InvalidBundle otherwise.
 
     It must be about `name` only: two components of one name stop a local daprd. It must be for the gateway only, and
@@ -56,7 +56,9 @@ class GatewayParts:
     def put(self, owner: str, bundle: Path) -> None:
         """Make the folder hold what `bundle` has for the gateway. InvalidBundle, and nothing changed, if it must not."""
         name = results_component(owner) if "--" in owner else requests_component(owner)
-        wanted = {f"{owner}.{path.name}": check(path, name) for path in sorted((bundle / "gateway").glob("*.yaml"))}
+        wanted = {
+            f"{owner}.{path.name}": check_part(path, name) for path in sorted((bundle / "gateway").glob("*.yaml"))
+        }
         kinds = [path.split(".", 1)[1] for path in wanted]
         if len({yaml.safe_load(content)["kind"] for content in wanted.values()}) != len(kinds):
             raise InvalidBundle(f"{bundle / 'gateway'} holds two objects of one kind and name")

@@ -7,7 +7,7 @@ import yaml
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.tenant import Tenant
-from enginehouse.local.links import GatewayParts
+from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.registry.bundle import InvalidBundle, render_engine, render_tenant, write_bundle
 
 _ENGINE = "acme--one"
