@@ -1,15 +1,15 @@
-"""The two kinds of data that cross a boundary, by who writes them."""
+"""Base classes of all data that crosses a boundary, chosen by who writes the data."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
-    """Written by people: an unknown field is refused, since it is most likely a misspelt one."""
+    """Data written by people. Refuses an unknown field, which is most likely a misspelt one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class WireModel(BaseModel):
-    """Written by one part and read by another, perhaps of another version: unknown fields are ignored."""
+    """Data written by one part and read by another, perhaps of another version. Ignores unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
