@@ -1,4 +1,4 @@
-"""Getting a daprd where there is none: the official release with its checksum, else built from its Go module."""
+"""Get a daprd if there is none: download the official release and check it, or build the Go module."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,10 @@ _KEY = "daprd"
 
 
 async def get_daprd(guard: Guard, steps: Steps) -> Path:
-    """A daprd of our series: the one that is here, else downloaded, else built. LocalError naming the ways out."""
+    """Return a daprd of the right series: found here, downloaded, or built.
+
+    Raise LocalError with remedies if none works.
+    """
     found = await asyncio.to_thread(daprd.find)
     if found:
         steps.finish(_KEY, f"Dapr runtime: {found}")
@@ -44,11 +47,11 @@ async def get_daprd(guard: Guard, steps: Steps) -> Path:
 
 
 class _NotThisWay(Exception):
-    """Why one way of getting daprd does not work here."""
+    """One way of getting daprd does not work here. The text is the reason."""
 
 
 def archive_url(version: str) -> str:
-    """The official release archive for this machine; its SHA-256 is published beside it, under `.sha256`."""
+    """Return the URL of the official release archive for this machine. Its SHA-256 is published at `<URL>.sha256`."""
     system, architecture = daprd.go_platform()
     return f"{RELEASES}/v{version}/daprd_{system}_{architecture}.tar.gz"
 
@@ -57,7 +60,7 @@ async def _download(guard: Guard, steps: Steps) -> Path:
     version = daprd.RELEASE_VERSION
     url = archive_url(version)
     steps.update(_KEY, f"downloading daprd {version} from Dapr's releases")
-    # Where releases cannot be reached, that should show in seconds.
+    # A short limit to connect: where releases cannot be reached, the user should see it in seconds.
     timeout = httpx2.Timeout(60, connect=5)
     try:
         async with httpx2.AsyncClient(follow_redirects=True, timeout=timeout) as client:
@@ -80,7 +83,7 @@ async def _fetch(client: httpx2.AsyncClient, url: str, steps: Steps) -> bytes:
 
 
 def install_archive(archive: bytes, published_sha256: str, version: str) -> Path:
-    """Put the daprd of a release archive into the cache, if it is what was published."""
+    """Put the daprd of a release archive into the cache, if the archive has the published SHA-256."""
     if hashlib.sha256(archive).hexdigest() != published_sha256.lower():
         raise LocalError(
             f"The release archive of daprd {version} does not have the SHA-256 that is published for it.",
@@ -120,7 +123,7 @@ async def _build(guard: Guard, steps: Steps) -> Path:
             cwd=Path("/"),
             on_line=downloading,
         )
-        # Inside the module's own folder: its go.mod has `replace` lines that hold only there.
+        # Built inside the module's own folder: the `replace` lines of its go.mod hold only there.
         folder = Path(json.loads(described)["Dir"])
         packages = await run_tool(
             [go, "list", "-deps", "-tags", "stablecomponents", "./cmd/daprd"],

@@ -1,4 +1,4 @@
-"""Keeps one engine as its bundle wants it: one change after the other, its failures told of and kept to itself."""
+"""Keep one engine as its bundle wants it: one change after the other. Report its failures and do not pass them on."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 
 def fingerprint(bundle: Path) -> str:
-    """Changes when the engine's processes must be started anew. Dapr objects are reloaded by daprd itself."""
+    """Return a hash that changes when the engine's processes must restart. daprd itself reloads Dapr objects."""
     digest = hashlib.sha256()
     for name in (ENGINE_FILE, WORKLOADS_FILE):
         try:
@@ -38,7 +38,7 @@ class EngineKeeper:
         self.state: EngineRunState = "starting"
         self.problem: str | None = None
         self.settled = asyncio.Event()
-        """Set once it is running or has failed; cleared while it changes."""
+        """Set while it is running or has failed; cleared while it changes."""
         self._context = context
         self._step = f"engine {engine_id}"
         self._bundle = bundle
@@ -49,19 +49,19 @@ class EngineKeeper:
         self.task = asyncio.create_task(self._keep(), name=f"keep {engine_id}")
 
     def want(self, wanted: str | None) -> None:
-        """Have it run as of this fingerprint; None: have it stopped, after which `task` ends."""
+        """Run the engine as of this fingerprint. None: stop it; then `task` ends."""
         if wanted != self._wanted:
             self._wanted = wanted
             self.settled.clear()
             self._changed.set()
 
     def retry(self) -> None:
-        """A file of its bundle has changed, perhaps the one that kept it from working."""
+        """Start waiting processes at once, because a file of the bundle has changed and may have fixed the problem."""
         if self._app:
             self._app.retry()
 
     def restart_replica(self, asked: Path) -> None:
-        """A runner asked for the restart of a replica that hangs."""
+        """Restart a replica that hangs, because its runner asked for it."""
         if self._app:
             self._app.restart_replica(asked)
 
@@ -84,9 +84,10 @@ class EngineKeeper:
         try:
             await app.start()
             self._runs()
-        except Exception as error:  # Whatever it is: an engine's failure must stay its own.
+        except Exception as error:  # Any exception: an engine's failure must not reach the others.
             self._fails(str(error))
-        # Its processes are started again and again: it may yet come up, late or repaired, and fail later.
+        # The processes are started again and again, so the engine can still come up late or repaired, and can fail
+        # later.
         while True:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
             problem = await app.problem()
@@ -102,7 +103,7 @@ class EngineKeeper:
 
     def _fails(self, problem: str) -> None:
         if self.state != "failed":
-            log.error(f"Engine {self.engine_id} failed: {problem}", action="engine_failed", engine=self.engine_id)
+            log.error(f"Engine {self.engine_id} failed: {problem}", action="engine_failed", engine_id=self.engine_id)
             self._context.steps.finish(self._step, f"{self.engine_id} failed: {problem.splitlines()[0]}", ok=False)
         self._set("failed", problem)
         self.settled.set()

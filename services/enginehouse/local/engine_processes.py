@@ -1,4 +1,4 @@
-"""One engine as processes: its replicas, its runner, the runner's daprd. Its failures are its own."""
+"""Run one engine as processes: its replicas, its runner and the runner's daprd."""
 
 import json
 import math
@@ -27,30 +27,30 @@ from enginehouse.registry.bundle import (
 )
 
 _LOAD_SECONDS = 600
-"""A model may take this long to load before its engine counts as failed."""
+"""A model may take this long to load. After that its engine counts as failed."""
 _START_SECONDS = 60
 _DRAIN_SECONDS = 10
 
 
 @dataclass(slots=True)
 class SlotProcesses:
-    """What runs for one slot of an engine."""
+    """The processes of one slot of an engine."""
 
     app: str
     runner: Supervised
     daprd: Supervised
     replicas: dict[str, Supervised]
-    """By `<host>_<port>`, the name under which a runner asks for its restart."""
+    """Replicas by `<host>_<port>`. A runner asks for a restart under this name."""
     ports: list[int]
 
     def all(self) -> list[Supervised]:
-        """Every process of the slot."""
+        """Return every process of the slot."""
         return [*self.replicas.values(), self.runner, self.daprd]
 
 
 @dataclass(slots=True)
 class EngineProcesses:
-    """An engine's processes, made from its bundle."""
+    """An engine's processes, started from its bundle."""
 
     context: StackContext
     engine_id: str
@@ -58,7 +58,10 @@ class EngineProcesses:
     _slots: list[SlotProcesses] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Start all and wait until all are healthy. LocalError or InvalidBundle otherwise; then `stop` cleans up."""
+        """Start all processes and wait until all are healthy.
+
+        Raise LocalError or InvalidBundle; `stop` then cleans up.
+        """
         spec, workloads, source = self._read()
         environment = await environments.prepare(spec, source, self.context.guard, self.context.steps)
         self._slots = [
@@ -71,7 +74,7 @@ class EngineProcesses:
         await wait_all_healthy(*waits)
 
     async def stop(self) -> None:
-        """Let what runs end for a while, hand back what does not, then stop all."""
+        """Give running jobs a while to end, hand back the rest, then stop all processes."""
         slots, self._slots = self._slots, []
         for slot in slots:
             await stop_app_and_sidecar(self.context.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
@@ -79,32 +82,35 @@ class EngineProcesses:
             self.context.ports.give_back(*slot.ports)
 
     async def healthy(self) -> bool:
-        """Whether all of its processes run and are well."""
+        """Return whether all processes run and are healthy."""
         processes = [process for slot in self._slots for process in slot.all()]
         return bool(processes) and all([await process.is_healthy() for process in processes])
 
     async def problem(self) -> str | None:
-        """What keeps it from working for good: a file that its daprd passes over, a process that keeps dying."""
+        """Return why the engine cannot work: a file that daprd ignores, or a process that keeps dying.
+
+        None: no problem.
+        """
         for path in sorted((self.bundle / "engine").glob("*.yaml")):
             try:
                 read_object(path)
             except InvalidBundle as error:
                 return str(error)
             except OSError:
-                continue  # The bundle is just being replaced.
+                continue  # The bundle is being replaced at this moment.
         for process in (process for slot in self._slots for process in slot.all()):
             if problem := await process.problem():
                 return problem
         return None
 
     def retry(self) -> None:
-        """Its bundle has changed: what waits to be started again is started now."""
+        """Start waiting processes at once, because the bundle has changed."""
         for slot in self._slots:
             for process in slot.all():
                 process.retry()
 
     def restart_replica(self, asked: Path) -> None:
-        """A runner asked for the restart of a replica that hangs, by a file of its name."""
+        """Restart a replica that hangs. `asked` is the file by which its runner asked for it."""
         for slot in self._slots:
             if asked.parent.name == slot.app and asked.name in slot.replicas:
                 slot.replicas[asked.name].kill_and_restart()
@@ -112,16 +118,18 @@ class EngineProcesses:
     def _read(self) -> tuple[EngineSpec, Workloads, Path]:
         spec = read_spec(self.bundle / ENGINE_FILE)
         if spec.id != self.engine_id:
-            raise LocalError(f"{self.bundle / ENGINE_FILE} is of {spec.id}.", f"It must be of {self.engine_id}.")
+            raise LocalError(f"{self.bundle / ENGINE_FILE} describes {spec.id}.", f"It must describe {self.engine_id}.")
         if spec.run is None:
             raise LocalError(
                 f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`.",
-                "Add `run: {command: [...]}`, which is how it is started on this machine.",
+                "Add `run: {command: [...]}`, the command that starts it on this machine.",
             )
         workloads = read_workloads(self.bundle / WORKLOADS_FILE)
         source = Path(workloads.source)
         if not source.is_dir():
-            raise LocalError(f"The folder of {self.engine_id} is gone: {source}.", "Deploy it again from where it is.")
+            raise LocalError(
+                f"The folder of {self.engine_id} is gone: {source}.", "Deploy it again from its new place."
+            )
         return spec, workloads, source
 
     def _start_slot(
@@ -182,7 +190,7 @@ class EngineProcesses:
         }
 
         def environment() -> Mapping[str, str]:
-            # A new name each time: the jobs of a runner that died must not look as if somebody still had them.
+            # A new name for each start, so that the jobs of a runner that died do not look as if it still had them.
             return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"{slot}-{secrets.token_hex(6)}"}
 
         url = f"http://127.0.0.1:{delivery}/healthz"
@@ -190,14 +198,14 @@ class EngineProcesses:
 
 
 def engine_command(command: list[str], environment: Path | None) -> list[str]:
-    """The command with `python` as the engine's own, unbuffered so that its log shows what it printed last."""
+    """Return the command with the engine's own `python`, unbuffered so that the log shows its last output."""
     if environment and command[0] in ("python", "python3"):
         return [str(environment / "bin" / "python"), "-u", *command[1:]]
     return list(command)
 
 
 def engine_environment(own: Mapping[str, str], port: int, home: Path, environment: Path | None) -> dict[str, str]:
-    """All that an engine's process is told: nothing of the platform, and nothing of who started it."""
+    """Return the whole environment of an engine's process, without variables of the platform or of its starter."""
     platform_bin = Path(sys.executable).parent
     path = [
         folder

@@ -1,4 +1,4 @@
-"""What can go wrong when the system is started on one machine."""
+"""Errors of starting the system on one machine."""
 
 from enginehouse.contracts.errors import EnginehouseError
 

@@ -1,4 +1,4 @@
-"""The gateway as processes: the API and its daprd."""
+"""Run the gateway as processes: the API and its daprd."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _STOP_SECONDS = 10
 
 @dataclass(slots=True)
 class GatewayProcesses:
-    """The gateway and its daprd, running."""
+    """The running gateway and its daprd."""
 
     context: StackContext
     gateway: Supervised
@@ -23,9 +23,9 @@ class GatewayProcesses:
 
     @classmethod
     def start(cls, context: StackContext, port: int) -> "GatewayProcesses":
-        """Start both; the API on `port`, whatever engines there are."""
+        """Start both. The API listens on `port`."""
         delivery, sidecar = context.ports.take(), SidecarPorts.take(context.ports)
-        # What the operator set for the gateway stays; what ties the parts together is ours.
+        # The operator's own settings of the gateway stay; the values that connect the processes are set here.
         environment = {
             **os.environ,
             **app_environment(sidecar, context.api_token, context.app_token),
@@ -55,9 +55,9 @@ class GatewayProcesses:
         return cls(context, gateway, daprd)
 
     async def wait_healthy(self) -> None:
-        """Until the API is ready to take jobs and its sidecar has loaded everything."""
+        """Wait until the API takes jobs and its sidecar has loaded everything."""
         await wait_all_healthy((self.daprd, _START_SECONDS), (self.gateway, _START_SECONDS))
 
     async def stop(self) -> None:
-        """Answer who still waits, then stop both."""
+        """Answer the waiting callers, then stop both."""
         await stop_app_and_sidecar(self.context.supervisor, self.gateway, self.daprd, _STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""A whole deployment as processes of this machine: Redis, the gateway, and whatever engines its home holds."""
+"""Run a whole deployment as processes of this machine: Redis, the gateway, and the engines of its home."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Stack:
-    """Made by `start`; from then on it follows the bundles in its home until `stop`."""
+    """A running deployment. After `start` it follows the bundles in its home until `stop`."""
 
     home: Home
     port: int
@@ -48,25 +48,25 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where the API is."""
+        """URL of the API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def supervisor(self) -> Supervisor:
-        """Who keeps this stack's processes running."""
+        """Supervisor of this stack's processes, made at first use."""
         if self._supervisor is None:
             self._supervisor = Supervisor(self.write_state)
         return self._supervisor
 
     @property
     def engines(self) -> dict[str, EngineKeeper]:
-        """The engines of this home, by id."""
+        """Engines of this home, by id."""
         return self._engines
 
     async def start(self, *, wait_for_engines: bool = True) -> None:
-        """Start everything that the home holds and wait until it is healthy. An engine's failure is only its own.
+        """Start everything in the home and wait until it is healthy. A failing engine does not stop the others.
 
-        Without `wait_for_engines`: until the API takes jobs, while engines may still be made ready.
+        Without `wait_for_engines`, wait only until the API takes jobs; engines may still be starting.
         """
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
@@ -86,7 +86,7 @@ class Stack:
         self._follow_gateway_parts()
         self.steps.update("gateway", "starting the gateway and its sidecar")
         self._gateway = GatewayProcesses.start(self._context, self.port)
-        # Engines load while the gateway starts.
+        # Start the engines now, so that they load while the gateway starts.
         self._follow_engines()
         await self._gateway.wait_healthy()
         self.steps.finish("gateway", f"gateway: {self.url}")
@@ -96,11 +96,11 @@ class Stack:
         self.write_state()
 
     async def settled(self) -> None:
-        """Until every engine that is starting or stopping is running, failed or gone."""
+        """Wait until every engine that is starting or stopping is running, failed or gone."""
         await asyncio.gather(*(engine.settled.wait() for engine in self._engines.values()))
 
     async def follow(self) -> None:
-        """Start, stop and restart engines as bundles come, go and change; until `quit`."""
+        """Start, stop and restart engines as bundles come, go and change, until `quit`."""
         async for changes in watchfiles.awatch(
             self.home.engines, self.home.tenants, self.home.restarts, stop_event=self._quit, step=50, debounce=200
         ):
@@ -114,7 +114,7 @@ class Stack:
         self._quit.set()
 
     async def stop(self) -> None:
-        """Stop everything, in the reverse of its order, engines side by side. May be called at any moment."""
+        """Stop everything in reverse order, engines at the same time. May be called at any moment."""
         self.quit()
         self.ready = False
         keepers = list(self._engines.values())
@@ -130,7 +130,7 @@ class Stack:
         self.write_state()
 
     def write_state(self) -> None:
-        """Tell `enginehouse status` what runs."""
+        """Write the state file that `enginehouse status` reads."""
         state = {
             "supervisor": os.getpid(),
             "url": self.url,
@@ -172,7 +172,7 @@ class Stack:
         return address
 
     def _follow_gateway_parts(self) -> None:
-        """Give the gateway's sidecar what bundles have for it. A bundle that must not be given is told of instead."""
+        """Give the gateway's sidecar the parts from bundles. A part that is not allowed is reported instead."""
         assert self._gateway_parts
         bundles = {**self.home.engine_bundles(), **self.home.tenant_bundles()}
         for gone in self._gateway_parts.owners() - set(bundles):
@@ -184,7 +184,10 @@ class Stack:
                 self._refused.pop(owner, None)
             except (EnginehouseError, OSError) as error:
                 if self._refused.get(owner) != str(error):
-                    log.error(f"The gateway part of {owner} is not used: {error}", action="bundle_refused")
+                    key = "engine_id" if "--" in owner else "tenant"
+                    log.error(
+                        f"The gateway part of {owner} is not used: {error}", action="bundle_refused", **{key: owner}
+                    )
                 self._refused[owner] = str(error)
         self.write_state()
 

@@ -1,4 +1,4 @@
-"""What every app of a stack is started with, and the pair that every app of ours is: the app and its daprd."""
+"""Build the processes of a stack's apps from what they share, and stop an app together with its daprd."""
 
 import asyncio
 import os
@@ -33,11 +33,11 @@ class StackContext:
 
     @property
     def guard(self) -> Guard:
-        """For tools that run to their end."""
+        """Guard for tools that run to their end."""
         return self.supervisor.guard
 
     def log(self, name: str) -> Path:
-        """Where the process `name` writes."""
+        """Return the log file of the process `name`."""
         return self.home.logs / f"{name}.log"
 
     def python_spec(
@@ -49,7 +49,7 @@ class StackContext:
         port: int,
         health_url: str,
     ) -> ProcessSpec:
-        """A process of our own code, in this very environment."""
+        """Return a process of our own code in this Python environment."""
         return ProcessSpec(
             name=name,
             kind=kind,
@@ -63,7 +63,7 @@ class StackContext:
         )
 
     def sidecar_spec(self, name: str, plan: SidecarPlan) -> ProcessSpec:
-        """A daprd. Well once it has loaded its components and its app listens."""
+        """Return a daprd process. It is healthy when its components are loaded and its app listens."""
         environment = sidecar_environment(self.api_token, self.app_token, self.redis.environment())
         return ProcessSpec(
             name=name,
@@ -79,7 +79,7 @@ class StackContext:
 
 
 def inherited_environment() -> dict[str, str]:
-    """What our own processes need of the machine's environment, and no secret somebody keeps in it."""
+    """Return the machine's variables that our own processes need, without secrets that somebody may keep there."""
     return {
         name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME", "LANG", "TZ", "TMPDIR") if name in os.environ
     }
@@ -88,10 +88,10 @@ def inherited_environment() -> dict[str, str]:
 async def stop_app_and_sidecar(
     supervisor: Supervisor, app: Supervised, daprd: Supervised, grace_seconds: float
 ) -> None:
-    """Stop an app and its daprd so that what runs can end.
+    """Stop an app and its daprd so that running jobs can end.
 
-    daprd first: it takes in nothing new but, blocking its own shutdown, still carries what the app writes at the end.
-    Once the app is gone, a second signal ends it at once.
+    daprd is told first. It takes in nothing new, but it blocks its own shutdown and still carries the app's last
+    writes. When the app is gone, a second signal ends daprd at once.
     """
     daprd.terminate()
     await supervisor.stop(app, grace_seconds=grace_seconds)
@@ -99,7 +99,7 @@ async def stop_app_and_sidecar(
 
 
 async def wait_all_healthy(*waits: tuple[Supervised, float]) -> None:
-    """Until each is healthy within its seconds; the first failure ends the waiting for the others."""
+    """Wait until each process is healthy within its seconds. The first failure ends the wait for the others."""
     tasks = [asyncio.create_task(process.wait_healthy(seconds)) for process, seconds in waits]
     try:
         await asyncio.gather(*tasks)

@@ -1,23 +1,23 @@
-"""How long steps tell whoever waits what they do and how far they are."""
+"""Report what the steps of a start do and how far they are."""
 
 from typing import Protocol
 
 
 class Steps(Protocol):
-    """Lines that change in place; each step has a key of its own."""
+    """Shows steps as lines that change in place. Each step has a key of its own."""
 
     def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
-        """Step `key` is doing `text`; with `total`, it has done `done` of it."""
+        """Show that step `key` is doing `text`. With `total`: it has done `done` of `total`."""
 
     def finish(self, key: str, text: str, ok: bool = True) -> None:
-        """Step `key` is over."""
+        """Show that step `key` is over."""
 
 
 class SilentSteps:
-    """For tests, and for whoever reads the logs instead."""
+    """Shows nothing. For tests, and for users who read the logs instead."""
 
     def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def finish(self, key: str, text: str, ok: bool = True) -> None:
-        """Say nothing."""
+        """Show nothing."""

@@ -1,7 +1,7 @@
-"""A tenant's own system beside a running stack, as its owner would run it: an app, and a daprd with the tenant's component.
+"""Run a tenant's own system beside a running stack, as its owner would: an app, and a daprd with its component.
 
-It holds nothing of Enginehouse but the `systems/` part of the tenant's bundle: it may publish `requests.<tenant>` and
-hear `finished.<tenant>`.
+It gets only the `systems/` part of the tenant's bundle: it may publish `requests.<tenant>` and subscribe to
+`finished.<tenant>`.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _ROUTE = "/finished"
 
 
 class TenantSystem:
-    """What such a system does: publish, and hear."""
+    """A tenant's own system: it publishes events and receives the ends of its jobs."""
 
     def __init__(
         self, tenant: str, sidecar_url: str, api_token: str, received: "asyncio.Queue[dict[str, Any]]"
@@ -50,7 +50,7 @@ class TenantSystem:
             (await client.post(self._url, content=json.dumps(event), headers=self._headers)).raise_for_status()
 
     async def wait_for_finished(self, correlation_id: str) -> dict[str, Any]:
-        """The event on `finished.<tenant>` that says what became of the event `correlation_id`."""
+        """Wait for the event on `finished.<tenant>` that answers the event `correlation_id`, and return it."""
         while (event := await self._received.get()).get("correlationid") != correlation_id:
             pass
         return event
@@ -58,7 +58,7 @@ class TenantSystem:
 
 @asynccontextmanager
 async def tenant_system(home: Home, tenant: str) -> AsyncIterator[TenantSystem]:
-    """Run the system of `tenant` beside the stack of `home` for the block. LocalError if it does not start."""
+    """Run the system of `tenant` beside the stack of `home` during the block. Raise LocalError if it does not start."""
     supervisor, ports, prober = Supervisor(lambda: None), PortPool(), Prober()
     received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     context = StackContext(
@@ -92,7 +92,7 @@ async def tenant_system(home: Home, tenant: str) -> AsyncIterator[TenantSystem]:
 
 
 def redis_of(home: Home) -> RedisAddress:
-    """The Redis of the stack that runs in `home`; LocalError if none does."""
+    """Return the Redis of the stack that runs in `home`. Raise LocalError if none runs."""
     address = redis.external()
     if address:
         return address
@@ -106,7 +106,7 @@ def _own_resources(home: Home, tenant: str) -> Path:
     folder = home.run / tenant_component(tenant)
     folder.mkdir(exist_ok=True)
     listening = subscription("finished", tenant_component(tenant), finished_topic(tenant), _ROUTE, [])
-    # Its own folder, which nobody else loads: no scopes are needed.
+    # No scopes are needed, because no other sidecar loads this folder.
     del listening["scopes"]
     (folder / "finished.yaml").write_text(yaml.safe_dump(listening))
     return folder
@@ -135,7 +135,7 @@ def _serve(port: int, app_token: str, received: "asyncio.Queue[dict[str, Any]]")
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Write no access log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     Thread(target=server.serve_forever, args=(0.05,), daemon=True, name=f"app at {port}").start()

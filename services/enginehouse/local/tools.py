@@ -1,4 +1,4 @@
-"""Running a tool to its end (uv, go): its lines seen as they come, nothing of it left if we are interrupted."""
+"""Run a tool (uv, go) to its end. Pass its lines on as they come, and leave no process behind if interrupted."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ _LONGEST_LINE = 1 << 20
 
 
 class ToolFailed(Exception):
-    """A tool ended with an error; the text is the end of what it last_lines."""
+    """A tool ended with an error. The text is the end of its output."""
 
 
 async def run_tool(
@@ -26,7 +26,10 @@ async def run_tool(
     cwd: Path,
     on_line: Callable[[str], None] | None = None,
 ) -> str:
-    """Run to the end and return standard output. Lines of standard error go to `on_line`. ToolFailed if it fails."""
+    """Run the command and return its standard output. Pass lines of standard error to `on_line`.
+
+    May raise ToolFailed.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
