@@ -1,4 +1,4 @@
-"""`enginehouse demo`: start everything, put real jobs through the API, show what came back and what is refused, stop."""
+"""`enginehouse demo`: start everything, run real jobs through the API, show results and refused calls, stop."""
 
 import asyncio
 import time
@@ -18,9 +18,9 @@ from enginehouse.local.stack import Stack
 
 def demo(
     home: HomeOption = DEFAULT_HOME,
-    port: Annotated[int, typer.Option(help="Of the API, on 127.0.0.1. Default: any that is free.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1. Default: any free port.")] = 0,
 ) -> None:
-    """Start everything, run real jobs, show them, and stop again. Uses the stack that runs in the home, if one does."""
+    """Start everything, run real jobs, show them and stop. If a stack runs in the home, use that one."""
     place = Home.at(home)
     run(_play_on_running_stack(place) if place.is_running() else _start_and_play(place, port))
 
@@ -30,7 +30,7 @@ def _engine_names() -> set[str]:
 
 
 async def _play_on_running_stack(home: Home) -> None:
-    out.print(f"Using what runs in {home.path}.", soft_wrap=True)
+    out.print(f"Using the stack that runs in {home.path}.", soft_wrap=True)
     deploy_platform_engines(home, _engine_names())
     await play(home, home.read_local()["url"], out.print, out.width)
 
@@ -38,7 +38,7 @@ async def _play_on_running_stack(home: Home) -> None:
 async def _start_and_play(home: Home, port: int) -> None:
     began = time.monotonic()
     pool = PortPool()
-    # Engines that are made ready slowly do not keep the others from being shown.
+    # Jobs are shown as soon as their engine is up; slow engines do not hold up the others.
     options = RunOptions(port or pool.take(), _engine_names(), wait_for_engines=False)
 
     with TerminalSteps() as steps:
@@ -50,6 +50,6 @@ async def _start_and_play(home: Home, port: int) -> None:
 
             await asyncio.gather(report_when_up(), play(home, stack.url, steps.print, out.width))
 
-        # Before the gateway starts, which then knows them from the first call on.
+        # Made before the gateway starts, so that it knows the keys from the first call on.
         tenant_keys(home)
         await run_stack(home, options, steps, work)

@@ -1,4 +1,4 @@
-"""`enginehouse engines deploy FOLDER` and `engines remove ID`: an engine's bundle comes into a home, or leaves it."""
+"""`enginehouse engines deploy FOLDER` and `engines remove ID`: put an engine's bundle into a home, or remove it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ def deploy(
     folder: Annotated[Path, typer.Argument(help="Folder with engine.yaml.", exists=True, file_okay=False)],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Deploy the engine in FOLDER. A running 'enginehouse up' notices and starts it; nothing else is touched."""
+    """Deploy the engine in FOLDER. A running 'enginehouse up' notices and starts it; nothing else changes."""
     place = Home.at(home)
     try:
         spec = deploy_engine(place.engines, folder)

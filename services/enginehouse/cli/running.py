@@ -1,4 +1,4 @@
-"""Runs the loop of a command so that Ctrl-C, SIGTERM and a closed terminal end it cleanly, and twice at once."""
+"""Run a command so that Ctrl-C, SIGTERM or a closed terminal ends it cleanly, and a second signal ends it at once."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, or until a signal has had everything stopped. An expected error is shown and exits 1."""
+    """Run to the end, or until a signal has stopped everything. Print an expected error and exit with 1."""
     try:
         asyncio.run(_with_signals(main))
     except EnginehouseError as error:
@@ -42,7 +42,7 @@ async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
         if signals == 1:
             task.cancel()
         else:
-            # The guard ends every process that is left.
+            # The guard ends every process that is still running.
             os._exit(INTERRUPTED)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

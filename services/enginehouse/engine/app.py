@@ -1,4 +1,4 @@
-"""The HTTP side of an engine: thin routes over `EngineHost`, the ones on the hot path as bare ASGI."""
+"""Serve an engine over HTTP: thin routes over `EngineHost`. Routes that every job takes are bare ASGI."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,8 +26,8 @@ Handler = Callable[[bytes], Awaitable[Answer]]
 class EngineApp:
     """The ASGI app of one engine.
 
-    POST /predict is an engine's whole overhead per job, so it goes from ASGI straight to the host: through a FastAPI
-    route the same machine answered a third of the requests per second. Everything else is an ordinary FastAPI app.
+    POST /predict is an engine's whole overhead per job, so it goes from ASGI straight to the host: a FastAPI route
+    answered a third of the requests per second on the same machine. All other routes are an ordinary FastAPI app.
     """
 
     def __init__(self, host: EngineHost) -> None:
@@ -61,7 +61,7 @@ class EngineApp:
         await _send(send, answer)
 
     async def _stream(self, body: bytes, send: Send) -> None:
-        """Lines as they are told, the answer the last one; a plain answer if nothing is told before it."""
+        """Send events as lines and the answer as the last line. Send a plain answer if no event comes before it."""
         lines = Lines()
         predicting = asyncio.create_task(self.host.predict(body, lines))
         predicting.add_done_callback(lambda _: lines.close())
@@ -79,7 +79,7 @@ class EngineApp:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or None if the caller has gone."""
+    """Return the whole body, or None if the caller has gone."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         return bytes(message.get("body", b""))

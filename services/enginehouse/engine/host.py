@@ -1,4 +1,4 @@
-"""Runs an engine's methods: loads it once, predicts off the event loop if it blocks, turns what it raises into answers."""
+"""Run an engine's methods: load it, predict in threads or in the event loop, turn exceptions into answers."""
 
 import asyncio
 import functools
@@ -24,19 +24,19 @@ log = logging.getLogger("enginehouse.engine")
 
 _CANCELED = error_answer(409, {"message": "canceled", "retryable": False})
 _CAUGHT = (Exception, SystemExit)
-"""What a prediction may raise without ending the process: a library's sys.exit() must not take other jobs along."""
+"""Exceptions of a prediction that do not end the process: a library's sys.exit() must not end other jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long the host waits, in seconds."""
+    """Waiting times of the host, in seconds."""
 
     cancel_seconds: float = 1.0
-    """How long a canceled prediction may take to stop and still be reported as stopped."""
+    """A canceled prediction that ends within this time is reported as stopped."""
 
 
 class EngineHost:
-    """One engine and what it takes to run it. Knows nothing of HTTP but its statuses."""
+    """Holds one engine and runs its methods. Knows HTTP statuses, and nothing more of HTTP."""
 
     def __init__(
         self,
@@ -56,13 +56,13 @@ class EngineHost:
         self._batch_codec = BatchCodec(self.signature.predict.input_type, batch) if batch else None
         self._update_codec = Codec(update) if update else None
         self._running: dict[str, asyncio.Task[Any] | None] = {}
-        """Predictions that can be canceled, by id; those that stream from a thread have no task."""
+        """Predictions that can be canceled, by id. Those that stream from a thread have no task."""
         self._canceled: set[str] = set()
         self.in_hand = 0
-        """Inputs that are being worked on, those included for which nobody waits any more."""
+        """Number of inputs in work, including those whose caller has gone."""
 
     async def load(self) -> None:
-        """Load the engine, in a thread if `load` blocks. A failure is logged and told to `on_load_failure`."""
+        """Load the engine, in a thread if `load` is not async. Log a failure and call `on_load_failure`."""
         try:
             if inspect.iscoroutinefunction(self.engine.load):
                 await self.engine.load()
@@ -75,11 +75,11 @@ class EngineHost:
             self.ready = True
 
     def close(self) -> None:
-        """Let go of the threads; what waits for one is not begun any more."""
+        """Release the threads. Waiting predictions are not started."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def predict(self, body: bytes, lines: Lines | None = None) -> Answer:
-        """Answer the body of POST /predict. `lines`, needed if the engine streams, takes what it tells on the way."""
+        """Answer the body of POST /predict. An engine that streams needs `lines`, which take its events."""
         self.in_hand += 1
         try:
             if self.signature.predict.is_async:
@@ -90,7 +90,7 @@ class EngineHost:
             self.in_hand -= 1
 
     def _predict_blocking(self, body: bytes, lines: Lines | None) -> Answer:
-        # Reading and writing happen in the thread, too: large bodies must not hold up the event loop.
+        # Reading and writing also happen in the thread: large bodies must not hold up the event loop.
         job_id = None
         try:
             data, job_id, options = self._codec.read(body)
@@ -135,9 +135,12 @@ class EngineHost:
                 self._canceled.discard(job_id)
 
     async def cancel(self, job_id: str) -> bool | None:
-        """Cancel the prediction of that id: whether it has stopped within a second; None if none is running.
+        """Cancel the prediction with that id.
 
-        Async ones can be, and ones that stream from a thread, at their next step.
+        Return whether it has stopped within a second, or None if none is running.
+
+        Only async predictions, and predictions that stream from a thread, can be canceled. The latter stop at their
+        next step.
         """
         if job_id not in self._running:
             return None
@@ -183,7 +186,7 @@ class EngineHost:
             return pydantic_core.to_json({"error": failure(error)[1]})
 
     async def update(self, body: bytes) -> Answer:
-        """Answer the body of POST /update, which is what `update` takes."""
+        """Answer the body of POST /update, which is the argument of `update`."""
         assert self.signature.update is not None
         assert self._update_codec is not None
         method: Callable[..., Any] = getattr(self.engine, "update")  # noqa: B009 (optional, so not declared)
@@ -195,7 +198,7 @@ class EngineHost:
             return _error_of(error, None)
 
     async def info(self) -> Any:
-        """What the engine tells about itself."""
+        """Return the engine's description of itself."""
         return await self._call(self.engine.info)
 
     async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -205,7 +208,7 @@ class EngineHost:
 
     async def _in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         def run() -> tuple[Any, BaseException | None]:
-            # An exception is carried as a value: a future cannot hold every kind (StopIteration, SystemExit).
+            # The exception is returned as a value, because a future cannot hold every kind (StopIteration, SystemExit).
             try:
                 return function(*arguments), None
             except BaseException as error:
@@ -225,7 +228,8 @@ def _error_of(error: BaseException, job_id: str | None) -> Answer:
 
 
 async def _in_daemon_thread(function: Callable[[], None]) -> None:
-    # Not a pool's thread: those are joined at exit, and a process told to stop must not wait for a slow load.
+    # A thread outside the pool, because the interpreter joins pool threads at exit, and a stop must not wait for a slow
+    # load.
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""What the demo sends, as data: jobs of three tenants to three engines, events of their own systems, what is refused."""
+"""The demo's requests as data: jobs of three tenants to three engines, events of their own systems, refused calls."""
 
 import base64
 import json
@@ -11,15 +11,15 @@ from enginehouse.local import checkout
 from enginehouse.local.home import LOCAL_TENANT
 
 How = Literal["inline", "reference", "event over HTTP", "event over topic"]
-"""In the request; uploaded before and named in the request; as a CloudEvent over HTTP; over `requests.<tenant>`."""
+"""Way of an input: inside the request; uploaded before; as a CloudEvent over HTTP; on the topic `requests.<tenant>`."""
 
 TENANTS = ("acme", "globex")
-"""Beside the local one: each gets a key of its own."""
+"""Tenants of the demo beside the local one. Each gets a key of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One job: who sends it, to which engine, what and how; `shown` is what to show of the input."""
+    """One job: its tenant, engine and input, and how the input travels. `shown` stands for the input in the table."""
 
     tenant: str
     engine: str
@@ -31,7 +31,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One call that is refused. `{job}` in the path: id of a job of acme's that has ended."""
+    """One call that must be refused. `{job}` in the path becomes the id of an ended job of acme."""
 
     what: str
     tenant: str | None
@@ -40,7 +40,7 @@ class Refusal:
 
 
 def examples() -> list[Example]:
-    """Real inputs: those of the engines' own folders, and some sentences."""
+    """Return examples with real inputs: from the engines' own folders, and a few sentences."""
     standard, ocr, embedding = "shared--standard", "acme--ocr", "globex--embedding"
     sentence, picture, texts = (_example(name) for name in ("standard", "ocr", "embedding"))
     scan = (_folder("ocr") / "sample.png").read_bytes()
@@ -79,7 +79,7 @@ REFUSALS = [
 
 
 def engines(chosen: Sequence[Example]) -> list[str]:
-    """The engines of the examples, each once, in order."""
+    """Return the engines of the examples, each once, in order."""
     return list(dict.fromkeys(example.engine for example in chosen))
 
 

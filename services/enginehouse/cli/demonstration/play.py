@@ -1,4 +1,4 @@
-"""Plays the demo against a running stack: every engine's jobs as soon as that engine is up, all engines side by side."""
+"""Play the demo against a running stack. Engines are played side by side, each as soon as it is up."""
 
 import asyncio
 import json
@@ -25,7 +25,10 @@ _CLOUD_EVENT = {"content-type": "application/cloudevents+json"}
 
 
 def tenant_keys(home: Home) -> dict[str, str]:
-    """A key of each tenant of the demo: made at its first run, kept in the home, readable by its owner only."""
+    """Return a key for each tenant of the demo.
+
+    Keys are made at the first run and kept in the home, for its owner only.
+    """
     path = home.run / "demo-keys.json"
     kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     keys = {
@@ -45,10 +48,10 @@ class Play:
     http: httpx2.AsyncClient
     keys: dict[str, str]
     jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Those that ended, by tenant."""
+    """Jobs that ended, by tenant."""
 
     async def run(self) -> None:
-        """Every example; EnginehouseError if one did not succeed."""
+        """Play every example. Raise EnginehouseError if one does not succeed."""
         chosen = examples()
         done = {engine: asyncio.Event() for engine in engines(chosen)}
         try:
@@ -66,7 +69,7 @@ class Play:
             raise LocalError(f"{len(bad)} of {len(ended)} jobs did not succeed.", f"The first: {bad[0]}")
 
     async def refused(self, refusal: Refusal) -> tuple[int, dict[str, Any]]:
-        """The status and the problem with which a call is refused."""
+        """Make a call that must be refused. Return the status and the problem of the answer."""
         path = refusal.path.format(job=self.jobs["acme"][0]["id"])
         answer = await self._call(refusal.tenant, "POST" if refusal.body else "GET", path, refusal.body)
         return answer.status_code, answer.json()
@@ -74,7 +77,7 @@ class Play:
     async def _engine(self, engine: str, done: asyncio.Event, chosen: list[Example]) -> None:
         await self._wait_until_up(engine)
         for example in chosen:
-            # One after the other: what is shown is each job's own time.
+            # One job after the other, because the table shows each job's own time.
             if example.engine == engine and example.how == "inline":
                 self._record_end(example, await self._submit(example, {"input": example.input}))
             elif example.engine == engine and example.how == "reference":
@@ -89,20 +92,20 @@ class Play:
             )
             self._record_end(example, await self._job(example.tenant, accepted["id"]))
             return
-        # Its sidecar starts while the engine does.
+        # The tenant's sidecar starts while the engine starts.
         async with tenant_system(self.home, example.tenant) as system:
             await done.wait()
             self._record_end(example, await self._publish_and_wait(system, example))
 
     async def _publish_and_wait(self, system: TenantSystem, example: Example) -> dict[str, Any]:
-        """Publish as the tenant's own system does, and wait for what it hears."""
+        """Publish as the tenant's own system does, and wait for the event that answers."""
         event = _event(example)
         await system.publish(event)
         try:
             finished = await asyncio.wait_for(system.wait_for_finished(event["id"]), _FINISHED_SECONDS)
         except TimeoutError:
             raise LocalError(
-                f"{example.tenant}'s system heard nothing of its event for {_FINISHED_SECONDS} s.",
+                f"{example.tenant}'s system received no answer to its event for {_FINISHED_SECONDS} s.",
                 "See the home's logs.",
             ) from None
         if "subject" not in finished:
@@ -114,13 +117,16 @@ class Play:
         self.board.add(example, job)
 
     async def _wait_until_up(self, engine: str) -> None:
-        """Until its processes are well and the gateway knows its card. However long: what takes long shows progress."""
+        """Wait until the engine's processes are healthy and the gateway knows its card.
+
+        No limit: slow steps show progress.
+        """
         tenant = engine.partition("--")[0]
         caller = tenant if tenant in self.keys else LOCAL_TENANT
         while True:
             entry = self.home.read_state().get("engines", {}).get(engine, {})
             if entry.get("problem"):
-                raise LocalError(f"{engine} did not start: {entry['problem']}", "The others are not harmed.")
+                raise LocalError(f"{engine} did not start: {entry['problem']}", "The other engines are not affected.")
             if entry.get("state") == "running":
                 answer = await self._call(caller, "GET", f"/v1/engines/{engine}")
                 if answer.is_success and answer.json().get("card"):
@@ -132,7 +138,7 @@ class Play:
         return _success_body(await self._call(example.tenant, "POST", path, body, headers=headers))
 
     async def _upload(self, example: Example) -> str:
-        """A key and a signed URL; the content goes to the URL, which is itself the permission; the key into the job."""
+        """Upload the input and return its key. The signed URL of the upload is itself the permission."""
         place = _success_body(
             await self._call(example.tenant, "POST", "/v1/uploads", {"content_type": "application/json"})
         )
@@ -150,7 +156,10 @@ class Play:
 
 
 async def play(home: Home, url: str, show: Callable[..., None], width: int) -> None:
-    """Run the examples, then what is refused. EnginehouseError if anything is not as it should be."""
+    """Play the examples, then the refused calls.
+
+    Raise EnginehouseError if anything has another result than expected.
+    """
     async with httpx2.AsyncClient(base_url=url, timeout=_WAIT_SECONDS + 10, trust_env=False) as http:
         keys = {LOCAL_TENANT: home.read_local()["api_key"], **tenant_keys(home)}
         run = Play(home, Board(show, width), http, keys)
@@ -162,7 +171,7 @@ async def play(home: Home, url: str, show: Callable[..., None], width: int) -> N
 
 
 def _event(example: Example) -> dict[str, Any]:
-    """A new CloudEvent of the tenant's own kind; its data is the engine's input."""
+    """Return a new CloudEvent of the tenant's own type. Its data is the engine's input."""
     return {
         "specversion": "1.0",
         "id": str(uuid.uuid4()),
@@ -175,7 +184,7 @@ def _event(example: Example) -> dict[str, Any]:
 
 
 def _success_body(answer: httpx2.Response) -> dict[str, Any]:
-    """The body of a successful answer."""
+    """Return the body of a successful answer. Raise LocalError for any other answer."""
     if answer.is_success:
         body: dict[str, Any] = answer.json()
         return body
@@ -186,7 +195,7 @@ def _success_body(answer: httpx2.Response) -> dict[str, Any]:
 
 
 def _first_error(group: BaseExceptionGroup[BaseException]) -> EnginehouseError:
-    """One of what went wrong side by side."""
+    """Return one of the errors that happened side by side."""
     error = group.exceptions[0]
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

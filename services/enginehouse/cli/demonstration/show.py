@@ -1,4 +1,4 @@
-"""How the demo tells what became of its jobs: rows that come one after the other and still make one table."""
+"""Show the demo's jobs as rows that are printed one after the other and still form one table."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -23,7 +23,7 @@ _HOW: dict[How, str] = {
 
 
 class Board:
-    """The table of jobs. Rows are printed as they are known, so widths are fixed before the first."""
+    """The table of jobs. Rows are printed as they come, so the widths are fixed before the first."""
 
     def __init__(self, print_above: Callable[[RenderableType], None], width: int) -> None:
         self._print = print_above
@@ -51,12 +51,12 @@ class Board:
 
 
 def describe_input(example: Example) -> str:
-    """What went in, and how unless that was in the request itself."""
+    """Return a text for the input, with the way it travelled unless that was inside the request."""
     return _HOW[example.how].format(tenant=example.tenant, shown=example.shown)
 
 
 def describe_result(engine: str, job: dict[str, Any]) -> str:
-    """What came out, in a few words; of a job that did not succeed, why."""
+    """Return the result in a few words. For a job that did not succeed: the reason."""
     if job.get("status") != "succeeded":
         error = job.get("error") or {}
         return clean(f"{job.get('status')}: {error.get('code')} {error.get('message')}")
@@ -64,7 +64,7 @@ def describe_result(engine: str, job: dict[str, Any]) -> str:
 
 
 def describe_time(seconds: float | None) -> str:
-    """A duration, with as many digits as mean something."""
+    """Return a duration with a sensible number of digits."""
     if seconds is None:
         return "-"
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
@@ -79,7 +79,7 @@ def _page(output: Any) -> str:
 
 
 def _likeness(output: Any) -> str:
-    """The cosine of each pair: the vectors have length 1."""
+    """Return the cosine of each pair. The vectors have length 1."""
     pairs = combinations(enumerate(output["vectors"], 1), 2)
     return "\n".join(f"cosine {one}·{other}  {_cosine(a, b):+.2f}" for (one, a), (other, b) in pairs)
 
