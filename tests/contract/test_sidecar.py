@@ -5,7 +5,8 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.contract.worlds import ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC, World, eventually
+from tests.contract.worlds import ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC, World
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.sidecar.base import Conflict, NotPermitted, Sidecar, Unavailable
@@ -118,7 +119,7 @@ async def test_an_expired_key_can_be_created_again(sidecar: Sidecar, key: str) -
     async def gone() -> bool:
         return await sidecar.read(STORE, key) is None
 
-    await eventually(gone)
+    await until_async(gone, "the key is gone", 15)
     await sidecar.create(STORE, key, b"again", TTL)
     item = await sidecar.read(STORE, key)
     assert item is not None
@@ -134,7 +135,7 @@ async def test_replacing_renews_the_time_to_live(sidecar: Sidecar, key: str) -> 
     async def gone() -> bool:
         return await sidecar.read(STORE, key) is None
 
-    await eventually(gone)
+    await until_async(gone, "the key is gone", 15)
 
 
 async def test_read_many_gives_exactly_those_that_exist(sidecar: Sidecar, key: str) -> None:
@@ -164,7 +165,7 @@ async def test_put_overwrites_and_lasts_or_expires_as_told(sidecar: Sidecar, key
     async def gone() -> bool:
         return await sidecar.read(STORE, f"{key}.goes") is None
 
-    await eventually(gone)
+    await until_async(gone, "the key is gone", 15)
     item = await sidecar.read(STORE, f"{key}.stays")
     assert item is not None
     assert item.value == b"two"

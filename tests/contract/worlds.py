@@ -1,16 +1,15 @@
 """The worlds that contract suites run in: one of fakes, one of a real daprd over Redis."""
 
-import asyncio
 import contextlib
 import json
 import secrets
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.dapr import PORTS, DaprdHandle, start_daprd, start_redis
 from tests.support.serving import serving
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.sidecar.base import Sidecar
@@ -24,14 +23,6 @@ PUBSUB = names.jobs_component(ENGINE)
 TOPIC = names.job_topic(ENGINE)
 FORBIDDEN_TOPIC = names.job_topic("acme--secret")
 APP = names.app_id(ENGINE, "a")
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], timeout_seconds: float = 15) -> None:
-    """Wait until `condition` holds; fail when it does not in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not await condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
 
 
 class World(Protocol):
@@ -58,11 +49,7 @@ class Inbox:
 
     async def arrival(self, event_id: str) -> dict[str, Any]:
         """The event with that id, once it has been delivered."""
-
-        async def arrived() -> bool:
-            return event_id in self.events
-
-        await eventually(arrived)
+        await until_async(lambda: event_id in self.events, f"event {event_id} arrives", 15)
         return self.events[event_id]
 
 

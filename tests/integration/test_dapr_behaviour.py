@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import secrets
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.support.dapr import PORTS, DaprdHandle, RedisHandle, start_daprd, start_redis
 from tests.support.serving import serving
+from tests.support.waiting import until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineSpec
@@ -29,13 +29,6 @@ ENGINE = "acme--behaviour"
 APP = names.app_id(ENGINE, "a")
 TOPIC = names.job_topic(ENGINE)
 CORE = [ROOT / "components/local", ROOT / "dapr/subscriptions", ROOT / "dapr/resiliency"]
-
-
-def eventually(condition: Callable[[], bool], what: str, timeout_seconds: float = 30) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 class Engine:
@@ -155,7 +148,7 @@ def event_id() -> str:
 async def test_a_job_published_before_the_engine_ever_ran_is_kept(world: World, event_id: str) -> None:
     await world.publish(event_id, "acknowledge")
     world.start_engine()
-    eventually(world.delivered(event_id, 1), "the early job")
+    until(world.delivered(event_id, 1), "the early job")
 
 
 async def test_every_failed_delivery_comes_again_until_it_is_acknowledged(world: World, event_id: str) -> None:
@@ -163,7 +156,7 @@ async def test_every_failed_delivery_comes_again_until_it_is_acknowledged(world:
     for failure in failures:
         await world.publish(f"{event_id} {failure}", failure, failure, "acknowledge")
     for failure in failures:
-        eventually(world.delivered(f"{event_id} {failure}", 3), f"the third delivery after {failure}")
+        until(world.delivered(f"{event_id} {failure}", 3), f"the third delivery after {failure}")
         assert not world.gateway.has("/dead-letters", f"{event_id} {failure}")
 
 
@@ -171,23 +164,23 @@ async def test_every_failed_delivery_comes_again_until_it_is_acknowledged(world:
 async def test_what_dapr_drops_at_once_is_in_the_dead_letters(world: World, event_id: str, answer: str) -> None:
     # Without a reason, so the runner answers neither, and dead-letters by itself.
     await world.publish(event_id, answer)
-    eventually(lambda: world.gateway.has("/dead-letters", event_id), "the dropped job among dead letters")
+    until(lambda: world.gateway.has("/dead-letters", event_id), "the dropped job among dead letters")
     assert world.engine.deliveries[event_id] == 1
 
 
 @pytest.mark.parametrize("garbage", [b"garbage %s", b'{"id": "%s"', b"\xff\xfe %s", b'"%s"', b"[1, %s]"])
 async def test_what_is_no_cloud_event_reaches_the_dead_letters_raw(world: World, event_id: str, garbage: bytes) -> None:
     world.add_to_stream(TOPIC, garbage % event_id.encode())
-    eventually(lambda: world.gateway.has("/dead-letters", event_id), "the garbage among dead letters")
+    until(lambda: world.gateway.has("/dead-letters", event_id), "the garbage among dead letters")
     await world.publish(f"{event_id} next", "acknowledge")
-    eventually(world.delivered(f"{event_id} next", 1), "the job after the garbage")
+    until(world.delivered(f"{event_id} next", 1), "the job after the garbage")
 
 
 async def test_a_strangers_event_that_would_crash_a_subscriber_arrives_raw(world: World, event_id: str) -> None:
     for trace in ({"traceid": 5}, {"traceparent": {"a": 1}}):
         event = {"specversion": "1.0", "id": event_id, "type": "t", "source": "/s", **trace}
         world.add_to_stream(names.requests_topic("acme"), json.dumps(event).encode())
-    eventually(lambda: len(world.gateway.bodies["/requests/acme"]) >= 2, "both events")
+    until(lambda: len(world.gateway.bodies["/requests/acme"]) >= 2, "both events")
     assert world.gateway.has("/requests/acme", event_id)
     assert world.core.process.poll() is None
 
@@ -200,12 +193,12 @@ async def test_a_job_in_hand_survives_the_restart_of_its_app(
         with serving(other.engine.app, other.engine_port):
             stack.callback(other.engine_daprd().stop)
             await other.publish(event_id, "500", "acknowledge")
-            eventually(other.delivered(event_id, 1), "the first delivery")
+            until(other.delivered(event_id, 1), "the first delivery")
         # Nothing listens now: what daprd has in hand finds a closed port.
         await other.publish(f"{event_id} later", "acknowledge")
         with serving(other.engine.app, other.engine_port):
-            eventually(other.delivered(event_id, 2), "the job in hand")
-            eventually(other.delivered(f"{event_id} later", 1), "the job published meanwhile")
+            until(other.delivered(event_id, 2), "the job in hand")
+            until(other.delivered(f"{event_id} later", 1), "the job published meanwhile")
         assert not other.gateway.has("/dead-letters", event_id)
 
 
@@ -223,10 +216,10 @@ async def test_a_job_whose_sidecar_was_killed_is_delivered_by_the_next_one(
         stack.enter_context(serving(other.engine.app, other.engine_port))
         first = other.engine_daprd()
         await other.publish(event_id, "500", "acknowledge")
-        eventually(other.delivered(event_id, 1), "the first delivery")
+        until(other.delivered(event_id, 1), "the first delivery")
         first.kill()
         stack.callback(other.engine_daprd().stop)
-        eventually(other.delivered(event_id, 2), "the delivery by the second sidecar")
+        until(other.delivered(event_id, 2), "the delivery by the second sidecar")
 
 
 def _with_setting(text: str, name: str, value: str) -> str:

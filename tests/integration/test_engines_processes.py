@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.support.waiting import NotInTime, until
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.ports import PortPool
@@ -54,15 +54,17 @@ class Process:
         self.wait_for_health(200)
 
     def wait_for_health(self, *wanted: int) -> int:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+        def found() -> int | None:
             assert self.popen.poll() is None, self.log.read_text()
             with contextlib.suppress(OSError):
                 status = self.ask("GET", "/healthz")[0]
-                if status in wanted:
-                    return status
-            time.sleep(0.01)
-        raise AssertionError(f"health was never {wanted}: {self.log.read_text()}")
+                return status if status in wanted else None
+            return None
+
+        try:
+            return until(found, f"the health of {self.log.stem} is one of {wanted}")
+        except NotInTime as late:
+            raise AssertionError(f"{late}: {self.log.read_text()}") from None
 
 
 def read_spec(folder: str) -> EngineSpec:

@@ -2,12 +2,13 @@
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+from tests.support.waiting import NotInTime, until
 
 from enginehouse.local import daprd, redis
 from enginehouse.local.guard import Guard, signal_group
@@ -110,14 +111,19 @@ def http_ok(url: str) -> bool:
 
 def wait_until(started: Started, ready: Callable[[], bool], timeout_seconds: float = 30) -> None:
     """Until `ready`; a process that dies before fails at once, with its last words."""
-    deadline = time.monotonic() + timeout_seconds
-    while not ready():
+
+    def is_ready() -> bool:
+        if ready():
+            return True
         if started.process.poll() is not None:
             raise DiedEarly(f"{started.name} ended with {started.process.returncode}:\n{started.logs()[-3000:]}")
-        if time.monotonic() > deadline:
-            started.kill()
-            raise DiedEarly(f"{started.name} not ready after {timeout_seconds} s:\n{started.logs()[-3000:]}")
-        time.sleep(0.02)
+        return False
+
+    try:
+        until(is_ready, f"{started.name} is ready", timeout_seconds)
+    except NotInTime as late:
+        started.kill()
+        raise DiedEarly(f"{late}\n{started.logs()[-3000:]}") from None
 
 
 def start_redis(folder: Path) -> RedisHandle:

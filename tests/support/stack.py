@@ -4,33 +4,22 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tests.support.dapr import PORTS, DiedEarly, Started, spawn
+from tests.support.waiting import NotInTime, until
 
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import add_key, deploy_engine, remove_engine
 
-T = TypeVar("T")
-
 START_SECONDS = 180
 """The first start of all makes engines' environments."""
-
-
-def until(ready: Callable[[], T | None], what: str, timeout_seconds: float = 30) -> T:
-    """Wait until `ready` gives something true, and return it; AssertionError saying `what` once the time is over."""
-    deadline = time.monotonic() + timeout_seconds
-    while not (value := ready()):
-        assert time.monotonic() < deadline, f"not within {timeout_seconds} s: {what}"
-        time.sleep(0.02)
-    return value
 
 
 @dataclass(frozen=True)
@@ -197,14 +186,19 @@ def start_stack(
 
 
 def _until_ready(handle: StackHandle) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not (handle.state().get("supervisor") == handle.up.pid and handle.state().get("ready")):
+    def is_ready() -> bool:
+        state = handle.state()
+        if state.get("supervisor") == handle.up.pid and state.get("ready"):
+            return True
         if handle.up.process.poll() is not None:
             raise DiedEarly(f"the stack did not start:\n{handle.up.logs()[-4000:]}")
-        if time.monotonic() > deadline:
-            handle.stop()
-            raise DiedEarly(f"the stack is not ready after {START_SECONDS} s:\n{handle.up.logs()[-4000:]}")
-        time.sleep(0.05)
+        return False
+
+    try:
+        until(is_ready, "the stack is ready", START_SECONDS)
+    except NotInTime as late:
+        handle.stop()
+        raise DiedEarly(f"{late}\n{handle.up.logs()[-4000:]}") from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.unit.test_engine_app import running
+from tests.support.engine import running
 
 from enginehouse.engine import Engine, Event, InvalidInput, Log, Metric, Output, Progress
 from enginehouse.engine.host import EngineHost

@@ -5,24 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.support.waiting import until, until_async
 
 from enginehouse.local.processes import Pace, ProcessSpec, StartFailed, Supervised, Supervisor
 
 _CHILD_AND_GRANDCHILD = "sleep 300 & echo $! > grandchild; echo up; wait"
 _DEAF = "trap '' TERM; echo up; while :; do sleep 0.2; done"
-
-
-async def _until(ready: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.01)
 
 
 def _alive(pid: int) -> bool:
@@ -71,7 +64,7 @@ async def _start(supervisor: Supervisor, spec: ProcessSpec) -> tuple[Supervised,
 async def test_one_that_dies_is_started_again(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD))
     os.kill(pid, signal.SIGKILL)
-    await _until(lambda: process.status.pid not in (None, pid))
+    await until_async(lambda: process.status.pid not in (None, pid), "the process is restarted", 10)
     assert process.status.restarts == 1
     assert process.status.last_exit == -signal.SIGKILL
 
@@ -80,7 +73,7 @@ async def test_what_it_started_ends_with_it_when_it_is_killed(supervisor: Superv
     process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD))
     grandchild = int((tmp_path / "grandchild").read_text())
     os.kill(pid, signal.SIGKILL)
-    await _until(lambda: not _alive(grandchild))
+    await until_async(lambda: not _alive(grandchild), "the grandchild has ended", 10)
     await process.stop()
 
 
@@ -89,7 +82,7 @@ async def test_stopping_ends_it_and_what_it_started(supervisor: Supervisor, tmp_
     grandchild = int((tmp_path / "grandchild").read_text())
     await supervisor.stop(process)
     assert not _alive(pid)
-    await _until(lambda: not _alive(grandchild))
+    await until_async(lambda: not _alive(grandchild), "the grandchild has ended", 10)
     assert supervisor.statuses() == []
 
 
@@ -117,7 +110,7 @@ async def test_one_that_keeps_dying_fails_with_its_last_words(supervisor: Superv
 
 async def test_one_waiting_for_its_next_try_is_stopped_at_once(supervisor: Supervisor, tmp_path: Path) -> None:
     process = supervisor.start(_spec(tmp_path, "exit 3"))
-    await _until(lambda: process.status.state == "waiting to restart")
+    await until_async(lambda: process.status.state == "waiting to restart", "the process waits for its restart", 10)
     await asyncio.wait_for(supervisor.stop(process), 1)
 
 
@@ -126,7 +119,7 @@ async def test_a_command_that_does_not_exist_is_told_of(supervisor: Supervisor, 
     process = supervisor.start(
         ProcessSpec("none", "test", ["/no/such/program"], dict, tmp_path, spec.log, 0, None, spec.health)
     )
-    await _until(lambda: process.status.state == "waiting to restart")
+    await until_async(lambda: process.status.state == "waiting to restart", "the process waits for its restart", 10)
     assert "cannot start /no/such/program" in spec.log.read_text()
 
 
@@ -159,10 +152,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, script: s
         pids += [child.pid for child in psutil.Process(supervisor.pid).children()]
         assert len(set(pids)) == 3, "the process, what it started, and the guard"
         supervisor.kill()
-    deadline = time.monotonic() + 10
-    while any(_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, [psutil.Process(pid).cmdline() for pid in pids if _alive(pid)]
-        time.sleep(0.02)
+    until(lambda: not any(_alive(pid) for pid in pids), "the process, its child and the guard have ended", 10)
 
 
 @pytest.mark.parametrize("pace", [Pace(first_backoff_seconds=0.01, longest_backoff_seconds=300)])
@@ -172,11 +162,13 @@ async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
     script = f"test -e {tmp_path}/mended || {{ echo no password; exit 1; }}; echo up; sleep 300"
     process = supervisor.start(_spec(tmp_path, script))
     assert await process.problem() is None
-    await _until(lambda: process.deaths >= 3)
+    await until_async(lambda: process.deaths >= 3, "it has died three times", 10)
     problem = await process.problem()
     assert problem is not None
     assert "no password" in problem
-    await _until(lambda: process.status.state == "waiting to restart" and process.deaths >= 8)
+    await until_async(
+        lambda: process.status.state == "waiting to restart" and process.deaths >= 8, "it has died eight times", 10
+    )
     (tmp_path / "mended").touch()
     process.retry()
     await process.wait_healthy(10)

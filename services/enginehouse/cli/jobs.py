@@ -142,7 +142,7 @@ def follow(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOp
                 _print_news(news, as_json)
         except KeyboardInterrupt:
             err.print(
-                f"The job continues. 'enginehouse jobs follow {job_id}' follows it again.", style="dim", soft_wrap=True
+                f"The job goes on. 'enginehouse jobs follow {job_id}' follows it again.", style="dim", soft_wrap=True
             )
             raise typer.Exit(INTERRUPTED) from None
         if job and job.status is not Status.SUCCEEDED:

@@ -1,4 +1,4 @@
-"""Base classes of all data that crosses a boundary, chosen by who writes the data."""
+"""Base classes of data that crosses a boundary: one for data that people write, one for data that parts write."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -31,7 +31,7 @@ class LocalRun(StrictModel):
 
 
 class Resources(StrictModel):
-    """What one replica may use, in the notation of Kubernetes."""
+    """Limits of one replica, in the notation of Kubernetes."""
 
     cpu: str = "1"
     memory: str = "512Mi"
@@ -121,7 +121,7 @@ class Control(WireModel):
 
 
 class EngineCard(WireModel):
-    """What the gateway knows about one slot of an engine. Cards come from tenants, so they are bounded before use."""
+    """Describes one slot of an engine to the gateway. Cards come from tenants, so they are bounded before use."""
 
     engine: str
     slot: Slot

@@ -87,7 +87,7 @@ MAX_RESULT_TTL_SECONDS = 30 * 86_400
 
 
 class JobOptions(StrictModel):
-    """What a caller may ask for beside the input. None means: as the engine's card says."""
+    """Options of a job beside its input. None means: as the engine's card says."""
 
     parameters: dict[str, Any] | None = Field(None, description="Given to the engine beside the input.")
     priority: Annotated[int, Field(ge=0, le=9, description="9 first, 0 last.")] = 4

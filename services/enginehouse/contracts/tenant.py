@@ -24,7 +24,7 @@ class ApiKey(StrictModel):
 
 
 class Limits(StrictModel):
-    """What a tenant may use."""
+    """Limits of a tenant."""
 
     submits_per_second: Annotated[float, Field(gt=0)] = 1_000
     jobs_in_flight: Annotated[int, Field(ge=1)] = Field(

@@ -1,4 +1,4 @@
-"""Build the processes of a stack's apps from what they share, and stop an app together with its daprd."""
+"""Build the processes of a stack's apps from their shared settings, and stop an app together with its daprd."""
 
 import asyncio
 import os

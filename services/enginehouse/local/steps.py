@@ -1,4 +1,4 @@
-"""Report what the steps of a start do and how far they are."""
+"""Report the progress of the steps of a start."""
 
 from typing import Protocol
 

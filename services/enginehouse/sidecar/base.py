@@ -26,7 +26,7 @@ class StateItem:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a sidecar has loaded now."""
+    """Components and subscriptions that a sidecar has loaded now."""
 
     app_id: str
     components: frozenset[str] = field(default_factory=frozenset)
@@ -73,4 +73,4 @@ class Sidecar(Protocol):
         """Remove a key, whether it exists or not."""
 
     async def metadata(self) -> Metadata:
-        """Return what the sidecar has loaded now."""
+        """Return the components and subscriptions that the sidecar has loaded now."""

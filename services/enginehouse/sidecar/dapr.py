@@ -256,7 +256,7 @@ class DaprSidecar:
         await self._call_ok("DELETE", f"state/{store}/{name}", None, None)
 
     async def metadata(self) -> Metadata:
-        """Return what the sidecar has loaded now."""
+        """Return the components and subscriptions that the sidecar has loaded now."""
         body = await self._call_ok("GET", "metadata", None, None)
         with _reading_answer():
             answer = pydantic_core.from_json(body)
