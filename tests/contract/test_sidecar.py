@@ -1,4 +1,4 @@
-"""What every sidecar must do, run on the fake and on a real daprd with Redis: so that a test on the fake means something."""
+"""Tests of every sidecar, run on the fake and on a real daprd with Redis, so that tests on the fake are meaningful."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from enginehouse.sidecar.base import Conflict, NotPermitted, Sidecar, Unavailabl
 CROWD = 40
 TTL = 60
 DATA = {"float": 1.0, "large": 2**53 + 1, "none": None, "text": "ä </>"}
-"""What becomes something else where somebody on the way reads numbers into floats, or writes text anew."""
+"""Values that change if a part on the way reads numbers into floats or writes text anew."""
 
 
 @pytest.fixture
@@ -74,7 +74,8 @@ async def test_replacing_an_older_version_is_a_conflict_and_changes_nothing(side
 
 
 async def test_replacing_what_is_gone_either_conflicts_or_writes(sidecar: Sidecar, key: str) -> None:
-    # Redis writes, SQL stores conflict. A record's TTL outlives all who may replace it, so either will do.
+    # Redis writes, SQL stores conflict. Either is right, because a record's TTL outlives every writer that may replace
+    # it.
     await sidecar.create(STORE, key, b"one", TTL)
     item = await sidecar.read(STORE, key)
     assert item is not None

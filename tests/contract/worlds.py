@@ -1,4 +1,4 @@
-"""The worlds that contract suites run in: one of fakes, one of a real daprd over Redis."""
+"""The worlds of the contract suites: one of fakes, one of a real daprd over Redis."""
 
 import contextlib
 import json
@@ -26,17 +26,17 @@ APP = names.app_id(ENGINE, "a")
 
 
 class World(Protocol):
-    """A sidecar of app APP with STORE and PUBSUB, which may publish to TOPIC, and is subscribed to it."""
+    """A sidecar of app APP with STORE and PUBSUB. It may publish to TOPIC and is subscribed to it."""
 
     def sidecar(self) -> Sidecar:
-        """Another connection to the sidecar."""
+        """Return another connection to the sidecar."""
 
     async def arrival(self, event_id: str) -> dict[str, Any]:
-        """The event with that id, once it has been delivered."""
+        """Wait for the event with that id, and return it."""
 
 
 class Inbox:
-    """Keeps what is delivered, by id."""
+    """Keeps delivered events, by id."""
 
     def __init__(self) -> None:
         self.events: dict[str, dict[str, Any]] = {}
@@ -48,7 +48,7 @@ class Inbox:
         return True
 
     async def arrival(self, event_id: str) -> dict[str, Any]:
-        """The event with that id, once it has been delivered."""
+        """Wait for the event with that id, and return it."""
         await until_async(lambda: event_id in self.events, f"event {event_id} arrives", 15)
         return self.events[event_id]
 
@@ -63,7 +63,7 @@ class FakeWorld(Inbox):
         self._dapr.subscribe(TOPIC, self.deliver)
 
     def sidecar(self) -> Sidecar:
-        """Another fake sidecar over the same memory."""
+        """Return another fake sidecar over the same memory."""
         return FakeSidecar(self._dapr, APP)
 
 
@@ -107,20 +107,20 @@ spec:
 
 
 class DaprWorld(Inbox):
-    """A real daprd over a real Redis, and the app that it delivers to."""
+    """A real daprd over a real Redis, with the app that gets its deliveries."""
 
     def __init__(self, daprd: DaprdHandle) -> None:
         super().__init__()
         self._daprd = daprd
 
     def sidecar(self) -> Sidecar:
-        """Another connection to the daprd."""
+        """Return another connection to the daprd."""
         return DaprSidecar(self._daprd.http_port, self._daprd.api_token)
 
 
 @contextlib.contextmanager
 def dapr_world(folder: Path) -> Iterator[DaprWorld]:
-    """A DaprWorld for as long as the block lasts, everything of it under `folder`."""
+    """Run a DaprWorld during the block. All its files are under `folder`."""
     resources = folder / "components"
     resources.mkdir()
     (resources / "engine.yaml").write_text(COMPONENTS)

@@ -1,4 +1,4 @@
-"""What brokers under Dapr do with a failed delivery, and that our settings lose no job by it. Facts, not our code."""
+"""Facts about brokers under Dapr after a failed delivery, and that our settings lose no job by them."""
 
 import base64
 import contextlib
@@ -32,7 +32,7 @@ CORE = [ROOT / "components/local", ROOT / "dapr/subscriptions", ROOT / "dapr/res
 
 
 class Engine:
-    """The app of an engine, which answers the n-th delivery of an event as the event's own plan says."""
+    """The app of an engine, which answers the n-th delivery of an event as the event's plan says."""
 
     ANSWERS: dict[str, Callable[[], Response]] = {
         "acknowledge": lambda: JSONResponse({"status": "SUCCESS"}),
@@ -59,7 +59,7 @@ class Engine:
 
 
 class Gateway:
-    """The app of the gateway, which keeps what reaches it."""
+    """The app of the gateway, which keeps everything that it receives."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, list[bytes]] = defaultdict(list)
@@ -76,7 +76,7 @@ class Gateway:
         return JSONResponse({"status": "SUCCESS"})
 
     def has(self, path: str, marker: str) -> bool:
-        """Whether something with `marker` in it reached `path`, raw or as an event."""
+        """Return whether a body with `marker` reached `path`, raw or as an event."""
         return any(marker.encode() in self._raw(body) for body in self.bodies[path])
 
     @staticmethod
@@ -86,7 +86,7 @@ class Gateway:
 
 
 class World:
-    """The core and one engine, as they are deployed, with apps that do as they are told."""
+    """The core and one engine, as they are deployed, with scripted apps."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.engine, self.gateway = Engine(), Gateway()
@@ -104,12 +104,12 @@ class World:
         self.engine_port = PORTS.take()
 
     def start_engine(self) -> None:
-        """The engine's app and sidecar."""
+        """Run the engine's app and sidecar."""
         self._stack.enter_context(serving(self.engine.app, self.engine_port))
         self._stack.callback(self.engine_daprd().stop)
 
     def engine_daprd(self) -> DaprdHandle:
-        """A sidecar of the engine's app."""
+        """Start a sidecar of the engine's app."""
         return self.daprd(APP, [self._folder / "engine/engine", ROOT / "dapr/resiliency"], self.engine_port)
 
     def daprd(self, app_id: str, resources: list[Path], port: int) -> DaprdHandle:
@@ -117,7 +117,7 @@ class World:
         return start_daprd(app_id, resources, log, env=self.redis.environment(), app_port=port)
 
     async def publish(self, event_id: str, *answers: str) -> None:
-        """Hand the engine an event, as the gateway does."""
+        """Publish an event for the engine, as the gateway does."""
         event = {"specversion": "1.0", "id": event_id, "type": "t", "source": "/g", "data": {"answers": answers}}
         sidecar = DaprSidecar(self.core.http_port, self.core.api_token)
         await sidecar.start(20)
@@ -125,7 +125,7 @@ class World:
         await sidecar.close()
 
     def add_to_stream(self, topic: str, payload: bytes) -> None:
-        """Put bytes on a topic past every sidecar, as a stranger with the broker's address would."""
+        """Put bytes on a topic without a sidecar, as a stranger with the broker's address would."""
         address = self.redis.address
         with redis_client.Redis(address.host, address.port, password=address.password) as client:
             client.xadd(topic, {"data": payload})

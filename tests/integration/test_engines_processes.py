@@ -1,4 +1,4 @@
-"""Every tiny engine as a real process, started as its engine.yaml says: each fails in its own way, and only so."""
+"""Every tiny engine runs as a real process from its engine.yaml, and fails in its own way only."""
 
 import contextlib
 import http.client
@@ -23,7 +23,7 @@ FOLDERS = sorted(folder.name for folder in ENGINES.iterdir() if folder.is_dir() 
 
 
 class Process:
-    """An engine's process and how to ask it."""
+    """An engine's process and calls to it."""
 
     def __init__(self, folder: str, port: int, log: Path, **environment: str) -> None:
         spec = read_spec(folder)

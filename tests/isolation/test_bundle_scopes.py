@@ -1,4 +1,4 @@
-"""What an engine's sidecar and the gateway's may do with the components of their bundles, tried on real sidecars."""
+"""Engines' sidecars and the gateway's may do with their bundles' components only what they should (real sidecars)."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The commands about what runs here, where nothing runs, and their errors: a sentence, never a traceback."""
+"""The commands about local processes when nothing runs. An error is a sentence, never a traceback."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The client: what it sends, when it sends it again, and the exception of each refusal."""
+"""The client's requests, when it repeats them, and the exception of each refusal."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""daprd is found where it may be, is what was published, and is started with every flag that its defaults make needed."""
+"""daprd is found, is checked against the published hash, and is started with every flag that it needs."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def _fake(path: Path, version: str) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with no daprd and no go."""
+    """Make a machine without daprd and go."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -82,7 +82,7 @@ async def test_it_is_built_inside_its_module_and_the_progress_counts_packages(
     module.mkdir()
     go = bare / "bin" / "go"
     go.parent.mkdir()
-    # Stands in for the Go command: answers the three calls, and builds a "daprd" where -o says.
+    # Replaces the Go command: answers the three calls, and builds a "daprd" at the path after -o.
     go.write_text(
         "#!/bin/sh\n"
         f"""case "$1 $2" in

@@ -46,7 +46,7 @@ async def test_the_concurrency_comes_from_the_environment_first(monkeypatch: pyt
         asked = [asyncio.create_task(client.post("/predict", json={"data": n})) for n in range(8)]
         while not threads:
             await asyncio.sleep(0.001)
-        for _ in range(20):  # Each a round through the event loop, so all eight have been given to the pool.
+        for _ in range(20):  # Each call is a round through the event loop, so all eight are in the pool afterwards.
             await client.get("/healthz")
         gate.set()
         await asyncio.gather(*asked)

@@ -1,4 +1,4 @@
-"""A predict that yields: what it tells on the way, its one result, how it is canceled, and what it must not do."""
+"""A predict that yields: its events, its one result, its cancelling, and its mistakes."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ class Sum(BaseModel):
 
 
 class Threaded(Engine):
-    """In a thread, its result yielded last."""
+    """Runs in a thread; yields its result last."""
 
     def predict(self, data: list[int]) -> Iterator[Event | Sum]:
         if not data:
@@ -40,7 +40,7 @@ class Threaded(Engine):
 
 
 class Returning(Engine):
-    """In a thread, its result returned."""
+    """Runs in a thread; returns its result."""
 
     def predict(self, data: list[int]) -> Generator[Event, None, Sum]:
         yield Progress(0.5, "half")
@@ -48,7 +48,7 @@ class Returning(Engine):
 
 
 class Async(Engine):
-    """In the event loop."""
+    """Runs in the event loop."""
 
     async def predict(self, data: list[int]) -> AsyncIterator[Event | Sum]:
         for number in data:
@@ -157,7 +157,7 @@ def test_the_schema_is_that_of_the_result() -> None:
 
 
 class Endless(Engine):
-    """Until it is canceled."""
+    """Runs until it is canceled."""
 
     closed = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A home has one supervisor, keeps its secrets to itself, and an engine's process learns nothing of it."""
+"""A home has one supervisor and keeps its secrets, and an engine's process gets none of them."""
 
 import stat
 import sys

@@ -1,4 +1,4 @@
-"""What a bundle may bring into the gateway's sidecar, and that a broken one changes nothing."""
+"""Bundles may bring only harmless parts into the gateway's sidecar, and a broken part changes nothing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Processes are restarted, stopped with all they started, and never outlive who started them."""
+"""Processes are restarted, stop together with their children, and never outlive their supervisor."""
 
 import asyncio
 import os
