@@ -123,8 +123,8 @@ def misbehaving(how: str) -> type[Engine]:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("goes on", "predict went on after its result"),
-        ("two results", "predict went on after its result"),
+        ("goes on", "predict yielded a value after its result"),
+        ("two results", "predict yielded a value after its result"),
         ("of another type", "the result is not of the declared type"),
         ("ends", "predict ended without a result"),
         ("not JSON", "Unable to serialize"),

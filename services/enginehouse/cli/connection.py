@@ -27,7 +27,7 @@ _PATIENCE = RetryPlan(times=2, longest_retry_after_seconds=5)
 _ADVICE = {
     "DEAD_LETTER_DOES_NOT_EXIST": "'enginehouse dead-letters' lists yours.",
     "ENGINE_DOES_NOT_EXIST": "'enginehouse engines' lists those you may use.",
-    "INVALID_INPUT": "'enginehouse engines show ENGINE' shows what it wants.",
+    "INVALID_INPUT": "'enginehouse engines show ENGINE' shows its input schema.",
     "JOB_DOES_NOT_EXIST": "'enginehouse jobs' lists yours.",
     "JOB_IS_FINAL": "'enginehouse jobs retry ID' makes a new job with the same input.",
     "UNAUTHENTICATED": "Set ENGINEHOUSE_API_KEY; an operator makes keys with 'enginehouse tenant add NAME'.",

@@ -46,7 +46,7 @@ def list_engines(context: typer.Context, home: HomeOption = DEFAULT_HOME, as_jso
     table = Table("engine", "version", "state", "health", "queued", "running", "workers", "what it does", box=None)
     for engine in found:
         table.add_row(engine.id, engine.version or "-", *_condition(engine), _brief(engine.description))
-    print_table(table) if found else out.print("No engines. 'enginehouse engines deploy FOLDER' brings one.")
+    print_table(table) if found else out.print("No engines. 'enginehouse engines deploy FOLDER' adds one.")
     for engine in found:
         if engine.reason:
             out.print(Text(f"{engine.id}: {clean(engine.reason)}", style="yellow"), soft_wrap=True)

@@ -50,7 +50,10 @@ def print_json(value: Any) -> None:
 
 
 def submit(
-    engine: Annotated[str, typer.Argument(help="NAME (your own, else a shared one) or TENANT--NAME.")] = DEFAULT_ENGINE,
+    engine: Annotated[
+        str,
+        typer.Argument(help="NAME (your own engine, or a shared one if you have none of that name) or TENANT--NAME."),
+    ] = DEFAULT_ENGINE,
     input_text: Annotated[
         str | None, typer.Option("--input", "-i", help="JSON, @FILE with JSON, or - for standard input.")
     ] = None,

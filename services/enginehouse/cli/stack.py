@@ -29,7 +29,7 @@ from enginehouse.local.stack import Stack
 _STOP_SECONDS = 60
 
 EnginesOption = Annotated[
-    str, typer.Option(help="Which engines that come with the system to deploy: all, none, or names with commas.")
+    str, typer.Option(help="Engines that come with the system to deploy: all, none, or names separated by commas.")
 ]
 
 

@@ -59,7 +59,7 @@ class EngineSpec(StrictModel):
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = "v1"
     description: Annotated[str, Field(max_length=500)] = ""
     image: str | None = Field(None, description="Container image, for containers and Kubernetes.")
-    run: LocalRun | None = Field(None, description="For `enginehouse up` with engines as processes.")
+    run: LocalRun | None = Field(None, description="How `enginehouse up` starts the engine as a process.")
     protocol: Literal["predict", "open-inference"] = "predict"
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
         4, description="Jobs that one replica works on at the same time."

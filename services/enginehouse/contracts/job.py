@@ -121,7 +121,8 @@ class RoutedJobRequest(JobRequest):
     """Body of POST /v1/jobs, which names the engine inside."""
 
     engine: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="'name' (your own, else a shared one) or '<tenant>--<name>'. Default: standard."
+        None,
+        description="'name' (your own engine, or a shared one if you have none of that name) or '<tenant>--<name>'. Default: standard.",
     )
 
 

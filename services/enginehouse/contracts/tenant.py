@@ -19,7 +19,7 @@ class ApiKey(StrictModel):
 
     id: str = Field(description="First characters of the key, to tell keys apart in listings.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    admin: bool = Field(False, description="May register, quarantine and purge engines.")
+    admin: bool = Field(False, description="Whether the key may register, quarantine and purge engines.")
     created_at: AwareDatetime
 
 

@@ -116,7 +116,7 @@ def _fastapi_app(host: EngineHost) -> FastAPI:
         status = "ok" if host.ready else "loading"
         return JSONResponse({"status": status, "in_hand": host.in_hand}, 200 if host.ready else 503)
 
-    @app.get("/info", summary="What the engine tells about itself")
+    @app.get("/info", summary="The engine's description of itself")
     async def info() -> Any:
         return await host.info()
 

@@ -77,7 +77,7 @@ class _Result:
     def take(self, step: Any) -> None:
         """Take one yielded value."""
         if self._value is not _NOTHING:
-            raise BadResult("predict went on after its result; wrap what comes before it in Output(…)")
+            raise BadResult("predict yielded a value after its result; wrap the earlier values in Output(…)")
         if isinstance(step, EVENTS):
             self._lines.put(step)
         else:

@@ -36,17 +36,19 @@ async def get_daprd(guard: Guard, steps: Steps) -> Path:
     for get in (_download, _build):
         try:
             binary = await get(guard, steps)
-        except _NotThisWay as reason:
+        except _WayFailed as reason:
             reasons.append(str(reason))
             continue
         steps.finish(_KEY, f"Dapr runtime: {binary}")
         return binary
     steps.finish(_KEY, "Dapr runtime: not found", ok=False)
     tried = "\n".join(f"- {reason}" for reason in reasons)
-    raise LocalError(f"There is no daprd {daprd.SERIES} here, and none could be got:\n{tried}", daprd.REMEDIES)
+    raise LocalError(
+        f"There is no daprd {daprd.SERIES} here, and none could be downloaded or built:\n{tried}", daprd.REMEDIES
+    )
 
 
-class _NotThisWay(Exception):
+class _WayFailed(Exception):
     """One way of getting daprd does not work here. The text is the reason."""
 
 
@@ -67,7 +69,7 @@ async def _download(guard: Guard, steps: Steps) -> Path:
             published = (await client.get(f"{url}.sha256")).raise_for_status().text.split()
             archive = await _fetch(client, url, steps)
     except httpx2.HTTPError as error:
-        raise _NotThisWay(f"{url} cannot be downloaded: {str(error) or type(error).__name__}") from None
+        raise _WayFailed(f"{url} cannot be downloaded: {str(error) or type(error).__name__}") from None
     return install_archive(archive, published[0] if published else "", version)
 
 
@@ -95,7 +97,7 @@ def install_archive(archive: bytes, published_sha256: str, version: str) -> Path
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         source = files.extractfile("daprd")
         if source is None:
-            raise _NotThisWay("the release archive holds no daprd")
+            raise _WayFailed("the release archive holds no daprd")
         with fresh.open("wb") as file:
             shutil.copyfileobj(source, file)
     fresh.chmod(0o755)
@@ -107,7 +109,7 @@ async def _build(guard: Guard, steps: Steps) -> Path:
     version = daprd.BUILD_VERSION
     go = shutil.which("go")
     if go is None:
-        raise _NotThisWay("it cannot be built: there is no go on PATH")
+        raise _WayFailed("it cannot be built: there is no go on PATH")
     began = time.monotonic()
     environment = {**os.environ, "CGO_ENABLED": "0"}
     steps.update(_KEY, f"building daprd {version} from its Go module (once; 5 to 10 minutes on 2 cores)")
@@ -134,7 +136,7 @@ async def _build(guard: Guard, steps: Steps) -> Path:
         )
         binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, steps)
     except ToolFailed as error:
-        raise _NotThisWay(f"it cannot be built:\n{error}") from None
+        raise _WayFailed(f"it cannot be built:\n{error}") from None
     steps.update(_KEY, f"daprd {version} built in {time.monotonic() - began:.0f} s")
     return binary
 

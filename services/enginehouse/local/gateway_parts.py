@@ -67,8 +67,8 @@ class GatewayParts:
         }
         kinds = [path.split(".", 1)[1] for path in wanted]
         if len({yaml.safe_load(content)["kind"] for content in wanted.values()}) != len(kinds):
-            raise InvalidBundle(f"{bundle / 'gateway'} holds two objects of one kind and name")
-        for path in self._of(owner):
+            raise InvalidBundle(f"{bundle / 'gateway'} holds two objects of the same kind and name")
+        for path in self._files_of(owner):
             if path.name not in wanted:
                 path.unlink()
         for file, content in wanted.items():
@@ -76,14 +76,14 @@ class GatewayParts:
 
     def remove(self, owner: str) -> None:
         """Remove the files that came from the bundle of `owner`."""
-        for path in self._of(owner):
+        for path in self._files_of(owner):
             path.unlink()
 
     def owners(self) -> set[str]:
         """Return the owners of the files."""
         return {path.name.split(".", 1)[0] for path in self._folder.glob("*.yaml")}
 
-    def _of(self, owner: str) -> list[Path]:
+    def _files_of(self, owner: str) -> list[Path]:
         return list(self._folder.glob(f"{owner}.*.yaml"))
 
     def _write(self, path: Path, content: bytes) -> None:

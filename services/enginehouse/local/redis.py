@@ -39,7 +39,7 @@ def from_url(url: str) -> RedisAddress:
             "For TLS or another broker, edit components/local/ and unset REDIS_URL.",
         )
     if parts.path.strip("/") not in ("", "0") or (parts.username or "default") != "default":
-        raise LocalError("REDIS_URL may name neither a database number nor a user", "Use database 0 of its own Redis.")
+        raise LocalError("REDIS_URL must not name a database number or a user", "Use database 0 of a separate Redis.")
     return RedisAddress(parts.hostname, parts.port or 6379, unquote(parts.password or ""))
 
 

@@ -96,7 +96,7 @@ class JobRecords:
             wanted = decide(stored.record if stored else None)
             if wanted is None:
                 if stored is None or stored.record is None:
-                    raise Conflict(f"job {job_id}: there is no record to leave as it is")
+                    raise Conflict(f"job {job_id}: there is no record that could stay as it is")
                 return stored.record
             value = wanted.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
             try:
