@@ -9,14 +9,14 @@ from pydantic import BaseModel, Field
 
 from enginehouse.engine import Engine
 from enginehouse.engine.app import EngineApp
-from enginehouse.engine.host import EngineHost, Pace
+from enginehouse.engine.host import EngineHost, HostPace
 
 
 @asynccontextmanager
 async def running(
     engine: type[Engine],
     load: bool = True,
-    pace: Pace = Pace(),  # noqa: B008
+    pace: HostPace = HostPace(),  # noqa: B008
 ) -> AsyncIterator[tuple[httpx2.AsyncClient, EngineHost]]:
     """Run an engine behind its real ASGI app during the block. Give a client of it and its host."""
     host = EngineHost(engine, pace=pace)

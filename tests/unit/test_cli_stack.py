@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from enginehouse.cli.app import app
 from enginehouse.cli.console import TerminalSteps, _print_lines, out
-from enginehouse.cli.stack import platform_engines
+from enginehouse.cli.stack import parse_engine_names
 
 _RUN = CliRunner()
 
@@ -56,9 +56,9 @@ def test_a_taken_port_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_which_platform_engines_are_meant() -> None:
-    assert platform_engines("all") is None
-    assert platform_engines("none") == []
-    assert platform_engines("shared--standard, embedding") == ["standard", "embedding"]
+    assert parse_engine_names("all") is None
+    assert parse_engine_names("none") == []
+    assert parse_engine_names("shared--standard, embedding") == ["standard", "embedding"]
 
 
 def test_what_a_process_prints_cannot_steer_the_terminal(tmp_path: Path) -> None:

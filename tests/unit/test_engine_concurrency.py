@@ -8,7 +8,7 @@ import pytest
 from tests.support.engine import running
 
 from enginehouse.engine import Engine
-from enginehouse.engine.host import Pace
+from enginehouse.engine.host import HostPace
 
 
 async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_predictions() -> None:
@@ -110,7 +110,7 @@ async def test_a_prediction_that_does_not_stop_is_not_said_to_have_stopped() -> 
                     await gate.wait()
             return data
 
-    async with running(Stubborn, pace=Pace(cancel_seconds=0.05)) as (client, _):
+    async with running(Stubborn, pace=HostPace(cancel_seconds=0.05)) as (client, _):
         waiting = asyncio.create_task(client.post("/predict", json={"data": 1, "id": "j1"}))
         await started.wait()
         answer = await client.post("/predict/j1/cancel")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from tests.support.waiting import until, until_async
 
-from enginehouse.local.processes import Pace, ProcessSpec, StartFailed, Supervised, Supervisor
+from enginehouse.local.processes import ProcessPace, ProcessSpec, StartFailed, Supervised, Supervisor
 
 _CHILD_AND_GRANDCHILD = "sleep 300 & echo $! > grandchild; echo up; wait"
 _DEAF = "trap '' TERM; echo up; while :; do sleep 0.2; done"
@@ -43,12 +43,12 @@ def _spec(folder: Path, script: str, name: str = "one", grace_seconds: float = 5
 
 
 @pytest.fixture
-def pace() -> Pace:
-    return Pace()
+def pace() -> ProcessPace:
+    return ProcessPace()
 
 
 @pytest.fixture
-async def supervisor(pace: Pace) -> AsyncIterator[Supervisor]:
+async def supervisor(pace: ProcessPace) -> AsyncIterator[Supervisor]:
     made = Supervisor(lambda: None, pace)
     yield made
     await made.close()
@@ -86,14 +86,14 @@ async def test_stopping_ends_it_and_what_it_started(supervisor: Supervisor, tmp_
     assert supervisor.statuses() == []
 
 
-@pytest.mark.parametrize("pace", [Pace(insist_seconds=0.1)])
+@pytest.mark.parametrize("pace", [ProcessPace(insist_seconds=0.1)])
 async def test_one_that_ignores_being_told_is_killed(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _DEAF, grace_seconds=0.1))
     await supervisor.stop(process)
     assert not _alive(pid)
 
 
-@pytest.mark.parametrize("pace", [Pace(insist_seconds=0.1)])
+@pytest.mark.parametrize("pace", [ProcessPace(insist_seconds=0.1)])
 async def test_a_stopped_one_is_killed_too(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD, grace_seconds=0.1))
     os.kill(pid, signal.SIGSTOP)
@@ -155,7 +155,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, script: s
     until(lambda: not any(_alive(pid) for pid in pids), "the process, its child and the guard have ended", 10)
 
 
-@pytest.mark.parametrize("pace", [Pace(first_backoff_seconds=0.01, longest_backoff_seconds=300)])
+@pytest.mark.parametrize("pace", [ProcessPace(first_backoff_seconds=0.01, longest_backoff_seconds=300)])
 async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from enginehouse.cli.console import TerminalSteps, out
-from enginehouse.cli.demonstration.examples import engines, examples
+from enginehouse.cli.demonstration.examples import engines_of, examples
 from enginehouse.cli.demonstration.play import play, tenant_keys
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
 from enginehouse.local.home import Home
@@ -26,7 +26,7 @@ def demo(
 
 
 def _engine_names() -> set[str]:
-    return {engine.partition("--")[2] for engine in engines(examples())}
+    return {engine.partition("--")[2] for engine in engines_of(examples())}
 
 
 async def _play_on_running_stack(home: Home) -> None:

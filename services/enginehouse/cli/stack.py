@@ -63,7 +63,7 @@ def up(
     if detach:
         _detach(place, port, engines)
         return
-    options = RunOptions(port=port, platform_engines=platform_engines(engines))
+    options = RunOptions(port=port, platform_engines=parse_engine_names(engines))
     steps = TerminalSteps()
 
     async def stay(stack: Stack) -> None:
@@ -78,7 +78,7 @@ def up(
         run(run_stack(place, options, steps, stay))
 
 
-def platform_engines(text: str) -> list[str] | None:
+def parse_engine_names(text: str) -> list[str] | None:
     """Return the engine names in `--engines`. None: all."""
     names = [name.strip().removeprefix(f"{PLATFORM_TENANT}--") for name in text.split(",")]
     return None if text == "all" else [] if text == "none" else names

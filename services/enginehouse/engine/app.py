@@ -20,7 +20,7 @@ _WRONG_METHOD = error_answer(405, {"message": "use POST", "retryable": False})
 
 _STREAM_HEADERS = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
 
-Handler = Callable[[bytes], Awaitable[Answer]]
+BodyHandler = Callable[[bytes], Awaitable[Answer]]
 
 
 class EngineApp:
@@ -32,7 +32,7 @@ class EngineApp:
 
     def __init__(self, host: EngineHost) -> None:
         self.host = host
-        self._direct: dict[str, Handler] = {"/predict": host.predict}
+        self._direct: dict[str, BodyHandler] = {"/predict": host.predict}
         if host.signature.batch:
             self._direct["/predict/batch"] = host.predict_batch
         if host.signature.update:

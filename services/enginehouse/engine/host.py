@@ -28,7 +28,7 @@ _CAUGHT = (Exception, SystemExit)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class HostPace:
     """Waiting times of the host, in seconds."""
 
     cancel_seconds: float = 1.0
@@ -42,7 +42,7 @@ class EngineHost:
         self,
         engine_class: type[Engine],
         on_load_failure: Callable[[], None] = lambda: None,
-        pace: Pace = Pace(),
+        pace: HostPace = HostPace(),
     ) -> None:
         self.signature = read_signature(engine_class)
         self.engine = engine_class()

@@ -6,7 +6,7 @@ import contextlib
 import httpx2
 
 from enginehouse.local import redis
-from enginehouse.local.processes import Health
+from enginehouse.local.processes import HealthCheck
 from enginehouse.local.redis import RedisAddress
 
 
@@ -23,7 +23,7 @@ class Prober:
         except httpx2.HTTPError:
             return False
 
-    def http(self, url: str) -> Health:
+    def http(self, url: str) -> HealthCheck:
         """Return a health check that asks `url`."""
         return lambda: self.ok(url)
 
@@ -32,7 +32,7 @@ class Prober:
         await self._client.aclose()
 
 
-def redis_health(address: RedisAddress) -> Health:
+def redis_health(address: RedisAddress) -> HealthCheck:
     """Return a health check of Redis: it is up, has loaded its data and accepts the password."""
     return lambda: asyncio.to_thread(redis.answers, address)
 

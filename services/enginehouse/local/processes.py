@@ -14,8 +14,8 @@ from typing import Any, Literal
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard, signal_group
 
-Health = Callable[[], Awaitable[bool]]
-State = Literal["starting", "running", "waiting to restart", "stopped"]
+HealthCheck = Callable[[], Awaitable[bool]]
+ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
 
 _DEATHS_BEFORE_HEALTHY = 3
 _POLL_SECONDS = 0.05
@@ -26,7 +26,7 @@ class StartFailed(LocalError):
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ProcessPace:
     """How fast processes are restarted and killed, in seconds."""
 
     first_backoff_seconds: float = 0.5
@@ -52,7 +52,7 @@ class ProcessSpec:
     log: Path
     port: int
     health_url: str | None
-    health: Health
+    health: HealthCheck
     grace_seconds: float = 10
     """Time between SIGTERM and the second SIGTERM."""
 
@@ -66,7 +66,7 @@ class ProcessStatus:
     port: int
     health_url: str | None
     log: str
-    state: State = "starting"
+    state: ProcessState = "starting"
     pid: int | None = None
     restarts: int = 0
     started_at: float = 0
@@ -81,7 +81,7 @@ class Supervised:
     status: ProcessStatus
     guard: Guard
     on_change: Callable[[], None]
-    pace: Pace = Pace()
+    pace: ProcessPace = ProcessPace()
     _task: "asyncio.Task[None] | None" = None
     deaths: int = 0
     """Deaths in a row, each before the process had settled."""
@@ -187,7 +187,7 @@ class Supervised:
             self.guard.forget(process.pid)
             self.status.pid = None
 
-    def _set(self, state: State) -> None:
+    def _set(self, state: ProcessState) -> None:
         self.status.state = state
         self.on_change()
 
@@ -242,7 +242,7 @@ def _append(log: Path, text: str) -> None:
 class Supervisor:
     """All processes of a stack."""
 
-    def __init__(self, on_change: Callable[[], None], pace: Pace = Pace()) -> None:
+    def __init__(self, on_change: Callable[[], None], pace: ProcessPace = ProcessPace()) -> None:
         self.guard = Guard()
         self._pace = pace
         self._on_change = on_change

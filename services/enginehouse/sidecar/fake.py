@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enginehouse.contracts.moments import now
 from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
 
-Handler = Callable[[bytes], Awaitable[bool]]
+Subscriber = Callable[[bytes], Awaitable[bool]]
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class FakeDapr:
     components: set[str] = field(default_factory=set)
     stores: dict[str, dict[str, _Entry]] = field(default_factory=lambda: defaultdict(dict))
     published: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    handlers: dict[str, list[Handler]] = field(default_factory=lambda: defaultdict(list))
+    handlers: dict[str, list[Subscriber]] = field(default_factory=lambda: defaultdict(list))
     forbidden_topics: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of (pubsub, topic) to which no app may publish."""
     missing: set[str] = field(default_factory=set)
@@ -42,7 +42,7 @@ class FakeDapr:
         """
         self.failures[method] += [(error or Unavailable("made to fail"), after_doing)] * times
 
-    def subscribe(self, topic: str, handler: Handler) -> None:
+    def subscribe(self, topic: str, handler: Subscriber) -> None:
         """Deliver every later event on `topic` to `handler`, again and again while it returns False."""
         self.handlers[topic].append(handler)
 
@@ -58,7 +58,7 @@ class FakeDapr:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, handler: Handler, event: bytes) -> None:
+    async def _deliver(self, handler: Subscriber, event: bytes) -> None:
         while not await handler(event):
             await asyncio.sleep(0.01)
 

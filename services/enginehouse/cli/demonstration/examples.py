@@ -78,7 +78,7 @@ REFUSALS = [
 ]
 
 
-def engines(chosen: Sequence[Example]) -> list[str]:
+def engines_of(chosen: Sequence[Example]) -> list[str]:
     """Return the engines of the examples, each once, in order."""
     return list(dict.fromkeys(example.engine for example in chosen))
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 from rich.text import Text
 
-from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines, examples
+from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines_of, examples
 from enginehouse.cli.demonstration.show import Board
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.errors import LocalError
@@ -53,7 +53,7 @@ class Play:
     async def run(self) -> None:
         """Play every example. Raise EnginehouseError if one does not succeed."""
         chosen = examples()
-        done = {engine: asyncio.Event() for engine in engines(chosen)}
+        done = {engine: asyncio.Event() for engine in engines_of(chosen)}
         try:
             async with asyncio.TaskGroup() as group:
                 for engine in done:
