@@ -1,4 +1,4 @@
-"""Asks the engine in this process, through the same app that serves it."""
+"""Call the engine in this process, through the same app that serves it."""
 
 import json
 from pathlib import Path

@@ -2,12 +2,12 @@
 
 
 def __getattr__(name: str) -> str:
-    """`__version__`, looked up when asked for: every process of ours imports this, and few want to know."""
+    """Return `__version__`. Looked up only on demand: every process imports this package, few need its version."""
     if name != "__version__":
         raise AttributeError(name)
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("enginehouse")
-    except PackageNotFoundError:  # an engine's environment may hold the sources only
+    except PackageNotFoundError:  # an engine's environment may hold only the sources
         return "0"

@@ -1,4 +1,4 @@
-"""Tasks that run beside the main work, until they end or their owner is closed."""
+"""Run tasks beside the main work, until they end or their owner is closed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -11,29 +11,29 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RESTART_SECONDS = 1.0
-"""Pause before a task that failed is started again."""
+"""Pause before a failed task is started again."""
 _CANCEL_AGAIN_SECONDS = 1.0
 
 
 class Background:
-    """Owns tasks: keeps them from being garbage-collected, logs how they fail, ends them at `close`."""
+    """Owns tasks: keeps them from being garbage-collected, logs their failures, ends them at `close`."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Run `work` beside everything else. A failure is logged; nobody need await the task."""
+        """Run `work` in a task of its own. A failure is logged, so the caller need not await the task."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def keep(self, name: str, make: Callable[[], Awaitable[None]], restart_seconds: float = RESTART_SECONDS) -> None:
-        """Run what `make` gives, and start it again after `restart_seconds` each time that it fails."""
+        """Run the work that `make` returns; after each failure, make it again and run it after `restart_seconds`."""
         self.start(_keep_going(name, make, restart_seconds))
 
     async def close(self, finish_seconds: float = 0) -> None:
-        """Let what runs finish for at most `finish_seconds`, then cancel the rest and wait until it has ended."""
+        """Give the tasks up to `finish_seconds` to finish, then cancel the rest and wait until all have ended."""
         if finish_seconds and self._tasks:
             await asyncio.wait(self._tasks, timeout=finish_seconds)
         while self._tasks:
@@ -54,5 +54,5 @@ async def _keep_going(name: str, make: Callable[[], Awaitable[None]], restart_se
         try:
             return await make()
         except Exception:
-            log.exception(f"The task {name} failed and is started again", action="task_failed", task=name)
+            log.exception(f"The task {name} failed and will be started again", action="task_failed", task=name)
         await asyncio.sleep(restart_seconds)

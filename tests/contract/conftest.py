@@ -1,4 +1,4 @@
-"""Every test that takes `world` runs on the fake and on a real daprd; the real one is started once for the module."""
+"""Run every test that takes `world` on the fake and on a real daprd, which is started once."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The delivery listener: deliveries of this app's own sidecar get in, and nothing else."""
+"""The delivery listener lets deliveries of the app's own sidecar in, and nothing else."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""A job's record: whoever writes it, over the fake or Redis, the first final state is the only one."""
+"""Over the fake and over Redis, the first final state of a job's record stays, whoever writes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ TTL = 60
 
 
 class LosesAnswers:
-    """A sidecar whose next writes take effect, and whose answers never arrive."""
+    """A sidecar whose next writes take effect although their answers are lost."""
 
     def __init__(self, sidecar: Sidecar, times: int = 1) -> None:
         self._sidecar = sidecar

@@ -1,11 +1,12 @@
-"""What every sidecar must do, run on the fake and on a real daprd with Redis: so that a test on the fake means something."""
+"""Tests of every sidecar, run on the fake and on a real daprd with Redis, so that tests on the fake are meaningful."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.contract.worlds import ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC, World, eventually
+from tests.contract.worlds import ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC, World
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.sidecar.base import Conflict, NotPermitted, Sidecar, Unavailable
@@ -13,7 +14,7 @@ from enginehouse.sidecar.base import Conflict, NotPermitted, Sidecar, Unavailabl
 CROWD = 40
 TTL = 60
 DATA = {"float": 1.0, "large": 2**53 + 1, "none": None, "text": "ä </>"}
-"""What becomes something else where somebody on the way reads numbers into floats, or writes text anew."""
+"""Values that change if a part on the way reads numbers into floats or writes text anew."""
 
 
 @pytest.fixture
@@ -73,7 +74,8 @@ async def test_replacing_an_older_version_is_a_conflict_and_changes_nothing(side
 
 
 async def test_replacing_what_is_gone_either_conflicts_or_writes(sidecar: Sidecar, key: str) -> None:
-    # Redis writes, SQL stores conflict. A record's TTL outlives all who may replace it, so either will do.
+    # Redis writes, SQL stores conflict. Either is right, because a record's TTL outlives every writer that may replace
+    # it.
     await sidecar.create(STORE, key, b"one", TTL)
     item = await sidecar.read(STORE, key)
     assert item is not None
@@ -118,7 +120,7 @@ async def test_an_expired_key_can_be_created_again(sidecar: Sidecar, key: str) -
     async def gone() -> bool:
         return await sidecar.read(STORE, key) is None
 
-    await eventually(gone)
+    await until_async(gone, "the key is gone", 15)
     await sidecar.create(STORE, key, b"again", TTL)
     item = await sidecar.read(STORE, key)
     assert item is not None
@@ -134,7 +136,7 @@ async def test_replacing_renews_the_time_to_live(sidecar: Sidecar, key: str) -> 
     async def gone() -> bool:
         return await sidecar.read(STORE, key) is None
 
-    await eventually(gone)
+    await until_async(gone, "the key is gone", 15)
 
 
 async def test_read_many_gives_exactly_those_that_exist(sidecar: Sidecar, key: str) -> None:
@@ -164,7 +166,7 @@ async def test_put_overwrites_and_lasts_or_expires_as_told(sidecar: Sidecar, key
     async def gone() -> bool:
         return await sidecar.read(STORE, f"{key}.goes") is None
 
-    await eventually(gone)
+    await until_async(gone, "the key is gone", 15)
     item = await sidecar.read(STORE, f"{key}.stays")
     assert item is not None
     assert item.value == b"two"

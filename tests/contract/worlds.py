@@ -1,16 +1,15 @@
-"""The worlds that contract suites run in: one of fakes, one of a real daprd over Redis."""
+"""The worlds of the contract suites: one of fakes, one of a real daprd over Redis."""
 
-import asyncio
 import contextlib
 import json
 import secrets
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.dapr import PORTS, DaprdHandle, start_daprd, start_redis
 from tests.support.serving import serving
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.sidecar.base import Sidecar
@@ -26,26 +25,18 @@ FORBIDDEN_TOPIC = names.job_topic("acme--secret")
 APP = names.app_id(ENGINE, "a")
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], timeout_seconds: float = 15) -> None:
-    """Wait until `condition` holds; fail when it does not in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not await condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
-
-
 class World(Protocol):
-    """A sidecar of app APP with STORE and PUBSUB, which may publish to TOPIC, and is subscribed to it."""
+    """A sidecar of app APP with STORE and PUBSUB. It may publish to TOPIC and is subscribed to it."""
 
     def sidecar(self) -> Sidecar:
-        """Another connection to the sidecar."""
+        """Return another connection to the sidecar."""
 
     async def arrival(self, event_id: str) -> dict[str, Any]:
-        """The event with that id, once it has been delivered."""
+        """Wait for the event with that id, and return it."""
 
 
 class Inbox:
-    """Keeps what is delivered, by id."""
+    """Keeps delivered events, by id."""
 
     def __init__(self) -> None:
         self.events: dict[str, dict[str, Any]] = {}
@@ -57,12 +48,8 @@ class Inbox:
         return True
 
     async def arrival(self, event_id: str) -> dict[str, Any]:
-        """The event with that id, once it has been delivered."""
-
-        async def arrived() -> bool:
-            return event_id in self.events
-
-        await eventually(arrived)
+        """Wait for the event with that id, and return it."""
+        await until_async(lambda: event_id in self.events, f"event {event_id} arrives", 15)
         return self.events[event_id]
 
 
@@ -76,7 +63,7 @@ class FakeWorld(Inbox):
         self._dapr.subscribe(TOPIC, self.deliver)
 
     def sidecar(self) -> Sidecar:
-        """Another fake sidecar over the same memory."""
+        """Return another fake sidecar over the same memory."""
         return FakeSidecar(self._dapr, APP)
 
 
@@ -120,20 +107,20 @@ spec:
 
 
 class DaprWorld(Inbox):
-    """A real daprd over a real Redis, and the app that it delivers to."""
+    """A real daprd over a real Redis, with the app that gets its deliveries."""
 
     def __init__(self, daprd: DaprdHandle) -> None:
         super().__init__()
         self._daprd = daprd
 
     def sidecar(self) -> Sidecar:
-        """Another connection to the daprd."""
+        """Return another connection to the daprd."""
         return DaprSidecar(self._daprd.http_port, self._daprd.api_token)
 
 
 @contextlib.contextmanager
 def dapr_world(folder: Path) -> Iterator[DaprWorld]:
-    """A DaprWorld for as long as the block lasts, everything of it under `folder`."""
+    """Run a DaprWorld during the block. All its files are under `folder`."""
     resources = folder / "components"
     resources.mkdir()
     (resources / "engine.yaml").write_text(COMPONENTS)

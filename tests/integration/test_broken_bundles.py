@@ -1,4 +1,4 @@
-"""What one engine's owner breaks in the YAML of a running deployment stops nobody else, is told of, and can be mended."""
+"""A bundle that its owner breaks stops no other engine; the problem is reported and can be repaired."""
 
 import shutil
 import threading
@@ -65,7 +65,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
 
 @contextmanager
 def _jobs_go_on(stack: StackHandle) -> Iterator[None]:
-    """A steady stream of jobs of the sound engine, each of which must end at once, until the end of the block."""
+    """Send a steady stream of jobs to the sound engine during the block. Each must end at once."""
     stop, ended, strange = threading.Event(), [0], list[Any]()
 
     def submit() -> None:
@@ -93,7 +93,7 @@ def _jobs_go_on(stack: StackHandle) -> Iterator[None]:
 
 
 def _said(stack: StackHandle) -> str:
-    """All that an operator is told about the spoilt engine: by `enginehouse status`, by the API, by a sidecar's log."""
+    """Return everything an operator reads about the broken engine: in `enginehouse status`, in the API, in a log."""
     state = stack.state()
     shown = stack.call("GET", f"/v1/engines/{_SPOILT}", tenant="tests").body
     said = f"{state['engines'][_SPOILT]['problem']} {state['refused'].get(_SPOILT)} {shown.get('reason')}"
@@ -116,7 +116,7 @@ def test_a_broken_file_stops_nobody_else_says_why_and_can_be_mended(
     with _jobs_go_on(stack):
         spoil(bundle / file)
         until(lambda: said in _said(stack), f"it is told of: {said}", 40)
-        # Accepted meanwhile, and kept.
+        # These jobs were accepted meanwhile, and are kept.
         waiting = stack.submit(_SPOILT, {"kept": file}, tenant="tests", wait=0)
         for path in bundle.glob("*/again-*"):
             path.unlink()

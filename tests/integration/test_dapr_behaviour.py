@@ -1,10 +1,9 @@
-"""What brokers under Dapr do with a failed delivery, and that our settings lose no job by it. Facts, not our code."""
+"""Facts about brokers under Dapr after a failed delivery, and that our settings lose no job by them."""
 
 import base64
 import contextlib
 import json
 import secrets
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.support.dapr import PORTS, DaprdHandle, RedisHandle, start_daprd, start_redis
 from tests.support.serving import serving
+from tests.support.waiting import until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineSpec
@@ -31,15 +31,8 @@ TOPIC = names.job_topic(ENGINE)
 CORE = [ROOT / "components/local", ROOT / "dapr/subscriptions", ROOT / "dapr/resiliency"]
 
 
-def eventually(condition: Callable[[], bool], what: str, timeout_seconds: float = 30) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
-
-
 class Engine:
-    """The app of an engine, which answers the n-th delivery of an event as the event's own plan says."""
+    """The app of an engine, which answers the n-th delivery of an event as the event's plan says."""
 
     ANSWERS: dict[str, Callable[[], Response]] = {
         "acknowledge": lambda: JSONResponse({"status": "SUCCESS"}),
@@ -66,7 +59,7 @@ class Engine:
 
 
 class Gateway:
-    """The app of the gateway, which keeps what reaches it."""
+    """The app of the gateway, which keeps everything that it receives."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, list[bytes]] = defaultdict(list)
@@ -83,7 +76,7 @@ class Gateway:
         return JSONResponse({"status": "SUCCESS"})
 
     def has(self, path: str, marker: str) -> bool:
-        """Whether something with `marker` in it reached `path`, raw or as an event."""
+        """Return whether a body with `marker` reached `path`, raw or as an event."""
         return any(marker.encode() in self._raw(body) for body in self.bodies[path])
 
     @staticmethod
@@ -93,7 +86,7 @@ class Gateway:
 
 
 class World:
-    """The core and one engine, as they are deployed, with apps that do as they are told."""
+    """The core and one engine, as they are deployed, with scripted apps."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.engine, self.gateway = Engine(), Gateway()
@@ -111,12 +104,12 @@ class World:
         self.engine_port = PORTS.take()
 
     def start_engine(self) -> None:
-        """The engine's app and sidecar."""
+        """Run the engine's app and sidecar."""
         self._stack.enter_context(serving(self.engine.app, self.engine_port))
         self._stack.callback(self.engine_daprd().stop)
 
     def engine_daprd(self) -> DaprdHandle:
-        """A sidecar of the engine's app."""
+        """Start a sidecar of the engine's app."""
         return self.daprd(APP, [self._folder / "engine/engine", ROOT / "dapr/resiliency"], self.engine_port)
 
     def daprd(self, app_id: str, resources: list[Path], port: int) -> DaprdHandle:
@@ -124,7 +117,7 @@ class World:
         return start_daprd(app_id, resources, log, env=self.redis.environment(), app_port=port)
 
     async def publish(self, event_id: str, *answers: str) -> None:
-        """Hand the engine an event, as the gateway does."""
+        """Publish an event for the engine, as the gateway does."""
         event = {"specversion": "1.0", "id": event_id, "type": "t", "source": "/g", "data": {"answers": answers}}
         sidecar = DaprSidecar(self.core.http_port, self.core.api_token)
         await sidecar.start(20)
@@ -132,7 +125,7 @@ class World:
         await sidecar.close()
 
     def add_to_stream(self, topic: str, payload: bytes) -> None:
-        """Put bytes on a topic past every sidecar, as a stranger with the broker's address would."""
+        """Put bytes on a topic without a sidecar, as a stranger with the broker's address would."""
         address = self.redis.address
         with redis_client.Redis(address.host, address.port, password=address.password) as client:
             client.xadd(topic, {"data": payload})
@@ -155,7 +148,7 @@ def event_id() -> str:
 async def test_a_job_published_before_the_engine_ever_ran_is_kept(world: World, event_id: str) -> None:
     await world.publish(event_id, "acknowledge")
     world.start_engine()
-    eventually(world.delivered(event_id, 1), "the early job")
+    until(world.delivered(event_id, 1), "the early job")
 
 
 async def test_every_failed_delivery_comes_again_until_it_is_acknowledged(world: World, event_id: str) -> None:
@@ -163,7 +156,7 @@ async def test_every_failed_delivery_comes_again_until_it_is_acknowledged(world:
     for failure in failures:
         await world.publish(f"{event_id} {failure}", failure, failure, "acknowledge")
     for failure in failures:
-        eventually(world.delivered(f"{event_id} {failure}", 3), f"the third delivery after {failure}")
+        until(world.delivered(f"{event_id} {failure}", 3), f"the third delivery after {failure}")
         assert not world.gateway.has("/dead-letters", f"{event_id} {failure}")
 
 
@@ -171,23 +164,23 @@ async def test_every_failed_delivery_comes_again_until_it_is_acknowledged(world:
 async def test_what_dapr_drops_at_once_is_in_the_dead_letters(world: World, event_id: str, answer: str) -> None:
     # Without a reason, so the runner answers neither, and dead-letters by itself.
     await world.publish(event_id, answer)
-    eventually(lambda: world.gateway.has("/dead-letters", event_id), "the dropped job among dead letters")
+    until(lambda: world.gateway.has("/dead-letters", event_id), "the dropped job among dead letters")
     assert world.engine.deliveries[event_id] == 1
 
 
 @pytest.mark.parametrize("garbage", [b"garbage %s", b'{"id": "%s"', b"\xff\xfe %s", b'"%s"', b"[1, %s]"])
 async def test_what_is_no_cloud_event_reaches_the_dead_letters_raw(world: World, event_id: str, garbage: bytes) -> None:
     world.add_to_stream(TOPIC, garbage % event_id.encode())
-    eventually(lambda: world.gateway.has("/dead-letters", event_id), "the garbage among dead letters")
+    until(lambda: world.gateway.has("/dead-letters", event_id), "the garbage among dead letters")
     await world.publish(f"{event_id} next", "acknowledge")
-    eventually(world.delivered(f"{event_id} next", 1), "the job after the garbage")
+    until(world.delivered(f"{event_id} next", 1), "the job after the garbage")
 
 
 async def test_a_strangers_event_that_would_crash_a_subscriber_arrives_raw(world: World, event_id: str) -> None:
     for trace in ({"traceid": 5}, {"traceparent": {"a": 1}}):
         event = {"specversion": "1.0", "id": event_id, "type": "t", "source": "/s", **trace}
         world.add_to_stream(names.requests_topic("acme"), json.dumps(event).encode())
-    eventually(lambda: len(world.gateway.bodies["/requests/acme"]) >= 2, "both events")
+    until(lambda: len(world.gateway.bodies["/requests/acme"]) >= 2, "both events")
     assert world.gateway.has("/requests/acme", event_id)
     assert world.core.process.poll() is None
 
@@ -200,12 +193,12 @@ async def test_a_job_in_hand_survives_the_restart_of_its_app(
         with serving(other.engine.app, other.engine_port):
             stack.callback(other.engine_daprd().stop)
             await other.publish(event_id, "500", "acknowledge")
-            eventually(other.delivered(event_id, 1), "the first delivery")
+            until(other.delivered(event_id, 1), "the first delivery")
         # Nothing listens now: what daprd has in hand finds a closed port.
         await other.publish(f"{event_id} later", "acknowledge")
         with serving(other.engine.app, other.engine_port):
-            eventually(other.delivered(event_id, 2), "the job in hand")
-            eventually(other.delivered(f"{event_id} later", 1), "the job published meanwhile")
+            until(other.delivered(event_id, 2), "the job in hand")
+            until(other.delivered(f"{event_id} later", 1), "the job published meanwhile")
         assert not other.gateway.has("/dead-letters", event_id)
 
 
@@ -223,10 +216,10 @@ async def test_a_job_whose_sidecar_was_killed_is_delivered_by_the_next_one(
         stack.enter_context(serving(other.engine.app, other.engine_port))
         first = other.engine_daprd()
         await other.publish(event_id, "500", "acknowledge")
-        eventually(other.delivered(event_id, 1), "the first delivery")
+        until(other.delivered(event_id, 1), "the first delivery")
         first.kill()
         stack.callback(other.engine_daprd().stop)
-        eventually(other.delivered(event_id, 2), "the delivery by the second sidecar")
+        until(other.delivered(event_id, 2), "the delivery by the second sidecar")
 
 
 def _with_setting(text: str, name: str, value: str) -> str:

@@ -1,4 +1,4 @@
-"""Each engine that comes with the system passes its own tests: in its own environment, and without a network."""
+"""Each engine that comes with the system passes its own tests in its own environment, without a network."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import yaml
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.environments import prepare
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Silent
+from enginehouse.local.steps import SilentSteps
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "engine_template"
@@ -37,7 +37,7 @@ def read_spec(folder: Path) -> EngineSpec:
 
 
 def without_network() -> list[str]:
-    """What a command is begun with so that it has no network; nothing where this machine does not let us."""
+    """Return a command prefix that removes the network; empty if this machine does not allow it."""
     command = ["unshare", "--user", "--map-root-user", "--net"]
     if shutil.which("unshare") and subprocess.run([*command, "true"], capture_output=True).returncode == 0:
         return command
@@ -45,13 +45,13 @@ def without_network() -> list[str]:
 
 
 async def environment_with_pytest(folder: Path, copy: Path) -> Path:
-    """The environment of a copy of the engine that also asks for pytest."""
+    """Return the environment of a copy of the engine that also asks for pytest."""
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "requirements.txt").open("a") as requirements:
         requirements.write("\npytest\n")
     guard = Guard()
     try:
-        environment = await prepare(read_spec(copy), copy, guard, Silent())
+        environment = await prepare(read_spec(copy), copy, guard, SilentSteps())
     finally:
         guard.close()
     assert environment is not None
@@ -68,7 +68,7 @@ def run(environment: Path, copy: Path, *arguments: str) -> str:
 
 
 @each_engine
-@pytest.mark.timeout(900)  # The first time, the engine's requirements are downloaded.
+@pytest.mark.timeout(900)  # The first run downloads the engine's requirements.
 async def test_own_tests_pass_and_the_example_fits(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "engine"
     environment = await environment_with_pytest(folder, copy)

@@ -1,4 +1,4 @@
-"""Every tiny engine as a real process, started as its engine.yaml says: each fails in its own way, and only so."""
+"""Every tiny engine runs as a real process from its engine.yaml, and fails in its own way only."""
 
 import contextlib
 import http.client
@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.support.waiting import NotInTime, until
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.ports import PortPool
@@ -23,7 +23,7 @@ FOLDERS = sorted(folder.name for folder in ENGINES.iterdir() if folder.is_dir() 
 
 
 class Process:
-    """An engine's process and how to ask it."""
+    """An engine's process and calls to it."""
 
     def __init__(self, folder: str, port: int, log: Path, **environment: str) -> None:
         spec = read_spec(folder)
@@ -54,15 +54,17 @@ class Process:
         self.wait_for_health(200)
 
     def wait_for_health(self, *wanted: int) -> int:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+        def found() -> int | None:
             assert self.popen.poll() is None, self.log.read_text()
             with contextlib.suppress(OSError):
                 status = self.ask("GET", "/healthz")[0]
-                if status in wanted:
-                    return status
-            time.sleep(0.01)
-        raise AssertionError(f"health was never {wanted}: {self.log.read_text()}")
+                return status if status in wanted else None
+            return None
+
+        try:
+            return until(found, f"the health of {self.log.stem} is one of {wanted}")
+        except NotInTime as late:
+            raise AssertionError(f"{late}: {self.log.read_text()}") from None
 
 
 def read_spec(folder: str) -> EngineSpec:

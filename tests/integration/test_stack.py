@@ -1,4 +1,4 @@
-"""A whole stack of real processes: jobs go through, engines come and go, whatever is killed comes back."""
+"""A whole stack of real processes: jobs pass, engines come and go, and every killed process comes back."""
 
 import shutil
 import signal
@@ -22,7 +22,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
 
 
 def _engine(folder: Path, name: str, source: Path = _ENGINES / "echo", **changes: object) -> Path:
-    """A copy of a tiny engine under another name."""
+    """Return a copy of a tiny engine under another name."""
     copy = folder / name
     shutil.copytree(source, copy)
     spec = yaml.safe_load((copy / "engine.yaml").read_text())
@@ -104,7 +104,7 @@ def test_changed_code_takes_effect_when_it_is_deployed_and_jobs_wait_meanwhile(
 
     code = (folder / "engine.py").read_text()
     (folder / "engine.py").write_text(code.replace("return data", 'return {"was": data}'))
-    _echoes(stack, engine)  # Edited is not deployed.
+    _echoes(stack, engine)  # Editing alone does not deploy.
     stack.deploy(folder, wait=False)
     stack.until_restarted(f"{engine}--a.runner", runner)
     job = stack.submit(engine, 1, tenant="tests")

@@ -1,4 +1,4 @@
-"""However a stack ends, and whenever, no process of it is left."""
+"""However and whenever a stack ends, no process of it is left."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ _ECHO = Path(__file__).resolve().parents[1] / "engines" / "echo"
 
 
 def _all_of(stack: StackHandle) -> list[psutil.Process]:
-    """Every process below the supervisor, the guard included."""
+    """Return every process below the supervisor, with the guard."""
     return [psutil.Process(stack.up.pid), *psutil.Process(stack.up.pid).children(recursive=True)]
 
 
@@ -22,7 +22,7 @@ def _gone(processes: list[psutil.Process]) -> bool:
 
 
 def _mentions(home: Path) -> list[str]:
-    """Command lines that still name this home, whoever's child they are."""
+    """Return command lines that still name this home, whatever their parent process is."""
     found = (process.info for process in psutil.process_iter(["pid", "cmdline"]))
     return [
         " ".join(info["cmdline"]) for info in found if info["pid"] != os.getpid() and str(home) in str(info["cmdline"])

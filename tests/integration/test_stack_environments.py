@@ -7,14 +7,14 @@ import pytest
 
 from enginehouse.local import checkout, environments
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Silent
+from enginehouse.local.steps import SilentSteps
 
 
 def _prepare(name: str) -> Path:
     folder, spec = next((folder, spec) for folder, spec in checkout.platform_engines().items() if spec.name == name)
     guard = Guard()
     try:
-        environment = asyncio.run(environments.prepare(spec, folder, guard, Silent()))
+        environment = asyncio.run(environments.prepare(spec, folder, guard, SilentSteps()))
     finally:
         guard.close()
     assert environment

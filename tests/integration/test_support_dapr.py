@@ -1,4 +1,4 @@
-"""The fixtures for a real Redis and real sidecars do what the tests built on them take for granted."""
+"""The fixtures for a real Redis and real sidecars keep the promises that other tests rely on."""
 
 from pathlib import Path
 from urllib.request import Request, urlopen

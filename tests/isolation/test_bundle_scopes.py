@@ -1,4 +1,4 @@
-"""What an engine's sidecar and the gateway's may do with the components of their bundles, tried on real sidecars."""
+"""Engines' sidecars and the gateway's may do with their bundles' components only what they should (real sidecars)."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import app_id, results_component
 from enginehouse.contracts.tenant import Tenant
 from enginehouse.local import checkout
-from enginehouse.local.links import GatewayParts
+from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.registry.bundle import render_engine, render_tenant, write_bundle
 
 ACME, GLOBEX = "acme--one", "globex--one"

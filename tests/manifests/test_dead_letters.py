@@ -1,4 +1,4 @@
-"""Whatever any subscription gives up lands where somebody reads it, whichever engines and tenants there are."""
+"""Every dead letter of every subscription lands where the gateway reads it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,12 +64,12 @@ def test_whoever_dead_letters_may_publish_there(subscription: dict[str, Any]) ->
 
 @pytest.mark.parametrize("subscription", SUBSCRIPTIONS, ids=lambda item: item["metadata"]["name"])
 def test_every_subscription_says_who_it_is_for(subscription: dict[str, Any]) -> None:
-    # An empty list would mean everybody.
+    # An empty list would mean every app.
     assert subscription["scopes"]
 
 
 def test_every_stream_has_a_reader_that_dapr_recovers_entries_for() -> None:
-    # 0 would switch recovery off, and with a unit the interval is ignored without a word.
+    # 0 would switch recovery off, and Dapr silently ignores an interval with a unit.
     for component in COMPONENTS.values():
         if component["spec"]["type"] != "pubsub.redis":
             continue

@@ -1,1 +1,1 @@
-"""What tests of several kinds share: real Redis, real sidecars, whole stacks."""
+"""Helpers for several kinds of tests: real Redis, real sidecars, whole stacks."""

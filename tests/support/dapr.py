@@ -1,13 +1,14 @@
-"""A real Redis and real sidecars for tests, started in a moment and gone with the test run, whatever ends it."""
+"""Start a real Redis and real sidecars for tests. They end with the test run, however it ends."""
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+from tests.support.waiting import NotInTime, until
 
 from enginehouse.local import daprd, redis
 from enginehouse.local.guard import Guard, signal_group
@@ -23,7 +24,7 @@ GUARD = Guard()
 
 
 class DiedEarly(AssertionError):
-    """A process under test ended before it was ready."""
+    """A process under test ended too early or was not ready in time."""
 
 
 @dataclass
@@ -36,21 +37,21 @@ class Started:
 
     @property
     def pid(self) -> int:
-        """Its process id, which also leads its group."""
+        """Id of the process and of its group."""
         return self.process.pid
 
     def logs(self) -> str:
-        """Everything it has written."""
+        """Return everything that the process has written."""
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Send SIGKILL, and wait until the process is gone."""
         signal_group(self.pid, 9)
         self.process.wait()
         GUARD.forget(self.pid)
 
     def stop(self, timeout_seconds: float = 15) -> None:
-        """SIGTERM, then SIGKILL when its time is over."""
+        """Send SIGTERM, and SIGKILL after the timeout."""
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -60,18 +61,18 @@ class Started:
 
 @dataclass
 class RedisHandle(Started):
-    """A Redis of a test's own."""
+    """A Redis for one test."""
 
     address: RedisAddress = field(default_factory=lambda: RedisAddress("127.0.0.1", 0, ""))
 
     def environment(self) -> dict[str, str]:
-        """For the sidecars that load components which name it by envRef."""
+        """Return the variables for sidecars whose components name this Redis by envRef."""
         return self.address.environment()
 
 
 @dataclass
 class DaprdHandle(Started):
-    """A daprd of a test's own."""
+    """A daprd for one test."""
 
     plan: SidecarPlan = field(default_factory=lambda: SidecarPlan("none", SidecarPorts(0, 0, 0, 0, 0)))
     api_token: str = API_TOKEN
@@ -79,17 +80,17 @@ class DaprdHandle(Started):
 
     @property
     def http_port(self) -> int:
-        """Of the Dapr API."""
+        """Port of the Dapr API."""
         return self.plan.ports.http
 
     @property
     def url(self) -> str:
-        """Base of the Dapr HTTP API; send `dapr-api-token: <api_token>`."""
+        """Base URL of the Dapr HTTP API. Calls need the header `dapr-api-token: <api_token>`."""
         return f"http://127.0.0.1:{self.http_port}/v1.0"
 
 
 def spawn(name: str, command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> Started:
-    """Start a process in a group of its own that dies with the test run; its output goes to `log`."""
+    """Start a process in its own group that ends with the test run. Its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -100,7 +101,7 @@ def spawn(name: str, command: Sequence[str], log: Path, env: Mapping[str, str], 
 
 
 def http_ok(url: str) -> bool:
-    """Whether GET answers 2xx within a second."""
+    """Return whether GET answers 2xx within a second."""
     try:
         with urlopen(url, timeout=1) as answer:
             return answer.status in range(200, 300)
@@ -109,19 +110,24 @@ def http_ok(url: str) -> bool:
 
 
 def wait_until(started: Started, ready: Callable[[], bool], timeout_seconds: float = 30) -> None:
-    """Until `ready`; a process that dies before fails at once, with its last words."""
-    deadline = time.monotonic() + timeout_seconds
-    while not ready():
+    """Wait until `ready`. Raise DiedEarly with the end of the log if the process ends first or takes too long."""
+
+    def is_ready() -> bool:
+        if ready():
+            return True
         if started.process.poll() is not None:
             raise DiedEarly(f"{started.name} ended with {started.process.returncode}:\n{started.logs()[-3000:]}")
-        if time.monotonic() > deadline:
-            started.kill()
-            raise DiedEarly(f"{started.name} not ready after {timeout_seconds} s:\n{started.logs()[-3000:]}")
-        time.sleep(0.02)
+        return False
+
+    try:
+        until(is_ready, f"{started.name} is ready", timeout_seconds)
+    except NotInTime as late:
+        started.kill()
+        raise DiedEarly(f"{late}\n{started.logs()[-3000:]}") from None
 
 
 def start_redis(folder: Path) -> RedisHandle:
-    """A Redis with append-only persistence in `folder`, ready."""
+    """Start a Redis with append-only persistence in `folder`, and wait until it is ready."""
     address = RedisAddress("127.0.0.1", PORTS.take(), redis.new_password())
     config = folder / "redis.conf"
     redis.write_config(config, address, folder / "redis")
@@ -141,9 +147,9 @@ def start_daprd(
     extra_arguments: Sequence[str] = (),
     wait: bool = True,
 ) -> DaprdHandle:
-    """A real daprd that has loaded the YAML of `resources`, ready. With `app_port`: once the app listens there.
+    """Start a real daprd with the YAML of `resources`, and wait until it is ready (with `app_port`: the app listens).
 
-    `env` holds what components refer to by envRef, as `RedisHandle.environment()`.
+    `env` holds the variables that components name by envRef, as `RedisHandle.environment()` returns them.
     """
     plan = SidecarPlan(
         app_id, SidecarPorts.take(PORTS), tuple(resources), config, app_port, extra_arguments=tuple(extra_arguments)

@@ -1,4 +1,4 @@
-"""Derives the sync client from the async one, file by file. `make fix` writes it, `make check` (with --check) only compares."""
+"""Derive the sync client from the async one, file by file. `make fix` writes it; `make check` (--check) compares."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ _REPLACED = [
 
 
 def derive(source: Path) -> str:
-    """The sync form of an async file."""
+    """Return the sync form of an async file."""
     text = source.read_text()
     for pattern, replacement in _REPLACED:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
@@ -44,7 +44,7 @@ def _ruff(arguments: list[str], text: str) -> str:
 
 
 def main() -> int:
-    """Write the sync files, or say which is not what it should be."""
+    """Write the sync files, or name the first one that is out of date."""
     for source, target in DERIVED.items():
         wanted = derive(source)
         if sys.argv[1:] != ["--check"]:

@@ -1,4 +1,4 @@
-"""A disk so small that a test can fill it: a tmpfs, where this machine lets us mount one."""
+"""Give a test a disk that is small enough to fill: a tmpfs, if this machine allows the mount."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class SmallDisk:
-    """What is mounted on `folder`."""
+    """The folder of a small disk."""
 
     folder: Path
     is_mounted: bool
-    """False: it is the machine's own disk, which nobody must fill."""
+    """False: the folder is on the machine's own disk, which must not be filled."""
 
     def fill(self) -> None:
-        """Leave no byte free."""
+        """Fill the disk completely."""
         assert self.is_mounted
         with (self.folder / "filler").open("wb", buffering=0) as file:
             try:
@@ -26,13 +26,16 @@ class SmallDisk:
                 pass
 
     def free(self) -> None:
-        """Take that back."""
+        """Free the space that `fill` took."""
         (self.folder / "filler").unlink(missing_ok=True)
 
 
 @contextmanager
 def small_disk(folder: Path, mebibytes: int) -> Iterator[SmallDisk]:
-    """A disk of that size on `folder`, until the end of the block; not mounted where that needs rights we lack."""
+    """Mount a disk of that size on `folder` during the block.
+
+    Without the rights to mount, leave the folder as it is.
+    """
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: a server of this test run's own, and an empty database for each test that asks."""
+"""A real PostgreSQL for tests: one server per test run, and an empty database for each test that needs one."""
 
 import contextlib
 import os
@@ -19,14 +19,14 @@ _USER = "enginehouse"
 _DISK_MIB = 512
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    # What a power cut leaves is nothing that a test looks at.
+    # Not needed: no test looks at the state after a power cut.
     "fsync": "off",
     "full_page_writes": "off",
     "max_connections": "60",
     "shared_buffers": "64MB",
     "max_wal_size": "128MB",
     "min_wal_size": "32MB",
-    # A deadlock between two gateways should show itself soon.
+    # Short, so that a deadlock between two gateways shows early.
     "deadlock_timeout": "200ms",
 }
 
@@ -46,22 +46,22 @@ class PostgresServer:
 
     @property
     def url(self) -> str:
-        """Of a database that is there from the first; tables are made by whoever opens a ledger on it."""
+        """URL of a database that always exists. Opening a ledger on it makes the tables."""
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/postgres"
 
     def signal(self, number: int) -> None:
-        """Signal it and all of its processes."""
+        """Send a signal to the server and all of its processes."""
         for process in [psutil.Process(self.started.pid), *psutil.Process(self.started.pid).children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9, all of it; `restart` brings it back with what it had committed."""
+        """Send SIGKILL to all of it. `restart` brings it back with everything it had committed."""
         self.signal(signal.SIGKILL)
         self.started.kill()
 
     def restart(self) -> None:
-        """Start it again if it ended, by `kill` or because it could not write; ready."""
+        """Start the server again if it has ended, and wait until it is ready."""
         if self.started.process.poll() is not None:
             self.started = self._start()
 
@@ -70,7 +70,7 @@ def _binaries() -> Path:
     found = shutil.which("initdb")
     if found:
         return Path(found).resolve().parent
-    # Debian keeps them off PATH, a folder for each major version.
+    # Debian installs the binaries outside PATH, in one folder per major version.
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     if not folders:
         raise NoPostgres(NoPostgres.__doc__)
@@ -78,7 +78,7 @@ def _binaries() -> Path:
 
 
 def _as_its_user(folder: Path) -> list[str]:
-    """PostgreSQL refuses to run as root: then it runs as the user that its package made."""
+    """Return a command prefix: PostgreSQL refuses to run as root, so root runs it as the user of its package."""
     if os.getuid() != 0:
         return []
     user = pwd.getpwnam("postgres")
@@ -88,8 +88,8 @@ def _as_its_user(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server with a data folder of its own on a small disk, ready; both are gone at the end of the block."""
-    # Not below pytest's own folder: nobody but this user may enter that one.
+    """Run a server on a small disk of its own during the block, ready. Both are gone afterwards."""
+    # Outside pytest's folder, which only this user may enter.
     folder = Path(tempfile.mkdtemp(prefix="enginehouse-postgres-"))
     try:
         with small_disk(folder, _DISK_MIB) as disk, _server(disk) as server:

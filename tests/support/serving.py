@@ -1,4 +1,4 @@
-"""Serves an ASGI app in a thread, so that a sidecar shared by many tests finds the same app during all of them."""
+"""Serve an ASGI app in a thread, so that a sidecar shared by many tests has the same app during all of them."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import uvicorn
 
 @contextlib.contextmanager
 def serving(app: Any, port: int) -> Iterator[None]:
-    """Serve `app` at 127.0.0.1:`port` until the block ends; it is listening when the block begins."""
+    """Serve `app` at 127.0.0.1:`port` during the block. It listens when the block begins."""
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, lifespan="off"))
     started = threading.Event()
 

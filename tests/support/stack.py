@@ -1,41 +1,30 @@
-"""A whole real stack for tests: `enginehouse up` in a home of its own, with handles to every process in it."""
+"""A whole real stack for tests: `enginehouse up` in its own home, with handles to all its processes."""
 
 import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tests.support.dapr import PORTS, DiedEarly, Started, spawn
+from tests.support.waiting import NotInTime, until
 
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import add_key, deploy_engine, remove_engine
 
-T = TypeVar("T")
-
 START_SECONDS = 180
-"""The first start of all makes engines' environments."""
-
-
-def until(ready: Callable[[], T | None], what: str, timeout_seconds: float = 30) -> T:
-    """Wait until `ready` gives something true, and return it; AssertionError saying `what` once the time is over."""
-    deadline = time.monotonic() + timeout_seconds
-    while not (value := ready()):
-        assert time.monotonic() < deadline, f"not within {timeout_seconds} s: {what}"
-        time.sleep(0.02)
-    return value
+"""Long, because the very first start makes the engines' environments."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API answered."""
+    """An answer of the API."""
 
     status: int
     headers: dict[str, str]
@@ -54,29 +43,29 @@ class StackHandle:
     """API keys by tenant. `demo` has an admin key."""
 
     def state(self) -> dict[str, Any]:
-        """What `enginehouse status` reads, as of now."""
+        """Return the present state that `enginehouse status` reads."""
         return self.home.read_state()
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        """Of the state, by name."""
+        """Return the processes of the state, by name."""
         return {process["name"]: process for process in self.state()["processes"]}
 
     def pid(self, name: str) -> int:
-        """Process id of a part, waiting for it if it is being restarted."""
+        """Return the process id of a part. Wait for it if it is being restarted."""
         return until(lambda: self._pid(name), f"{name} runs")
 
     def signal(self, name: str, number: int) -> int:
-        """Send a signal to one process, as SIGKILL, SIGSTOP, SIGCONT; its pid at that moment."""
+        """Send a signal (SIGKILL, SIGSTOP, SIGCONT) to one process. Return its pid at that moment."""
         pid = self.pid(name)
         os.kill(pid, number)
         return pid
 
     def kill(self, name: str) -> int:
-        """kill -9 one process. The supervisor starts it again; `until_restarted` waits for that."""
+        """Send SIGKILL to one process. The supervisor starts it again; `until_restarted` waits for that."""
         return self.signal(name, signal.SIGKILL)
 
     def until_restarted(self, name: str, old_pid: int, timeout_seconds: float = 30) -> int:
-        """The pid of the process that took the place of `old_pid`."""
+        """Wait for the process that replaces `old_pid`, and return its pid."""
         return until(
             lambda: None if (pid := self._pid(name)) == old_pid else pid, f"{name} is restarted", timeout_seconds
         )
@@ -86,11 +75,11 @@ class StackHandle:
         return pid
 
     def log(self, name: str) -> str:
-        """Everything a process has written."""
+        """Return everything that a process has written."""
         return (self.home.logs / f"{name}.log").read_text(errors="replace")
 
     def deploy(self, folder: Path, *, wait: bool = True) -> str:
-        """Deploy an engine's folder into the running stack; its id. With `wait`: until the gateway takes jobs for it."""
+        """Deploy an engine's folder into the running stack, and return its id. `wait`: until the gateway takes jobs."""
         engine = deploy_engine(self.home.engines, folder).id
         if wait:
             self.until_engine(engine)
@@ -101,14 +90,14 @@ class StackHandle:
         remove_engine(self.home.engines, engine)
 
     def key_for(self, tenant: str) -> str:
-        """An API key of a tenant, made at first use. The gateway learns of it a moment later."""
+        """Return an API key of a tenant. It is made at first use, and the gateway is waited for."""
         if tenant not in self.keys:
             self.keys[tenant] = add_key(self.home.tenants, tenant)
             until(lambda: self.call("GET", "/v1/engines", tenant=tenant).status == 200, f"the key of {tenant} is known")
         return self.keys[tenant]
 
     def until_engine(self, engine: str, timeout_seconds: float = 60) -> dict[str, Any]:
-        """Wait until the gateway knows an engine and its card, and its processes are well; what the API says of it."""
+        """Wait until an engine is healthy and the gateway knows its card. Return the API's view of it."""
         tenant = engine.partition("--")[0]
         caller = LOCAL_TENANT if tenant == "shared" else tenant
 
@@ -133,7 +122,7 @@ class StackHandle:
         headers: dict[str, str] | None = None,
         timeout_seconds: float = 70,
     ) -> Answer:
-        """Call the API as a tenant. Bodies are JSON, or bytes as they are."""
+        """Call the API as a tenant. A body is sent as JSON; bytes are sent unchanged."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         sent = {"Authorization": f"Bearer {self.keys[tenant]}", "Content-Type": "application/json", **(headers or {})}
         request = Request(self.base_url + path, data, sent, method=method)
@@ -145,7 +134,7 @@ class StackHandle:
                 return _answer(error.code, dict(error.headers), error.read())
 
     def submit(self, engine: str, value: Any, *, tenant: str = LOCAL_TENANT, wait: int = 30, **body: Any) -> Any:
-        """Submit a job and return it, finished if it ends within `wait` seconds."""
+        """Submit a job and return it. It has ended if that took at most `wait` seconds."""
         headers = {"Prefer": f"wait={wait}"} if wait else {}
         answer = self.call(
             "POST", f"/v1/engines/{engine}/jobs", {"input": value, **body}, tenant=tenant, headers=headers
@@ -174,7 +163,7 @@ def start_stack(
     env: dict[str, str] | None = None,
     wait: bool = True,
 ) -> StackHandle:
-    """A stack in `folder` with these engines' folders deployed and a key for each of these tenants, ready for jobs."""
+    """Start a stack in `folder` with these engines and a key for each of these tenants, ready for jobs."""
     home = Home.at(folder)
     ids = [deploy_engine(home.engines, engine).id for engine in engines]
     owners = {engine.partition("--")[0] for engine in ids} - {"shared"}
@@ -197,14 +186,19 @@ def start_stack(
 
 
 def _until_ready(handle: StackHandle) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not (handle.state().get("supervisor") == handle.up.pid and handle.state().get("ready")):
+    def is_ready() -> bool:
+        state = handle.state()
+        if state.get("supervisor") == handle.up.pid and state.get("ready"):
+            return True
         if handle.up.process.poll() is not None:
             raise DiedEarly(f"the stack did not start:\n{handle.up.logs()[-4000:]}")
-        if time.monotonic() > deadline:
-            handle.stop()
-            raise DiedEarly(f"the stack is not ready after {START_SECONDS} s:\n{handle.up.logs()[-4000:]}")
-        time.sleep(0.05)
+        return False
+
+    try:
+        until(is_ready, "the stack is ready", START_SECONDS)
+    except NotInTime as late:
+        handle.stop()
+        raise DiedEarly(f"{late}\n{handle.up.logs()[-4000:]}") from None
 
 
 @contextmanager
@@ -216,7 +210,7 @@ def running_stack(
     platform_engines: str = "none",
     env: dict[str, str] | None = None,
 ) -> Iterator[StackHandle]:
-    """`start_stack`, stopped at the end: for fixtures of any scope."""
+    """Run `start_stack` and stop the stack after the block. For fixtures of any scope."""
     handle = start_stack(folder, engines, tenants=tenants, platform_engines=platform_engines, env=env)
     try:
         yield handle

@@ -1,4 +1,4 @@
-"""A TCP connection that a test can cut and slow down: a small proxy between two parts."""
+"""A small TCP proxy between two parts. A test can cut it and slow it down."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,18 @@ _CHUNK = 64 * 1024
 
 @dataclass
 class Proxy:
-    """Listens on `port` and passes everything on to `host`:`target`, as the toxics in force allow."""
+    """Listens on `port` and passes everything on to `host`:`target`, subject to the toxics in force."""
 
     target: int
     port: int
     host: str = "127.0.0.1"
     delay_seconds: float = 0
-    """Before each piece is passed on, either way."""
+    """Delay of each piece, in both directions."""
     _cut: bool = False
     _stalled: bool = False
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _silent: set[asyncio.StreamWriter] = field(default_factory=set)
-    """Those to which nothing is passed on any more."""
+    """Writers that get nothing any more."""
     _loop: asyncio.AbstractEventLoop | None = None
 
     def cut(self) -> None:
@@ -34,15 +34,15 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(self._close_all(), self._loop).result(10)
 
     def stall(self) -> None:
-        """Swallow every byte, either way, and say nothing: as if the other end had lost its power.
+        """Swallow every byte in both directions, as if the other end had lost its power.
 
-        What is open then stays silent for ever, after `mend` too.
+        Connections that are open now stay silent for ever, also after `mend`.
         """
         self._stalled = True
         self._silent |= self._open
 
     def mend(self) -> None:
-        """Everything passes, at once."""
+        """Pass everything on at once again."""
         self._cut, self._stalled, self.delay_seconds = False, False, 0
 
     async def _close_all(self) -> None:
@@ -52,7 +52,7 @@ class Proxy:
             await asyncio.sleep(0.01)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, until either side ends it."""
+        """Serve one connection until either side ends it."""
         if self._cut:
             writer.transport.abort()
             return
@@ -86,7 +86,7 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxy_to(target: int, host: str = "127.0.0.1", port: int | None = None) -> Iterator[Proxy]:
-    """A proxy to a port, in a thread of its own, until the end of the block. It listens on `port`, or any free one."""
+    """Run a proxy to a port, in its own thread, during the block. It listens on `port`, or on any free port."""
     proxy = Proxy(target, port or PORTS.take(), host)
     started, stop = threading.Event(), asyncio.Event()
 

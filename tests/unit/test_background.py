@@ -1,4 +1,4 @@
-"""Tasks beside the main work: logged when they fail, started again where they must go on, ended with their owner."""
+"""Background tasks: failures are logged, tasks that must go on are restarted, and all end with their owner."""
 
 import asyncio
 

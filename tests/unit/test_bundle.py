@@ -1,4 +1,4 @@
-"""An engine's and a tenant's bundle hold exactly the objects of the design, and the names that the code uses."""
+"""The bundles of engines and tenants hold exactly the objects of the design, with the names that the code uses."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The commands without a running stack: inputs, keys, and errors in a line that says what to do."""
+"""The commands without a running stack: inputs, keys, and errors as one line of advice."""
 
 import base64
 import contextlib

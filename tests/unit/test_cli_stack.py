@@ -1,4 +1,4 @@
-"""The commands about what runs here, where nothing runs, and their errors: a sentence, never a traceback."""
+"""The commands about local processes when nothing runs. An error is a sentence, never a traceback."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from enginehouse.cli.app import app
-from enginehouse.cli.console import Steps, _print_lines, out
-from enginehouse.cli.stack import platform_engines
+from enginehouse.cli.console import TerminalSteps, _print_lines, out
+from enginehouse.cli.stack import parse_engine_names
 
 _RUN = CliRunner()
 
@@ -56,9 +56,9 @@ def test_a_taken_port_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_which_platform_engines_are_meant() -> None:
-    assert platform_engines("all") is None
-    assert platform_engines("none") == []
-    assert platform_engines("shared--standard, embedding") == ["standard", "embedding"]
+    assert parse_engine_names("all") is None
+    assert parse_engine_names("none") == []
+    assert parse_engine_names("shared--standard, embedding") == ["standard", "embedding"]
 
 
 def test_what_a_process_prints_cannot_steer_the_terminal(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_what_a_process_prints_cannot_steer_the_terminal(tmp_path: Path) -> None
 
 def test_steps_are_plain_lines_where_there_is_no_terminal() -> None:
     console = Console(width=200, force_terminal=False)
-    with console.capture() as captured, Steps(console) as steps:
+    with console.capture() as captured, TerminalSteps(console) as steps:
         for done in range(5):
             steps.update("a", "building", done, 10)
         steps.finish("a", "built")

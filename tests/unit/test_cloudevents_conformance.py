@@ -1,4 +1,4 @@
-"""What we accept and emit, against the cases of the CloudEvents project's conformance suite (HTTP binding, JSON format)."""
+"""Our events pass the cases of the CloudEvents project's conformance suite (HTTP binding, JSON format)."""
 
 import base64
 import json

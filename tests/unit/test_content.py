@@ -1,4 +1,4 @@
-"""Whether an engine's folder has changed since it was deployed."""
+"""A hash tells whether an engine's folder has changed since it was deployed."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_deployment_is_replaced_when_its_code_changed_and_only_then(engine: Pa
     assert is_deployed(home, engine, spec)
     inode = bundle.stat().st_ino
     deploy_engine(home, engine)
-    # The very same folder: a running sidecar watches it.
+    # The very same folder, because a running sidecar watches it.
     assert bundle.stat().st_ino == inode
     before = (bundle / "workloads.yaml").read_bytes()
     (engine / "data" / "words.txt").write_text("changed")

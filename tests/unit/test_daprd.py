@@ -1,4 +1,4 @@
-"""daprd is found where it may be, is what was published, and is started with every flag that its defaults make needed."""
+"""daprd is found, is checked against the published hash, and is started with every flag that it needs."""
 
 import hashlib
 import io
@@ -11,8 +11,8 @@ import pytest
 from enginehouse.local import acquire, daprd
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Silent
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, sidecar_environment
+from enginehouse.local.steps import SilentSteps
 
 _PORTS = SidecarPorts(20001, 20002, 20003, 20004, 20005)
 
@@ -26,7 +26,7 @@ def _fake(path: Path, version: str) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with no daprd and no go."""
+    """Make a machine without daprd and go."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -68,7 +68,7 @@ async def test_where_no_way_works_the_error_names_each_and_the_ways_out(
 ) -> None:
     monkeypatch.setattr(acquire, "RELEASES", "http://127.0.0.1:9/none")
     with pytest.raises(LocalError) as failed:
-        await acquire.get_daprd(Guard(), Silent())
+        await acquire.get_daprd(Guard(), SilentSteps())
     said = str(failed.value)
     for expected in ("cannot be downloaded", "no go on PATH", "dapr init", "Go 1.26.5", "PATH or into ~/.dapr/bin"):
         assert expected in said
@@ -82,7 +82,7 @@ async def test_it_is_built_inside_its_module_and_the_progress_counts_packages(
     module.mkdir()
     go = bare / "bin" / "go"
     go.parent.mkdir()
-    # Stands in for the Go command: answers the three calls, and builds a "daprd" where -o says.
+    # Replaces the Go command: answers the three calls, and builds a "daprd" at the path after -o.
     go.write_text(
         "#!/bin/sh\n"
         f"""case "$1 $2" in
@@ -100,7 +100,7 @@ esac
     go.chmod(0o755)
     seen: list[tuple[int, int]] = []
 
-    class Seen(Silent):
+    class Seen(SilentSteps):
         def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
             if total:
                 seen.append((done, total))

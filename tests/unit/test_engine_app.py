@@ -1,41 +1,16 @@
-"""An engine's HTTP side, asked through its real ASGI app: what goes in, what comes out, what is refused, and how."""
+"""An engine's HTTP side, called through its real ASGI app: requests, results, errors, loading, extra endpoints."""
 
 import asyncio
-import contextlib
 import json
-import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
-import httpx2
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
+from tests.support.engine import Anything, Options, Point, running
 
 from enginehouse.engine import Engine, InvalidInput
-from enginehouse.engine.app import EngineApp
 from enginehouse.engine.host import EngineHost
-
-
-@asynccontextmanager
-async def running(engine: type[Engine], load: bool = True) -> AsyncIterator[tuple[httpx2.AsyncClient, EngineHost]]:
-    host = EngineHost(engine)
-    if load:
-        await host.load()
-        assert host.ready
-    transport = httpx2.ASGITransport(app=EngineApp(host))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://engine") as client:
-        yield client, host
-    host.close()
-
-
-class Point(BaseModel):
-    x: Annotated[float, Field(ge=0)]
-    label: str | None = None
-
-
-class Options(BaseModel):
-    times: int = 1
 
 
 class Doubler(Engine):
@@ -88,11 +63,6 @@ async def test_predict_takes_only_post() -> None:
         assert (await client.get("/predict")).status_code == 405
         assert (await client.post("/predict/batch")).status_code == 404
         assert (await client.post("/update")).status_code == 404
-
-
-class Anything(Engine):
-    def predict(self, data: Any) -> Any:
-        return data
 
 
 async def test_parameters_for_an_engine_without_are_an_error_and_not_ignored() -> None:
@@ -203,181 +173,6 @@ async def test_not_healthy_and_busy_until_loaded() -> None:
         assert busy.json()["error"]["retryable"] is True
         await host.load()
         assert (await client.get("/healthz")).status_code == 200
-
-
-async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_slots() -> None:
-    gate = threading.Barrier(3, timeout=30)
-
-    class Together(Engine):
-        concurrency = 3
-
-        def predict(self, data: int) -> int:
-            gate.wait()
-            return data
-
-    async with running(Together) as (client, _):
-        first = [asyncio.create_task(client.post("/predict", json={"data": n})) for n in range(2)]
-        while gate.n_waiting < 2:
-            await asyncio.sleep(0.001)
-        assert (await client.get("/healthz")).status_code == 200
-        answers = await asyncio.gather(*first, client.post("/predict", json={"data": 2}))
-    assert [answer.json()["result"] for answer in answers] == [0, 1, 2]
-
-
-async def test_the_concurrency_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINE_CONCURRENCY", "1")
-    gate = threading.Event()
-    threads: set[int] = set()
-
-    class Counting(Engine):
-        concurrency = 8
-
-        def predict(self, data: int) -> None:
-            threads.add(threading.get_ident())
-            assert gate.wait(30)
-
-    async with running(Counting) as (client, _):
-        asked = [asyncio.create_task(client.post("/predict", json={"data": n})) for n in range(8)]
-        while not threads:
-            await asyncio.sleep(0.001)
-        for _ in range(20):  # Each a round through the event loop, so all eight have been given to the pool.
-            await client.get("/healthz")
-        gate.set()
-        await asyncio.gather(*asked)
-    assert len(threads) == 1
-
-
-async def test_cancel_ends_a_running_async_prediction_and_only_that() -> None:
-    started = asyncio.Event()
-
-    class Waits(Engine):
-        async def predict(self, data: int) -> int:
-            started.set()
-            if data:
-                await asyncio.Event().wait()
-            return data
-
-    async with running(Waits) as (client, _):
-        assert (await client.post("/predict/j1/cancel")).status_code == 404
-        waiting = asyncio.create_task(client.post("/predict", json={"data": 1, "id": "j1"}))
-        await started.wait()
-        assert (await client.post("/predict", json={"data": 0, "id": "j2"})).json() == {"result": 0}
-        assert (await client.post("/predict/j1/cancel")).status_code == 202
-        answer = await waiting
-        assert (answer.status_code, answer.json()["error"]["message"]) == (409, "canceled")
-        assert (await client.post("/predict/j1/cancel")).status_code == 404
-
-
-async def test_health_tells_how_many_inputs_are_being_worked_on_whoever_waits_for_them() -> None:
-    gate = threading.Event()
-
-    class Blocks(Engine):
-        def predict(self, data: int) -> int:
-            assert gate.wait(30)
-            return data
-
-        def predict_batch(self, data: list[int]) -> list[int]:
-            assert gate.wait(30)
-            return data
-
-    async with running(Blocks) as (client, host):
-        asked = [
-            asyncio.create_task(client.post("/predict", json={"data": 1})),
-            asyncio.create_task(client.post("/predict/batch", json={"data": [1, 2, 3]})),
-        ]
-        while host.in_hand < 4:
-            await asyncio.sleep(0.001)
-        assert (await client.get("/healthz")).json() == {"status": "ok", "in_hand": 4}
-        gate.set()
-        await asyncio.gather(*asked)
-        assert (await client.get("/healthz")).json()["in_hand"] == 0
-
-
-async def test_a_prediction_that_does_not_stop_is_not_said_to_have_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginehouse.engine.host._CANCEL_SECONDS", 0.05)
-    started, gate = asyncio.Event(), asyncio.Event()
-
-    class Stubborn(Engine):
-        async def predict(self, data: int) -> int:
-            started.set()
-            while not gate.is_set():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await gate.wait()
-            return data
-
-    async with running(Stubborn) as (client, _):
-        waiting = asyncio.create_task(client.post("/predict", json={"data": 1, "id": "j1"}))
-        await started.wait()
-        answer = await client.post("/predict/j1/cancel")
-        assert (answer.status_code, answer.json()["error"]["message"]) == (409, "it has not stopped yet")
-        gate.set()
-        assert (await waiting).status_code == 200
-
-
-class Scaling(Engine):
-    def predict(self, data: int, parameters: Options | None = None) -> int:
-        return self.predict_batch([data], parameters)[0]
-
-    def predict_batch(self, data: list[int], parameters: Options | None = None) -> list[int]:
-        return [item * (parameters.times if parameters else 1) for item in data]
-
-
-async def test_parameters_reach_predict_batch() -> None:
-    async with running(Scaling) as (client, _):
-        answer = await client.post("/predict/batch", json={"data": [1, "x", 2], "parameters": {"times": 3}})
-        bad = await client.post("/predict/batch", json={"data": [1], "parameters": {"times": "many"}})
-        paths = (await client.get("/openapi.json")).json()["paths"]
-    assert [one.get("result") for one in answer.json()["results"]] == [3, None, 6]
-    assert bad.status_code == 422
-    body = paths["/predict/batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert "parameters" in body["properties"]
-
-
-async def test_parameters_for_a_batch_without_are_an_error_and_not_ignored() -> None:
-    async with running(Batching) as (client, _):
-        answer = await client.post("/predict/batch", json={"data": [{"x": 1}], "parameters": {"depth": 2}})
-    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "parameters: this engine takes none")
-
-
-class Batching(Engine):
-    def predict(self, data: Point) -> float:
-        return data.x
-
-    def predict_batch(self, data: list[Point]) -> list[float | Exception]:
-        if any(point.label == "short" for point in data):
-            return []
-        if any(point.label == "fail" for point in data):
-            raise RuntimeError("out of memory")
-        answers: dict[str | None, Any] = {"reject": InvalidInput("too far"), "nan": float("nan")}
-        return [answers.get(point.label, point.x) for point in data]
-
-
-async def test_a_batch_answers_each_item_in_order() -> None:
-    data = [{"x": 1}, {"x": -1}, {"x": 2, "label": "reject"}, {"x": 3, "label": "nan"}, {"x": 4}]
-    async with running(Batching) as (client, _):
-        answer = await client.post("/predict/batch", json={"data": data, "ids": list("abcde")})
-        only_bad = await client.post("/predict/batch", json={"data": [{"x": -1}]})
-    results = answer.json()["results"]
-    assert [one.get("result") for one in results] == [1.0, None, None, None, 4.0]
-    assert [one["error"]["retryable"] for one in results if "error" in one] == [False, False, True]
-    assert results[1]["error"]["message"] == "x: Input should be greater than or equal to 0"
-    assert "error" in only_bad.json()["results"][0]
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "says"),
-    [
-        (b'{"data": [{"x": 1, "label": "fail"}]}', 500, "RuntimeError: out of memory"),
-        (b'{"data": [{"x": 1, "label": "short"}]}', 500, "BadResult: predict_batch answered 0 results to 1 inputs"),
-        (b'{"data": {"x": 1}}', 422, "data: Input should be a valid"),
-        (b"nonsense", 422, "body: Invalid JSON"),
-    ],
-)
-async def test_a_batch_that_fails_as_a_whole(body: bytes, status: int, says: str) -> None:
-    async with running(Batching) as (client, _):
-        answer = await client.post("/predict/batch", content=body)
-    assert answer.status_code == status
-    assert answer.json()["error"]["message"].startswith(says)
 
 
 async def test_update_takes_its_own_type_and_info_is_shown() -> None:

@@ -1,4 +1,4 @@
-"""An engine's OpenAPI document says exactly what predict takes and gives, where the platform looks for it."""
+"""An engine's OpenAPI document shows the exact types of predict, at the place where the platform looks."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A predict that yields: what it tells on the way, its one result, how it is canceled, and what it must not do."""
+"""A predict that yields: its events, its one result, its cancelling, and its mistakes."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.unit.test_engine_app import running
+from tests.support.engine import running
 
 from enginehouse.engine import Engine, Event, InvalidInput, Log, Metric, Output, Progress
 from enginehouse.engine.host import EngineHost
@@ -23,7 +23,7 @@ class Sum(BaseModel):
 
 
 class Threaded(Engine):
-    """In a thread, its result yielded last."""
+    """Runs in a thread; yields its result last."""
 
     def predict(self, data: list[int]) -> Iterator[Event | Sum]:
         if not data:
@@ -40,7 +40,7 @@ class Threaded(Engine):
 
 
 class Returning(Engine):
-    """In a thread, its result returned."""
+    """Runs in a thread; returns its result."""
 
     def predict(self, data: list[int]) -> Generator[Event, None, Sum]:
         yield Progress(0.5, "half")
@@ -48,7 +48,7 @@ class Returning(Engine):
 
 
 class Async(Engine):
-    """In the event loop."""
+    """Runs in the event loop."""
 
     async def predict(self, data: list[int]) -> AsyncIterator[Event | Sum]:
         for number in data:
@@ -123,8 +123,8 @@ def misbehaving(how: str) -> type[Engine]:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("goes on", "predict went on after its result"),
-        ("two results", "predict went on after its result"),
+        ("goes on", "predict yielded a value after its result"),
+        ("two results", "predict yielded a value after its result"),
         ("of another type", "the result is not of the declared type"),
         ("ends", "predict ended without a result"),
         ("not JSON", "Unable to serialize"),
@@ -157,7 +157,7 @@ def test_the_schema_is_that_of_the_result() -> None:
 
 
 class Endless(Engine):
-    """Until it is canceled."""
+    """Runs until it is canceled."""
 
     closed = threading.Event()
 
@@ -185,9 +185,9 @@ async def test_one_that_streams_from_a_thread_is_canceled_at_its_next_step() -> 
 async def test_what_is_told_faster_than_it_can_be_sent_is_dropped() -> None:
     lines = Lines()
     for _ in range(200):
-        lines.tell(Log("x" * 20_000))
+        lines.put(Log("x" * 20_000))
     assert len(await lines.take()) <= WAITING_MAX_BYTES
-    lines.tell(Log("again"))
+    lines.put(Log("again"))
     assert await lines.take() == b'{"log":"again"}\n'
     lines.close()
     assert await lines.take() == b""

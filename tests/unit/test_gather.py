@@ -1,4 +1,4 @@
-"""Calls that come while one is under way go together in the next; each still gets what became of it."""
+"""Items that come during a call go together in the next call, and each still gets its own result."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from enginehouse.sidecar.gather import Gather
 
 
 class Line:
-    """Sends batches, each when told to."""
+    """Sends batches, each at the test's command."""
 
     def __init__(self, at_most: int = 10, at_most_bytes: int = 1_000, in_flight: int = 1) -> None:
         self.sent: list[tuple[str, list[bytes]]] = []

@@ -1,4 +1,4 @@
-"""A home has one supervisor, keeps its secrets to itself, and an engine's process learns nothing of it."""
+"""A home has one supervisor and keeps its secrets, and an engine's process gets none of them."""
 
 import stat
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from enginehouse.contracts.engine import EngineSpec, LocalRun
 from enginehouse.contracts.tenant import hash_key
-from enginehouse.local.engine_app import engine_command, engine_environment
+from enginehouse.local.engine_processes import engine_command, engine_environment
 from enginehouse.local.environments import environment_key, needs_environment
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home

@@ -1,4 +1,4 @@
-"""A job's transitions, and that nothing of what a client sent or an engine answered is lost on the way."""
+"""A job's transitions are those of the design, and no input or answer loses anything in the models."""
 
 import json
 from itertools import product
@@ -32,7 +32,7 @@ json_values = st.recursive(
     max_leaves=20,
 )
 
-# design.md's table, written out a second time: a change of the code has to be meant.
+# The table of design.md, written a second time, so that a change in the code must be intended.
 ALLOWED = {
     ("queued", "running"),
     ("queued", "queued"),
@@ -87,7 +87,7 @@ def test_an_output_survives_the_record_whole(output: Any) -> None:
     written = record.model_dump_json(exclude_none=True, exclude_defaults=True)
     read = JobRecord.model_validate_json(written)
     assert read == record
-    # `==` takes 1, 1.0 and True for the same.
+    # `==` treats 1, 1.0 and True as equal.
     assert json.dumps(read.output) == json.dumps(output)
 
 

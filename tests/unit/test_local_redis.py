@@ -1,4 +1,4 @@
-"""Which Redis is used, and that its password is nobody else's to read."""
+"""The right Redis is used, and nobody but its owner can read its password."""
 
 import stat
 from pathlib import Path

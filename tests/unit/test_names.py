@@ -1,4 +1,4 @@
-"""Names: no two things ever share one, and every name says whose it is."""
+"""Two things never share a name, and every name shows its owner."""
 
 from collections.abc import Callable, Iterator
 
@@ -22,7 +22,7 @@ def _allowed(name: str) -> bool:
 
 
 name = word.filter(_allowed)
-# Few letters, so that look-alikes such as ab-c / a-bc come up often.
+# Few letters, so that look-alikes such as ab-c and a-bc occur often.
 lookalike = st.text("ab-", min_size=3, max_size=6).filter(_allowed)
 engine_id = st.builds(EngineId, name, name) | st.builds(EngineId, lookalike, lookalike)
 

@@ -91,7 +91,7 @@ def test_dapr_run_starts_the_core_with_the_files_there_are(monkeypatch: pytest.M
     content = yaml.safe_load((_ROOT / "dapr" / "dapr.yaml").read_text())
     (app,) = content["apps"]
     assert app["appID"] == names.GATEWAY_APP
-    # The CLI takes common paths from the run file's folder, and an app's from its own.
+    # The CLI resolves common paths from the run file's folder, and an app's paths from the app's own folder.
     named = [*content["common"]["resourcesPaths"], app["appDirPath"], f"{app['appDirPath']}/{app['configFilePath']}"]
     assert all((_ROOT / "dapr" / path).exists() for path in named)
     assert str(app["appPort"]) == app["env"]["ENGINEHOUSE_GATEWAY_DELIVERY_PORT"]

@@ -1,4 +1,4 @@
-"""Ports are never handed out twice, also not by two programs at once."""
+"""Ports are never given out twice, also not by two programs at the same time."""
 
 import socket
 import subprocess

@@ -1,28 +1,21 @@
-"""Processes are restarted, stopped with all they started, and never outlive who started them."""
+"""Processes are restarted, stop together with their children, and never outlive their supervisor."""
 
 import asyncio
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.support.waiting import until, until_async
 
-from enginehouse.local.processes import ProcessSpec, StartFailed, Supervised, Supervisor
+from enginehouse.local.processes import ProcessPace, ProcessSpec, StartFailed, Supervised, Supervisor
 
 _CHILD_AND_GRANDCHILD = "sleep 300 & echo $! > grandchild; echo up; wait"
 _DEAF = "trap '' TERM; echo up; while :; do sleep 0.2; done"
-
-
-async def _until(ready: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.01)
 
 
 def _alive(pid: int) -> bool:
@@ -50,8 +43,13 @@ def _spec(folder: Path, script: str, name: str = "one", grace_seconds: float = 5
 
 
 @pytest.fixture
-async def supervisor() -> AsyncIterator[Supervisor]:
-    made = Supervisor(lambda: None)
+def pace() -> ProcessPace:
+    return ProcessPace()
+
+
+@pytest.fixture
+async def supervisor(pace: ProcessPace) -> AsyncIterator[Supervisor]:
+    made = Supervisor(lambda: None, pace)
     yield made
     await made.close()
 
@@ -66,7 +64,7 @@ async def _start(supervisor: Supervisor, spec: ProcessSpec) -> tuple[Supervised,
 async def test_one_that_dies_is_started_again(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD))
     os.kill(pid, signal.SIGKILL)
-    await _until(lambda: process.status.pid not in (None, pid))
+    await until_async(lambda: process.status.pid not in (None, pid), "the process is restarted", 10)
     assert process.status.restarts == 1
     assert process.status.last_exit == -signal.SIGKILL
 
@@ -75,7 +73,7 @@ async def test_what_it_started_ends_with_it_when_it_is_killed(supervisor: Superv
     process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD))
     grandchild = int((tmp_path / "grandchild").read_text())
     os.kill(pid, signal.SIGKILL)
-    await _until(lambda: not _alive(grandchild))
+    await until_async(lambda: not _alive(grandchild), "the grandchild has ended", 10)
     await process.stop()
 
 
@@ -84,23 +82,19 @@ async def test_stopping_ends_it_and_what_it_started(supervisor: Supervisor, tmp_
     grandchild = int((tmp_path / "grandchild").read_text())
     await supervisor.stop(process)
     assert not _alive(pid)
-    await _until(lambda: not _alive(grandchild))
+    await until_async(lambda: not _alive(grandchild), "the grandchild has ended", 10)
     assert supervisor.statuses() == []
 
 
-async def test_one_that_ignores_being_told_is_killed(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enginehouse.local.processes._INSIST_SECONDS", 0.1)
+@pytest.mark.parametrize("pace", [ProcessPace(insist_seconds=0.1)])
+async def test_one_that_ignores_being_told_is_killed(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _DEAF, grace_seconds=0.1))
     await supervisor.stop(process)
     assert not _alive(pid)
 
 
-async def test_a_stopped_one_is_killed_too(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enginehouse.local.processes._INSIST_SECONDS", 0.1)
+@pytest.mark.parametrize("pace", [ProcessPace(insist_seconds=0.1)])
+async def test_a_stopped_one_is_killed_too(supervisor: Supervisor, tmp_path: Path) -> None:
     process, pid = await _start(supervisor, _spec(tmp_path, _CHILD_AND_GRANDCHILD, grace_seconds=0.1))
     os.kill(pid, signal.SIGSTOP)
     await supervisor.stop(process)
@@ -116,7 +110,7 @@ async def test_one_that_keeps_dying_fails_with_its_last_words(supervisor: Superv
 
 async def test_one_waiting_for_its_next_try_is_stopped_at_once(supervisor: Supervisor, tmp_path: Path) -> None:
     process = supervisor.start(_spec(tmp_path, "exit 3"))
-    await _until(lambda: process.status.state == "waiting to restart")
+    await until_async(lambda: process.status.state == "waiting to restart", "the process waits for its restart", 10)
     await asyncio.wait_for(supervisor.stop(process), 1)
 
 
@@ -125,7 +119,7 @@ async def test_a_command_that_does_not_exist_is_told_of(supervisor: Supervisor, 
     process = supervisor.start(
         ProcessSpec("none", "test", ["/no/such/program"], dict, tmp_path, spec.log, 0, None, spec.health)
     )
-    await _until(lambda: process.status.state == "waiting to restart")
+    await until_async(lambda: process.status.state == "waiting to restart", "the process waits for its restart", 10)
     assert "cannot start /no/such/program" in spec.log.read_text()
 
 
@@ -158,25 +152,23 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, script: s
         pids += [child.pid for child in psutil.Process(supervisor.pid).children()]
         assert len(set(pids)) == 3, "the process, what it started, and the guard"
         supervisor.kill()
-    deadline = time.monotonic() + 10
-    while any(_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, [psutil.Process(pid).cmdline() for pid in pids if _alive(pid)]
-        time.sleep(0.02)
+    until(lambda: not any(_alive(pid) for pid in pids), "the process, its child and the guard have ended", 10)
 
 
+@pytest.mark.parametrize("pace", [ProcessPace(first_backoff_seconds=0.01, longest_backoff_seconds=300)])
 async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("enginehouse.local.processes._FIRST_BACKOFF_SECONDS", 0.01)
     script = f"test -e {tmp_path}/mended || {{ echo no password; exit 1; }}; echo up; sleep 300"
     process = supervisor.start(_spec(tmp_path, script))
     assert await process.problem() is None
-    await _until(lambda: process.deaths >= 3)
+    await until_async(lambda: process.deaths >= 3, "it has died three times", 10)
     problem = await process.problem()
     assert problem is not None
     assert "no password" in problem
-    monkeypatch.setattr("enginehouse.local.processes._LONGEST_BACKOFF_SECONDS", 300)
-    await _until(lambda: process.status.state == "waiting to restart" and process.deaths >= 8)
+    await until_async(
+        lambda: process.status.state == "waiting to restart" and process.deaths >= 8, "it has died eight times", 10
+    )
     (tmp_path / "mended").touch()
     process.retry()
     await process.wait_healthy(10)

@@ -1,4 +1,4 @@
-"""Whatever answers at the sidecar's port, and when nothing does any more, calls raise Unavailable and nothing else."""
+"""Whatever answers at the sidecar's port, or if nothing answers, calls raise Unavailable and no other error."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -48,7 +48,7 @@ NONSENSE = [
 
 
 class Stranger:
-    """A server that answers everything in the same way, but the first question for its metadata as a sidecar does."""
+    """A server that gives one answer to everything, except that its first metadata answer is a real sidecar's."""
 
     def __init__(self) -> None:
         self.port = PORTS.take()

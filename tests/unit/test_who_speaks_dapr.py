@@ -1,4 +1,7 @@
-"""Dapr is spoken by the sidecar package alone, and by what starts sidecars here. It is plain HTTP: no import shows it."""
+"""Only the sidecar package speaks Dapr, and the code that starts sidecars here.
+
+It is plain HTTP, so no import shows it.
+"""
 
 from pathlib import Path
 

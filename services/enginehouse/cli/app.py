@@ -1,4 +1,4 @@
-"""The subcommands that `enginehouse` has."""
+"""Register the subcommands of `enginehouse`."""
 
 import typer
 

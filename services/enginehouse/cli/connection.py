@@ -1,4 +1,4 @@
-"""How a command reaches the API: by ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY, else as the home's local tenant."""
+"""Connect a command to the API: by ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY, or as the home's local tenant."""
 
 import contextlib
 import os
@@ -20,14 +20,14 @@ from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 
 _PATIENCE = RetryPlan(times=2, longest_retry_after_seconds=5)
-"""Somebody is looking at the screen."""
+"""Fewer retries than a program would use, because a person waits at the screen."""
 
 
-# The server's advice speaks of HTTP calls; these are the same in commands.
+# The server's advice names HTTP calls. These texts name the commands that do the same.
 _ADVICE = {
     "DEAD_LETTER_DOES_NOT_EXIST": "'enginehouse dead-letters' lists yours.",
     "ENGINE_DOES_NOT_EXIST": "'enginehouse engines' lists those you may use.",
-    "INVALID_INPUT": "'enginehouse engines show ENGINE' shows what it wants.",
+    "INVALID_INPUT": "'enginehouse engines show ENGINE' shows its input schema.",
     "JOB_DOES_NOT_EXIST": "'enginehouse jobs' lists yours.",
     "JOB_IS_FINAL": "'enginehouse jobs retry ID' makes a new job with the same input.",
     "UNAUTHENTICATED": "Set ENGINEHOUSE_API_KEY; an operator makes keys with 'enginehouse tenant add NAME'.",
@@ -35,39 +35,39 @@ _ADVICE = {
 
 
 def clean(text: str) -> str:
-    """Text of an engine or a server, without what could steer a terminal."""
+    """Return text of an engine or a server without characters that could control a terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def print_table(table: Table) -> None:
-    """A table with nothing cut off: where the terminal is too narrow, its lines go on below."""
+    """Print a table without cutting anything off. Lines that are too long for the terminal are wrapped."""
     wide = Console(highlight=False, width=10_000)
     wide.width = max(out.width, Measurement.get(wide, wide.options, table).maximum)
     wide.print(table, crop=False)
 
 
-def say(error: EnginehouseError) -> None:
-    """An error as one line: what went wrong, and what to do about it."""
+def print_error_with_advice(error: EnginehouseError) -> None:
+    """Print an error as one line: the problem, and what to do about it."""
     detail = clean(str(error)).rstrip(". ")
-    # A LocalError's text holds its ways out already.
+    # The text of a LocalError already contains its remedy.
     advice = "" if isinstance(error, LocalError) else _ADVICE.get(error.code, error.advice)
     err.print(Text(f"{detail}. {advice}".strip(), style="red"), soft_wrap=True)
 
 
 @contextlib.contextmanager
-def errors_said() -> Iterator[None]:
-    """Turn an expected error of the block into its line and exit code 1."""
+def exit_on_error() -> Iterator[None]:
+    """Print an expected error of the block as one line, and exit with code 1."""
     try:
         yield
     except EnginehouseError as error:
-        say(error)
+        print_error_with_advice(error)
         raise typer.Exit(1) from None
 
 
 @contextlib.contextmanager
 def connected(home: Path) -> Iterator[Client]:
-    """A client for the block; an expected error in it is shown, and exits with 1."""
-    with errors_said(), _client(home) as client:
+    """Give the block a client. Print an expected error of the block and exit with code 1."""
+    with exit_on_error(), _client(home) as client:
         yield client
 
 
@@ -81,7 +81,7 @@ def _client(home: Path) -> Client:
         )
     key = os.environ.get("ENGINEHOUSE_API_KEY")
     if not key and url.rstrip("/") == str(local.get("url", "")).rstrip("/"):
-        # The local key is for the local URL, and is shown to no other.
+        # The local key is for the local URL only. No other server may see it.
         key = local.get("api_key")
     try:
         return Client(url, key, retries=_PATIENCE)

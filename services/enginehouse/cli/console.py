@@ -1,4 +1,4 @@
-"""What the commands show: steps that change in place at a terminal and are plain lines elsewhere; errors; logs."""
+"""Print the steps, errors and logs of commands. Steps change in place at a terminal, and are plain lines elsewhere."""
 
 import asyncio
 import time
@@ -19,27 +19,30 @@ _PLAIN_EVERY_SECONDS = 10.0
 _COLOURS = ("cyan", "magenta", "blue", "yellow", "green", "bright_cyan", "bright_magenta", "bright_blue")
 
 
-def say_error(error: EnginehouseError) -> None:
-    """An error as its sentence and what to do about it."""
+def print_error(error: EnginehouseError) -> None:
+    """Print an error: its sentence and what to do about it."""
     err.print(Text(str(error), style="red"), soft_wrap=True)
 
 
 class _Bar(BarColumn):
-    """A bar only for steps that know how far they are."""
+    """Shows a bar only for steps that know how far they are."""
 
     def render(self, task):  # type: ignore[no-untyped-def]
         return super().render(task) if task.total else Text("")
 
 
 class _Share(TaskProgressColumn):
-    """The percentage, likewise."""
+    """Shows the percentage only for steps that know how far they are."""
 
     def render(self, task):  # type: ignore[no-untyped-def]
         return super().render(task) if task.total else Text("")
 
 
-class Steps:
-    """Shows progress (`local.progress.Progress`). At a terminal in place; elsewhere a line per step and now and then."""
+class TerminalSteps:
+    """Implements `local.steps.Steps`.
+
+    Elsewhere than at a terminal: one line per step, and one now and then during it.
+    """
 
     def __init__(self, console: Console = err) -> None:
         self._console = console
@@ -49,9 +52,9 @@ class Steps:
             else None
         )
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
+        self._printed_at: dict[str, float] = {}
 
-    def __enter__(self) -> "Steps":
+    def __enter__(self) -> "TerminalSteps":
         if self._live:
             self._live.start()
         return self
@@ -60,35 +63,35 @@ class Steps:
         self.close()
 
     def close(self) -> None:
-        """Stop changing the screen: what follows is lines, among what else is printed."""
+        """Stop changing the screen. From now on steps are plain lines."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
-        """Step `key` is doing `text`; with `total`, it has done `done` of it."""
+        """Show that step `key` is doing `text`. With `total`: it has done `done` of `total`."""
         if self._live:
             if key not in self._tasks:
                 self._tasks[key] = self._live.add_task("", total=None)
             self._live.update(self._tasks[key], description=_short(text), completed=done, total=total or None)
-        elif time.monotonic() - self._told.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
-            self._told[key] = time.monotonic()
+        elif time.monotonic() - self._printed_at.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
+            self._printed_at[key] = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
             self._console.print(Text(f"… {text}{share}"), soft_wrap=True)
 
     def finish(self, key: str, text: str, ok: bool = True) -> None:
-        """Step `key` is over."""
+        """Show that step `key` is over."""
         task = self._tasks.pop(key, None)
         if self._live and task is not None:
             self._live.remove_task(task)
             self._live.refresh()
-        self._told.pop(key, None)
+        self._printed_at.pop(key, None)
         mark = ("✓ ", "green") if ok else ("✗ ", "red")
         self._console.print(Text.assemble(mark, text), soft_wrap=True)
 
-    def say(self, *parts: RenderableType) -> None:
-        """Print to standard output what is not progress, above what still changes."""
-        # At one terminal both go through the console that redraws it.
+    def print(self, *parts: RenderableType) -> None:
+        """Print to standard output, above the steps that still change."""
+        # At a terminal, output goes through the console that redraws the steps.
         console = self._console if self._live and out.is_terminal else out
         console.print(*parts)
 
@@ -98,7 +101,7 @@ def _short(text: str) -> str:
 
 
 async def follow_logs(folder: Path, every_seconds: float = 0.2) -> None:
-    """Print what is added to any log of `folder` from now on, each line with its process's name, until cancelled."""
+    """Print every new line of the logs in `folder`, with the name of its process, until cancelled."""
     seen = _sizes(folder)
     while True:
         for path, size in _sizes(folder).items():
@@ -113,7 +116,7 @@ def _sizes(folder: Path) -> dict[Path, int]:
 
 
 def _print_lines(path: Path, start: int) -> int:
-    """Print the whole lines after `start`; where the next look begins."""
+    """Print the complete lines after `start`. Return where the next look begins."""
     with path.open("rb") as file:
         file.seek(start)
         text = file.read(1 << 20)
@@ -123,7 +126,7 @@ def _print_lines(path: Path, start: int) -> int:
     end = end or len(text)
     style = _COLOURS[zlib.crc32(path.stem.encode()) % len(_COLOURS)]
     for line in text[:end].decode(errors="replace").splitlines():
-        # Text, not markup or escapes: what an engine prints must not steer the terminal.
+        # Printed as plain text: the output of an engine must not control the terminal.
         clean = "".join(letter if letter.isprintable() or letter == "\t" else "�" for letter in line)
         out.print(Text.assemble((f"{path.stem:<28} ", style), clean), soft_wrap=True)
     return start + end

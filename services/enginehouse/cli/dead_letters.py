@@ -1,4 +1,4 @@
-"""`enginehouse dead-letters`: what was given up and why; submit it again, or let go of it."""
+"""`enginehouse dead-letters`: list jobs and events that were given up, submit them again, or delete them."""
 
 from typing import Annotated
 
@@ -25,11 +25,16 @@ enginehouse dead-letters --unparsable --json"""
 dead_letters = typer.Typer(invoke_without_command=True, epilog=EXAMPLES)
 
 _BRIEF_LENGTH = 80
-LetterArgument = Annotated[str, typer.Argument(help="Its id, as listed: the job's.", show_default=False)]
-UnparsableOption = Annotated[
-    bool, typer.Option("--unparsable", help="What nobody could parse, and so is nobody's; operators only.")
+LetterArgument = Annotated[
+    str, typer.Argument(help="Id of the dead letter, as listed. It is the job's id.", show_default=False)
 ]
-LimitOption = Annotated[int, typer.Option(min=1, help="At most so many.")]
+UnparsableOption = Annotated[
+    bool,
+    typer.Option(
+        "--unparsable", help="Only events that could not be parsed and so belong to no tenant. For operators."
+    ),
+]
+LimitOption = Annotated[int, typer.Option(min=1, help="Most dead letters to list.")]
 
 
 @dead_letters.callback()
@@ -40,7 +45,7 @@ def list_dead_letters(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """List what was given up, newest first, with the reason of each; or show, redrive or discard one."""
+    """List dead letters, newest first, with the reason of each. Or show, redrive or discard one."""
     if context.invoked_subcommand is None:
         _list(unparsable, limit, home, as_json)
 
@@ -52,7 +57,7 @@ def list_again(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """The same as 'enginehouse dead-letters'."""
+    """List dead letters, as 'enginehouse dead-letters' does."""
     _list(unparsable, limit, home, as_json)
 
 
@@ -79,7 +84,7 @@ def _list(unparsable: bool, limit: int, home: HomeOption, as_json: bool) -> None
 
 @dead_letters.command()
 def show(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one dead letter: why it was given up, and the event that was delivered."""
+    """Show one dead letter: the reason, and the event that was delivered."""
     with connected(home) as client:
         found = client.dead_letter(letter)
     if as_json:
@@ -90,7 +95,7 @@ def show(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonO
 
 @dead_letters.command()
 def redrive(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Submit the job again, as a new one; prints the new job's id."""
+    """Submit the job again as a new job. Prints the new job's id."""
     with connected(home) as client:
         handle = client.redrive(letter)
     print_json({"id": handle.id, "engine": handle.engine}) if as_json else typer.echo(handle.id)
@@ -98,7 +103,7 @@ def redrive(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: Js
 
 @dead_letters.command()
 def discard(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Delete a dead letter; its job keeps its state."""
+    """Delete a dead letter. Its job keeps its state."""
     with connected(home) as client:
         client.discard(letter)
     print_json({"id": letter, "discarded": True}) if as_json else out.print(f"{clean(letter)} is discarded.")

@@ -1,4 +1,4 @@
-"""`enginehouse demo`: start everything, put real jobs through the API, show what came back and what is refused, stop."""
+"""`enginehouse demo`: start everything, run real jobs through the API, show results and refused calls, stop."""
 
 import asyncio
 import time
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from enginehouse.cli.console import Steps, out
-from enginehouse.cli.demonstration.examples import engines, examples
+from enginehouse.cli.console import TerminalSteps, out
+from enginehouse.cli.demonstration.examples import engines_of, examples
 from enginehouse.cli.demonstration.play import play, tenant_keys
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
 from enginehouse.local.home import Home
@@ -18,38 +18,38 @@ from enginehouse.local.stack import Stack
 
 def demo(
     home: HomeOption = DEFAULT_HOME,
-    port: Annotated[int, typer.Option(help="Of the API, on 127.0.0.1. Default: any that is free.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1. Default: any free port.")] = 0,
 ) -> None:
-    """Start everything, run real jobs, show them, and stop again. Uses the stack that runs in the home, if one does."""
+    """Start everything, run real jobs, show them and stop. If a stack runs in the home, use that one."""
     place = Home.at(home)
-    run(_beside(place) if place.is_running() else _whole(place, port))
+    run(_play_on_running_stack(place) if place.is_running() else _start_and_play(place, port))
 
 
-def _names() -> set[str]:
-    return {engine.partition("--")[2] for engine in engines(examples())}
+def _engine_names() -> set[str]:
+    return {engine.partition("--")[2] for engine in engines_of(examples())}
 
 
-async def _beside(home: Home) -> None:
-    out.print(f"Using what runs in {home.path}.", soft_wrap=True)
-    deploy_platform_engines(home, _names())
+async def _play_on_running_stack(home: Home) -> None:
+    out.print(f"Using the stack that runs in {home.path}.", soft_wrap=True)
+    deploy_platform_engines(home, _engine_names())
     await play(home, home.read_local()["url"], out.print, out.width)
 
 
-async def _whole(home: Home, port: int) -> None:
+async def _start_and_play(home: Home, port: int) -> None:
     began = time.monotonic()
     pool = PortPool()
-    # Engines that are made ready slowly do not keep the others from being shown.
-    options = RunOptions(port or pool.take(), _names(), wait_for_engines=False)
+    # Jobs are shown as soon as their engine is up; slow engines do not hold up the others.
+    options = RunOptions(port or pool.take(), _engine_names(), wait_for_engines=False)
 
-    with Steps() as steps:
+    with TerminalSteps() as steps:
 
         async def work(stack: Stack) -> None:
-            async def tell_when_up() -> None:
+            async def report_when_up() -> None:
                 await stack.settled()
                 steps.finish("up", f"everything is up after {time.monotonic() - began:.1f} s")
 
-            await asyncio.gather(tell_when_up(), play(home, stack.url, steps.say, out.width))
+            await asyncio.gather(report_when_up(), play(home, stack.url, steps.print, out.width))
 
-        # Before the gateway starts, which then knows them from the first call on.
+        # Made before the gateway starts, so that it knows the keys from the first call on.
         tenant_keys(home)
         await run_stack(home, options, steps, work)

@@ -1,11 +1,11 @@
-"""`enginehouse engines deploy FOLDER` and `engines remove ID`: an engine's bundle comes into a home, or leaves it."""
+"""`enginehouse engines deploy FOLDER` and `engines remove ID`: put an engine's bundle into a home, or remove it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from enginehouse.cli.console import out, say_error
+from enginehouse.cli.console import out, print_error
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.home import Home
@@ -16,12 +16,12 @@ def deploy(
     folder: Annotated[Path, typer.Argument(help="Folder with engine.yaml.", exists=True, file_okay=False)],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Deploy the engine in FOLDER. A running 'enginehouse up' notices and starts it; nothing else is touched."""
+    """Deploy the engine in FOLDER. A running 'enginehouse up' notices and starts it; nothing else changes."""
     place = Home.at(home)
     try:
         spec = deploy_engine(place.engines, folder)
     except EnginehouseError as error:
-        say_error(error)
+        print_error(error)
         raise typer.Exit(1) from None
     out.print(f"{spec.id} {spec.version} is deployed: {place.engines / spec.id}", soft_wrap=True)
     if not place.is_running():
@@ -36,6 +36,6 @@ def remove(
     try:
         remove_engine(Home.at(home).engines, engine)
     except EnginehouseError as error:
-        say_error(error)
+        print_error(error)
         raise typer.Exit(1) from None
     out.print(f"{engine} is removed.")

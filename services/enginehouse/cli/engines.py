@@ -1,4 +1,4 @@
-"""`enginehouse engines`: which there are, and what one wants and gives."""
+"""`enginehouse engines`: list engines, show one, and operate them."""
 
 import json
 from typing import Annotated
@@ -35,7 +35,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def list_engines(context: typer.Context, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """List the engines you may use; or show, deploy, stop, resume, empty or remove one."""
+    """List the engines you may use. Or show, deploy, quarantine, resume, purge or remove one."""
     if context.invoked_subcommand:
         return
     with connected(home) as client:
@@ -46,7 +46,7 @@ def list_engines(context: typer.Context, home: HomeOption = DEFAULT_HOME, as_jso
     table = Table("engine", "version", "state", "health", "queued", "running", "workers", "what it does", box=None)
     for engine in found:
         table.add_row(engine.id, engine.version or "-", *_condition(engine), _brief(engine.description))
-    print_table(table) if found else out.print("No engines. 'enginehouse engines deploy FOLDER' brings one.")
+    print_table(table) if found else out.print("No engines. 'enginehouse engines deploy FOLDER' adds one.")
     for engine in found:
         if engine.reason:
             out.print(Text(f"{engine.id}: {clean(engine.reason)}", style="yellow"), soft_wrap=True)
@@ -58,7 +58,7 @@ def show(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one engine: its condition, limits, and the schemas of its input and output."""
+    """Show one engine: its condition, its limits, and the schemas of its input and output."""
     with connected(home) as client:
         found = client.engine(engine)
     if as_json:
@@ -87,27 +87,27 @@ EngineIdArgument = Annotated[str, typer.Argument(help="TENANT--NAME.", show_defa
 @engines.command()
 def quarantine(
     engine: EngineIdArgument,
-    reason: Annotated[str, typer.Option(help="Why; its owner is told.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="The reason. The engine's owner can read it.", show_default=False)],
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop all delivery to an engine, over restarts too. Its jobs stay queued. Needs an administrator's key."""
+    """Stop all delivery to an engine, also after restarts. Its jobs stay queued. Needs an administrator's key."""
     with connected(home) as client:
         found = client.quarantine(engine, reason)
-    _say_state(found, as_json)
+    _print_state(found, as_json)
 
 
 @engines.command()
 def resume(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Let a paused or quarantined engine have its jobs again, in order. Needs an administrator's key."""
+    """Deliver jobs to a paused or quarantined engine again, in order. Needs an administrator's key."""
     with connected(home) as client:
         found = client.resume(engine)
-    _say_state(found, as_json)
+    _print_state(found, as_json)
 
 
 @engines.command()
 def purge(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Cancel every job that waits for an engine; what runs goes on. Needs an administrator's key."""
+    """Cancel every job that waits for an engine. Running jobs continue. Needs an administrator's key."""
     with connected(home) as client:
         canceled = client.purge(engine)
     if as_json:
@@ -116,7 +116,7 @@ def purge(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: Js
         out.print(f"{canceled} jobs of {clean(engine)} are canceled.")
 
 
-def _say_state(engine: EngineInfo, as_json: bool) -> None:
+def _print_state(engine: EngineInfo, as_json: bool) -> None:
     if as_json:
         print_json(engine)
         return

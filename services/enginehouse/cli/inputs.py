@@ -1,4 +1,4 @@
-"""Reading a job's input from the command line: JSON, a file of it, standard input, and files as base64 fields."""
+"""Read a job's input from the command line: JSON, a file with JSON, standard input, or files as base64 fields."""
 
 import base64
 import json
@@ -10,7 +10,10 @@ import typer
 
 
 def read_input(text: str | None, files: list[str]) -> Any:
-    """The input that `--input` and `--input-file FIELD=PATH` describe; BadParameter says what is wrong."""
+    """Return the input given by `--input` and `--input-file FIELD=PATH`.
+
+    Raise BadParameter with the reason if it is wrong.
+    """
     value = None if text is None else _parse(_text(text))
     for option in files:
         value = _with_file(value, option)
@@ -37,7 +40,7 @@ def _parse(text: str) -> Any:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _with_file(value: Any, option: str) -> dict[str, Any]:

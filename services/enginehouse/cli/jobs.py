@@ -1,4 +1,4 @@
-"""`enginehouse submit` and `enginehouse jobs`: send jobs, look at them, end them."""
+"""`enginehouse submit` and `enginehouse jobs`: send jobs, show them, end them."""
 
 import json
 from datetime import datetime
@@ -18,7 +18,7 @@ from enginehouse.contracts.job import Job, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import DEFAULT_ENGINE
 
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 JobArgument = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 
 SUBMIT_EXAMPLES = """Examples:
@@ -43,14 +43,17 @@ _STYLES = {Status.SUCCEEDED: "green", Status.QUEUED: "cyan", Status.RUNNING: "ye
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output, exactly as it is: no colours, no wrapping."""
+    """Print one JSON document exactly as it is, without colours or wrapping."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     typer.echo(json.dumps(value, indent=2))
 
 
 def submit(
-    engine: Annotated[str, typer.Argument(help="NAME (your own, else a shared one) or TENANT--NAME.")] = DEFAULT_ENGINE,
+    engine: Annotated[
+        str,
+        typer.Argument(help="NAME (your own engine, or a shared one if you have none of that name) or TENANT--NAME."),
+    ] = DEFAULT_ENGINE,
     input_text: Annotated[
         str | None, typer.Option("--input", "-i", help="JSON, @FILE with JSON, or - for standard input.")
     ] = None,
@@ -58,12 +61,12 @@ def submit(
         list[str] | None, typer.Option(help="FIELD=PATH: a file's content as base64 in that field. Repeatable.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the job to end, and print its output.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most, with --wait.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: longest wait in seconds.")] = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, help="9 first, 0 last.")] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a job to ENGINE. Prints its id, or with --wait its output; exits 1 if it fails."""
+    """Submit a job to ENGINE. Prints its id, or with --wait its output. Exits with 1 if the job fails."""
     value = read_input(input_text, input_file or [])
     options: SubmitOptions = {} if priority is None else {"priority": priority}
     with connected(home) as client:
@@ -84,13 +87,13 @@ def submit(
 @jobs.callback()
 def list_jobs(
     context: typer.Context,
-    engine: Annotated[str | None, typer.Option(help="Only of this engine.")] = None,
-    status: Annotated[Status | None, typer.Option(help="Only in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    engine: Annotated[str | None, typer.Option(help="Only jobs of this engine.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only jobs with this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """List your jobs, newest first; or show, follow, cancel or retry one."""
+    """List your jobs, newest first. Or show, follow, cancel or retry one."""
     if context.invoked_subcommand:
         return
     with connected(home) as client:
@@ -107,21 +110,21 @@ def list_jobs(
 
 @jobs.command()
 def show(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one job: how it stands, why, and its output."""
+    """Show one job: its status, the reason, and its output."""
     with connected(home) as client:
         _show(client.job(job_id), as_json)
 
 
 @jobs.command()
 def cancel(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Cancel a job: a queued one never runs, a running one's call is closed."""
+    """Cancel a job. A queued job never runs; the call of a running job is closed."""
     with connected(home) as client:
         _show(client.cancel(job_id), as_json)
 
 
 @jobs.command()
 def retry(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Submit the input of a job that has ended again, as a new job; prints the new job's id."""
+    """Submit the input of an ended job again as a new job. Prints the new job's id."""
     with connected(home) as client:
         handle = client.retry(job_id)
         print_json({"id": handle.id, "engine": handle.engine}) if as_json else typer.echo(handle.id)
@@ -129,9 +132,9 @@ def retry(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpt
 
 @jobs.command()
 def follow(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Print what happens to a job as it happens, and its output at the end; exits 1 if it fails.
+    """Print the events of a job as they come, and its output at the end. Exits with 1 if the job fails.
 
-    With --json, one document a line. Ctrl-C ends the following, not the job.
+    With --json: one document per line. Ctrl-C stops following; the job continues.
     """
     job = None
     with connected(home) as client:
@@ -201,7 +204,7 @@ def _seconds(value: float | None) -> str:
 
 
 def age(moment: datetime) -> str:
-    """How long ago a moment was, roughly."""
+    """Return roughly how long ago a moment was."""
     seconds = (now() - moment).total_seconds()
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:

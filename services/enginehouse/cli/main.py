@@ -1,4 +1,4 @@
-"""Entry point of the `enginehouse` command. It imports nothing of ours by itself, so that Ctrl-C is heard at once."""
+"""Entry point of the `enginehouse` command. Imports none of our modules at first, so that Ctrl-C works at once."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ import sys
 
 def main() -> None:
     """Run the command."""
-    # While modules are imported nothing has been started: Ctrl-C ends this like any program, with no traceback.
+    # Nothing runs yet while modules are imported, so Ctrl-C may end the process at once and without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from enginehouse.cli.app import app
 

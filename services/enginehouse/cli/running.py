@@ -1,4 +1,4 @@
-"""Runs the loop of a command so that Ctrl-C, SIGTERM and a closed terminal end it cleanly, and twice at once."""
+"""Run a command so that Ctrl-C, SIGTERM or a closed terminal ends it cleanly, and a second signal ends it at once."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from enginehouse.cli.console import say_error
+from enginehouse.cli.console import print_error
 from enginehouse.contracts.errors import EnginehouseError
 
 HomeOption = Annotated[
@@ -22,11 +22,11 @@ INTERRUPTED = 130
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, or until a signal has had everything stopped. An expected error is shown and exits 1."""
+    """Run to the end, or until a signal has stopped everything. Print an expected error and exit with 1."""
     try:
         asyncio.run(_with_signals(main))
     except EnginehouseError as error:
-        say_error(error)
+        print_error(error)
         raise typer.Exit(1) from None
     except asyncio.CancelledError:
         raise typer.Exit(INTERRUPTED) from None
@@ -34,15 +34,15 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
     task = asyncio.create_task(main)
-    told = 0
+    signals = 0
 
     def stop() -> None:
-        nonlocal told
-        told += 1
-        if told == 1:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
             task.cancel()
         else:
-            # The guard ends every process that is left.
+            # The guard ends every process that is still running.
             os._exit(INTERRUPTED)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""`enginehouse setup`, `up`, `down`, `status`: the system as processes of this machine."""
+"""`enginehouse setup`, `up`, `down`, `status`: run the system as processes on this machine."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.console import Steps, err, follow_logs, out
+from enginehouse.cli.console import TerminalSteps, err, follow_logs, out
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.local.acquire import get_daprd
@@ -29,17 +29,17 @@ from enginehouse.local.stack import Stack
 _STOP_SECONDS = 60
 
 EnginesOption = Annotated[
-    str, typer.Option(help="Which engines that come with the system to deploy: all, none, or names with commas.")
+    str, typer.Option(help="Engines that come with the system to deploy: all, none, or names separated by commas.")
 ]
 
 
 def setup() -> None:
-    """Get what running on this machine needs: daprd, from wherever it can be had, and a look for Redis."""
+    """Get what the system needs to run on this machine: find, download or build daprd, and look for Redis."""
 
     async def get() -> None:
         guard = Guard()
         try:
-            with Steps() as steps:
+            with TerminalSteps() as steps:
                 await get_daprd(guard, steps)
                 address = external()
                 steps.finish("redis", f"Redis: {f'{address.host}:{address.port}' if address else find_server()}")
@@ -51,24 +51,24 @@ def setup() -> None:
 
 def up(
     home: HomeOption = DEFAULT_HOME,
-    port: Annotated[int, typer.Option(help="Of the API, on 127.0.0.1.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1.")] = 8080,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return once everything is up; stop it with 'down'.")
+        bool, typer.Option("--detach", help="Return when everything is up. 'enginehouse down' stops it.")
     ] = False,
     engines: EnginesOption = "all",
-    logs: Annotated[bool, typer.Option(help="Show what all processes write.")] = True,
+    logs: Annotated[bool, typer.Option(help="Print the logs of all processes.")] = True,
 ) -> None:
-    """Start everything and stay, until Ctrl-C. Watches the home: engines start and stop as their bundles come and go."""
+    """Start everything and run until Ctrl-C. Engines start and stop as their bundles appear in and leave the home."""
     place = Home.at(home)
     if detach:
         _detach(place, port, engines)
         return
-    options = RunOptions(port=port, platform_engines=platform_engines(engines))
-    steps = Steps()
+    options = RunOptions(port=port, platform_engines=parse_engine_names(engines))
+    steps = TerminalSteps()
 
     async def stay(stack: Stack) -> None:
         steps.close()
-        tell_ready(place, stack.url)
+        print_ready(place, stack.url)
         err.print("Ctrl-C stops everything.")
         if logs:
             await follow_logs(place.logs)
@@ -78,14 +78,14 @@ def up(
         run(run_stack(place, options, steps, stay))
 
 
-def platform_engines(text: str) -> list[str] | None:
-    """What --engines means: None for all."""
+def parse_engine_names(text: str) -> list[str] | None:
+    """Return the engine names in `--engines`. None: all."""
     names = [name.strip().removeprefix(f"{PLATFORM_TENANT}--") for name in text.split(",")]
     return None if text == "all" else [] if text == "none" else names
 
 
-def tell_ready(home: Home, url: str) -> None:
-    """The line that says where everything is."""
+def print_ready(home: Home, url: str) -> None:
+    """Print the URL of the API, the place of the key, and engines with problems."""
     places = f"{url}   docs: {url}/docs   key: {home.local_json}"
     out.print(Text.assemble(("Ready: ", "bold green"), places), soft_wrap=True)
     problems = home.read_state().get("engines", {})
@@ -111,7 +111,7 @@ def _detach(home: Home, port: int, engines: str) -> None:
         while process.poll() is None:
             state = home.read_state()
             if state.get("supervisor") == process.pid and state.get("ready"):
-                tell_ready(home, state["url"])
+                print_ready(home, state["url"])
                 return
             start = _echo(log, start)
             time.sleep(0.1)
@@ -132,7 +132,7 @@ def _echo(log: Path, start: int) -> int:
 
 
 def down(home: HomeOption = DEFAULT_HOME) -> None:
-    """Stop everything that runs for this home, and wait until it is gone."""
+    """Stop everything that runs for this home, and wait until it has stopped."""
     place = Home.at(home)
     pid = place.read_state().get("supervisor")
     if not place.is_running() or not pid:
@@ -143,7 +143,7 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
     with err.status("stopping everything"):
         while place.is_running():
             if time.monotonic() > deadline:
-                # Its guard ends what it leaves behind.
+                # Its guard ends the processes that it leaves behind.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
@@ -152,9 +152,9 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
 
 def status(
     home: HomeOption = DEFAULT_HOME,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Show every process of this home, and whether it is well. Exits 1 if something is not."""
+    """Show every process of this home and its health. Exits with 1 if something is not healthy."""
     place = Home.at(home)
     state = place.read_state() if place.is_running() else {}
     if not state:
@@ -170,7 +170,7 @@ def status(
 
 
 async def _probe(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ask each process now: what was written down a moment ago may no longer hold."""
+    """Ask each process now, because the written state may be out of date."""
     prober = Prober()
 
     async def healthy(process: dict[str, Any]) -> bool:

@@ -1,11 +1,11 @@
-"""`enginehouse tenant`: who may use this deployment, and with which keys."""
+"""`enginehouse tenant`: manage the tenants of this deployment, their keys and their webhooks."""
 
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from enginehouse.cli.connection import errors_said, print_table
+from enginehouse.cli.connection import exit_on_error, print_table
 from enginehouse.cli.console import err, out
 from enginehouse.cli.jobs import JsonOption, print_json
 from enginehouse.cli.running import DEFAULT_HOME, HomeOption
@@ -39,12 +39,14 @@ NameArgument = Annotated[str, typer.Argument(help="The tenant's name.", show_def
 @tenant.command()
 def add(
     name: NameArgument,
-    admin: Annotated[bool, typer.Option("--admin", help="A key that may register and quarantine engines.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Make a key that may register and quarantine engines.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key for a tenant, and the tenant if it is new. The key is printed now and never again."""
-    with errors_said():
+    """Make a key for a tenant, and the tenant if it is new. The key is printed only now."""
+    with exit_on_error():
         key = add_key(Home.at(home).tenants, name, admin=admin)
     if as_json:
         print_json({"tenant": name, "api_key": key})
@@ -55,8 +57,8 @@ def add(
 
 @tenant.command("list")
 def list_tenants(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """List the tenants and their keys' first characters."""
-    with errors_said():
+    """List the tenants and the first characters of their keys."""
+    with exit_on_error():
         found = read_tenants(Home.at(home).tenants)
     if as_json:
         print_json([one.model_dump(mode="json", exclude={"keys": {"__all__": {"sha256"}}}) for one in found])
@@ -76,8 +78,8 @@ def revoke(
     key: Annotated[str, typer.Argument(help="The key, or its first characters as listed.", show_default=False)],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """End a key. Requests with it are refused within a second; jobs that it submitted go on."""
-    with errors_said():
+    """Revoke a key. Requests with it are refused within a second; jobs submitted with it continue."""
+    with exit_on_error():
         revoked = revoke_key(Home.at(home).tenants, name, key)
     out.print(f"{revoked.id}… of {name} is revoked.")
 
@@ -85,19 +87,24 @@ def revoke(
 @tenant.command()
 def webhook(
     name: NameArgument,
-    url: Annotated[str | None, typer.Argument(help="Where to. None: nowhere.", show_default=False)] = None,
+    url: Annotated[
+        str | None, typer.Argument(help="URL for the notices. Without it none are sent.", show_default=False)
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Have a tenant's engines tell by signed webhook that they are paused, quarantined or active again."""
-    with errors_said():
+    """Send a signed webhook when an engine of the tenant is paused, quarantined or active again.
+
+    Without URL: stop that.
+    """
+    with exit_on_error():
         set_webhook(Home.at(home).tenants, name, url)
-    out.print(f"What becomes of {name}'s engines is told to {url or 'nobody'}.", soft_wrap=True)
+    out.print(f"Notices about {name}'s engines go to {url or 'nobody'}.", soft_wrap=True)
 
 
 @tenant.command("webhook-secret")
 def webhook_secret(name: NameArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Make a new signing secret for a tenant's webhooks. It is printed now and never again; the one before stays valid."""
-    with errors_said():
+    """Make a new signing secret for a tenant's webhooks. It is printed only now; the previous one stays valid."""
+    with exit_on_error():
         existing_tenant(Home.at(home).tenants, name)
         secret = rotate_webhook_secret(Home.at(home).webhook_secrets, name)
     if as_json:

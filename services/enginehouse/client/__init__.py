@@ -1,4 +1,4 @@
-"""The Python client, async and sync: submit jobs to engines, wait for them, and ask what there is.
+"""The Python client, async and sync: submit jobs to engines, wait for them, list engines and jobs.
 
 >>> from enginehouse.client import Client
 >>> with Client() as client:

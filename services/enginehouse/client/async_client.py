@@ -1,4 +1,4 @@
-"""The client, async. `sync_client.py` is derived from this file by `make fix`."""
+"""The async client. `make fix` derives `sync_client.py` from this file."""
 
 import asyncio
 import os
@@ -32,14 +32,14 @@ from enginehouse.contracts.names import DEFAULT_ENGINE
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _LONGEST_WAIT_SECONDS = 60.0
-"""What the server waits at most in one request; waiting longer is asking again."""
+"""Longest wait that the server allows in one request. A longer wait takes several requests."""
 
 _BATCH_MAX = 1_000
-"""What the server takes in one request."""
+"""Most jobs that the server takes in one request."""
 
 
 class AsyncHandle:
-    """A job that was submitted. `job` is what was last known of it, None before the first look."""
+    """A submitted job. `job` is its last known state, or None before the first look."""
 
     def __init__(self, client: "AsyncClient", job_id: str, engine: str, job: Job | None = None) -> None:
         self._client = client
@@ -52,22 +52,22 @@ class AsyncHandle:
 
     @property
     def done(self) -> bool:
-        """Whether the job was seen to have ended."""
+        """Whether the last known state of the job is final."""
         return self.job is not None and self.job.status.is_final
 
     async def refresh(self) -> Job:
-        """Ask how the job stands now."""
+        """Ask for the job's present state."""
         self.job = await self._client.job(self.id)
         return self.job
 
     async def wait(self, timeout_seconds: float | None = None) -> Job:
-        """The job, once it has ended in whatever way. WaitOver when `timeout_seconds` are over; None: no limit."""
+        """Wait until the job has ended, and return it. Raise WaitOver after `timeout_seconds`; None: no limit."""
         if self.job is None or not self.job.status.is_final:
             self.job = await self._client.wait(self.id, timeout_seconds)
         return self.job
 
     async def result(self, timeout_seconds: float | None = None) -> Any:
-        """The job's output, once it has succeeded. JobFailed if it ended otherwise.
+        """Wait for the job's output, and return it. Raise JobFailed if the job ends without one.
 
         >>> async with AsyncClient() as client:
         ...     handle = await client.submit("standard", {"text": "I love it"})
@@ -80,28 +80,28 @@ class AsyncHandle:
         return await self._client.output(job)
 
     async def events(self) -> AsyncIterator[JobNews]:
-        """What happens to the job, as it happens, until it has ended: see `client.events`."""
+        """Return the job's events as they come, until it has ended. See `client.events`."""
         async for news in self._client.events(self.id):
             if news.kind == "completed":
                 self.job = Job.model_validate(news.data)
             yield news
 
     async def cancel(self) -> Job:
-        """End the job; JobIsFinal if it has ended otherwise."""
+        """Cancel the job. Raise JobIsFinal if it has already ended otherwise."""
         self.job = await self._client.cancel(self.id)
         return self.job
 
     async def retry(self) -> "AsyncHandle":
-        """A new job with the same input; this one keeps its state."""
+        """Submit the same input as a new job. This job keeps its state."""
         return await self._client.retry(self.id)
 
 
 class AsyncClient(AsyncOperations):
-    """A connection to Enginehouse as one tenant. Make one, use it for everything, close it.
+    """Connects to Enginehouse as one tenant. Make one client, use it for everything, close it.
 
-    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. Requests that can be sent twice without
-    harm are repeated when the connection breaks or the server asks for it; a submit carries an Idempotency-Key of its
-    own, so that it can be, too.
+    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. A request that may safely be sent twice is
+    repeated when the connection breaks or the server asks for it. This includes `submit`, because it carries an
+    Idempotency-Key.
     """
 
     def __init__(
@@ -132,14 +132,14 @@ class AsyncClient(AsyncOperations):
     async def submit(
         self,
         engine: str,
-        input: Any = None,  # noqa: A002 - what it is called everywhere
+        input: Any = None,  # noqa: A002 - the API and the engines call it so
         *,
         idempotency_key: str | None = None,
         **options: Unpack[SubmitOptions],
     ) -> AsyncHandle:
-        """Submit a job to `engine` ('name' or '<tenant>--<name>'). When this returns, it will reach a final state.
+        """Submit a job to `engine` ('name' or '<tenant>--<name>'). When this returns, the job will reach a final state.
 
-        `input` is whatever the engine's card says, as anything that can be written as JSON, pydantic models included.
+        `input` must fit the engine's card. It may be anything that can be written as JSON, also a pydantic model.
 
         >>> async with AsyncClient() as client:
         ...     handle = await client.submit("standard", {"text": "So so."}, priority=9, max_time_in_queue_seconds=60)
@@ -156,7 +156,7 @@ class AsyncClient(AsyncOperations):
         timeout_seconds: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Any:
-        """Submit a job and give its output: one round trip for a quick one. JobFailed, WaitOver.
+        """Submit a job and return its output; a quick job takes one round trip. May raise JobFailed or WaitOver.
 
         >>> async with AsyncClient() as client:
         ...     (await client.run("standard", {"text": "This is terrible!"}, timeout_seconds=30))["label"]
@@ -167,16 +167,16 @@ class AsyncClient(AsyncOperations):
         return await handle.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     async def job(self, job_id: str) -> Job:
-        """A job, as it stands now."""
+        """Return a job's present state."""
         return await self._get(Job, f"/v1/jobs/{path_part(job_id)}")
 
     async def handle(self, job_id: str) -> AsyncHandle:
-        """A handle of a job that was submitted earlier, or elsewhere."""
+        """Return a handle of a job that was submitted before."""
         job = await self.job(job_id)
         return AsyncHandle(self, job.id, job.engine, job)
 
     async def wait(self, job_id: str, timeout_seconds: float | None = None) -> Job:
-        """A job, once it has ended. WaitOver when `timeout_seconds` are over; None: no limit."""
+        """Wait until a job has ended, and return it. Raise WaitOver after `timeout_seconds`; None: no limit."""
         deadline = _deadline(timeout_seconds)
         while True:
             seconds = _wait_until(deadline)
@@ -186,12 +186,12 @@ class AsyncClient(AsyncOperations):
             if job.status.is_final:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
-                raise WaitOver(f"Job {job_id} is still {job.status}; the time to wait for it is over")
+                raise WaitOver(f"Job {job_id} is still {job.status} after the time to wait for it")
 
     async def jobs(
         self, *, engine: str | None = None, status: Status | str | None = None, limit: int | None = None
     ) -> AsyncIterator[Job]:
-        """Your jobs, newest first, without inputs and outputs; at most `limit`.
+        """Return your jobs, newest first, without inputs and outputs; at most `limit`.
 
         >>> async with AsyncClient() as client:
         ...     async for job in client.jobs(engine="standard", limit=1):
@@ -212,9 +212,9 @@ class AsyncClient(AsyncOperations):
                 return
 
     async def events(self, job_id: str) -> AsyncIterator[JobNews]:
-        """What happens to a job, as it happens: start, what its engine tells on the way, and last `completed`.
+        """Return the events of a job as they come: start, events from its engine, and `completed` as the last.
 
-        A connection that breaks is made again, and goes on after the last event that came.
+        If the connection breaks, a new one continues after the last event that came.
 
         >>> async with AsyncClient() as client:
         ...     handle = await client.submit("standard", {"text": "I love it"})
@@ -227,7 +227,7 @@ class AsyncClient(AsyncOperations):
             yield news
 
     async def output(self, job: Job) -> Any:
-        """The output of a job that has succeeded: the one it carries, or the large one that it names."""
+        """Return the output of a job that has succeeded. A large output is fetched from the object store."""
         if job.output_url is None:
             return job.output
         return pydantic_core.from_json(await self._transport.request("GET", job.output_url, signed=True))
@@ -235,7 +235,7 @@ class AsyncClient(AsyncOperations):
     async def submit_batch(
         self, jobs: Sequence[BatchJob], *, idempotency_key: str | None = None
     ) -> "list[AsyncHandle | EnginehouseError]":
-        """Submit many jobs, up to 1,000 in a request. For each, in order: its handle, or why it was refused.
+        """Submit many jobs, up to 1,000 per request. Return for each, in order, its handle or the error of its refusal.
 
         >>> async with AsyncClient() as client:
         ...     texts = ["I love it", "I hate it"]
@@ -260,10 +260,10 @@ class AsyncClient(AsyncOperations):
         return answers
 
     async def upload(self, content: bytes | Path, *, content_type: str | None = None) -> str:
-        """Bring in a large input; the key that is returned goes into `input_ref` of a submit.
+        """Upload a large input. Return its key, for `input_ref` of a submit.
 
-        JSON (`application/json`, the default for a file named *.json) becomes the input itself; anything else reaches
-        the engine as base64 text.
+        JSON (`application/json`, the default for a file named *.json) becomes the input itself. Any other content
+        reaches the engine as base64 text.
         """
         if not isinstance(content, bytes | Path):
             raise TypeError(f"content must be bytes, or the Path of a file to read, not {type(content).__name__}")
@@ -276,30 +276,30 @@ class AsyncClient(AsyncOperations):
         return upload.key
 
     async def cancel(self, job_id: str) -> Job:
-        """End a job; one that is canceled already is fine. JobIsFinal if it has ended otherwise."""
+        """Cancel a job, or accept that it is canceled already. Raise JobIsFinal if it has ended otherwise."""
         try:
             content = await self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/cancel")
         except JobIsFinal:
             job = await self.job(job_id)
             if job.status is Status.CANCELED:
-                return job  # Perhaps by our own request, whose answer was lost.
+                return job  # Perhaps our own request canceled it, and its answer was lost.
             raise
         return Job.model_validate_json(content)
 
     async def retry(self, job_id: str) -> AsyncHandle:
-        """A new job with the same input as one that has ended."""
+        """Submit the input of an ended job as a new job."""
         content = await self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/retry", safe=False)
         accepted = Accepted.model_validate_json(content)
         return AsyncHandle(self, accepted.id, accepted.engine)
 
     async def redrive(self, letter_id: str) -> AsyncHandle:
-        """A new job with the input of one that was given up: see `dead_letters`."""
+        """Submit the input of a dead letter as a new job. See `dead_letters`."""
         path = f"/v1/dead-letters/{path_part(letter_id)}/redrive"
         accepted = Accepted.model_validate_json(await self._transport.request("POST", path, safe=False))
         return AsyncHandle(self, accepted.id, accepted.engine)
 
     async def engines(self) -> list[EngineInfo]:
-        """The engines you may use: your own and the shared ones.
+        """Return the engines you may use: your own and the shared ones.
 
         >>> async with AsyncClient() as client:
         ...     "shared--standard" in [engine.id for engine in await client.engines()]
@@ -308,7 +308,7 @@ class AsyncClient(AsyncOperations):
         return (await self._get(EnginePage, "/v1/engines")).engines
 
     async def engine(self, name: str) -> EngineInfo:
-        """One engine, with its card: input and output schema, version, limits."""
+        """Return one engine with its card: input and output schema, version, limits."""
         return await self._get(EngineInfo, f"/v1/engines/{path_part(name)}")
 
     async def _submit(
@@ -325,7 +325,10 @@ class AsyncClient(AsyncOperations):
 
 
 def _whole_job(content: bytes) -> Job | None:
-    """The job, if a submit was answered with all of it: only where the server was asked to wait, and did."""
+    """Return the whole job if the answer to a submit holds it.
+
+    That is so if the server was asked to wait, and waited.
+    """
     return Job.model_validate_json(content) if "created_at" in pydantic_core.from_json(content) else None
 
 
@@ -334,7 +337,7 @@ def _deadline(timeout_seconds: float | None) -> float | None:
 
 
 def _wait_until(deadline: float | None) -> float:
-    """How long the next request may ask the server to wait."""
+    """Return how long the next request may ask the server to wait."""
     if deadline is None:
         return _LONGEST_WAIT_SECONDS
     return min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,7 @@
-"""What was given up, and what an operator does to engines. `sync_operations.py` is derived from this file by `make fix`."""
+"""Calls of operators: dead letters, and the state of engines.
+
+`make fix` derives `sync_operations.py` from this file.
+"""
 
 from collections.abc import AsyncIterator
 from typing import TypeVar
@@ -15,21 +18,21 @@ _PAGE = 200
 
 
 def path_part(text: str) -> str:
-    """A name as one part of a path, whatever is in it."""
+    """Return a name as one part of a path, with all special characters escaped."""
     return quote(text, safe="")
 
 
 class AsyncOperations:
-    """The part of a client that looks after what went wrong."""
+    """The part of a client for operators."""
 
     _transport: AsyncTransport
 
     async def dead_letters(
         self, *, unparsable: bool = False, limit: int | None = None
     ) -> AsyncIterator[DeadLetterInfo]:
-        """What was given up, newest first, with the reason of each; at most `limit`.
+        """Return dead letters, newest first, with the reason of each; at most `limit`.
 
-        `unparsable`: what nobody could parse and so is nobody's; needs an administrator's key.
+        `unparsable`: only events that could not be parsed and so belong to no tenant. Needs an administrator's key.
         """
         left, cursor = limit, None
         while left is None or left > 0:
@@ -44,25 +47,25 @@ class AsyncOperations:
                 return
 
     async def dead_letter(self, letter_id: str) -> DeadLetterInfo:
-        """One dead letter; its id is that of the job that was given up."""
+        """Return one dead letter. Its id is the id of the job that was given up."""
         return await self._get(DeadLetterInfo, f"/v1/dead-letters/{path_part(letter_id)}")
 
     async def discard(self, letter_id: str) -> None:
-        """Delete a dead letter; its job keeps its state."""
+        """Delete a dead letter. Its job keeps its state."""
         await self._transport.request("POST", f"/v1/dead-letters/{path_part(letter_id)}/discard", safe=False)
 
     async def quarantine(self, engine: str, reason: str) -> EngineInfo:
-        """Stop all delivery to an engine ('<tenant>--<name>') until it is resumed; needs an administrator's key."""
+        """Stop all delivery to an engine ('<tenant>--<name>') until it is resumed. Needs an administrator's key."""
         path = f"/v1/engines/{path_part(engine)}/quarantine"
         return EngineInfo.model_validate_json(await self._transport.request("POST", path, body={"reason": reason}))
 
     async def resume(self, engine: str) -> EngineInfo:
-        """Let a paused or quarantined engine have its jobs again, in order; needs an administrator's key."""
+        """Deliver jobs to a paused or quarantined engine again, in order. Needs an administrator's key."""
         path = f"/v1/engines/{path_part(engine)}/resume"
         return EngineInfo.model_validate_json(await self._transport.request("POST", path))
 
     async def purge(self, engine: str) -> int:
-        """Cancel every job that waits for an engine; how many. Needs an administrator's key."""
+        """Cancel every job that waits for an engine. Return their number. Needs an administrator's key."""
         content = await self._transport.request("POST", f"/v1/engines/{path_part(engine)}/purge", safe=False)
         return int(pydantic_core.from_json(content)["canceled"])
 

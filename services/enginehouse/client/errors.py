@@ -1,4 +1,4 @@
-"""What can go wrong for a client: the contracts' exceptions, made again from problem+json, and three of its own."""
+"""Errors of the client: the contracts' exceptions, rebuilt from problem+json, and three of its own."""
 
 import math
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from enginehouse.contracts.job import Job
 
 
 class JobFailed(EnginehouseError):
-    """The job ended without a result. `job` is the job; `code` says why."""
+    """The job ended without a result. `job` is the job; `code` is the reason."""
 
     retryable = False
     advice = "Submit it again once the reason is gone."
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        # A canceled or expired job may carry no error of its own: its state says it all.
+        # A canceled or expired job may carry no error of its own. Its status is then the reason.
         self.code = job.error.code if job.error else job.status.value.upper()  # type: ignore[misc]
         why = f": {job.error.message}" if job.error else ""
         super().__init__(f"Job {job.id} is {job.status} ({self.code}){why}")
 
 
 class WaitOver(EnginehouseError, TimeoutError):
-    """The job has not ended within the time that the caller wanted to wait. It goes on."""
+    """The job did not end within the time to wait for it. It continues."""
 
     code = "WAIT_OVER"
     advice = "Wait again with a longer timeout, or cancel the job."
@@ -56,7 +56,7 @@ def _kind_of(code: str, status: int) -> type[EnginehouseError]:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds of a Retry-After header; None without one that can be read."""
+    """Return the seconds of a Retry-After header, or None if there is none that can be read."""
     try:
         seconds = float(header or "")
     except ValueError:
@@ -65,7 +65,7 @@ def retry_after(header: str | None) -> float | None:
 
 
 def from_answer(status: int, body: bytes, retry_after_header: str | None) -> EnginehouseError:
-    """The exception that an answer means; one that is no problem+json came from something in between."""
+    """Return the exception for an answer. An answer that is not problem+json comes from a proxy in between."""
     try:
         problem = pydantic_core.from_json(body)
     except ValueError:
@@ -76,7 +76,7 @@ def from_answer(status: int, body: bytes, retry_after_header: str | None) -> Eng
 
 
 def from_problem(problem: dict[str, Any], retry_after_seconds: float | None = None) -> EnginehouseError:
-    """The exception that a problem document means. The server's word on the case goes before what its class says."""
+    """Return the exception for a problem document. The document's fields override the defaults of the class."""
     status = problem.get("status")
     kind = _kind_of(str(problem.get("code")), status if isinstance(status, int) else 500)
     error = kind(str(problem.get("detail") or ""), retry_after_seconds=retry_after_seconds)

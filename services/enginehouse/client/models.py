@@ -1,4 +1,4 @@
-"""What the client takes and gives beside the contracts' own types."""
+"""Types of the client's arguments and results, beside the types of the contracts."""
 
 from typing import Any, Literal, TypedDict
 
@@ -9,7 +9,7 @@ from enginehouse.contracts.job import Accepted, Job, JobError, RetryPolicy
 
 
 class SubmitOptions(TypedDict, total=False):
-    """What may be asked for a job beside its input: the fields of `contracts.job.JobOptions`, and `input_ref`."""
+    """Options of a job beside its input: the fields of `contracts.job.JobOptions`, and `input_ref`."""
 
     parameters: dict[str, Any]
     priority: int
@@ -24,20 +24,20 @@ class SubmitOptions(TypedDict, total=False):
 
 
 class BatchJob(SubmitOptions, total=False):
-    """One job of a batch: what `submit` takes, in one."""
+    """One job of a batch: all arguments of `submit` in one."""
 
     engine: str
     input: Any
 
 
 class _Answer(BaseModel):
-    """Written by a server that may be newer: unknown fields are ignored."""
+    """Data of a server that may be newer. Unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class JobCounts(_Answer):
-    """Jobs of an engine: waiting and running now, ended so far."""
+    """Number of an engine's jobs: waiting, running, and ended so far."""
 
     queued: int = 0
     running: int = 0
@@ -46,14 +46,14 @@ class JobCounts(_Answer):
 
 
 class WorkerCounts(_Answer):
-    """Workers of an engine that are alive."""
+    """Number of an engine's live workers."""
 
     idle: int = 0
     running: int = 0
 
 
 class Queue(_Answer):
-    """What an engine has to do, and who does it."""
+    """An engine's jobs and workers."""
 
     jobs: JobCounts = JobCounts()
     workers: WorkerCounts = WorkerCounts()
@@ -69,7 +69,7 @@ class EngineInfo(_Answer):
     reason: str | None = None
     health: str = "unknown"
     queue: Queue | None = None
-    card: EngineCard | None = Field(None, description="Only when one engine is asked for.")
+    card: EngineCard | None = Field(None, description="Only in the answer for one engine.")
 
 
 class EnginePage(_Answer):
@@ -79,10 +79,10 @@ class EnginePage(_Answer):
 
 
 class JobNews(_Answer):
-    """Something that happened to a job."""
+    """One event of a job."""
 
-    kind: str = Field(description="start, progress, output, log, metric, and last: completed.")
-    data: Any = Field(None, description="What was told; of `completed`: the job.")
+    kind: str = Field(description="start, progress, output, log, metric, and completed as the last.")
+    data: Any = Field(None, description="Content of the event. For `completed`: the job.")
 
 
 class JobPage(_Answer):
@@ -93,15 +93,15 @@ class JobPage(_Answer):
 
 
 class DeadLetterInfo(_Answer):
-    """Something that was given up."""
+    """A job or event that was given up."""
 
-    id: str = Field(description="Of a job that was given up: the job's id.")
+    id: str = Field(description="The id of the job that was given up, if there is one.")
     engine: str | None = None
-    job_id: str | None = Field(None, description="None: it could never become a job.")
+    job_id: str | None = Field(None, description="None: the event never became a job.")
     reason: str = Field(description="A code: PREDICT_ERROR, WORKER_LOST, UNPARSABLE, …")
     attempts: int = 0
-    error: JobError | None = Field(None, description="Of the last attempt.")
-    event: str | None = Field(None, description="What was delivered; only when one is asked for.")
+    error: JobError | None = Field(None, description="Error of the last attempt.")
+    event: str | None = Field(None, description="The delivered event. Only in the answer for one dead letter.")
     created_at: AwareDatetime
     redriven_as: str | None = None
 
@@ -114,19 +114,19 @@ class DeadLetterPage(_Answer):
 
 
 class BatchRefusal(_Answer):
-    """Answer to a job of a batch that was not accepted."""
+    """Answer for a job of a batch that was refused."""
 
     problem: dict[str, Any]
 
 
 class BatchAnswer(_Answer):
-    """Answer of POST /v1/jobs/batch: one for each job, in order."""
+    """Answer of POST /v1/jobs/batch: one entry per job, in order."""
 
     jobs: list[Accepted | BatchRefusal]
 
 
 class Upload(_Answer):
-    """Answer of POST /v1/uploads: where to PUT the object, and how to name it afterwards."""
+    """Answer of POST /v1/uploads: a URL to PUT the object to, and the key that names it."""
 
     key: str
     url: str

@@ -1,4 +1,4 @@
-"""When a request may be sent again, and how long to wait before: the same for the async and the sync client."""
+"""Decide whether and when a request is sent again. Shared by the async and the sync client."""
 
 import random
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ _LONGEST_DELAY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
-    """How patient a client is."""
+    """How patiently a client repeats requests."""
 
     times: int = 5
-    """How often a request is sent again; 0: never."""
+    """How often a request is repeated. 0: never."""
     longest_retry_after_seconds: float = 30.0
-    """A server that asks for more than this gets no second try: its caller should know."""
+    """If the server asks for a longer wait, the request is not repeated, so that the caller learns of it."""
 
     def delay(self, error: EnginehouseError, tried: int) -> float | None:
-        """Seconds to wait before trying again after the `tried`-th try, or None: give up."""
+        """Return the seconds to wait after try number `tried`, or None to give up."""
         if tried > self.times:
             return None
         asked = error.retry_after_seconds
         if asked is not None:
             return asked if asked <= self.longest_retry_after_seconds else None
-        # Jitter: clients that failed together do not come back together.
+        # Jitter, so that clients that failed together do not return together.
         return random.uniform(0.5, 1) * min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**tried)  # noqa: S311
 
 
-class Refused(Exception):
-    """A request that failed: with what error, and whether it may be sent again."""
+class RequestFailed(Exception):
+    """A request failed. `error` is the reason; `again` says whether it may be sent again."""
 
     def __init__(self, error: EnginehouseError, *, again: bool) -> None:
         super().__init__(str(error))
@@ -43,21 +43,21 @@ class Refused(Exception):
 
 
 def check_answer(status: int, body: bytes, retry_after: str | None, *, safe: bool) -> None:
-    """Refused unless the answer is a success. `safe`: the request does nothing more when it is sent twice."""
+    """Raise RequestFailed unless the answer is a success. `safe`: the request may be sent twice without harm."""
     if status < 400:
         return
     error = from_answer(status, body, retry_after)
-    # A 429 was turned away at the door, so nothing has been done.
+    # The server refused a 429 before doing anything.
     again = status == 429 or (safe and status in _AGAIN_STATUSES)
-    raise Refused(error, again=again) from None
+    raise RequestFailed(error, again=again) from None
 
 
-def lost_request(error: httpx2.TransportError, url: str, *, safe: bool) -> Refused:
-    """What a broken connection means."""
+def lost_request(error: httpx2.TransportError, url: str, *, safe: bool) -> RequestFailed:
+    """Return the failure that a broken connection means."""
     why = str(error) or type(error).__name__
     if isinstance(error, httpx2.UnsupportedProtocol):
-        return Refused(CannotConnect(f"{url!r} is no URL of Enginehouse: {why}"), again=False)
+        return RequestFailed(CannotConnect(f"{url!r} is not a URL of Enginehouse: {why}"), again=False)
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        # Nothing was sent, so sending it again is safe whatever it is.
-        return Refused(CannotConnect(f"Nothing answers at {url}: {why}"), again=True)
-    return Refused(Unavailable(f"The connection to {url} broke: {why}"), again=safe)
+        # Nothing was sent, so any request may be sent again.
+        return RequestFailed(CannotConnect(f"Nothing answers at {url}: {why}"), again=True)
+    return RequestFailed(Unavailable(f"The connection to {url} broke: {why}"), again=safe)

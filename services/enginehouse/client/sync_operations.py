@@ -1,4 +1,7 @@
-"""Derived from `async_operations.py` by `make fix`: do not edit."""
+"""Calls of operators: dead letters, and the state of engines.
+
+`make fix` derives `sync_operations.py` from this file.
+"""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -15,19 +18,19 @@ _PAGE = 200
 
 
 def path_part(text: str) -> str:
-    """A name as one part of a path, whatever is in it."""
+    """Return a name as one part of a path, with all special characters escaped."""
     return quote(text, safe="")
 
 
 class Operations:
-    """The part of a client that looks after what went wrong."""
+    """The part of a client for operators."""
 
     _transport: Transport
 
     def dead_letters(self, *, unparsable: bool = False, limit: int | None = None) -> Iterator[DeadLetterInfo]:
-        """What was given up, newest first, with the reason of each; at most `limit`.
+        """Return dead letters, newest first, with the reason of each; at most `limit`.
 
-        `unparsable`: what nobody could parse and so is nobody's; needs an administrator's key.
+        `unparsable`: only events that could not be parsed and so belong to no tenant. Needs an administrator's key.
         """
         left, cursor = limit, None
         while left is None or left > 0:
@@ -41,25 +44,25 @@ class Operations:
                 return
 
     def dead_letter(self, letter_id: str) -> DeadLetterInfo:
-        """One dead letter; its id is that of the job that was given up."""
+        """Return one dead letter. Its id is the id of the job that was given up."""
         return self._get(DeadLetterInfo, f"/v1/dead-letters/{path_part(letter_id)}")
 
     def discard(self, letter_id: str) -> None:
-        """Delete a dead letter; its job keeps its state."""
+        """Delete a dead letter. Its job keeps its state."""
         self._transport.request("POST", f"/v1/dead-letters/{path_part(letter_id)}/discard", safe=False)
 
     def quarantine(self, engine: str, reason: str) -> EngineInfo:
-        """Stop all delivery to an engine ('<tenant>--<name>') until it is resumed; needs an administrator's key."""
+        """Stop all delivery to an engine ('<tenant>--<name>') until it is resumed. Needs an administrator's key."""
         path = f"/v1/engines/{path_part(engine)}/quarantine"
         return EngineInfo.model_validate_json(self._transport.request("POST", path, body={"reason": reason}))
 
     def resume(self, engine: str) -> EngineInfo:
-        """Let a paused or quarantined engine have its jobs again, in order; needs an administrator's key."""
+        """Deliver jobs to a paused or quarantined engine again, in order. Needs an administrator's key."""
         path = f"/v1/engines/{path_part(engine)}/resume"
         return EngineInfo.model_validate_json(self._transport.request("POST", path))
 
     def purge(self, engine: str) -> int:
-        """Cancel every job that waits for an engine; how many. Needs an administrator's key."""
+        """Cancel every job that waits for an engine. Return their number. Needs an administrator's key."""
         content = self._transport.request("POST", f"/v1/engines/{path_part(engine)}/purge", safe=False)
         return int(pydantic_core.from_json(content)["canceled"])
 

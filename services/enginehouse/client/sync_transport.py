@@ -9,17 +9,17 @@ import httpx2
 import pydantic_core
 
 from enginehouse.client.models import JobNews
-from enginehouse.client.retries import Refused, RetryPlan, check_answer, lost_request
+from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, lost_request
 from enginehouse.contracts.errors import Unavailable
 
 _WAIT_MARGIN_SECONDS = 15.0
-"""How much longer than the wait asked for an answer may take."""
+"""An answer may take this much longer than the wait that was asked for."""
 _STREAM_TIMEOUT = httpx2.Timeout(30, connect=5, read=60)
-"""The server sends a sign of life every 15 s; silence for much longer means that it is gone."""
+"""The server sends a sign of life every 15 s. After a much longer silence it counts as gone."""
 
 
 class Transport:
-    """One server, as one tenant. `transport` replaces the network in tests."""
+    """Connects to one server as one tenant. Tests replace the network by `transport`."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class Transport:
         self._timeout_seconds = timeout_seconds
         self._http = httpx2.Client(
             base_url=url,
-            # Many jobs are waited for at once, each with a connection of its own.
+            # One connection per waiting job, and many jobs may wait at the same time.
             limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
-            # A proxy knows nothing of this machine's own addresses.
+            # A proxy cannot reach this machine's own addresses.
             trust_env=urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"),
             transport=transport,
         )
@@ -59,9 +59,9 @@ class Transport:
         safe: bool = True,
         signed: bool = False,
     ) -> bytes:
-        """The body of a successful answer; sent again as long as that is safe and the plan allows.
+        """Return the body of a successful answer. Repeat the request while that is safe and the plan allows it.
 
-        `signed`: `path` is a URL that is itself the permission, perhaps another server's: our key is not for it.
+        `signed`: `path` is a signed URL, perhaps of another server. It needs no key, so our key is not sent.
         """
         sent = {**({} if signed else self._authorization), **(headers or {})}
         if body is not None:
@@ -76,15 +76,15 @@ class Transport:
             tried += 1
             try:
                 return self._send(request, safe)
-            except Refused as refused:
-                delay = self._delay(refused, tried)
+            except RequestFailed as failed:
+                delay = self._delay(failed, tried)
             time.sleep(delay)
 
-    def _delay(self, refused: Refused, tried: int) -> float:
-        """Seconds to wait before trying again; the error itself if there is to be no other try."""
-        delay = self._retries.delay(refused.error, tried) if refused.again else None
+    def _delay(self, failed: RequestFailed, tried: int) -> float:
+        """Return the seconds before the next try. Raise the error if there is no next try."""
+        delay = self._retries.delay(failed.error, tried) if failed.again else None
         if delay is None:
-            raise refused.error from None
+            raise failed.error from None
         return delay
 
     def _send(self, request: httpx2.Request, safe: bool) -> bytes:
@@ -96,7 +96,7 @@ class Transport:
         return answer.content
 
     def events(self, path: str) -> Iterator[JobNews]:
-        """A stream of events up to the one that is `completed`; a broken one goes on after the last that came."""
+        """Return events up to the one that is `completed`. A broken stream continues after the last event that came."""
         last, tried = "", 0
         while True:
             headers = {**self._authorization, **({"last-event-id": last} if last else {})}
@@ -108,17 +108,17 @@ class Transport:
                         yield JobNews(kind=event.event, data=pydantic_core.from_json(event.data))
                         if event.event == "completed":
                             return
-                lost = Refused(Unavailable("The stream of events ended before the job did"), again=True)
+                lost = RequestFailed(Unavailable("The stream of events ended before the job did"), again=True)
             except httpx2.TransportError as error:
                 lost = lost_request(error, self._url, safe=True)
-            except Refused as refused:
-                lost = refused
+            except RequestFailed as failed:
+                lost = failed
             tried += 1
             time.sleep(self._delay(lost, tried))
 
 
 def _check_stream(answer: httpx2.Response) -> None:
-    """Refused if the server would not open the stream: then it says why in a body."""
+    """Raise RequestFailed with the reason in the body if the server did not open the stream."""
     if answer.status_code >= 400:
         body = answer.read()
         check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)

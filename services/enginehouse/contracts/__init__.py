@@ -1,1 +1,1 @@
-"""What crosses a boundary between parts: names, jobs, engines, events, errors. Pure data, no I/O."""
+"""Data that crosses a boundary between parts: names, jobs, engines, events, errors. No I/O."""

@@ -1,4 +1,4 @@
-"""The two kinds of data that cross a boundary, by who writes them; and how their errors are told."""
+"""Base classes of data that crosses a boundary, by who writes it; and how its errors are explained."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class StrictModel(BaseModel):
-    """Written by people: an unknown field is refused, since it is most likely a misspelt one."""
+    """Data written by people. Refuses an unknown field, which is most likely a misspelt one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class WireModel(BaseModel):
-    """Written by one part and read by another, perhaps of another version: unknown fields are ignored."""
+    """Data written by one part and read by another, perhaps of another version. Ignores unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -1,4 +1,4 @@
-"""The CloudEvents envelope, written and read here alone."""
+"""Write and read the CloudEvents envelope. No other module does."""
 
 import re
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ def cloud_event(
     subject: str | None = None,
     extensions: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Write a structured CloudEvent whose data is JSON; attributes that are None are left out.
+    """Write a structured CloudEvent with JSON data. Leave out attributes that are None.
 
-    `extensions` are named in lower-case letters and digits, as CloudEvents asks.
+    Names of `extensions` have lower-case letters and digits only, as CloudEvents requires.
     """
     attributes = {"subject": subject, **(extensions or {})}
     return pydantic_core.to_json(
@@ -54,13 +54,13 @@ def cloud_event(
             **{name: value for name, value in attributes.items() if value is not None},
             "data": data,
         },
-        # Of the models inside `data`: what is not said need not travel.
+        # Leaves out fields that are None in the models inside `data`.
         exclude_none=True,
     )
 
 
 def read_event(kind: type[E], body: bytes) -> E:
-    """Read structured CloudEvents JSON as `kind`; Malformed, naming the first wrong field, if it does not fit."""
+    """Read structured CloudEvents JSON as `kind`. Raise Malformed, naming the first wrong field, if it does not fit."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""An engine: what its owner writes in engine.yaml, the card it shows, the heartbeat of its workers, its HTTP bodies."""
+"""An engine: its engine.yaml, its card, its workers' heartbeats and its HTTP bodies."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -13,17 +13,17 @@ ENGINE_PORT = 8000
 CARD_MAX_BYTES = 64 * 1024
 CARD_MAX_DEPTH = 32
 INLINE_MAX_BYTES = 64 * 1024
-"""Inputs and outputs up to this size travel in the message; larger ones by reference."""
+"""Inputs and outputs up to this size travel inside the message; larger ones travel by reference."""
 
 HEARTBEAT_SECONDS = 5
 WORKER_TTL_SECONDS = 15
 
 JOBS_AT_ONCE_MAX = 1_024
-"""The most jobs that a replica is given at once, however large its concurrency and batches are."""
+"""Most jobs that a replica is given at once, whatever its concurrency and batch size."""
 
 
 class LocalRun(StrictModel):
-    """How the engine is started as a process on this machine. It listens on 127.0.0.1 at $PORT."""
+    """How to start the engine as a process on this machine. The engine listens on 127.0.0.1 at $PORT."""
 
     command: list[str] = Field(min_length=1, description="`python` means the engine's own environment.")
     requirements: str | None = Field(None, description="File of Python requirements, installed into that environment.")
@@ -31,40 +31,44 @@ class LocalRun(StrictModel):
 
 
 class Resources(StrictModel):
-    """What one replica may use, in Kubernetes' notation."""
+    """Limits of one replica, in the notation of Kubernetes."""
 
     cpu: str = "1"
     memory: str = "512Mi"
 
 
 class Batch(StrictModel):
-    """How many waiting jobs the runner may hand to `predict_batch` at once, and how long it may wait for them."""
+    """How many waiting jobs the runner may pass to one call of `predict_batch`, and how long it may wait for them."""
 
     max_size: Annotated[int, Field(ge=1, le=256)] = 1
     max_delay_ms: Annotated[int, Field(ge=0, le=1_000)] = 5
 
 
 class Scale(StrictModel):
-    """How many replicas there may be. `min: 0` means that being asleep is healthy."""
+    """How many replicas there may be. With `min: 0` an engine without replicas counts as asleep, which is healthy."""
 
     min: Annotated[int, Field(ge=0, le=100)] = 1
     max: Annotated[int, Field(ge=1, le=100)] = 1
 
 
 class EngineSpec(StrictModel):
-    """engine.yaml: everything that Enginehouse must know to run an engine."""
+    """The content of engine.yaml: everything that Enginehouse must know to run an engine."""
 
     tenant: str
     name: str
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = "v1"
     description: Annotated[str, Field(max_length=500)] = ""
     image: str | None = Field(None, description="Container image, for containers and Kubernetes.")
-    run: LocalRun | None = Field(None, description="For `enginehouse up` with engines as processes.")
+    run: LocalRun | None = Field(None, description="How `enginehouse up` starts the engine as a process.")
     protocol: Literal["predict", "open-inference"] = "predict"
-    concurrency: Annotated[int, Field(ge=1, le=256)] = Field(4, description="Jobs that one replica works on at once.")
+    concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
+        4, description="Jobs that one replica works on at the same time."
+    )
     execution_timeout_seconds: Annotated[float, Field(gt=0, le=MAX_EXECUTION_SECONDS)] = 60
     max_time_in_queue_seconds: Annotated[int, Field(ge=1, le=MAX_QUEUE_SECONDS)] = 86_400
-    max_queued_jobs: Annotated[int, Field(ge=1)] = Field(100_000, description="Beyond: 429 QUEUE_FULL.")
+    max_queued_jobs: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="A submit beyond this number is answered 429 QUEUE_FULL."
+    )
     retry: RetryPolicy = RetryPolicy()
     batch: Batch = Batch()
     scale: Scale = Scale()
@@ -89,12 +93,12 @@ class EngineSpec(StrictModel):
 
     @property
     def id(self) -> str:
-        """`<tenant>--<engine>`."""
+        """Return the engine id, `<tenant>--<engine>`."""
         return str(EngineId(self.tenant, self.name))
 
     @property
     def jobs_at_once(self) -> int:
-        """Jobs that one replica can have in hand: a full batch for each call that it works on."""
+        """Return how many jobs one replica can have in hand: a full batch for each call that it works on."""
         return max(self.concurrency, min(self.concurrency * self.batch.max_size, JOBS_AT_ONCE_MAX))
 
 
@@ -103,21 +107,21 @@ class EngineState(StrEnum):
 
     ACTIVE = "active"
     PAUSED = "paused"
-    """Its breaker tripped: its jobs wait, and after a while single ones are let through as probes."""
+    """The breaker stopped the engine. Its jobs wait; after a while single jobs are let through as probes."""
     QUARANTINED = "quarantined"
-    """It gets nothing until an operator resumes it."""
+    """The engine gets no jobs until an operator resumes it."""
     RETIRED = "retired"
-    """It was removed."""
+    """The engine was removed."""
 
 
 class Control(WireModel):
-    """Under `control`: what the gateway tells an engine's runners."""
+    """The gateway's orders to an engine's runners, under the state key `control`."""
 
-    stopped: StrictBool = Field(False, description="True while the engine is quarantined: runners begin no job.")
+    stopped: StrictBool = Field(False, description="True while the engine is quarantined. Runners then begin no job.")
 
 
 class EngineCard(WireModel):
-    """What the gateway knows of an engine's slot. Comes from tenants, so it is bounded before it is used."""
+    """Describes one slot of an engine to the gateway. Cards come from tenants, so they are bounded before use."""
 
     engine: str
     slot: Slot
@@ -133,31 +137,40 @@ class EngineCard(WireModel):
     retry: RetryPolicy = RetryPolicy()
     batch: Batch = Batch()
     idle_at_zero: bool = False
-    openapi: dict[str, Any] | None = Field(None, description="The engine's own API, if it fits the card.")
+    openapi: dict[str, Any] | None = Field(
+        None, description="OpenAPI document of the engine, if it fits into the card."
+    )
 
 
 class Heartbeat(WireModel):
-    """Under `worker/<worker>`, renewed every HEARTBEAT_SECONDS, gone WORKER_TTL_SECONDS after the last."""
+    """A worker's sign of life, under the state key `worker/<worker>`.
+
+    It is renewed every HEARTBEAT_SECONDS, and gone WORKER_TTL_SECONDS after the last.
+    """
 
     worker: str
     slot: Slot
     version: str
-    concurrency: int = Field(description="Jobs that it can have in hand at once.")
-    in_hand: list[str] = Field(default_factory=list, description="Ids of the jobs delivered and not yet settled.")
-    idle_since: AwareDatetime | None = Field(None, description="Since when nothing was in hand; None: busy.")
+    concurrency: int = Field(description="Jobs that the worker can have in hand at the same time.")
+    in_hand: list[str] = Field(
+        default_factory=list, description="Ids of jobs that were delivered and are not settled yet."
+    )
+    idle_since: AwareDatetime | None = Field(
+        None, description="Moment since which the worker has had no job in hand. None: it is busy."
+    )
     healthy: bool = Field(description="Whether the engine answers its health check.")
     subscribed: bool = Field(description="Whether this slot receives the engine's jobs.")
     at: AwareDatetime
 
 
 class WorkerList(WireModel):
-    """Under `workers`: the names to look for heartbeats under."""
+    """The names of an engine's workers, under the state key `workers`. They lead to the heartbeats."""
 
     workers: list[str] = Field(default_factory=list)
 
 
 class PredictRequest(BaseModel):
-    """POST /predict, as an engine receives it."""
+    """Body of POST /predict, as an engine receives it."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -1,4 +1,4 @@
-"""The one exception tree. Each class fixes its code and whether trying again can help; HTTP statuses are the edge's."""
+"""The exception tree. Each class fixes its code and whether trying again can help; the gateway maps it to HTTP."""
 
 from typing import ClassVar
 
@@ -58,27 +58,27 @@ class Forbidden(RequestError):
 
 
 class NotFound(RequestError):
-    """No such thing, or none that the caller may know of."""
+    """It does not exist, or you may not know of it."""
 
     code = "NOT_FOUND"
 
 
 class EngineDoesNotExist(NotFound):
-    """No such engine."""
+    """There is no such engine."""
 
     code = "ENGINE_DOES_NOT_EXIST"
     advice = "GET /v1/engines lists the engines you may use."
 
 
 class JobDoesNotExist(NotFound):
-    """No such job."""
+    """There is no such job."""
 
     code = "JOB_DOES_NOT_EXIST"
     advice = "GET /v1/jobs lists your jobs."
 
 
 class ResultExpired(RequestError):
-    """The job's result is past its time."""
+    """The job's result has expired."""
 
     code = "RESULT_EXPIRED"
     advice = "Submit the input again, with a longer result_ttl_seconds if needed."
@@ -100,24 +100,24 @@ class NotFinalYet(RequestError):
 
 
 class AlreadyRedriven(RequestError):
-    """The dead letter has become a new job already."""
+    """The dead letter has already become a new job."""
 
     code = "ALREADY_REDRIVEN"
-    advice = "Follow the job named; POST /v1/jobs/{id}/retry submits its input once more when it has ended."
+    advice = "Follow the job named; POST /v1/jobs/{id}/retry submits its input again when it has ended."
 
 
 class IdempotencyKeyReused(RequestError):
-    """The Idempotency-Key was used with another request."""
+    """The Idempotency-Key was used with a different request."""
 
     code = "IDEMPOTENCY_KEY_REUSED"
     advice = "Use a new Idempotency-Key for a different request."
 
 
 class EventReused(IdempotencyKeyReused):
-    """An event with this source and id came before, and asked for something else."""
+    """An event with this source and id came before and asked for something different."""
 
     code = "EVENT_REUSED"
-    advice = "Give a different event an id of its own; the same event may come again as it was."
+    advice = "Give a different event an id of its own; the same event may be sent again unchanged."
 
 
 class RateLimited(EnginehouseError):
@@ -141,7 +141,7 @@ class Unavailable(EnginehouseError):
 
 
 class Conflict(EnginehouseError):
-    """A record was written by somebody else first: read it again."""
+    """Another writer changed the record first. Read it again."""
 
     code = "CONFLICT"
 
@@ -154,7 +154,7 @@ class Malformed(EnginehouseError):
 
 
 class UnsafeSettings(EnginehouseError):
-    """These settings are unsafe, and the service refuses to start with them."""
+    """The settings are unsafe, so the service refuses to start with them."""
 
     code = "UNSAFE_SETTINGS"
     retryable = False

@@ -1,4 +1,4 @@
-"""The events that parts exchange: their types, their data, and how each is made."""
+"""The events that parts exchange: their types, their data, and functions that write them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,86 +26,94 @@ DEAD_LETTERED = "dev.enginehouse.job.deadlettered.v1"
 
 
 class JobObjects(WireModel):
-    """Signed URLs of exactly this job's objects: a runner has no other access to the object store."""
+    """Signed URLs of the objects of one job. A runner has no other access to the object store."""
 
-    input_url: str | None = Field(None, description="GET: the input, where it is not inline.")
-    input_is_json: bool = Field(True, description="Whether that object is the input; else it is passed as base64 text.")
-    output_url: str | None = Field(None, description="PUT: where an output goes that is too large to be inline.")
+    input_url: str | None = Field(None, description="GET: the input, if it is not inline.")
+    input_is_json: bool = Field(True, description="True: the object is JSON. False: pass it as base64 text.")
+    output_url: str | None = Field(None, description="PUT: place for an output that is too large to be inline.")
     output_ref: str | None = Field(None, description="Key of that object, for the record.")
-    max_bytes: int = Field(64 * 1024 * 1024, description="No object may be larger.")
+    max_bytes: int = Field(64 * 1024 * 1024, description="Largest size of an object.")
 
 
 class JobOrder(WireModel):
-    """`data` of a job event: what a runner needs to run one attempt."""
+    """`data` of a job event: everything that a runner needs to run one attempt."""
 
     input: Any = None
     parameters: dict[str, Any] | None = None
     execution_timeout_seconds: float
     retry: RetryPolicy
     retry_on_timeout: bool = False
-    record_ttl_seconds: int = Field(description="TTL of the job's record: outlives every possible delivery.")
+    record_ttl_seconds: int = Field(description="TTL of the job's record. It outlives every possible delivery.")
     objects: JobObjects | None = None
 
 
 class JobEvent(WireModel):
-    """A job on its way to an engine."""
+    """Hands a job to an engine."""
 
     id: str
     type: str
     source: str
     tenantid: str
     engineid: str
-    attempt: int = Field(ge=1, description="Which attempt this hand-over is, counted from 1.")
-    handover: int = Field(1, description="How often the job was published so far: an earlier one may be about, too.")
-    expirytime: AwareDatetime = Field(description="A delivery after this moment is acknowledged and not run.")
-    time: AwareDatetime | None = Field(None, description="When it was published: an old delivery may be a second one.")
+    attempt: int = Field(ge=1, description="Number of this attempt, from 1.")
+    handover: int = Field(
+        1, description="How often the job was published so far. An earlier delivery may still arrive."
+    )
+    expirytime: AwareDatetime = Field(
+        description="A delivery after this moment is acknowledged without running the job."
+    )
+    time: AwareDatetime | None = Field(
+        None, description="When the job was published. An old delivery may be a duplicate."
+    )
     traceparent: str | None = None
     data: JobOrder
 
 
 COMPLETION_ALSO_MAX = 63
-"""Jobs that one completion may name beside its first."""
+"""Most jobs that one completion may name beside its first."""
 
 
 class CompletionData(WireModel):
     """`data` of a completion."""
 
-    status: Status | None = Field(None, description="What the job came to, for who reads along.")
+    status: Status | None = Field(
+        None, description="New status of the first job, for readers of the topic. The gateway reads the record."
+    )
     also: tuple[str, ...] = Field(
         (),
         max_length=COMPLETION_ALSO_MAX,
-        description="Ids of other jobs that came to something while it waited its turn.",
+        description="Ids of other jobs whose records changed while this completion waited to be sent.",
     )
 
 
 class Completion(WireModel):
-    """A hint, without result, that jobs' records have changed; or that an engine has a new card."""
+    """Tells the gateway, without the result, that records of jobs have changed or that an engine has a new card."""
 
     type: str
     engineid: str
-    subject: str = Field(description="The first job's id; for an announcement, the slot.")
+    subject: str = Field(description="Id of the first job. For an announcement: the slot.")
     data: CompletionData = CompletionData()
 
 
 PROGRESS_KINDS = ("progress", "output", "log", "metric")
 PROGRESS_EVENTS_MAX = 1_000
-"""How many of these one attempt may tell; a runner drops the rest."""
+"""Most progress events of one attempt. A runner drops the rest."""
 PROGRESS_EVENT_MAX_BYTES = 8 * 1024
 _PROGRESS_STEP = 1_000_000
 
 
 def progress_sequence(attempt: int, number: int) -> int:
-    """Where an attempt's `number`th event stands among all events of its job; number 0 is its start."""
+    """Return the place of an attempt's `number`th event among all events of its job. Number 0 is the start."""
     return attempt * _PROGRESS_STEP + number
 
 
 def progress_place(sequence: int) -> tuple[int, int]:
-    """The attempt and the number that `progress_sequence` made `sequence` of."""
+    """Return the attempt and the number from which `progress_sequence` made `sequence`."""
     return divmod(sequence, _PROGRESS_STEP)
 
 
 class ProgressData(WireModel):
-    """`data` of a progress event: a line that the engine streamed while it worked."""
+    """`data` of a progress event: one line that the engine streamed while it worked."""
 
     kind: Literal["progress", "output", "log", "metric"]
     value: Any = None
@@ -113,7 +121,7 @@ class ProgressData(WireModel):
 
 
 class ProgressReport(WireModel):
-    """What a running job's engine told on the way."""
+    """One progress event of a running job."""
 
     engineid: str
     subject: str
@@ -121,7 +129,7 @@ class ProgressReport(WireModel):
 
 
 def progress_event(engine_id: str, job_id: str, data: ProgressData) -> bytes:
-    """Make a runner's report of one line that the engine streamed."""
+    """Write a progress event for one line that the engine streamed."""
     return cloud_event(
         event_id=f"{job_id}.{data.sequence}",
         kind=JOB_PROGRESS,
@@ -138,7 +146,7 @@ class DeadLetter(WireModel):
     reason: str = Field(description="A code: UNPARSABLE, PREDICT_ERROR, …")
     error: JobError | None = None
     attempts: int = 0
-    event: str = Field("", description="What was delivered, as text, cut at 64 KiB.")
+    event: str = Field("", description="The delivered event as text, cut at 64 KiB.")
 
 
 def job_event(
@@ -151,7 +159,7 @@ def job_event(
     traceparent: str | None,
     hand_over: int = 1,
 ) -> bytes:
-    """Make the event that hands a job to its engine."""
+    """Write the event that hands a job to its engine."""
     return cloud_event(
         event_id=job_id,
         kind=JOB_REQUESTED,
@@ -172,7 +180,7 @@ def job_event(
 def completion_event(
     kind: str, engine_id: str, subject: str, status: Status | None, attempt: int = 0, also: Sequence[str] = ()
 ) -> bytes:
-    """Make a runner's hint to the gateway; `subject` is a job's id, or the slot of an announcement."""
+    """Write a runner's completion. `subject` is a job id, or the slot of an announcement."""
     return cloud_event(
         event_id=f"{subject}.{attempt}.{status or 'announced'}",
         kind=kind,
@@ -184,7 +192,7 @@ def completion_event(
 
 
 def dead_letter_event(engine_id: str, event_id: str, letter: DeadLetter) -> bytes:
-    """Make what a runner publishes on the dead-letter topic when it cannot turn a delivery into a job."""
+    """Write the event that a runner puts on the dead-letter topic when it cannot turn a delivery into a job."""
     return cloud_event(
         event_id=event_id,
         kind=DEAD_LETTERED,

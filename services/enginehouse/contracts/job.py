@@ -1,4 +1,4 @@
-"""A job: its states, the only table of its transitions, what a caller submits, and the record that decides."""
+"""A job: its states and their only transition table, a caller's request, and the record that decides."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
@@ -9,7 +9,7 @@ from enginehouse.contracts.base import StrictModel, WireModel
 
 
 class Status(StrEnum):
-    """Where a job stands. The last five are final and never change."""
+    """Status of a job. The last five are final and never change."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -29,7 +29,7 @@ FINAL = frozenset(status for status in Status if status.is_final)
 
 
 class StatusReason(StrEnum):
-    """Why a job that has not ended is where it is."""
+    """Why a job that has not ended waits."""
 
     WAITING_FOR_WORKER = "waiting_for_worker"
     WAITING_FOR_BROKER = "waiting_for_broker"
@@ -50,7 +50,7 @@ TRANSITIONS: frozenset[Transition] = frozenset(
     Transition(before, event, after)
     for befores, event, after in [
         ([Status.QUEUED], "claimed", Status.RUNNING),
-        # A job shorter than the claim delay settles without ever having been seen running.
+        # A job shorter than the claim delay ends without ever being seen as running.
         ([Status.QUEUED, Status.RUNNING], "answered", Status.SUCCEEDED),
         ([Status.QUEUED, Status.RUNNING], "rejected", Status.FAILED),
         ([Status.QUEUED, Status.RUNNING], "retry", Status.QUEUED),
@@ -58,12 +58,12 @@ TRANSITIONS: frozenset[Transition] = frozenset(
         ([Status.QUEUED, Status.RUNNING], "execution_clock_over", Status.TIMED_OUT),
         ([Status.QUEUED], "queue_clock_over", Status.EXPIRED),
         ([Status.QUEUED, Status.RUNNING], "canceled", Status.CANCELED),
-        # A worker that vanished: another one takes the job over as a new attempt.
+        # The worker vanished: another worker takes the job over as a new attempt.
         ([Status.RUNNING], "claimed", Status.RUNNING),
     ]
     for before in befores
 )
-"""What is not in this table cannot happen."""
+"""Every allowed change of state. Anything that is missing here cannot happen."""
 
 _ALLOWED = {(t.before, t.after) for t in TRANSITIONS}
 
@@ -87,17 +87,17 @@ MAX_RESULT_TTL_SECONDS = 30 * 86_400
 
 
 class JobOptions(StrictModel):
-    """What a caller may ask for a job beside its input. None means: as the engine's card says."""
+    """Options of a job beside its input. None means: as the engine's card says."""
 
-    parameters: dict[str, Any] | None = Field(None, description="Passed to the engine beside the input.")
+    parameters: dict[str, Any] | None = Field(None, description="Given to the engine beside the input.")
     priority: Annotated[int, Field(ge=0, le=9, description="9 first, 0 last.")] = 4
     retry: RetryPolicy | None = Field(None, description="Default: the engine's own policy.")
-    retry_on_timeout: bool = Field(False, description="Whether an attempt that ran out of time is tried again.")
+    retry_on_timeout: bool = Field(False, description="Whether to try again after an attempt that ran out of time.")
     max_time_in_queue_seconds: Annotated[int, Field(ge=1, le=MAX_QUEUE_SECONDS)] | None = Field(
-        None, description="Counted from acceptance; over: the job is expired."
+        None, description="Counted from acceptance. After that the job is expired."
     )
     execution_timeout_seconds: Annotated[float, Field(gt=0, le=MAX_EXECUTION_SECONDS)] | None = Field(
-        None, description="One attempt's time at the engine; over: the job is timed_out."
+        None, description="Time of one attempt at the engine. After that the job is timed_out."
     )
     result_ttl_seconds: Annotated[int, Field(ge=60, le=MAX_RESULT_TTL_SECONDS)] = Field(
         86_400, description="How long the result can be read after the job ended."
@@ -109,37 +109,38 @@ class JobOptions(StrictModel):
 
 
 class JobRequest(JobOptions):
-    """The body of POST /v1/engines/{engine}/jobs."""
+    """Body of POST /v1/engines/{engine}/jobs."""
 
-    input: Any = Field(None, description="What the engine's card says under input_schema.")
+    input: Any = Field(None, description="The input, as the engine's card describes it under input_schema.")
     input_ref: Annotated[str, Field(max_length=512)] | None = Field(
         None, description="Key of one of your uploads, instead of input."
     )
 
 
 class RoutedJobRequest(JobRequest):
-    """The body of POST /v1/jobs: the engine named inside."""
+    """Body of POST /v1/jobs, which names the engine inside."""
 
     engine: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="'name' (your own, else a shared one) or '<tenant>--<name>'. Default: standard."
+        None,
+        description="'name' (your own engine, or a shared one if you have none of that name) or '<tenant>--<name>'. Default: standard.",
     )
 
 
 class JobErrorCode(StrEnum):
-    """The codes that the system itself gives to a job that did not succeed."""
+    """Codes that the system gives to a job that did not succeed."""
 
     INVALID_INPUT = "INVALID_INPUT"
-    """The engine refused the input: trying again cannot help."""
+    """The engine refused the input. Trying again cannot help."""
     INPUT_UNAVAILABLE = "INPUT_UNAVAILABLE"
-    """The input was sent by reference, and is not in the object store any more."""
+    """The input was sent by reference and is no longer in the object store."""
     PREDICT_ERROR = "PREDICT_ERROR"
-    """The engine failed, or died, while it worked on the job."""
+    """The engine failed or died while it worked on the job."""
     PREDICT_TIMEOUT = "PREDICT_TIMEOUT"
     """The engine did not answer within the execution timeout."""
     MALFORMED_ANSWER = "MALFORMED_ANSWER"
-    """The engine answered with something that is no result."""
+    """The engine's answer is not a result."""
     OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
-    """The engine's result is larger than can be kept."""
+    """The engine's result is too large to be kept."""
     WORKER_LOST = "WORKER_LOST"
     """The worker vanished, and no attempts are left."""
     EXPIRED = "EXPIRED"
@@ -162,17 +163,19 @@ class Metrics(WireModel):
     """Durations in seconds."""
 
     queue_time: float | None = Field(None, description="From acceptance to the start of the last attempt.")
-    predict_time: float | None = Field(None, description="Of the last attempt, at the engine.")
+    predict_time: float | None = Field(None, description="Time of the last attempt at the engine.")
 
 
 class JobRecord(WireModel):
-    """The one record per job that decides, in state `results-<id>` under the job's id. Every write is first-write."""
+    """The record that decides a job: in state `results-<id>`, under the job's id. Every write is first-write."""
 
     status: Status
     attempt: int = Field(0, description="Attempts begun so far.")
-    worker: str | None = Field(None, description="Who runs or ran the last attempt.")
+    worker: str | None = Field(None, description="Worker that runs or ran the last attempt.")
     version: str | None = None
-    retry_at: AwareDatetime | None = Field(None, description="Set with status queued: not before this moment.")
+    retry_at: AwareDatetime | None = Field(
+        None, description="Set while queued: the next attempt starts at this moment or later."
+    )
     started_at: AwareDatetime | None = None
     finished_at: AwareDatetime | None = None
     predict_time: float | None = None
@@ -183,7 +186,7 @@ class JobRecord(WireModel):
 
 
 class WebhookStatus(WireModel):
-    """What came of one webhook: its own status, which never touches the job's."""
+    """State of one webhook. It never changes the job's own status."""
 
     event: str
     state: Literal["pending", "delivered", "failed"]
@@ -210,7 +213,7 @@ class Job(BaseModel):
     created_at: AwareDatetime
     started_at: AwareDatetime | None = None
     finished_at: AwareDatetime | None = None
-    expires_at: AwareDatetime | None = Field(None, description="When the result is gone.")
+    expires_at: AwareDatetime | None = Field(None, description="Moment from which the result is gone.")
     cancel_requested: bool = False
     dead_lettered: bool = False
     retry_of: str | None = None
@@ -220,7 +223,7 @@ class Job(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The answer to a submit: a promise that this job reaches a final state."""
+    """Answer to a submit: a promise that the job reaches a final state."""
 
     id: str
     engine: str

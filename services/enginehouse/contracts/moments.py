@@ -1,4 +1,4 @@
-"""Moments as they cross boundaries (aware, in UTC) and as the ledger keeps them (seconds since the epoch)."""
+"""Convert moments: aware and in UTC where they cross boundaries, seconds since the epoch in the ledger."""
 
 from datetime import UTC, datetime
 

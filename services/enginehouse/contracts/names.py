@@ -1,4 +1,4 @@
-"""Every name that parts must agree on: computed here, nowhere else, and tested against the YAML."""
+"""Compute every name that parts must agree on. Tests compare the YAML with this module."""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
 PLATFORM_TENANT = "shared"
-"""Owner of the engines that come with the system; a bare engine name falls back to it."""
+"""Owner of the engines that come with the system. A bare engine name that the caller does not own means its engine."""
 DEFAULT_ENGINE = "standard"
-"""The engine of a job that names none."""
+"""Engine of a job that names none."""
 
 GATEWAY_APP = "gateway"
 GATEWAY_JOBS_COMPONENT = "jobs"
@@ -23,9 +23,9 @@ DEAD_LETTERS_COMPONENT = "dead-letters"
 COMPLETIONS_TOPIC = "completions"
 DEAD_LETTERS_TOPIC = "dead-letters"
 JOBS_ROUTE = "/jobs"
-"""Path of a runner's delivery listener to which its sidecar delivers job events."""
+"""Path of a runner's delivery listener: its sidecar sends job events there."""
 NOBODY = "none"
-"""Written in a Subscription's scopes where no app is meant: an empty list means everybody."""
+"""Stands for "no app" in the scopes of a Subscription, because an empty list means every app."""
 
 NAME_PATTERN = r"[a-z](?:-?[a-z0-9])*"
 _NAME = re.compile(NAME_PATTERN)
@@ -38,7 +38,7 @@ _RESERVED_PREFIXES = ("kube-", "dapr", "xn-", "enginehouse")
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return `name` if a tenant or engine may have it, else raise InvalidName that says the rule."""
+    """Return `name` if a tenant or engine may have it. Otherwise raise InvalidName with the rule."""
     if not (_MIN_LENGTH <= len(name) <= _MAX_LENGTH and _NAME.fullmatch(name)):
         raise InvalidName(
             f"{kind} {name[:40]!r} is not a valid name: {_MIN_LENGTH} to {_MAX_LENGTH} of a-z, 0-9 and single '-', "
@@ -51,7 +51,7 @@ def check_name(kind: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EngineId:
-    """An engine's identity. Its text form is `<tenant>--<engine>`; neither part may hold `--`, so it splits one way."""
+    """Identity of an engine. Its text is `<tenant>--<engine>`. Neither part holds `--`, so it splits in one way."""
 
     tenant: str
     engine: str
@@ -65,7 +65,7 @@ class EngineId:
 
     @classmethod
     def parse(cls, text: str) -> "EngineId":
-        """Read `<tenant>--<engine>`; InvalidName otherwise."""
+        """Read `<tenant>--<engine>`. Raise InvalidName if it has another form."""
         tenant, separator, engine = text.partition("--")
         if not separator:
             raise InvalidName(f"engine id {text[:60]!r} is not of the form <tenant>--<engine>")
@@ -73,7 +73,7 @@ class EngineId:
 
 
 def resolve_candidates(name: str, caller_tenant: str) -> list[EngineId]:
-    """The engines that `name` in a request of `caller_tenant` may mean, the first existing one wins."""
+    """Return the engines that `name` may mean in a request of `caller_tenant`. The first one that exists is meant."""
     if "--" in name:
         return [EngineId.parse(name)]
     own = EngineId(caller_tenant, name)
@@ -82,37 +82,37 @@ def resolve_candidates(name: str, caller_tenant: str) -> list[EngineId]:
 
 
 def app_id(engine_id: str, slot: Slot) -> str:
-    """Dapr app id of an engine's slot."""
+    """Return the Dapr app id of an engine's slot."""
     return f"{engine_id}--{slot}"
 
 
 def app_ids(engine_id: str) -> list[str]:
-    """Dapr app ids of both slots, in slot order."""
+    """Return the Dapr app ids of both slots, in slot order."""
     return [app_id(engine_id, slot) for slot in SLOTS]
 
 
 def job_topic(engine_id: str) -> str:
-    """Topic that carries an engine's jobs to its active slot."""
+    """Return the topic that carries an engine's jobs to its active slot."""
     return f"engine.{engine_id}"
 
 
 def trial_topic(engine_id: str) -> str:
-    """Topic that carries jobs to the slot on trial, before it is promoted."""
+    """Return the topic that carries jobs to the slot on trial, before it is promoted."""
     return f"engine.{engine_id}.trial"
 
 
 def jobs_component(engine_id: str) -> str:
-    """Pub/sub component of an engine's own sidecars."""
+    """Return the pub/sub component of an engine's own sidecars."""
     return f"jobs-{engine_id}"
 
 
 def results_component(engine_id: str) -> str:
-    """State component of an engine; the gateway loads one of the same name, store and key prefix."""
+    """Return the state component of an engine. The gateway loads one of the same name, store and key prefix."""
     return f"results-{engine_id}"
 
 
 def engine_of_results_component(component: str) -> str | None:
-    """Engine id behind a results component's name, or None if the component is something else."""
+    """Return the engine id in the name of a results component, or None if the name is of another kind."""
     prefix, _, rest = component.partition("-")
     if prefix != "results":
         return None
@@ -123,37 +123,37 @@ def engine_of_results_component(component: str) -> str | None:
 
 
 def requests_topic(tenant: str) -> str:
-    """Topic on which a tenant's own systems publish events that become jobs."""
+    """Return the topic on which a tenant's own systems publish events that become jobs."""
     return f"requests.{tenant}"
 
 
 def finished_topic(tenant: str) -> str:
-    """Topic on which a tenant's own systems hear what became of its jobs."""
+    """Return the topic on which a tenant's own systems receive the ends of its jobs."""
     return f"finished.{tenant}"
 
 
 def requests_component(tenant: str) -> str:
-    """Pub/sub component through which the gateway reads `requests.<tenant>`."""
+    """Return the pub/sub component through which the gateway reads `requests.<tenant>`."""
     return f"requests-{tenant}"
 
 
 def tenant_component(tenant: str) -> str:
-    """Pub/sub component handed to a tenant's own systems."""
+    """Return the pub/sub component that a tenant's own systems use."""
     return f"tenant-{tenant}"
 
 
 def namespace(tenant: str) -> str:
-    """Kubernetes namespace of a tenant."""
+    """Return the Kubernetes namespace of a tenant."""
     return f"tenant-{tenant}"
 
 
 def card_key(slot: Slot) -> str:
-    """State key of a slot's engine card."""
+    """Return the state key of a slot's engine card."""
     return f"card/{slot}"
 
 
 WORKERS_KEY = "workers"
-"""State key of the list of an engine's workers, so that heartbeats can be found."""
+"""State key of the list of an engine's workers, which leads to their heartbeats."""
 
 
 CONTROL_KEY = "control"
@@ -161,7 +161,7 @@ CONTROL_KEY = "control"
 
 
 def worker_key(worker: str) -> str:
-    """State key of a worker's heartbeat."""
+    """Return the state key of a worker's heartbeat."""
     return f"worker/{worker}"
 
 
@@ -170,10 +170,10 @@ _JOB_ID = re.compile(JOB_ID_PATTERN)
 
 
 def new_job_id() -> str:
-    """A new UUIDv7: sorts by time of acceptance."""
+    """Return a new UUIDv7. Job ids sort by time of acceptance."""
     return str(uuid_utils.uuid7())
 
 
 def is_job_id(text: str) -> bool:
-    """Whether `text` can be a job id."""
+    """Return whether `text` can be a job id."""
     return _JOB_ID.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""A tenant: its limits and the hashes of its API keys. Never a key itself."""
+"""A tenant: its limits and the hashes of its API keys. Holds no key itself."""
 
 import hashlib
 import secrets
@@ -11,37 +11,39 @@ from enginehouse.contracts.names import check_name
 
 KEY_PREFIX = "eh_"
 ACTIVE_WEBHOOK_SECRETS = 2
-"""While a receiver changes from one to the other, both sign."""
+"""Two secrets sign webhooks at the same time while a receiver changes from one to the other."""
 
 
 class ApiKey(StrictModel):
-    """One key of a tenant. Keys are 256 random bits, so a plain SHA-256 keeps them as safe as a slow hash would."""
+    """One key of a tenant. Keys are 256 random bits, so a plain SHA-256 protects them as well as a slow hash."""
 
     id: str = Field(description="First characters of the key, to tell keys apart in listings.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    admin: bool = Field(False, description="May register, quarantine and purge engines.")
+    admin: bool = Field(False, description="Whether the key may register, quarantine and purge engines.")
     created_at: AwareDatetime
 
 
 class Limits(StrictModel):
-    """What a tenant may use."""
+    """Limits of a tenant."""
 
     submits_per_second: Annotated[float, Field(gt=0)] = 1_000
-    jobs_in_flight: Annotated[int, Field(ge=1)] = Field(100_000, description="Accepted and not ended.")
+    jobs_in_flight: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="Jobs that were accepted and have not ended."
+    )
 
 
 class Tenant(StrictModel):
-    """tenants/<tenant>/tenant.yaml."""
+    """The content of tenants/<tenant>/tenant.yaml."""
 
     name: str
     keys: list[ApiKey] = Field(default_factory=list)
     limits: Limits = Limits()
     publish_finished: bool = Field(
         False,
-        description="Whether the end of every job is published on finished.<tenant>, not only of those from events.",
+        description="Publish the end of every job on finished.<tenant>. False: only of jobs that came as events.",
     )
     webhook: Annotated[str, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
-        None, description="Where to POST signed notices of its engines: paused, quarantined, active again."
+        None, description="Where to POST signed notices when one of its engines is paused, quarantined or active again."
     )
 
     @field_validator("name")
@@ -51,10 +53,10 @@ class Tenant(StrictModel):
 
 
 def new_key(tenant: str) -> str:
-    """A new API key; it says whose it is, so that a leaked one is recognised."""
+    """Return a new API key. It names its tenant, so that a leaked key is recognised."""
     return f"{KEY_PREFIX}{tenant}_{secrets.token_urlsafe(32)}"
 
 
 def hash_key(key: str) -> str:
-    """What is stored of a key."""
+    """Return the hash under which a key is stored."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -1,4 +1,7 @@
-"""What the author of an engine imports: `Engine`, `InvalidInput`, `serve`, and what `predict` may tell on the way. No Dapr in it."""
+"""The API for authors of engines: `Engine`, `InvalidInput`, `serve`, and the events that `predict` may yield.
+
+It contains no Dapr.
+"""
 
 from enginehouse.contracts.errors import InvalidInput
 from enginehouse.engine.base import Engine

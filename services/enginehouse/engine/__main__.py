@@ -1,4 +1,7 @@
-"""`python -m enginehouse.engine engine` serves the engine class in engine.py, on $HOST:$PORT (127.0.0.1:8000)."""
+"""Serve an engine class: `python -m enginehouse.engine engine` serves the one in engine.py at 127.0.0.1:8000.
+
+HOST and PORT choose another address.
+"""
 
 import importlib
 import sys
@@ -8,7 +11,7 @@ from enginehouse.engine.server import serve
 
 
 def find_engine(target: str) -> type[Engine]:
-    """The class that `module:Class` names, or the only engine in `module`; SystemExit that says what is wrong."""
+    """Return the class named by `module:Class`, or the only engine in `module`. Raise SystemExit with the reason."""
     module_name, _, class_name = target.partition(":")
     module = importlib.import_module(module_name)
     engines = {

@@ -1,4 +1,4 @@
-"""The HTTP side of an engine: thin routes over `EngineHost`, the ones on the hot path as bare ASGI."""
+"""Serve an engine over HTTP: thin routes over `EngineHost`. Routes that every job takes are bare ASGI."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,31 +20,31 @@ _WRONG_METHOD = error_answer(405, {"message": "use POST", "retryable": False})
 
 _STREAM_HEADERS = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
 
-Handler = Callable[[bytes], Awaitable[Answer]]
+BodyHandler = Callable[[bytes], Awaitable[Answer]]
 
 
 class EngineApp:
     """The ASGI app of one engine.
 
-    POST /predict is an engine's whole overhead per job, so it goes from ASGI straight to the host: through a FastAPI
-    route the same machine answered a third of the requests per second. Everything else is an ordinary FastAPI app.
+    POST /predict is an engine's whole overhead per job, so it goes from ASGI straight to the host: a FastAPI route
+    answered a third of the requests per second on the same machine. All other routes are an ordinary FastAPI app.
     """
 
     def __init__(self, host: EngineHost) -> None:
         self.host = host
-        self._hot: dict[str, Handler] = {"/predict": host.predict}
+        self._direct: dict[str, BodyHandler] = {"/predict": host.predict}
         if host.signature.batch:
-            self._hot["/predict/batch"] = host.predict_batch
+            self._direct["/predict/batch"] = host.predict_batch
         if host.signature.update:
-            self._hot["/update"] = host.update
+            self._direct["/update"] = host.update
         self._streams = host.signature.predict.streams
-        self._pages = _pages(host)
+        self._fastapi = _fastapi_app(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        handler = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        handler = self._direct.get(scope["path"]) if scope["type"] == "http" else None
         if handler is None:
-            await self._pages(scope, receive, send)
+            await self._fastapi(scope, receive, send)
             return
         body = await _read_body(receive)
         if body is None:
@@ -61,16 +61,16 @@ class EngineApp:
         await _send(send, answer)
 
     async def _stream(self, body: bytes, send: Send) -> None:
-        """Lines as they are told, the answer the last one; a plain answer if nothing is told before it."""
+        """Send events as lines and the answer as the last line. Send a plain answer if no event comes before it."""
         lines = Lines()
         predicting = asyncio.create_task(self.host.predict(body, lines))
         predicting.add_done_callback(lambda _: lines.close())
         begun = False
-        while told := await lines.take():
+        while taken := await lines.take():
             if not begun:
                 begun = True
                 await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            await send({"type": "http.response.body", "body": told, "more_body": True})
+            await send({"type": "http.response.body", "body": taken, "more_body": True})
         answer = await predicting
         if begun:
             await send({"type": "http.response.body", "body": answer.body + b"\n"})
@@ -79,7 +79,7 @@ class EngineApp:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or None if the caller has gone."""
+    """Return the whole body, or None if the caller has gone."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         return bytes(message.get("body", b""))
@@ -101,7 +101,7 @@ async def _send(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _pages(host: EngineHost) -> FastAPI:
+def _fastapi_app(host: EngineHost) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(host.load())
@@ -116,7 +116,7 @@ def _pages(host: EngineHost) -> FastAPI:
         status = "ok" if host.ready else "loading"
         return JSONResponse({"status": status, "in_hand": host.in_hand}, 200 if host.ready else 503)
 
-    @app.get("/info", summary="What the engine tells about itself")
+    @app.get("/info", summary="The engine's description of itself")
     async def info() -> Any:
         return await host.info()
 

@@ -1,4 +1,7 @@
-"""JSON to an engine's types and back, checked on both ways: the hot path, so each request is one pass in pydantic."""
+"""Convert JSON to an engine's types and back, with checks both ways.
+
+One pass in pydantic, because every job needs it.
+"""
 
 import math
 from collections.abc import Iterable
@@ -16,7 +19,7 @@ _SUSPECTS = (b"null", b"NaN", b"Infinity")
 
 
 class BadResult(ValueError):
-    """The engine's result is not what it declares."""
+    """The engine's result does not have the declared type."""
 
 
 class Answer(NamedTuple):
@@ -27,7 +30,7 @@ class Answer(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A request to predict, checked."""
+    """A checked request to predict."""
 
     data: Any
     id: str | None
@@ -44,16 +47,16 @@ class Codec:
         envelope: Any = create_model(
             "PredictRequest",
             __config__=ConfigDict(extra="ignore", arbitrary_types_allowed=True),
-            data=(method.takes, ...),
+            data=(method.input_type, ...),
             id=(str | None, None),
             parameters=(parameters | None, None),
         )
         self._request = envelope.__pydantic_validator__
-        result: TypeAdapter[Any] = TypeAdapter(method.gives)
+        result: TypeAdapter[Any] = TypeAdapter(method.result_type)
         self._result, self._serializer = result.validator, result.serializer
 
     def read(self, body: bytes) -> Request:
-        """Check the body of a request to predict; InvalidInput says what is wrong with it, and where."""
+        """Check the body of a request to predict. Raise InvalidInput with the place and the reason if it is wrong."""
         try:
             request = self._request.validate_json(body)
         except ValidationError as error:
@@ -61,7 +64,7 @@ class Codec:
         return Request(request.data, request.id, _options(request.parameters, self._takes_parameters))
 
     def write(self, result: Any) -> bytes:
-        """`{"result": …}`; BadResult if the result is not of the declared type or cannot be JSON."""
+        """Return `{"result": …}`. Raise BadResult if the result has another type than declared or cannot be JSON."""
         try:
             value = self._result.validate_python(result)
             body = self._serializer.to_json(value, warnings=False)
@@ -69,14 +72,15 @@ class Codec:
             raise BadResult(f"the result is not of the declared type: {explain(error)}") from None
         except pydantic_core.PydanticSerializationError as error:
             raise BadResult(f"the result cannot be written as JSON: {error}") from None
-        # Numbers that JSON does not know come out as one of these words; look closer only where one appears.
+        # Numbers that JSON does not know are written as one of these words. The result is inspected only if one
+        # appears.
         if any(word in body for word in _SUSPECTS):
             require_finite(self._serializer.to_python(value, warnings=False))
         return b'{"result":%b}' % body
 
 
 class BatchCodec:
-    """Reads requests for predict_batch, item by item where one is wrong."""
+    """Reads requests for predict_batch. A wrong item does not spoil the others."""
 
     def __init__(self, item: Any, method: Method) -> None:
         self._takes_parameters = method.parameters is not None
@@ -96,7 +100,7 @@ class BatchCodec:
         self._item: TypeAdapter[Any] = TypeAdapter(item)
 
     def read(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """The items, in the place of a wrong one the InvalidInput that says why; and keyword arguments for the method."""
+        """Return the items, with an InvalidInput in the place of a wrong one, and keyword arguments for the method."""
         try:
             request = self._all.validate_json(body)
             items = list(request.data)
@@ -116,7 +120,7 @@ class BatchCodec:
 
 
 def _options(parameters: Any, takes_parameters: bool) -> dict[str, Any]:
-    """Keyword arguments for a method."""
+    """Return the keyword arguments for a method."""
     if parameters is None:
         return {}
     if takes_parameters:
@@ -141,7 +145,7 @@ def require_finite(value: Any) -> None:
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong, in a line: where and why, at most five times."""
+    """Return the reasons in one line: place and reason, at most five."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     lines = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in found[:_MAX_ERRORS]]
     if len(found) > _MAX_ERRORS:
@@ -150,17 +154,17 @@ def explain(error: ValidationError) -> str:
 
 
 def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
-    """Status and `{"message", "retryable"}` of an exception. Never its trace: that is for the engine's own log."""
+    """Return status and `{"message", "retryable"}` for an exception. The traceback stays in the engine's own log."""
     rejected = isinstance(error, InvalidInput)
     message = str(error) if rejected else f"{type(error).__name__}: {error}"
     return (422 if rejected else 500), {"message": message[:_MAX_MESSAGE], "retryable": not rejected}
 
 
 def error_answer(status: int, error: dict[str, Any]) -> Answer:
-    """`{"error": …}`."""
+    """Return an answer with the body `{"error": …}`."""
     return Answer(status, pydantic_core.to_json({"error": error}))
 
 
 def join_results(parts: Iterable[bytes]) -> bytes:
-    """`{"results": […]}` of results already written."""
+    """Return `{"results": […]}` from results that are already JSON."""
     return b'{"results":[%b]}' % b",".join(parts)

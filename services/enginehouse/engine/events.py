@@ -1,4 +1,4 @@
-"""What a predict that yields may tell on the way to its result."""
+"""Events that a `predict` may yield before its result."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far it is: a fraction from 0 to 1, a message, or both."""
+    """How far the prediction is: a fraction from 0 to 1, a message, or both."""
 
     fraction: float | None = None
     message: str | None = None
@@ -14,14 +14,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A part of the result, or an early form of it."""
+    """A part of the result, or an early version of it."""
 
     partial: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for whoever follows the job."""
+    """A line of text for readers who follow the job."""
 
     text: str
 
@@ -39,7 +39,7 @@ EVENTS = (Progress, Output, Log, Metric)
 
 
 def as_line(event: Event) -> dict[str, Any]:
-    """As it is sent: one key, which says what it is."""
+    """Return the event as it is sent: an object with one key, the kind of the event."""
     match event:
         case Progress():
             return {"progress": {name: value for name, value in asdict(event).items() if value is not None}}

@@ -1,4 +1,4 @@
-"""Runs an engine's methods: loads it once, predicts off the event loop if it blocks, turns what it raises into answers."""
+"""Run an engine's methods: load it, predict in threads or in the event loop, turn exceptions into answers."""
 
 import asyncio
 import functools
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
@@ -22,51 +23,63 @@ from enginehouse.engine.stream import Canceled, Lines, drain, drain_async
 log = logging.getLogger("enginehouse.engine")
 
 _CANCELED = error_answer(409, {"message": "canceled", "retryable": False})
-_CANCEL_SECONDS = 1.0
-"""How long a canceled prediction may take to stop and still be reported as stopped."""
-_RAISED = (Exception, SystemExit)
-"""What a prediction may raise without ending the process: a library's sys.exit() must not take other jobs along."""
+_CAUGHT = (Exception, SystemExit)
+"""Exceptions of a prediction that do not end the process: a library's sys.exit() must not end other jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPace:
+    """Waiting times of the host, in seconds."""
+
+    cancel_seconds: float = 1.0
+    """A canceled prediction that ends within this time is reported as stopped."""
 
 
 class EngineHost:
-    """One engine and what it takes to run it. Knows nothing of HTTP but its statuses."""
+    """Holds one engine and runs its methods. Knows HTTP statuses, and nothing more of HTTP."""
 
-    def __init__(self, engine_class: type[Engine], on_load_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine_class: type[Engine],
+        on_load_failure: Callable[[], None] = lambda: None,
+        pace: HostPace = HostPace(),
+    ) -> None:
         self.signature = read_signature(engine_class)
         self.engine = engine_class()
         self.ready = False
         self._on_load_failure = on_load_failure
+        self._pace = pace
         concurrency = int(os.environ.get("ENGINE_CONCURRENCY") or engine_class.concurrency)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="predict")
         self._codec = Codec(self.signature.predict)
         batch, update = self.signature.batch, self.signature.update
-        self._batch_codec = BatchCodec(self.signature.predict.takes, batch) if batch else None
+        self._batch_codec = BatchCodec(self.signature.predict.input_type, batch) if batch else None
         self._update_codec = Codec(update) if update else None
         self._running: dict[str, asyncio.Task[Any] | None] = {}
-        """Predictions that can be canceled, by id; those that stream from a thread have no task."""
+        """Predictions that can be canceled, by id. Those that stream from a thread have no task."""
         self._canceled: set[str] = set()
         self.in_hand = 0
-        """Inputs that are being worked on, those included for which nobody waits any more."""
+        """Number of inputs in work, including those whose caller has gone."""
 
     async def load(self) -> None:
-        """Load the engine, in a thread if `load` blocks. A failure is logged and told to `on_load_failure`."""
+        """Load the engine, in a thread if `load` is not async. Log a failure and call `on_load_failure`."""
         try:
             if inspect.iscoroutinefunction(self.engine.load):
                 await self.engine.load()
             else:
                 await _in_daemon_thread(self.engine.load)
-        except _RAISED as error:
+        except _CAUGHT as error:
             log.critical("The engine cannot be loaded: %s: %s", type(error).__name__, error, exc_info=error)
             self._on_load_failure()
         else:
             self.ready = True
 
     def close(self) -> None:
-        """Let go of the threads; what waits for one is not begun any more."""
+        """Release the threads. Waiting predictions are not started."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def predict(self, body: bytes, lines: Lines | None = None) -> Answer:
-        """Answer the body of POST /predict. `lines`, needed if the engine streams, takes what it tells on the way."""
+        """Answer the body of POST /predict. An engine that streams needs `lines`, which take its events."""
         self.in_hand += 1
         try:
             if self.signature.predict.is_async:
@@ -77,7 +90,7 @@ class EngineHost:
             self.in_hand -= 1
 
     def _predict_blocking(self, body: bytes, lines: Lines | None) -> Answer:
-        # Reading and writing happen in the thread, too: large bodies must not hold up the event loop.
+        # Reading and writing also happen in the thread: large bodies must not hold up the event loop.
         job_id = None
         try:
             data, job_id, options = self._codec.read(body)
@@ -87,8 +100,8 @@ class EngineHost:
             return Answer(200, self._codec.write(result))
         except Canceled:
             return _CANCELED
-        except _RAISED as error:
-            return _failed(error, job_id)
+        except _CAUGHT as error:
+            return _error_of(error, job_id)
 
     def _drain(self, steps: Any, lines: Lines, job_id: str | None) -> Any:
         if job_id is None:
@@ -109,8 +122,8 @@ class EngineHost:
             predicting = self.engine.predict(data, **options)
             result = await (predicting if lines is None else drain_async(predicting, lines))
             return Answer(200, self._codec.write(result))
-        except _RAISED as error:
-            return _failed(error, job_id)
+        except _CAUGHT as error:
+            return _error_of(error, job_id)
         except asyncio.CancelledError:
             if task is None or job_id not in self._canceled:
                 raise
@@ -122,16 +135,19 @@ class EngineHost:
                 self._canceled.discard(job_id)
 
     async def cancel(self, job_id: str) -> bool | None:
-        """Cancel the prediction of that id: whether it has stopped within a second; None if none is running.
+        """Cancel the prediction with that id.
 
-        Async ones can be, and ones that stream from a thread, at their next step.
+        Return whether it has stopped within a second, or None if none is running.
+
+        Only async predictions, and predictions that stream from a thread, can be canceled. The latter stop at their
+        next step.
         """
         if job_id not in self._running:
             return None
         self._canceled.add(job_id)
         if task := self._running[job_id]:
             task.cancel()
-        deadline = time.monotonic() + _CANCEL_SECONDS
+        deadline = time.monotonic() + self._pace.cancel_seconds
         while job_id in self._running and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         return job_id not in self._running
@@ -151,8 +167,8 @@ class EngineHost:
                 raise BadResult(f"predict_batch answered {len(results)} results to {len(valid)} inputs")
             answer: Answer = await self._in_pool(self._write_batch, items, results)
             return answer
-        except _RAISED as error:
-            return _failed(error, None)
+        except _CAUGHT as error:
+            return _error_of(error, None)
         finally:
             self.in_hand -= count
 
@@ -166,23 +182,23 @@ class EngineHost:
             if isinstance(item, BaseException):
                 raise item
             return self._codec.write(item)
-        except _RAISED as error:
+        except _CAUGHT as error:
             return pydantic_core.to_json({"error": failure(error)[1]})
 
     async def update(self, body: bytes) -> Answer:
-        """Answer the body of POST /update, which is what `update` takes."""
+        """Answer the body of POST /update, which is the argument of `update`."""
         assert self.signature.update is not None
         assert self._update_codec is not None
         method: Callable[..., Any] = getattr(self.engine, "update")  # noqa: B009 (optional, so not declared)
-        has_argument = self.signature.update.takes is not type(None)
+        has_argument = self.signature.update.input_type is not type(None)
         try:
             arguments = [self._update_codec.read(b'{"data":%b}' % (body or b"null")).data] if has_argument else []
             return Answer(200, self._update_codec.write(await self._call(method, *arguments)))
-        except _RAISED as error:
-            return _failed(error, None)
+        except _CAUGHT as error:
+            return _error_of(error, None)
 
     async def info(self) -> Any:
-        """What the engine tells about itself."""
+        """Return the engine's description of itself."""
         return await self._call(self.engine.info)
 
     async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -192,7 +208,7 @@ class EngineHost:
 
     async def _in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         def run() -> tuple[Any, BaseException | None]:
-            # An exception is carried as a value: a future cannot hold every kind (StopIteration, SystemExit).
+            # The exception is returned as a value, because a future cannot hold every kind (StopIteration, SystemExit).
             try:
                 return function(*arguments), None
             except BaseException as error:
@@ -204,7 +220,7 @@ class EngineHost:
         return result
 
 
-def _failed(error: BaseException, job_id: str | None) -> Answer:
+def _error_of(error: BaseException, job_id: str | None) -> Answer:
     status, body = failure(error)
     if status == 500:
         log.error("Job %s failed: %s", job_id or "without id", body["message"], exc_info=error)
@@ -212,7 +228,8 @@ def _failed(error: BaseException, job_id: str | None) -> Answer:
 
 
 async def _in_daemon_thread(function: Callable[[], None]) -> None:
-    # Not a pool's thread: those are joined at exit, and a process told to stop must not wait for a slow load.
+    # A thread outside the pool, because the interpreter joins pool threads at exit, and a stop must not wait for a slow
+    # load.
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 

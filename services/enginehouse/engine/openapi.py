@@ -1,4 +1,4 @@
-"""The engine's OpenAPI document: the exact schemas of `data` and `result`, from the types of predict."""
+"""Write the engine's OpenAPI document with the exact schemas of `data` and `result`."""
 
 from typing import Any
 
@@ -22,16 +22,17 @@ _ERROR = {
 
 _LINES = {
     "type": "object",
-    "description": "A line for each progress, output, log or metric; last, the result or an error.",
+    "description": "A line for each progress, output, log or metric. The last line is the result or an error.",
 }
 
 
 def add_predict(document: dict[str, Any], signature: Signature) -> dict[str, Any]:
-    """Add the operations that the engine's methods stand for to an OpenAPI document, and return it.
+    """Add the operations of the engine's methods to an OpenAPI document, and return it.
 
-    The bodies are written out, not referred to: `data` is always at `…requestBody.content.application/json.schema.
-    properties.data`, `result` at `…responses.200.content.application/json.schema.properties.result`. Below these, models
-    are `$ref` to `#/components/schemas`.
+    Bodies are written in place, without `$ref`. So `data` is always at
+    `…requestBody.content.application/json.schema.properties.data`, and `result` at
+    `…responses.200.content.application/json.schema.properties.result`. Models inside these are `$ref` to
+    `#/components/schemas`.
     """
     schemas, definitions = _schemas(signature)
     paths = document.setdefault("paths", {})
@@ -61,8 +62,8 @@ def _schemas(signature: Signature) -> tuple[dict[tuple[str, str], Any], dict[str
     wanted: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
 
     def want(name: str, method: Method) -> None:
-        wanted.append((name, "validation", TypeAdapter(method.takes)))
-        wanted.append((name, "serialization", TypeAdapter(method.gives)))
+        wanted.append((name, "validation", TypeAdapter(method.input_type)))
+        wanted.append((name, "serialization", TypeAdapter(method.result_type)))
 
     want("predict", signature.predict)
     if signature.predict.parameters is not None:
@@ -92,8 +93,8 @@ def _post(summary: str, takes: dict[str, Any], gives: dict[str, Any]) -> dict[st
             "responses": {
                 "200": _json("The answer", gives),
                 "422": _json("This input can never work: do not try again", _ERROR),
-                "500": _json("It failed: trying again might help", _ERROR),
-                "503": _json("Not loaded yet: try again in a moment", _ERROR),
+                "500": _json("The prediction failed: trying again may help", _ERROR),
+                "503": _json("The engine is still loading: try again in a moment", _ERROR),
             },
         }
     }

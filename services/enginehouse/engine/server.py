@@ -1,4 +1,4 @@
-"""Serves an engine with uvicorn: it listens at once, loads meanwhile, and ends with the reason if loading fails."""
+"""Serve an engine with uvicorn. The server listens at once and loads the engine meanwhile."""
 
 import logging
 import os
@@ -15,9 +15,11 @@ EXIT_NOT_LOADED = 1
 
 
 def serve(engine: type[Engine]) -> None:
-    """Serve `engine` on $HOST (127.0.0.1) and $PORT (8000) until SIGTERM, after which what is in hand is finished.
+    """Serve `engine` on $HOST (127.0.0.1) and $PORT (8000) until SIGTERM.
 
-    If `load` raises, the process exits non-zero with the reason as the last line of its log.
+    Predictions in work are finished before the end.
+
+    If `load` raises, the process exits with a non-zero code, and the reason is the last line of its log.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     loaded = True

@@ -1,4 +1,4 @@
-"""Reads the types of an engine's methods: what they take, what they give, and whether they block."""
+"""Read from an engine's methods their input and result types, and whether they block."""
 
 import inspect
 import types
@@ -16,20 +16,20 @@ class NotAnEngine(TypeError):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Types of one method of an engine. Where no type is written, anything goes."""
+    """Types of one method of an engine. A missing type annotation means that anything is allowed."""
 
-    takes: Any
-    gives: Any
+    input_type: Any
+    result_type: Any
     parameters: Any | None
-    """Type of the optional argument `parameters`; None: there is no such argument."""
+    """Type of the optional argument `parameters`. None: there is no such argument."""
     is_async: bool
     streams: bool = False
-    """Whether it yields what it has to tell on the way, and last its result."""
+    """Whether the method yields events before its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Types of an engine class. `batch` and `update` are None where it does not define them."""
+    """Types of an engine class. `batch` and `update` are None if the class does not define them."""
 
     predict: Method
     batch: Method | None
@@ -37,12 +37,12 @@ class Signature:
 
 
 def read_signature(engine: type[Engine]) -> Signature:
-    """Read the methods of an engine class; NotAnEngine says what cannot be served, and why."""
+    """Read the methods of an engine class. Raise NotAnEngine with the reason if it cannot be served."""
     if not inspect.isfunction(getattr(engine, "predict", None)):
         raise NotAnEngine(f"{engine.__name__} needs a method predict(self, data: X) -> Y")
     predict = _read_method(engine, "predict")
     batch = _read_method(engine, "predict_batch") if hasattr(engine, "predict_batch") else None
-    if batch and not (get_origin(batch.takes) is list and get_args(batch.takes)[0] == predict.takes):
+    if batch and not (get_origin(batch.input_type) is list and get_args(batch.input_type)[0] == predict.input_type):
         raise NotAnEngine(f"{engine.__name__}.predict_batch must take a list of what predict takes")
     update = _read_method(engine, "update") if hasattr(engine, "update") else None
     return Signature(predict, batch, update)
@@ -63,8 +63,8 @@ def _read_method(engine: type[Engine], name: str) -> Method:
     if len(arguments) > 1 or (not arguments and name != "update"):
         raise NotAnEngine(f"{engine.__name__}.{name} takes one argument, and optionally `parameters`")
     return Method(
-        takes=hints.get(arguments[0].name, Any) if arguments else type(None),
-        gives=_result_of(hints.get("return", Any)) if streams else hints.get("return", Any),
+        input_type=hints.get(arguments[0].name, Any) if arguments else type(None),
+        result_type=_result_of(hints.get("return", Any)) if streams else hints.get("return", Any),
         parameters=parameters,
         is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
         streams=streams,
@@ -72,7 +72,7 @@ def _read_method(engine: type[Engine], name: str) -> Method:
 
 
 def _result_of(hint: Any) -> Any:
-    """Y of Iterator[Event | Y], AsyncIterator[Event | Y], Generator[Event, None, Y] and the like; Any if there is none."""
+    """Return Y of Iterator[Event | Y], AsyncIterator[Event | Y], Generator[Event, None, Y] or the like, else Any."""
     arguments = get_args(hint)
     if not arguments:
         return Any

@@ -1,4 +1,4 @@
-"""How what a predict yields gets from its thread to the caller, and which of it is the result."""
+"""Carry the events of a predict from its thread to the caller, and find its result among the yielded values."""
 
 import asyncio
 import threading
@@ -11,7 +11,10 @@ from enginehouse.engine.codec import BadResult
 from enginehouse.engine.events import EVENTS, Event, as_line
 
 WAITING_MAX_BYTES = 1024 * 1024
-"""What is told faster than it can be sent is dropped beyond this: it is told for people to look at, not to count on."""
+"""Events beyond this size are dropped if the caller reads too slowly.
+
+They are for people, and no job depends on them.
+"""
 
 
 _NOTHING = object()
@@ -22,7 +25,10 @@ class Canceled(Exception):
 
 
 class Lines:
-    """Lines of JSON on their way to the caller. `tell` may be called in any thread; the rest in the event loop."""
+    """Lines of JSON on their way to the caller.
+
+    Only `put` may be called in any thread; the rest runs in the event loop.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -31,9 +37,9 @@ class Lines:
         self._woken = asyncio.Event()
         self._closed = False
 
-    def tell(self, event: Event) -> None:
-        """Send an event as soon as the caller takes it."""
-        # Of numbers that JSON does not know, nothing could be read: null, for these are no results.
+    def put(self, event: Event) -> None:
+        """Queue an event for the caller."""
+        # Numbers that JSON does not know become null. In a result that would be an error, but events are not results.
         line = pydantic_core.to_json(as_line(event), inf_nan_mode="null") + b"\n"
         with self._lock:
             if len(self._waiting) + len(line) > WAITING_MAX_BYTES:
@@ -44,12 +50,12 @@ class Lines:
             self._loop.call_soon_threadsafe(self._woken.set)
 
     def close(self) -> None:
-        """Nothing more is told."""
+        """End the lines. No event comes after this."""
         self._closed = True
         self._woken.set()
 
     async def take(self) -> bytes:
-        """The lines told since the last time, waiting for some; empty when all is told."""
+        """Wait for new lines and return them. Return nothing when all lines are taken and closed."""
         while True:
             await self._woken.wait()
             if not self._closed:
@@ -62,23 +68,23 @@ class Lines:
 
 
 class _Result:
-    """Sorts what a predict yields: its events, and its one result."""
+    """Separates the events from the one result among the values that a predict yields."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._value: Any = _NOTHING
 
     def take(self, step: Any) -> None:
-        """Take what was yielded."""
+        """Take one yielded value."""
         if self._value is not _NOTHING:
-            raise BadResult("predict went on after its result; wrap what comes before it in Output(…)")
+            raise BadResult("predict yielded a value after its result; wrap the earlier values in Output(…)")
         if isinstance(step, EVENTS):
-            self._lines.tell(step)
+            self._lines.put(step)
         else:
             self._value = step
 
     def end(self, returned: Any = None) -> Any:
-        """The result."""
+        """Return the result."""
         if returned is not None:
             self.take(returned)
         if self._value is _NOTHING or isinstance(returned, EVENTS):
@@ -87,7 +93,7 @@ class _Result:
 
 
 def drain(steps: Generator[Any, None, Any], lines: Lines, canceled: Callable[[], bool]) -> Any:
-    """Run a generator to its end and return its result; at each step it can be canceled."""
+    """Run a generator to its end and return its result. It can be canceled at each step."""
     result = _Result(lines)
     while True:
         try:
@@ -101,7 +107,7 @@ def drain(steps: Generator[Any, None, Any], lines: Lines, canceled: Callable[[],
 
 
 async def drain_async(steps: AsyncGenerator[Any, None], lines: Lines) -> Any:
-    """The same with an asynchronous generator."""
+    """Run an asynchronous generator to its end and return its result."""
     result = _Result(lines)
     try:
         async for step in steps:

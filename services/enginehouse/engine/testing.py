@@ -1,4 +1,4 @@
-"""For an engine's own tests: the engine in this process, asked through the very app that serves it, without a port."""
+"""Test an engine in this process, through the same app that serves it, without a port."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from enginehouse.engine.host import EngineHost
 
 
 class Refused(AssertionError):
-    """The engine answered something else than a result; `status` and `error` say what."""
+    """The engine answered with an error instead of a result. `status` and `error` hold it."""
 
     def __init__(self, status: int, body: Any) -> None:
         super().__init__(f"the engine answered {status}: {body}")
@@ -22,7 +22,7 @@ class Refused(AssertionError):
 
 
 class EngineTester:
-    """A loaded engine to ask.
+    """A loaded engine for tests.
 
     >>> with EngineTester(Standard) as engine:
     ...     assert engine.predict({"text": "I love it"})["label"] == "positive"
@@ -33,7 +33,7 @@ class EngineTester:
         self._app = EngineApp(self._host)
         self._runner = asyncio.Runner()
         self.told: list[dict[str, Any]] = []
-        """What the engine told on the way to its last answer, as lines: `{"progress": {"fraction": 0.5}}`."""
+        """Events before the engine's last answer, as lines: `{"progress": {"fraction": 0.5}}`."""
 
     def __enter__(self) -> Self:
         self._runner.run(self._host.load())
@@ -49,21 +49,21 @@ class EngineTester:
         self._runner.close()
 
     def predict(self, data: Any, parameters: dict[str, Any] | None = None) -> Any:
-        """The result for one input, as a caller gets it: plain JSON values. Refused if there is none."""
+        """Return the result for one input as plain JSON values, as a caller gets it. Raise Refused if there is none."""
         request = {"data": data} if parameters is None else {"data": data, "parameters": parameters}
         return self._ask("/predict", request)["result"]
 
     def predict_batch(self, data: list[Any]) -> list[dict[str, Any]]:
-        """A `{"result"}` or an `{"error"}` for each input. Refused if the batch as a whole failed."""
+        """Return a `{"result"}` or an `{"error"}` for each input. Raise Refused if the batch as a whole failed."""
         results: list[dict[str, Any]] = self._ask("/predict/batch", {"data": data})["results"]
         return results
 
     def update(self, data: Any = None) -> Any:
-        """What `update` answers."""
+        """Return the answer of `update`."""
         return self._ask("/update", data)["result"]
 
     def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Status and body of any request to the engine's app."""
+        """Return status and body for any request to the engine's app."""
         return self._runner.run(self._send(method, path, body))
 
     def _ask(self, path: str, body: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Running the whole system as processes of one machine: getting daprd and Redis, ports, processes, the stack."""
+"""Run a whole deployment as processes on one machine: get daprd and Redis, take ports, start and watch processes."""

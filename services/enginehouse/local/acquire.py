@@ -1,4 +1,4 @@
-"""Getting a daprd where there is none: the official release with its checksum, else built from its Go module."""
+"""Get a daprd if there is none: download the official release and check it, or build the Go module."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ import httpx2
 from enginehouse.local import daprd
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Progress
+from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
 
 RELEASES = "https://github.com/dapr/dapr/releases/download"
@@ -23,68 +23,73 @@ _MODULE = "github.com/dapr/dapr"
 _KEY = "daprd"
 
 
-async def get_daprd(guard: Guard, progress: Progress) -> Path:
-    """A daprd of our series: the one that is here, else downloaded, else built. LocalError naming the ways out."""
+async def get_daprd(guard: Guard, steps: Steps) -> Path:
+    """Return a daprd of the right series: found here, downloaded, or built.
+
+    Raise LocalError with remedies if none works.
+    """
     found = await asyncio.to_thread(daprd.find)
     if found:
-        progress.finish(_KEY, f"Dapr runtime: {found}")
+        steps.finish(_KEY, f"Dapr runtime: {found}")
         return found
     reasons = []
     for get in (_download, _build):
         try:
-            binary = await get(guard, progress)
-        except _NotThisWay as reason:
+            binary = await get(guard, steps)
+        except _WayFailed as reason:
             reasons.append(str(reason))
             continue
-        progress.finish(_KEY, f"Dapr runtime: {binary}")
+        steps.finish(_KEY, f"Dapr runtime: {binary}")
         return binary
-    progress.finish(_KEY, "Dapr runtime: not found", ok=False)
+    steps.finish(_KEY, "Dapr runtime: not found", ok=False)
     tried = "\n".join(f"- {reason}" for reason in reasons)
-    raise LocalError(f"There is no daprd {daprd.SERIES} here, and none could be got:\n{tried}", daprd.WAYS_OUT)
+    raise LocalError(
+        f"There is no daprd {daprd.SERIES} here, and none could be downloaded or built:\n{tried}", daprd.REMEDIES
+    )
 
 
-class _NotThisWay(Exception):
-    """Why one way of getting daprd does not work here."""
+class _WayFailed(Exception):
+    """One way of getting daprd does not work here. The text is the reason."""
 
 
 def archive_url(version: str) -> str:
-    """The official release archive for this machine; its SHA-256 is published beside it, under `.sha256`."""
+    """Return the URL of the official release archive for this machine. Its SHA-256 is published at `<URL>.sha256`."""
     system, architecture = daprd.go_platform()
     return f"{RELEASES}/v{version}/daprd_{system}_{architecture}.tar.gz"
 
 
-async def _download(guard: Guard, progress: Progress) -> Path:
+async def _download(guard: Guard, steps: Steps) -> Path:
     version = daprd.RELEASE_VERSION
     url = archive_url(version)
-    progress.update(_KEY, f"downloading daprd {version} from Dapr's releases")
-    # Where releases cannot be reached, that should show in seconds.
+    steps.update(_KEY, f"downloading daprd {version} from Dapr's releases")
+    # A short limit to connect: where releases cannot be reached, the user should see it in seconds.
     timeout = httpx2.Timeout(60, connect=5)
     try:
         async with httpx2.AsyncClient(follow_redirects=True, timeout=timeout) as client:
             published = (await client.get(f"{url}.sha256")).raise_for_status().text.split()
-            archive = await _fetch(client, url, progress)
+            archive = await _fetch(client, url, steps)
     except httpx2.HTTPError as error:
-        raise _NotThisWay(f"{url} cannot be downloaded: {str(error) or type(error).__name__}") from None
+        raise _WayFailed(f"{url} cannot be downloaded: {str(error) or type(error).__name__}") from None
     return install_archive(archive, published[0] if published else "", version)
 
 
-async def _fetch(client: httpx2.AsyncClient, url: str, progress: Progress) -> bytes:
+async def _fetch(client: httpx2.AsyncClient, url: str, steps: Steps) -> bytes:
     content = bytearray()
     async with client.stream("GET", url) as answer:
         answer.raise_for_status()
         total = int(answer.headers.get("content-length", 0))
         async for part in answer.aiter_bytes():
             content += part
-            progress.update(_KEY, "downloading daprd", len(content), total)
+            steps.update(_KEY, "downloading daprd", len(content), total)
     return bytes(content)
 
 
 def install_archive(archive: bytes, published_sha256: str, version: str) -> Path:
-    """Put the daprd of a release archive into the cache, if it is what was published."""
+    """Put the daprd of a release archive into the cache, if the archive has the published SHA-256."""
     if hashlib.sha256(archive).hexdigest() != published_sha256.lower():
         raise LocalError(
             f"The release archive of daprd {version} does not have the SHA-256 that is published for it.",
-            "Do not use it; try again from another network. " + daprd.WAYS_OUT,
+            "Do not use it; try again from another network. " + daprd.REMEDIES,
         )
     target = daprd.cached_path(version)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,7 @@ def install_archive(archive: bytes, published_sha256: str, version: str) -> Path
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         source = files.extractfile("daprd")
         if source is None:
-            raise _NotThisWay("the release archive holds no daprd")
+            raise _WayFailed("the release archive holds no daprd")
         with fresh.open("wb") as file:
             shutil.copyfileobj(source, file)
     fresh.chmod(0o755)
@@ -100,17 +105,17 @@ def install_archive(archive: bytes, published_sha256: str, version: str) -> Path
     return target
 
 
-async def _build(guard: Guard, progress: Progress) -> Path:
+async def _build(guard: Guard, steps: Steps) -> Path:
     version = daprd.BUILD_VERSION
     go = shutil.which("go")
     if go is None:
-        raise _NotThisWay("it cannot be built: there is no go on PATH")
+        raise _WayFailed("it cannot be built: there is no go on PATH")
     began = time.monotonic()
     environment = {**os.environ, "CGO_ENABLED": "0"}
-    progress.update(_KEY, f"building daprd {version} from its Go module (once; 5 to 10 minutes on 2 cores)")
+    steps.update(_KEY, f"building daprd {version} from its Go module (once; 5 to 10 minutes on 2 cores)")
 
     def downloading(line: str) -> None:
-        progress.update(_KEY, f"building daprd {version}: {line[:80]}")
+        steps.update(_KEY, f"building daprd {version}: {line[:80]}")
 
     try:
         described = await run_tool(
@@ -120,7 +125,7 @@ async def _build(guard: Guard, progress: Progress) -> Path:
             cwd=Path("/"),
             on_line=downloading,
         )
-        # Inside the module's own folder: its go.mod has `replace` lines that hold only there.
+        # Built inside the module's own folder: the `replace` lines of its go.mod hold only there.
         folder = Path(json.loads(described)["Dir"])
         packages = await run_tool(
             [go, "list", "-deps", "-tags", "stablecomponents", "./cmd/daprd"],
@@ -129,15 +134,15 @@ async def _build(guard: Guard, progress: Progress) -> Path:
             cwd=folder,
             on_line=downloading,
         )
-        binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, progress)
+        binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, steps)
     except ToolFailed as error:
-        raise _NotThisWay(f"it cannot be built:\n{error}") from None
-    progress.update(_KEY, f"daprd {version} built in {time.monotonic() - began:.0f} s")
+        raise _WayFailed(f"it cannot be built:\n{error}") from None
+    steps.update(_KEY, f"daprd {version} built in {time.monotonic() - began:.0f} s")
     return binary
 
 
 async def _compile(
-    go: str, folder: Path, version: str, total: int, environment: dict[str, str], guard: Guard, progress: Progress
+    go: str, folder: Path, version: str, total: int, environment: dict[str, str], guard: Guard, steps: Steps
 ) -> Path:
     target = daprd.cached_path(version)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +152,7 @@ async def _compile(
     def compiled(package: str) -> None:
         nonlocal done
         done += 1
-        progress.update(_KEY, f"building daprd {version}: {package[:60]}", min(done, total), total)
+        steps.update(_KEY, f"building daprd {version}: {package[:60]}", min(done, total), total)
 
     stamp = f"-s -w -X github.com/dapr/dapr/pkg/buildinfo.version={version}"
     command = [go, "build", "-v", "-tags", "stablecomponents", "-trimpath", "-ldflags", stamp, "-o", str(fresh)]

@@ -1,4 +1,4 @@
-"""Where the project's own files are that are not Python: this mode runs from a checkout of it."""
+"""Find the project's files that are not Python. Local mode runs from a checkout of the project."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from enginehouse.registry.bundle import ENGINE_FILE, read_spec
 
 
 def root() -> Path:
-    """The checkout's top folder."""
+    """Return the top folder of the checkout."""
     folder = Path(enginehouse.__file__).resolve().parents[2]
     if not (folder / "components" / "local").is_dir():
         raise LocalError(
@@ -20,26 +20,26 @@ def root() -> Path:
 
 
 def source_folders(*packages: str) -> list[Path]:
-    """Folders of our own packages."""
+    """Return the folders of our own packages."""
     return [root() / "services" / "enginehouse" / package for package in packages]
 
 
 def gateway_resources() -> list[Path]:
-    """What the gateway's sidecar loads whatever engines there are."""
+    """Return the folders that the gateway's sidecar always loads."""
     return [root() / "components" / "local", root() / "dapr" / "subscriptions", root() / "dapr" / "resiliency"]
 
 
 def runner_resources() -> list[Path]:
-    """What every runner's sidecar loads beside its engine's bundle."""
+    """Return the folders that every runner's sidecar loads beside its engine's bundle."""
     return [root() / "dapr" / "resiliency"]
 
 
 def configuration(kind: str) -> Path:
-    """The Configuration of a kind of app: `gateway` or `runner`."""
+    """Return the path of the Configuration for a kind of app: `gateway` or `runner`."""
     return root() / "dapr" / "configuration" / f"{kind}.yaml"
 
 
 def platform_engines() -> dict[Path, EngineSpec]:
-    """The engines that come with the system, by folder."""
+    """Return the engines that come with the system, by folder."""
     folders = sorted(path.parent for path in (root() / "services" / "engines").glob(f"*/{ENGINE_FILE}"))
     return {folder: read_spec(folder / ENGINE_FILE) for folder in folders}

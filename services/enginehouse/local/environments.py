@@ -1,4 +1,4 @@
-"""A virtual environment for each engine: engines' dependencies clash, and none of the platform's belong in there."""
+"""Make a virtual environment for each engine: engines' dependencies clash, and the platform's do not belong there."""
 
 import asyncio
 import fcntl
@@ -15,11 +15,11 @@ from enginehouse.local.checkout import root, source_folders
 from enginehouse.local.daprd import cache_folder
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
-from enginehouse.local.progress import Progress
+from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
 
 _UV_CONFIG = "uv.toml"
-"""Beside the requirements, for what those cannot say, such as leaving a dependency out."""
+"""Settings of uv beside the requirements, for example to leave a dependency out."""
 
 
 class EnvironmentFailed(LocalError):
@@ -27,7 +27,7 @@ class EnvironmentFailed(LocalError):
 
 
 def find_uv() -> Path:
-    """uv of this project's environment, else on PATH; LocalError otherwise."""
+    """Return the uv of this project's environment or of PATH. Raise LocalError if there is none."""
     beside = Path(sys.executable).with_name("uv")
     if beside.is_file():
         return beside
@@ -38,13 +38,13 @@ def find_uv() -> Path:
 
 
 def needs_environment(spec: EngineSpec) -> bool:
-    """Whether the engine is a Python program of ours to install for; others bring what they need."""
+    """Return whether the engine is a Python program that needs an environment. Other engines bring what they need."""
     run = spec.run
     return run is not None and (run.command[0] in ("python", "python3") or run.requirements is not None)
 
 
 def environment_key(*requirements: bytes) -> str:
-    """Changes with anything that goes into the environment: Python, the requirements, what engine authors import."""
+    """Return a key that changes with the environment's content: Python, the requirements, the engine package."""
     digest = hashlib.sha256(f"{sys.version}\n{sys.executable}\n".encode())
     files = [root() / "pyproject.toml"]
     for folder in source_folders("engine", "contracts"):
@@ -56,8 +56,8 @@ def environment_key(*requirements: bytes) -> str:
     return digest.hexdigest()[:24]
 
 
-async def prepare(spec: EngineSpec, source: Path, guard: Guard, progress: Progress) -> Path | None:
-    """The engine's environment, made if it is not there yet; None if it needs none. EnvironmentFailed otherwise."""
+async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) -> Path | None:
+    """Return the engine's environment, made if it is missing; None if it needs none. May raise EnvironmentFailed."""
     if spec.run is None or not needs_environment(spec):
         return None
     requirements = _requirements(source, spec.run.requirements)
@@ -71,7 +71,7 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, progress: Progre
     folder = cache_folder() / "environments" / environment_key(*contents)
     async with _only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
-            await _build(spec.id, folder, install_arguments(folder, requirements, config), source, guard, progress)
+            await _build(spec.id, folder, install_arguments(folder, requirements, config), source, guard, steps)
     return folder
 
 
@@ -80,48 +80,48 @@ def _requirements(source: Path, name: str | None) -> Path | None:
 
 
 def install_arguments(folder: Path, requirements: Path | None, config: Path | None) -> list[str]:
-    """What uv is asked for, to fill the environment in `folder`."""
-    # uv takes a wheel it built before if only sources changed, hence the two flags.
+    """Return uv's arguments that fill the environment in `folder`."""
+    # Two flags, because uv reuses a wheel that it built before even if the sources have changed.
     arguments = ["pip", "install", "--python", str(folder / "bin" / "python"), "--refresh-package", "enginehouse"]
     arguments += ["--reinstall-package", "enginehouse", str(root())]
     if requirements:
         arguments += ["-r", str(requirements)]
     if config:
-        # By name: of itself uv passes it over in a folder of a project, as those below our checkout are.
+        # Named explicitly: uv ignores it below a project folder, and our own engines lie below our checkout.
         arguments += ["--config-file", str(config)]
     return arguments
 
 
-async def _build(engine: str, folder: Path, install: list[str], source: Path, guard: Guard, progress: Progress) -> None:
-    """Not made under another name and renamed: virtual environments hold their own path."""
+async def _build(engine: str, folder: Path, install: list[str], source: Path, guard: Guard, steps: Steps) -> None:
+    """Build the environment in its final place: a virtual environment holds its own path, so it cannot be renamed."""
     uv = find_uv()
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     key = f"{engine} environment"
-    progress.update(key, f"making the environment of {engine}")
+    steps.update(key, f"making the environment of {engine}")
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    # The certificates that this machine trusts, as pip does: uv's own list would not know a company's proxy.
+    # Use the certificates that this machine trusts, as pip does: uv's own list does not know a company's proxy.
     environment = {"UV_SYSTEM_CERTS": "1", **kept}
 
     def show(line: str) -> None:
         if line.strip():
-            progress.update(key, f"environment of {engine}: {line.strip()[:100]}")
+            steps.update(key, f"environment of {engine}: {line.strip()[:100]}")
 
     try:
         for arguments in (["venv", "--quiet", "--python", sys.executable, str(folder)], install):
             await run_tool([str(uv), *arguments], guard, environment=environment, cwd=source, on_line=show)
     except ToolFailed as error:
-        progress.finish(key, f"environment of {engine} failed", ok=False)
+        steps.finish(key, f"environment of {engine} failed", ok=False)
         raise EnvironmentFailed(
             f"The requirements of {engine} cannot be installed:\n{error}", f"Correct what {source} asks for."
         ) from None
     (folder / "complete").touch()
-    progress.finish(key, f"environment of {engine} made")
+    steps.finish(key, f"environment of {engine} made")
 
 
 @asynccontextmanager
 async def _only_one(path: Path) -> AsyncIterator[None]:
-    """Hold a lock that other stacks on this machine respect. Polled, so that waiting for it can be interrupted."""
+    """Hold a lock that other stacks on this machine respect. Poll for it, so that waiting can be interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:

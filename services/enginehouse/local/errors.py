@@ -1,4 +1,4 @@
-"""What can go wrong when the system is started on one machine."""
+"""Errors of starting the system on one machine."""
 
 from enginehouse.contracts.errors import EnginehouseError
 
@@ -9,5 +9,5 @@ class LocalError(EnginehouseError):
     code = "LOCAL"
     retryable = False
 
-    def __init__(self, detail: str, ways_out: str) -> None:
-        super().__init__(f"{detail}\n{ways_out}")
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__(f"{detail}\n{remedy}")

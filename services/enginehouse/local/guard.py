@@ -1,8 +1,8 @@
-"""Ends the process groups that a supervisor leaves behind when it is killed: nothing of ours outlives it.
+"""End the process groups that a supervisor leaves behind when it is killed.
 
-The guard is a small process that reads `+PID` and `-PID` lines from a pipe whose only writer is the supervisor. When
-the pipe closes, the groups still listed get SIGTERM and, after a grace, SIGKILL. Asking the kernel to signal a child
-when its parent dies (PR_SET_PDEATHSIG) would reach only the child, not what the child started.
+The guard is a small process that reads `+PID` and `-PID` lines from a pipe; only the supervisor writes to it. When the
+pipe closes, the groups still listed get SIGTERM and, after a grace period, SIGKILL. The kernel's parent-death signal
+(PR_SET_PDEATHSIG) would reach a child but not the child's own children.
 """
 
 import contextlib
@@ -16,26 +16,26 @@ GRACE_SECONDS = 3.0
 
 
 class Guard:
-    """The supervisor's end of the pipe. The guard process starts with the first group it has to watch."""
+    """The supervisor's end of the pipe. The guard process starts with the first group to watch."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def watch(self, pid: int) -> None:
-        """From now on the group led by `pid` ends when this process does."""
+        """End the group led by `pid` when this process ends."""
         if self._process is None:
-            # -I -S: standard library only, so that it starts in milliseconds and nothing can be slipped into it.
+            # -I -S: standard library only. It starts in milliseconds, and the environment cannot inject code into it.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
             )
-        self._tell(f"+{pid}\n")
+        self._write(f"+{pid}\n")
 
     def forget(self, pid: int) -> None:
-        """The group led by `pid` is gone; its number may come to mean another."""
-        self._tell(f"-{pid}\n")
+        """Stop watching the group led by `pid`. It is gone, and its number may be given to another process."""
+        self._write(f"-{pid}\n")
 
     def close(self) -> None:
-        """End the guard, and with it whatever is still listed."""
+        """End the guard, and with it every group that is still listed."""
         if self._process is None:
             return
         if self._process.stdin:
@@ -44,7 +44,7 @@ class Guard:
         self._process.wait()
         self._process = None
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         if self._process and self._process.stdin:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(line.encode())
@@ -52,7 +52,7 @@ class Guard:
 
 
 def signal_group(pid: int, number: int) -> bool:
-    """Send a signal to the group led by `pid`; whether there was anybody to get it."""
+    """Send a signal to the group led by `pid`. Return whether a process was there to get it."""
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -62,7 +62,7 @@ def signal_group(pid: int, number: int) -> bool:
 
 def _end(groups: set[int]) -> None:
     groups = {pid for pid in groups if signal_group(pid, signal.SIGTERM)}
-    # A stopped process would never see the signal above.
+    # A stopped process receives SIGTERM only after it continues.
     for pid in groups:
         signal_group(pid, signal.SIGCONT)
     deadline = time.monotonic() + GRACE_SECONDS
@@ -74,7 +74,7 @@ def _end(groups: set[int]) -> None:
 
 
 def main() -> None:
-    """Watch until the pipe closes, then end what is listed."""
+    """Read the pipe until it closes, then end the groups still listed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()

@@ -1,4 +1,4 @@
-"""The home folder of one deployment on this machine: where everything is, and what is made once and kept."""
+"""The home folder of one deployment on this machine: its paths, its lock, its secrets."""
 
 import contextlib
 import fcntl
@@ -15,11 +15,11 @@ from enginehouse.contracts.names import EngineId, check_name
 from enginehouse.local.errors import LocalError
 
 LOCAL_TENANT = "demo"
-"""The tenant that a home has from the first start, so that commands work without an account."""
+"""Tenant that every home has from the first start, so that commands work without an account."""
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step, readable by its owner only."""
+    """Replace a file in one step. Only its owner can read it."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -29,13 +29,13 @@ def write_private(path: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Paths below one folder. Bundles in `engines` and `tenants` are its owner's; `run`, `logs` and `data` are ours."""
+    """Paths below one folder. `engines` and `tenants` belong to the home's owner; Enginehouse writes the rest."""
 
     path: Path
 
     @classmethod
     def at(cls, path: Path) -> "Home":
-        """The home in `path`, its folders made."""
+        """Return the home in `path` and make its folders."""
         home = cls(path.expanduser().resolve())
         for folder in (home.engines, home.tenants, home.run, home.logs, home.data, home.gateway_parts, home.restarts):
             folder.mkdir(parents=True, exist_ok=True)
@@ -44,79 +44,79 @@ class Home:
 
     @property
     def engines(self) -> Path:
-        """Bundles of engines."""
+        """Folder of the engines' bundles."""
         return self.path / "engines"
 
     @property
     def tenants(self) -> Path:
-        """Bundles of tenants."""
+        """Folder of the tenants' bundles."""
         return self.path / "tenants"
 
     @property
     def run(self) -> Path:
-        """What holds for the stack that runs at present; 0700."""
+        """Folder for files of the running stack; mode 0700."""
         return self.path / "run"
 
     @property
     def logs(self) -> Path:
-        """A file per process."""
+        """Folder with one log file per process."""
         return self.path / "logs"
 
     @property
     def data(self) -> Path:
-        """The ledger, Redis' data, objects: what must survive a restart."""
+        """Folder for everything that must survive a restart: ledger, data of Redis, objects."""
         return self.path / "data"
 
     @property
     def webhook_secrets(self) -> Path:
-        """A file per tenant with what signs its webhooks; 0700."""
+        """Folder with one file per tenant: the secrets that sign its webhooks; mode 0700."""
         return self.path / "webhook-secrets"
 
     @property
     def gateway_parts(self) -> Path:
-        """What engines and tenants add to the gateway's sidecar, which watches this folder."""
+        """Folder of gateway parts from engines and tenants. The gateway's sidecar watches it."""
         return self.run / "gateway"
 
     @property
     def restarts(self) -> Path:
-        """Where runners leave a file to have an engine's process restarted."""
+        """Folder in which runners leave a file to have an engine's process restarted."""
         return self.run / "restart"
 
     @property
     def state_file(self) -> Path:
-        """What `enginehouse status` reads."""
+        """File that `enginehouse status` reads."""
         return self.run / "state.json"
 
     @property
     def local_json(self) -> Path:
-        """URL and key that commands on this machine use by default; 0600."""
+        """File with the URL and key that commands on this machine use by default; mode 0600."""
         return self.path / "local.json"
 
     def engine_bundles(self) -> dict[str, Path]:
-        """Folders of engines by engine id; whatever else lies there is passed over."""
+        """Return the folders of engines, by engine id. Ignore everything that is not an engine's folder."""
         return {folder.name: folder for folder in sorted(self.engines.iterdir()) if _is_engine(folder)}
 
     def tenant_bundles(self) -> dict[str, Path]:
-        """Folders of tenants by name; whatever else lies there is passed over."""
+        """Return the folders of tenants, by name. Ignore everything that is not a tenant's folder."""
         return {folder.name: folder for folder in sorted(self.tenants.iterdir()) if _is_tenant(folder)}
 
     def secret(self, name: str) -> str:
-        """A secret of this home, made at first use and kept in `run` with mode 0600."""
+        """Return a secret of this home. It is made at first use and kept in `run` with mode 0600."""
         path = self.run / f"{name}.secret"
         if not path.exists():
             write_private(path, secrets.token_urlsafe(32))
         return path.read_text().strip()
 
     def read_local(self) -> dict[str, str]:
-        """local.json, or nothing if it is not there yet."""
+        """Return the content of local.json, empty if there is none yet."""
         return _read_json(self.local_json)
 
     def read_state(self) -> dict[str, Any]:
-        """state.json, or nothing if no stack has run here."""
+        """Return the content of state.json, empty if no stack has run here."""
         return _read_json(self.state_file)
 
     def is_running(self) -> bool:
-        """Whether a supervisor runs this home at present."""
+        """Return whether a supervisor runs this home now."""
         try:
             with self.lock():
                 return False
@@ -125,7 +125,10 @@ class Home:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only supervisor of this home; LocalError if there is one. The kernel unlocks when we die."""
+        """Be the only supervisor of this home. Raise LocalError if there is one.
+
+        The kernel unlocks when this process dies.
+        """
         descriptor = os.open(self.run / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Ports for processes on 127.0.0.1, reserved so that stacks started at the same moment never share one."""
+"""Reserve ports on 127.0.0.1, so that stacks that start at the same moment share none."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from enginehouse.local.errors import LocalError
 
 LOWEST, HIGHEST = 11_000, 31_999
-"""Below 32768, from where the kernel hands ports to outgoing connections and could take one of ours first."""
+"""Below 32768: from there on the kernel gives ports to outgoing connections, which could take a reserved one."""
 
 
 def _folder() -> Path:
@@ -20,7 +20,7 @@ def _folder() -> Path:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether nothing listens on `port` at present."""
+    """Return whether nothing listens on `port` now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -31,31 +31,31 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 class PortPool:
-    """Hands out ports that no other pool on this machine hands out while this one is open.
+    """Reserves ports. While this pool is open, no other pool on this machine hands out the same port.
 
-    A port is held by a lock on a file named after it, which the kernel lets go when this process dies. Holding the
-    socket itself would not do: the child that is to listen must be able to bind, and to bind again after a crash.
+    A port is held by a lock on a file with its number; the kernel releases the lock when this process dies. Holding the
+    socket itself is not possible: the child that will listen must be able to bind, and to bind again after a crash.
     """
 
     def __init__(self) -> None:
         self._locks: dict[int, int] = {}
 
     def take(self) -> int:
-        """A free port, ours until `give_back` or `close`."""
+        """Return a free port, reserved until `give_back` or `close`."""
         for port in random.sample(range(LOWEST, HIGHEST + 1), 2_000):
             if port not in self._locks and self._lock(port):
                 return port
         raise LocalError(f"no free port between {LOWEST} and {HIGHEST} on 127.0.0.1", "Stop programs that hold them.")
 
     def give_back(self, *ports: int) -> None:
-        """Let others have these ports."""
+        """Release these ports."""
         for port in ports:
             descriptor = self._locks.pop(port, None)
             if descriptor is not None:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Let go of every port."""
+        """Release every port."""
         self.give_back(*list(self._locks))
 
     def _lock(self, port: int) -> bool:

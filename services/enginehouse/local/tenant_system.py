@@ -1,7 +1,7 @@
-"""A tenant's own system beside a running stack, as its owner would run it: an app, and a daprd with the tenant's component.
+"""Run a tenant's own system beside a running stack, as its owner would: an app, and a daprd with its component.
 
-It holds nothing of Enginehouse but the `systems/` part of the tenant's bundle: it may publish `requests.<tenant>` and
-hear `finished.<tenant>`.
+It gets only the `systems/` part of the tenant's bundle: it may publish `requests.<tenant>` and subscribe to
+`finished.<tenant>`.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from enginehouse.local import daprd, redis
 from enginehouse.local.errors import LocalError
 from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
-from enginehouse.local.parts import Parts
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import Supervisor
-from enginehouse.local.progress import Silent
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts
+from enginehouse.local.stack_context import StackContext
+from enginehouse.local.steps import SilentSteps
 from enginehouse.registry.objects import subscription
 
 _START_SECONDS = 60
@@ -35,31 +35,33 @@ _ROUTE = "/finished"
 
 
 class TenantSystem:
-    """What such a system does: publish, and hear."""
+    """A tenant's own system: it publishes events and receives the ends of its jobs."""
 
-    def __init__(self, tenant: str, sidecar_url: str, api_token: str, heard: "asyncio.Queue[dict[str, Any]]") -> None:
+    def __init__(
+        self, tenant: str, sidecar_url: str, api_token: str, received: "asyncio.Queue[dict[str, Any]]"
+    ) -> None:
         self._url = f"{sidecar_url}/v1.0/publish/{tenant_component(tenant)}/{requests_topic(tenant)}"
         self._headers = {"content-type": "application/cloudevents+json", "dapr-api-token": api_token}
-        self._heard = heard
+        self._received = received
 
     async def publish(self, event: dict[str, Any]) -> None:
         """Publish a CloudEvent on `requests.<tenant>`."""
         async with httpx2.AsyncClient(trust_env=False) as client:
             (await client.post(self._url, content=json.dumps(event), headers=self._headers)).raise_for_status()
 
-    async def hear(self, correlation_id: str) -> dict[str, Any]:
-        """The event on `finished.<tenant>` that says what became of the event `correlation_id`."""
-        while (event := await self._heard.get()).get("correlationid") != correlation_id:
+    async def wait_for_finished(self, correlation_id: str) -> dict[str, Any]:
+        """Wait for the event on `finished.<tenant>` that answers the event `correlation_id`, and return it."""
+        while (event := await self._received.get()).get("correlationid") != correlation_id:
             pass
         return event
 
 
 @asynccontextmanager
 async def tenant_system(home: Home, tenant: str) -> AsyncIterator[TenantSystem]:
-    """Run the system of `tenant` beside the stack of `home` for the block. LocalError if it does not start."""
+    """Run the system of `tenant` beside the stack of `home` during the block. Raise LocalError if it does not start."""
     supervisor, ports, prober = Supervisor(lambda: None), PortPool(), Prober()
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    parts = Parts(
+    received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    context = StackContext(
         home=home,
         daprd=await asyncio.to_thread(daprd.require),
         redis=redis_of(home),
@@ -68,9 +70,9 @@ async def tenant_system(home: Home, tenant: str) -> AsyncIterator[TenantSystem]:
         ports=ports,
         prober=prober,
         supervisor=supervisor,
-        progress=Silent(),
+        steps=SilentSteps(),
     )
-    server = _serve(ports.take(), parts.app_token, heard)
+    server = _serve(ports.take(), context.app_token, received)
     name = tenant_component(tenant)
     plan = SidecarPlan(
         app_id=name,
@@ -79,8 +81,8 @@ async def tenant_system(home: Home, tenant: str) -> AsyncIterator[TenantSystem]:
         app_port=server.server_port,
     )
     try:
-        await supervisor.start(parts.sidecar_spec(f"{name}.daprd", plan)).wait_healthy(_START_SECONDS)
-        yield TenantSystem(tenant, f"http://127.0.0.1:{plan.ports.http}", parts.api_token, heard)
+        await supervisor.start(context.sidecar_spec(f"{name}.daprd", plan)).wait_healthy(_START_SECONDS)
+        yield TenantSystem(tenant, f"http://127.0.0.1:{plan.ports.http}", context.api_token, received)
     finally:
         await supervisor.close()
         await asyncio.to_thread(server.shutdown)
@@ -90,7 +92,7 @@ async def tenant_system(home: Home, tenant: str) -> AsyncIterator[TenantSystem]:
 
 
 def redis_of(home: Home) -> RedisAddress:
-    """The Redis of the stack that runs in `home`; LocalError if none does."""
+    """Return the Redis of the stack that runs in `home`. Raise LocalError if none runs."""
     address = redis.external()
     if address:
         return address
@@ -104,13 +106,13 @@ def _own_resources(home: Home, tenant: str) -> Path:
     folder = home.run / tenant_component(tenant)
     folder.mkdir(exist_ok=True)
     listening = subscription("finished", tenant_component(tenant), finished_topic(tenant), _ROUTE, [])
-    # Its own folder, which nobody else loads: no scopes are needed.
+    # No scopes are needed, because no other sidecar loads this folder.
     del listening["scopes"]
     (folder / "finished.yaml").write_text(yaml.safe_dump(listening))
     return folder
 
 
-def _serve(port: int, app_token: str, heard: "asyncio.Queue[dict[str, Any]]") -> ThreadingHTTPServer:
+def _serve(port: int, app_token: str, received: "asyncio.Queue[dict[str, Any]]") -> ThreadingHTTPServer:
     loop = asyncio.get_running_loop()
 
     class Handler(BaseHTTPRequestHandler):
@@ -124,7 +126,7 @@ def _serve(port: int, app_token: str, heard: "asyncio.Queue[dict[str, Any]]") ->
             if not hmac.compare_digest(self.headers.get("dapr-api-token", ""), app_token):
                 self._answer(403)
                 return
-            loop.call_soon_threadsafe(heard.put_nowait, json.loads(body))
+            loop.call_soon_threadsafe(received.put_nowait, json.loads(body))
             self._answer(200)
 
         def _answer(self, status: int) -> None:
@@ -133,7 +135,7 @@ def _serve(port: int, app_token: str, heard: "asyncio.Queue[dict[str, Any]]") ->
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Write no access log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     Thread(target=server.serve_forever, args=(0.05,), daemon=True, name=f"app at {port}").start()

@@ -1,4 +1,4 @@
-"""Running a tool to its end (uv, go): its lines seen as they come, nothing of it left if we are interrupted."""
+"""Run a tool (uv, go) to its end. Pass its lines on as they come, and leave no process behind if interrupted."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ _LONGEST_LINE = 1 << 20
 
 
 class ToolFailed(Exception):
-    """A tool ended with an error; the text is the end of what it said."""
+    """A tool ended with an error. The text is the end of its output."""
 
 
 async def run_tool(
@@ -26,7 +26,10 @@ async def run_tool(
     cwd: Path,
     on_line: Callable[[str], None] | None = None,
 ) -> str:
-    """Run to the end and return standard output. Lines of standard error go to `on_line`. ToolFailed if it fails."""
+    """Run the command and return its standard output. Pass lines of standard error to `on_line`.
+
+    May raise ToolFailed.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -41,12 +44,12 @@ async def run_tool(
     except OSError as error:
         raise ToolFailed(f"{command[0]}: {error.strerror}") from None
     guard.watch(process.pid)
-    said: deque[str] = deque(maxlen=_KEPT_LINES)
+    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     async def listen(stream: asyncio.StreamReader) -> None:
         async for line in stream:
             text = line.decode(errors="replace").rstrip()
-            said.append(text)
+            last_lines.append(text)
             if on_line:
                 on_line(text)
 
@@ -62,5 +65,5 @@ async def run_tool(
         await process.wait()
         guard.forget(process.pid)
     if code:
-        raise ToolFailed("\n".join(list(said)[-15:]) or f"{command[0]} ended with {code}")
+        raise ToolFailed("\n".join(list(last_lines)[-15:]) or f"{command[0]} ended with {code}")
     return output.decode(errors="replace")

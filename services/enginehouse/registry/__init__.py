@@ -1,1 +1,1 @@
-"""The control plane: engine.yaml becomes an engine's bundle, a tenant becomes a tenant's bundle."""
+"""The control plane: render the bundle of an engine from engine.yaml, and the bundle of a tenant."""

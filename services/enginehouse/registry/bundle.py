@@ -1,4 +1,4 @@
-"""The bundle of an engine and of a tenant: a folder of YAML, rendered from engine.yaml or tenant.yaml, hand-editable."""
+"""Render the bundle of an engine or a tenant: a folder of YAML that people may edit."""
 
 import math
 import os
@@ -57,45 +57,46 @@ class InvalidBundle(RequestError):
 
 
 class Workloads(BaseModel):
-    """workloads.yaml: what runs for an engine, beside its Dapr objects."""
+    """The content of workloads.yaml: processes of an engine, beside its Dapr objects."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="Folder with the engine's own files, absolute.")
-    content: str = Field("", description="Of those files, as they were deployed: other ones restart the engine.")
-    slots: dict[Slot, str] = Field(description="Version that runs in each slot that has one.")
-    replicas: int = Field(1, ge=1, le=100, description="Processes of the engine behind one runner.")
+    source: str = Field(description="Absolute path of the folder with the engine's own files.")
+    content: str = Field("", description="Hash of those files when they were deployed. A new hash restarts the engine.")
+    slots: dict[Slot, str] = Field(description="Version in each slot that is in use.")
+    replicas: int = Field(1, ge=1, le=100, description="Number of engine processes behind one runner.")
 
 
 def requests_route(tenant: str) -> str:
-    """Where the gateway receives a tenant's own events."""
+    """Return the gateway's route for a tenant's own events."""
     return f"/requests/{tenant}"
 
 
 def local_replicas(spec: EngineSpec) -> int:
-    """How many processes of an engine run on one machine. Nothing wakes a sleeping one there, so at least one."""
+    """Return how many processes of an engine run on one machine. At least one, because nothing wakes a sleeping one."""
     return max(1, spec.scale.min)
 
 
 def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict[str, str]:
-    """The files of an engine's bundle, by path. `source` is the folder its processes start in."""
+    """Return the files of an engine's bundle, by path. Its processes start in the folder `source`."""
     engine = spec.id
     jobs, results = jobs_component(engine), results_component(engine)
-    hears = [job_topic(engine), trial_topic(engine)]
-    says = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
+    subscribes = [job_topic(engine), trial_topic(engine)]
+    publishes = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
     replicas = local_replicas(spec)
     settings = {
         "consumerID": engine,
-        # Pacing: no more in hand than the engine works on at once, and almost nothing prefetched behind them.
+        # Deliver only as many jobs as the engine works on, and prefetch almost nothing behind them.
         "concurrency": str(spec.jobs_at_once * replicas),
         "queueDepth": "1",
-        # Redis delivers again after this even while the handler still runs; recovery before it is the ledger's.
+        # After this time Redis delivers again, even while the handler still runs. Until then the ledger recovers lost
+        # jobs.
         "processingTimeout": f"{math.ceil(3 * spec.execution_timeout_seconds) + _PROCESSING_MARGIN_SECONDS}s",
         "redeliverInterval": REDELIVER_INTERVAL_MS,
         "streamTTL": STREAM_TTL,
-        "allowedTopics": ",".join(hears + says),
-        "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), says)),
-        "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), hears)),
+        "allowedTopics": ",".join(subscribes + publishes),
+        "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), publishes)),
+        "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), subscribes)),
     }
     workloads = Workloads(
         source=str(source.resolve()),
@@ -108,11 +109,11 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
         "engine/jobs.yaml": component(jobs, "pubsub.redis", settings, app_ids(engine)),
         "engine/results.yaml": results_store(results, engine, app_ids(engine)),
         "engine/subscription.yaml": subscription(
-            engine, jobs, hears[0], JOBS_ROUTE, [app_id(engine, active)], DEAD_LETTERS_TOPIC
+            engine, jobs, subscribes[0], JOBS_ROUTE, [app_id(engine, active)], DEAD_LETTERS_TOPIC
         ),
-        # Nobody is on trial until a second version is deployed.
+        # No slot is on trial until a second version is deployed.
         "engine/subscription-trial.yaml": subscription(
-            f"{engine}-trial", jobs, hears[1], JOBS_ROUTE, [], DEAD_LETTERS_TOPIC
+            f"{engine}-trial", jobs, subscribes[1], JOBS_ROUTE, [], DEAD_LETTERS_TOPIC
         ),
         "gateway/results.yaml": results_store(results, engine, [GATEWAY_APP], **tolerant()),
         WORKLOADS_FILE: workloads.model_dump(mode="json"),
@@ -121,12 +122,12 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
 
 
 def render_tenant(tenant: Tenant) -> dict[str, str]:
-    """The files of a tenant's bundle, by path: who it is, what the gateway loads for it, what its own systems load."""
+    """Return the files of a tenant's bundle, by path: settings, the gateway's objects, its own systems' component."""
     name = tenant.name
     requests, finished = requests_topic(name), finished_topic(name)
     reading = {
         "consumerID": GATEWAY_APP,
-        # Few at a time: a flood of one tenant's events waits in its own topic.
+        # A small number, so that a flood of one tenant's events waits in its own topic.
         "concurrency": "2",
         "queueDepth": "10",
         "processingTimeout": "60s",
@@ -137,7 +138,7 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
         "subscriptionScopes": topic_scopes({GATEWAY_APP: [requests]}),
     }
     system = tenant_component(name)
-    theirs = {
+    own_systems = {
         "consumerID": system,
         "streamTTL": STREAM_TTL,
         "allowedTopics": f"{requests},{finished}",
@@ -148,21 +149,22 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
     objects: dict[str, Any] = {
         TENANT_FILE: tenant.model_dump(mode="json"),
         "gateway/requests.yaml": component(component_name, "pubsub.redis", reading, [GATEWAY_APP], **tolerant()),
-        # Raw: strangers publish here, and a malformed trace attribute would crash the sidecar that reads it as an event.
+        # Raw, because strangers publish here: a malformed trace attribute would crash a sidecar that reads it as an
+        # event.
         "gateway/subscription.yaml": subscription(
             component_name, component_name, requests, requests_route(name), [GATEWAY_APP], raw_payload=True
         ),
-        "systems/pubsub.yaml": component(system, "pubsub.redis", theirs, [system]),
+        "systems/pubsub.yaml": component(system, "pubsub.redis", own_systems, [system]),
     }
     return {path: yaml.safe_dump(content, sort_keys=False, width=120) for path, content in objects.items()}
 
 
 def write_bundle(folder: Path, files: dict[str, str]) -> None:
-    """Make `folder` hold exactly these files. Readers see the old bundle or the new one, never half of one."""
-    if _holds(folder, files):
-        return  # A sidecar watches the very folder that it was started with, so it is not replaced for nothing.
+    """Make `folder` hold exactly these files. Readers see the old bundle or the new one, and no mixture."""
+    if _holds_exactly(folder, files):
+        return  # Unchanged bundles are not replaced: a sidecar watches the very folder that it was started with.
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Dot names are no bundle's name, so watchers pass over them.
+    # A name with a leading dot is no bundle's name, so watchers ignore it.
     fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     for path, text in files.items():
         (fresh / path).parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +178,7 @@ def write_bundle(folder: Path, files: dict[str, str]) -> None:
         os.rename(fresh, folder)
 
 
-def _holds(folder: Path, files: dict[str, str]) -> bool:
+def _holds_exactly(folder: Path, files: dict[str, str]) -> bool:
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return found.keys() == files.keys() and all(
         path.read_bytes() == files[name].encode() for name, path in found.items()
@@ -184,7 +186,7 @@ def _holds(folder: Path, files: dict[str, str]) -> bool:
 
 
 def remove_bundle(folder: Path) -> bool:
-    """Delete a bundle in one step; whether there was one."""
+    """Delete a bundle in one step. Return whether there was one."""
     stale = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent)) if folder.is_dir() else None
     if stale is None:
         return False
@@ -194,12 +196,12 @@ def remove_bundle(folder: Path) -> bool:
 
 
 def read_spec(path: Path) -> EngineSpec:
-    """Read an engine.yaml; InvalidBundle that says what is wrong and where."""
+    """Read an engine.yaml. Raise InvalidBundle with the place and the reason if it is wrong."""
     return _read(EngineSpec, path)
 
 
 def read_workloads(path: Path) -> Workloads:
-    """Read a workloads.yaml; InvalidBundle that says what is wrong and where."""
+    """Read a workloads.yaml. Raise InvalidBundle with the place and the reason if it is wrong."""
     return _read(Workloads, path)
 
 

@@ -1,4 +1,4 @@
-"""What an engine's folder holds, as one short text: how a deployment tells that an engine's code has changed."""
+"""Hash the content of an engine's folder. A deployment compares hashes to see whether the code has changed."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def content_hash(folder: Path) -> str:
-    """Changes with any file of `folder`, its name included. What tools leave behind (caches, dot files) does not count."""
+    """Return a hash of all files in `folder` and their names. Leftovers of tools (caches, dot files) do not count."""
     digest = hashlib.sha256()
     for path in sorted(_files(folder)):
         with path.open("rb") as file:
@@ -18,10 +18,10 @@ def content_hash(folder: Path) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_left_behind(name)]
-        # Through links to files, but not to what only looks like one: reading a pipe would never end.
-        yield from (path for name in files if not _is_left_behind(name) and (path := Path(place, name)).is_file())
+        folders[:] = [name for name in folders if not _is_ignored(name)]
+        # Links to files are followed; anything that is not a file is skipped, because reading a pipe would never end.
+        yield from (path for name in files if not _is_ignored(name) and (path := Path(place, name)).is_file())
 
 
-def _is_left_behind(name: str) -> bool:
+def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")

@@ -1,4 +1,4 @@
-"""The Dapr objects of a deployment over Redis, as plain data. Which fields matter, and why, is said where they are set."""
+"""Build the Dapr objects of a deployment over Redis as plain data. Comments give the reason for each setting."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,22 +9,25 @@ REDIS_ADDRESS: list[dict[str, str]] = [
     {"name": "redisHost", "envRef": "ENGINEHOUSE_REDIS_HOST"},
     {"name": "redisPassword", "envRef": "ENGINEHOUSE_REDIS_PASSWORD"},
 ]
-"""From the sidecar's environment: a bundle holds no address and no secret."""
+"""Taken from the sidecar's environment: a bundle holds no address and no secret."""
 
 REDELIVER_INTERVAL_MS = "15000"
-"""Bare milliseconds: with a unit, Dapr ignores the value without a word."""
+"""Milliseconds without a unit: Dapr silently ignores a value with a unit."""
 
 STREAM_TTL = "6h"
-"""The publisher's component trims, unread entries too. Completions live seconds, dead letters minutes."""
+"""The publisher's component trims the stream, also unread entries. Completions live seconds, dead letters minutes."""
 
 
 def topic_scopes(topics_of_app: Mapping[str, Sequence[str]]) -> str:
-    """`app=topic,topic;app=`: an app with no topics may use none; one that is not named may use all, so name all."""
+    """Return `app=topic,topic;app=`.
+
+    Name every app: one without topics may use none, one that is missing may use all.
+    """
     return ";".join(f"{app}={','.join(topics)}" for app, topics in topics_of_app.items())
 
 
 def component(name: str, kind: str, settings: Mapping[str, str], scopes: Sequence[str], **spec: Any) -> dict[str, Any]:
-    """A Component of type `kind` with its metadata and the apps that may load it."""
+    """Return a Component of type `kind` with its metadata and the apps that may load it."""
     return {
         "apiVersion": "dapr.io/v1alpha1",
         "kind": "Component",
@@ -40,12 +43,12 @@ def component(name: str, kind: str, settings: Mapping[str, str], scopes: Sequenc
 
 
 def tolerant(settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Spec fields of what an engine or tenant adds to the gateway's sidecar: broken, it must not stop that sidecar."""
+    """Return spec fields for a component in the gateway's sidecar, so that a broken one does not stop the sidecar."""
     return {"ignoreErrors": True, "initTimeout": "3s", **(settings or {})}
 
 
 def results_store(name: str, key_prefix: str, scopes: Sequence[str], **spec: Any) -> dict[str, Any]:
-    """A state store with a literal key prefix: no other prefix can be reached through it."""
+    """Return a state store with a literal key prefix. No other prefix can be reached through it."""
     return component(name, "state.redis", {"keyPrefix": key_prefix}, scopes, **spec)
 
 
@@ -58,7 +61,10 @@ def subscription(
     dead_letter_topic: str | None = None,
     raw_payload: bool = False,
 ) -> dict[str, Any]:
-    """A declarative Subscription. No scopes at all would mean everybody, so nobody is written as a name."""
+    """Return a declarative Subscription.
+
+    Empty `scopes` become a name that no app has, because no scopes mean every app.
+    """
     spec: dict[str, Any] = {"pubsubname": pubsub, "topic": topic}
     if raw_payload:
         spec["metadata"] = {"rawPayload": "true"}

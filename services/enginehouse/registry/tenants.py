@@ -1,4 +1,4 @@
-"""The tenants of a home, and the end of their keys."""
+"""List the tenants of a home, change their webhooks and revoke their keys."""
 
 import base64
 import secrets
@@ -14,21 +14,21 @@ from enginehouse.registry.deploy import read_tenant
 
 
 class TenantDoesNotExist(RequestError):
-    """No such tenant."""
+    """There is no such tenant."""
 
     code = "TENANT_DOES_NOT_EXIST"
     advice = "'enginehouse tenant list' shows the tenants there are."
 
 
 class KeyDoesNotExist(RequestError):
-    """No such key."""
+    """There is no such key."""
 
     code = "KEY_DOES_NOT_EXIST"
     advice = "'enginehouse tenant list' shows the keys there are."
 
 
 def read_tenants(tenants: Path) -> list[Tenant]:
-    """All tenants, by name; InvalidBundle names a file that cannot be read."""
+    """Return all tenants, by name. Raise InvalidBundle that names a file if the file cannot be read."""
     found = []
     for path in sorted(tenants.glob(f"*/{TENANT_FILE}")):
         try:
@@ -41,7 +41,7 @@ def read_tenants(tenants: Path) -> list[Tenant]:
 
 
 def existing_tenant(tenants: Path, name: str) -> Tenant:
-    """The tenant of that name; TenantDoesNotExist if there is none."""
+    """Return the tenant of that name. Raise TenantDoesNotExist if there is none."""
     tenant = read_tenant(tenants, check_name("tenant", name))
     if tenant is None:
         raise TenantDoesNotExist(f"There is no tenant {name!r} here")
@@ -49,7 +49,7 @@ def existing_tenant(tenants: Path, name: str) -> Tenant:
 
 
 def rotate_webhook_secret(folder: Path, name: str) -> str:
-    """A new signing secret for a tenant's webhooks. The one before stays active beside it, older ones do not."""
+    """Return a new signing secret for a tenant's webhooks. The previous secret stays valid, older ones do not."""
     check_name("tenant", name)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / name
@@ -63,18 +63,21 @@ def rotate_webhook_secret(folder: Path, name: str) -> str:
 
 
 def set_webhook(tenants: Path, name: str, url: str | None) -> Tenant:
-    """Have what becomes of a tenant's engines POSTed to `url`, or no more. TenantDoesNotExist, or InvalidBundle."""
+    """Set or remove the URL for notices about a tenant's engines. Raise TenantDoesNotExist or InvalidBundle."""
     tenant = existing_tenant(tenants, name)
     try:
         changed = Tenant.model_validate({**tenant.model_dump(), "webhook": url})
     except ValidationError:
-        raise InvalidBundle(f"{url!r} is no address of a webhook: it must begin with http:// or https://") from None
+        raise InvalidBundle(f"{url!r} cannot be a webhook: it must begin with http:// or https://") from None
     write_bundle(tenants / name, render_tenant(changed))
     return changed
 
 
 def revoke_key(tenants: Path, name: str, key: str) -> ApiKey:
-    """Forget the one key of a tenant that starts as `key` does, or is it; KeyDoesNotExist if there is not exactly one."""
+    """Remove the one key of a tenant that is, or starts with, `key`.
+
+    Raise KeyDoesNotExist unless exactly one matches.
+    """
     tenant = read_tenant(tenants, check_name("tenant", name))
     known = tenant.keys if tenant else []
     meant = [entry for entry in known if key and (entry.id.startswith(key) or key.startswith(entry.id))]

@@ -1,1 +1,1 @@
-"""The only package that speaks Dapr. The rest sees "publish this job", "read this record"."""
+"""Speak Dapr. No other package does: the rest of Enginehouse says "publish this job", "read this record"."""

@@ -1,4 +1,4 @@
-"""What the rest of Enginehouse may ask of a Dapr sidecar; `dapr.DaprSidecar` and `fake.FakeSidecar` both do it."""
+"""Define the calls to a Dapr sidecar. `dapr.DaprSidecar` and `fake.FakeSidecar` implement them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ __all__ = ["Conflict", "Metadata", "NotPermitted", "Sidecar", "StateItem", "Unav
 
 
 class NotPermitted(EnginehouseError):
-    """The sidecar's scopes do not allow this app to do that."""
+    """The sidecar's scopes do not allow this call to this app."""
 
     code = "NOT_PERMITTED"
     retryable = False
@@ -26,7 +26,7 @@ class StateItem:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a sidecar has loaded at present."""
+    """Components and subscriptions that a sidecar has loaded now."""
 
     app_id: str
     components: frozenset[str] = field(default_factory=frozenset)
@@ -34,40 +34,43 @@ class Metadata:
 
 
 class Sidecar(Protocol):
-    """All calls raise Unavailable when the sidecar, or what stands behind it, does not answer in time, or not with sense."""
+    """Calls to a sidecar.
+
+    All raise Unavailable if the sidecar, or the broker or store behind it, gives no answer in time or no valid answer.
+    """
 
     async def start(self, timeout_seconds: float = 60) -> None:
-        """Wait, without blocking the event loop, until the sidecar is ready. Called once, after fork."""
+        """Wait until the sidecar is ready, without blocking the event loop. Call this once, after a fork."""
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
     async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
-        """Publish one structured CloudEvent. NotPermitted if this app may not."""
+        """Publish one structured CloudEvent. Raise NotPermitted if this app may not publish there."""
 
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
-        """Publish several in one round trip; for each, in order, whether the broker has it."""
+        """Publish several events in one round trip. Return for each, in order, whether the broker has it."""
 
     async def read(self, store: str, key: str) -> StateItem | None:
-        """The present value, or None."""
+        """Return the present value, or None."""
 
     async def read_many(self, store: str, keys: Sequence[str]) -> dict[str, StateItem]:
-        """The present values of those keys that exist, in one round trip."""
+        """Return the present values of the keys that exist, in one round trip."""
 
     async def create(self, store: str, key: str, value: bytes, ttl_seconds: int) -> None:
-        """First-write a key that must not exist; Conflict if it does, or if the store cannot say."""
+        """First-write a key that must not exist. Raise Conflict if it does, or if the store cannot tell."""
 
     async def replace(self, store: str, key: str, value: bytes, etag: str, ttl_seconds: int) -> None:
-        """First-write a key over exactly the version `etag`; Conflict if it has another by now.
+        """First-write a key over exactly the version `etag`. Raise Conflict if it has another version by now.
 
-        Of a key that is gone by now nothing is promised: Redis writes it.
+        If the key is gone by now, the result depends on the store: Redis writes it.
         """
 
     async def put(self, store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
-        """Last-write a key that decides nothing (cards, heartbeats). Never a job's record."""
+        """Last-write a key that decides nothing (card, heartbeat). Do not use this for a job's record."""
 
     async def delete(self, store: str, key: str) -> None:
         """Remove a key, whether it exists or not."""
 
     async def metadata(self) -> Metadata:
-        """What the sidecar has loaded at present."""
+        """Return the components and subscriptions that the sidecar has loaded now."""

@@ -1,11 +1,7 @@
-"""A real Dapr sidecar, over its HTTP API.
+"""Talk to a real Dapr sidecar over its HTTP API.
 
-Decision, 2026-11-22: measured on one daprd, a first-write takes 0.5 ms over HTTP with aiohttp and 1.0 ms over gRPC with the
-official package (a publish 1.0 and 1.5), at half the CPU on either side of the connection: gRPC's threads wake each other
-a dozen times for a call. So no client of Dapr's is needed, and the official package is not among the requirements.
-
-Values are stored as JSON strings that hold the text: daprd reads a value that is JSON itself into floats, and what
-is larger than 2^53 would come back as another number.
+Values are stored as JSON strings that hold the text. daprd would read a JSON value into floats, which changes integers
+above 2^53.
 """
 
 import asyncio
@@ -25,17 +21,17 @@ from enginehouse.sidecar.gather import Gather
 
 _FIRST_WRITE = {"concurrency": "first-write", "consistency": "strong"}
 _EVENT, _JSON = {"Content-Type": CONTENT_TYPE}, {"Content-Type": "application/json"}
-# As it is: our events are CloudEvents already, which daprd would only read, mark with the topic and write again.
-_AS_IT_IS = "metadata.rawPayload=true"
+# Without wrapping: our events are CloudEvents already. daprd would only parse them, add the topic and write them again.
+_RAW_PAYLOAD = "metadata.rawPayload=true"
 _READY_POLL_SECONDS = 0.05
-# Of calls that go together. A sidecar takes 16 MiB, of which escaped text fills up to twice its length.
+# Limits of one gathered call. A sidecar takes 16 MiB, and escaped text can be twice as long as the text itself.
 _GATHER_MAX = 64
 _GATHER_MAX_BYTES = 2 * 1024 * 1024
-# A slow call holds up no others; more at once would make the groups smaller.
+# Two, so that a slow call does not hold up the others. More calls would make the groups smaller.
 _GATHER_IN_FLIGHT = 2
-# A larger body is written in parts.
+# Larger bodies are written to the connection in pieces.
 _WHOLE_MAX_BYTES = 256 * 1024
-# The answer to a bulk publish lists in a header what failed.
+# A bulk publish lists the failed events in a header of its answer.
 _HEADER_MAX_BYTES = 1024 * 1024
 
 
@@ -54,20 +50,20 @@ def _item(key: str, value: bytes, ttl_seconds: int | None) -> dict[str, Any]:
     return item
 
 
-def _refusal(status: int, body: bytes) -> EnginehouseError:
+def _error_of_answer(status: int, body: bytes) -> EnginehouseError:
     try:
         answer = pydantic_core.from_json(body)
-        said = f"{answer['errorCode']}: {answer['message']}"
+        reason = f"{answer['errorCode']}: {answer['message']}"
     except (ValueError, KeyError, TypeError):
-        said = f"it answered {status}"
+        reason = f"it answered {status}"
     if status == 403:
-        return NotPermitted(said)
-    return Conflict(said) if status == 409 else Unavailable(f"sidecar: {said}")
+        return NotPermitted(reason)
+    return Conflict(reason) if status == 409 else Unavailable(f"sidecar: {reason}")
 
 
 @contextlib.contextmanager
-def _understood() -> Iterator[None]:
-    """Around the reading of an answer: Unavailable if it is not what a sidecar answers."""
+def _reading_answer() -> Iterator[None]:
+    """Raise Unavailable if the block cannot read a sidecar's answer."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -78,12 +74,12 @@ def _understood() -> Iterator[None]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where a text belongs")
+        raise TypeError(f"found {type(value).__name__}, expected text")
     return value
 
 
 class DaprSidecar:
-    """The sidecar at 127.0.0.1:`http_port`. Made before, started inside, the event loop that uses it."""
+    """The sidecar at 127.0.0.1:`http_port`. Create it anywhere; call `start` inside the event loop that uses it."""
 
     def __init__(self, http_port: int, api_token: str, *, timeout_seconds: float = 10) -> None:
         self._address = f"127.0.0.1:{http_port}"
@@ -95,7 +91,7 @@ class DaprSidecar:
         self._saving = Gather(self._save_gathered, size=lambda item: len(item["value"]), **bounds)
 
     async def start(self, timeout_seconds: float = 60) -> None:
-        """Wait until the sidecar answers; Unavailable when it does not in time."""
+        """Wait until the sidecar answers. Raise Unavailable if it does not in time."""
         self._session = aiohttp.ClientSession(
             base_url=f"http://{self._address}/v1.0/",
             connector=aiohttp.TCPConnector(limit=0),
@@ -119,7 +115,7 @@ class DaprSidecar:
                 await asyncio.sleep(_READY_POLL_SECONDS)
 
     async def close(self) -> None:
-        """Close the connections; calls raise Unavailable from now on."""
+        """Close the connections. Later calls raise Unavailable."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -127,7 +123,7 @@ class DaprSidecar:
     async def _call(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Status and body of the answer, whatever it is; Unavailable if there is none."""
+        """Return status and body of any answer. Raise Unavailable if there is no answer."""
         if self._session is None:
             raise Unavailable("sidecar: its connection is not open")
         data = io.BytesIO(body) if body is not None and len(body) > _WHOLE_MAX_BYTES else body
@@ -137,63 +133,64 @@ class DaprSidecar:
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise Unavailable(f"sidecar: {type(error).__name__}: {error}") from None
 
-    async def _done(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
+    async def _call_ok(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
         status, answer = await self._call(method, path, body, headers)
         if status >= 300:
-            raise _refusal(status, answer)
+            raise _error_of_answer(status, answer)
         return answer
 
     async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
-        """Publish one structured CloudEvent; the broker has it when this returns."""
+        """Publish one structured CloudEvent. The broker has it when this returns."""
         await self._publishing.do((pubsub, topic), event)
 
     async def _publish_gathered(self, to: tuple[str, str], events: Sequence[bytes]) -> list[Exception | None]:
         pubsub, topic = to
         if len(events) > 1:
-            landed = await self.publish_many(pubsub, topic, events)
-            return [
-                None if ok else Unavailable(f"sidecar: {topic}: the broker did not take the event") for ok in landed
-            ]
-        await self._done("POST", f"publish/{pubsub}/{topic}?{_AS_IT_IS}", events[0], _EVENT)
+            taken = await self.publish_many(pubsub, topic, events)
+            return [None if ok else Unavailable(f"sidecar: {topic}: the broker did not take the event") for ok in taken]
+        await self._call_ok("POST", f"publish/{pubsub}/{topic}?{_RAW_PAYLOAD}", events[0], _EVENT)
         return [None]
 
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
-        """Publish several in one call, or a few if they are large; for each, in order, whether the broker has it."""
-        landed: list[bool] = []
-        for part in _parts(events):
-            landed += await self._publish_part(pubsub, topic, part)
-        return landed
+        """Publish several events in one call, or a few calls if they are large.
 
-    async def _publish_part(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
+        Return for each whether the broker has it.
+        """
+        taken: list[bool] = []
+        for chunk in _chunks(events):
+            taken += await self._publish_chunk(pubsub, topic, chunk)
+        return taken
+
+    async def _publish_chunk(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
         entries = [
             {"entryId": str(index), "event": event.decode(), "contentType": "text/plain"}
             for index, event in enumerate(events)
         ]
-        path = f"publish/bulk/{pubsub}/{topic}?{_AS_IT_IS}"
+        path = f"publish/bulk/{pubsub}/{topic}?{_RAW_PAYLOAD}"
         status, answer = await self._call("POST", path, pydantic_core.to_json(entries), _JSON)
         if status < 300:
             return [True] * len(events)
         try:
             failed = {entry["entryId"] for entry in pydantic_core.from_json(answer)["failedEntries"]}
         except (ValueError, KeyError, TypeError):
-            raise _refusal(status, answer) from None
+            raise _error_of_answer(status, answer) from None
         return [str(index) not in failed for index in range(len(events))]
 
     async def read(self, store: str, key: str) -> StateItem | None:
-        """The present value, or None."""
+        """Return the present value, or None."""
         return (await self.read_many(store, [key])).get(key)
 
     async def read_many(self, store: str, keys: Sequence[str]) -> dict[str, StateItem]:
-        """The present values of those keys that exist."""
+        """Return the present values of the keys that exist."""
         if not keys:
             return {}
         body = pydantic_core.to_json({"keys": keys, "parallelism": 8})
-        answer = await self._done("POST", f"state/{store}/bulk", body, _JSON)
+        answer = await self._call_ok("POST", f"state/{store}/bulk", body, _JSON)
         found = {}
-        with _understood():
+        with _reading_answer():
             items = pydantic_core.from_json(answer)
             if not isinstance(items, list):
-                raise TypeError(f"{type(items).__name__} where a list belongs")
+                raise TypeError(f"found {type(items).__name__}, expected a list")
             for item in items:
                 if item.get("error"):
                     raise Unavailable(f"sidecar: {item['error']}")
@@ -204,15 +201,15 @@ class DaprSidecar:
         return found
 
     async def create(self, store: str, key: str, value: bytes, ttl_seconds: int) -> None:
-        """First-write a key that must not exist; Conflict if it does."""
+        """First-write a key that must not exist. Raise Conflict if it does."""
         await self._saving.do(store, _first_write(key, value, ttl_seconds, None))
 
     async def replace(self, store: str, key: str, value: bytes, etag: str, ttl_seconds: int) -> None:
-        """First-write a key over exactly the version `etag`; Conflict if it has another by now."""
+        """First-write a key over exactly the version `etag`. Raise Conflict if it has another version by now."""
         await self._saving.do(store, _first_write(key, value, ttl_seconds, etag))
 
     async def _save(self, store: str, items: Sequence[dict[str, Any]]) -> None:
-        await self._done("POST", f"state/{store}", pydantic_core.to_json(items), _JSON)
+        await self._call_ok("POST", f"state/{store}", pydantic_core.to_json(items), _JSON)
 
     async def _save_gathered(self, store: str, items: Sequence[dict[str, Any]]) -> list[Exception | None]:
         if len(items) > 1 and len({item["key"] for item in items}) == len(items):
@@ -220,7 +217,7 @@ class DaprSidecar:
                 await self._save(store, items)
                 return [None] * len(items)
             except (Conflict, Unavailable):
-                # Some were not written, and a sidecar does not say which: each tells for itself.
+                # Some items were not written, and the sidecar does not say which. So each is written again alone.
                 return list(await asyncio.gather(*(self._save_again(store, item) for item in items)))
         return list(await asyncio.gather(*(self._save_one(store, item) for item in items)))
 
@@ -231,7 +228,7 @@ class DaprSidecar:
         except (Conflict, Unavailable) as error:
             if isinstance(error, Conflict) or "etag" in item:
                 return error
-            # Redis answers "somebody was first" with the same internal error as any other failure to write.
+            # Redis answers "the key exists" with the same internal error as any other failed write.
             try:
                 present = await self.read(store, item["key"])
             except EnginehouseError as failure:
@@ -239,7 +236,7 @@ class DaprSidecar:
             return error if present is None else Conflict(f"{store}: {item['key']} exists")
 
     async def _save_again(self, store: str, item: dict[str, Any]) -> Exception | None:
-        """After a failed write of several, in which this one may have been written."""
+        """Write one item of a failed group again. It may have been written the first time."""
         error = await self._save_one(store, item)
         if not isinstance(error, Conflict):
             return error
@@ -256,12 +253,12 @@ class DaprSidecar:
     async def delete(self, store: str, key: str) -> None:
         """Remove a key, whether it exists or not."""
         name = quote(key, safe="")
-        await self._done("DELETE", f"state/{store}/{name}", None, None)
+        await self._call_ok("DELETE", f"state/{store}/{name}", None, None)
 
     async def metadata(self) -> Metadata:
-        """What the sidecar has loaded at present."""
-        body = await self._done("GET", "metadata", None, None)
-        with _understood():
+        """Return the components and subscriptions that the sidecar has loaded now."""
+        body = await self._call_ok("GET", "metadata", None, None)
+        with _reading_answer():
             answer = pydantic_core.from_json(body)
             return Metadata(
                 app_id=_text(answer["id"]),
@@ -270,8 +267,8 @@ class DaprSidecar:
             )
 
 
-def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """The events in their order, as many at once as one call may carry: at least one, however large."""
+def _chunks(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Split the events, in order, into groups that fit one call. A group holds at least one event, however large."""
     start = size = 0
     for index, event in enumerate(events):
         size += len(event)

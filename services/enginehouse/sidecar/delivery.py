@@ -1,7 +1,7 @@
-"""The loopback listener on which a sidecar delivers events to its app.
+"""Listen on loopback for the events that a sidecar delivers to its app.
 
-daprd adds the app token to *every* call of the app, service invocation included, so the token alone does not prove a
-delivery: whatever names a calling app is refused, and the listener must never be the one that others reach.
+daprd adds the app token to *every* call of the app, also to service invocation, so the token alone does not prove a
+delivery. Therefore calls that name a calling app are refused, and other apps must never reach this listener.
 """
 
 import base64
@@ -19,19 +19,22 @@ from starlette.types import Receive, Scope, Send
 from enginehouse.contracts.errors import UnsafeSettings
 
 Deliver = Callable[..., Awaitable[bool]]
-"""Takes the raw body, and by name what the path holds in braces; True acknowledges, False asks for another delivery. Must not raise for a bad body."""
+"""Handles one delivery: takes the raw body, and by name the parts of the path in braces.
+
+Returns True to acknowledge, False to ask for another delivery. Must not raise for a bad body.
+"""
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""Of a larger body only this much is handed on: it cannot be parsed, so it is dead-lettered with a reason."""
+"""Larger bodies are cut to this size. The rest cannot be parsed, so it is dead-lettered with a reason."""
 
-# The only two answers a sidecar may get: any other status or word makes it drop or dead-letter the event.
+# The only two answers for a sidecar. After any other status or word it drops or dead-letters the event.
 _ACKNOWLEDGED = b'{"status":"SUCCESS"}'
 _AGAIN = b'{"status":"RETRY"}'
 _STRANGER = b'{"error":"deliveries come from this app\'s own sidecar only"}'
 
 
 def raw_payload(body: bytes) -> bytes:
-    """What was published: daprd wraps the raw payload of a foreign event as base64 data of an event of its own."""
+    """Return the bytes that were published. daprd wraps a raw payload as base64 data of an event of its own."""
     try:
         return base64.b64decode(pydantic_core.from_json(body)["data_base64"])
     except (ValueError, KeyError, TypeError):
@@ -39,7 +42,7 @@ def raw_payload(body: bytes) -> bytes:
 
 
 class DeliveryApp:
-    """The app behind daprd's `--app-port`. Deliveries are on every job's way, so they are bare ASGI."""
+    """The app behind daprd's `--app-port`. Bare ASGI, because every job passes through it."""
 
     def __init__(self, routes: Mapping[str, Deliver], app_token: str, pages: Starlette) -> None:
         self._exact = {path: deliver for path, deliver in routes.items() if "{" not in path}
@@ -85,7 +88,7 @@ class DeliveryApp:
 
 
 async def _bounded_body(receive: Receive) -> bytes | None:
-    """At most MAX_EVENT_BYTES of the body; None if the caller has gone."""
+    """Return at most MAX_EVENT_BYTES of the body, or None if the caller has gone."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         return bytes(message.get("body", b"")[:MAX_EVENT_BYTES])
@@ -110,12 +113,12 @@ def delivery_app(
     healthy: Callable[[], bool],
     extra: list[BaseRoute] | None = None,
 ) -> DeliveryApp:
-    """A POST route per kind of subscription, `/healthz` for daprd's app health check.
+    """Return the app: a POST route for each kind of subscription, and `/healthz` for daprd's app health check.
 
     `extra` adds routes that need no token (metrics).
     """
     if len(app_token) < 16:
-        raise UnsafeSettings("APP_API_TOKEN must be set, to at least 16 characters: it proves deliveries")
+        raise UnsafeSettings("APP_API_TOKEN must be set and have at least 16 characters: it proves deliveries")
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"healthy": healthy()}, status_code=200 if healthy() else 503)

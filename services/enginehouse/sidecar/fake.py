@@ -1,4 +1,4 @@
-"""A Dapr in memory, for unit tests: passes the same contract suite as a real one, and fails on command."""
+"""A Dapr in memory for unit tests. It passes the same contract suite as a real one, and fails on command."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enginehouse.contracts.moments import now
 from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
 
-Handler = Callable[[bytes], Awaitable[bool]]
+Subscriber = Callable[[bytes], Awaitable[bool]]
 
 
 @dataclass(slots=True)
@@ -25,37 +25,40 @@ class FakeDapr:
     components: set[str] = field(default_factory=set)
     stores: dict[str, dict[str, _Entry]] = field(default_factory=lambda: defaultdict(dict))
     published: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    handlers: dict[str, list[Handler]] = field(default_factory=lambda: defaultdict(list))
+    handlers: dict[str, list[Subscriber]] = field(default_factory=lambda: defaultdict(list))
     forbidden_topics: set[tuple[str, str]] = field(default_factory=set)
-    """(pubsub, topic) pairs that no app may publish to."""
+    """Pairs of (pubsub, topic) to which no app may publish."""
     missing: set[str] = field(default_factory=set)
-    """Components that no sidecar has loaded: using one fails as it does in a real sidecar."""
+    """Components that no sidecar has loaded. Using one fails as with a real sidecar."""
     calls: Counter[str] = field(default_factory=Counter)
     failures: dict[str, list[tuple[Exception, bool]]] = field(default_factory=lambda: defaultdict(list))
     _version: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def fail(self, method: str, error: Exception | None = None, *, times: int = 1, after_doing: bool = False) -> None:
-        """Let the next calls of `method` raise; `after_doing` loses only the answer, not the effect."""
+        """Make the next `times` calls of `method` raise.
+
+        With `after_doing` the effect happens and only the answer is lost.
+        """
         self.failures[method] += [(error or Unavailable("made to fail"), after_doing)] * times
 
-    def subscribe(self, topic: str, handler: Handler) -> None:
-        """Deliver what is published on `topic` from now on; again and again while `handler` returns False."""
+    def subscribe(self, topic: str, handler: Subscriber) -> None:
+        """Deliver every later event on `topic` to `handler`, again and again while it returns False."""
         self.handlers[topic].append(handler)
 
     def next_version(self) -> int:
-        """A version that no entry had before."""
+        """Return a version that no entry has had before."""
         self._version += 1
         return self._version
 
     def deliver(self, topic: str, event: bytes) -> None:
-        """Hand an event to the subscribers, each in a task of its own."""
+        """Give an event to the subscribers, each in a task of its own."""
         for handler in self.handlers[topic]:
             task = asyncio.create_task(self._deliver(handler, event))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, handler: Handler, event: bytes) -> None:
+    async def _deliver(self, handler: Subscriber, event: bytes) -> None:
         while not await handler(event):
             await asyncio.sleep(0.01)
 
@@ -68,13 +71,13 @@ class FakeSidecar:
         self._app_id = app_id
 
     async def start(self, timeout_seconds: float = 60) -> None:
-        """Nothing to wait for."""
+        """Do nothing: the fake is always ready."""
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no connection."""
 
     async def _enter(self, method: str, component: str | None = None) -> Exception | None:
-        """Count the call; raise a planned failure now, or return one to raise when the effect is done."""
+        """Count the call. Raise a planned failure now, or return one to raise after the effect."""
         self._world.calls[method] += 1
         await asyncio.sleep(0)
         if component in self._world.missing:
@@ -87,7 +90,7 @@ class FakeSidecar:
         return None
 
     async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
-        """Keep the event and hand it to the subscribers."""
+        """Keep the event and give it to the subscribers."""
         late = await self._enter("publish", pubsub)
         if (pubsub, topic) in self._world.forbidden_topics:
             raise NotPermitted(f"{self._app_id} may not publish to {topic}")
@@ -97,16 +100,16 @@ class FakeSidecar:
             raise late
 
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
-        """Publish each."""
+        """Publish each event."""
         await self._enter("publish_many", pubsub)
-        landed = []
+        taken = []
         for event in events:
             try:
                 await self.publish(pubsub, topic, event)
-                landed.append(True)
+                taken.append(True)
             except Unavailable:
-                landed.append(False)
-        return landed
+                taken.append(False)
+        return taken
 
     def _present(self, store: str, key: str) -> _Entry | None:
         entry = self._world.stores[store].get(key)
@@ -115,13 +118,13 @@ class FakeSidecar:
         return entry
 
     async def read(self, store: str, key: str) -> StateItem | None:
-        """The present value, or None."""
+        """Return the present value, or None."""
         await self._enter("read", store)
         entry = self._present(store, key)
         return StateItem(entry.value, str(entry.version)) if entry else None
 
     async def read_many(self, store: str, keys: Sequence[str]) -> dict[str, StateItem]:
-        """The present values of those keys that exist."""
+        """Return the present values of the keys that exist."""
         await self._enter("read_many", store)
         found = {key: entry for key in keys if (entry := self._present(store, key))}
         return {key: StateItem(entry.value, str(entry.version)) for key, entry in found.items()}
@@ -143,7 +146,7 @@ class FakeSidecar:
         """First-write a key over exactly the version `etag`."""
         late = await self._enter("replace", store)
         entry = self._present(store, key)
-        # As Redis does: a key that is gone is written.
+        # Redis does the same: it writes a key that is gone.
         if entry is not None and str(entry.version) != etag:
             raise Conflict(f"{store}: {key} has another version")
         self._store(store, key, value, ttl_seconds)
@@ -161,6 +164,6 @@ class FakeSidecar:
         self._world.stores[store].pop(key, None)
 
     async def metadata(self) -> Metadata:
-        """What the test says is loaded."""
+        """Return the components and topics that the test has set."""
         await self._enter("metadata")
         return Metadata(self._app_id, frozenset(self._world.components), frozenset(self._world.handlers))

@@ -1,4 +1,4 @@
-"""Gathers calls of one kind that arrive while another is under way, so that they share the next round trip."""
+"""Gather calls of one kind that arrive during a round trip, so that they share the next one."""
 
 import asyncio
 from collections import defaultdict
@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Send = Callable[[K, Sequence[T]], Awaitable[Sequence[R | Exception]]]
-"""Does the work of all items of a key; returns, in order, each item's result or the exception that its caller gets."""
+"""Does the work of all items of a key. Returns for each item, in order, its result or its caller's exception."""
 
 
 def _weightless(_: object) -> int:
@@ -20,7 +20,10 @@ def _weightless(_: object) -> int:
 
 
 class Gather(Generic[K, T, R]):
-    """Sends an item at once while fewer than `in_flight` calls of its key are under way; never waits for more items."""
+    """Sends an item at once while fewer than `in_flight` calls of its key are running.
+
+    It never waits for more items.
+    """
 
     def __init__(
         self,
@@ -31,7 +34,7 @@ class Gather(Generic[K, T, R]):
         at_most_bytes: int = 1,
         in_flight: int = 1,
     ) -> None:
-        """Send at most `at_most` items in one call, whose `size` together is at most `at_most_bytes`."""
+        """Send at most `at_most` items in one call, with at most `at_most_bytes` in `size` together."""
         self._send = send
         self._size = size
         self._at_most = at_most
@@ -42,7 +45,7 @@ class Gather(Generic[K, T, R]):
         self._background = Background()
 
     def put(self, key: K, item: T) -> "asyncio.Future[R]":
-        """Have `item` sent; the future gets its result. It is sent even if nobody awaits that."""
+        """Queue `item` and return the future of its result. The item is sent even if nobody awaits the future."""
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting[key].append((item, done))
         if self._under_way[key] < self._in_flight:
@@ -51,11 +54,11 @@ class Gather(Generic[K, T, R]):
         return done
 
     async def do(self, key: K, item: T) -> R:
-        """Have `item` sent and return its result, or raise its exception."""
+        """Send `item` and return its result, or raise its exception."""
         return await self.put(key, item)
 
     async def close(self, finish_seconds: float) -> None:
-        """Let what has arrived be sent, for at most `finish_seconds`."""
+        """Send the queued items, for at most `finish_seconds`."""
         await self._background.close(finish_seconds)
 
     async def _run(self, key: K) -> None:
@@ -65,7 +68,8 @@ class Gather(Generic[K, T, R]):
                 batch, self._waiting[key] = waiting[:count], waiting[count:]
                 self._resolve(batch, await self._outcomes(key, [item for item, _ in batch]))
         finally:
-            # No await stands between the last look and this, so an item that comes now starts another call.
+            # There is no await between the last look at the queue and this line, so an item that comes now starts
+            # another call.
             self._under_way[key] -= 1
             if not self._under_way[key]:
                 del self._under_way[key]
@@ -73,7 +77,7 @@ class Gather(Generic[K, T, R]):
                     del self._waiting[key]
 
     def _fitting(self, waiting: Sequence[tuple[T, "asyncio.Future[R]"]]) -> int:
-        """Count the items that go together: at least one, however large."""
+        """Count the items that fit into one call: at least one, however large."""
         count = size = 0
         for item, _ in waiting[: self._at_most]:
             size += self._size(item)

@@ -1,4 +1,4 @@
-"""The job records of one engine: every write is first-write, so that the first final state stays the only one."""
+"""Read and change the job records of one engine. Every write is first-write, so the first final state stays."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record with the version that a change of it must name."""
+    """A record with its version. A change must name the version."""
 
     record: JobRecord
     etag: str
@@ -26,7 +26,7 @@ class StoredRecord:
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """What stands where a record should, with its version."""
+    """Something that cannot be read in the place of a record, with its version."""
 
     etag: str
     record: None = None
@@ -40,14 +40,14 @@ def _parse(item: StateItem) -> StoredRecord:
 
 
 class JobRecords:
-    """Reads and changes the job records of one engine, for its runner and the gateway alike."""
+    """Job records of one engine, for its runner and for the gateway."""
 
     def __init__(self, sidecar: Sidecar, engine_id: str) -> None:
         self._sidecar = sidecar
         self._store = results_component(engine_id)
 
     async def read(self, job_id: str) -> StoredRecord | None:
-        """The record, or None if nobody has written one."""
+        """Return the record, or None if there is none."""
         item = await self._sidecar.read(self._store, job_id)
         return _parse(item) if item else None
 
@@ -59,14 +59,14 @@ class JobRecords:
             if item is None or not over_unreadable:
                 raise
             log.warning(
-                f"What stands for job {job_id} in {self._store} is written over: {error}",
+                f"The unreadable record of job {job_id} in {self._store} is overwritten: {error}",
                 action="record_unreadable",
-                job=job_id,
+                job_id=job_id,
             )
             return _Unreadable(item.etag)
 
     async def read_many(self, job_ids: Sequence[str]) -> dict[str, StoredRecord]:
-        """Those of the records that exist, in one round trip. Unreadable ones are left out."""
+        """Return the records that exist and can be read, in one round trip."""
         found = {}
         for job_id, item in (await self._sidecar.read_many(self._store, job_ids)).items():
             try:
@@ -84,18 +84,19 @@ class JobRecords:
         blind: bool = False,
         over_unreadable: bool = False,
     ) -> JobRecord:
-        """Set the record to `decide(present)` and return what holds in the end; `decide` returning None leaves it.
+        """Set the record to `decide(present)`, and return the record that holds in the end.
 
-        On conflict or doubt the record is read again and `decide` asked again. `blind` first tries to create without
-        reading: one round trip for a job that nobody else has touched, which is almost every job. Of a record that
-        cannot be read Malformed is raised, unless `over_unreadable`: then it counts as none, and is written over.
+        If `decide` returns None, the record stays as it is. After a conflict or a doubt the record is read again and
+        `decide` is called again. `blind` first tries to create the record without reading it: one round trip for a job
+        that nobody has touched, which is almost every job. An unreadable record raises Malformed; with
+        `over_unreadable` it counts as missing and is overwritten.
         """
         stored = None if blind else await self._present(job_id, over_unreadable)
         for _ in range(_TRIES):
             wanted = decide(stored.record if stored else None)
             if wanted is None:
                 if stored is None or stored.record is None:
-                    raise Conflict(f"job {job_id}: there is no record to leave as it is")
+                    raise Conflict(f"job {job_id}: there is no record that could stay as it is")
                 return stored.record
             value = wanted.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
             try:
@@ -106,7 +107,7 @@ class JobRecords:
             except (Conflict, Unavailable) as error:
                 stored = await self._present(job_id, over_unreadable)
                 if stored is not None and stored.record == wanted:
-                    return wanted  # Our own write, whose answer was lost.
+                    return wanted  # This is our own write, whose answer was lost.
                 if isinstance(error, Unavailable) and stored is None:
                     raise
                 continue
@@ -116,7 +117,7 @@ class JobRecords:
     async def restore(
         self, job_id: str, ttl_seconds: int, ended: JobRecord, *, over_unreadable: bool = False
     ) -> JobRecord:
-        """Write again how a job ended, where the store, come back older than it was, has forgotten it; what holds then."""
+        """Write the end of a job again after the store was restored from a backup. Return the record that holds."""
 
         def decide(present: JobRecord | None) -> JobRecord | None:
             return ended if present is None or may_change(present.status, ended.status) else None

@@ -1,4 +1,4 @@
-"""Unit vectors of texts with all-MiniLM-L6-v2 on onnxruntime; the weights come inside a package."""
+"""Turn texts into unit vectors with all-MiniLM-L6-v2 on onnxruntime. The weights come inside a package."""
 
 from itertools import accumulate, pairwise
 from typing import Annotated
@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from enginehouse.engine import Engine
 
 AT_ONCE = 32
-"""Texts in one run of the model: more is hardly faster, and takes more memory."""
+"""Texts in one run of the model. More texts are hardly faster and take more memory."""
 
 DECIMALS = 7
-"""Beyond these, the numbers (32 bits wide) are noise, and an answer would be twice as long."""
+"""Digits of each number. More digits of a 32-bit number are noise, and would double the size of an answer."""
 
 OneText = Annotated[str, Field(min_length=1, max_length=20_000)]
 
@@ -28,11 +28,14 @@ class Texts(BaseModel):
 
 
 class Vectors(BaseModel):
-    """A vector of length 1 for each text, in order: their dot product says how alike two texts are (1: the same)."""
+    """A vector of length 1 for each text, in order.
+
+    The dot product of two says how alike the texts are (1: the same).
+    """
 
     vectors: list[list[float]]
     dimensions: int
-    truncated: list[int] = Field(description="Which texts, counted from 0, were cut at 256 tokens.")
+    truncated: list[int] = Field(description="Indexes, from 0, of the texts that were cut at 256 tokens.")
 
 
 class Embedding(Engine):
@@ -49,7 +52,7 @@ class Embedding(Engine):
         return self.predict_batch([data])[0]
 
     def predict_batch(self, data: list[Texts]) -> list[Vectors]:
-        """The texts of all jobs in one go, then each job's own share."""
+        """Embed the texts of all jobs in one run, then give each job its own share."""
         vectors, truncated = self.embed([text for job in data for text in job.texts])
         edges = accumulate((len(job.texts) for job in data), initial=0)
         return [
@@ -62,9 +65,9 @@ class Embedding(Engine):
         ]
 
     def embed(self, texts: list[str]) -> tuple[np.ndarray, list[int]]:
-        """Their vectors [texts, 384], and which of them were cut."""
+        """Return the vectors of the texts, as an array [texts, 384], and the indexes of texts that were cut."""
         truncated, parts = [], []
-        # Texts of like length together, so that little is spent on padding.
+        # Texts of similar length run together, so that little is spent on padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), AT_ONCE):
             chunk = order[start : start + AT_ONCE]

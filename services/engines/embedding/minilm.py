@@ -1,6 +1,7 @@
-"""all-MiniLM-L6-v2 as an ONNX graph, made of the weights that its Python package carries, without PyTorch.
+"""Build all-MiniLM-L6-v2 as an ONNX graph from the weights in its Python package, without PyTorch.
 
-The architecture is BERT's: six layers of attention over 12 heads, then the mean over a text's tokens, scaled to length 1.
+The architecture is that of BERT: six layers of attention over 12 heads, then the mean over a text's tokens, scaled to
+length 1.
 """
 
 from pathlib import Path
@@ -18,7 +19,10 @@ OPSET, IR_VERSION = 20, 9
 
 
 def build(folder: Path) -> bytes:
-    """The model whose weights are in `folder`: token ids and mask [texts, tokens] in, unit vectors [texts, 384] out."""
+    """Return the model with the weights in `folder`.
+
+    Its inputs are token ids and mask [texts, tokens], its output is unit vectors [texts, 384].
+    """
     graph = _Graph(load_file(folder / "model.safetensors"))
     hidden = _embed(graph)
     far_away = graph.op("Mul", graph.op("Sub", graph.number(1), graph.mask(axes=[1, 2])), graph.number(-10_000))
@@ -28,7 +32,7 @@ def build(folder: Path) -> bytes:
 
 
 class _Graph:
-    """Collects nodes and the weights that they use."""
+    """Collects nodes and their weights."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._weights = weights
@@ -36,7 +40,7 @@ class _Graph:
         self._constants: dict[str, object] = {}
 
     def op(self, kind: str, *inputs: str, **attributes: object) -> str:
-        """Add a node; returns the name of its output."""
+        """Add a node and return the name of its output."""
         name = f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
@@ -65,11 +69,11 @@ class _Graph:
         return self.op("LayerNormalization", hidden, scale, bias, axis=-1, epsilon=EPSILON)
 
     def mask(self, axes: list[int]) -> str:
-        """The mask as numbers, with more dimensions."""
+        """Return the mask as floats with additional dimensions."""
         return self.op("Cast", self.op("Unsqueeze", "mask", self.integers(*axes)), to=TensorProto.FLOAT)
 
     def model(self, output: str) -> ModelProto:
-        """The whole of it."""
+        """Return the complete model."""
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT64, ["texts", "tokens"]) for name in ("ids", "mask")
         ]

@@ -1,4 +1,4 @@
-"""The vectors are those of all-MiniLM-L6-v2: they agree with its published similarities, and say what is alike."""
+"""The vectors agree with the published similarities of all-MiniLM-L6-v2, and similar texts have similar vectors."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Text of an image with RapidOCR (PP-OCRv6 on onnxruntime), whose models come inside its package."""
+"""Read the text of an image with RapidOCR (PP-OCRv6 on onnxruntime). The models come inside its package."""
 
 import binascii
 import io
@@ -15,12 +15,12 @@ from enginehouse.engine import Engine, InvalidInput
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 40_000_000
-"""A4 at 600 dpi is 35 million. A small file can claim to be far larger, so this is checked before it is unpacked."""
+"""A4 at 600 dpi has 35 million. A small file can claim far more pixels, so the size is checked before unpacking."""
 
 SETTINGS = {
     "Global.log_level": "error",
-    # By default small images are blown up until their shorter side has 736 pixels, which makes a strip of text slow (5 s)
-    # and misread. Instead: never up, and down until the longer side has this many.
+    # By default small images are enlarged until their shorter side has 736 pixels, which makes a strip of text slow (5
+    # s) and misread. With these settings images are never enlarged, and reduced until their longer side has this many.
     "Det.limit_type": "max",
     "Det.limit_side_len": 1_600,
 }
@@ -35,13 +35,13 @@ class Picture(BaseModel):
 
 
 class Options(BaseModel):
-    """How to read."""
+    """Parameters of reading."""
 
-    min_confidence: Share = Field(0.5, description="Lines that are read with less are left out.")
+    min_confidence: Share = Field(0.5, description="Lines with a lower confidence are left out.")
 
 
 class Line(BaseModel):
-    """One line of text and where it stands."""
+    """One line of text and its place."""
 
     text: str
     confidence: Share
@@ -51,7 +51,7 @@ class Line(BaseModel):
 
 
 class Page(BaseModel):
-    """What is written on the image."""
+    """The text of the image."""
 
     text: str = Field(description="All lines, from top to bottom.")
     lines: list[Line]
@@ -66,7 +66,7 @@ class Ocr(Engine):
 
     def load(self) -> None:
         self.reader = RapidOCR(params=SETTINGS)
-        # The first run allocates memory and compiles: better now than within the first job.
+        # The first run allocates memory and compiles. It happens here, so that the first job does not wait for it.
         self.reader(np.full((64, 320, 3), 255, dtype=np.uint8))
 
     def predict(self, data: Picture, parameters: Options = Options()) -> Page:  # noqa: B008 (never changed)
@@ -77,14 +77,14 @@ class Ocr(Engine):
 
 
 def open_image(encoded: str) -> Image.Image:
-    """The image upright and in RGB; InvalidInput if it is none."""
+    """Return the image, upright and in RGB. Raise InvalidInput if it is not an image."""
     try:
         content = b64decode(encoded, validate=True)
     except binascii.Error as error:
         raise InvalidInput(f"image: not base64 ({error})") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Our own limit is the one that holds.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Our own limit applies instead.
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise InvalidInput(f"image: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
@@ -96,7 +96,7 @@ def open_image(encoded: str) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """In RGB; what is transparent becomes white, as on paper."""
+    """Return the image in RGB. Transparent parts become white, as on paper."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
@@ -105,10 +105,10 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def boxes(found: Any) -> Any:
-    """The boxes of RapidOCR's answer, which has None where there is no text."""
+    """Return the boxes of RapidOCR's answer. It holds None if there is no text."""
     return () if found.boxes is None else found.boxes.tolist()
 
 
 def read_line(text: str, confidence: float, box: list[tuple[float, float]]) -> Line:
-    """One line of RapidOCR's answer. Confidences may exceed 1 by rounding."""
+    """Return one line of RapidOCR's answer. Its confidence may exceed 1 by rounding."""
     return Line(text=text, confidence=min(float(confidence), 1.0), box=box)

@@ -1,4 +1,4 @@
-"""Pages are read back: the sample, and one rendered here with words that nobody could know beforehand."""
+"""Pages are read correctly: the sample, and one rendered here with words that cannot be known beforehand."""
 
 import base64
 import io
@@ -77,7 +77,7 @@ def test_a_transparent_background_is_paper(engine):
 
 def test_a_photo_turned_by_its_camera_is_read_upright(engine):
     exif = Image.Exif()
-    exif[0x0112] = 6  # To be turned by 90 degrees clockwise to be upright.
+    exif[0x0112] = 6  # Asks for a turn by 90 degrees clockwise.
     image = encode(render(["Turn me upright"]).rotate(90, expand=True), "JPEG", exif=exif)
     page = engine.predict({"image": image})
     assert page["text"] == "Turn me upright"

@@ -1,4 +1,4 @@
-"""Sentiment of a text with VADER, whose lexicon comes inside its package."""
+"""Find the sentiment of a text with VADER. Its lexicon comes inside its package."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from enginehouse.engine import Engine
 Label = Literal["positive", "neutral", "negative"]
 
 THRESHOLD = 0.05
-"""The authors of VADER call a text positive or negative from this compound score on."""
+"""From this compound score on, the authors of VADER call a text positive or negative."""
 
 
 class Text(BaseModel):
@@ -20,7 +20,7 @@ class Text(BaseModel):
 
 
 class Sentiment(BaseModel):
-    """What a text feels like."""
+    """The sentiment of a text."""
 
     label: Label
     score: Annotated[float, Field(ge=-1, le=1, description="From -1, most negative, to 1, most positive.")]

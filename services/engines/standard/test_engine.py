@@ -1,4 +1,4 @@
-"""The standard engine answers what VADER is known to answer."""
+"""The standard engine gives the known answers of VADER."""
 
 import json
 from pathlib import Path

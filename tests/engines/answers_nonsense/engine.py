@@ -1,4 +1,4 @@
-"""Answers what no engine may: written on the bare standard library, since the engine package would not let it."""
+"""Answers as no engine may. Uses only the standard library, because the engine package would prevent these answers."""
 
 import json
 import os
@@ -19,7 +19,10 @@ ANSWERS: dict[str, tuple[int, bytes]] = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the input's `as`, one of ANSWERS; `hang up`: nothing at all; anything else: rightly."""
+    """Answers with the entry of ANSWERS that the input's `as` names; `hang up` means no answer.
+
+    All else gets a result.
+    """
 
     protocol_version = "HTTP/1.1"
 

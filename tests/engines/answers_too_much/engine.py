@@ -1,4 +1,4 @@
-"""Answers more than anybody can carry."""
+"""Answers with more bytes than can be kept."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Answers with how many others an input came: a call takes as long for one as for many, as a model's does."""
+"""Answers with the number of inputs in the call. A call takes as long for one input as for many, as with a model."""
 
 import asyncio
 from typing import Annotated
@@ -9,14 +9,14 @@ from enginehouse.engine import Engine
 
 
 class Item(BaseModel):
-    """What to give back, and how long a call with it takes."""
+    """The value to return, and how long a call with it takes."""
 
     value: int
     seconds: Annotated[float, Field(ge=0, le=60)] = 0.02
 
 
 class Batches(Engine):
-    """Answers {"value": its own, "together": inputs in the call}."""
+    """Answers {"value": its own, "together": number of inputs in the call}."""
 
     async def predict(self, data: Item) -> dict[str, int]:
         return (await self.predict_batch([data]))[0]

@@ -1,4 +1,4 @@
-"""Answers what it is given, at once: nothing is cheaper, so benchmarks measure the platform and not this."""
+"""Answers with its input at once. Nothing is cheaper, so benchmarks measure the platform."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from enginehouse.engine import Engine
 
 
 class Echo(Engine):
-    """Answers its input."""
+    """Answers with its input."""
 
     async def predict(self, data: Any) -> Any:
         return data

@@ -10,14 +10,14 @@ from enginehouse.engine import Engine
 
 
 class Moody(BaseModel):
-    """Inputs with the same `key` are attempts of the same thing."""
+    """The input. Inputs with the same `key` are attempts of the same job."""
 
     key: str
     failures: Annotated[int, Field(ge=0)] = 1
 
 
 class Flaky(Engine):
-    """Fails the first `failures` calls for a `key`; then answers how many calls it took."""
+    """Fails the first `failures` calls for a `key`, then answers with the number of calls."""
 
     def load(self) -> None:
         self.calls: Counter[str] = Counter()

@@ -1,5 +1,5 @@
-// An engine written without our package, in another language, with no dependencies: any HTTP server that answers
-// POST /predict is one. It has no /openapi.json, so nothing is known of its input before it is asked.
+// An engine in another language, without our package and without dependencies: any HTTP server that answers POST /predict
+// is an engine. It has no /openapi.json, so nothing is known about its input beforehand.
 "use strict";
 const http = require("node:http");
 

@@ -1,4 +1,4 @@
-"""Never answers, and blocks a thread for it, as a model that is stuck does."""
+"""Never answers, and blocks a thread, as a stuck model does."""
 
 import threading
 from typing import Any

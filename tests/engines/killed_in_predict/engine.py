@@ -1,4 +1,4 @@
-"""Is killed in the middle of a prediction."""
+"""Kills its own process in the middle of a prediction."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from enginehouse.engine import Engine
 
 
 class KilledInPredict(Engine):
-    """Is killed unless its input is {"kill": false}."""
+    """Kills itself unless its input is {"kill": false}."""
 
     def predict(self, data: Any) -> Any:
         if data != {"kill": False}:

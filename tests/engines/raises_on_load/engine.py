@@ -1,4 +1,4 @@
-"""Cannot be loaded."""
+"""Fails to load."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Takes as long as it is told to: for jobs longer than some clock."""
+"""Takes as long as its input says, for jobs that must exceed a time limit."""
 
 import asyncio
 from typing import Annotated
@@ -9,7 +9,7 @@ from enginehouse.engine import Engine
 
 
 class Nap(BaseModel):
-    """How long to take."""
+    """How long the prediction takes."""
 
     seconds: Annotated[float, Field(ge=0, le=3_600)]
 

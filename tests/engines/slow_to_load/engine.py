@@ -1,4 +1,4 @@
-"""Takes a while until it is healthy."""
+"""Takes a while to become healthy."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Does not stop when told to: for $SECONDS (30) after SIGTERM its process stays, though it answers nothing."""
+"""Keeps its process for $SECONDS (30) after SIGTERM, but answers nothing during that time."""
 
 import atexit
 import os
@@ -10,14 +10,15 @@ from enginehouse.engine import Engine, serve
 
 
 class SlowToStop(Engine):
-    """Answers its input."""
+    """Answers with its input."""
 
     def predict(self, data: Any) -> Any:
         return data
 
 
 if __name__ == "__main__":
-    # uvicorn ends the process by raising the signal again once it has stopped; ignored, it comes to the atexit.
+    # After it has stopped, uvicorn raises the signal again to end the process. Ignored here, so that the atexit call
+    # runs.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     atexit.register(time.sleep, float(os.environ.get("SECONDS", "30")))
     serve(SlowToStop)

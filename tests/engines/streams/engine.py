@@ -1,4 +1,4 @@
-"""Tells how far it is: for whoever follows a job."""
+"""Reports each of its steps, for readers who follow a job."""
 
 import time
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from enginehouse.engine import Engine, Event, Log, Metric, Output, Progress
 
 
 class Steps(BaseModel):
-    """How many steps, and how long each takes."""
+    """Number of steps, and the length of each."""
 
     steps: Annotated[int, Field(ge=1, le=10_000)] = 3
     seconds: Annotated[float, Field(ge=0, le=60)] = 0.1
 
 
 class Streams(Engine):
-    """Answers {"steps": n} after telling of each."""
+    """Answers {"steps": n} after an event for each step."""
 
     concurrency = 8
 

@@ -1,1 +1,1 @@
-"""What `enginehouse demo` shows: the examples as data, how they are played, how they are told."""
+"""The content of `enginehouse demo`: its examples as data, the code that plays them, the table that shows them."""

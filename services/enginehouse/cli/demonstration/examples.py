@@ -1,4 +1,4 @@
-"""What the demo sends, as data: jobs of three tenants to three engines, events of their own systems, what is refused."""
+"""The demo's requests as data: jobs of three tenants to three engines, events of their own systems, refused calls."""
 
 import base64
 import json
@@ -11,27 +11,27 @@ from enginehouse.local import checkout
 from enginehouse.local.home import LOCAL_TENANT
 
 How = Literal["inline", "reference", "event over HTTP", "event over topic"]
-"""In the request; uploaded before and named in the request; as a CloudEvent over HTTP; over `requests.<tenant>`."""
+"""Way of an input: inside the request; uploaded before; as a CloudEvent over HTTP; on the topic `requests.<tenant>`."""
 
 TENANTS = ("acme", "globex")
-"""Beside the local one: each gets a key of its own."""
+"""Tenants of the demo beside the local one. Each gets a key of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One job: who sends it, to which engine, what and how; `told` is what to show of the input."""
+    """One job: its tenant, engine and input, and how the input travels. `shown` stands for the input in the table."""
 
     tenant: str
     engine: str
     input: Any
-    told: str
+    shown: str
     how: How = "inline"
     event_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One call that is refused. `{job}` in the path: id of a job of acme's that has ended."""
+    """One call that must be refused. `{job}` in the path becomes the id of an ended job of acme."""
 
     what: str
     tenant: str | None
@@ -40,19 +40,21 @@ class Refusal:
 
 
 def examples() -> list[Example]:
-    """Real inputs: those of the engines' own folders, and some sentences."""
+    """Return examples with real inputs: from the engines' own folders, and a few sentences."""
     standard, ocr, embedding = "shared--standard", "acme--ocr", "globex--embedding"
     sentence, picture, texts = (_example(name) for name in ("standard", "ocr", "embedding"))
     scan = (_folder("ocr") / "sample.png").read_bytes()
     page = {"image": base64.b64encode(scan).decode()}
     return [
         Example(LOCAL_TENANT, standard, sentence, sentence["text"]),
-        _says(LOCAL_TENANT, "The service was slow and the food was terrible."),
-        _says(LOCAL_TENANT, "The train leaves at nine."),
+        _sentiment_job(LOCAL_TENANT, "The service was slow and the food was terrible."),
+        _sentiment_job(LOCAL_TENANT, "The train leaves at nine."),
         Example("acme", ocr, picture, f"a picture, {_size(json.dumps(picture))} of JSON"),
         Example("acme", ocr, page, f"a scanned page, {_size(scan)} of PNG", "reference"),
         Example("globex", embedding, texts, _numbered(texts["texts"])),
-        _says("globex", "It's late, but they were kind.", how="event over HTTP", event_type="com.globex.review"),
+        _sentiment_job(
+            "globex", "It's late, but they were kind.", how="event over HTTP", event_type="com.globex.review"
+        ),
         Example("acme", ocr, page, "a page", "event over topic", "com.acme.letter.scanned"),
     ]
 
@@ -76,12 +78,12 @@ REFUSALS = [
 ]
 
 
-def engines(chosen: Sequence[Example]) -> list[str]:
-    """The engines of the examples, each once, in order."""
+def engines_of(chosen: Sequence[Example]) -> list[str]:
+    """Return the engines of the examples, each once, in order."""
     return list(dict.fromkeys(example.engine for example in chosen))
 
 
-def _says(tenant: str, text: str, how: How = "inline", event_type: str = "") -> Example:
+def _sentiment_job(tenant: str, text: str, how: How = "inline", event_type: str = "") -> Example:
     return Example(tenant, "shared--standard", {"text": text}, text, how, event_type)
 
 

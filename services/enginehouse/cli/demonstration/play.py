@@ -1,4 +1,4 @@
-"""Plays the demo against a running stack: every engine's jobs as soon as that engine is up, all engines side by side."""
+"""Play the demo against a running stack. Engines are played side by side, each as soon as it is up."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 from rich.text import Text
 
-from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines, examples
+from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines_of, examples
 from enginehouse.cli.demonstration.show import Board
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.errors import LocalError
@@ -19,13 +19,16 @@ from enginehouse.local.tenant_system import TenantSystem, tenant_system
 from enginehouse.registry.deploy import add_key, has_key
 
 _WAIT_SECONDS = 60
-_HEAR_SECONDS = 60
+_FINISHED_SECONDS = 60
 _LOOK_AGAIN_SECONDS = 0.05
 _CLOUD_EVENT = {"content-type": "application/cloudevents+json"}
 
 
 def tenant_keys(home: Home) -> dict[str, str]:
-    """A key of each tenant of the demo: made at its first run, kept in the home, readable by its owner only."""
+    """Return a key for each tenant of the demo.
+
+    Keys are made at the first run and kept in the home, for its owner only.
+    """
     path = home.run / "demo-keys.json"
     kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     keys = {
@@ -45,12 +48,12 @@ class Play:
     http: httpx2.AsyncClient
     keys: dict[str, str]
     jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Those that ended, by tenant."""
+    """Jobs that ended, by tenant."""
 
     async def run(self) -> None:
-        """Every example; EnginehouseError if one did not succeed."""
+        """Play every example. Raise EnginehouseError if one does not succeed."""
         chosen = examples()
-        done = {engine: asyncio.Event() for engine in engines(chosen)}
+        done = {engine: asyncio.Event() for engine in engines_of(chosen)}
         try:
             async with asyncio.TaskGroup() as group:
                 for engine in done:
@@ -59,67 +62,71 @@ class Play:
                     if example.how.startswith("event"):
                         group.create_task(self._event(example, done[example.engine]))
         except* (EnginehouseError, httpx2.HTTPError) as failed:
-            raise _first(failed) from None
+            raise _first_error(failed) from None
         ended = [job for jobs in self.jobs.values() for job in jobs]
         bad = [job for job in ended if job["status"] != "succeeded"]
         if bad:
             raise LocalError(f"{len(bad)} of {len(ended)} jobs did not succeed.", f"The first: {bad[0]}")
 
     async def refused(self, refusal: Refusal) -> tuple[int, dict[str, Any]]:
-        """The status and the problem with which a call is refused."""
+        """Make a call that must be refused. Return the status and the problem of the answer."""
         path = refusal.path.format(job=self.jobs["acme"][0]["id"])
         answer = await self._call(refusal.tenant, "POST" if refusal.body else "GET", path, refusal.body)
         return answer.status_code, answer.json()
 
     async def _engine(self, engine: str, done: asyncio.Event, chosen: list[Example]) -> None:
-        await self._until_up(engine)
+        await self._wait_until_up(engine)
         for example in chosen:
-            # One after the other: what is shown is each job's own time.
+            # One job after the other, because the table shows each job's own time.
             if example.engine == engine and example.how == "inline":
-                self._ended(example, await self._submit(example, {"input": example.input}))
+                self._record_end(example, await self._submit(example, {"input": example.input}))
             elif example.engine == engine and example.how == "reference":
-                self._ended(example, await self._submit(example, {"input_ref": await self._upload(example)}))
+                self._record_end(example, await self._submit(example, {"input_ref": await self._upload(example)}))
         done.set()
 
     async def _event(self, example: Example, done: asyncio.Event) -> None:
         if example.how == "event over HTTP":
             await done.wait()
-            accepted = _good(
+            accepted = _success_body(
                 await self._call(example.tenant, "POST", "/v1/events", _event(example), headers=_CLOUD_EVENT)
             )
-            self._ended(example, await self._job(example.tenant, accepted["id"]))
+            self._record_end(example, await self._job(example.tenant, accepted["id"]))
             return
-        # Its sidecar starts while the engine does.
+        # The tenant's sidecar starts while the engine starts.
         async with tenant_system(self.home, example.tenant) as system:
             await done.wait()
-            self._ended(example, await self._through(system, example))
+            self._record_end(example, await self._publish_and_wait(system, example))
 
-    async def _through(self, system: TenantSystem, example: Example) -> dict[str, Any]:
-        """Publish as the tenant's own system does, and wait for what it hears."""
+    async def _publish_and_wait(self, system: TenantSystem, example: Example) -> dict[str, Any]:
+        """Publish as the tenant's own system does, and wait for the event that answers."""
         event = _event(example)
         await system.publish(event)
         try:
-            told = await asyncio.wait_for(system.hear(event["id"]), _HEAR_SECONDS)
+            finished = await asyncio.wait_for(system.wait_for_finished(event["id"]), _FINISHED_SECONDS)
         except TimeoutError:
             raise LocalError(
-                f"{example.tenant}'s system heard nothing of its event for {_HEAR_SECONDS} s.", "See the home's logs."
+                f"{example.tenant}'s system received no answer to its event for {_FINISHED_SECONDS} s.",
+                "See the home's logs.",
             ) from None
-        if "subject" not in told:
-            raise LocalError(f"The event of {example.tenant} was refused: {told['data']}", "See the home's logs.")
-        return await self._job(example.tenant, told["subject"])
+        if "subject" not in finished:
+            raise LocalError(f"The event of {example.tenant} was refused: {finished['data']}", "See the home's logs.")
+        return await self._job(example.tenant, finished["subject"])
 
-    def _ended(self, example: Example, job: dict[str, Any]) -> None:
+    def _record_end(self, example: Example, job: dict[str, Any]) -> None:
         self.jobs.setdefault(example.tenant, []).append(job)
         self.board.add(example, job)
 
-    async def _until_up(self, engine: str) -> None:
-        """Until its processes are well and the gateway knows its card. However long: what takes long shows progress."""
+    async def _wait_until_up(self, engine: str) -> None:
+        """Wait until the engine's processes are healthy and the gateway knows its card.
+
+        No limit: slow steps show progress.
+        """
         tenant = engine.partition("--")[0]
         caller = tenant if tenant in self.keys else LOCAL_TENANT
         while True:
             entry = self.home.read_state().get("engines", {}).get(engine, {})
             if entry.get("problem"):
-                raise LocalError(f"{engine} did not start: {entry['problem']}", "The others are not harmed.")
+                raise LocalError(f"{engine} did not start: {entry['problem']}", "The other engines are not affected.")
             if entry.get("state") == "running":
                 answer = await self._call(caller, "GET", f"/v1/engines/{engine}")
                 if answer.is_success and answer.json().get("card"):
@@ -128,17 +135,19 @@ class Play:
 
     async def _submit(self, example: Example, body: dict[str, Any]) -> dict[str, Any]:
         path, headers = f"/v1/engines/{example.engine}/jobs", {"prefer": f"wait={_WAIT_SECONDS}"}
-        return _good(await self._call(example.tenant, "POST", path, body, headers=headers))
+        return _success_body(await self._call(example.tenant, "POST", path, body, headers=headers))
 
     async def _upload(self, example: Example) -> str:
-        """A key and a signed URL; the content goes to the URL, which is itself the permission; the key into the job."""
-        place = _good(await self._call(example.tenant, "POST", "/v1/uploads", {"content_type": "application/json"}))
+        """Upload the input and return its key. The signed URL of the upload is itself the permission."""
+        place = _success_body(
+            await self._call(example.tenant, "POST", "/v1/uploads", {"content_type": "application/json"})
+        )
         (await self.http.put(place["url"], content=json.dumps(example.input))).raise_for_status()
         key: str = place["key"]
         return key
 
     async def _job(self, tenant: str, job_id: str) -> dict[str, Any]:
-        return _good(await self._call(tenant, "GET", f"/v1/jobs/{job_id}?wait={_WAIT_SECONDS}"))
+        return _success_body(await self._call(tenant, "GET", f"/v1/jobs/{job_id}?wait={_WAIT_SECONDS}"))
 
     async def _call(self, tenant: str | None, method: str, path: str, body: Any = None, **more: Any) -> httpx2.Response:
         headers = {"authorization": f"Bearer {self.keys[tenant]}"} if tenant else {}
@@ -146,20 +155,23 @@ class Play:
         return await self.http.request(method, path, json=body, headers=headers, **more)
 
 
-async def play(home: Home, url: str, say: Callable[..., None], width: int) -> None:
-    """Run the examples, then what is refused. EnginehouseError if anything is not as it should be."""
+async def play(home: Home, url: str, show: Callable[..., None], width: int) -> None:
+    """Play the examples, then the refused calls.
+
+    Raise EnginehouseError if anything has another result than expected.
+    """
     async with httpx2.AsyncClient(base_url=url, timeout=_WAIT_SECONDS + 10, trust_env=False) as http:
         keys = {LOCAL_TENANT: home.read_local()["api_key"], **tenant_keys(home)}
-        run = Play(home, Board(say, width), http, keys)
+        run = Play(home, Board(show, width), http, keys)
         await run.run()
         for refusal in REFUSALS:
             status, problem = await run.refused(refusal)
-            say(Text(f"\nRefused: {refusal.what}", style="bold"))
-            say(Text(f"  {status} {problem['code']}: {problem['detail']}"))
+            show(Text(f"\nRefused: {refusal.what}", style="bold"))
+            show(Text(f"  {status} {problem['code']}: {problem['detail']}"))
 
 
 def _event(example: Example) -> dict[str, Any]:
-    """A new CloudEvent of the tenant's own kind; its data is the engine's input."""
+    """Return a new CloudEvent of the tenant's own type. Its data is the engine's input."""
     return {
         "specversion": "1.0",
         "id": str(uuid.uuid4()),
@@ -171,8 +183,8 @@ def _event(example: Example) -> dict[str, Any]:
     }
 
 
-def _good(answer: httpx2.Response) -> dict[str, Any]:
-    """The body of a successful answer."""
+def _success_body(answer: httpx2.Response) -> dict[str, Any]:
+    """Return the body of a successful answer. Raise LocalError for any other answer."""
     if answer.is_success:
         body: dict[str, Any] = answer.json()
         return body
@@ -182,8 +194,8 @@ def _good(answer: httpx2.Response) -> dict[str, Any]:
     )
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> EnginehouseError:
-    """One of what went wrong side by side."""
+def _first_error(group: BaseExceptionGroup[BaseException]) -> EnginehouseError:
+    """Return one of the errors that happened side by side."""
     error = group.exceptions[0]
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""How the demo tells what became of its jobs: rows that come one after the other and still make one table."""
+"""Show the demo's jobs as rows that are printed one after the other and still form one table."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -15,18 +15,18 @@ _ENGINE_WIDTH, _TIME_WIDTH, _WIDEST = 17, 8, 120
 _LONGEST = 200
 
 _HOW: dict[How, str] = {
-    "inline": "{told}",
-    "reference": "{told}, by reference",
-    "event over HTTP": "event over HTTP: {told}",
-    "event over topic": "event on requests.{tenant}, answered on finished.{tenant}: {told}",
+    "inline": "{shown}",
+    "reference": "{shown}, by reference",
+    "event over HTTP": "event over HTTP: {shown}",
+    "event over topic": "event on requests.{tenant}, answered on finished.{tenant}: {shown}",
 }
 
 
 class Board:
-    """The table of jobs. Rows are printed as they are known, so widths are fixed before the first."""
+    """The table of jobs. Rows are printed as they come, so the widths are fixed before the first."""
 
-    def __init__(self, say: Callable[[RenderableType], None], width: int) -> None:
-        self._say = say
+    def __init__(self, print_above: Callable[[RenderableType], None], width: int) -> None:
+        self._print = print_above
         free = min(width, _WIDEST) - _ENGINE_WIDTH - 2 * _TIME_WIDTH - 4
         self._widths = (_ENGINE_WIDTH, free - free * 9 // 20, free * 9 // 20, _TIME_WIDTH, _TIME_WIDTH)
         self._is_empty = True
@@ -39,32 +39,32 @@ class Board:
         metrics = job.get("metrics") or {}
         table.add_row(
             Text(example.engine),
-            Text(told_input(example)),
-            Text(told_result(example.engine, job)),
-            told_time(metrics.get("queue_time")),
-            told_time(metrics.get("predict_time")),
+            Text(describe_input(example)),
+            Text(describe_result(example.engine, job)),
+            describe_time(metrics.get("queue_time")),
+            describe_time(metrics.get("predict_time")),
         )
         if self._is_empty:
-            self._say("")
+            self._print("")
         self._is_empty = False
-        self._say(table)
+        self._print(table)
 
 
-def told_input(example: Example) -> str:
-    """What went in, and how unless that was in the request itself."""
-    return _HOW[example.how].format(tenant=example.tenant, told=example.told)
+def describe_input(example: Example) -> str:
+    """Return a text for the input, with the way it travelled unless that was inside the request."""
+    return _HOW[example.how].format(tenant=example.tenant, shown=example.shown)
 
 
-def told_result(engine: str, job: dict[str, Any]) -> str:
-    """What came out, in a few words; of a job that did not succeed, why."""
+def describe_result(engine: str, job: dict[str, Any]) -> str:
+    """Return the result in a few words. For a job that did not succeed: the reason."""
     if job.get("status") != "succeeded":
         error = job.get("error") or {}
         return clean(f"{job.get('status')}: {error.get('code')} {error.get('message')}")
     return _RESULTS[engine](job["output"])
 
 
-def told_time(seconds: float | None) -> str:
-    """A duration, with as many digits as mean something."""
+def describe_time(seconds: float | None) -> str:
+    """Return a duration with a sensible number of digits."""
     if seconds is None:
         return "-"
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
@@ -79,7 +79,7 @@ def _page(output: Any) -> str:
 
 
 def _likeness(output: Any) -> str:
-    """The cosine of each pair: the vectors have length 1."""
+    """Return the cosine of each pair. The vectors have length 1."""
     pairs = combinations(enumerate(output["vectors"], 1), 2)
     return "\n".join(f"cosine {one}·{other}  {_cosine(a, b):+.2f}" for (one, a), (other, b) in pairs)
 

@@ -1,4 +1,4 @@
-"""What engines and tenants add to the gateway's sidecar: checked, then put into the folder that it watches."""
+"""Check the files that engines and tenants add to the gateway's sidecar, and put them into the folder it watches."""
 
 import os
 import tempfile
@@ -12,7 +12,10 @@ from enginehouse.registry.bundle import InvalidBundle
 
 
 def read_object(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The content of a file with one Dapr object, as it is and as data. InvalidBundle: daprd would pass it over."""
+    """Return a file with one Dapr object, as bytes and as data.
+
+    Raise InvalidBundle for a file that daprd would ignore.
+    """
     content = path.read_bytes()
     try:
         documents = [document for document in yaml.safe_load_all(content) if document is not None]
@@ -23,11 +26,11 @@ def read_object(path: Path) -> tuple[bytes, dict[str, Any]]:
     return content, documents[0]
 
 
-def check(path: Path, name: str) -> bytes:
-    """The content of one file of a gateway part, if it cannot harm the gateway's sidecar; InvalidBundle otherwise.
+def check_part(path: Path, name: str) -> bytes:
+    """Return one file of a gateway part if it cannot harm the gateway's sidecar. Raise InvalidBundle otherwise.
 
-    It must be about `name` only: two components of one name stop a local daprd. It must be for the gateway only, and
-    tolerant of its own failures: a component whose start fails stops daprd.
+    Its object must be named `name`: two components of one name stop a local daprd. It must be scoped to the gateway
+    alone, and must tolerate its own failure: a component that fails to start stops daprd.
     """
     content, found = read_object(path)
     _check_object(path, found, name)
@@ -54,34 +57,39 @@ class GatewayParts:
         self._folder = folder
 
     def put(self, owner: str, bundle: Path) -> None:
-        """Make the folder hold what `bundle` has for the gateway. InvalidBundle, and nothing changed, if it must not."""
+        """Copy the gateway part of `bundle` into the folder.
+
+        Raise InvalidBundle, and change nothing, if it is not allowed.
+        """
         name = results_component(owner) if "--" in owner else requests_component(owner)
-        wanted = {f"{owner}.{path.name}": check(path, name) for path in sorted((bundle / "gateway").glob("*.yaml"))}
+        wanted = {
+            f"{owner}.{path.name}": check_part(path, name) for path in sorted((bundle / "gateway").glob("*.yaml"))
+        }
         kinds = [path.split(".", 1)[1] for path in wanted]
         if len({yaml.safe_load(content)["kind"] for content in wanted.values()}) != len(kinds):
-            raise InvalidBundle(f"{bundle / 'gateway'} holds two objects of one kind and name")
-        for path in self._of(owner):
+            raise InvalidBundle(f"{bundle / 'gateway'} holds two objects of the same kind and name")
+        for path in self._files_of(owner):
             if path.name not in wanted:
                 path.unlink()
         for file, content in wanted.items():
             self._write(self._folder / file, content)
 
     def remove(self, owner: str) -> None:
-        """Take away what came from the bundle of `owner`."""
-        for path in self._of(owner):
+        """Remove the files that came from the bundle of `owner`."""
+        for path in self._files_of(owner):
             path.unlink()
 
     def owners(self) -> set[str]:
-        """Whose files are there."""
+        """Return the owners of the files."""
         return {path.name.split(".", 1)[0] for path in self._folder.glob("*.yaml")}
 
-    def _of(self, owner: str) -> list[Path]:
+    def _files_of(self, owner: str) -> list[Path]:
         return list(self._folder.glob(f"{owner}.*.yaml"))
 
     def _write(self, path: Path, content: bytes) -> None:
         if path.exists() and path.read_bytes() == content:
             return
-        # Renamed into place from outside the folder: daprd must never read half a file.
+        # Written outside the folder and renamed into it, because daprd must never read half a file.
         descriptor, fresh = tempfile.mkstemp(dir=self._folder.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -1,4 +1,4 @@
-"""One engine as processes: its replicas, its runner, the runner's daprd. Its failures are its own."""
+"""Run one engine as processes: its replicas, its runner and the runner's daprd."""
 
 import json
 import math
@@ -13,10 +13,10 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import SLOTS, Slot, app_id
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
-from enginehouse.local.links import read_object
-from enginehouse.local.parts import Parts, all_healthy, basic_environment, stop_pair
+from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar, wait_all_healthy
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
     WORKLOADS_FILE,
@@ -27,40 +27,43 @@ from enginehouse.registry.bundle import (
 )
 
 _LOAD_SECONDS = 600
-"""A model may take this long to load before its engine counts as failed."""
+"""A model may take this long to load. After that its engine counts as failed."""
 _START_SECONDS = 60
 _DRAIN_SECONDS = 10
 
 
 @dataclass(slots=True)
-class SlotApp:
-    """What runs for one slot of an engine."""
+class SlotProcesses:
+    """The processes of one slot of an engine."""
 
     app: str
     runner: Supervised
     daprd: Supervised
     replicas: dict[str, Supervised]
-    """By `<host>_<port>`, the name under which a runner asks for its restart."""
+    """Replicas by `<host>_<port>`. A runner asks for a restart under this name."""
     ports: list[int]
 
     def all(self) -> list[Supervised]:
-        """Every process of the slot."""
+        """Return every process of the slot."""
         return [*self.replicas.values(), self.runner, self.daprd]
 
 
 @dataclass(slots=True)
-class EngineApp:
-    """An engine's processes, made from its bundle."""
+class EngineProcesses:
+    """An engine's processes, started from its bundle."""
 
-    parts: Parts
+    context: StackContext
     engine_id: str
     bundle: Path
-    _slots: list[SlotApp] = field(default_factory=list)
+    _slots: list[SlotProcesses] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Start all and wait until all are healthy. LocalError or InvalidBundle otherwise; then `stop` cleans up."""
+        """Start all processes and wait until all are healthy.
+
+        Raise LocalError or InvalidBundle; `stop` then cleans up.
+        """
         spec, workloads, source = self._read()
-        environment = await environments.prepare(spec, source, self.parts.guard, self.parts.progress)
+        environment = await environments.prepare(spec, source, self.context.guard, self.context.steps)
         self._slots = [
             self._start_slot(spec, workloads, slot, environment) for slot in SLOTS if slot in workloads.slots
         ]
@@ -68,43 +71,46 @@ class EngineApp:
         for slot in self._slots:
             waits += [(replica, _LOAD_SECONDS) for replica in slot.replicas.values()]
             waits += [(slot.runner, _LOAD_SECONDS + _START_SECONDS), (slot.daprd, _LOAD_SECONDS + _START_SECONDS)]
-        await all_healthy(*waits)
+        await wait_all_healthy(*waits)
 
     async def stop(self) -> None:
-        """Let what runs end for a while, hand back what does not, then stop all."""
+        """Give running jobs a while to end, hand back the rest, then stop all processes."""
         slots, self._slots = self._slots, []
         for slot in slots:
-            await stop_pair(self.parts.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
-            await self.parts.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
-            self.parts.ports.give_back(*slot.ports)
+            await stop_app_and_sidecar(self.context.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
+            await self.context.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
+            self.context.ports.give_back(*slot.ports)
 
     async def healthy(self) -> bool:
-        """Whether all of its processes run and are well."""
+        """Return whether all processes run and are healthy."""
         processes = [process for slot in self._slots for process in slot.all()]
         return bool(processes) and all([await process.is_healthy() for process in processes])
 
     async def problem(self) -> str | None:
-        """What keeps it from working for good: a file that its daprd passes over, a process that keeps dying."""
+        """Return why the engine cannot work: a file that daprd ignores, or a process that keeps dying.
+
+        None: no problem.
+        """
         for path in sorted((self.bundle / "engine").glob("*.yaml")):
             try:
                 read_object(path)
             except InvalidBundle as error:
                 return str(error)
             except OSError:
-                continue  # The bundle is just being replaced.
+                continue  # The bundle is being replaced at this moment.
         for process in (process for slot in self._slots for process in slot.all()):
             if problem := await process.problem():
                 return problem
         return None
 
     def retry(self) -> None:
-        """Its bundle has changed: what waits to be started again is started now."""
+        """Start waiting processes at once, because the bundle has changed."""
         for slot in self._slots:
             for process in slot.all():
                 process.retry()
 
     def restart_replica(self, asked: Path) -> None:
-        """A runner asked for the restart of a replica that hangs, by a file of its name."""
+        """Restart a replica that hangs. `asked` is the file by which its runner asked for it."""
         for slot in self._slots:
             if asked.parent.name == slot.app and asked.name in slot.replicas:
                 slot.replicas[asked.name].kill_and_restart()
@@ -112,28 +118,32 @@ class EngineApp:
     def _read(self) -> tuple[EngineSpec, Workloads, Path]:
         spec = read_spec(self.bundle / ENGINE_FILE)
         if spec.id != self.engine_id:
-            raise LocalError(f"{self.bundle / ENGINE_FILE} is of {spec.id}.", f"It must be of {self.engine_id}.")
+            raise LocalError(f"{self.bundle / ENGINE_FILE} describes {spec.id}.", f"It must describe {self.engine_id}.")
         if spec.run is None:
             raise LocalError(
                 f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`.",
-                "Add `run: {command: [...]}`, which is how it is started on this machine.",
+                "Add `run: {command: [...]}`, the command that starts it on this machine.",
             )
         workloads = read_workloads(self.bundle / WORKLOADS_FILE)
         source = Path(workloads.source)
         if not source.is_dir():
-            raise LocalError(f"The folder of {self.engine_id} is gone: {source}.", "Deploy it again from where it is.")
+            raise LocalError(
+                f"The folder of {self.engine_id} is gone: {source}.", "Deploy it again from its new place."
+            )
         return spec, workloads, source
 
-    def _start_slot(self, spec: EngineSpec, workloads: Workloads, slot: Slot, environment: Path | None) -> SlotApp:
-        app, start = app_id(self.engine_id, slot), self.parts.supervisor.start
-        ports = [self.parts.ports.take() for _ in range(workloads.replicas)]
+    def _start_slot(
+        self, spec: EngineSpec, workloads: Workloads, slot: Slot, environment: Path | None
+    ) -> SlotProcesses:
+        app, start = app_id(self.engine_id, slot), self.context.supervisor.start
+        ports = [self.context.ports.take() for _ in range(workloads.replicas)]
         replicas = {
             f"127.0.0.1_{port}": start(
                 self._replica(spec, Path(workloads.source), f"{app}.engine-{number}", port, environment)
             )
             for number, port in enumerate(ports)
         }
-        delivery, sidecar = self.parts.ports.take(), SidecarPorts.take(self.parts.ports)
+        delivery, sidecar = self.context.ports.take(), SidecarPorts.take(self.context.ports)
         runner = start(self._runner(app, slot, delivery, sidecar, ports))
         longest = math.ceil(spec.execution_timeout_seconds) + 60
         plan = SidecarPlan(
@@ -144,12 +154,12 @@ class EngineApp:
             app_port=delivery,
             block_shutdown_seconds=longest,
         )
-        daprd = start(self.parts.sidecar_spec(f"{app}.daprd", plan))
-        return SlotApp(app, runner, daprd, replicas, [*ports, delivery, *sidecar.all()])
+        daprd = start(self.context.sidecar_spec(f"{app}.daprd", plan))
+        return SlotProcesses(app, runner, daprd, replicas, [*ports, delivery, *sidecar.all()])
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.run
-        home = self.parts.home.run / "engines" / name
+        home = self.context.home.run / "engines" / name
         home.mkdir(parents=True, exist_ok=True)
         scrubbed = engine_environment(spec.run.env, port, home, environment)
         url = f"http://127.0.0.1:{port}/healthz"
@@ -159,19 +169,19 @@ class EngineApp:
             command=engine_command(spec.run.command, environment),
             environment=lambda: scrubbed,
             cwd=source,
-            log=self.parts.log(name),
+            log=self.context.log(name),
             port=port,
             health_url=url,
-            health=self.parts.prober.http(url),
+            health=self.context.prober.http(url),
             grace_seconds=5,
         )
 
     def _runner(self, app: str, slot: Slot, delivery: int, sidecar: SidecarPorts, engines: list[int]) -> ProcessSpec:
-        restarts = self.parts.home.restarts / app
+        restarts = self.context.home.restarts / app
         restarts.mkdir(parents=True, exist_ok=True)
         fixed = {
-            **basic_environment(),
-            **app_environment(sidecar, self.parts.api_token, self.parts.app_token),
+            **inherited_environment(),
+            **app_environment(sidecar, self.context.api_token, self.context.app_token),
             "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / ENGINE_FILE),
             "ENGINEHOUSE_RUNNER_SLOT": slot,
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in engines]),
@@ -180,25 +190,27 @@ class EngineApp:
         }
 
         def environment() -> Mapping[str, str]:
-            # A new name each time: the jobs of a runner that died must not look as if somebody still had them.
+            # A new name for each start, so that the jobs of a runner that died do not look as if it still had them.
             return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"{slot}-{secrets.token_hex(6)}"}
 
         url = f"http://127.0.0.1:{delivery}/healthz"
-        return self.parts.python_spec(f"{app}.runner", "runner", "enginehouse.runner", environment, delivery, url)
+        return self.context.python_spec(f"{app}.runner", "runner", "enginehouse.runner", environment, delivery, url)
 
 
 def engine_command(command: list[str], environment: Path | None) -> list[str]:
-    """The command with `python` as the engine's own, unbuffered so that its log shows what it printed last."""
+    """Return the command with the engine's own `python`, unbuffered so that the log shows its last output."""
     if environment and command[0] in ("python", "python3"):
         return [str(environment / "bin" / "python"), "-u", *command[1:]]
     return list(command)
 
 
 def engine_environment(own: Mapping[str, str], port: int, home: Path, environment: Path | None) -> dict[str, str]:
-    """All that an engine's process is told: nothing of the platform, and nothing of who started it."""
-    ours = Path(sys.executable).parent
+    """Return the whole environment of an engine's process, without variables of the platform or of its starter."""
+    platform_bin = Path(sys.executable).parent
     path = [
-        folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder and Path(folder) != ours
+        folder
+        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)
+        if folder and Path(folder) != platform_bin
     ]
     if environment:
         path.insert(0, str(environment / "bin"))

@@ -1,4 +1,4 @@
-"""What a bundle may bring into the gateway's sidecar, and that a broken one changes nothing."""
+"""Bundles may bring only harmless parts into the gateway's sidecar, and a broken part changes nothing."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import yaml
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.tenant import Tenant
-from enginehouse.local.links import GatewayParts
+from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.registry.bundle import InvalidBundle, render_engine, render_tenant, write_bundle
 
 _ENGINE = "acme--one"

@@ -1,4 +1,4 @@
-"""What every app of a stack is started with, and the pair that every app of ours is: the app and its daprd."""
+"""Build the processes of a stack's apps from their shared settings, and stop an app together with its daprd."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
-from enginehouse.local.progress import Progress
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, sidecar_environment
+from enginehouse.local.steps import Steps
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class StackContext:
     """Everything that the apps of one stack share."""
 
     home: Home
@@ -29,15 +29,15 @@ class Parts:
     ports: PortPool
     prober: Prober
     supervisor: Supervisor
-    progress: Progress
+    steps: Steps
 
     @property
     def guard(self) -> Guard:
-        """For tools that run to their end."""
+        """Guard for tools that run to their end."""
         return self.supervisor.guard
 
     def log(self, name: str) -> Path:
-        """Where the process `name` writes."""
+        """Return the log file of the process `name`."""
         return self.home.logs / f"{name}.log"
 
     def python_spec(
@@ -49,7 +49,7 @@ class Parts:
         port: int,
         health_url: str,
     ) -> ProcessSpec:
-        """A process of our own code, in this very environment."""
+        """Return a process of our own code in this Python environment."""
         return ProcessSpec(
             name=name,
             kind=kind,
@@ -63,7 +63,7 @@ class Parts:
         )
 
     def sidecar_spec(self, name: str, plan: SidecarPlan) -> ProcessSpec:
-        """A daprd. Well once it has loaded its components and its app listens."""
+        """Return a daprd process. It is healthy when its components are loaded and its app listens."""
         environment = sidecar_environment(self.api_token, self.app_token, self.redis.environment())
         return ProcessSpec(
             name=name,
@@ -78,26 +78,28 @@ class Parts:
         )
 
 
-def basic_environment() -> dict[str, str]:
-    """What our own processes need of the machine's environment, and no secret somebody keeps in it."""
+def inherited_environment() -> dict[str, str]:
+    """Return the machine's variables that our own processes need, without secrets that somebody may keep there."""
     return {
         name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME", "LANG", "TZ", "TMPDIR") if name in os.environ
     }
 
 
-async def stop_pair(supervisor: Supervisor, app: Supervised, daprd: Supervised, grace_seconds: float) -> None:
-    """Stop an app and its daprd so that what runs can end.
+async def stop_app_and_sidecar(
+    supervisor: Supervisor, app: Supervised, daprd: Supervised, grace_seconds: float
+) -> None:
+    """Stop an app and its daprd so that running jobs can end.
 
-    daprd first: it takes in nothing new but, blocking its own shutdown, still carries what the app writes at the end.
-    Once the app is gone, a second signal ends it at once.
+    daprd is told first. It takes in nothing new, but it blocks its own shutdown and still carries the app's last
+    writes. When the app is gone, a second signal ends daprd at once.
     """
     daprd.terminate()
     await supervisor.stop(app, grace_seconds=grace_seconds)
     await supervisor.stop(daprd, grace_seconds=5)
 
 
-async def all_healthy(*waits: tuple[Supervised, float]) -> None:
-    """Until each is healthy within its seconds; the first failure ends the waiting for the others."""
+async def wait_all_healthy(*waits: tuple[Supervised, float]) -> None:
+    """Wait until each process is healthy within its seconds. The first failure ends the wait for the others."""
     tasks = [asyncio.create_task(process.wait_healthy(seconds)) for process, seconds in waits]
     try:
         await asyncio.gather(*tasks)

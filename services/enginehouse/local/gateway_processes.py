@@ -1,0 +1,63 @@
+"""Run the gateway as processes: the API and its daprd."""
+
+import os
+from dataclasses import dataclass
+
+from enginehouse.contracts.names import GATEWAY_APP
+from enginehouse.local import checkout
+from enginehouse.local.processes import Supervised
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, wait_all_healthy
+
+_START_SECONDS = 60
+_STOP_SECONDS = 10
+
+
+@dataclass(slots=True)
+class GatewayProcesses:
+    """The running gateway and its daprd."""
+
+    context: StackContext
+    gateway: Supervised
+    daprd: Supervised
+
+    @classmethod
+    def start(cls, context: StackContext, port: int) -> "GatewayProcesses":
+        """Start both. The API listens on `port`."""
+        delivery, sidecar = context.ports.take(), SidecarPorts.take(context.ports)
+        # The operator's own settings of the gateway stay; the values that connect the processes are set here.
+        environment = {
+            **os.environ,
+            **app_environment(sidecar, context.api_token, context.app_token),
+            "ENGINEHOUSE_GATEWAY_PORT": str(port),
+            "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
+            "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(context.home.tenants),
+            "ENGINEHOUSE_GATEWAY_ENGINES_DIR": str(context.home.engines),
+        }
+        environment.setdefault(
+            "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{context.home.data / 'ledger.sqlite'}"
+        )
+        environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", (context.home.data / "objects").as_uri())
+        environment.setdefault("ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR", str(context.home.webhook_secrets))
+        url = f"http://127.0.0.1:{port}/healthz/ready"
+        gateway = context.supervisor.start(
+            context.python_spec(GATEWAY_APP, "gateway", "enginehouse.gateway", lambda: environment, port, url)
+        )
+        plan = SidecarPlan(
+            app_id=GATEWAY_APP,
+            ports=sidecar,
+            resources=[*checkout.gateway_resources(), context.home.gateway_parts],
+            config=checkout.configuration("gateway"),
+            app_port=delivery,
+            block_shutdown_seconds=_STOP_SECONDS + 5,
+        )
+        daprd = context.supervisor.start(context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan))
+        return cls(context, gateway, daprd)
+
+    async def wait_healthy(self) -> None:
+        """Wait until the API takes jobs and its sidecar has loaded everything."""
+        await wait_all_healthy((self.daprd, _START_SECONDS), (self.gateway, _START_SECONDS))
+
+    async def stop(self) -> None:
+        """Answer the waiting callers, then stop both."""
+        await stop_app_and_sidecar(self.context.supervisor, self.gateway, self.daprd, _STOP_SECONDS)

@@ -1,0 +1,23 @@
+"""Report the progress of the steps of a start."""
+
+from typing import Protocol
+
+
+class Steps(Protocol):
+    """Shows steps as lines that change in place. Each step has a key of its own."""
+
+    def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
+        """Show that step `key` is doing `text`. With `total`: it has done `done` of `total`."""
+
+    def finish(self, key: str, text: str, ok: bool = True) -> None:
+        """Show that step `key` is over."""
+
+
+class SilentSteps:
+    """Shows nothing. For tests, and for users who read the logs instead."""
+
+    def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
+        """Show nothing."""
+
+    def finish(self, key: str, text: str, ok: bool = True) -> None:
+        """Show nothing."""
