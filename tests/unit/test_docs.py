@@ -86,7 +86,7 @@ def _problem(line: str) -> str:
 
 
 _NAMED = re.compile(r"`((?:[\w-]+/)*(?:\w+\.py|[\w-]+/))`")
-_TABLE_IS_OLDER = frozenset({"gateway", "local", "runner"})
+_TABLE_IS_OLDER = frozenset({"runner"})
 """Their tables were written for modules that have been renamed since."""
 
 

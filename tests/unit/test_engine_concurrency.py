@@ -8,7 +8,7 @@ import pytest
 from tests.support.engine import running
 
 from enginehouse.engine import Engine
-from enginehouse.engine.host import HostPace
+from enginehouse.engine.host import EngineHost, HostPace
 
 
 async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_predictions() -> None:
@@ -117,3 +117,9 @@ async def test_a_prediction_that_does_not_stop_is_not_said_to_have_stopped() -> 
         assert (answer.status_code, answer.json()["error"]["message"]) == (409, "it has not stopped yet")
         gate.set()
         assert (await waiting).status_code == 200
+
+
+def test_the_former_variable_of_concurrency_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_SLOTS", "4")
+    with pytest.raises(ValueError, match="ENGINE_SLOTS is called ENGINE_CONCURRENCY now"):
+        EngineHost(type("Any", (Engine,), {"predict": lambda self, data: data}))

@@ -49,6 +49,8 @@ class EngineHost:
         self.ready = False
         self._on_load_failure = on_load_failure
         self._pace = pace
+        if "ENGINE_SLOTS" in os.environ:
+            raise ValueError("ENGINE_SLOTS is called ENGINE_CONCURRENCY now: rename it")
         concurrency = int(os.environ.get("ENGINE_CONCURRENCY") or engine_class.concurrency)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="predict")
         self._codec = Codec(self.signature.predict)

@@ -1,4 +1,4 @@
-"""Everything that can be set on a gateway."""
+"""The settings of a gateway."""
 
 import ipaddress
 from pathlib import Path
@@ -17,12 +17,13 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ENGINEHOUSE_GATEWAY_", populate_by_name=True)
 
     host: str = Field("127.0.0.1", description="Address of the public API. Others than loopback: behind TLS only.")
-    port: int = 8080
+    port: int = Field(8080, description="Port of the public API.")
     delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
     ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
     tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")
     engines_dir: Path | None = Field(
-        None, description="Folder of engines' bundles: an engine not loaded, whose bundle is there, is not removed."
+        None,
+        description="Folder of engines' bundles: an engine whose bundle is there is not removed while its component cannot load.",
     )
     objects_url: SecretStr | None = Field(
         None, description="Where large inputs and outputs are kept: file:///FOLDER, s3://…, az://…, gs://…"
@@ -36,7 +37,7 @@ class GatewaySettings(BaseSettings):
     inline_max_bytes: int = Field(INLINE_MAX_BYTES, description="Largest input that travels in the message.")
     body_max_bytes: int = Field(8 * 1024 * 1024, description="Largest request body that is read at all.")
     window_min: int = Field(32, ge=1, description="Least number of jobs of an engine handed over and unfinished.")
-    window_factor: int = Field(4, ge=1, description="Window per slot of all workers.")
+    window_factor: int = Field(4, ge=1, description="Window per job that all workers together work on at once.")
     sweep_seconds: float = Field(2.0, gt=0, description="How often the ledger is searched for what was missed.")
     rows_kept_seconds: float = Field(
         7 * 86_400, gt=0, description="How long a job whose result is gone still answers 410 instead of 404."
@@ -45,10 +46,12 @@ class GatewaySettings(BaseSettings):
         3_600, ge=30, description="How much longer a job's record lives than anything that may still need it."
     )
     log_json: bool = Field(True, description="False: lines for a person at a terminal.")
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
-    dapr_http_port: int = Field(3500, alias="DAPR_HTTP_PORT")
-    dapr_api_token: SecretStr = Field(alias="DAPR_API_TOKEN")
-    app_api_token: SecretStr = Field(alias="APP_API_TOKEN")
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        "info", description="The least serious lines that are logged."
+    )
+    dapr_http_port: int = Field(3500, alias="DAPR_HTTP_PORT", description="HTTP port of the gateway's own sidecar.")
+    dapr_api_token: SecretStr = Field(alias="DAPR_API_TOKEN", description="Opens the sidecar to the gateway.")
+    app_api_token: SecretStr = Field(alias="APP_API_TOKEN", description="Proves the sidecar to the gateway.")
 
     @field_validator("dapr_api_token", "app_api_token")
     @classmethod

@@ -1,7 +1,7 @@
 """The ledger's rows as frozen types. Fields stand in the order of the table's columns, which a test holds.
 
 Times are seconds since the epoch. Named tuples, because a job's row is made several times on its way: a frozen
-dataclass of as many fields costs five times as much.
+dataclass of as many fields costs five to ten times as much.
 """
 
 from collections import defaultdict
