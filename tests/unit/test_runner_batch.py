@@ -200,7 +200,7 @@ async def test_a_canceled_job_leaves_its_batch_and_the_others_go_on(world: World
     assert all(await asyncio.gather(*deliveries))
     statuses = [world.record(job).status for job in jobs]
     assert statuses == [Status.CANCELED, *[Status.SUCCEEDED] * 3]
-    await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+    await until(lambda: world.runner.pool.replicas[0].places_taken == 0)
 
 
 async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
@@ -222,7 +222,7 @@ async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
 async def test_what_has_not_gone_out_goes_back_when_the_worker_stops(tmp_path: Path) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
         deliveries = [asyncio.create_task(world.run(value)) for value in range(3)]
-        await until(lambda: world.runner.pool.replicas[0].in_hand == 3)
+        await until(lambda: world.runner.pool.replicas[0].places_taken == 3)
         await world.runner.drain()
         records = await asyncio.gather(*deliveries)
         assert {(record.status, record.attempt) for record in records} == {(Status.QUEUED, 0)}

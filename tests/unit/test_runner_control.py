@@ -86,7 +86,7 @@ async def test_nonsense_stops_nothing(world: World, value: bytes) -> None:
 async def test_what_gathers_for_a_batch_has_not_begun(tmp_path: Path) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
         deliveries = [begin(world, names.new_job_id()) for _ in range(2)]
-        await until(lambda: world.runner.pool.replicas[0].in_hand == 2)
+        await until(lambda: world.runner.pool.replicas[0].places_taken == 2)
         await tell(world.dapr, True)
         assert await asyncio.gather(*deliveries) == [True, True]
         assert (world.engine.batches, world.engine.calls) == ([], [])

@@ -46,7 +46,7 @@ async def test_a_second_hand_over_is_not_run_blindly(world: World) -> None:
 async def test_what_was_published_before_the_runner_began_is_not_run_blindly(world: World) -> None:
     job_id = names.new_job_id()
     await world.write(job_id, _ended())
-    world.runner.receiver._began_at = now() + timedelta(seconds=1)
+    world.runner.receiver._admission._began_at = now() + timedelta(seconds=1)
     assert await world.runner.receiver.deliver(world.event(job_id))
     assert world.engine.calls == []
 

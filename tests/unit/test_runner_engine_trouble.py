@@ -112,9 +112,9 @@ async def test_a_hung_replica_is_restarted_and_its_slot_kept_until_then(hasty: W
     Gate(hasty)
     assert (await hasty.run(seconds=0.05)).status is Status.TIMED_OUT
     replica = hasty.runner.pool.replicas[0]
-    assert replica.in_hand == 1
+    assert replica.places_taken == 1
     await until(restart_file(hasty, tmp_path).exists)
-    await until(lambda: replica.in_hand == 0)
+    await until(lambda: replica.places_taken == 0)
     assert not hasty.runner.ready()
     restart_file(hasty, tmp_path).unlink()
     await until(hasty.runner.ready)
@@ -125,7 +125,7 @@ async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: Worl
     Gate(hasty)
     hasty.engine.offers_cancel = True
     await hasty.run(seconds=0.05)
-    await until(lambda: hasty.runner.pool.replicas[0].in_hand == 0)
+    await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
     assert not restart_file(hasty, tmp_path).exists()
     assert hasty.runner.ready()
 
@@ -137,7 +137,7 @@ async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(
     gate = Gate(hasty)
     hasty.engine.in_hand = 0
     await hasty.run(seconds=0.05)
-    await until(lambda: hasty.runner.pool.replicas[0].in_hand == 0)
+    await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
     assert gate.entered == 1
     assert not restart_file(hasty, tmp_path).exists()
     assert hasty.runner.ready()
@@ -157,7 +157,7 @@ async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that
         assert (await world.run(seconds=0.01)).status is Status.TIMED_OUT
         await asyncio.sleep(0.3)
         assert not restart_file(world, tmp_path).exists()
-        assert world.runner.pool.replicas[0].in_hand == 1
+        assert world.runner.pool.replicas[0].places_taken == 1
         await until(restart_file(world, tmp_path).exists)
 
 
@@ -202,7 +202,7 @@ async def test_without_anybody_to_restart_it_the_slot_comes_back(tmp_path: Path)
     async with runner_world(tmp_path, restart_dir=None, execution_timeout_seconds=0.05) as world:
         Gate(world)
         await world.run(seconds=0.05)
-        await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+        await until(lambda: world.runner.pool.replicas[0].places_taken == 0)
         assert world.runner.ready()
 
 

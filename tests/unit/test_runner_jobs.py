@@ -17,7 +17,7 @@ from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JOB_COMPLETED
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
-from enginehouse.runner import receive
+from enginehouse.runner import handle
 from enginehouse.sidecar.fake import FakeDapr
 
 
@@ -236,18 +236,18 @@ async def test_a_job_canceled_while_it_waits_for_a_slot_does_not_reach_its_engin
     await until(lambda: gate.entered == 2)
     job_id = names.new_job_id()
     waiting = begin(world, job_id)
-    await asyncio.sleep(2 * receive._WAITED_SECONDS)
+    await asyncio.sleep(2 * handle.LOOK_AGAIN_SECONDS)
     await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
     gate.open.set()
     assert await asyncio.gather(*running, waiting) == [True] * 3
     assert gate.entered == 2
     assert world.record(job_id).status is Status.CANCELED
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
 
 
 async def test_a_job_that_gets_a_slot_at_once_is_not_read_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(world.runner.receiver._records, "read", read.append)
+    monkeypatch.setattr(world.runner.receiver._admission._records, "read", read.append)
     assert (await world.run()).status is Status.SUCCEEDED
     assert read == []
 

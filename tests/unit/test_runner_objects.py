@@ -105,7 +105,7 @@ async def test_a_job_canceled_while_its_input_is_fetched_does_not_reach_its_engi
     assert await delivery
     assert world.engine.calls == []
     assert world.record(job_id).status is Status.CANCELED
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
 
 
 async def test_a_record_that_cannot_be_read_after_the_fetch_leaves_the_job_to_another_delivery(
@@ -116,7 +116,7 @@ async def test_a_record_that_cannot_be_read_after_the_fetch_leaves_the_job_to_an
     job_id = names.new_job_id()
     body = world.event(job_id, None, objects=store.of_job(input_key="in"))
     assert not await world.runner.receiver.deliver(body)
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
     assert await world.runner.receiver.deliver(body)
     assert world.record(job_id).status is Status.SUCCEEDED
 
@@ -144,7 +144,7 @@ async def test_an_input_larger_than_allowed_is_not_read_on(world: World, store: 
 async def test_an_input_that_is_gone_fails_the_job(world: World, store: Store) -> None:
     record = await world.run(None, objects=store.of_job(input_key="nothing"))
     assert (record.status, error_of(record)) == (Status.FAILED, "INPUT_UNAVAILABLE")
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
 
 
 async def test_a_store_that_is_away_burns_no_attempt(world: World, store: Store) -> None:
@@ -155,7 +155,7 @@ async def test_a_store_that_is_away_burns_no_attempt(world: World, store: Store)
     objects = store.of_job(input_key="in").model_copy(update={"input_url": f"http://127.0.0.1:{PORTS.take()}/in"})
     record = await world.run(None, objects=objects)
     assert (record.status, record.attempt) == (Status.QUEUED, 0)
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
 
 
 async def test_a_large_output_goes_by_reference(world: World, store: Store) -> None:

@@ -20,16 +20,19 @@ from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.http import HttpEngine
 from enginehouse.runner.control import Control
-from enginehouse.runner.execute import NO_MORE, Executor
+from enginehouse.runner.execute import NO_JOBS_NOW, Executor
+from enginehouse.runner.handle import JobHandler
 from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
 from enginehouse.runner.heartbeat import Heart
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
+from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.replicas import ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
+from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
@@ -63,7 +66,9 @@ class Runner:
         self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds, spec.execution_timeout_seconds)
         self._cards = CardKeeper(sidecar, spec, settings.slot)
         self._health = HealthWatch(self.pool, restarts, lambda replica: self._cards.came_up(replica.client))
-        self._objects = ObjectAccess(settings.output_max_bytes)
+        self._objects = ObjectAccess(
+            record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
+        )
         self._wire_jobs()
         self.heart = Heart(
             sidecar,
@@ -96,10 +101,11 @@ class Runner:
         )
 
     def _wire_jobs(self) -> None:
-        settings, engine_id = self._settings, self.spec.id
-        records = JobRecords(self._sidecar, engine_id)
-        admission = Admission(self._sidecar, engine_id, settings.worker)
-        settler = Settler(self._sidecar, records, engine_id)
+        sidecar, settings, engine_id = self._sidecar, self._settings, self.spec.id
+        records = JobRecords(sidecar, engine_id)
+        settled = Settled()
+        admission = Admission(sidecar, records, settled, engine_id=engine_id, worker=settings.worker)
+        settler = Settler(sidecar, records, settled, engine_id)
         claims = Claims(records, admission, settler.announce_start)
         self._watch = Watch(records, claims, settings.watch_every_seconds)
         self._executor = Executor(
@@ -110,19 +116,17 @@ class Runner:
             claim_after_seconds=settings.claim_after_seconds,
             hand_back_after_seconds=settings.hand_back_after_seconds,
         )
-        self.receiver = Receiver(
-            self._sidecar,
-            records,
+        handler = JobHandler(
+            sidecar,
             admission,
             self._executor,
-            settler,
             self._objects,
             self.metrics,
-            predict_max_bytes=settings.predict_max_bytes,
-            engine_id=engine_id,
+            spec=self.spec,
             worker=settings.worker,
-            version=self.spec.version,
         )
+        reader = DeliveryReader(sidecar, self.metrics, engine_id)
+        self.receiver = Receiver(reader, admission, handler, settler, self.metrics)
 
     def _delivery_app(self) -> DeliveryApp:
         async def live(request: Request) -> Response:
@@ -180,12 +184,12 @@ class Runner:
         if stopped:
             self._begin_nothing()
         else:
-            self.pool.go_on()
+            self.pool.resume()
 
     def _begin_nothing(self) -> None:
         self.pool.stop()
         for client in self._batching:
-            client.turn_away(HandedBack(NO_MORE))
+            client.turn_away(HandedBack(NO_JOBS_NOW))
 
     async def hand_back(self) -> None:
         """Close what still runs, and settle it as handed back."""

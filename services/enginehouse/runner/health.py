@@ -7,8 +7,9 @@ from pathlib import Path
 
 import structlog
 
+from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.base import Health
-from enginehouse.runner.replicas import Replica, ReplicaPool
+from enginehouse.runner.replicas import Place, Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
@@ -85,7 +86,7 @@ class HealthWatch:
     def _note(self, replica: Replica, health: Health) -> None:
         if replica.restarting and not self._restarts.pending(replica) and health.ok:
             replica.restarting = False
-        if not health.answered and replica.healthy and replica.in_hand:
+        if not health.answered and replica.healthy and replica.places_taken:
             return  # Many engines answer nothing while they work; their execution clock judges them.
         healthy = health.ok and not replica.restarting
         if healthy == replica.healthy:
@@ -116,20 +117,21 @@ class HangGuard:
         self._own_seconds = execution_timeout_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def given_up(self, replica: Replica, token: object, job_id: str, seconds: float) -> None:
-        """The call of `job_id`, which may take `seconds`, was closed for being late or unwanted; its slot is ours now."""
-        due_at = replica.out[token] + max(seconds, self._own_seconds)
-        task = asyncio.create_task(self._judge(replica, token, job_id, due_at))
+    def take_over(self, place: Place, replica: Replica, attempt: Attempt) -> None:
+        """Hold the place of a call that was closed for being late or unwanted, until the call is known to have ended."""
+        place.hand_over()
+        due_at = replica.calls[place] + max(attempt.order.execution_timeout_seconds, self._own_seconds)
+        task = asyncio.create_task(self._judge(place, replica, attempt.job_id, due_at))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Forget what was being watched."""
+        """Forget the calls that were given up."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _judge(self, replica: Replica, token: object, job_id: str, due_at: float) -> None:
+    async def _judge(self, place: Place, replica: Replica, job_id: str, due_at: float) -> None:
         try:
             if await replica.client.cancel(job_id) or await self._ends(replica, due_at) or replica.restarting:
                 return
@@ -145,22 +147,21 @@ class HangGuard:
                 engine_address=replica.client.address,
             )
         finally:
-            del replica.out[token]
-            self._pool.release(replica)
+            place.release()
 
     async def _ends(self, replica: Replica, due_at: float) -> bool:
-        """Whether the engine says, until some time after `due_at`, that it works on fewer calls than are out."""
+        """Return whether the engine says, until some time after `due_at`, that it works on fewer calls than are out."""
         loop = asyncio.get_running_loop()
         is_late = loop.time() >= due_at
         deadline = max(loop.time(), due_at) + self._after
         while not replica.restarting:
-            # Younger calls may be on their way there or back, and prove nothing.
-            sure = {token for token, since in replica.out.items() if since <= loop.time() - _SURE_SECONDS}
+            # Younger calls may be on their way to the engine or back, and prove nothing.
+            sure = {place for place, since in replica.calls.items() if since <= loop.time() - _SURE_SECONDS}
             health = await replica.client.health()
-            if health.in_hand is not None and health.in_hand < len(sure & replica.out.keys()):
+            if health.in_hand is not None and health.in_hand < len(sure & replica.calls.keys()):
                 return True
             if health.ok and health.in_hand is None and not is_late:
-                return True  # It does not say, and the call had time left: nothing to hold against it.
+                return True  # It does not count its calls, and this one had time left: assume that it has ended.
             left = deadline - loop.time()
             if left <= 0:
                 break

@@ -35,8 +35,10 @@ class _Away(Exception):
 class ObjectAccess:
     """Reads and writes one job's objects at a time. Made inside the event loop that uses it."""
 
-    def __init__(self, inline_max_bytes: int) -> None:
-        self._inline_max_bytes = inline_max_bytes
+    def __init__(self, *, record_max_bytes: int, answer_max_bytes: int) -> None:
+        """Outputs up to `record_max_bytes` fit the job's record; no answer above `answer_max_bytes` is ever read."""
+        self._record_max_bytes = record_max_bytes
+        self._answer_max_bytes = answer_max_bytes
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=_CLOCK_SECONDS, sock_connect=5),
@@ -49,7 +51,11 @@ class ObjectAccess:
         """Close its connections."""
         await self._session.close()
 
-    async def fetch(self, objects: JobObjects) -> bytes | Outcome:
+    def output_max_bytes(self, objects: JobObjects) -> int:
+        """Return the size of the largest output that a job with an object of its own for it can keep."""
+        return min(self._answer_max_bytes, objects.max_bytes)
+
+    async def fetch_input(self, objects: JobObjects) -> bytes | Outcome:
         """The input as JSON text, or what comes of an attempt whose input cannot be had."""
         assert objects.input_url is not None
         try:
@@ -68,11 +74,11 @@ class ObjectAccess:
             return HandedBack("the object store cannot be reached", _AWAY_DELAY_SECONDS)
         return await asyncio.to_thread(_as_json, bytes(body), objects.input_is_json)
 
-    async def keep(self, objects: JobObjects | None, outcome: Outcome) -> Outcome:
+    async def store_output(self, objects: JobObjects, outcome: Outcome) -> Outcome:
         """`outcome`, its output moved to the job's own object if it is too large to be inline."""
         if not isinstance(outcome, Succeeded) or outcome.size <= INLINE_MAX_BYTES:
             return outcome
-        if objects is None or objects.output_url is None or objects.output_ref is None:
+        if objects.output_url is None or objects.output_ref is None:
             return outcome
         body = await asyncio.to_thread(pydantic_core.to_json, outcome.output)
         for tries in range(_STORE_TRIES):
@@ -81,7 +87,7 @@ class ObjectAccess:
                 return replace(outcome, output=None, output_ref=objects.output_ref)
             except _Away as error:
                 _log.warning("An output could not be stored yet", action="output_not_stored", error=str(error))
-                if len(body) <= self._inline_max_bytes:
+                if len(body) <= self._record_max_bytes:
                     return outcome  # It fits the record: better there than waiting.
                 await asyncio.sleep(jittered(0.2 * 2**tries))
         return Failed(f"the engine answered, but its output of {len(body)} bytes could not be stored")

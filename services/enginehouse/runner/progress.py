@@ -18,7 +18,7 @@ from enginehouse.contracts.events import (
     progress_sequence,
 )
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
-from enginehouse.runner.outcome import Attempt
+from enginehouse.runner.attempt import Execution
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
@@ -31,10 +31,10 @@ _FLUSH_SECONDS = 1.0
 class Progress:
     """Tells of one attempt. What comes faster than it can be published, or beyond its bounds, is dropped."""
 
-    def __init__(self, sidecar: Sidecar, engine_id: str, attempt: Attempt) -> None:
+    def __init__(self, sidecar: Sidecar, engine_id: str, execution: Execution) -> None:
         self._sidecar = sidecar
         self._engine_id = engine_id
-        self._attempt = attempt
+        self._execution = execution
         self._waiting: deque[ProgressData] = deque()
         self._told = 0
         self._publishing: asyncio.Task[None] | None = None
@@ -62,7 +62,7 @@ class Progress:
         if len(self._waiting) >= _WAITING_MAX:
             return
         self._told += 1
-        sequence = progress_sequence(self._attempt.number, self._told)
+        sequence = progress_sequence(self._execution.attempt.number, self._told)
         self._waiting.append(ProgressData(kind=kind, value=value, sequence=sequence))
         if self._publishing is None or self._publishing.done():
             self._publishing = asyncio.create_task(self._publish())
@@ -71,7 +71,7 @@ class Progress:
         pubsub = jobs_component(self._engine_id)
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            events = [progress_event(self._engine_id, self._attempt.job_id, data) for data in batch]
+            events = [progress_event(self._engine_id, self._execution.attempt.job_id, data) for data in batch]
             try:
                 await self._sidecar.publish_many(pubsub, COMPLETIONS_TOPIC, events)
             except EnginehouseError as error:

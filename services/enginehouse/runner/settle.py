@@ -10,7 +10,8 @@ from enginehouse.contracts.events import COMPLETION_ALSO_MAX, JOB_COMPLETED, JOB
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
-from enginehouse.runner.outcome import Attempt, Outcome, Succeeded, decide, jittered, record_for
+from enginehouse.runner.attempt import Attempt, Execution
+from enginehouse.runner.outcome import Outcome, Succeeded, decide, jittered, record_for
 from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.gather import Gather
@@ -30,33 +31,37 @@ def _pause(tries: int) -> float:
 class Settler:
     """Writes and tells what came of the attempts of one engine."""
 
-    def __init__(self, sidecar: Sidecar, records: JobRecords, engine_id: str) -> None:
+    def __init__(self, sidecar: Sidecar, records: JobRecords, settled: Settled, engine_id: str) -> None:
         self._sidecar = sidecar
         self._records = records
         self._engine_id = engine_id
         self._pubsub = jobs_component(engine_id)
-        self.settled = Settled()
+        self._settled = settled
         self._hints = Gather(self._publish_hint, at_most=1 + COMPLETION_ALSO_MAX)
         self._telling: set[asyncio.Task[None]] = set()
 
-    async def settle(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """Settle; True: acknowledge. Holds the outcome for as long as the record cannot be written."""
-        wanted = record_for(outcome, attempt, now())
+    async def settle(self, execution: Execution, outcome: Outcome) -> bool:
+        """Settle the attempt; return whether its delivery may be acknowledged.
+
+        Holds the outcome for as long as the record cannot be written.
+        """
+        wanted = record_for(outcome, execution, now())
         if wanted is None:
             return True
+        job_id = execution.attempt.job_id
         try:
-            held = await self._write(attempt, outcome, wanted)
+            held = await self._write(execution, outcome, wanted)
         except Malformed:
             raise
         except EnginehouseError as error:
-            _log.error("A result is given up", action="settle_failed", job_id=attempt.job_id, error=str(error))
+            _log.error("A result is given up", action="settle_failed", job_id=job_id, error=str(error))
             return False
-        self.settled.add(attempt.job_id, held, outcome.size if isinstance(outcome, Succeeded) else 0)
+        self._settled.add(job_id, held, outcome.size if isinstance(outcome, Succeeded) else 0)
         if held == wanted or held.status is wanted.status:
-            await self.tell(JOB_COMPLETED, attempt.job_id, held.status, held.attempt)
+            await self.tell(JOB_COMPLETED, job_id, held.status, held.attempt)
         return True
 
-    async def restore(self, event: JobEvent, ended: JobRecord) -> bool:
+    async def rewrite(self, event: JobEvent, ended: JobRecord) -> bool:
         """Write again how a job ended, where the store has forgotten it: a store may come back older than it was."""
         _log.warning("The record of an ended job is gone and is written again", action="restored", job_id=event.id)
         held = await self._records.restore(event.id, event.data.record_ttl_seconds, ended)
@@ -90,8 +95,9 @@ class Settler:
             _log.warning("A completion could not be published", action="tell_failed", job_ids=job_ids, error=str(last))
         return [None] * len(job_ids)
 
-    async def _write(self, attempt: Attempt, outcome: Outcome, wanted: JobRecord) -> JobRecord:
+    async def _write(self, execution: Execution, outcome: Outcome, wanted: JobRecord) -> JobRecord:
         """Write until it works; gives up only when the record's own time would be over."""
+        attempt = execution.attempt
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + attempt.order.record_ttl_seconds
         tries = 0
@@ -101,7 +107,7 @@ class Settler:
                     attempt.job_id,
                     attempt.order.record_ttl_seconds,
                     lambda present: decide(outcome, attempt, present, wanted),
-                    blind=not attempt.record_seen,
+                    blind=not execution.record_seen,
                 )
             except Malformed:
                 raise

@@ -20,7 +20,7 @@ class Prediction:
     output_max_bytes: int | None = None
     """Largest answer that this job can keep; None: as much as fits a record."""
     traceparent: str | None = None
-    tell: Callable[[dict[str, Any]], None] | None = None
+    on_line: Callable[[dict[str, Any]], None] | None = None
     """Called with each line that the engine streams before its result."""
     clock: Clock | None = None
     """Runs while the call does; a client that lets it wait for others holds the clock meanwhile."""

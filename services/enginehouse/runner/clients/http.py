@@ -36,7 +36,7 @@ _OPENAPI_MAX_BYTES = 1024 * 1024
 _STREAM = "application/x-ndjson"
 _LINE_MAX_BYTES = 2 * PROGRESS_EVENT_MAX_BYTES
 _JSON = {"Content-Type": "application/json"}
-Tell = Callable[[dict[str, Any]], None]
+OnLine = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 
 
@@ -78,7 +78,7 @@ class HttpEngine:
             headers = {**_JSON, "traceparent": traceparent}
 
         async def read(response: aiohttp.ClientResponse) -> Reply:
-            return await self._read_reply(response, self._limit(prediction), prediction.tell)
+            return await self._read_reply(response, self._limit(prediction), prediction.on_line)
 
         return await self._post("/predict", _body(prediction), headers, read)
 
@@ -118,12 +118,12 @@ class HttpEngine:
         except (aiohttp.ClientError, ValueError) as error:
             return malformed(f"it is not HTTP ({type(error).__name__})")
 
-    async def _read_reply(self, response: aiohttp.ClientResponse, limit: int, tell: Tell | None) -> Reply:
+    async def _read_reply(self, response: aiohttp.ClientResponse, limit: int, on_line: OnLine | None) -> Reply:
         try:
             if not 200 <= response.status < 300:
                 return await self._read_refusal(response)
             if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _STREAM:
-                return await self._read_stream(response, limit, tell)
+                return await self._read_stream(response, limit, on_line)
             return read_result(await _read(response, self._predict_max_bytes), limit)
         except _TooMuch:
             size = response.headers.get("Content-Length")
@@ -137,20 +137,20 @@ class HttpEngine:
             body = b""
         return read_refusal(response.status, response.headers.get("Retry-After"), body)
 
-    async def _read_stream(self, response: aiohttp.ClientResponse, limit: int, tell: Tell | None) -> Reply:
+    async def _read_stream(self, response: aiohttp.ClientResponse, limit: int, on_line: OnLine | None) -> Reply:
         """Lines of `{progress|output|log|metric}`, the last one `{result}` or `{error}`."""
         line = bytearray()
         async for chunk in response.content.iter_any():
             *ended, rest = chunk.split(b"\n")
             for part in ended:
                 line += part
-                if (reply := _read_line(bytes(line), limit, tell)) is not None:
+                if (reply := _read_line(bytes(line), limit, on_line)) is not None:
                     return reply
                 line.clear()
             line += rest
             if len(line) > self._predict_max_bytes:
                 raise _TooMuch
-        return _read_line(bytes(line), limit, tell) or malformed('its stream ended without a line {"result": …}')
+        return _read_line(bytes(line), limit, on_line) or malformed('its stream ended without a line {"result": …}')
 
     async def cancel(self, job_id: str) -> bool:
         """POST /predict/{id}/cancel; engines need not offer it."""
@@ -192,10 +192,10 @@ class HttpEngine:
         return found if isinstance(found, dict) else None
 
 
-def _read_line(line: bytes, limit: int, tell: Tell | None) -> Reply | None:
+def _read_line(line: bytes, limit: int, on_line: OnLine | None) -> Reply | None:
     """The reply in the line that ends a stream; None for any other, which is told if it is small."""
     ends = b'"result"' in line or b'"error"' in line
-    if not ends and (tell is None or not line.strip() or len(line) > _LINE_MAX_BYTES):
+    if not ends and (on_line is None or not line.strip() or len(line) > _LINE_MAX_BYTES):
         return None
     try:
         answer = pydantic_core.from_json(line, allow_inf_nan=False)
@@ -207,8 +207,8 @@ def _read_line(line: bytes, limit: int, tell: Tell | None) -> Reply | None:
         return read_answer(answer, line, limit)
     if "error" in answer:
         return read_error(answer["error"])
-    if tell is not None and len(line) <= _LINE_MAX_BYTES:
-        tell(answer)
+    if on_line is not None and len(line) <= _LINE_MAX_BYTES:
+        on_line(answer)
     return None
 
 

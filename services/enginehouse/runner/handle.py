@@ -1,0 +1,111 @@
+"""Runs one admitted job: its place at a replica, its large input, the attempt, its large output."""
+
+import structlog
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.events import JobEvent, JobObjects
+from enginehouse.contracts.moments import now
+from enginehouse.runner.admit import Admission, Ending, Run, Settle
+from enginehouse.runner.attempt import Attempt, Execution
+from enginehouse.runner.execute import Executor
+from enginehouse.runner.metrics import RunnerMetrics
+from enginehouse.runner.objects import ObjectAccess
+from enginehouse.runner.outcome import Failed
+from enginehouse.runner.progress import Progress
+from enginehouse.runner.replicas import Place
+from enginehouse.sidecar.base import Sidecar
+
+_log = structlog.get_logger(__name__)
+
+LOOK_AGAIN_SECONDS = 0.02
+"""A job that waited longer for a place has its record read again. One that got a place at once is spared the round trip."""
+
+
+class JobHandler:
+    """Runs jobs that were admitted, and says how each ended."""
+
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        admission: Admission,
+        executor: Executor,
+        objects: ObjectAccess,
+        metrics: RunnerMetrics,
+        *,
+        spec: EngineSpec,
+        worker: str,
+    ) -> None:
+        self._sidecar = sidecar
+        self._admission = admission
+        self._executor = executor
+        self._objects = objects
+        self._metrics = metrics
+        self._engine_id, self._version = spec.id, spec.version
+        self._worker = worker
+
+    def begin(self, event: JobEvent, run: Run) -> Execution:
+        """Return a new attempt at the job, which starts now."""
+        attempt = Attempt(
+            job_id=event.id,
+            number=run.number,
+            worker=self._worker,
+            version=self._version,
+            order=event.data,
+            started_at=now(),
+            takes_over=run.takes_over,
+            traceparent=event.traceparent,
+        )
+        return Execution(attempt, record_seen=run.record_seen)
+
+    async def run(self, event: JobEvent, run: Run) -> Ending:
+        """Run the job once a replica has a place for it.
+
+        A job that turns out, after some waiting, to have ended elsewhere is not run: the judgement says what to do.
+        """
+        async with self._executor.place() as place:
+            if place.replica is not None and place.waited_seconds > LOOK_AGAIN_SECONDS:
+                judgement = await self._admission.look_again(event)
+                if not isinstance(judgement, Run):
+                    return judgement
+                run = judgement
+            execution = self.begin(event, run)
+            self._metrics.running.inc()
+            try:
+                return await self._attempt(event, execution, place)
+            except EnginehouseError:
+                raise
+            except Exception:
+                _log.exception("An attempt failed inside the runner", action="attempt_broke", job_id=event.id)
+                return Settle(execution, Failed("the runner could not carry out this attempt"))
+            finally:
+                self._metrics.running.dec()
+
+    async def _attempt(self, event: JobEvent, execution: Execution, place: Place) -> Ending:
+        progress = Progress(self._sidecar, self._engine_id, execution)
+        execution.on_line = progress.line
+        objects = event.data.objects
+        if objects is not None and (ending := await self._prepare(event, execution, objects, place)) is not None:
+            return ending
+        outcome = await self._executor.run(execution, place)
+        if objects is not None:
+            outcome = await self._objects.store_output(objects, outcome)
+        await progress.flush()
+        return Settle(execution, outcome)
+
+    async def _prepare(self, event: JobEvent, execution: Execution, objects: JobObjects, place: Place) -> Ending | None:
+        """Fetch the job's large input, if it has one. Return None if the job is still to be run after that."""
+        if objects.output_url is not None:
+            execution.output_max_bytes = self._objects.output_max_bytes(objects)
+        if objects.input_url is None or place.replica is None:
+            return None
+        fetched = await self._objects.fetch_input(objects)
+        if not isinstance(fetched, bytes):
+            return Settle(execution, fetched)
+        judgement = await self._admission.look_again(event)
+        if not isinstance(judgement, Run):
+            return judgement
+        execution.become(judgement.number, judgement.takes_over)
+        execution.record_seen = judgement.record_seen
+        execution.input_json = fetched
+        return None
