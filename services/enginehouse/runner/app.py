@@ -105,8 +105,8 @@ class Runner:
         records = JobRecords(sidecar, engine_id)
         settled = Settled()
         admission = Admission(sidecar, records, settled, engine_id=engine_id, worker=settings.worker)
-        settler = Settler(sidecar, records, settled, engine_id)
-        claims = Claims(records, admission, settler.announce_start)
+        self._settler = Settler(sidecar, records, settled, engine_id)
+        claims = Claims(records, admission, self._settler.announce_start)
         self._watch = Watch(records, claims, settings.watch_every_seconds)
         self._executor = Executor(
             self.pool,
@@ -126,7 +126,7 @@ class Runner:
             worker=settings.worker,
         )
         reader = DeliveryReader(sidecar, self.metrics, engine_id)
-        self.receiver = Receiver(reader, admission, handler, settler, self.metrics)
+        self.receiver = Receiver(reader, admission, handler, self._settler, self.metrics)
 
     def _delivery_app(self) -> DeliveryApp:
         async def live(request: Request) -> Response:
@@ -211,6 +211,7 @@ class Runner:
         for replica in self.pool.replicas:
             await replica.client.close()
         await self._objects.close()
+        await self._settler.close()
         await self._sidecar.close()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pydantic_core
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EngineCard, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
@@ -81,7 +82,7 @@ class CardKeeper:
         self._shown: bytes | None = None
         self._stale = asyncio.Event()
         self._client: EngineClient | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     def came_up(self, client: EngineClient) -> None:
         """A replica became healthy: it may be another version of the code."""
@@ -90,14 +91,11 @@ class CardKeeper:
 
     def start(self) -> None:
         """Begin to keep the card."""
-        self._task = asyncio.create_task(self._run())
+        self._background.keep("card", self._run)
 
     async def stop(self) -> None:
         """Keep it no longer. It stays where it is: an engine that stops is still known."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.close()
 
     async def _run(self) -> None:
         await self._stale.wait()

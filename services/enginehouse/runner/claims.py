@@ -1,11 +1,11 @@
 """Claims jobs that take longer than a moment, and watches the records of those that run."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobRecord
 from enginehouse.runner.admit import Acknowledge, Admission, Run, Settle
@@ -80,13 +80,14 @@ class Watch:
         self._claims = claims
         self._every = every_seconds
         self._watched: dict[str, tuple[Execution, Lost]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
+        self._reading: asyncio.Task[None] | None = None
 
     def add(self, execution: Execution, lost: Lost) -> None:
         """Watch from now on."""
         self._watched[execution.attempt.job_id] = (execution, lost)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+        if self._reading is None or self._reading.done():
+            self._reading = self._background.start(self._run())
 
     def remove(self, execution: Execution) -> None:
         """Watch no longer."""
@@ -94,10 +95,7 @@ class Watch:
 
     async def stop(self) -> None:
         """End watching."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.close()
 
     async def _run(self) -> None:
         while self._watched:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 from pydantic import ValidationError
 
+from enginehouse.background import Background
 from enginehouse.contracts.engine import Control as ControlMessage
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import CONTROL_KEY, results_component
@@ -24,20 +25,17 @@ class Control:
         self._sidecar = sidecar
         self._store = results_component(engine_id)
         self._told = told
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
         self.stopped: bool | None = None
         """None until it was read once: a runner that starts must not take jobs of an engine that is quarantined."""
 
     def start(self) -> None:
         """Begin to read."""
-        self._task = asyncio.create_task(self._run())
+        self._background.keep("control", self._run)
 
     async def stop(self) -> None:
         """Read no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.close()
 
     async def _run(self) -> None:
         while True:

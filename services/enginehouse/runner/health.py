@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.base import Health
 from enginehouse.runner.replicas import Place, Replica, ReplicaPool
@@ -53,17 +55,16 @@ class HealthWatch:
         self._pool = pool
         self._restarts = restarts
         self._came_up = came_up
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background()
 
     def start(self) -> None:
         """Begin to poll."""
-        self._tasks = [asyncio.create_task(self._poll(replica)) for replica in self._pool.replicas]
+        for replica in self._pool.replicas:
+            self._background.keep("health check", partial(self._poll, replica))
 
     async def stop(self) -> None:
         """End polling."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
 
     async def _poll(self, replica: Replica) -> None:
         down_for = 0.0
@@ -115,21 +116,17 @@ class HangGuard:
         self._restarts = restarts
         self._after = after_seconds
         self._own_seconds = execution_timeout_seconds
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def take_over(self, place: Place, replica: Replica, attempt: Attempt) -> None:
         """Hold the place of a call that was closed for being late or unwanted, until the call is known to have ended."""
         place.hand_over()
         due_at = replica.calls[place] + max(attempt.order.execution_timeout_seconds, self._own_seconds)
-        task = asyncio.create_task(self._judge(place, replica, attempt.job_id, due_at))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(self._judge(place, replica, attempt.job_id, due_at))
 
     async def stop(self) -> None:
         """Forget the calls that were given up."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
 
     async def _judge(self, place: Place, replica: Replica, job_id: str, due_at: float) -> None:
         try:

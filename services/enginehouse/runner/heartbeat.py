@@ -1,13 +1,13 @@
 """Tells every few seconds that this worker lives and what it has in hand, and keeps it in the list of workers."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
 import structlog
 from pydantic import ValidationError
 
+from enginehouse.background import Background
 from enginehouse.contracts.engine import HEARTBEAT_SECONDS, WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
 from enginehouse.contracts.errors import Conflict, EnginehouseError
 from enginehouse.contracts.moments import now
@@ -51,18 +51,15 @@ class Heart:
         self._in_hand = in_hand
         self._healthy = healthy
         self._idle_since: datetime | None = now()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     def start(self) -> None:
         """Begin to beat."""
-        self._task = asyncio.create_task(self._run())
+        self._background.keep("heartbeats", self._run)
 
     async def stop(self) -> None:
         """Beat no longer, and say so, that nobody waits for this worker."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.close()
         try:
             await self._sidecar.delete(self._store, worker_key(self._worker))
             await self._enlist(present=False)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import COMPLETION_ALSO_MAX, JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
 from enginehouse.contracts.job import JobRecord, Status
@@ -38,7 +39,7 @@ class Settler:
         self._pubsub = jobs_component(engine_id)
         self._settled = settled
         self._hints = Gather(self._publish_hint, at_most=1 + COMPLETION_ALSO_MAX)
-        self._telling: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     async def settle(self, execution: Execution, outcome: Outcome) -> bool:
         """Settle the attempt; return whether its delivery may be acknowledged.
@@ -70,9 +71,12 @@ class Settler:
 
     def announce_start(self, attempt: Attempt) -> None:
         """Tell, beside the work, that the job runs."""
-        task = asyncio.create_task(self.tell(JOB_STARTED, attempt.job_id, Status.RUNNING, attempt.number))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._background.start(self.tell(JOB_STARTED, attempt.job_id, Status.RUNNING, attempt.number))
+
+    async def close(self) -> None:
+        """Give up the hints that are not published yet."""
+        await self._background.close()
+        await self._hints.close(finish_seconds=0)
 
     async def tell(self, kind: str, job_id: str, status: Status, attempt: int) -> None:
         """Publish the hint that a record has changed. One that cannot be published delays, and loses nothing.

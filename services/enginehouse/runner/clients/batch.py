@@ -16,6 +16,7 @@ from typing import Any
 import pydantic_core
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.runner.clients.base import BatchClient, Health, Prediction, Reply
 from enginehouse.runner.outcome import Failed, HandedBack, Rejected
@@ -70,7 +71,7 @@ class BatchingEngine:
         self._offers: tuple[bool, bool] | None = None
         self._waiting: deque[_Batch] = deque()
         self._open: dict[Hashable, _Batch] = {}
-        self._calls: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     @property
     def address(self) -> str:
@@ -115,9 +116,7 @@ class BatchingEngine:
     async def close(self) -> None:
         """Give up the calls that are out, and let go of the connections."""
         self._waiting.clear()
-        for call in list(self._calls):
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._background.close()
         await self._client.close()
 
     def turn_away(self, outcome: HandedBack) -> None:
@@ -177,12 +176,10 @@ class BatchingEngine:
             self._waiting.remove(batch)
             self._complete(batch)
             self._free -= 1
-            batch.call = asyncio.create_task(self._run(batch))
-            self._calls.add(batch.call)
+            batch.call = self._background.start(self._run(batch))
             batch.call.add_done_callback(self._ended)
 
-    def _ended(self, call: "asyncio.Task[None]") -> None:
-        self._calls.discard(call)
+    def _ended(self, _: "asyncio.Task[None]") -> None:
         self._free += 1
         self._serve()
 
