@@ -18,7 +18,9 @@ from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
 from enginehouse.local.ports import PortPool
 from enginehouse.runner.app import Runner
+from enginehouse.runner.pace import DEFAULT_PACE, Pace
 from enginehouse.runner.settings import RunnerSettings
+from enginehouse.sidecar.base import StateItem
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 ENGINE = "acme--echo"
@@ -115,13 +117,27 @@ class TinyEngine:
         return web.Response(status=404) if self.openapi is None else web.json_response(self.openapi)
 
 
+class NotingSidecar(FakeSidecar):
+    """A runner's fake sidecar, which notes the keys that are read one by one."""
+
+    def __init__(self, dapr: FakeDapr, app_id: str) -> None:
+        super().__init__(dapr, app_id)
+        self.keys_read: list[str] = []
+
+    async def read(self, store: str, key: str) -> StateItem | None:
+        """Note the key and read it."""
+        self.keys_read.append(key)
+        return await super().read(store, key)
+
+
 class World:
     """One runner and what is around it."""
 
-    def __init__(self, dapr: FakeDapr, engine: TinyEngine, runner: Runner) -> None:
+    def __init__(self, dapr: FakeDapr, engine: TinyEngine, runner: Runner, runners_sidecar: NotingSidecar) -> None:
         self.dapr = dapr
         self.engine = engine
         self.runner = runner
+        self.runners_sidecar = runners_sidecar
         self.sidecar = FakeSidecar(dapr, "test")
 
     def event(
@@ -214,6 +230,7 @@ async def runner_world(
     engine: TinyEngine | None = None,
     batch: Batch | None = None,
     execution_timeout_seconds: float = 60,
+    pace: Pace = DEFAULT_PACE,
     **changes: Any,
 ) -> AsyncIterator[World]:
     """A started runner whose engine is healthy."""
@@ -230,11 +247,12 @@ async def runner_world(
         batch=batch or Batch(),
         execution_timeout_seconds=execution_timeout_seconds,
     )
-    runner = Runner(runner_settings(folder, engine.url, **changes), spec, FakeSidecar(dapr, f"{ENGINE}--a"))
+    sidecar = NotingSidecar(dapr, f"{ENGINE}--a")
+    runner = Runner(runner_settings(folder, engine.url, **changes), spec, sidecar, pace)
     try:
         await runner.start()
         await until(runner.ready)
-        yield World(dapr, engine, runner)
+        yield World(dapr, engine, runner, sidecar)
     finally:
         await runner.stop()
         if mine:

@@ -12,18 +12,15 @@ from tests.unit.test_runner_jobs import Gate, begin
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Batch
 from enginehouse.contracts.job import Status
-from enginehouse.runner import control
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_POLL_SECONDS", 0.01)
+SOON = Pace(control_poll_seconds=0.01)
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with runner_world(tmp_path, concurrency=1, hand_back_after_seconds=30) as made:
+    async with runner_world(tmp_path, concurrency=1, hand_back_after_seconds=30, pace=SOON) as made:
         yield made
 
 
@@ -61,7 +58,7 @@ async def test_what_is_delivered_meanwhile_goes_back_and_runs_once_it_goes_on(wo
 
 async def test_a_runner_that_starts_while_its_engine_is_stopped_begins_nothing(tmp_path: Path, world: World) -> None:
     await tell(world.dapr, True)
-    async with runner_world(tmp_path, dapr=world.dapr, worker="worker-2") as second:
+    async with runner_world(tmp_path, dapr=world.dapr, worker="worker-2", pace=SOON) as second:
         job_id = names.new_job_id()
         assert await begin(second, job_id)
         assert (second.record(job_id).status, second.record(job_id).attempt) == (Status.QUEUED, 0)
@@ -84,7 +81,7 @@ async def test_nonsense_stops_nothing(world: World, value: bytes) -> None:
 
 
 async def test_what_gathers_for_a_batch_has_not_begun(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000), pace=SOON) as world:
         deliveries = [begin(world, names.new_job_id()) for _ in range(2)]
         await until(lambda: world.runner.pool.replicas[0].places_taken == 2)
         await tell(world.dapr, True)

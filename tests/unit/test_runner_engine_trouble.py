@@ -12,10 +12,10 @@ from tests.unit.test_runner_jobs import Gate, begin
 from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
 from enginehouse.contracts.moments import now
-from enginehouse.runner import health
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.replicas import ReplicaPool
 
 
@@ -130,17 +130,15 @@ async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: Worl
     assert hasty.runner.ready()
 
 
-async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(
-    hasty: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "_SURE_SECONDS", 0)
-    gate = Gate(hasty)
-    hasty.engine.in_hand = 0
-    await hasty.run(seconds=0.05)
-    await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
-    assert gate.entered == 1
-    assert not restart_file(hasty, tmp_path).exists()
-    assert hasty.runner.ready()
+async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, execution_timeout_seconds=0.05, pace=Pace(call_age_seconds=0)) as hasty:
+        gate = Gate(hasty)
+        hasty.engine.in_hand = 0
+        await hasty.run(seconds=0.05)
+        await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
+        assert gate.entered == 1
+        assert not restart_file(hasty, tmp_path).exists()
+        assert hasty.runner.ready()
 
 
 async def test_an_engine_that_says_its_thread_hangs_is_restarted(hasty: World, tmp_path: Path) -> None:
@@ -161,12 +159,9 @@ async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that
         await until(restart_file(world, tmp_path).exists)
 
 
-async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "_SURE_SECONDS", 0)
-    monkeypatch.setattr(health, "_ASK_SECONDS", 0.01)
-    async with runner_world(tmp_path, concurrency=1) as world:
+async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_path: Path) -> None:
+    pace = Pace(call_age_seconds=0, hang_poll_seconds=0.01)
+    async with runner_world(tmp_path, concurrency=1, pace=pace) as world:
         gate = Gate(world)
         world.engine.in_hand = 1
         job_id = names.new_job_id()

@@ -10,6 +10,7 @@ from tests.unit.test_runner_jobs import Gate, begin, other_worker
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Heartbeat, WorkerList
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.base import Conflict
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -101,9 +102,8 @@ async def test_a_broken_list_is_replaced(world: World) -> None:
     assert listed(world) == ["worker-1"]
 
 
-async def test_trouble_ends_no_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginehouse.runner.heartbeat.HEARTBEAT_SECONDS", 0.01)
+async def test_trouble_ends_no_heart(tmp_path: Path) -> None:
     dapr = FakeDapr()
     dapr.fail("put", times=3)
-    async with runner_world(tmp_path, dapr=dapr) as world:
+    async with runner_world(tmp_path, dapr=dapr, pace=Pace(heartbeat_seconds=0.01)) as world:
         await until(lambda: beat_of(world))

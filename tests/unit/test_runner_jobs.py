@@ -17,7 +17,7 @@ from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JOB_COMPLETED
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
-from enginehouse.runner import handle
+from enginehouse.runner.pace import DEFAULT_PACE
 from enginehouse.sidecar.fake import FakeDapr
 
 
@@ -236,7 +236,7 @@ async def test_a_job_canceled_while_it_waits_for_a_slot_does_not_reach_its_engin
     await until(lambda: gate.entered == 2)
     job_id = names.new_job_id()
     waiting = begin(world, job_id)
-    await asyncio.sleep(2 * handle.LOOK_AGAIN_SECONDS)
+    await asyncio.sleep(2 * DEFAULT_PACE.look_again_seconds)
     await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
     gate.open.set()
     assert await asyncio.gather(*running, waiting) == [True] * 3
@@ -245,10 +245,9 @@ async def test_a_job_canceled_while_it_waits_for_a_slot_does_not_reach_its_engin
     assert world.runner.pool.replicas[0].places_taken == 0
 
 
-async def test_a_job_that_gets_a_slot_at_once_is_not_read_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    monkeypatch.setattr(world.runner.receiver._admission._records, "read", read.append)
+async def test_a_job_that_gets_a_slot_at_once_is_not_read_before(world: World) -> None:
     assert (await world.run()).status is Status.SUCCEEDED
+    read = [key for key in world.runners_sidecar.keys_read if names.is_job_id(key)]
     assert read == []
 
 

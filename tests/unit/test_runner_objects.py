@@ -15,6 +15,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
+from enginehouse.runner.pace import Pace
 
 
 class Store:
@@ -185,14 +186,12 @@ async def test_an_output_that_fits_the_record_does_not_wait_for_the_store(world:
     assert (record.output, record.output_ref) == ("y" * 100_000, None)
 
 
-async def test_an_output_that_cannot_be_stored_is_a_failed_attempt(
-    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enginehouse.runner.objects._STORE_TRIES", 2)
-    world.engine.predict = large
-    store.refuse_with = [503] * 10
-    record = await world.run(objects=store.of_job())
-    assert (record.status, error_of(record)) == (Status.QUEUED, "PREDICT_ERROR")
+async def test_an_output_that_cannot_be_stored_is_a_failed_attempt(tmp_path: Path, store: Store) -> None:
+    async with runner_world(tmp_path, pace=Pace(output_store_tries=2)) as world:
+        world.engine.predict = large
+        store.refuse_with = [503] * 10
+        record = await world.run(objects=store.of_job())
+        assert (record.status, error_of(record)) == (Status.QUEUED, "PREDICT_ERROR")
 
 
 async def test_an_output_beyond_what_is_ever_read(world: World, store: Store) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from typing import Any
-from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from enginehouse.runner.outcome import (
     Superseded,
     TimedOut,
 )
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.settle import Settler
 from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
@@ -34,6 +34,7 @@ from enginehouse.sidecar.records import JobRecords
 
 MAX_ATTEMPTS = 3
 WORKERS = ("one", "two")
+PACE = Pace(settle_retry_first_seconds=0)
 ORDER = JobOrder(
     input=1, execution_timeout_seconds=1, retry=RetryPolicy(max_attempts=MAX_ATTEMPTS), record_ttl_seconds=600
 )
@@ -68,14 +69,13 @@ class OneJob(RuleBasedStateMachine):
         self.loop.close()
 
     def do(self, work: Any) -> Any:
-        with mock.patch("enginehouse.runner.settle._pause", return_value=0):
-            return self.loop.run_until_complete(work)
+        return self.loop.run_until_complete(work)
 
     def admission(self, worker: str) -> Admission:
-        return Admission(self.sidecar, self.records, Settled(), engine_id=ENGINE, worker=worker)
+        return Admission(self.sidecar, self.records, Settled(PACE), PACE, engine_id=ENGINE, worker=worker)
 
     def settler(self) -> Settler:
-        return Settler(self.sidecar, self.records, Settled(), ENGINE)
+        return Settler(self.sidecar, self.records, Settled(PACE), PACE, ENGINE)
 
     @rule(worker=st.sampled_from(WORKERS), has_it=st.booleans())
     def beats(self, worker: str, has_it: bool) -> None:

@@ -21,6 +21,7 @@ from enginehouse.contracts.job import Status
 from enginehouse.runner.app import Runner
 from enginehouse.runner.clients.base import EngineClient, Health, Prediction, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.fake import FakeSidecar
 
 # What fails is made smaller before it is told, which takes minutes.
@@ -90,14 +91,13 @@ class Whole(Gateway):
         self.answers: dict[str, set[int]] = defaultdict(set)
         self.late: list[str] = []
         super().__init__()
-        self.patch.setattr("enginehouse.runner.settle._pause", lambda _: 0)
 
     def new_worker(self) -> None:
         """From now on another worker does the work; the one before was killed."""
         super().new_worker()
         if self.real:
             self.mortal.killed = True
-            self.run(self.real._objects.close())
+            self.run(self.real.objects.close())
             # Its heartbeat runs out.
             self.dapr.stores[STORE].pop(names.worker_key(f"worker-{self.workers - 1}"), None)
         self.run(self.start_runner())
@@ -106,12 +106,17 @@ class Whole(Gateway):
         """Another runner, whose engine is well."""
         self.engine = Engine(self)
         engine: EngineClient = self.engine
-        self.patch.setattr(Runner, "_client", lambda *_: engine)
         self.mortal = MortalSidecar(self.dapr, names.app_id(ECHO, "a"))
         told = runner_settings(
             Path(self.folder.name), "http://127.0.0.1:1", worker=f"worker-{self.workers}", claim_after_seconds=0.001
         )
-        self.real = Runner(told, EngineSpec(tenant="acme", name="echo", concurrency=16), self.mortal)
+        self.real = Runner(
+            told,
+            EngineSpec(tenant="acme", name="echo", concurrency=16),
+            self.mortal,
+            Pace(settle_retry_first_seconds=0),
+            make_client=lambda _: engine,
+        )
         for replica in self.real.pool.replicas:
             self.real.pool.set_health(replica, True)
 
@@ -146,7 +151,7 @@ class Whole(Gateway):
         """Of a runner that was killed, a connection is left that only a process's end would close."""
         super().teardown()
         assert self.real
-        asyncio.run(self.real._objects.close())
+        asyncio.run(self.real.objects.close())
 
     @invariant()
     def a_result_is_what_a_run_gave_and_nothing_runs_after_an_answer(self) -> None:

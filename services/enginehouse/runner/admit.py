@@ -12,16 +12,10 @@ from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import results_component, worker_key
 from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.outcome import Outcome, WorkerLost
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
-
-FRESH = timedelta(seconds=0.5)
-"""Age up to which a first attempt runs without its record being read first.
-
-An older event may be of a job that was canceled while it waited, or the second delivery (brokers wait a minute or more)
-of a job that another worker runs. Reading its record first lets a job longer than the broker's clock run only once.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +58,13 @@ Judgement = Run | Ending
 class Admission:
     """Judges deliveries of one engine's jobs for one worker."""
 
-    def __init__(self, sidecar: Sidecar, records: JobRecords, settled: Settled, *, engine_id: str, worker: str) -> None:
+    def __init__(
+        self, sidecar: Sidecar, records: JobRecords, settled: Settled, pace: Pace, *, engine_id: str, worker: str
+    ) -> None:
         self._sidecar = sidecar
         self._records = records
         self._settled = settled
+        self._fresh = timedelta(seconds=pace.fresh_seconds)
         self._store = results_component(engine_id)
         self._worker = worker
         self._began_at = now()
@@ -78,7 +75,7 @@ class Admission:
             event.attempt == 1
             and event.handover == 1
             and event.time is not None
-            and abs(now() - event.time) < FRESH
+            and abs(now() - event.time) < self._fresh
             # Published before this process began, it may have been run by the process before.
             and event.time > self._began_at
             and event.id not in self._settled

@@ -1,6 +1,7 @@
 """Wires a runner together, and starts and stops its parts in the order that loses nothing."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -27,6 +28,7 @@ from enginehouse.runner.heartbeat import Heart
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
+from enginehouse.runner.pace import DEFAULT_PACE, Pace
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.replicas import ReplicaPool
@@ -54,20 +56,35 @@ def load_spec(path: Path) -> EngineSpec:
 class Runner:
     """One engine's Dapr app. `app` is its delivery listener. Made, started and stopped in one event loop."""
 
-    def __init__(self, settings: RunnerSettings, spec: EngineSpec, sidecar: Sidecar) -> None:
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        spec: EngineSpec,
+        sidecar: Sidecar,
+        pace: Pace = DEFAULT_PACE,
+        make_client: Callable[[str], EngineClient] | None = None,
+    ) -> None:
+        """`make_client` makes the client of the replica at a URL. Default: HTTP, with batches if the engine has them."""
         self._settings = settings
         self.spec = spec
         self._sidecar = sidecar
+        self._pace = pace
         self.metrics = RunnerMetrics()
-        clients = [self._client(url) for url in settings.engine_urls]
+        clients = [(make_client or self._http_client)(url) for url in settings.engine_urls]
         self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         self.pool = ReplicaPool(clients, spec.jobs_at_once)
         restarts = Restarts(settings.restart_dir)
-        self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds, spec.execution_timeout_seconds)
-        self._cards = CardKeeper(sidecar, spec, settings.slot)
-        self._health = HealthWatch(self.pool, restarts, lambda replica: self._cards.came_up(replica.client))
-        self._objects = ObjectAccess(
-            record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
+        self._hangs = HangGuard(
+            self.pool,
+            restarts,
+            pace,
+            after_seconds=settings.restart_after_seconds,
+            execution_timeout_seconds=spec.execution_timeout_seconds,
+        )
+        self.cards = CardKeeper(sidecar, spec, settings.slot, pace)
+        self._health = HealthWatch(self.pool, restarts, lambda replica: self.cards.came_up(replica.client))
+        self.objects = ObjectAccess(
+            pace, record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
         )
         self._wire_jobs()
         self.heart = Heart(
@@ -75,15 +92,16 @@ class Runner:
             spec,
             settings.slot,
             settings.worker,
+            pace,
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
         )
-        self._control = Control(sidecar, spec.id, self._told)
+        self._control = Control(sidecar, spec.id, self._told, pace)
         self._sidecar_ready = False
         self.app = self._delivery_app()
 
-    def _client(self, url: str) -> EngineClient:
+    def _http_client(self, url: str) -> EngineClient:
         client = HttpEngine(
             url,
             predict_max_bytes=self._settings.predict_max_bytes,
@@ -103,9 +121,9 @@ class Runner:
     def _wire_jobs(self) -> None:
         sidecar, settings, engine_id = self._sidecar, self._settings, self.spec.id
         records = JobRecords(sidecar, engine_id)
-        settled = Settled()
-        admission = Admission(sidecar, records, settled, engine_id=engine_id, worker=settings.worker)
-        self._settler = Settler(sidecar, records, settled, engine_id)
+        settled = Settled(self._pace)
+        admission = Admission(sidecar, records, settled, self._pace, engine_id=engine_id, worker=settings.worker)
+        self._settler = Settler(sidecar, records, settled, self._pace, engine_id)
         claims = Claims(records, admission, self._settler.announce_start)
         self._watch = Watch(records, claims, settings.watch_every_seconds)
         self._executor = Executor(
@@ -120,8 +138,9 @@ class Runner:
             sidecar,
             admission,
             self._executor,
-            self._objects,
+            self.objects,
             self.metrics,
+            self._pace,
             spec=self.spec,
             worker=settings.worker,
         )
@@ -158,7 +177,7 @@ class Runner:
         self._sidecar_ready = True
         self._control.start()
         self.heart.start()
-        self._cards.start()
+        self.cards.start()
         _log.info(
             "The runner serves its engine", action="runner_started", engine_id=self.spec.id, slot=self._settings.slot
         )
@@ -206,11 +225,11 @@ class Runner:
         await self._watch.stop()
         await self._hangs.stop()
         await self._health.stop()
-        await self._cards.stop()
+        await self.cards.stop()
         await self.heart.stop()
         for replica in self.pool.replicas:
             await replica.client.close()
-        await self._objects.close()
+        await self.objects.close()
         await self._settler.close()
         await self._sidecar.close()
 

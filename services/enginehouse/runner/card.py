@@ -14,14 +14,11 @@ from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
 from enginehouse.runner.clients.base import EngineClient
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.schema import Unusable, depth, predict_schemas, stand_alone
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
-
-REFRESH_SECONDS = 60.0
-"""The card is written again this often: a store restored from an older backup shows it again soon."""
-_RETRY_SECONDS = 1.0
 
 
 def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None) -> EngineCard:
@@ -75,10 +72,11 @@ def _fits(card: EngineCard) -> bool:
 class CardKeeper:
     """Keeps `card/<slot>` as the engine is, from the first time that it is healthy."""
 
-    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot) -> None:
+    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot, pace: Pace) -> None:
         self._sidecar = sidecar
         self._spec = spec
         self._slot: Slot = slot
+        self._pace = pace
         self._shown: bytes | None = None
         self._stale = asyncio.Event()
         self._client: EngineClient | None = None
@@ -103,10 +101,10 @@ class CardKeeper:
             self._stale.clear()
             try:
                 await self._show()
-                pause = REFRESH_SECONDS
+                pause = self._pace.card_refresh_seconds
             except EnginehouseError as error:
                 _log.warning("The engine's card cannot be shown yet", action="card_failed", error=str(error))
-                pause = _RETRY_SECONDS
+                pause = self._pace.card_retry_seconds
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stale.wait()

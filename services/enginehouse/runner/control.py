@@ -11,20 +11,20 @@ from enginehouse.background import Background
 from enginehouse.contracts.engine import Control as ControlMessage
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import CONTROL_KEY, results_component
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.base import Sidecar, StateItem
 
 _log = structlog.get_logger(__name__)
-
-_POLL_SECONDS = 1.0
 
 
 class Control:
     """Reads `control`, and tells when it changes."""
 
-    def __init__(self, sidecar: Sidecar, engine_id: str, told: Callable[[bool], None]) -> None:
+    def __init__(self, sidecar: Sidecar, engine_id: str, told: Callable[[bool], None], pace: Pace) -> None:
         self._sidecar = sidecar
         self._store = results_component(engine_id)
         self._told = told
+        self._poll_seconds = pace.control_poll_seconds
         self._background = Background()
         self.stopped: bool | None = None
         """None until it was read once: a runner that starts must not take jobs of an engine that is quarantined."""
@@ -42,7 +42,7 @@ class Control:
             # A store that does not answer changes nothing: what was said last holds.
             with contextlib.suppress(EnginehouseError):
                 self._take(_says_stop(await self._sidecar.read(self._store, CONTROL_KEY)))
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
 
     def _take(self, stopped: bool) -> None:
         if stopped == (self.stopped or False):

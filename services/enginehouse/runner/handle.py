@@ -12,14 +12,12 @@ from enginehouse.runner.execute import Executor
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import Failed
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.progress import Progress
 from enginehouse.runner.replicas import Place
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
-
-LOOK_AGAIN_SECONDS = 0.02
-"""A job that waited longer for a place has its record read again. One that got a place at once is spared the round trip."""
 
 
 class JobHandler:
@@ -32,6 +30,7 @@ class JobHandler:
         executor: Executor,
         objects: ObjectAccess,
         metrics: RunnerMetrics,
+        pace: Pace,
         *,
         spec: EngineSpec,
         worker: str,
@@ -41,6 +40,7 @@ class JobHandler:
         self._executor = executor
         self._objects = objects
         self._metrics = metrics
+        self._look_again_seconds = pace.look_again_seconds
         self._engine_id, self._version = spec.id, spec.version
         self._worker = worker
 
@@ -64,7 +64,7 @@ class JobHandler:
         A job that turns out, after some waiting, to have ended elsewhere is not run: the judgement says what to do.
         """
         async with self._executor.place() as place:
-            if place.replica is not None and place.waited_seconds > LOOK_AGAIN_SECONDS:
+            if place.replica is not None and place.waited_seconds > self._look_again_seconds:
                 judgement = await self._admission.look_again(event)
                 if not isinstance(judgement, Run):
                     return judgement

@@ -11,14 +11,13 @@ import structlog
 from enginehouse.background import Background
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.base import Health
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.replicas import Place, Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
 _FAST_SECONDS, _SLOW_SECONDS = 0.1, 2.0
 _STARTING_SLOWLY_SECONDS = 1.0
-_SURE_SECONDS = 1.0
-_ASK_SECONDS = 0.5
 
 
 class Restarts:
@@ -109,11 +108,18 @@ class HangGuard:
     """
 
     def __init__(
-        self, pool: ReplicaPool, restarts: Restarts, after_seconds: float, execution_timeout_seconds: float
+        self,
+        pool: ReplicaPool,
+        restarts: Restarts,
+        pace: Pace,
+        *,
+        after_seconds: float,
+        execution_timeout_seconds: float,
     ) -> None:
         """A restart comes `after_seconds` after the call's time, which is never less than the engine's own."""
         self._pool = pool
         self._restarts = restarts
+        self._pace = pace
         self._after = after_seconds
         self._own_seconds = execution_timeout_seconds
         self._background = Background()
@@ -153,7 +159,9 @@ class HangGuard:
         deadline = max(loop.time(), due_at) + self._after
         while not replica.restarting:
             # Younger calls may be on their way to the engine or back, and prove nothing.
-            sure = {place for place, since in replica.calls.items() if since <= loop.time() - _SURE_SECONDS}
+            sure = {
+                place for place, since in replica.calls.items() if since <= loop.time() - self._pace.call_age_seconds
+            }
             health = await replica.client.health()
             if health.in_hand is not None and health.in_hand < len(sure & replica.calls.keys()):
                 return True
@@ -162,5 +170,5 @@ class HangGuard:
             left = deadline - loop.time()
             if left <= 0:
                 break
-            await asyncio.sleep(min(left, _ASK_SECONDS))
+            await asyncio.sleep(min(left, self._pace.hang_poll_seconds))
         return False

@@ -8,7 +8,7 @@ import structlog
 from pydantic import ValidationError
 
 from enginehouse.background import Background
-from enginehouse.contracts.engine import HEARTBEAT_SECONDS, WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
+from enginehouse.contracts.engine import WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
 from enginehouse.contracts.errors import Conflict, EnginehouseError
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import (
@@ -19,6 +19,7 @@ from enginehouse.contracts.names import (
     results_component,
     worker_key,
 )
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.base import Sidecar, StateItem
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class Heart:
         spec: EngineSpec,
         slot: Slot,
         worker: str,
+        pace: Pace,
         *,
         concurrency: int,
         in_hand: Callable[[], list[str]],
@@ -47,6 +49,7 @@ class Heart:
         self._spec = spec
         self._slot: Slot = slot
         self._worker = worker
+        self._seconds = pace.heartbeat_seconds
         self._concurrency = concurrency
         self._in_hand = in_hand
         self._healthy = healthy
@@ -100,7 +103,7 @@ class Heart:
                 if not failing:
                     _log.warning("A heartbeat could not be written", action="heartbeat_failed", error=str(error))
                 failing = True
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(self._seconds)
 
     async def _enlist(self, *, present: bool) -> None:
         """See that the list names this worker (or no longer does), and none whose heartbeat is gone."""

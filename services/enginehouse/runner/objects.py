@@ -20,11 +20,11 @@ from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobErrorCode
 from enginehouse.runner.clients.http import sendable
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, jittered
+from enginehouse.runner.pace import Pace
 
 _log = structlog.get_logger(__name__)
 
 _CLOCK_SECONDS = 300.0
-_STORE_TRIES = 6
 _AWAY_DELAY_SECONDS = 5.0
 
 
@@ -35,10 +35,11 @@ class _Away(Exception):
 class ObjectAccess:
     """Reads and writes one job's objects at a time. Made inside the event loop that uses it."""
 
-    def __init__(self, *, record_max_bytes: int, answer_max_bytes: int) -> None:
+    def __init__(self, pace: Pace, *, record_max_bytes: int, answer_max_bytes: int) -> None:
         """Outputs up to `record_max_bytes` fit the job's record; no answer above `answer_max_bytes` is ever read."""
         self._record_max_bytes = record_max_bytes
         self._answer_max_bytes = answer_max_bytes
+        self._store_tries = pace.output_store_tries
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=_CLOCK_SECONDS, sock_connect=5),
@@ -81,7 +82,7 @@ class ObjectAccess:
         if objects.output_url is None or objects.output_ref is None:
             return outcome
         body = await asyncio.to_thread(pydantic_core.to_json, outcome.output)
-        for tries in range(_STORE_TRIES):
+        for tries in range(self._store_tries):
             try:
                 await self._put(objects.output_url, body)
                 return replace(outcome, output=None, output_ref=objects.output_ref)

@@ -13,6 +13,7 @@ from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
 from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.outcome import Outcome, Succeeded, decide, jittered, record_for
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.gather import Gather
@@ -20,24 +21,19 @@ from enginehouse.sidecar.records import JobRecords
 
 _log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _PUBLISH_TRIES = 4
-
-
-def _pause(tries: int) -> float:
-    """Seconds to wait after the `tries`th failure in a row."""
-    return jittered(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * float(2 ** min(tries, 10))))
 
 
 class Settler:
     """Writes and tells what came of the attempts of one engine."""
 
-    def __init__(self, sidecar: Sidecar, records: JobRecords, settled: Settled, engine_id: str) -> None:
+    def __init__(self, sidecar: Sidecar, records: JobRecords, settled: Settled, pace: Pace, engine_id: str) -> None:
         self._sidecar = sidecar
         self._records = records
         self._engine_id = engine_id
         self._pubsub = jobs_component(engine_id)
         self._settled = settled
+        self._pace = pace
         self._hints = Gather(self._publish_hint, at_most=1 + COMPLETION_ALSO_MAX)
         self._background = Background()
 
@@ -94,7 +90,7 @@ class Settler:
                 break
             except EnginehouseError as error:
                 last = error
-                await asyncio.sleep(_pause(tries))
+                await asyncio.sleep(self._pause(tries))
         else:
             _log.warning("A completion could not be published", action="tell_failed", job_ids=job_ids, error=str(last))
         return [None] * len(job_ids)
@@ -126,5 +122,10 @@ class Settler:
                         tries=tries + 1,
                         error=str(error),
                     )
-                await asyncio.sleep(_pause(tries))
+                await asyncio.sleep(self._pause(tries))
                 tries += 1
+
+    def _pause(self, tries: int) -> float:
+        """Return the seconds to wait after the failure that follows `tries` others in a row."""
+        pause = self._pace.settle_retry_first_seconds * float(2 ** min(tries, 10))
+        return jittered(min(self._pace.settle_retry_longest_seconds, pause))

@@ -2,13 +2,12 @@
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from enginehouse.contracts.job import JobRecord
+from enginehouse.runner.pace import Pace
 
 _REMEMBERED_SECONDS = 600.0
-_REMEMBERED_MAX = 4_096
-_BYTES_MAX = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +17,14 @@ class _Memory:
     record: JobRecord | None
 
 
-@dataclass(slots=True)
 class Settled:
-    """What came of the last jobs here, the oldest forgotten first."""
+    """How the last jobs ended here. The oldest end is forgotten first."""
 
-    _memories: OrderedDict[str, _Memory] = field(default_factory=OrderedDict)
-    _bytes: int = 0
+    def __init__(self, pace: Pace) -> None:
+        self._count_max = pace.recent_ends_max
+        self._bytes_max = pace.recent_ends_max_bytes
+        self._memories: OrderedDict[str, _Memory] = OrderedDict()
+        self._bytes = 0
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._memories
@@ -36,7 +37,7 @@ class Settled:
         while self._memories:
             oldest, memory = next(iter(self._memories.items()))
             old = memory.at < time.monotonic() - _REMEMBERED_SECONDS
-            if not old and len(self._memories) <= _REMEMBERED_MAX and self._bytes <= _BYTES_MAX:
+            if not old and len(self._memories) <= self._count_max and self._bytes <= self._bytes_max:
                 break
             self._forget(oldest)
 
