@@ -57,7 +57,7 @@ async def test_while_all_calls_are_out_the_next_batch_grows(world: World) -> Non
     world.engine.predict_batch = held
     first = asyncio.create_task(run_all(world, *inputs(*range(4))))
     await until(lambda: len(world.engine.batches) == 1)
-    # Every slot of the pool is taken by the first four; only one call is out at a time.
+    # Every place of the pool is taken by the first four; only one call is out at a time.
     rest = asyncio.create_task(run_all(world, *inputs(*range(4))))
     gate.set()
     await asyncio.gather(first, rest)

@@ -160,7 +160,7 @@ async def test_the_card_is_shown_and_announced_once(world: World) -> None:
     card = shown(world)
     assert card is not None
     assert card.openapi is None
-    world.runner.cards.came_up(world.runner.pool.replicas[0].client)
+    world.runner.cards.refresh(world.runner.pool.replicas[0].client)
     puts = world.dapr.calls["put"]
     await until(lambda: world.dapr.calls["put"] > puts)
     assert announced(world) == ["a"]
@@ -169,7 +169,7 @@ async def test_the_card_is_shown_and_announced_once(world: World) -> None:
 async def test_an_engine_that_changed_is_announced_again(world: World) -> None:
     await until(lambda: announced(world) == ["a"])
     world.engine.openapi = describe({"type": "integer"})
-    world.runner.cards.came_up(world.runner.pool.replicas[0].client)
+    world.runner.cards.refresh(world.runner.pool.replicas[0].client)
     await until(lambda: len(announced(world)) == 2)
     card = shown(world)
     assert card is not None
@@ -181,11 +181,11 @@ async def test_trouble_delays_the_card_only(tmp_path: Path) -> None:
         await until(lambda: announced(world))
         world.dapr.fail("publish", times=2)
         world.engine.openapi = describe({"type": "integer"})
-        world.runner.cards.came_up(world.runner.pool.replicas[0].client)
+        world.runner.cards.refresh(world.runner.pool.replicas[0].client)
         await until(lambda: len(announced(world)) == 2)
 
 
 async def test_a_hostile_description_harms_nothing(world: World) -> None:
     world.engine.openapi = {"paths": "x" * 2_000_000}
-    world.runner.cards.came_up(world.runner.pool.replicas[0].client)
+    world.runner.cards.refresh(world.runner.pool.replicas[0].client)
     assert (await world.run()).status is Status.SUCCEEDED

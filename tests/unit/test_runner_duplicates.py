@@ -11,7 +11,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.runner.pace import DEFAULT_PACE, Pace
-from enginehouse.runner.settled import Settled
+from enginehouse.runner.recent_ends import RecentEnds
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def _run(world: World, job_id: str) -> JobRecord:
 
 
 def test_the_oldest_is_forgotten_first() -> None:
-    memory = Settled(Pace(recent_ends_max=2, recent_ends_max_bytes=100))
+    memory = RecentEnds(Pace(recent_ends_max=2, recent_ends_max_bytes=100))
     for name in ("a", "b", "c"):
         memory.add(name, _ended(name), 10)
     assert "a" not in memory
@@ -91,7 +91,7 @@ def test_the_oldest_is_forgotten_first() -> None:
 
 
 def test_how_a_job_goes_on_is_not_how_it_ended() -> None:
-    memory = Settled(DEFAULT_PACE)
+    memory = RecentEnds(DEFAULT_PACE)
     memory.add("a", JobRecord(status=Status.QUEUED, attempt=1, retry_at=now()), 0)
     assert "a" in memory
     assert memory.get("a") is None

@@ -33,7 +33,7 @@ def listed(world: World) -> list[str]:
 
 
 async def latest(world: World) -> Heartbeat:
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     beat = beat_of(world)
     assert beat is not None
     return beat
@@ -69,10 +69,10 @@ async def test_a_heartbeat_runs_out(world: World) -> None:
 async def test_the_list_is_written_once_and_again_when_it_went_missing(world: World) -> None:
     assert listed(world) == ["worker-1"]
     writes = world.dapr.calls["create"] + world.dapr.calls["replace"]
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert world.dapr.calls["create"] + world.dapr.calls["replace"] == writes
     del world.dapr.stores[STORE][names.WORKERS_KEY]
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert listed(world) == ["worker-1"]
 
 
@@ -92,13 +92,13 @@ async def test_joining_drops_the_vanished_and_keeps_the_living(tmp_path: Path) -
 async def test_a_conflict_is_tried_again(world: World) -> None:
     del world.dapr.stores[STORE][names.WORKERS_KEY]
     world.dapr.fail("create", Conflict("somebody was first"))
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert listed(world) == ["worker-1"]
 
 
 async def test_a_broken_list_is_replaced(world: World) -> None:
     await world.sidecar.put(STORE, names.WORKERS_KEY, json.dumps([1]).encode())
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert listed(world) == ["worker-1"]
 
 

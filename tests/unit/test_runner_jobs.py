@@ -418,7 +418,7 @@ async def test_two_workers_with_one_job_end_it_once(tmp_path: Path) -> None:
         job_id = names.new_job_id()
         first = begin(one, job_id)
         await one.running(job_id)
-        await one.runner.heart.beat()
+        await one.runner.heartbeats.beat()
         assert await begin(two, job_id)
         gates[0].open.set()
         assert await first

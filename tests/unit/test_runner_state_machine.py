@@ -27,8 +27,8 @@ from enginehouse.runner.outcome import (
     TimedOut,
 )
 from enginehouse.runner.pace import Pace
+from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.settle import Settler
-from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -72,10 +72,10 @@ class OneJob(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def admission(self, worker: str) -> Admission:
-        return Admission(self.sidecar, self.records, Settled(PACE), PACE, engine_id=ENGINE, worker=worker)
+        return Admission(self.sidecar, self.records, RecentEnds(PACE), PACE, engine_id=ENGINE, worker=worker)
 
     def settler(self) -> Settler:
-        return Settler(self.sidecar, self.records, Settled(PACE), PACE, ENGINE)
+        return Settler(self.sidecar, self.records, RecentEnds(PACE), PACE, ENGINE)
 
     @rule(worker=st.sampled_from(WORKERS), has_it=st.booleans())
     def beats(self, worker: str, has_it: bool) -> None:

@@ -13,7 +13,7 @@ from enginehouse.contracts.names import results_component, worker_key
 from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.outcome import Outcome, WorkerLost
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.settled import Settled
+from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
 
@@ -59,11 +59,11 @@ class Admission:
     """Judges deliveries of one engine's jobs for one worker."""
 
     def __init__(
-        self, sidecar: Sidecar, records: JobRecords, settled: Settled, pace: Pace, *, engine_id: str, worker: str
+        self, sidecar: Sidecar, records: JobRecords, recent_ends: RecentEnds, pace: Pace, *, engine_id: str, worker: str
     ) -> None:
         self._sidecar = sidecar
         self._records = records
-        self._settled = settled
+        self._recent_ends = recent_ends
         self._fresh = timedelta(seconds=pace.fresh_seconds)
         self._store = results_component(engine_id)
         self._worker = worker
@@ -76,16 +76,16 @@ class Admission:
             and event.handover == 1
             and event.time is not None
             and abs(now() - event.time) < self._fresh
-            # Published before this process began, it may have been run by the process before.
+            # An event published before this process began may have been run by the process before it.
             and event.time > self._began_at
-            and event.id not in self._settled
+            and event.id not in self._recent_ends
         )
 
     async def look(self, event: JobEvent) -> Judgement:
         """Read the job's record and judge the delivery. Raise Unavailable if it cannot be judged now."""
         stored = await self._records.read(event.id)
         record = stored.record if stored else None
-        ended = self._settled.get(event.id)
+        ended = self._recent_ends.get(event.id)
         if ended is not None and not (record and record.status.is_final):
             return Rewrite(ended)
         return await self.judge(job_id=event.id, number=event.attempt, order=event.data, record=record)
@@ -126,7 +126,8 @@ class Admission:
             beat = Heartbeat.model_validate_json(item.value)
         except ValidationError:
             return False
-        # A job taken after the last heartbeat cannot be in it yet. One taken before, and missing, was of a former process.
+        # A job taken after the last heartbeat cannot be in it yet. A job taken before it, and missing in it, belonged to a
+        # former process of the same name.
         return job_id in beat.in_hand or record.started_at is None or record.started_at >= beat.at
 
 

@@ -1,4 +1,4 @@
-"""Wires a runner together, and starts and stops its parts in the order that loses nothing."""
+"""Wires a runner together, and starts and stops its parts in the order that loses no job."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,25 +16,25 @@ from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
 from enginehouse.contracts.names import JOBS_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
-from enginehouse.runner.claims import Claims, Watch
+from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.http import HttpEngine
-from enginehouse.runner.control import Control
+from enginehouse.runner.control import ControlReader
 from enginehouse.runner.execute import NO_JOBS_NOW, Executor
 from enginehouse.runner.handle import JobHandler
 from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
-from enginehouse.runner.heartbeat import Heart
+from enginehouse.runner.heartbeat import Heartbeats
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
 from enginehouse.runner.pace import DEFAULT_PACE, Pace
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
+from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.replicas import ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
-from enginehouse.runner.settled import Settled
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
@@ -46,7 +46,7 @@ _SETTLE_GRACE_SECONDS = 5.0
 
 
 def load_spec(path: Path) -> EngineSpec:
-    """The engine.yaml at `path`; UnsafeSettings if it is not one."""
+    """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
     try:
         return EngineSpec.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError, ValidationError, EnginehouseError) as error:
@@ -54,7 +54,7 @@ def load_spec(path: Path) -> EngineSpec:
 
 
 class Runner:
-    """One engine's Dapr app. `app` is its delivery listener. Made, started and stopped in one event loop."""
+    """The Dapr app of one engine. `app` is its delivery listener. Made, started and stopped in one event loop."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Runner:
         pace: Pace = DEFAULT_PACE,
         make_client: Callable[[str], EngineClient] | None = None,
     ) -> None:
-        """`make_client` makes the client of the replica at a URL. Default: HTTP, with batches if the engine has them."""
+        """Wire the runner. `make_client` makes the client of the replica at a URL; default: HTTP, with batches if wanted."""
         self._settings = settings
         self.spec = spec
         self._sidecar = sidecar
@@ -82,12 +82,12 @@ class Runner:
             execution_timeout_seconds=spec.execution_timeout_seconds,
         )
         self.cards = CardKeeper(sidecar, spec, settings.slot, pace)
-        self._health = HealthWatch(self.pool, restarts, lambda replica: self.cards.came_up(replica.client))
+        self._health = HealthWatch(self.pool, restarts, on_up=lambda replica: self.cards.refresh(replica.client))
         self.objects = ObjectAccess(
             pace, record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
         )
         self._wire_jobs()
-        self.heart = Heart(
+        self.heartbeats = Heartbeats(
             sidecar,
             spec,
             settings.slot,
@@ -97,7 +97,7 @@ class Runner:
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
         )
-        self._control = Control(sidecar, spec.id, self._told, pace)
+        self._control = ControlReader(sidecar, spec.id, self._set_stopped, pace)
         self._sidecar_ready = False
         self.app = self._delivery_app()
 
@@ -115,17 +115,17 @@ class Runner:
             calls=self.spec.concurrency,
             max_size=batch.max_size,
             max_delay_seconds=batch.max_delay_ms / 1000,
-            count=self.metrics.batch_jobs.observe,
+            count_jobs=self.metrics.batch_jobs.observe,
         )
 
     def _wire_jobs(self) -> None:
-        sidecar, settings, engine_id = self._sidecar, self._settings, self.spec.id
+        sidecar, settings, pace, engine_id = self._sidecar, self._settings, self._pace, self.spec.id
         records = JobRecords(sidecar, engine_id)
-        settled = Settled(self._pace)
-        admission = Admission(sidecar, records, settled, self._pace, engine_id=engine_id, worker=settings.worker)
-        self._settler = Settler(sidecar, records, settled, self._pace, engine_id)
+        recent_ends = RecentEnds(pace)
+        admission = Admission(sidecar, records, recent_ends, pace, engine_id=engine_id, worker=settings.worker)
+        self._settler = Settler(sidecar, records, recent_ends, pace, engine_id)
         claims = Claims(records, admission, self._settler.announce_start)
-        self._watch = Watch(records, claims, settings.watch_every_seconds)
+        self._watch = RecordWatch(records, claims, settings.watch_every_seconds)
         self._executor = Executor(
             self.pool,
             claims,
@@ -140,7 +140,7 @@ class Runner:
             self._executor,
             self.objects,
             self.metrics,
-            self._pace,
+            pace,
             spec=self.spec,
             worker=settings.worker,
         )
@@ -162,62 +162,69 @@ class Runner:
         )
 
     def ready(self) -> bool:
-        """Whether jobs may be delivered; while not, the sidecar pauses the subscription.
+        """Return whether jobs may be delivered. While they may not, the sidecar pauses the subscription.
 
-        Not while the gateway has stopped the engine: what is delivered then is handed back. A subscription that a
-        sidecar takes up again loses the first event, until the broker's clock or the gateway's finds it.
+        An engine that the gateway has stopped stays ready, and its runner hands back each delivery. A paused
+        subscription would lose the first event after the pause, until the broker's clock or the gateway finds it.
         """
-        told = self._control.stopped is not None
-        return self._sidecar_ready and self.pool.any_healthy and told and not self.receiver.draining
+        control_is_known = self._control.stopped is not None
+        return self._sidecar_ready and self.pool.any_healthy and control_is_known and not self.receiver.draining
 
     async def start(self) -> None:
-        """Start everything but the listener, which should be up already: the sidecar looks for it."""
+        """Start everything but the listener, which should be up already, because the sidecar looks for it."""
         self._health.start()
         await self._sidecar.start()
         self._sidecar_ready = True
         self._control.start()
-        self.heart.start()
+        self.heartbeats.start()
         self.cards.start()
         _log.info(
             "The runner serves its engine", action="runner_started", engine_id=self.spec.id, slot=self._settings.slot
         )
 
     async def drain(self) -> None:
-        """Take nothing more, let what runs end in its time, and hand the rest back to the queue."""
+        """Take no more jobs, let running ones end in their time, and hand the others back to the queue."""
         self.receiver.draining = True
-        self._begin_nothing()
+        self._begin_no_more()
         grace = self._settings.stop_grace_seconds
         grace = self.spec.execution_timeout_seconds if grace is None else grace
-        _log.info("The runner ends what it has in hand", action="draining", jobs=len(self.receiver.in_hand))
+        in_hand = self.receiver.in_hand
+        _log.info(
+            f"The runner finishes the {len(in_hand)} jobs that it has in hand", action="draining", job_ids=in_hand
+        )
         try:
             async with asyncio.timeout(grace):
-                await self.receiver.settled()
+                await self.receiver.wait_until_idle()
         except TimeoutError:
             await self.hand_back()
 
-    def _told(self, stopped: bool) -> None:
-        """The gateway stopped the engine, or lets it go on."""
+    def _set_stopped(self, stopped: bool) -> None:
+        """Begin no more jobs while the gateway has stopped the engine, and begin jobs again when it resumes it."""
         if self.receiver.draining:
             return
         self.receiver.stopped = stopped
         if stopped:
-            self._begin_nothing()
+            self._begin_no_more()
         else:
             self.pool.resume()
 
-    def _begin_nothing(self) -> None:
+    def _begin_no_more(self) -> None:
         self.pool.stop()
         for client in self._batching:
-            client.turn_away(HandedBack(NO_JOBS_NOW))
+            client.answer_waiting(HandedBack(NO_JOBS_NOW))
 
     async def hand_back(self) -> None:
-        """Close what still runs, and settle it as handed back."""
+        """Close the calls that still run, and hand their jobs back to the queue."""
         self._executor.hand_back_running()
         try:
             async with asyncio.timeout(_SETTLE_GRACE_SECONDS):
-                await self.receiver.settled()
+                await self.receiver.wait_until_idle()
         except TimeoutError:
-            _log.warning("Jobs are left to the ledger", action="left_in_hand", jobs=self.receiver.in_hand)
+            _log.warning(
+                "Some jobs could not be handed back in time, so the gateway has to find them",
+                action="left_in_hand",
+                job_ids=self.receiver.in_hand,
+            )
 
     async def stop(self) -> None:
         """Stop every part."""
@@ -226,7 +233,7 @@ class Runner:
         await self._hangs.stop()
         await self._health.stop()
         await self.cards.stop()
-        await self.heart.stop()
+        await self.heartbeats.stop()
         for replica in self.pool.replicas:
             await replica.client.close()
         await self.objects.close()
@@ -235,6 +242,6 @@ class Runner:
 
 
 def create_runner(settings: RunnerSettings) -> Runner:
-    """A runner as the settings say, with its own sidecar. Call inside the event loop; nothing connects yet."""
+    """Return a runner with its own sidecar, as the settings say. Call inside the event loop; nothing connects yet."""
     sidecar = DaprSidecar(settings.dapr_http_port, settings.dapr_api_token.get_secret_value())
     return Runner(settings, load_spec(settings.spec), sidecar)

@@ -1,4 +1,4 @@
-"""One attempt at a job: what is fixed when it begins, and what changes while it runs."""
+"""One attempt at a job: the fixed part, and the part that changes while it runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from enginehouse.contracts.moments import now
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a job by one worker. A claim that takes over from a vanished worker replaces it by a later one."""
+    """One attempt at a job by one worker."""
 
     job_id: str
     number: int
@@ -22,7 +22,7 @@ class Attempt:
     """Of the engine."""
     order: JobOrder
     started_at: datetime = field(default_factory=now)
-    """Tells this attempt's claim from one of a former process with the same worker name."""
+    """Distinguishes the claim of this attempt from a claim by a former process with the same worker name."""
     takes_over: JobRecord | None = None
     """The running record of a vanished worker: the only running record that this attempt may replace."""
     traceparent: str | None = None
@@ -38,11 +38,11 @@ class Attempt:
 
 @dataclass(slots=True, eq=False)
 class Execution:
-    """An attempt under way, with everything about it that changes until it is settled."""
+    """An attempt that is under way, with everything about it that changes until it is settled."""
 
     attempt: Attempt
     record_seen: bool = False
-    """Whether the job is known to have a record. Without one, the first write creates it unread."""
+    """Whether the job is known to have a record. If not, the first write creates one without reading."""
     announced: bool = False
     """Whether the gateway has been sent the hint that the job runs."""
     input_json: bytes | None = None

@@ -1,4 +1,4 @@
-"""Claims jobs that take longer than a moment, and watches the records of those that run."""
+"""Claims jobs that take longer than a moment, and watches the records of jobs that run."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,14 +16,15 @@ from enginehouse.sidecar.records import JobRecords
 _log = structlog.get_logger(__name__)
 _TRIES = 3
 
-Lost = Callable[[str], None]
-"""Told why an attempt no longer matters."""
+OnLost = Callable[[str], None]
+"""Called with the reason when an attempt must end because its record no longer belongs to it."""
 
 
 class Claims:
-    """Writes `running` records; one loop re-reads all of them in one round trip."""
+    """Writes `running` records."""
 
     def __init__(self, records: JobRecords, admission: Admission, announce: Callable[[Attempt], None]) -> None:
+        """`announce` is called once for each attempt, after its claim is written."""
         self._records = records
         self._admission = admission
         self._announce = announce
@@ -52,11 +53,14 @@ class Claims:
         return "its record changes too often"
 
     async def claim_again(self, execution: Execution, held: JobRecord | None) -> str | None:
-        """Claim the job if `held` is not this attempt's claim: it may be missing. Return as `claim` does."""
+        """Claim the job if `held` is not this attempt's claim, for example because it is missing. Return as `claim` does."""
         return None if execution.attempt.owns(held) else await self.claim(execution)
 
     async def _refusal(self, execution: Execution, held: JobRecord) -> str | None:
-        """Return why `held` keeps the attempt from running; None if its worker has vanished, so that it is claimed again."""
+        """Return why the record `held` keeps the attempt from running.
+
+        Return None if the worker in that record has vanished: the attempt takes over, and its claim is to be repeated.
+        """
         attempt = execution.attempt
         judgement = await self._admission.judge(
             job_id=attempt.job_id, number=attempt.number, order=attempt.order, record=held
@@ -68,49 +72,54 @@ class Claims:
             case Acknowledge(reason):
                 return reason
             case Settle():
-                # A worker vanished in the last attempt allowed. This attempt would be one too many, so it must not count.
+                # A worker vanished in the last attempt allowed. This attempt is one too many, so it must not count.
                 return "no attempts are left"
 
 
-class Watch:
-    """Re-reads the records of long-running attempts and tells each that has lost its job."""
+class RecordWatch:
+    """Reads the records of running attempts again and again, all in one round trip, and ends attempts that lost theirs."""
 
     def __init__(self, records: JobRecords, claims: Claims, every_seconds: float) -> None:
         self._records = records
         self._claims = claims
-        self._every = every_seconds
-        self._watched: dict[str, tuple[Execution, Lost]] = {}
+        self._every_seconds = every_seconds
+        self._watched: dict[str, tuple[Execution, OnLost]] = {}
         self._background = Background()
         self._reading: asyncio.Task[None] | None = None
 
-    def add(self, execution: Execution, lost: Lost) -> None:
-        """Watch from now on."""
-        self._watched[execution.attempt.job_id] = (execution, lost)
+    def add(self, execution: Execution, on_lost: OnLost) -> None:
+        """Watch the attempt's record, until `remove`."""
+        self._watched[execution.attempt.job_id] = (execution, on_lost)
         if self._reading is None or self._reading.done():
             self._reading = self._background.start(self._run())
 
     def remove(self, execution: Execution) -> None:
-        """Watch no longer."""
+        """Stop watching the attempt's record."""
         self._watched.pop(execution.attempt.job_id, None)
 
     async def stop(self) -> None:
-        """End watching."""
+        """Stop watching all records."""
         await self._background.close()
 
     async def _run(self) -> None:
         while self._watched:
-            await asyncio.sleep(self._every)
-            watched = list(self._watched.values())
+            await asyncio.sleep(self._every_seconds)
+            watched = dict(self._watched)
             try:
-                found = await self._records.read_many([execution.attempt.job_id for execution, _ in watched])
+                found = await self._records.read_many(list(watched))
             except EnginehouseError as error:
-                _log.warning("Records of running jobs cannot be read", action="watch_failed", error=str(error))
+                _log.warning(
+                    "The records of running jobs cannot be read",
+                    action="watch_failed",
+                    job_ids=list(watched),
+                    error=str(error),
+                )
                 continue
-            for execution, lost in watched:
-                stored = found.get(execution.attempt.job_id)
-                await self._check(execution, stored.record if stored else None, lost)
+            for job_id, (execution, on_lost) in watched.items():
+                stored = found.get(job_id)
+                await self._check(execution, stored.record if stored else None, on_lost)
 
-    async def _check(self, execution: Execution, held: JobRecord | None, lost: Lost) -> None:
+    async def _check(self, execution: Execution, held: JobRecord | None, on_lost: OnLost) -> None:
         if not self._watches(execution):
             return
         try:
@@ -124,7 +133,7 @@ class Watch:
             )
             return
         if why is not None and self._watches(execution):
-            lost(why)
+            on_lost(why)
 
     def _watches(self, execution: Execution) -> bool:
         watched = self._watched.get(execution.attempt.job_id)

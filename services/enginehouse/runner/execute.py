@@ -7,7 +7,7 @@ import structlog
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.runner.attempt import Execution
-from enginehouse.runner.claims import Claims, Watch
+from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachable
 from enginehouse.runner.clock import Clock
 from enginehouse.runner.health import HangGuard
@@ -16,32 +16,33 @@ from enginehouse.runner.replicas import Place, Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
-_AWAY_PAUSE_SECONDS = 0.1
+_UNREACHABLE_PAUSE_SECONDS = 0.1
 NO_JOBS_NOW = "the engine is given no jobs at present"
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call that is out at an engine, and what ended it from our side."""
+    """A call that is out at an engine."""
 
     task: "asyncio.Task[Outcome | Unreachable]"
     ended_by: Outcome | None = None
+    """The outcome with which the runner ended the call before the engine answered."""
 
     def end(self, outcome: Outcome) -> None:
-        """Close the call; `outcome` is what came of the attempt."""
+        """Close the call, and give the attempt this outcome."""
         if self.ended_by is None:
             self.ended_by = outcome
             self.task.cancel()
 
 
 class Executor:
-    """Runs attempts."""
+    """Runs attempts at the replicas of one engine."""
 
     def __init__(
         self,
         pool: ReplicaPool,
         claims: Claims,
-        watch: Watch,
+        watch: RecordWatch,
         hangs: HangGuard,
         *,
         claim_after_seconds: float,
@@ -56,7 +57,7 @@ class Executor:
         self._calls: set[_Call] = set()
 
     def place(self) -> Place:
-        """Return a place to be taken by `async with`; its replica is None if none is healthy for too long."""
+        """Return a place to be taken by `async with`. It has no replica if none is healthy for too long."""
         return Place(self._pool, self._patience)
 
     def hand_back_running(self) -> None:
@@ -80,10 +81,10 @@ class Executor:
                 place.release()
             if not isinstance(outcome, Unreachable):
                 return outcome
-            # The engine has not seen the job, so this was no attempt: try another replica, or this one when it is back.
+            # The engine has not seen the job, so no attempt was made: try another replica, or this one when it is back.
             if loop.time() > give_up_at:
                 return HandedBack(outcome.message)
-            await asyncio.sleep(_AWAY_PAUSE_SECONDS)
+            await asyncio.sleep(_UNREACHABLE_PAUSE_SECONDS)
             await place.take()
         return HandedBack(NO_JOBS_NOW if self._pool.stopped else "no replica of the engine is well")
 
@@ -103,7 +104,7 @@ class Executor:
         return call.ended_by
 
     async def _accompany(self, call: _Call, execution: Execution) -> None:
-        """Claim the job and watch its record until the call ends or the job is lost to another worker."""
+        """Claim the job and watch its record, until the call ends or the record no longer belongs to the attempt."""
         self._watch.add(execution, lambda why: call.end(Superseded(why)))
         try:
             why = await self._claims.claim(execution)
@@ -123,7 +124,7 @@ class Executor:
             self._watch.remove(execution)
 
     async def _predict(self, replica: Replica, execution: Execution) -> Outcome | Unreachable:
-        """Call the engine, again and again while it is busy. Being busy burns no attempt, and each call has a new clock."""
+        """Call the engine, and call it again while it is busy. That counts as one attempt, and each call has the whole time."""
         loop = asyncio.get_running_loop()
         clock = Clock(execution.attempt.order.execution_timeout_seconds)
         give_up_at = loop.time() + min(clock.seconds, self._patience)

@@ -1,4 +1,4 @@
-"""Runs one admitted job: its place at a replica, its large input, the attempt, its large output."""
+"""Runs one admitted job: takes a place at a replica, fetches a large input, runs the attempt, stores a large output."""
 
 import structlog
 
@@ -13,7 +13,7 @@ from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import Failed
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.progress import Progress
+from enginehouse.runner.progress import ProgressPublisher
 from enginehouse.runner.replicas import Place
 from enginehouse.sidecar.base import Sidecar
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class JobHandler:
-    """Runs jobs that were admitted, and says how each ended."""
+    """Runs the jobs that were admitted."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class JobHandler:
         return Execution(attempt, record_seen=run.record_seen)
 
     async def run(self, event: JobEvent, run: Run) -> Ending:
-        """Run the job once a replica has a place for it.
+        """Run the job once a replica has a place for it, and return how its delivery ends.
 
-        A job that turns out, after some waiting, to have ended elsewhere is not run: the judgement says what to do.
+        A job that waited is judged again first: it may have been canceled meanwhile, and is then not run.
         """
         async with self._executor.place() as place:
             if place.replica is not None and place.waited_seconds > self._look_again_seconds:
@@ -82,19 +82,19 @@ class JobHandler:
                 self._metrics.running.dec()
 
     async def _attempt(self, event: JobEvent, execution: Execution, place: Place) -> Ending:
-        progress = Progress(self._sidecar, self._engine_id, execution)
-        execution.on_line = progress.line
+        progress = ProgressPublisher(self._sidecar, self._engine_id, execution)
+        execution.on_line = progress.add_line
         objects = event.data.objects
         if objects is not None and (ending := await self._prepare(event, execution, objects, place)) is not None:
             return ending
         outcome = await self._executor.run(execution, place)
         if objects is not None:
-            outcome = await self._objects.store_output(objects, outcome)
+            outcome = await self._objects.store_output(execution.attempt, objects, outcome)
         await progress.flush()
         return Settle(execution, outcome)
 
     async def _prepare(self, event: JobEvent, execution: Execution, objects: JobObjects, place: Place) -> Ending | None:
-        """Fetch the job's large input, if it has one. Return None if the job is still to be run after that."""
+        """Fetch the job's large input, if it has one. Return None if the job is to be run, or how its delivery ends."""
         if objects.output_url is not None:
             execution.output_max_bytes = self._objects.output_max_bytes(objects)
         if objects.input_url is None or place.replica is None:

@@ -1,6 +1,6 @@
-"""What can come of one attempt, and the only place where an outcome becomes a record.
+"""The outcomes of an attempt, and the only place where an outcome becomes a record.
 
-`settle.py` writes what `decide` says, then publishes, then acknowledges.
+`settle.py` writes the record that `decide` returns, then publishes, then acknowledges.
 """
 
 import random
@@ -18,21 +18,21 @@ class Succeeded:
 
     output: Any
     size: int = 0
-    """Bytes of the answer that held it."""
+    """Bytes of the answer that held the output."""
     output_ref: str | None = None
-    """Key of the object that holds it instead."""
+    """Key of the object that holds the output instead of the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The engine says that this input is bad: trying again cannot help."""
+    """The engine refused the input: trying again cannot help."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The engine failed. `retryable` False: it answered, and would answer the same nonsense again."""
+    """The engine failed. It is not `retryable` if it answered, and would give the same useless answer again."""
 
     message: str
     code: JobErrorCode = JobErrorCode.PREDICT_ERROR
@@ -55,7 +55,7 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class HandedBack:
-    """The job goes back to the queue and no attempt is counted: what happened was not its doing."""
+    """The job goes back to the queue and no attempt is counted, because the job is not the cause."""
 
     reason: str
     delay_seconds: float = 1.0
@@ -63,7 +63,7 @@ class HandedBack:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """The record says that this attempt no longer matters: canceled, final, or run by another worker."""
+    """The attempt no longer matters: by its record the job was canceled, has ended, or runs at another worker."""
 
     reason: str
 
@@ -72,7 +72,7 @@ Outcome = Succeeded | Rejected | Failed | TimedOut | WorkerLost | HandedBack | S
 
 
 def claim_record(attempt: Attempt) -> JobRecord:
-    """The record that says: this worker runs it."""
+    """Return the record that says that this worker runs the job."""
     return JobRecord(
         status=Status.RUNNING,
         attempt=attempt.number,
@@ -83,7 +83,7 @@ def claim_record(attempt: Attempt) -> JobRecord:
 
 
 def decide_claim(attempt: Attempt, present: JobRecord | None) -> JobRecord | None:
-    """The claim to write over `present`, or None if it may not be."""
+    """Return the claim to write over `present`, or None if the attempt may not claim the job."""
     if present is None:
         return claim_record(attempt)
     if not may_change(present.status, Status.RUNNING):
@@ -94,14 +94,14 @@ def decide_claim(attempt: Attempt, present: JobRecord | None) -> JobRecord | Non
 
 
 def backoff_seconds(retry: RetryPolicy, attempt: int) -> float:
-    """How long a job waits after its `attempt`th failure: exponential, capped, the upper half of it random."""
+    """Return how long a job waits after its `attempt`th failure: exponential, capped, and jittered."""
     full: int = min(retry.max_delay_ms, retry.initial_delay_ms * 2 ** min(attempt - 1, 30))
     return jittered(full / 1000)
 
 
 def jittered(seconds: float) -> float:
-    """Between half of it and all of it, so that what failed together does not come back together."""
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # Nothing secret hangs on it.
+    """Return a random time between half of `seconds` and all of it, so that jobs that failed together come back apart."""
+    return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # It protects no secret.
 
 
 def record_for(outcome: Outcome, execution: Execution, moment: datetime) -> JobRecord | None:
@@ -137,14 +137,14 @@ def record_for(outcome: Outcome, execution: Execution, moment: datetime) -> JobR
 
 
 def decide(outcome: Outcome, attempt: Attempt, present: JobRecord | None, wanted: JobRecord) -> JobRecord | None:
-    """What to write over `present`: `wanted`, or None to leave it. The first final state stays the only one."""
+    """Return the record to write over `present`, or None to leave that. The first final state stays the only one."""
     before = present.status if present else Status.QUEUED
     if not may_change(before, wanted.status):
         return None
     if present is None:
         return wanted
     if isinstance(outcome, Succeeded | Rejected):
-        # The answer holds, whoever else is at it: first writer wins.
+        # An answer is valid even if another worker runs the job by now: the first writer wins.
         return wanted.model_copy(update={"attempt": max(wanted.attempt, present.attempt)})
     if isinstance(outcome, WorkerLost):
         return wanted if present == attempt.takes_over else None

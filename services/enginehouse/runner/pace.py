@@ -14,32 +14,35 @@ class Pace:
 
     An older event may be of a job that was canceled while it waited, or the second delivery (brokers wait a minute or
     more) of a job that another worker runs. Reading its record first lets a job longer than the broker's clock run only
-    once. Half a second, because a job that finds a free worker is delivered much sooner.
+    once. The time is short because a job canceled within it may still reach its engine.
     """
     look_again_seconds: float = 0.02
-    """Seconds after which a job that waited for a place has its record read again. Less than a round trip is no waiting."""
+    """Seconds of waiting for a place after which a job's record is read again: it may have been canceled meanwhile.
+
+    More than the pauses of a busy event loop, so that a job that finds a free place is spared the round trip.
+    """
     control_poll_seconds: float = 1.0
-    """Seconds between two looks at whether the gateway has stopped the engine. One small read a second costs nothing."""
+    """Seconds between two reads of whether the gateway has stopped the engine. A small read each second costs little."""
     heartbeat_seconds: float = HEARTBEAT_SECONDS
-    """Seconds between two heartbeats. The contract's value, since the gateway counts with it."""
+    """Seconds between two heartbeats. The value is in the contract, because the gateway relies on it."""
     card_refresh_seconds: float = 60.0
-    """Seconds until the card is written again unchanged: a store restored from an older backup shows it again soon."""
+    """Seconds until an unchanged card is written again, so that a store restored from an older backup soon has it."""
     card_retry_seconds: float = 1.0
     """Seconds until a card that could not be written is written again. Callers cannot find the engine until then."""
     call_age_seconds: float = 1.0
-    """Age of a call, in seconds, from which its engine must count it. A younger one may be on its way there or back."""
+    """Age of a call, in seconds, from which its engine must count it. A younger call may be on its way there or back."""
     hang_poll_seconds: float = 0.5
-    """Seconds between two questions whether a call that was given up has ended. Its place stays taken until then."""
+    """Seconds between two questions whether a call that was given up has ended. Short: its place is taken until then."""
     settle_retry_first_seconds: float = 0.1
-    """Seconds until the first failed write of a result is repeated. Short, because most failures are."""
+    """Seconds after the first failure to write a result. They double with each failure, because most are short."""
     settle_retry_longest_seconds: float = 5.0
-    """Most seconds between two tries to write a result: a store that comes back has it soon."""
+    """Most seconds between two tries to write a result, so that a store that is back soon has it."""
     output_store_tries: int = 6
-    """Times that storing a large output is tried: about ten seconds, for which the place at the replica is free."""
+    """Tries to store a large output. Six take about ten seconds, and hold no place at a replica."""
     recent_ends_max: int = 4_096
-    """Jobs whose end is remembered: more than a replica ends while a second delivery is on its way."""
+    """Most job ends that are remembered. Only a bound on memory: a job whose end is forgotten still has its record."""
     recent_ends_max_bytes: int = 16 * 1024 * 1024
-    """Bytes of the outputs in the ends that are remembered. A runner's memory is small beside its engine's."""
+    """Most bytes of output in the ends that are remembered: little beside the memory of an engine."""
 
 
 DEFAULT_PACE = Pace()

@@ -1,4 +1,4 @@
-"""Takes deliveries: has each judged, run, joined to the same job in hand, or dead-lettered, and answers when it is settled."""
+"""Takes deliveries, and answers each when its job is settled. A second delivery joins the job that is in hand."""
 
 import asyncio
 
@@ -48,20 +48,24 @@ class Receiver:
         """Ids of the jobs delivered and not yet settled."""
         return list(self._in_hand)
 
-    async def settled(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until nothing is in hand."""
         while self._in_hand:
             await asyncio.wait(list(self._in_hand.values()))
 
     async def deliver(self, body: bytes) -> bool:
-        """Take one delivery, and answer when its job is settled."""
+        """Take one delivery. Return, when its job is settled, whether the delivery is acknowledged."""
         try:
             event = self._reader.read(body)
         except Malformed as error:
             return await self._reader.dead_letter(body, error)
         if event.expirytime <= now():
             self._metrics.deliveries.labels("expired").inc()
-            _log.info("A delivery came after its time and is not run", action="delivery_expired", job_id=event.id)
+            _log.info(
+                "A delivery came after its job's time in the queue and is not run",
+                action="delivery_expired",
+                job_id=event.id,
+            )
             return True
         handling = self._in_hand.get(event.id)
         if handling is None:
@@ -80,10 +84,17 @@ class Receiver:
         except Malformed as error:
             return await self._reader.dead_letter(body, error, event.id)
         except EnginehouseError as error:
-            _log.warning("A delivery cannot be judged yet", action="deliver_again", job_id=event.id, error=str(error))
+            _log.warning(
+                "A delivery cannot be judged now, so it is asked for again",
+                action="deliver_again",
+                job_id=event.id,
+                error=str(error),
+            )
             return False
         except Exception:
-            _log.exception("A delivery could not be handled", action="deliver_again", job_id=event.id)
+            _log.exception(
+                "A delivery could not be handled, so it is asked for again", action="deliver_again", job_id=event.id
+            )
             return False
 
     async def _take(self, event: JobEvent) -> bool:
@@ -102,7 +113,12 @@ class Receiver:
                 return await self._settler.settle(execution, outcome)
             case Acknowledge(reason):
                 self._metrics.deliveries.labels("skipped").inc()
-                _log.info("A delivery is not run", action="delivery_skipped", job_id=event.id, reason=reason)
+                _log.info(
+                    "A delivery is acknowledged and its job is not run",
+                    action="delivery_skipped",
+                    job_id=event.id,
+                    reason=reason,
+                )
                 return True
             case Rewrite(ended):
                 return await self._settler.rewrite(event, ended)
@@ -121,7 +137,7 @@ class Receiver:
         _log.debug("An attempt ended", action="attempt_ended", job_id=job_id, outcome=kind)
         if isinstance(outcome, Failed):
             _log.warning(
-                "The engine failed",
+                "The engine failed in an attempt",
                 action="attempt_failed",
                 job_id=job_id,
                 attempt=execution.attempt.number,
