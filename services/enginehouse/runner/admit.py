@@ -70,7 +70,7 @@ class Admission:
         self._began_at = now()
 
     def is_fresh(self, event: JobEvent) -> bool:
-        """Return whether this can only be the first delivery of a first attempt, so that it runs unread."""
+        """Return whether this can only be the first delivery of a first attempt: it runs without its record being read."""
         return (
             event.attempt == 1
             and event.handover == 1

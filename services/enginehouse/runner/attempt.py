@@ -19,7 +19,7 @@ class Attempt:
     """Counted from 1 over all workers."""
     worker: str
     version: str
-    """Of the engine."""
+    """The engine's version."""
     order: JobOrder
     started_at: datetime = field(default_factory=now)
     """Distinguishes the claim of this attempt from a claim by a former process with the same worker name."""

@@ -4,7 +4,7 @@ import asyncio
 
 
 class Clock:
-    """Runs from `running()` on. A client that lets a call wait for others stops it until the call goes out."""
+    """Runs from `running()` on. A client that lets a call wait for others holds it until the call goes out."""
 
     __slots__ = ("_begun", "_limit", "seconds")
 

@@ -124,7 +124,7 @@ class Executor:
             self._watch.remove(execution)
 
     async def _predict(self, replica: Replica, execution: Execution) -> Outcome | Unreachable:
-        """Call the engine, and call it again while it is busy. That counts as one attempt, and each call has the whole time."""
+        """Call the engine, and call it again while it is busy. A busy answer counts no attempt; each call has the whole time."""
         loop = asyncio.get_running_loop()
         clock = Clock(execution.attempt.order.execution_timeout_seconds)
         give_up_at = loop.time() + min(clock.seconds, self._patience)

@@ -61,7 +61,7 @@ class Heartbeats:
         self._background.keep("heartbeats", self._run)
 
     async def stop(self) -> None:
-        """Stop, and remove the heartbeat at once, so that nobody takes this worker for alive until it runs out."""
+        """Stop, and remove the heartbeat: until it ran out, others would take this worker for alive."""
         await self._background.close()
         try:
             await self._sidecar.delete(self._store, worker_key(self._worker))

@@ -38,7 +38,7 @@ class ObjectAccess:
     """Reads and writes the objects of jobs. Made inside the event loop that uses it."""
 
     def __init__(self, pace: Pace, *, record_max_bytes: int, answer_max_bytes: int) -> None:
-        """Outputs up to `record_max_bytes` fit the job's record. No answer above `answer_max_bytes` is ever read."""
+        """Outputs up to `record_max_bytes` fit the job's record. An answer is read up to `answer_max_bytes`."""
         self._record_max_bytes = record_max_bytes
         self._answer_max_bytes = answer_max_bytes
         self._store_tries = pace.output_store_tries
@@ -55,7 +55,7 @@ class ObjectAccess:
         await self._session.close()
 
     def output_max_bytes(self, objects: JobObjects) -> int:
-        """Return the size of the largest answer that a job can keep which has an object for its output."""
+        """Return the most bytes of an answer that a job can keep if it has an object for its output."""
         return min(self._answer_max_bytes, objects.max_bytes)
 
     async def fetch_input(self, objects: JobObjects) -> bytes | Outcome:
@@ -113,7 +113,7 @@ class ObjectAccess:
 
 
 def _as_json(body: bytes, is_json: bool) -> bytes | Outcome:
-    """Return `body` unchanged if it is JSON, as base64 text if it is not said to be JSON, or a rejection."""
+    """Return `body` as JSON text: unchanged if `is_json`, as a base64 string if not. Reject it if it is not JSON after all."""
     if not is_json:
         return b'"' + base64.b64encode(body) + b'"'
     try:

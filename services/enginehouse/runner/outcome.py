@@ -32,7 +32,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The engine failed. It is not `retryable` if it answered, and would give the same useless answer again."""
+    """The engine failed. `retryable` is False if it gave a useless answer, which it would give again."""
 
     message: str
     code: JobErrorCode = JobErrorCode.PREDICT_ERROR
@@ -100,7 +100,7 @@ def backoff_seconds(retry: RetryPolicy, attempt: int) -> float:
 
 
 def jittered(seconds: float) -> float:
-    """Return a random time between half of `seconds` and all of it, so that jobs that failed together come back apart."""
+    """Return a random time between half of `seconds` and all of it: jobs that failed together then come back one by one."""
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # It protects no secret.
 
 

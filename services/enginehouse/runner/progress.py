@@ -56,7 +56,7 @@ class ProgressPublisher:
         if self._events >= PROGRESS_EVENTS_MAX or len(pydantic_core.to_json(value)) > PROGRESS_EVENT_MAX_BYTES:
             return
         if kind == "progress" and self._waiting and self._waiting[-1].kind == kind:
-            # Nobody has seen the one that waits, and only the latest matters.
+            # Only the latest progress matters, and nobody has seen the one that waits.
             self._waiting[-1] = self._waiting[-1].model_copy(update={"value": value})
             return
         if len(self._waiting) >= _WAITING_MAX:

@@ -49,7 +49,7 @@ class Receiver:
         return list(self._in_hand)
 
     async def wait_until_idle(self) -> None:
-        """Wait until nothing is in hand."""
+        """Wait until no job is in hand."""
         while self._in_hand:
             await asyncio.wait(list(self._in_hand.values()))
 

@@ -14,7 +14,7 @@ class Replica:
 
     client: EngineClient
     concurrency: int
-    """Places: jobs that it works on at once."""
+    """Number of its places: jobs that it works on at once."""
     places_taken: int = 0
     """A call that was given up keeps its place until it is known to have ended."""
     healthy: bool = False
@@ -33,7 +33,7 @@ class ReplicaPool:
         self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: deque[asyncio.Future[Replica | None]] = deque()
         self.stopped = False
-        """Whether the pool gives no places at present."""
+        """True while the pool gives no places."""
 
     @property
     def any_healthy(self) -> bool:
@@ -126,7 +126,7 @@ class Place:
         self.replica: Replica | None = None
         """None if the pool gives no places, or no replica has been healthy for `patience_seconds`."""
         self.waited_seconds = 0.0
-        """How long the first place was waited for."""
+        """Seconds until the first place was free."""
 
     async def __aenter__(self) -> "Place":
         self.replica = self._pool.take()
