@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from enginehouse.contracts import names
-from enginehouse.contracts.engine import Batch, EngineSpec
+from enginehouse.contracts.engine import Batch, EngineSpec, Heartbeat
 from enginehouse.contracts.events import JobOrder, job_event
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
@@ -48,6 +48,11 @@ async def echo(request: web.Request) -> web.StreamResponse:
 async def echo_batch(request: web.Request) -> web.StreamResponse:
     """Answer each input."""
     return web.json_response({"results": [{"result": item} for item in (await request.json())["data"]]})
+
+
+async def fails(_: web.Request) -> web.StreamResponse:
+    """Answer 500."""
+    raise web.HTTPInternalServerError
 
 
 def batch_openapi(**properties: Any) -> dict[str, Any]:
@@ -199,6 +204,45 @@ class World:
 
         found: JobRecord = await until(claimed)
         return found
+
+
+class Gate:
+    """A predict that waits until the test lets it go on."""
+
+    def __init__(self, world: World) -> None:
+        self.open = asyncio.Event()
+        self.entered = 0
+        self.closed = 0
+        world.engine.predict = self.predict
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        self.entered += 1
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.closed += 1
+            raise
+        return await echo(request)
+
+
+def begin(world: World, job_id: str, **options: Any) -> "asyncio.Task[bool]":
+    """Deliver the job, and return the task that answers the delivery."""
+    return asyncio.create_task(world.runner.receiver.deliver(world.event(job_id, **options)))
+
+
+async def other_worker(world: World, in_hand: list[str], name: str = "worker-2") -> None:
+    """Write the heartbeat of another worker, which has these jobs in hand."""
+    beat = Heartbeat(
+        worker=name, slot="a", version="v1", concurrency=1, in_hand=in_hand, healthy=True, subscribed=True, at=now()
+    )
+    await world.sidecar.put(STORE, names.worker_key(name), beat.model_dump_json().encode(), 15)
+
+
+def running_by(worker: str, attempt: int = 1, started_ago: float = 10) -> JobRecord:
+    """Return the record of a job that `worker` runs."""
+    return JobRecord(
+        status=Status.RUNNING, attempt=attempt, worker=worker, started_at=now() - timedelta(seconds=started_ago)
+    )
 
 
 def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSettings:

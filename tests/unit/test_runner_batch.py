@@ -235,7 +235,7 @@ async def test_an_engine_that_cannot_be_reached_burns_no_attempt(world: World) -
     assert {(record.status, record.attempt) for record in records} == {(Status.QUEUED, 0)}
 
 
-def test_a_replica_has_room_for_a_batch_in_each_slot_within_bounds() -> None:
+def test_a_replica_has_room_for_a_batch_in_each_place_within_bounds() -> None:
     def at_once(concurrency: int, max_size: int) -> int:
         return EngineSpec(
             tenant="acme", name="echo", concurrency=concurrency, batch=Batch(max_size=max_size)

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import STORE, World, runner_world, until
-from tests.unit.test_runner_jobs import Gate, begin
+from tests.support.runner import STORE, Gate, World, begin, runner_world, until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Batch

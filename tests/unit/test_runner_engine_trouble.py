@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.support.runner import TinyEngine, World, echo, runner_world, until
-from tests.unit.test_runner_jobs import Gate, begin
+from tests.support.runner import Gate, TinyEngine, World, begin, echo, runner_world, until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
@@ -108,7 +107,7 @@ async def test_not_ready_until_the_model_is_loaded(world: World) -> None:
 # Hung
 
 
-async def test_a_hung_replica_is_restarted_and_its_slot_kept_until_then(hasty: World, tmp_path: Path) -> None:
+async def test_a_hung_replica_is_restarted_and_its_place_kept_until_then(hasty: World, tmp_path: Path) -> None:
     Gate(hasty)
     assert (await hasty.run(seconds=0.05)).status is Status.TIMED_OUT
     replica = hasty.runner.pool.replicas[0]
@@ -159,7 +158,7 @@ async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that
         await until(restart_file(world, tmp_path).exists)
 
 
-async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_path: Path) -> None:
+async def test_the_place_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_path: Path) -> None:
     pace = Pace(call_age_seconds=0, hang_poll_seconds=0.01)
     async with runner_world(tmp_path, concurrency=1, pace=pace) as world:
         gate = Gate(world)
@@ -193,7 +192,7 @@ async def test_jobs_broken_by_a_restart_burn_no_attempt(hasty: World, tmp_path: 
     assert (hasty.record(innocent).status, hasty.record(innocent).attempt) == (Status.QUEUED, 0)
 
 
-async def test_without_anybody_to_restart_it_the_slot_comes_back(tmp_path: Path) -> None:
+async def test_without_anybody_to_restart_it_the_place_comes_back(tmp_path: Path) -> None:
     async with runner_world(tmp_path, restart_dir=None, execution_timeout_seconds=0.05) as world:
         Gate(world)
         await world.run(seconds=0.05)
@@ -282,7 +281,7 @@ async def test_a_sick_replica_gets_nothing(tmp_path: Path) -> None:
     await second.stop()
 
 
-async def test_a_cancelled_wait_gives_its_slot_back() -> None:
+async def test_a_cancelled_wait_gives_its_place_back() -> None:
     pool = ReplicaPool([ScriptedEngine()], 1)
     pool.set_health(pool.replicas[0], True)
     assert pool.take()

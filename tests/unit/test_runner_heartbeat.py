@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import ENGINE, STORE, World, runner_world, until
-from tests.unit.test_runner_jobs import Gate, begin, other_worker
+from tests.support.runner import ENGINE, STORE, Gate, World, begin, other_worker, runner_world, until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Heartbeat, WorkerList
