@@ -52,7 +52,11 @@ class Rewrite:
 
 
 Ending = Acknowledge | Settle | Rewrite
+"""How a delivery ends."""
 Judgement = Run | Ending
+"""What to do with a delivery."""
+FIRST_RUN = Run(number=1)
+"""The judgement of a fresh delivery."""
 
 
 class Admission:

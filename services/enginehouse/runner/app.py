@@ -190,7 +190,10 @@ class Runner:
         grace = self.spec.execution_timeout_seconds if grace is None else grace
         in_hand = self.receiver.in_hand
         _log.info(
-            f"The runner finishes the {len(in_hand)} jobs that it has in hand", action="draining", job_ids=in_hand
+            "The runner takes no more jobs and ends those in hand",
+            action="draining",
+            jobs=len(in_hand),
+            job_ids=in_hand,
         )
         try:
             async with asyncio.timeout(grace):

@@ -37,12 +37,14 @@ class DeliveryReader:
         return event
 
     async def dead_letter(self, body: bytes, error: Malformed, job_id: str | None = None) -> bool:
-        """Publish the delivery as a dead letter; return whether it may be acknowledged."""
-        _log.warning(
+        """Publish the delivery as a dead letter; return whether it may be acknowledged.
+
+        `job_id`: given if the event can be read, and the job's record cannot.
+        """
+        log = _log.bind(engine_id=self._engine_id, **({"job_id": job_id} if job_id else {}))
+        log.warning(
             "A delivery cannot be read as a job of this engine and is dead-lettered",
             action="dead_lettered",
-            engine_id=self._engine_id,
-            job_id=job_id,
             error=str(error),
         )
         letter = DeadLetter(
@@ -55,11 +57,9 @@ class DeliveryReader:
         try:
             await self._sidecar.publish(jobs_component(self._engine_id), DEAD_LETTERS_TOPIC, event)
         except EnginehouseError as failure:
-            _log.warning(
+            log.warning(
                 "A dead letter cannot be published yet, so its delivery is asked for again",
                 action="dead_letter_failed",
-                engine_id=self._engine_id,
-                job_id=job_id,
                 error=str(failure),
             )
             return False

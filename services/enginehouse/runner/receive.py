@@ -7,7 +7,7 @@ import structlog
 from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.moments import now
-from enginehouse.runner.admit import Acknowledge, Admission, Judgement, Rewrite, Run, Settle
+from enginehouse.runner.admit import FIRST_RUN, Acknowledge, Admission, Judgement, Rewrite, Run, Settle
 from enginehouse.runner.attempt import Execution
 from enginehouse.runner.execute import NO_JOBS_NOW
 from enginehouse.runner.handle import JobHandler
@@ -102,7 +102,7 @@ class Receiver:
         if self.draining or self.stopped:
             judgement = self._hand_back(event)
         elif self._admission.is_fresh(event):
-            judgement = Run(event.attempt)
+            judgement = FIRST_RUN
         else:
             judgement = await self._admission.look(event)
         if isinstance(judgement, Run):
