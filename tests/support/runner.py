@@ -32,7 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def until(condition: Callable[[], Any], timeout_seconds: float = 10) -> Any:
-    """The first true value of `condition`; fails when there is none in time."""
+    """Return the first true value of `condition`; fail if there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -56,7 +56,7 @@ async def fails(_: web.Request) -> web.StreamResponse:
 
 
 def batch_openapi(**properties: Any) -> dict[str, Any]:
-    """A description that has POST /predict/batch, whose body has these properties."""
+    """Return a description with POST /predict/batch, whose body has these properties."""
     body = {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}
     return {"paths": {"/predict/batch": {"post": {"requestBody": body}}}}
 
@@ -80,11 +80,11 @@ class TinyEngine:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Listen."""
+        """Begin to listen."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/predict", self._predict)
         app.router.add_post("/predict/batch", self._predict_batch)
@@ -96,7 +96,7 @@ class TinyEngine:
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def stop(self) -> None:
-        """Close every connection and listen no more."""
+        """Close every connection and stop listening."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -136,7 +136,7 @@ class NotingSidecar(FakeSidecar):
 
 
 class World:
-    """One runner and what is around it."""
+    """One runner, its engine, and the fake Dapr behind its sidecar."""
 
     def __init__(self, dapr: FakeDapr, engine: TinyEngine, runner: Runner, runners_sidecar: NotingSidecar) -> None:
         self.dapr = dapr
@@ -157,7 +157,7 @@ class World:
         published_ago: float = 0,
         **order: Any,
     ) -> bytes:
-        """A job event as the gateway publishes it."""
+        """Return a job event as the gateway publishes it."""
         order.setdefault("retry", RetryPolicy(max_attempts=max_attempts, initial_delay_ms=1000))
         body = JobOrder(input=data, execution_timeout_seconds=seconds, record_ttl_seconds=600, **order)
         expires = now() + timedelta(seconds=expires_in)
@@ -172,31 +172,31 @@ class World:
         return self.record(job_id)
 
     def find(self, job_id: str) -> JobRecord | None:
-        """The job's record, if there is one."""
+        """Return the job's record, or None if there is none."""
         entry = self.dapr.stores[STORE].get(job_id)
         return JobRecord.model_validate_json(entry.value) if entry else None
 
     def record(self, job_id: str) -> JobRecord:
-        """The job's record."""
+        """Return the job's record."""
         found = self.find(job_id)
         assert found is not None
         return found
 
     async def write(self, job_id: str, record: JobRecord) -> None:
-        """Write a record over whatever is there, as another worker or the gateway would."""
+        """Write a record over the present one, as another worker or the gateway would."""
         await self.sidecar.put(STORE, job_id, record.model_dump_json(exclude_none=True).encode())
 
     def completions(self, job_id: str) -> list[str]:
-        """The statuses told of a job, in order."""
+        """Return the statuses in the job's completions, in order."""
         events = [json.loads(event) for event in self.dapr.published[names.COMPLETIONS_TOPIC]]
         return [event["data"]["status"] for event in events if event["subject"] == job_id]
 
     def dead_letters(self) -> list[dict[str, Any]]:
-        """What was dead-lettered."""
+        """Return the dead letters."""
         return [json.loads(event) for event in self.dapr.published[names.DEAD_LETTERS_TOPIC]]
 
     async def running(self, job_id: str) -> JobRecord:
-        """The job's record, once it says running."""
+        """Wait until the job's record says running, and return it."""
 
         def claimed() -> JobRecord | None:
             record = self.find(job_id)
@@ -207,7 +207,7 @@ class World:
 
 
 class Gate:
-    """A predict that waits until the test lets it go on."""
+    """An engine's predict that waits until the test opens the gate."""
 
     def __init__(self, world: World) -> None:
         self.open = asyncio.Event()
@@ -246,7 +246,7 @@ def running_by(worker: str, attempt: int = 1, started_ago: float = 10) -> JobRec
 
 
 def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSettings:
-    """Settings with short times."""
+    """Return settings with short times."""
     values: dict[str, Any] = {
         "spec": folder / "engine.yaml",
         "slot": "a",
@@ -277,7 +277,7 @@ async def runner_world(
     pace: Pace = DEFAULT_PACE,
     **changes: Any,
 ) -> AsyncIterator[World]:
-    """A started runner whose engine is healthy."""
+    """Start a runner whose engine is healthy, and stop it at the end."""
     dapr = dapr or FakeDapr()
     mine = engine is None
     engine = engine or TinyEngine()

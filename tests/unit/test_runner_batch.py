@@ -15,7 +15,7 @@ from enginehouse.contracts.engine import JOBS_AT_ONCE_MAX, Batch, EngineSpec
 from enginehouse.contracts.job import JobRecord, Status
 
 LONG_MS = 500
-"""Longer than tests take: what is not waited for goes out because the batch is full."""
+"""Longer than a test takes, so that a batch goes out only because it is full."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The card: the engine's schemas made to stand on their own, bounded, shown and announced when they change."""
+"""The card: the engine's schemas are made complete, bounded, published, and announced when they change."""
 
 import json
 from collections.abc import AsyncIterator

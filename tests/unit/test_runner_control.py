@@ -1,4 +1,4 @@
-"""While the gateway has stopped an engine its runner begins nothing, ends what it began, and burns no attempt."""
+"""While the gateway has stopped an engine, its runner begins no jobs, ends running ones, and counts no attempt."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
-async def tell(dapr: FakeDapr, stopped: bool) -> None:
+async def set_stopped(dapr: FakeDapr, stopped: bool) -> None:
     value = json.dumps({"stopped": stopped}).encode()
     await FakeSidecar(dapr, "gateway").put(STORE, names.CONTROL_KEY, value)
 
@@ -33,7 +33,7 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
     running, waiting = names.new_job_id(), names.new_job_id()
     deliveries = [begin(world, running), begin(world, waiting)]
     await until(lambda: gate.entered == 1)
-    await tell(world.dapr, True)
+    await set_stopped(world.dapr, True)
     await until(lambda: world.find(waiting))
     assert (world.record(waiting).status, world.record(waiting).attempt) == (Status.QUEUED, 0)
     assert world.runner.ready()
@@ -43,20 +43,20 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
 
 
 async def test_what_is_delivered_meanwhile_goes_back_and_runs_once_it_goes_on(world: World) -> None:
-    await tell(world.dapr, True)
+    await set_stopped(world.dapr, True)
     await until(lambda: world.runner.receiver.stopped)
     job_id = names.new_job_id()
     assert await begin(world, job_id)
     assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.QUEUED, 0)
     assert world.engine.calls == []
-    await tell(world.dapr, False)
+    await set_stopped(world.dapr, False)
     await until(lambda: not world.runner.receiver.stopped)
     assert await begin(world, job_id, published_ago=10)
     assert world.record(job_id).status is Status.SUCCEEDED
 
 
 async def test_a_runner_that_starts_while_its_engine_is_stopped_begins_nothing(tmp_path: Path, world: World) -> None:
-    await tell(world.dapr, True)
+    await set_stopped(world.dapr, True)
     async with runner_world(tmp_path, dapr=world.dapr, worker="worker-2", pace=SOON) as second:
         job_id = names.new_job_id()
         assert await begin(second, job_id)
@@ -83,6 +83,6 @@ async def test_what_gathers_for_a_batch_has_not_begun(tmp_path: Path) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000), pace=SOON) as world:
         deliveries = [begin(world, names.new_job_id()) for _ in range(2)]
         await until(lambda: world.runner.pool.replicas[0].places_taken == 2)
-        await tell(world.dapr, True)
+        await set_stopped(world.dapr, True)
         assert await asyncio.gather(*deliveries) == [True, True]
         assert (world.engine.batches, world.engine.calls) == ([], [])

@@ -1,4 +1,4 @@
-"""A job that has ended is not run again, however its event comes a second time, and whatever the store has forgotten."""
+"""A job that has ended is not run again if its event comes a second time, even if the store has forgotten its end."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Engines that are busy, away, hung or restarted; and a runner that is told to stop."""
+"""Engines that are busy, away, hung or restarted, and runners that stop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -201,7 +201,7 @@ async def test_without_anybody_to_restart_it_the_place_comes_back(tmp_path: Path
 
 
 class ScriptedEngine:
-    """An engine whose health is what the test says."""
+    """An engine whose health the test sets."""
 
     address = "127.0.0.1:1"
 

@@ -26,7 +26,7 @@ class Store:
         self.refuse_with: list[int] = []
         self.headers: list[Any] = []
         self.gate: asyncio.Event | None = None
-        """Waited for before any answer."""
+        """If set, the store answers only after it."""
         self.port = PORTS.take()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -44,7 +44,7 @@ class Store:
         return web.Response(body=self.objects[key])
 
     def of_job(self, *, input_key: str | None = None, is_json: bool = True, max_bytes: int = 50_000_000) -> JobObjects:
-        """What comes with a job."""
+        """Return the objects of a job."""
         url = f"http://127.0.0.1:{self.port}"
         return JobObjects(
             input_url=f"{url}/{input_key}" if input_key else None,

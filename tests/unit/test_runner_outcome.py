@@ -1,4 +1,4 @@
-"""From an outcome and the present record to the record: the rules one by one."""
+"""The rules that turn an outcome and the present record into the next record, one by one."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The runner's README lists the modules that there are."""
+"""The runner's README lists every module."""
 
 import re
 from pathlib import Path

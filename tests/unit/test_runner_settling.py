@@ -23,7 +23,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_the_first_attempt_takes_one_write_and_one_completion(world: World) -> None:
-    # What a starting runner writes beside: its card's announcement, its name in the list of workers.
+    # A starting runner also publishes its card's announcement and writes its name in the list of workers.
     await until(lambda: world.dapr.published[names.COMPLETIONS_TOPIC] and names.WORKERS_KEY in world.dapr.stores[STORE])
     before = world.dapr.calls.copy()
     job_id = names.new_job_id()

@@ -1,4 +1,4 @@
-"""Whatever two workers, a dispatcher, a canceling gateway and a failing store do to one job, it ends once, by the table."""
+"""One job ends once, by the table of transitions, whatever two workers, the gateway and a failing store do to it."""
 
 import asyncio
 from typing import Any
@@ -49,7 +49,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
 
 
 class OneJob(RuleBasedStateMachine):
-    """The parts are the runner's own; only time and the order of things are made up."""
+    """One job, with the runner's own parts. Only times and the order of events are made up."""
 
     attempts = Bundle("attempts")
 
@@ -77,14 +77,14 @@ class OneJob(RuleBasedStateMachine):
     def settler(self) -> Settler:
         return Settler(self.sidecar, self.records, RecentEnds(PACE), PACE, ENGINE)
 
-    @rule(worker=st.sampled_from(WORKERS), has_it=st.booleans())
-    def beats(self, worker: str, has_it: bool) -> None:
+    @rule(worker=st.sampled_from(WORKERS), has_job=st.booleans())
+    def beats(self, worker: str, has_job: bool) -> None:
         beat = Heartbeat(
             worker=worker,
             slot="a",
             version="v1",
             concurrency=1,
-            in_hand=[self.job_id] if has_it else [],
+            in_hand=[self.job_id] if has_job else [],
             healthy=True,
             subscribed=True,
             at=now(),
@@ -113,7 +113,7 @@ class OneJob(RuleBasedStateMachine):
         blind=st.booleans(),
     )
     def delivered(self, worker: str, offset: int, blind: bool) -> Execution | None:
-        """Anything may be delivered: the next attempt, an old one again, one too early."""
+        """Deliver any attempt: the next one, an old one again, or one too early."""
         number = max(1, (self.last.attempt if self.last else 0) + offset)
         attempt = Attempt(job_id=self.job_id, number=number, worker=worker, version="v1", order=ORDER)
         if blind and number == 1:
@@ -186,7 +186,7 @@ class OneJob(RuleBasedStateMachine):
             return
         before = self.last.status if self.last else Status.QUEUED
         assert held is not None, "a record is never lost"
-        # One rule may write twice (a claim over a vanished worker's), so only the ends of it are compared.
+        # One rule may write twice (a claim over a vanished worker's), so only the first and last record are compared.
         assert may_change(before, held.status), (self.last, held)
         assert held.attempt <= MAX_ATTEMPTS
         if held.status is Status.SUCCEEDED:
