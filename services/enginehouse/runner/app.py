@@ -70,36 +70,45 @@ class Runner:
         self._sidecar = sidecar
         self._pace = pace
         self.metrics = RunnerMetrics()
-        clients = [(make_client or self._http_client)(url) for url in settings.engine_urls]
+        self._wire_engine(make_client or self._http_client)
+        self._wire_jobs()
+        self._wire_gateway()
+        self._sidecar_ready = False
+        self.app = self._delivery_app()
+
+    def _wire_engine(self, make_client: Callable[[str], EngineClient]) -> None:
+        """Make the parts that watch the engine's replicas."""
+        settings, spec, pace = self._settings, self.spec, self._pace
+        clients = [make_client(url) for url in settings.engine_urls]
         self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         self.pool = ReplicaPool(clients, spec.jobs_at_once)
         restarts = Restarts(settings.restart_dir)
         self._hangs = HangGuard(
-            self.pool,
-            restarts,
-            pace,
+            pool=self.pool,
+            restarts=restarts,
+            pace=pace,
             after_seconds=settings.restart_after_seconds,
             execution_timeout_seconds=spec.execution_timeout_seconds,
         )
-        self.cards = CardKeeper(sidecar, spec, settings.slot, pace)
-        self._health = HealthWatch(self.pool, restarts, on_up=lambda replica: self.cards.refresh(replica.client))
-        self.objects = ObjectAccess(
-            pace, record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
+        self.cards = CardKeeper(sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace)
+        self._health = HealthWatch(
+            pool=self.pool, restarts=restarts, on_up=lambda replica: self.cards.refresh(replica.client)
         )
-        self._wire_jobs()
+
+    def _wire_gateway(self) -> None:
+        """Make the parts that show the worker to the gateway and read what it says."""
+        sidecar, settings, spec, pace = self._sidecar, self._settings, self.spec, self._pace
         self.heartbeats = Heartbeats(
-            sidecar,
-            spec,
-            settings.slot,
-            settings.worker,
-            pace,
+            sidecar=sidecar,
+            spec=spec,
+            slot=settings.slot,
+            worker=settings.worker,
+            pace=pace,
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
         )
-        self._control = ControlReader(sidecar, spec.id, self._set_stopped, pace)
-        self._sidecar_ready = False
-        self.app = self._delivery_app()
+        self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 
     def _http_client(self, url: str) -> EngineClient:
         client = HttpEngine(
@@ -119,33 +128,54 @@ class Runner:
         )
 
     def _wire_jobs(self) -> None:
+        """Make the parts on a job's way."""
         sidecar, settings, pace, engine_id = self._sidecar, self._settings, self._pace, self.spec.id
         records = JobRecords(sidecar, engine_id)
         recent_ends = RecentEnds(pace)
-        admission = Admission(sidecar, records, recent_ends, pace, engine_id=engine_id, worker=settings.worker)
-        self._settler = Settler(sidecar, records, recent_ends, pace, engine_id)
-        claims = Claims(records, admission, self._settler.announce_start)
-        self._watch = RecordWatch(records, claims, settings.watch_every_seconds)
+        admission = Admission(
+            sidecar=sidecar,
+            records=records,
+            recent_ends=recent_ends,
+            pace=pace,
+            engine_id=engine_id,
+            worker=settings.worker,
+        )
+        self._settler = Settler(
+            sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id
+        )
+        claims = Claims(records=records, admission=admission, announce=self._settler.announce_start)
+        self._watch = RecordWatch(records=records, claims=claims, every_seconds=settings.watch_every_seconds)
         self._executor = Executor(
-            self.pool,
-            claims,
-            self._watch,
-            self._hangs,
+            pool=self.pool,
+            claims=claims,
+            watch=self._watch,
+            hangs=self._hangs,
             claim_after_seconds=settings.claim_after_seconds,
             hand_back_after_seconds=settings.hand_back_after_seconds,
         )
-        handler = JobHandler(
-            sidecar,
-            admission,
-            self._executor,
-            self.objects,
-            self.metrics,
-            pace,
+        self.receiver = Receiver(
+            reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id),
+            admission=admission,
+            handler=self._job_handler(admission),
+            settler=self._settler,
+            metrics=self.metrics,
+        )
+
+    def _job_handler(self, admission: Admission) -> JobHandler:
+        settings, pace = self._settings, self._pace
+        self.objects = ObjectAccess(
+            pace, record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
+        )
+        return JobHandler(
+            sidecar=self._sidecar,
+            admission=admission,
+            executor=self._executor,
+            objects=self.objects,
+            metrics=self.metrics,
+            pace=pace,
             spec=self.spec,
             worker=settings.worker,
         )
-        reader = DeliveryReader(sidecar, self.metrics, engine_id)
-        self.receiver = Receiver(reader, admission, handler, self._settler, self.metrics)
 
     def _delivery_app(self) -> DeliveryApp:
         async def live(request: Request) -> Response:

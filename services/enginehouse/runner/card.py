@@ -128,7 +128,7 @@ class CardKeeper:
         await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
         if value == self._published:
             return
-        event = completion_event(ENGINE_ANNOUNCED, self._spec.id, self._slot, None)
+        event = completion_event(kind=ENGINE_ANNOUNCED, engine_id=self._spec.id, subject=self._slot, status=None)
         await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)
         self._published = value
         _log.info("The engine's card is published", action="card_shown", engine_id=self._spec.id, slot=self._slot)

@@ -85,7 +85,10 @@ class JobHandler:
         progress = ProgressPublisher(self._sidecar, self._engine_id, execution)
         execution.on_line = progress.add_line
         objects = event.data.objects
-        if objects is not None and (ending := await self._prepare(event, execution, objects, place)) is not None:
+        if (
+            objects is not None
+            and (ending := await self._prepare(event, execution, objects=objects, place=place)) is not None
+        ):
             return ending
         outcome = await self._executor.run(execution, place)
         if objects is not None:
@@ -93,7 +96,9 @@ class JobHandler:
         await progress.flush()
         return Settle(execution, outcome)
 
-    async def _prepare(self, event: JobEvent, execution: Execution, objects: JobObjects, place: Place) -> Ending | None:
+    async def _prepare(
+        self, event: JobEvent, execution: Execution, *, objects: JobObjects, place: Place
+    ) -> Ending | None:
         """Fetch the job's large input, if it has one. Return None if the job is to be run, or how its delivery ends."""
         if objects.output_url is not None:
             execution.output_max_bytes = self._objects.output_max_bytes(objects)

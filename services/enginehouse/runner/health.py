@@ -135,13 +135,13 @@ class HangGuard:
         """Take over the place of a call that was closed because it was late or unwanted."""
         place.hand_over()
         due_at = replica.calls[place] + max(attempt.order.execution_timeout_seconds, self._engine_seconds)
-        self._background.start(self._hold(place, replica, attempt.job_id, due_at))
+        self._background.start(self._hold(place=place, replica=replica, job_id=attempt.job_id, due_at=due_at))
 
     async def stop(self) -> None:
         """Stop waiting for the calls that were given up."""
         await self._background.close()
 
-    async def _hold(self, place: Place, replica: Replica, job_id: str, due_at: float) -> None:
+    async def _hold(self, *, place: Place, replica: Replica, job_id: str, due_at: float) -> None:
         try:
             if await replica.client.cancel(job_id) or await self._ends(replica, due_at) or replica.restarting:
                 return
@@ -160,9 +160,9 @@ class HangGuard:
             place.release()
 
     async def _ends(self, replica: Replica, due_at: float) -> bool:
-        """Wait until the engine works on fewer calls than are out; False if that does not happen in time.
+        """Wait until the engine says that it works on fewer calls than are out; return whether it did.
 
-        In time is `after_seconds` after `due_at`, or after now if `due_at` is past.
+        Gives up `after_seconds` after `due_at`, or after this moment if `due_at` is past.
         """
         loop = asyncio.get_running_loop()
         is_late = loop.time() >= due_at

@@ -53,7 +53,9 @@ class DeliveryReader:
             event=body[:_EVENT_TEXT_MAX_BYTES].decode("utf-8", "replace"),
         )
         # The same bytes get the same id, so that a second delivery is recognised as the same dead letter.
-        event = dead_letter_event(self._engine_id, hashlib.sha256(body).hexdigest()[:32], letter)
+        event = dead_letter_event(
+            engine_id=self._engine_id, event_id=hashlib.sha256(body).hexdigest()[:32], letter=letter
+        )
         try:
             await self._sidecar.publish(jobs_component(self._engine_id), DEAD_LETTERS_TOPIC, event)
         except EnginehouseError as failure:

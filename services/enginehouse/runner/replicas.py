@@ -142,7 +142,7 @@ class Place:
             self.release()
 
     async def take(self) -> None:
-        """Wait for another place after `release`, at whichever replica has one."""
+        """Wait for a place, at whichever replica has one first."""
         self.replica = self._pool.take() or await self._pool.wait(self._patience)
 
     def call_out(self, replica: Replica) -> None:

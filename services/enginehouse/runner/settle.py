@@ -96,7 +96,14 @@ class Settler:
 
     async def _publish(self, hint: _Hint, job_ids: Sequence[str]) -> list[None]:
         kind, status, attempt = hint
-        event = completion_event(kind, self._engine_id, job_ids[0], status, attempt, job_ids[1:])
+        event = completion_event(
+            kind=kind,
+            engine_id=self._engine_id,
+            subject=job_ids[0],
+            status=status,
+            attempt=attempt,
+            also=job_ids[1:],
+        )
         for tries in range(_PUBLISH_TRIES):
             try:
                 await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
