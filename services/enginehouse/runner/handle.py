@@ -91,6 +91,7 @@ class JobHandler:
         ):
             return ending
         outcome = await self._executor.run(execution, place)
+        execution.on_line = None  # Break the circle of references, so that no garbage collection is needed for it.
         if objects is not None:
             outcome = await self._objects.store_output(execution.attempt, objects, outcome)
         await progress.flush()
