@@ -85,7 +85,7 @@ class Stack:
         return handle
 
     def runner(self, engine_url: str, worker: str) -> "RunnerProcess":
-        """A runner with its daprd, ready to be given jobs."""
+        """Start a runner with its daprd."""
         port = PORTS.take()
         app = names.app_id(SPEC.id, "a")
         daprd = self._daprd(app, [self.bundle / "engine"], port, worker)
@@ -116,7 +116,7 @@ class Stack:
         await self.sidecar.publish(names.GATEWAY_JOBS_COMPONENT, TOPIC, event)
 
     async def record(self, job_id: str, wanted: Callable[[JobRecord], bool]) -> JobRecord:
-        """The job's record, once it is as wanted."""
+        """Wait until the job's record is as wanted, and return it."""
         for _ in range(1_500):
             stored = await self.records.read(job_id)
             if stored and wanted(stored.record):
@@ -125,7 +125,7 @@ class Stack:
         raise AssertionError(f"the record of {job_id} is not as wanted: {stored}")
 
     def stream(self, topic: str) -> list[dict[str, Any]]:
-        """The events on a topic, read straight from Redis."""
+        """Return the events on a topic, read directly from Redis."""
         entries = _redis_lines(self.redis, "XRANGE", topic, "-", "+")
         return [json.loads(line) for line in entries if "specversion" in line]
 
@@ -150,7 +150,7 @@ class RunnerProcess:
         return self
 
     def count(self, metric: str) -> float:
-        """The value of one of its metrics, 0 if it has none yet."""
+        """Return the value of one of its metrics; 0 if it has none yet."""
         try:
             with urlopen(f"{self.url}/metrics", timeout=2) as answer:
                 lines = answer.read().decode().splitlines()
@@ -205,10 +205,10 @@ async def test_a_delivered_job_is_settled_and_told_of(stack: Stack, engine: Tiny
     record = await stack.record(job_id, ended)
     assert (record.status, record.output, record.worker) == (Status.SUCCEEDED, {"text": "hello"}, "worker-1")
 
-    def told() -> list[dict[str, Any]]:
+    def completions() -> list[dict[str, Any]]:
         return [event for event in stack.stream(names.COMPLETIONS_TOPIC) if event.get("subject") == job_id]
 
-    (completion,) = await until(told)
+    (completion,) = await until(completions)
     assert completion["data"] == {"status": "succeeded"}
     assert completion["source"] == f"/engines/{SPEC.id}"
     card = await stack.sidecar.read(STORE, names.card_key("a"))
@@ -242,7 +242,7 @@ async def test_an_engine_killed_in_mid_predict_is_a_failed_attempt(stack: Stack)
     assert record.error.code == "PREDICT_ERROR"
     assert record.retry_at is not None
     assert 0 < (record.retry_at - now()).total_seconds() <= 5
-    # Back again, and handed over again: the second attempt ends it.
+    # The engine is back and the job is handed over again: the second attempt ends it.
     _engine_process(stack, "sleeps", port)
     await stack.publish(job_id, {"seconds": 0}, attempt=2)
     record = await stack.record(job_id, ended)

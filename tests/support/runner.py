@@ -12,13 +12,15 @@ from typing import Any
 from aiohttp import web
 
 from enginehouse.contracts import names
-from enginehouse.contracts.engine import Batch, EngineSpec
+from enginehouse.contracts.engine import Batch, EngineSpec, Heartbeat
 from enginehouse.contracts.events import JobOrder, job_event
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
 from enginehouse.local.ports import PortPool
 from enginehouse.runner.app import Runner
+from enginehouse.runner.pace import DEFAULT_PACE, Pace
 from enginehouse.runner.settings import RunnerSettings
+from enginehouse.sidecar.base import StateItem
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 ENGINE = "acme--echo"
@@ -30,7 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def until(condition: Callable[[], Any], timeout_seconds: float = 10) -> Any:
-    """The first true value of `condition`; fails when there is none in time."""
+    """Return the first true value of `condition`; fail if there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -48,8 +50,13 @@ async def echo_batch(request: web.Request) -> web.StreamResponse:
     return web.json_response({"results": [{"result": item} for item in (await request.json())["data"]]})
 
 
+async def fails(_: web.Request) -> web.StreamResponse:
+    """Answer 500."""
+    raise web.HTTPInternalServerError
+
+
 def batch_openapi(**properties: Any) -> dict[str, Any]:
-    """A description that has POST /predict/batch, whose body has these properties."""
+    """Return a description with POST /predict/batch, whose body has these properties."""
     body = {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}
     return {"paths": {"/predict/batch": {"post": {"requestBody": body}}}}
 
@@ -73,11 +80,11 @@ class TinyEngine:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Listen."""
+        """Begin to listen."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/predict", self._predict)
         app.router.add_post("/predict/batch", self._predict_batch)
@@ -89,7 +96,7 @@ class TinyEngine:
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def stop(self) -> None:
-        """Close every connection and listen no more."""
+        """Close every connection and stop listening."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -115,13 +122,27 @@ class TinyEngine:
         return web.Response(status=404) if self.openapi is None else web.json_response(self.openapi)
 
 
-class World:
-    """One runner and what is around it."""
+class NotingSidecar(FakeSidecar):
+    """A runner's fake sidecar, which notes the keys that are read one by one."""
 
-    def __init__(self, dapr: FakeDapr, engine: TinyEngine, runner: Runner) -> None:
+    def __init__(self, dapr: FakeDapr, app_id: str) -> None:
+        super().__init__(dapr, app_id)
+        self.keys_read: list[str] = []
+
+    async def read(self, store: str, key: str) -> StateItem | None:
+        """Note the key and read it."""
+        self.keys_read.append(key)
+        return await super().read(store, key)
+
+
+class World:
+    """One runner, its engine, and the fake Dapr behind its sidecar."""
+
+    def __init__(self, dapr: FakeDapr, engine: TinyEngine, runner: Runner, runners_sidecar: NotingSidecar) -> None:
         self.dapr = dapr
         self.engine = engine
         self.runner = runner
+        self.runners_sidecar = runners_sidecar
         self.sidecar = FakeSidecar(dapr, "test")
 
     def event(
@@ -136,7 +157,7 @@ class World:
         published_ago: float = 0,
         **order: Any,
     ) -> bytes:
-        """A job event as the gateway publishes it."""
+        """Return a job event as the gateway publishes it."""
         order.setdefault("retry", RetryPolicy(max_attempts=max_attempts, initial_delay_ms=1000))
         body = JobOrder(input=data, execution_timeout_seconds=seconds, record_ttl_seconds=600, **order)
         expires = now() + timedelta(seconds=expires_in)
@@ -151,31 +172,31 @@ class World:
         return self.record(job_id)
 
     def find(self, job_id: str) -> JobRecord | None:
-        """The job's record, if there is one."""
+        """Return the job's record, or None if there is none."""
         entry = self.dapr.stores[STORE].get(job_id)
         return JobRecord.model_validate_json(entry.value) if entry else None
 
     def record(self, job_id: str) -> JobRecord:
-        """The job's record."""
+        """Return the job's record."""
         found = self.find(job_id)
         assert found is not None
         return found
 
     async def write(self, job_id: str, record: JobRecord) -> None:
-        """Write a record over whatever is there, as another worker or the gateway would."""
+        """Write a record over the present one, as another worker or the gateway would."""
         await self.sidecar.put(STORE, job_id, record.model_dump_json(exclude_none=True).encode())
 
     def completions(self, job_id: str) -> list[str]:
-        """The statuses told of a job, in order."""
+        """Return the statuses in the job's completions, in order."""
         events = [json.loads(event) for event in self.dapr.published[names.COMPLETIONS_TOPIC]]
         return [event["data"]["status"] for event in events if event["subject"] == job_id]
 
     def dead_letters(self) -> list[dict[str, Any]]:
-        """What was dead-lettered."""
+        """Return the dead letters."""
         return [json.loads(event) for event in self.dapr.published[names.DEAD_LETTERS_TOPIC]]
 
     async def running(self, job_id: str) -> JobRecord:
-        """The job's record, once it says running."""
+        """Wait until the job's record says running, and return it."""
 
         def claimed() -> JobRecord | None:
             record = self.find(job_id)
@@ -185,8 +206,47 @@ class World:
         return found
 
 
+class Gate:
+    """An engine's predict that waits until the test opens the gate."""
+
+    def __init__(self, world: World) -> None:
+        self.open = asyncio.Event()
+        self.entered = 0
+        self.closed = 0
+        world.engine.predict = self.predict
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        self.entered += 1
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.closed += 1
+            raise
+        return await echo(request)
+
+
+def begin(world: World, job_id: str, **options: Any) -> "asyncio.Task[bool]":
+    """Deliver the job, and return the task that answers the delivery."""
+    return asyncio.create_task(world.runner.receiver.deliver(world.event(job_id, **options)))
+
+
+async def other_worker(world: World, in_hand: list[str], name: str = "worker-2") -> None:
+    """Write the heartbeat of another worker, which has these jobs in hand."""
+    beat = Heartbeat(
+        worker=name, slot="a", version="v1", concurrency=1, in_hand=in_hand, healthy=True, subscribed=True, at=now()
+    )
+    await world.sidecar.put(STORE, names.worker_key(name), beat.model_dump_json().encode(), 15)
+
+
+def running_by(worker: str, attempt: int = 1, started_ago: float = 10) -> JobRecord:
+    """Return the record of a job that `worker` runs."""
+    return JobRecord(
+        status=Status.RUNNING, attempt=attempt, worker=worker, started_at=now() - timedelta(seconds=started_ago)
+    )
+
+
 def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSettings:
-    """Settings with short times."""
+    """Return settings with short times."""
     values: dict[str, Any] = {
         "spec": folder / "engine.yaml",
         "slot": "a",
@@ -214,9 +274,10 @@ async def runner_world(
     engine: TinyEngine | None = None,
     batch: Batch | None = None,
     execution_timeout_seconds: float = 60,
+    pace: Pace = DEFAULT_PACE,
     **changes: Any,
 ) -> AsyncIterator[World]:
-    """A started runner whose engine is healthy."""
+    """Start a runner whose engine is healthy, and stop it at the end."""
     dapr = dapr or FakeDapr()
     mine = engine is None
     engine = engine or TinyEngine()
@@ -230,11 +291,12 @@ async def runner_world(
         batch=batch or Batch(),
         execution_timeout_seconds=execution_timeout_seconds,
     )
-    runner = Runner(runner_settings(folder, engine.url, **changes), spec, FakeSidecar(dapr, f"{ENGINE}--a"))
+    sidecar = NotingSidecar(dapr, f"{ENGINE}--a")
+    runner = Runner(runner_settings(folder, engine.url, **changes), spec, sidecar, pace)
     try:
         await runner.start()
         await until(runner.ready)
-        yield World(dapr, engine, runner)
+        yield World(dapr, engine, runner, sidecar)
     finally:
         await runner.stop()
         if mine:

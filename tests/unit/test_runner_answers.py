@@ -1,4 +1,4 @@
-"""What an engine may answer to /predict, and what becomes of it."""
+"""The answers that an engine may give to /predict, and the records that they lead to."""
 
 import asyncio
 from collections.abc import AsyncIterator

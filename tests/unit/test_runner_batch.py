@@ -15,7 +15,7 @@ from enginehouse.contracts.engine import JOBS_AT_ONCE_MAX, Batch, EngineSpec
 from enginehouse.contracts.job import JobRecord, Status
 
 LONG_MS = 500
-"""Longer than tests take: what is not waited for goes out because the batch is full."""
+"""Longer than a test takes, so that a batch goes out only because it is full."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def test_while_all_calls_are_out_the_next_batch_grows(world: World) -> Non
     world.engine.predict_batch = held
     first = asyncio.create_task(run_all(world, *inputs(*range(4))))
     await until(lambda: len(world.engine.batches) == 1)
-    # Every slot of the pool is taken by the first four; only one call is out at a time.
+    # Every place of the pool is taken by the first four; only one call is out at a time.
     rest = asyncio.create_task(run_all(world, *inputs(*range(4))))
     gate.set()
     await asyncio.gather(first, rest)
@@ -200,7 +200,7 @@ async def test_a_canceled_job_leaves_its_batch_and_the_others_go_on(world: World
     assert all(await asyncio.gather(*deliveries))
     statuses = [world.record(job).status for job in jobs]
     assert statuses == [Status.CANCELED, *[Status.SUCCEEDED] * 3]
-    await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+    await until(lambda: world.runner.pool.replicas[0].places_taken == 0)
 
 
 async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
@@ -222,7 +222,7 @@ async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
 async def test_what_has_not_gone_out_goes_back_when_the_worker_stops(tmp_path: Path) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
         deliveries = [asyncio.create_task(world.run(value)) for value in range(3)]
-        await until(lambda: world.runner.pool.replicas[0].in_hand == 3)
+        await until(lambda: world.runner.pool.replicas[0].places_taken == 3)
         await world.runner.drain()
         records = await asyncio.gather(*deliveries)
         assert {(record.status, record.attempt) for record in records} == {(Status.QUEUED, 0)}
@@ -235,7 +235,7 @@ async def test_an_engine_that_cannot_be_reached_burns_no_attempt(world: World) -
     assert {(record.status, record.attempt) for record in records} == {(Status.QUEUED, 0)}
 
 
-def test_a_replica_has_room_for_a_batch_in_each_slot_within_bounds() -> None:
+def test_a_replica_has_room_for_a_batch_in_each_place_within_bounds() -> None:
     def at_once(concurrency: int, max_size: int) -> int:
         return EngineSpec(
             tenant="acme", name="echo", concurrency=concurrency, batch=Batch(max_size=max_size)

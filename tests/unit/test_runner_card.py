@@ -1,4 +1,4 @@
-"""The card: the engine's schemas made to stand on their own, bounded, shown and announced when they change."""
+"""The card: the engine's schemas are made complete, bounded, published, and announced when they change."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,6 +14,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, EngineSpec
 from enginehouse.contracts.job import Status
 from enginehouse.runner.card import build_card
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.schema import Unusable, depth, stand_alone
 
 SPEC = EngineSpec(tenant="acme", name="echo", version="v7", concurrency=3)
@@ -159,7 +160,7 @@ async def test_the_card_is_shown_and_announced_once(world: World) -> None:
     card = shown(world)
     assert card is not None
     assert card.openapi is None
-    world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+    world.runner.cards.refresh(world.runner.pool.replicas[0].client)
     puts = world.dapr.calls["put"]
     await until(lambda: world.dapr.calls["put"] > puts)
     assert announced(world) == ["a"]
@@ -168,24 +169,23 @@ async def test_the_card_is_shown_and_announced_once(world: World) -> None:
 async def test_an_engine_that_changed_is_announced_again(world: World) -> None:
     await until(lambda: announced(world) == ["a"])
     world.engine.openapi = describe({"type": "integer"})
-    world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+    world.runner.cards.refresh(world.runner.pool.replicas[0].client)
     await until(lambda: len(announced(world)) == 2)
     card = shown(world)
     assert card is not None
     assert card.input_schema == {"type": "integer"}
 
 
-async def test_trouble_delays_the_card_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginehouse.runner.card._RETRY_SECONDS", 0.01)
-    async with runner_world(tmp_path) as world:
+async def test_trouble_delays_the_card_only(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, pace=Pace(card_retry_seconds=0.01)) as world:
         await until(lambda: announced(world))
         world.dapr.fail("publish", times=2)
         world.engine.openapi = describe({"type": "integer"})
-        world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+        world.runner.cards.refresh(world.runner.pool.replicas[0].client)
         await until(lambda: len(announced(world)) == 2)
 
 
 async def test_a_hostile_description_harms_nothing(world: World) -> None:
     world.engine.openapi = {"paths": "x" * 2_000_000}
-    world.runner._cards.came_up(world.runner.pool.replicas[0].client)
+    world.runner.cards.refresh(world.runner.pool.replicas[0].client)
     assert (await world.run()).status is Status.SUCCEEDED

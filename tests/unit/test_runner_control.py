@@ -1,4 +1,4 @@
-"""While the gateway has stopped an engine its runner begins nothing, ends what it began, and burns no attempt."""
+"""While the gateway has stopped an engine, its runner begins no jobs, ends running ones, and counts no attempt."""
 
 import asyncio
 import json
@@ -6,28 +6,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import STORE, World, runner_world, until
-from tests.unit.test_runner_jobs import Gate, begin
+from tests.support.runner import STORE, Gate, World, begin, runner_world, until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Batch
 from enginehouse.contracts.job import Status
-from enginehouse.runner import control
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_POLL_SECONDS", 0.01)
+SOON = Pace(control_poll_seconds=0.01)
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with runner_world(tmp_path, concurrency=1, hand_back_after_seconds=30) as made:
+    async with runner_world(tmp_path, concurrency=1, hand_back_after_seconds=30, pace=SOON) as made:
         yield made
 
 
-async def tell(dapr: FakeDapr, stopped: bool) -> None:
+async def set_stopped(dapr: FakeDapr, stopped: bool) -> None:
     value = json.dumps({"stopped": stopped}).encode()
     await FakeSidecar(dapr, "gateway").put(STORE, names.CONTROL_KEY, value)
 
@@ -37,7 +33,7 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
     running, waiting = names.new_job_id(), names.new_job_id()
     deliveries = [begin(world, running), begin(world, waiting)]
     await until(lambda: gate.entered == 1)
-    await tell(world.dapr, True)
+    await set_stopped(world.dapr, True)
     await until(lambda: world.find(waiting))
     assert (world.record(waiting).status, world.record(waiting).attempt) == (Status.QUEUED, 0)
     assert world.runner.ready()
@@ -47,21 +43,21 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
 
 
 async def test_what_is_delivered_meanwhile_goes_back_and_runs_once_it_goes_on(world: World) -> None:
-    await tell(world.dapr, True)
+    await set_stopped(world.dapr, True)
     await until(lambda: world.runner.receiver.stopped)
     job_id = names.new_job_id()
     assert await begin(world, job_id)
     assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.QUEUED, 0)
     assert world.engine.calls == []
-    await tell(world.dapr, False)
+    await set_stopped(world.dapr, False)
     await until(lambda: not world.runner.receiver.stopped)
     assert await begin(world, job_id, published_ago=10)
     assert world.record(job_id).status is Status.SUCCEEDED
 
 
 async def test_a_runner_that_starts_while_its_engine_is_stopped_begins_nothing(tmp_path: Path, world: World) -> None:
-    await tell(world.dapr, True)
-    async with runner_world(tmp_path, dapr=world.dapr, worker="worker-2") as second:
+    await set_stopped(world.dapr, True)
+    async with runner_world(tmp_path, dapr=world.dapr, worker="worker-2", pace=SOON) as second:
         job_id = names.new_job_id()
         assert await begin(second, job_id)
         assert (second.record(job_id).status, second.record(job_id).attempt) == (Status.QUEUED, 0)
@@ -84,9 +80,9 @@ async def test_nonsense_stops_nothing(world: World, value: bytes) -> None:
 
 
 async def test_what_gathers_for_a_batch_has_not_begun(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000), pace=SOON) as world:
         deliveries = [begin(world, names.new_job_id()) for _ in range(2)]
-        await until(lambda: world.runner.pool.replicas[0].in_hand == 2)
-        await tell(world.dapr, True)
+        await until(lambda: world.runner.pool.replicas[0].places_taken == 2)
+        await set_stopped(world.dapr, True)
         assert await asyncio.gather(*deliveries) == [True, True]
         assert (world.engine.batches, world.engine.calls) == ([], [])

@@ -1,8 +1,7 @@
-"""A job that has ended is not run again, however its event comes a second time, and whatever the store has forgotten."""
+"""A job that has ended is not run again if its event comes a second time, even if the store has forgotten its end."""
 
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ from tests.support.runner import STORE, World, runner_world
 from enginehouse.contracts import names
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
-from enginehouse.runner import settled
-from enginehouse.runner.settled import Settled
+from enginehouse.runner.pace import DEFAULT_PACE, Pace
+from enginehouse.runner.recent_ends import RecentEnds
 
 
 @pytest.fixture
@@ -43,12 +42,12 @@ async def test_a_second_hand_over_is_not_run_blindly(world: World) -> None:
     assert world.engine.calls == []
 
 
-async def test_what_was_published_before_the_runner_began_is_not_run_blindly(world: World) -> None:
-    job_id = names.new_job_id()
-    await world.write(job_id, _ended())
-    world.runner.receiver._began_at = now() + timedelta(seconds=1)
-    assert await world.runner.receiver.deliver(world.event(job_id))
-    assert world.engine.calls == []
+async def test_what_was_published_before_the_runner_began_is_not_run_blindly(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, pace=Pace(fresh_seconds=3_600)) as world:
+        job_id = names.new_job_id()
+        await world.write(job_id, _ended())
+        assert await world.runner.receiver.deliver(world.event(job_id, published_ago=60))
+        assert world.engine.calls == []
 
 
 @pytest.mark.parametrize("older", [None, "the claim"])
@@ -80,10 +79,8 @@ async def _run(world: World, job_id: str) -> JobRecord:
     return world.record(job_id)
 
 
-def test_the_oldest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settled, "_REMEMBERED_MAX", 2)
-    monkeypatch.setattr(settled, "_BYTES_MAX", 100)
-    memory = Settled()
+def test_the_oldest_is_forgotten_first() -> None:
+    memory = RecentEnds(Pace(recent_ends_max=2, recent_ends_max_bytes=100))
     for name in ("a", "b", "c"):
         memory.add(name, _ended(name), 10)
     assert "a" not in memory
@@ -94,7 +91,7 @@ def test_the_oldest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_how_a_job_goes_on_is_not_how_it_ended() -> None:
-    memory = Settled()
+    memory = RecentEnds(DEFAULT_PACE)
     memory.add("a", JobRecord(status=Status.QUEUED, attempt=1, retry_at=now()), 0)
     assert "a" in memory
     assert memory.get("a") is None

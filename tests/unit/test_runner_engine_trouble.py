@@ -1,4 +1,4 @@
-"""Engines that are busy, away, hung or restarted; and a runner that is told to stop."""
+"""Engines that are busy, away, hung or restarted, and runners that stop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.support.runner import TinyEngine, World, echo, runner_world, until
-from tests.unit.test_runner_jobs import Gate, begin
+from tests.support.runner import Gate, TinyEngine, World, begin, echo, runner_world, until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
 from enginehouse.contracts.moments import now
-from enginehouse.runner import health
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.replicas import ReplicaPool
 
 
@@ -108,13 +107,13 @@ async def test_not_ready_until_the_model_is_loaded(world: World) -> None:
 # Hung
 
 
-async def test_a_hung_replica_is_restarted_and_its_slot_kept_until_then(hasty: World, tmp_path: Path) -> None:
+async def test_a_hung_replica_is_restarted_and_its_place_kept_until_then(hasty: World, tmp_path: Path) -> None:
     Gate(hasty)
     assert (await hasty.run(seconds=0.05)).status is Status.TIMED_OUT
     replica = hasty.runner.pool.replicas[0]
-    assert replica.in_hand == 1
+    assert replica.places_taken == 1
     await until(restart_file(hasty, tmp_path).exists)
-    await until(lambda: replica.in_hand == 0)
+    await until(lambda: replica.places_taken == 0)
     assert not hasty.runner.ready()
     restart_file(hasty, tmp_path).unlink()
     await until(hasty.runner.ready)
@@ -125,22 +124,20 @@ async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: Worl
     Gate(hasty)
     hasty.engine.offers_cancel = True
     await hasty.run(seconds=0.05)
-    await until(lambda: hasty.runner.pool.replicas[0].in_hand == 0)
+    await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
     assert not restart_file(hasty, tmp_path).exists()
     assert hasty.runner.ready()
 
 
-async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(
-    hasty: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "_SURE_SECONDS", 0)
-    gate = Gate(hasty)
-    hasty.engine.in_hand = 0
-    await hasty.run(seconds=0.05)
-    await until(lambda: hasty.runner.pool.replicas[0].in_hand == 0)
-    assert gate.entered == 1
-    assert not restart_file(hasty, tmp_path).exists()
-    assert hasty.runner.ready()
+async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, execution_timeout_seconds=0.05, pace=Pace(call_age_seconds=0)) as hasty:
+        gate = Gate(hasty)
+        hasty.engine.in_hand = 0
+        await hasty.run(seconds=0.05)
+        await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
+        assert gate.entered == 1
+        assert not restart_file(hasty, tmp_path).exists()
+        assert hasty.runner.ready()
 
 
 async def test_an_engine_that_says_its_thread_hangs_is_restarted(hasty: World, tmp_path: Path) -> None:
@@ -157,16 +154,13 @@ async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that
         assert (await world.run(seconds=0.01)).status is Status.TIMED_OUT
         await asyncio.sleep(0.3)
         assert not restart_file(world, tmp_path).exists()
-        assert world.runner.pool.replicas[0].in_hand == 1
+        assert world.runner.pool.replicas[0].places_taken == 1
         await until(restart_file(world, tmp_path).exists)
 
 
-async def test_the_slot_of_a_canceled_job_is_kept_until_its_thread_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "_SURE_SECONDS", 0)
-    monkeypatch.setattr(health, "_ASK_SECONDS", 0.01)
-    async with runner_world(tmp_path, concurrency=1) as world:
+async def test_the_place_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_path: Path) -> None:
+    pace = Pace(call_age_seconds=0, hang_poll_seconds=0.01)
+    async with runner_world(tmp_path, concurrency=1, pace=pace) as world:
         gate = Gate(world)
         world.engine.in_hand = 1
         job_id = names.new_job_id()
@@ -198,16 +192,16 @@ async def test_jobs_broken_by_a_restart_burn_no_attempt(hasty: World, tmp_path: 
     assert (hasty.record(innocent).status, hasty.record(innocent).attempt) == (Status.QUEUED, 0)
 
 
-async def test_without_anybody_to_restart_it_the_slot_comes_back(tmp_path: Path) -> None:
+async def test_without_anybody_to_restart_it_the_place_comes_back(tmp_path: Path) -> None:
     async with runner_world(tmp_path, restart_dir=None, execution_timeout_seconds=0.05) as world:
         Gate(world)
         await world.run(seconds=0.05)
-        await until(lambda: world.runner.pool.replicas[0].in_hand == 0)
+        await until(lambda: world.runner.pool.replicas[0].places_taken == 0)
         assert world.runner.ready()
 
 
 class ScriptedEngine:
-    """An engine whose health is what the test says."""
+    """An engine whose health the test sets."""
 
     address = "127.0.0.1:1"
 
@@ -287,7 +281,7 @@ async def test_a_sick_replica_gets_nothing(tmp_path: Path) -> None:
     await second.stop()
 
 
-async def test_a_cancelled_wait_gives_its_slot_back() -> None:
+async def test_a_cancelled_wait_gives_its_place_back() -> None:
     pool = ReplicaPool([ScriptedEngine()], 1)
     pool.set_health(pool.replicas[0], True)
     assert pool.take()

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import ENGINE, STORE, World, runner_world, until
-from tests.unit.test_runner_jobs import Gate, begin, other_worker
+from tests.support.runner import ENGINE, STORE, Gate, World, begin, other_worker, runner_world, until
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Heartbeat, WorkerList
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.base import Conflict
 from enginehouse.sidecar.fake import FakeDapr
 
@@ -32,7 +32,7 @@ def listed(world: World) -> list[str]:
 
 
 async def latest(world: World) -> Heartbeat:
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     beat = beat_of(world)
     assert beat is not None
     return beat
@@ -68,10 +68,10 @@ async def test_a_heartbeat_runs_out(world: World) -> None:
 async def test_the_list_is_written_once_and_again_when_it_went_missing(world: World) -> None:
     assert listed(world) == ["worker-1"]
     writes = world.dapr.calls["create"] + world.dapr.calls["replace"]
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert world.dapr.calls["create"] + world.dapr.calls["replace"] == writes
     del world.dapr.stores[STORE][names.WORKERS_KEY]
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert listed(world) == ["worker-1"]
 
 
@@ -91,19 +91,18 @@ async def test_joining_drops_the_vanished_and_keeps_the_living(tmp_path: Path) -
 async def test_a_conflict_is_tried_again(world: World) -> None:
     del world.dapr.stores[STORE][names.WORKERS_KEY]
     world.dapr.fail("create", Conflict("somebody was first"))
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert listed(world) == ["worker-1"]
 
 
 async def test_a_broken_list_is_replaced(world: World) -> None:
     await world.sidecar.put(STORE, names.WORKERS_KEY, json.dumps([1]).encode())
-    await world.runner.heart.beat()
+    await world.runner.heartbeats.beat()
     assert listed(world) == ["worker-1"]
 
 
-async def test_trouble_ends_no_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginehouse.runner.heartbeat.HEARTBEAT_SECONDS", 0.01)
+async def test_trouble_ends_no_heart(tmp_path: Path) -> None:
     dapr = FakeDapr()
     dapr.fail("put", times=3)
-    async with runner_world(tmp_path, dapr=dapr) as world:
+    async with runner_world(tmp_path, dapr=dapr, pace=Pace(heartbeat_seconds=0.01)) as world:
         await until(lambda: beat_of(world))

@@ -15,6 +15,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
+from enginehouse.runner.pace import Pace
 
 
 class Store:
@@ -25,7 +26,7 @@ class Store:
         self.refuse_with: list[int] = []
         self.headers: list[Any] = []
         self.gate: asyncio.Event | None = None
-        """Waited for before any answer."""
+        """If set, the store answers only after it."""
         self.port = PORTS.take()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -43,7 +44,7 @@ class Store:
         return web.Response(body=self.objects[key])
 
     def of_job(self, *, input_key: str | None = None, is_json: bool = True, max_bytes: int = 50_000_000) -> JobObjects:
-        """What comes with a job."""
+        """Return the objects of a job."""
         url = f"http://127.0.0.1:{self.port}"
         return JobObjects(
             input_url=f"{url}/{input_key}" if input_key else None,
@@ -105,7 +106,7 @@ async def test_a_job_canceled_while_its_input_is_fetched_does_not_reach_its_engi
     assert await delivery
     assert world.engine.calls == []
     assert world.record(job_id).status is Status.CANCELED
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
 
 
 async def test_a_record_that_cannot_be_read_after_the_fetch_leaves_the_job_to_another_delivery(
@@ -116,7 +117,7 @@ async def test_a_record_that_cannot_be_read_after_the_fetch_leaves_the_job_to_an
     job_id = names.new_job_id()
     body = world.event(job_id, None, objects=store.of_job(input_key="in"))
     assert not await world.runner.receiver.deliver(body)
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
     assert await world.runner.receiver.deliver(body)
     assert world.record(job_id).status is Status.SUCCEEDED
 
@@ -144,7 +145,7 @@ async def test_an_input_larger_than_allowed_is_not_read_on(world: World, store: 
 async def test_an_input_that_is_gone_fails_the_job(world: World, store: Store) -> None:
     record = await world.run(None, objects=store.of_job(input_key="nothing"))
     assert (record.status, error_of(record)) == (Status.FAILED, "INPUT_UNAVAILABLE")
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
 
 
 async def test_a_store_that_is_away_burns_no_attempt(world: World, store: Store) -> None:
@@ -155,7 +156,7 @@ async def test_a_store_that_is_away_burns_no_attempt(world: World, store: Store)
     objects = store.of_job(input_key="in").model_copy(update={"input_url": f"http://127.0.0.1:{PORTS.take()}/in"})
     record = await world.run(None, objects=objects)
     assert (record.status, record.attempt) == (Status.QUEUED, 0)
-    assert world.runner.pool.replicas[0].in_hand == 0
+    assert world.runner.pool.replicas[0].places_taken == 0
 
 
 async def test_a_large_output_goes_by_reference(world: World, store: Store) -> None:
@@ -185,14 +186,12 @@ async def test_an_output_that_fits_the_record_does_not_wait_for_the_store(world:
     assert (record.output, record.output_ref) == ("y" * 100_000, None)
 
 
-async def test_an_output_that_cannot_be_stored_is_a_failed_attempt(
-    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enginehouse.runner.objects._STORE_TRIES", 2)
-    world.engine.predict = large
-    store.refuse_with = [503] * 10
-    record = await world.run(objects=store.of_job())
-    assert (record.status, error_of(record)) == (Status.QUEUED, "PREDICT_ERROR")
+async def test_an_output_that_cannot_be_stored_is_a_failed_attempt(tmp_path: Path, store: Store) -> None:
+    async with runner_world(tmp_path, pace=Pace(output_store_tries=2)) as world:
+        world.engine.predict = large
+        store.refuse_with = [503] * 10
+        record = await world.run(objects=store.of_job())
+        assert (record.status, error_of(record)) == (Status.QUEUED, "PREDICT_ERROR")
 
 
 async def test_an_output_beyond_what_is_ever_read(world: World, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""From an outcome and the present record to the record: the rules one by one."""
+"""The rules that turn an outcome and the present record into the next record, one by one."""
 
 from datetime import timedelta
 from typing import Any
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from enginehouse.contracts.events import JobOrder
 from enginehouse.contracts.job import FINAL, JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
+from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.outcome import (
-    Attempt,
     Failed,
     HandedBack,
     Outcome,
@@ -32,11 +32,11 @@ OUTCOMES: list[Outcome] = [Succeeded(1), Rejected("no"), Failed("x"), TimedOut(1
 
 
 def attempt_of(number: int = 1, **changes: Any) -> Attempt:
-    return Attempt("job", number, "me", "v1", ORDER, **changes)
+    return Attempt(job_id="job", number=number, worker="me", version="v1", order=ORDER, **changes)
 
 
 def decided(outcome: Outcome, attempt: Attempt, present: JobRecord | None) -> JobRecord | None:
-    wanted = record_for(outcome, attempt, NOW)
+    wanted = record_for(outcome, Execution(attempt), NOW)
     assert wanted is not None
     return decide(outcome, attempt, present, wanted)
 
@@ -50,7 +50,7 @@ def test_final_never_changes(outcome: Outcome, status: Status) -> None:
 
 
 def test_superseded_writes_nothing() -> None:
-    assert record_for(Superseded("canceled"), attempt_of(), NOW) is None
+    assert record_for(Superseded("canceled"), Execution(attempt_of()), NOW) is None
 
 
 @pytest.mark.parametrize("outcome", [Failed("x"), TimedOut(1), HandedBack("y")])

@@ -1,4 +1,4 @@
-"""What an engine streams while it works is told: in order, before the end, within bounds, and never in the work's way."""
+"""The lines that an engine streams are published in order, before the job's end, within bounds, without delaying it."""
 
 import json
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ def streaming(world: World, *lines: Any) -> None:
     world.engine.predict = predict
 
 
-def told(world: World) -> list[dict[str, Any]]:
+def published(world: World) -> list[dict[str, Any]]:
     events = [json.loads(event) for event in world.dapr.published[names.COMPLETIONS_TOPIC]]
     return [event for event in events if event["type"] in (JOB_PROGRESS, JOB_COMPLETED)]
 
@@ -36,7 +36,7 @@ def told(world: World) -> list[dict[str, Any]]:
 async def test_lines_are_told_in_order_and_before_the_end(world: World) -> None:
     streaming(world, {"log": "begun"}, {"metric": {"a": 1}, "output": [1]}, {"progress": 0.5}, {"result": 7})
     assert (await world.run()).output == 7
-    *lines, end = told(world)
+    *lines, end = published(world)
     assert end["type"] == JOB_COMPLETED
     assert [(line["data"]["kind"], line["data"]["value"]) for line in lines] == [
         ("log", "begun"),
@@ -52,7 +52,7 @@ async def test_lines_are_told_in_order_and_before_the_end(world: World) -> None:
 async def test_of_progress_that_nobody_has_seen_the_latest_counts(world: World) -> None:
     streaming(world, *({"progress": done / 100} for done in range(100)), {"result": 1})
     await world.run()
-    lines = told(world)[:-1]
+    lines = published(world)[:-1]
     assert lines[-1]["data"]["value"] == 0.99
     assert len(lines) < 100
 
@@ -74,13 +74,13 @@ async def test_a_stream_may_end_in_a_refusal_or_a_failure(world: World) -> None:
 async def test_a_flood_is_dropped_and_the_job_succeeds(world: World) -> None:
     streaming(world, *({"log": number} for number in range(20_000)), {"log": "x" * 20_000}, {"result": 1})
     assert (await world.run()).status is Status.SUCCEEDED
-    assert 0 < len(told(world)) - 1 <= PROGRESS_EVENTS_MAX
+    assert 0 < len(published(world)) - 1 <= PROGRESS_EVENTS_MAX
 
 
 async def test_other_lines_are_no_harm(world: World) -> None:
     streaming(world, 5, [], {"other": 1}, "", {"result": 1})
     assert (await world.run()).status is Status.SUCCEEDED
-    assert len(told(world)) == 1
+    assert len(published(world)) == 1
 
 
 async def test_trouble_with_telling_is_no_trouble_of_the_job(world: World) -> None:

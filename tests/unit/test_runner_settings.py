@@ -1,4 +1,4 @@
-"""Settings from the environment, and those with which a runner does not start."""
+"""Settings from the environment, and settings with which a runner refuses to start."""
 
 from pathlib import Path
 

@@ -1,9 +1,7 @@
-"""Whatever two workers, a dispatcher, a canceling gateway and a failing store do to one job, it ends once, by the table."""
+"""One job ends once, by the table of transitions, whatever two workers, the gateway and a failing store do to it."""
 
 import asyncio
-from datetime import timedelta
 from typing import Any
-from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,16 +9,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from tests.support.runner import ENGINE, STORE
 
 from enginehouse.contracts import names
-from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.engine import Heartbeat
 from enginehouse.contracts.errors import Conflict, EnginehouseError, Unavailable
-from enginehouse.contracts.events import JobEvent, JobOrder, job_event
+from enginehouse.contracts.events import JobOrder
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status, may_change
 from enginehouse.contracts.moments import now
-from enginehouse.runner.admit import Admission, Exhausted, Run, lost_attempt
+from enginehouse.runner.admit import Acknowledge, Admission, Run, Settle
+from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.claims import Claims
 from enginehouse.runner.outcome import (
-    Attempt,
     Failed,
     HandedBack,
     Outcome,
@@ -29,12 +26,15 @@ from enginehouse.runner.outcome import (
     Superseded,
     TimedOut,
 )
+from enginehouse.runner.pace import Pace
+from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 from enginehouse.sidecar.records import JobRecords
 
 MAX_ATTEMPTS = 3
 WORKERS = ("one", "two")
+PACE = Pace(settle_retry_first_seconds=0)
 ORDER = JobOrder(
     input=1, execution_timeout_seconds=1, retry=RetryPolicy(max_attempts=MAX_ATTEMPTS), record_ttl_seconds=600
 )
@@ -49,7 +49,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
 
 
 class OneJob(RuleBasedStateMachine):
-    """The parts are the runner's own; only time and the order of things are made up."""
+    """One job, with the runner's own parts. Only times and the order of events are made up."""
 
     attempts = Bundle("attempts")
 
@@ -69,23 +69,22 @@ class OneJob(RuleBasedStateMachine):
         self.loop.close()
 
     def do(self, work: Any) -> Any:
-        with mock.patch("enginehouse.runner.settle._pause", return_value=0):
-            return self.loop.run_until_complete(work)
+        return self.loop.run_until_complete(work)
 
     def admission(self, worker: str) -> Admission:
-        return Admission(self.sidecar, ENGINE, worker)
+        return Admission(self.sidecar, self.records, RecentEnds(PACE), PACE, engine_id=ENGINE, worker=worker)
 
     def settler(self) -> Settler:
-        return Settler(self.sidecar, self.records, ENGINE)
+        return Settler(self.sidecar, self.records, RecentEnds(PACE), PACE, ENGINE)
 
-    @rule(worker=st.sampled_from(WORKERS), has_it=st.booleans())
-    def beats(self, worker: str, has_it: bool) -> None:
+    @rule(worker=st.sampled_from(WORKERS), has_job=st.booleans())
+    def beats(self, worker: str, has_job: bool) -> None:
         beat = Heartbeat(
             worker=worker,
             slot="a",
             version="v1",
             concurrency=1,
-            in_hand=[self.job_id] if has_it else [],
+            in_hand=[self.job_id] if has_job else [],
             healthy=True,
             subscribed=True,
             at=now(),
@@ -113,54 +112,53 @@ class OneJob(RuleBasedStateMachine):
         offset=st.integers(-1, 1),
         blind=st.booleans(),
     )
-    def delivered(self, worker: str, offset: int, blind: bool) -> Attempt | None:
-        """Anything may be delivered: the next attempt, an old one again, one too early."""
+    def delivered(self, worker: str, offset: int, blind: bool) -> Execution | None:
+        """Deliver any attempt: the next one, an old one again, or one too early."""
         number = max(1, (self.last.attempt if self.last else 0) + offset)
-        event = self.event(number)
-        attempt = Attempt(self.job_id, number, worker, "v1", ORDER)
+        attempt = Attempt(job_id=self.job_id, number=number, worker=worker, version="v1", order=ORDER)
         if blind and number == 1:
-            return attempt
-        admitted: Attempt | None = self.do(self.admit(event, attempt))
+            return Execution(attempt)
+        admitted: Execution | None = self.do(self.admit(attempt))
         return admitted
 
-    async def admit(self, event: JobEvent, attempt: Attempt) -> Attempt | None:
+    async def admit(self, attempt: Attempt) -> Execution | None:
         try:
             stored = await self.records.read(self.job_id)
-            record = stored.record if stored else None
-            verdict = await self.admission(attempt.worker).judge(self.job_id, attempt.number, MAX_ATTEMPTS, record)
+            judgement = await self.admission(attempt.worker).judge(
+                job_id=self.job_id, number=attempt.number, order=ORDER, record=stored.record if stored else None
+            )
         except Unavailable:
             return None
-        if isinstance(verdict, Exhausted):
-            await self.settler().settle(*lost_attempt(event, verdict.record))
-        if not isinstance(verdict, Run):
-            return None
-        attempt.record_seen = record is not None
-        attempt.number, attempt.takes_over = verdict.number, verdict.takes_over
-        return attempt
+        match judgement:
+            case Settle(execution, outcome):
+                await self.settler().settle(execution, outcome)
+                return None
+            case Acknowledge():
+                return None
+            case Run(number, takes_over, record_seen):
+                execution = Execution(attempt, record_seen)
+                execution.become(number, takes_over)
+                return execution
 
-    def event(self, number: int) -> JobEvent:
-        body = job_event(self.job_id, "acme", ENGINE, number, now() + timedelta(hours=1), ORDER, None)
-        return read_event(JobEvent, body)
-
-    @rule(attempt=attempts)
-    def claims(self, attempt: Attempt | None) -> None:
-        if attempt is None:
+    @rule(execution=attempts)
+    def claims(self, execution: Execution | None) -> None:
+        if execution is None:
             return
-        claims = Claims(self.records, self.admission(attempt.worker), lambda _: None)
+        claims = Claims(self.records, self.admission(execution.attempt.worker), lambda _: None)
         try:
-            refused = self.do(claims.claim(attempt))
+            refused = self.do(claims.claim(execution))
         except EnginehouseError:
             return
         held = self.record()
-        assert refused is not None or attempt.owns(held)
+        assert refused is not None or execution.attempt.owns(held)
 
-    @rule(attempt=consumes(attempts), outcome=outcomes)
-    def settles(self, attempt: Attempt | None, outcome: Outcome) -> None:
-        if attempt is None:
+    @rule(execution=consumes(attempts), outcome=outcomes)
+    def settles(self, execution: Execution | None, outcome: Outcome) -> None:
+        if execution is None:
             return
         if isinstance(outcome, Succeeded):
             self.produced.add(outcome.output)
-        assert self.do(self.settler().settle(attempt, outcome))
+        assert self.do(self.settler().settle(execution, outcome))
         held = self.record()
         if isinstance(outcome, Succeeded | Rejected):
             assert held is not None
@@ -188,7 +186,7 @@ class OneJob(RuleBasedStateMachine):
             return
         before = self.last.status if self.last else Status.QUEUED
         assert held is not None, "a record is never lost"
-        # One rule may write twice (a claim over a vanished worker's), so only the ends of it are compared.
+        # One rule may write twice (a claim over a vanished worker's), so only the first and last record are compared.
         assert may_change(before, held.status), (self.last, held)
         assert held.attempt <= MAX_ATTEMPTS
         if held.status is Status.SUCCEEDED:

@@ -21,14 +21,15 @@ from enginehouse.contracts.job import Status
 from enginehouse.runner.app import Runner
 from enginehouse.runner.clients.base import EngineClient, Health, Prediction, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.fake import FakeSidecar
 
-# What fails is made smaller before it is told, which takes minutes.
+# Hypothesis makes a failing example smaller before it reports it, which takes minutes.
 pytestmark = pytest.mark.timeout(600)
 
 
 class Engine:
-    """An engine that does with each job what was asked for last, and numbers its answers."""
+    """An engine that treats each job as `how` says, and numbers its answers."""
 
     address = "127.0.0.1:1"
 
@@ -38,7 +39,7 @@ class Engine:
         self.hanging: set[str] = set()
 
     async def predict(self, prediction: Prediction) -> Reply:
-        """One run."""
+        """Run a job once."""
         self._world.begun(prediction.job_id)
         if self.how == "claim":
             self.hanging.add(prediction.job_id)
@@ -53,23 +54,23 @@ class Engine:
         return Succeeded(self._world.answer(prediction.job_id))
 
     async def cancel(self, job_id: str) -> bool:
-        """It stops at once."""
+        """Stop at once."""
         return True
 
     async def health(self) -> Health:
-        """Always."""
+        """Be healthy always."""
         return Health(True)
 
     async def openapi(self) -> Mapping[str, Any] | None:
-        """It says nothing of itself."""
+        """Return no description."""
         return None
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no connections."""
 
 
 class MortalSidecar(FakeSidecar):
-    """Of a runner that can be killed: from then on, nothing that it began comes to an end."""
+    """The sidecar of a runner that can be killed: after that, no call of it ever ends."""
 
     killed = False
 
@@ -80,7 +81,7 @@ class MortalSidecar(FakeSidecar):
 
 
 class Whole(Gateway):
-    """Everything that the gateway's machine does, with a real runner in the place of the scripted one."""
+    """The gateway's state machine, with a real runner instead of the scripted one."""
 
     def __init__(self) -> None:
         self.engine: Engine
@@ -90,45 +91,49 @@ class Whole(Gateway):
         self.answers: dict[str, set[int]] = defaultdict(set)
         self.late: list[str] = []
         super().__init__()
-        self.patch.setattr("enginehouse.runner.settle._pause", lambda _: 0)
 
     def new_worker(self) -> None:
-        """From now on another worker does the work; the one before was killed."""
+        """Kill the worker and start another one."""
         super().new_worker()
         if self.real:
             self.mortal.killed = True
-            self.run(self.real._objects.close())
-            # Its heartbeat runs out.
+            self.run(self.real.objects.close())
+            # The heartbeat of the killed worker runs out.
             self.dapr.stores[STORE].pop(names.worker_key(f"worker-{self.workers - 1}"), None)
         self.run(self.start_runner())
 
     async def start_runner(self) -> None:
-        """Another runner, whose engine is well."""
+        """Start another runner with a healthy engine."""
         self.engine = Engine(self)
         engine: EngineClient = self.engine
-        self.patch.setattr(Runner, "_client", lambda *_: engine)
         self.mortal = MortalSidecar(self.dapr, names.app_id(ECHO, "a"))
-        told = runner_settings(
+        its_settings = runner_settings(
             Path(self.folder.name), "http://127.0.0.1:1", worker=f"worker-{self.workers}", claim_after_seconds=0.001
         )
-        self.real = Runner(told, EngineSpec(tenant="acme", name="echo", concurrency=16), self.mortal)
+        self.real = Runner(
+            its_settings,
+            EngineSpec(tenant="acme", name="echo", concurrency=16),
+            self.mortal,
+            Pace(settle_retry_first_seconds=0),
+            make_client=lambda _: engine,
+        )
         for replica in self.real.pool.replicas:
             self.real.pool.set_health(replica, True)
 
     def begun(self, job_id: str) -> None:
-        """A run begins at the engine."""
+        """Note that a run begins at the engine."""
         record = self.world.record(job_id)
         if record and record.status in (Status.SUCCEEDED, Status.FAILED):
             self.late.append(job_id)
 
     def answer(self, job_id: str) -> int:
-        """What only this run could have answered."""
+        """Return an answer that no other run gives."""
         number = sum(map(len, self.answers.values()))
         self.answers[job_id].add(number)
         return number
 
     async def worked(self, body: bytes, how: str) -> None:
-        """A delivery, until it is answered or its run hangs."""
+        """Deliver a job, and wait until the delivery is answered or its run hangs."""
         assert self.real
         event = read_event(JobEvent, body)
         self.engine.how = how
@@ -137,16 +142,16 @@ class Whole(Gateway):
         await until(lambda: delivery.done() or event.id in self.engine.hanging)
 
     async def beat(self, idle: bool) -> None:
-        """It says what it has, whatever the machine would like."""
+        """Write a heartbeat with the jobs that the runner really has, whatever the machine asks for."""
         assert self.real
         in_hand = self.real.receiver.in_hand
         await self.runner.beat(in_hand=in_hand, idle_for=None if in_hand else 1_000)
 
     def teardown(self) -> None:
-        """Of a runner that was killed, a connection is left that only a process's end would close."""
+        """Close the connections that a killed runner leaves, which only the end of its process would close."""
         super().teardown()
         assert self.real
-        asyncio.run(self.real._objects.close())
+        asyncio.run(self.real.objects.close())
 
     @invariant()
     def a_result_is_what_a_run_gave_and_nothing_runs_after_an_answer(self) -> None:

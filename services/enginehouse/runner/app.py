@@ -1,6 +1,7 @@
-"""Wires a runner together, and starts and stops its parts in the order that loses nothing."""
+"""Wires a runner together, and starts and stops its parts in the order that loses no job."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -15,18 +16,22 @@ from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
 from enginehouse.contracts.names import JOBS_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
-from enginehouse.runner.claims import Claims, Watch
+from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.http import HttpEngine
-from enginehouse.runner.control import Control
-from enginehouse.runner.execute import NO_MORE, Executor
+from enginehouse.runner.control import ControlReader
+from enginehouse.runner.execute import NO_JOBS_NOW, Executor
+from enginehouse.runner.handle import JobHandler
 from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
-from enginehouse.runner.heartbeat import Heart
+from enginehouse.runner.heartbeat import Heartbeats
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
+from enginehouse.runner.pace import DEFAULT_PACE, Pace
+from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
+from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.replicas import ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
@@ -41,7 +46,7 @@ _SETTLE_GRACE_SECONDS = 5.0
 
 
 def load_spec(path: Path) -> EngineSpec:
-    """The engine.yaml at `path`; UnsafeSettings if it is not one."""
+    """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
     try:
         return EngineSpec.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError, ValidationError, EnginehouseError) as error:
@@ -49,36 +54,63 @@ def load_spec(path: Path) -> EngineSpec:
 
 
 class Runner:
-    """One engine's Dapr app. `app` is its delivery listener. Made, started and stopped in one event loop."""
+    """The Dapr app of one engine. `app` is its delivery listener. Made, started and stopped in one event loop."""
 
-    def __init__(self, settings: RunnerSettings, spec: EngineSpec, sidecar: Sidecar) -> None:
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        spec: EngineSpec,
+        sidecar: Sidecar,
+        pace: Pace = DEFAULT_PACE,
+        make_client: Callable[[str], EngineClient] | None = None,
+    ) -> None:
+        """Wire the runner. `make_client` makes the client of the replica at a URL; default: HTTP, with batches if wanted."""
         self._settings = settings
         self.spec = spec
         self._sidecar = sidecar
+        self._pace = pace
         self.metrics = RunnerMetrics()
-        clients = [self._client(url) for url in settings.engine_urls]
+        self._wire_engine(make_client or self._http_client)
+        self._wire_jobs()
+        self._wire_gateway()
+        self._sidecar_ready = False
+        self.app = self._delivery_app()
+
+    def _wire_engine(self, make_client: Callable[[str], EngineClient]) -> None:
+        """Make the parts that watch the engine's replicas."""
+        settings, spec, pace = self._settings, self.spec, self._pace
+        clients = [make_client(url) for url in settings.engine_urls]
         self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         self.pool = ReplicaPool(clients, spec.jobs_at_once)
         restarts = Restarts(settings.restart_dir)
-        self._hangs = HangGuard(self.pool, restarts, settings.restart_after_seconds, spec.execution_timeout_seconds)
-        self._cards = CardKeeper(sidecar, spec, settings.slot)
-        self._health = HealthWatch(self.pool, restarts, lambda replica: self._cards.came_up(replica.client))
-        self._objects = ObjectAccess(settings.output_max_bytes)
-        self._wire_jobs()
-        self.heart = Heart(
-            sidecar,
-            spec,
-            settings.slot,
-            settings.worker,
+        self._hangs = HangGuard(
+            pool=self.pool,
+            restarts=restarts,
+            pace=pace,
+            after_seconds=settings.restart_after_seconds,
+            execution_timeout_seconds=spec.execution_timeout_seconds,
+        )
+        self.cards = CardKeeper(sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace)
+        self._health = HealthWatch(
+            pool=self.pool, restarts=restarts, on_up=lambda replica: self.cards.refresh(replica.client)
+        )
+
+    def _wire_gateway(self) -> None:
+        """Make the parts that show the worker to the gateway and read what it says."""
+        sidecar, settings, spec, pace = self._sidecar, self._settings, self.spec, self._pace
+        self.heartbeats = Heartbeats(
+            sidecar=sidecar,
+            spec=spec,
+            slot=settings.slot,
+            worker=settings.worker,
+            pace=pace,
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
         )
-        self._control = Control(sidecar, spec.id, self._told)
-        self._sidecar_ready = False
-        self.app = self._delivery_app()
+        self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 
-    def _client(self, url: str) -> EngineClient:
+    def _http_client(self, url: str) -> EngineClient:
         client = HttpEngine(
             url,
             predict_max_bytes=self._settings.predict_max_bytes,
@@ -92,36 +124,57 @@ class Runner:
             calls=self.spec.concurrency,
             max_size=batch.max_size,
             max_delay_seconds=batch.max_delay_ms / 1000,
-            count=self.metrics.batch_jobs.observe,
+            count_jobs=self.metrics.batch_jobs.observe,
         )
 
     def _wire_jobs(self) -> None:
-        settings, engine_id = self._settings, self.spec.id
-        records = JobRecords(self._sidecar, engine_id)
-        admission = Admission(self._sidecar, engine_id, settings.worker)
-        settler = Settler(self._sidecar, records, engine_id)
-        claims = Claims(records, admission, settler.announce_start)
-        self._watch = Watch(records, claims, settings.watch_every_seconds)
+        """Make the parts on a job's way."""
+        sidecar, settings, pace, engine_id = self._sidecar, self._settings, self._pace, self.spec.id
+        records = JobRecords(sidecar, engine_id)
+        recent_ends = RecentEnds(pace)
+        admission = Admission(
+            sidecar=sidecar,
+            records=records,
+            recent_ends=recent_ends,
+            pace=pace,
+            engine_id=engine_id,
+            worker=settings.worker,
+        )
+        self._settler = Settler(
+            sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id
+        )
+        claims = Claims(records=records, admission=admission, announce=self._settler.announce_start)
+        self._watch = RecordWatch(records=records, claims=claims, every_seconds=settings.watch_every_seconds)
         self._executor = Executor(
-            self.pool,
-            claims,
-            self._watch,
-            self._hangs,
+            pool=self.pool,
+            claims=claims,
+            watch=self._watch,
+            hangs=self._hangs,
             claim_after_seconds=settings.claim_after_seconds,
             hand_back_after_seconds=settings.hand_back_after_seconds,
         )
         self.receiver = Receiver(
-            self._sidecar,
-            records,
-            admission,
-            self._executor,
-            settler,
-            self._objects,
-            self.metrics,
-            predict_max_bytes=settings.predict_max_bytes,
-            engine_id=engine_id,
+            reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id),
+            admission=admission,
+            handler=self._job_handler(admission),
+            settler=self._settler,
+            metrics=self.metrics,
+        )
+
+    def _job_handler(self, admission: Admission) -> JobHandler:
+        settings, pace = self._settings, self._pace
+        self.objects = ObjectAccess(
+            pace, record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
+        )
+        return JobHandler(
+            sidecar=self._sidecar,
+            admission=admission,
+            executor=self._executor,
+            objects=self.objects,
+            metrics=self.metrics,
+            pace=pace,
+            spec=self.spec,
             worker=settings.worker,
-            version=self.spec.version,
         )
 
     def _delivery_app(self) -> DeliveryApp:
@@ -139,62 +192,72 @@ class Runner:
         )
 
     def ready(self) -> bool:
-        """Whether jobs may be delivered; while not, the sidecar pauses the subscription.
+        """Return whether jobs may be delivered. While they may not, the sidecar pauses the subscription.
 
-        Not while the gateway has stopped the engine: what is delivered then is handed back. A subscription that a
-        sidecar takes up again loses the first event, until the broker's clock or the gateway's finds it.
+        An engine that the gateway has stopped stays ready, and its runner hands back each delivery. A paused
+        subscription would lose the first event after the pause, until the broker's clock or the gateway finds it.
         """
-        told = self._control.stopped is not None
-        return self._sidecar_ready and self.pool.any_healthy and told and not self.receiver.draining
+        control_is_known = self._control.stopped is not None
+        return self._sidecar_ready and self.pool.any_healthy and control_is_known and not self.receiver.draining
 
     async def start(self) -> None:
-        """Start everything but the listener, which should be up already: the sidecar looks for it."""
+        """Start everything but the listener, which should be up already, because the sidecar looks for it."""
         self._health.start()
         await self._sidecar.start()
         self._sidecar_ready = True
         self._control.start()
-        self.heart.start()
-        self._cards.start()
+        self.heartbeats.start()
+        self.cards.start()
         _log.info(
             "The runner serves its engine", action="runner_started", engine_id=self.spec.id, slot=self._settings.slot
         )
 
     async def drain(self) -> None:
-        """Take nothing more, let what runs end in its time, and hand the rest back to the queue."""
+        """Take no more jobs, let running ones end in their time, and hand the others back to the queue."""
         self.receiver.draining = True
-        self._begin_nothing()
+        self._begin_no_more()
         grace = self._settings.stop_grace_seconds
         grace = self.spec.execution_timeout_seconds if grace is None else grace
-        _log.info("The runner ends what it has in hand", action="draining", jobs=len(self.receiver.in_hand))
+        in_hand = self.receiver.in_hand
+        _log.info(
+            "The runner takes no more jobs and ends those in hand",
+            action="draining",
+            jobs=len(in_hand),
+            job_ids=in_hand,
+        )
         try:
             async with asyncio.timeout(grace):
-                await self.receiver.settled()
+                await self.receiver.wait_until_idle()
         except TimeoutError:
             await self.hand_back()
 
-    def _told(self, stopped: bool) -> None:
-        """The gateway stopped the engine, or lets it go on."""
+    def _set_stopped(self, stopped: bool) -> None:
+        """Begin no more jobs while the gateway has stopped the engine, and begin jobs again when it resumes it."""
         if self.receiver.draining:
             return
         self.receiver.stopped = stopped
         if stopped:
-            self._begin_nothing()
+            self._begin_no_more()
         else:
-            self.pool.go_on()
+            self.pool.resume()
 
-    def _begin_nothing(self) -> None:
+    def _begin_no_more(self) -> None:
         self.pool.stop()
         for client in self._batching:
-            client.turn_away(HandedBack(NO_MORE))
+            client.answer_waiting(HandedBack(NO_JOBS_NOW))
 
     async def hand_back(self) -> None:
-        """Close what still runs, and settle it as handed back."""
+        """Close the calls that still run, and hand their jobs back to the queue."""
         self._executor.hand_back_running()
         try:
             async with asyncio.timeout(_SETTLE_GRACE_SECONDS):
-                await self.receiver.settled()
+                await self.receiver.wait_until_idle()
         except TimeoutError:
-            _log.warning("Jobs are left to the ledger", action="left_in_hand", jobs=self.receiver.in_hand)
+            _log.warning(
+                "Some jobs could not be handed back in time, so the gateway has to find them",
+                action="left_in_hand",
+                job_ids=self.receiver.in_hand,
+            )
 
     async def stop(self) -> None:
         """Stop every part."""
@@ -202,15 +265,16 @@ class Runner:
         await self._watch.stop()
         await self._hangs.stop()
         await self._health.stop()
-        await self._cards.stop()
-        await self.heart.stop()
+        await self.cards.stop()
+        await self.heartbeats.stop()
         for replica in self.pool.replicas:
             await replica.client.close()
-        await self._objects.close()
+        await self.objects.close()
+        await self._settler.close()
         await self._sidecar.close()
 
 
 def create_runner(settings: RunnerSettings) -> Runner:
-    """A runner as the settings say, with its own sidecar. Call inside the event loop; nothing connects yet."""
+    """Return a runner with its own sidecar, as the settings say. Call inside the event loop; nothing connects yet."""
     sidecar = DaprSidecar(settings.dapr_http_port, settings.dapr_api_token.get_secret_value())
     return Runner(settings, load_spec(settings.spec), sidecar)

@@ -1,4 +1,4 @@
-"""Builds the engine's card from its engine.yaml and its own OpenAPI, and shows it to the gateway when it changes."""
+"""Builds the engine's card from its engine.yaml and its own OpenAPI, and publishes it when it changes."""
 
 import asyncio
 import contextlib
@@ -8,23 +8,21 @@ from typing import Any
 import pydantic_core
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EngineCard, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
 from enginehouse.runner.clients.base import EngineClient
+from enginehouse.runner.pace import Pace
 from enginehouse.runner.schema import Unusable, depth, predict_schemas, stand_alone
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
 
-REFRESH_SECONDS = 60.0
-"""The card is written again this often: a store restored from an older backup shows it again soon."""
-_RETRY_SECONDS = 1.0
-
 
 def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None) -> EngineCard:
-    """The card, within its bounds: what of the engine's own description does not fit is left out, with a warning."""
+    """Return the engine's card. Parts of the engine's own description that exceed its bounds are left out and logged."""
     described = openapi or {}
     data, result, example = predict_schemas(described)
     card = EngineCard(
@@ -47,7 +45,12 @@ def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None) 
     for field, empty in (("openapi", None), ("example", None), ("output_schema", {}), ("input_schema", {})):
         if _fits(card):
             break
-        _log.warning("The engine's card is too large, so a part is left out", action="card_cut", part=field)
+        _log.warning(
+            "The engine's card is too large, so a part of it is left out",
+            action="card_cut",
+            engine_id=spec.id,
+            part=field,
+        )
         card = card.model_copy(update={field: empty})
     return card
 
@@ -57,7 +60,7 @@ def _usable(which: str, schema: Any, openapi: Mapping[str, Any], engine_id: str)
         return stand_alone(schema, openapi)
     except Unusable as error:
         _log.warning(
-            "The engine's schema cannot be used, so anything is let through",
+            "A schema of the engine cannot be used, so every value passes",
             action="schema_unusable",
             engine_id=engine_id,
             which=which,
@@ -72,57 +75,60 @@ def _fits(card: EngineCard) -> bool:
 
 
 class CardKeeper:
-    """Keeps `card/<slot>` as the engine is, from the first time that it is healthy."""
+    """Keeps `card/<slot>` up to date, from the first time that the engine is healthy."""
 
-    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot) -> None:
+    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot, pace: Pace) -> None:
         self._sidecar = sidecar
         self._spec = spec
         self._slot: Slot = slot
-        self._shown: bytes | None = None
+        self._pace = pace
+        self._published: bytes | None = None
         self._stale = asyncio.Event()
         self._client: EngineClient | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
-    def came_up(self, client: EngineClient) -> None:
-        """A replica became healthy: it may be another version of the code."""
+    def refresh(self, client: EngineClient) -> None:
+        """Build the card again from the replica behind `client`: it became healthy, perhaps with another version."""
         self._client = client
         self._stale.set()
 
     def start(self) -> None:
         """Begin to keep the card."""
-        self._task = asyncio.create_task(self._run())
+        self._background.keep("card", self._run)
 
     async def stop(self) -> None:
-        """Keep it no longer. It stays where it is: an engine that stops is still known."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """Stop keeping the card. It stays in the store, so that the gateway still knows an engine that is stopped."""
+        await self._background.close()
 
     async def _run(self) -> None:
         await self._stale.wait()
         while True:
             self._stale.clear()
             try:
-                await self._show()
-                pause = REFRESH_SECONDS
+                await self._publish()
+                pause = self._pace.card_refresh_seconds
             except EnginehouseError as error:
-                _log.warning("The engine's card cannot be shown yet", action="card_failed", error=str(error))
-                pause = _RETRY_SECONDS
+                _log.warning(
+                    "The engine's card cannot be published yet",
+                    action="card_failed",
+                    engine_id=self._spec.id,
+                    error=str(error),
+                )
+                pause = self._pace.card_retry_seconds
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stale.wait()
 
-    async def _show(self) -> None:
-        """Write the card, and announce it if it is another than before."""
+    async def _publish(self) -> None:
+        """Write the card, and announce it if it has changed."""
         if self._client is None:
             raise Unavailable("no replica has been healthy yet")
         card = build_card(self._spec, self._slot, await self._client.openapi())
         value = card.model_dump_json().encode()
         await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
-        if value == self._shown:
+        if value == self._published:
             return
-        event = completion_event(ENGINE_ANNOUNCED, self._spec.id, self._slot, None)
+        event = completion_event(kind=ENGINE_ANNOUNCED, engine_id=self._spec.id, subject=self._slot, status=None)
         await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)
-        self._shown = value
-        _log.info("The engine's card is shown", action="card_shown", engine_id=self._spec.id, slot=self._slot)
+        self._published = value
+        _log.info("The engine's card is published", action="card_shown", engine_id=self._spec.id, slot=self._slot)

@@ -1,120 +1,140 @@
-"""Claims jobs that take longer than a moment, and watches the records of those that run."""
+"""Claims jobs that take longer than a moment, and watches the records of jobs that run."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobRecord
-from enginehouse.runner.admit import Admission, Run
-from enginehouse.runner.outcome import Attempt, decide_claim
+from enginehouse.runner.admit import Acknowledge, Admission, Run, Settle
+from enginehouse.runner.attempt import Attempt, Execution
+from enginehouse.runner.outcome import decide_claim
 from enginehouse.sidecar.records import JobRecords
 
 _log = structlog.get_logger(__name__)
 _TRIES = 3
 
-Lost = Callable[[str], None]
-"""Told why an attempt no longer matters."""
+OnLost = Callable[[str], None]
+"""Called with the reason when an attempt must end because its record no longer belongs to it."""
 
 
 class Claims:
-    """Writes `running` records; one loop re-reads all of them in one round trip."""
+    """Writes `running` records."""
 
     def __init__(self, records: JobRecords, admission: Admission, announce: Callable[[Attempt], None]) -> None:
+        """`announce` is called once for each attempt, after its claim is written."""
         self._records = records
         self._admission = admission
         self._announce = announce
 
-    async def claim(self, attempt: Attempt) -> str | None:
-        """Say in the record that this attempt runs. Returns why it may not, or None. Unavailable: not known now."""
+    async def claim(self, execution: Execution) -> str | None:
+        """Write in the record that this attempt runs. Return why it may not run, or None if it may.
+
+        Raise Unavailable if that cannot be known now.
+        """
         for _ in range(_TRIES):
             held = await self._records.change(
-                attempt.job_id,
-                attempt.order.record_ttl_seconds,
-                lambda present: decide_claim(attempt, present),
-                blind=not attempt.record_seen,
+                execution.attempt.job_id,
+                execution.attempt.order.record_ttl_seconds,
+                lambda present: decide_claim(execution.attempt, present),
+                blind=not execution.record_seen,
             )
-            attempt.record_seen = True
-            if attempt.owns(held):
-                if not attempt.announced:
-                    attempt.announced = True
-                    self._announce(attempt)
+            execution.record_seen = True
+            if execution.attempt.owns(held):
+                if not execution.announced:
+                    execution.announced = True
+                    self._announce(execution.attempt)
                 return None
-            refusal = await self._refusal(attempt, held)
+            refusal = await self._refusal(execution, held)
             if refusal is not None:
                 return refusal
         return "its record changes too often"
 
-    async def _refusal(self, attempt: Attempt, held: JobRecord) -> str | None:
-        """Why `held` keeps this attempt from running; None if its worker has vanished and the claim may be repeated."""
-        limit = attempt.order.retry.max_attempts
-        verdict = await self._admission.judge(attempt.job_id, attempt.number, limit, held)
-        if isinstance(verdict, Run):
-            attempt.number, attempt.takes_over = verdict.number, verdict.takes_over
-            return None
-        # A claim by a worker that vanished in the last attempt: this very run is one too many, so it must not count.
-        return getattr(verdict, "reason", "no attempts are left")
+    async def claim_again(self, execution: Execution, held: JobRecord | None) -> str | None:
+        """Claim the job if `held` is not this attempt's claim, for example because it is missing. Return as `claim` does."""
+        return None if execution.attempt.owns(held) else await self.claim(execution)
 
-    async def still_ours(self, attempt: Attempt, held: JobRecord | None) -> str | None:
-        """Claim again if the record went missing or was never written; why it is no longer ours, or None."""
-        return None if attempt.owns(held) else await self.claim(attempt)
+    async def _refusal(self, execution: Execution, held: JobRecord) -> str | None:
+        """Return why the record `held` keeps the attempt from running.
+
+        Return None if the worker in that record has vanished: the attempt takes over, and its claim is to be repeated.
+        """
+        attempt = execution.attempt
+        judgement = await self._admission.judge(
+            job_id=attempt.job_id, number=attempt.number, order=attempt.order, record=held
+        )
+        match judgement:
+            case Run(number, takes_over):
+                execution.become(number, takes_over)
+                return None
+            case Acknowledge(reason):
+                return reason
+            case Settle():
+                # A worker vanished in the last attempt allowed. This attempt is one too many, so it must not count.
+                return "no attempts are left"
 
 
-class Watch:
-    """Re-reads the records of long-running attempts and tells each that has lost its job."""
+class RecordWatch:
+    """Reads the records of running attempts again and again, all in one round trip, and ends attempts that lost theirs."""
 
     def __init__(self, records: JobRecords, claims: Claims, every_seconds: float) -> None:
         self._records = records
         self._claims = claims
-        self._every = every_seconds
-        self._watched: dict[str, tuple[Attempt, Lost]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._every_seconds = every_seconds
+        self._watched: dict[str, tuple[Execution, OnLost]] = {}
+        self._background = Background()
+        self._reading: asyncio.Task[None] | None = None
 
-    def add(self, attempt: Attempt, lost: Lost) -> None:
-        """Watch from now on."""
-        self._watched[attempt.job_id] = (attempt, lost)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+    def add(self, execution: Execution, on_lost: OnLost) -> None:
+        """Watch the attempt's record, until `remove`."""
+        self._watched[execution.attempt.job_id] = (execution, on_lost)
+        if self._reading is None or self._reading.done():
+            self._reading = self._background.start(self._run())
 
-    def remove(self, attempt: Attempt) -> None:
-        """Watch no longer."""
-        self._watched.pop(attempt.job_id, None)
+    def remove(self, execution: Execution) -> None:
+        """Stop watching the attempt's record."""
+        self._watched.pop(execution.attempt.job_id, None)
 
     async def stop(self) -> None:
-        """End watching."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """Stop watching all records."""
+        await self._background.close()
 
     async def _run(self) -> None:
         while self._watched:
-            await asyncio.sleep(self._every)
-            watched = list(self._watched.values())
+            await asyncio.sleep(self._every_seconds)
+            watched = dict(self._watched)
             try:
-                found = await self._records.read_many([attempt.job_id for attempt, _ in watched])
+                found = await self._records.read_many(list(watched))
             except EnginehouseError as error:
-                _log.warning("Records of running jobs cannot be read", action="watch_failed", error=str(error))
+                _log.warning(
+                    "The records of running jobs cannot be read",
+                    action="watch_failed",
+                    job_ids=list(watched),
+                    error=str(error),
+                )
                 continue
-            for attempt, lost in watched:
-                stored = found.get(attempt.job_id)
-                await self._check(attempt, stored.record if stored else None, lost)
+            for job_id, (execution, on_lost) in watched.items():
+                stored = found.get(job_id)
+                await self._check(execution, stored.record if stored else None, on_lost)
 
-    async def _check(self, attempt: Attempt, held: JobRecord | None, lost: Lost) -> None:
-        if not self._watches(attempt):
+    async def _check(self, execution: Execution, held: JobRecord | None, on_lost: OnLost) -> None:
+        if not self._watches(execution):
             return
         try:
-            why = await self._claims.still_ours(attempt, held)
+            why = await self._claims.claim_again(execution, held)
         except EnginehouseError as error:
             _log.warning(
-                "A running job could not be claimed yet", action="claim_failed", job_id=attempt.job_id, error=str(error)
+                "A running job could not be claimed yet",
+                action="claim_failed",
+                job_id=execution.attempt.job_id,
+                error=str(error),
             )
             return
-        if why is not None and self._watches(attempt):
-            lost(why)
+        if why is not None and self._watches(execution):
+            on_lost(why)
 
-    def _watches(self, attempt: Attempt) -> bool:
-        watched = self._watched.get(attempt.job_id)
-        return watched is not None and watched[0] is attempt
+    def _watches(self, execution: Execution) -> bool:
+        watched = self._watched.get(execution.attempt.job_id)
+        return watched is not None and watched[0] is execution

@@ -1,4 +1,4 @@
-"""The execution clock of one call: how long an engine may take for it, and how long it took."""
+"""The execution clock of one call: how much time the engine has for it, and how much it took."""
 
 import asyncio
 
@@ -10,22 +10,23 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        """The whole time that the engine has."""
         self._begun = 0.0
         self._limit: asyncio.Timeout | None = None
 
     def running(self) -> asyncio.Timeout:
-        """For `async with`: TimeoutError once the time is over."""
+        """Start the clock for the length of an `async with`, which raises TimeoutError when the time is over."""
         self._begun = asyncio.get_running_loop().time()
         self._limit = asyncio.timeout(self.seconds)
         return self._limit
 
     def hold(self) -> None:
-        """No time passes until `start`."""
+        """Let no time pass until `start`."""
         if self._limit is not None:
             self._limit.reschedule(None)
 
     def start(self) -> None:
-        """The call goes out now, with the whole time before it."""
+        """Start again from zero: the call goes out now."""
         self._begun = asyncio.get_running_loop().time()
         if self._limit is not None:
             self._limit.reschedule(self._begun + self.seconds)

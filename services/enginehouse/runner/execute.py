@@ -1,4 +1,4 @@
-"""Runs one attempt at an engine replica, bounded by its slots and the execution clock."""
+"""Runs one attempt at an engine replica: its execution clock, busy engines, cancellation."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,50 +6,43 @@ from dataclasses import dataclass
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.runner.claims import Claims, Watch
+from enginehouse.runner.attempt import Execution
+from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachable
 from enginehouse.runner.clock import Clock
 from enginehouse.runner.health import HangGuard
-from enginehouse.runner.outcome import (
-    Attempt,
-    Failed,
-    HandedBack,
-    Outcome,
-    Rejected,
-    Succeeded,
-    Superseded,
-    TimedOut,
-)
-from enginehouse.runner.replicas import Replica, ReplicaPool
+from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, Superseded, TimedOut
+from enginehouse.runner.replicas import Place, Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
-_AWAY_PAUSE_SECONDS = 0.1
-NO_MORE = "the engine is given no jobs at present"
+_UNREACHABLE_PAUSE_SECONDS = 0.1
+NO_JOBS_NOW = "the engine is given no jobs at present"
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call that is out at an engine, and what ended it from our side."""
+    """A call that is out at an engine."""
 
     task: "asyncio.Task[Outcome | Unreachable]"
     ended_by: Outcome | None = None
+    """The outcome with which the runner ended the call before the engine answered."""
 
     def end(self, outcome: Outcome) -> None:
-        """Close the call; `outcome` is what came of the attempt."""
+        """Close the call, and give the attempt this outcome."""
         if self.ended_by is None:
             self.ended_by = outcome
             self.task.cancel()
 
 
 class Executor:
-    """Runs attempts."""
+    """Runs attempts at the replicas of one engine."""
 
     def __init__(
         self,
         pool: ReplicaPool,
         claims: Claims,
-        watch: Watch,
+        watch: RecordWatch,
         hangs: HangGuard,
         *,
         claim_after_seconds: float,
@@ -63,51 +56,46 @@ class Executor:
         self._patience = hand_back_after_seconds
         self._calls: set[_Call] = set()
 
-    async def wait_for_slot(self) -> Replica | None:
-        """A slot, to be given to `run`; None when no replica is well for too long."""
-        return self._pool.take() or await self._pool.wait(self._patience)
-
-    def release(self, replica: Replica) -> None:
-        """Give back a slot that is not wanted after all."""
-        self._pool.release(replica)
+    def place(self) -> Place:
+        """Return a place to be taken by `async with`. It has no replica if none is healthy for too long."""
+        return Place(self._pool, self._patience)
 
     def hand_back_running(self) -> None:
-        """Close every call that is out; its job returns to the queue and no attempt is counted."""
+        """Close every call that is out. Its job returns to the queue, and no attempt is counted."""
         for call in list(self._calls):
             call.end(HandedBack("the worker stops"))
 
-    async def run(self, attempt: Attempt, replica: Replica | None) -> Outcome:
-        """One attempt, on `replica` first. Always gives the slot back, or leaves it with the hang guard."""
+    async def run(self, execution: Execution, place: Place) -> Outcome:
+        """Run the attempt at the place's replica, and return its outcome.
+
+        Gives the place back as soon as the call has ended, or leaves it with the hang guard.
+        """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._patience
-        while replica is not None:
-            outcome: Outcome | Unreachable | None = None
-            token = replica.call_out()
-            try:
-                outcome = HandedBack(NO_MORE) if self._pool.stopped else await self._run_on(replica, attempt)
-            finally:
-                if isinstance(outcome, TimedOut | Superseded):
-                    seconds = attempt.order.execution_timeout_seconds
-                    self._hangs.given_up(replica, token, attempt.job_id, seconds)
-                else:
-                    del replica.out[token]
-                    self._pool.release(replica)
+        while (replica := place.replica) is not None and not self._pool.stopped:
+            place.call_out(replica)
+            outcome = await self._run_on(replica, execution)
+            if isinstance(outcome, TimedOut | Superseded):
+                self._hangs.take_over(place, replica, execution.attempt)
+            else:
+                place.release()
             if not isinstance(outcome, Unreachable):
                 return outcome
-            # The engine has not seen the job, so this was no attempt: another replica, or this one when it is back.
+            # The engine has not seen the job, so no attempt was made: try another replica, or this one when it is back.
             if loop.time() > give_up_at:
                 return HandedBack(outcome.message)
-            await asyncio.sleep(_AWAY_PAUSE_SECONDS)
-            replica = await self.wait_for_slot()
-        return HandedBack(NO_MORE if self._pool.stopped else "no replica of the engine is well")
+            await asyncio.sleep(_UNREACHABLE_PAUSE_SECONDS)
+            await place.take()
+        return HandedBack(NO_JOBS_NOW if self._pool.stopped else "no replica of the engine is well")
 
-    async def _run_on(self, replica: Replica, attempt: Attempt) -> Outcome | Unreachable:
-        call = _Call(asyncio.create_task(self._predict(replica, attempt)))
+    async def _run_on(self, replica: Replica, execution: Execution) -> Outcome | Unreachable:
+        call = _Call(asyncio.create_task(self._predict(replica, execution)))
         self._calls.add(call)
         try:
-            done, _ = await asyncio.wait({call.task}, timeout=0 if attempt.takes_over else self._claim_after)
+            claim_at_once = execution.attempt.takes_over is not None
+            done, _ = await asyncio.wait({call.task}, timeout=0 if claim_at_once else self._claim_after)
             if not done:
-                await self._accompany(call, attempt)
+                await self._accompany(call, execution)
         finally:
             self._calls.discard(call)
             call.task.cancel()
@@ -115,48 +103,40 @@ class Executor:
             return call.task.result()
         return call.ended_by
 
-    async def _accompany(self, call: _Call, attempt: Attempt) -> None:
-        """Claim the job and watch its record until the call ends or the job is lost."""
-        self._watch.add(attempt, lambda why: call.end(Superseded(why)))
+    async def _accompany(self, call: _Call, execution: Execution) -> None:
+        """Claim the job and watch its record, until the call ends or the record no longer belongs to the attempt."""
+        self._watch.add(execution, lambda why: call.end(Superseded(why)))
         try:
-            why = await self._claims.claim(attempt)
+            why = await self._claims.claim(execution)
             if why is not None:
                 call.end(Superseded(why))
         except EnginehouseError as error:
-            # The watch tries again; unclaimed meanwhile, a second hand-over of the job would join this one.
+            # The watch tries again. Until then, a second hand-over of the job here would join this call.
             _log.warning(
-                "A running job could not be claimed yet", action="claim_failed", job_id=attempt.job_id, error=str(error)
+                "A running job could not be claimed yet",
+                action="claim_failed",
+                job_id=execution.attempt.job_id,
+                error=str(error),
             )
         try:
             await asyncio.wait({call.task})
         finally:
-            self._watch.remove(attempt)
+            self._watch.remove(execution)
 
-    async def _predict(self, replica: Replica, attempt: Attempt) -> Outcome | Unreachable:
-        """Call the engine, again while it is busy. Being busy burns no attempt, and each call has the whole clock."""
+    async def _predict(self, replica: Replica, execution: Execution) -> Outcome | Unreachable:
+        """Call the engine, and call it again while it is busy. A busy answer counts no attempt; each call has the whole time."""
         loop = asyncio.get_running_loop()
-        order = attempt.order
-        clock = Clock(order.execution_timeout_seconds)
+        clock = Clock(execution.attempt.order.execution_timeout_seconds)
         give_up_at = loop.time() + min(clock.seconds, self._patience)
-        prediction = Prediction(
-            attempt.job_id,
-            order.input,
-            order.parameters,
-            attempt.input_json,
-            attempt.output_max_bytes,
-            attempt.traceparent,
-            attempt.tell,
-            clock,
-            attempt.number > 1,
-        )
+        prediction = _prediction(execution, clock)
         while True:
             try:
                 async with clock.running():
                     reply = await replica.client.predict(prediction)
             except TimeoutError:
-                attempt.predict_time = clock.elapsed
+                execution.predict_time = clock.elapsed
                 return TimedOut(clock.seconds)
-            attempt.predict_time = clock.elapsed
+            execution.predict_time = clock.elapsed
             match reply:
                 case Succeeded() | Rejected() | Failed() | HandedBack():
                     return reply
@@ -165,7 +145,7 @@ class Executor:
                         return HandedBack("the engine is busy", delay_seconds=wait)
                     await asyncio.sleep(wait)
                     if self._pool.stopped:
-                        return HandedBack(NO_MORE)
+                        return HandedBack(NO_JOBS_NOW)
                 case Unreachable():
                     self._pool.set_health(replica, False)
                     return reply
@@ -173,3 +153,18 @@ class Executor:
                     if replica.restarting:
                         return HandedBack("its engine was being restarted")
                     return Failed(message)
+
+
+def _prediction(execution: Execution, clock: Clock) -> Prediction:
+    attempt = execution.attempt
+    return Prediction(
+        job_id=attempt.job_id,
+        data=attempt.order.input,
+        parameters=attempt.order.parameters,
+        data_json=execution.input_json,
+        output_max_bytes=execution.output_max_bytes,
+        traceparent=attempt.traceparent,
+        on_line=execution.on_line,
+        clock=clock,
+        alone=attempt.number > 1,
+    )

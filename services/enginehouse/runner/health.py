@@ -1,43 +1,52 @@
-"""Watches each replica's health, and has one restarted that hangs."""
+"""Watches the health of each replica, and has a replica restarted that hangs."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from enginehouse.background import Background
+from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.base import Health
-from enginehouse.runner.replicas import Replica, ReplicaPool
+from enginehouse.runner.pace import Pace
+from enginehouse.runner.replicas import Place, Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
-_FAST_SECONDS, _SLOW_SECONDS = 0.1, 2.0
-_STARTING_SLOWLY_SECONDS = 1.0
-_SURE_SECONDS = 1.0
-_ASK_SECONDS = 0.5
+_DOWN_POLL_SECONDS = 0.1
+_LONG_DOWN_SECONDS = 30.0
+_LONG_DOWN_POLL_SECONDS = 1.0
+_UP_POLL_SECONDS = 2.0
 
 
 class Restarts:
-    """Asks the supervisor to restart a replica: a file `<host>_<port>`, which the supervisor removes when it is done."""
+    """Asks the supervisor to restart replicas: it removes the file `<host>_<port>` when it has restarted that replica."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def request(self, replica: Replica) -> bool:
-        """Ask for a restart; False if there is nobody to ask."""
+        """Ask for a restart; return False if no supervisor can be asked."""
         if self._folder is None:
             return False
         try:
             self._file(replica).touch()
         except OSError as error:
-            _log.error("A restart of the engine could not be asked for", action="restart_not_asked", error=str(error))
+            _log.error(
+                "A restart of the engine could not be requested",
+                action="restart_not_asked",
+                engine_address=replica.client.address,
+                error=str(error),
+            )
             return False
         replica.restarting = True
         return True
 
     def pending(self, replica: Replica) -> bool:
-        """Whether the restart that was asked for is still to come."""
+        """Return whether a restart was requested and is not done yet."""
         return self._folder is not None and self._file(replica).exists()
 
     def _file(self, replica: Replica) -> Path:
@@ -46,123 +55,130 @@ class Restarts:
 
 
 class HealthWatch:
-    """Polls /healthz of every replica: often while one is down, seldom while it is up."""
+    """Polls /healthz of every replica: often while the replica is down, seldom while it is up."""
 
-    def __init__(self, pool: ReplicaPool, restarts: Restarts, came_up: Callable[[Replica], None]) -> None:
+    def __init__(self, pool: ReplicaPool, restarts: Restarts, on_up: Callable[[Replica], None]) -> None:
         self._pool = pool
         self._restarts = restarts
-        self._came_up = came_up
-        self._tasks: list[asyncio.Task[None]] = []
+        self._on_up = on_up
+        self._background = Background()
 
     def start(self) -> None:
         """Begin to poll."""
-        self._tasks = [asyncio.create_task(self._poll(replica)) for replica in self._pool.replicas]
+        for replica in self._pool.replicas:
+            self._background.keep("health check", partial(self._poll, replica))
 
     async def stop(self) -> None:
-        """End polling."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Stop polling."""
+        await self._background.close()
 
     async def _poll(self, replica: Replica) -> None:
         down_for = 0.0
         while True:
-            self._note(replica, await replica.client.health())
+            self._update(replica, await replica.client.health())
             if replica.healthy:
-                down_for, pause = 0.0, _SLOW_SECONDS
+                down_for, pause = 0.0, _UP_POLL_SECONDS
             else:
-                pause = _FAST_SECONDS if down_for < 30 else _STARTING_SLOWLY_SECONDS
+                pause = _DOWN_POLL_SECONDS if down_for < _LONG_DOWN_SECONDS else _LONG_DOWN_POLL_SECONDS
                 down_for += pause
             await self._pause(replica, pause)
 
     async def _pause(self, replica: Replica, seconds: float) -> None:
-        """Sleep, unless a failed call marks the replica down: that is followed up at once."""
+        """Sleep, at most until a failed call marks the replica as down: then its health is checked at once."""
         replica.changed.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await replica.changed.wait()
 
-    def _note(self, replica: Replica, health: Health) -> None:
+    def _update(self, replica: Replica, health: Health) -> None:
         if replica.restarting and not self._restarts.pending(replica) and health.ok:
             replica.restarting = False
-        if not health.answered and replica.healthy and replica.in_hand:
-            return  # Many engines answer nothing while they work; their execution clock judges them.
+        if not health.answered and replica.healthy and replica.places_taken:
+            return  # Many engines answer no health check while they work. Their execution clock judges them.
         healthy = health.ok and not replica.restarting
         if healthy == replica.healthy:
             return
         self._pool.set_health(replica, healthy)
         _log.info(
-            "The engine is ready" if healthy else "The engine does not answer its health check",
+            "The engine is ready" if healthy else "The engine fails its health check",
             action="engine_up" if healthy else "engine_down",
             engine_address=replica.client.address,
         )
         if healthy:
-            self._came_up(replica)
+            self._on_up(replica)
 
 
 class HangGuard:
-    """Keeps the slot of a call that was given up until the call is known to have ended, or its replica restarts.
+    """Keeps the place of a call that was given up, until the call is known to have ended or its replica restarts.
 
-    A thread at work cannot be stopped: another job sent to it would wait there, with its own clock running.
+    A thread at work cannot be stopped. Another job sent to it would wait there, while its own clock runs.
     """
 
     def __init__(
-        self, pool: ReplicaPool, restarts: Restarts, after_seconds: float, execution_timeout_seconds: float
+        self,
+        pool: ReplicaPool,
+        restarts: Restarts,
+        pace: Pace,
+        *,
+        after_seconds: float,
+        execution_timeout_seconds: float,
     ) -> None:
-        """A restart comes `after_seconds` after the call's time, which is never less than the engine's own."""
+        """A restart comes `after_seconds` after the call's time, or the engine's own time if that is longer."""
         self._pool = pool
         self._restarts = restarts
-        self._after = after_seconds
-        self._own_seconds = execution_timeout_seconds
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._pace = pace
+        self._after_seconds = after_seconds
+        self._engine_seconds = execution_timeout_seconds
+        self._background = Background()
 
-    def given_up(self, replica: Replica, token: object, job_id: str, seconds: float) -> None:
-        """The call of `job_id`, which may take `seconds`, was closed for being late or unwanted; its slot is ours now."""
-        due_at = replica.out[token] + max(seconds, self._own_seconds)
-        task = asyncio.create_task(self._judge(replica, token, job_id, due_at))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def take_over(self, place: Place, replica: Replica, attempt: Attempt) -> None:
+        """Take over the place of a call that was closed because it was late or unwanted."""
+        place.hand_over()
+        due_at = replica.calls[place] + max(attempt.order.execution_timeout_seconds, self._engine_seconds)
+        self._background.start(self._hold(place=place, replica=replica, job_id=attempt.job_id, due_at=due_at))
 
     async def stop(self) -> None:
-        """Forget what was being watched."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Stop waiting for the calls that were given up."""
+        await self._background.close()
 
-    async def _judge(self, replica: Replica, token: object, job_id: str, due_at: float) -> None:
+    async def _hold(self, *, place: Place, replica: Replica, job_id: str, due_at: float) -> None:
         try:
             if await replica.client.cancel(job_id) or await self._ends(replica, due_at) or replica.restarting:
                 return
-            asked = self._restarts.request(replica)
-            if asked:
+            requested = self._restarts.request(replica)
+            if requested:
                 self._pool.set_health(replica, False)
             _log.warning(
                 "A call hung past its time, so its engine is restarted"
-                if asked
-                else "A call hung past its time, and nothing here can restart its engine",
+                if requested
+                else "A call hung past its time, and no supervisor can restart its engine",
                 action="engine_restart",
                 job_id=job_id,
                 engine_address=replica.client.address,
             )
         finally:
-            del replica.out[token]
-            self._pool.release(replica)
+            place.release()
 
     async def _ends(self, replica: Replica, due_at: float) -> bool:
-        """Whether the engine says, until some time after `due_at`, that it works on fewer calls than are out."""
+        """Wait until the engine says that it works on fewer calls than are out; return whether it did.
+
+        Gives up `after_seconds` after `due_at`, or after this moment if `due_at` is past.
+        """
         loop = asyncio.get_running_loop()
         is_late = loop.time() >= due_at
-        deadline = max(loop.time(), due_at) + self._after
+        deadline = max(loop.time(), due_at) + self._after_seconds
         while not replica.restarting:
-            # Younger calls may be on their way there or back, and prove nothing.
-            sure = {token for token, since in replica.out.items() if since <= loop.time() - _SURE_SECONDS}
+            # Younger calls may be on their way to the engine or back, and prove nothing.
+            counted = {
+                place for place, since in replica.calls.items() if since <= loop.time() - self._pace.call_age_seconds
+            }
             health = await replica.client.health()
-            if health.in_hand is not None and health.in_hand < len(sure & replica.out.keys()):
+            if health.in_hand is not None and health.in_hand < len(counted & replica.calls.keys()):
                 return True
             if health.ok and health.in_hand is None and not is_late:
-                return True  # It does not say, and the call had time left: nothing to hold against it.
+                return True  # It does not count its calls, and this call had time left: assume that it has ended.
             left = deadline - loop.time()
             if left <= 0:
                 break
-            await asyncio.sleep(min(left, _ASK_SECONDS))
+            await asyncio.sleep(min(left, self._pace.hang_poll_seconds))
         return False

@@ -1,14 +1,14 @@
-"""Tells every few seconds that this worker lives and what it has in hand, and keeps it in the list of workers."""
+"""Writes every few seconds that this worker lives and which jobs it has, and keeps it in the list of workers."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
 import structlog
 from pydantic import ValidationError
 
-from enginehouse.contracts.engine import HEARTBEAT_SECONDS, WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
+from enginehouse.background import Background
+from enginehouse.contracts.engine import WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
 from enginehouse.contracts.errors import Conflict, EnginehouseError
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import (
@@ -19,6 +19,7 @@ from enginehouse.contracts.names import (
     results_component,
     worker_key,
 )
+from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.base import Sidecar, StateItem
 
 _log = structlog.get_logger(__name__)
@@ -27,8 +28,8 @@ _LIST_TTL_SECONDS = 7 * 86_400
 _TRIES = 20
 
 
-class Heart:
-    """Beats for one worker."""
+class Heartbeats:
+    """Writes the heartbeats of one worker."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Heart:
         spec: EngineSpec,
         slot: Slot,
         worker: str,
+        pace: Pace,
         *,
         concurrency: int,
         in_hand: Callable[[], list[str]],
@@ -47,30 +49,33 @@ class Heart:
         self._spec = spec
         self._slot: Slot = slot
         self._worker = worker
+        self._every_seconds = pace.heartbeat_seconds
         self._concurrency = concurrency
         self._in_hand = in_hand
         self._healthy = healthy
         self._idle_since: datetime | None = now()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     def start(self) -> None:
-        """Begin to beat."""
-        self._task = asyncio.create_task(self._run())
+        """Begin to write heartbeats."""
+        self._background.keep("heartbeats", self._run)
 
     async def stop(self) -> None:
-        """Beat no longer, and say so, that nobody waits for this worker."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """Stop, and remove the heartbeat: until it ran out, others would take this worker for alive."""
+        await self._background.close()
         try:
             await self._sidecar.delete(self._store, worker_key(self._worker))
-            await self._enlist(present=False)
+            await self._update_list(present=False)
         except EnginehouseError as error:
-            _log.info("The last heartbeat could not be removed and runs out", action="heartbeat_left", error=str(error))
+            _log.info(
+                "The last heartbeat could not be removed; it runs out by itself",
+                action="heartbeat_left",
+                worker=self._worker,
+                error=str(error),
+            )
 
     async def beat(self) -> None:
-        """One heartbeat."""
+        """Write one heartbeat."""
         in_hand = self._in_hand()
         if in_hand:
             self._idle_since = None
@@ -85,13 +90,13 @@ class Heart:
             in_hand=in_hand,
             idle_since=self._idle_since,
             healthy=self._healthy(),
-            # A sidecar still shows the subscription of a component that is gone.
+            # A sidecar goes on showing the subscription of a component that is gone.
             subscribed=self._topic in metadata.subscribed_topics and self._jobs in metadata.components,
             at=now(),
         )
         value = beat.model_dump_json().encode()
         await self._sidecar.put(self._store, worker_key(self._worker), value, WORKER_TTL_SECONDS)
-        await self._enlist(present=True)
+        await self._update_list(present=True)
 
     async def _run(self) -> None:
         failing = False
@@ -101,12 +106,17 @@ class Heart:
                 failing = False
             except EnginehouseError as error:
                 if not failing:
-                    _log.warning("A heartbeat could not be written", action="heartbeat_failed", error=str(error))
+                    _log.warning(
+                        "A heartbeat could not be written",
+                        action="heartbeat_failed",
+                        worker=self._worker,
+                        error=str(error),
+                    )
                 failing = True
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(self._every_seconds)
 
-    async def _enlist(self, *, present: bool) -> None:
-        """See that the list names this worker (or no longer does), and none whose heartbeat is gone."""
+    async def _update_list(self, *, present: bool) -> None:
+        """Add this worker to the list of workers, or remove it. Remove workers whose heartbeat is gone."""
         for _ in range(_TRIES):
             item = await self._sidecar.read(self._store, WORKERS_KEY)
             listed = _names(item)
@@ -117,13 +127,17 @@ class Heart:
             names = [name for name in others if worker_key(name) in living]
             wanted = WorkerList(workers=sorted({*names, self._worker} if present else names))
             try:
-                await self._write(item, wanted.model_dump_json().encode())
+                await self._write_list(item, wanted.model_dump_json().encode())
                 return
             except Conflict:
                 continue
-        _log.warning("The list of workers changes too often to be changed", action="enlist_failed")
+        _log.warning(
+            f"The list of workers changed {_TRIES} times while it was being written",
+            action="enlist_failed",
+            worker=self._worker,
+        )
 
-    async def _write(self, item: StateItem | None, value: bytes) -> None:
+    async def _write_list(self, item: StateItem | None, value: bytes) -> None:
         if item is None:
             await self._sidecar.create(self._store, WORKERS_KEY, value, _LIST_TTL_SECONDS)
         else:

@@ -1,4 +1,4 @@
-"""What a runner counts."""
+"""The numbers that a runner counts."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
@@ -8,12 +8,12 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class RunnerMetrics:
-    """The metrics of one runner, in a registry of their own; the engine is told by the target's labels."""
+    """The metrics of one runner, in their own registry. The labels of the scraped target name the engine."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.jobs = Counter(
-            "enginehouse_runner_attempts", "Attempts by what came of them.", ["outcome"], registry=self.registry
+            "enginehouse_runner_attempts", "Attempts by their outcome.", ["outcome"], registry=self.registry
         )
         self.deliveries = Counter(
             "enginehouse_runner_deliveries", "Deliveries by what was done.", ["action"], registry=self.registry
@@ -30,5 +30,5 @@ class RunnerMetrics:
         self.running = Gauge("enginehouse_runner_running", "Attempts under way.", registry=self.registry)
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """Return all values in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,8 +1,8 @@
-"""Large inputs and outputs, by the signed URLs that came with the job: a runner holds no storage credentials.
+"""Reads large inputs and stores large outputs by the signed URLs in the job: a runner holds no storage credentials.
 
-Decision, 2026-11-22: an input by reference is checked to be JSON and then handed to the engine as the bytes it is: 64 MiB
-of JSON would take ten times that for as long as the job runs. Outputs go by reference above INLINE_MAX_BYTES, and are
-bounded by `predict_max_bytes`, since they are read whole before they are believed.
+Decision, 2026-11-22: an input by reference is checked to be JSON, and its bytes are then handed to the engine unchanged.
+Parsed, 64 MiB of JSON would take ten times that memory for as long as the job runs. Outputs above INLINE_MAX_BYTES go by
+reference. They are bounded by `predict_max_bytes`, because an answer is read whole before it is checked.
 """
 
 import asyncio
@@ -18,71 +18,85 @@ import structlog
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobErrorCode
+from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.http import sendable
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, jittered
+from enginehouse.runner.pace import Pace
 
 _log = structlog.get_logger(__name__)
 
-_CLOCK_SECONDS = 300.0
-_STORE_TRIES = 6
-_AWAY_DELAY_SECONDS = 5.0
+_TRANSFER_SECONDS = 300.0
+_UNAVAILABLE_DELAY_SECONDS = 5.0
+_GONE = (403, 404, 410)
 
 
-class _Away(Exception):
-    """The object store did not answer, or not well; another time it may."""
+class _StoreUnavailable(Exception):
+    """The object store did not take the object this time."""
 
 
 class ObjectAccess:
-    """Reads and writes one job's objects at a time. Made inside the event loop that uses it."""
+    """Reads and writes the objects of jobs. Made inside the event loop that uses it."""
 
-    def __init__(self, inline_max_bytes: int) -> None:
-        self._inline_max_bytes = inline_max_bytes
+    def __init__(self, pace: Pace, *, record_max_bytes: int, answer_max_bytes: int) -> None:
+        """Outputs up to `record_max_bytes` fit the job's record. An answer is read up to `answer_max_bytes`."""
+        self._record_max_bytes = record_max_bytes
+        self._answer_max_bytes = answer_max_bytes
+        self._store_tries = pace.output_store_tries
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=_CLOCK_SECONDS, sock_connect=5),
+            timeout=aiohttp.ClientTimeout(total=_TRANSFER_SECONDS, sock_connect=5),
             headers={"Accept-Encoding": "identity", "User-Agent": "enginehouse-runner"},
             auto_decompress=False,
             trust_env=False,
         )
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._session.close()
 
-    async def fetch(self, objects: JobObjects) -> bytes | Outcome:
-        """The input as JSON text, or what comes of an attempt whose input cannot be had."""
+    def output_max_bytes(self, objects: JobObjects) -> int:
+        """Return the most bytes of an answer that a job can keep if it has an object for its output."""
+        return min(self._answer_max_bytes, objects.max_bytes)
+
+    async def fetch_input(self, objects: JobObjects) -> bytes | Outcome:
+        """Return the input as JSON text, or the outcome of an attempt whose input cannot be fetched."""
         assert objects.input_url is not None
         try:
             async with self._session.get(objects.input_url, allow_redirects=False) as response:
-                if response.status in (403, 404, 410):
+                if response.status in _GONE:
                     message = f"the job's input is not in the object store any more ({response.status})"
                     return Failed(message, JobErrorCode.INPUT_UNAVAILABLE, retryable=False)
                 if response.status != 200:
-                    return HandedBack("the object store does not give the input", _AWAY_DELAY_SECONDS)
+                    return HandedBack("the object store does not give the input", _UNAVAILABLE_DELAY_SECONDS)
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > objects.max_bytes:
                         return Rejected(f"the input is larger than the {objects.max_bytes} bytes that are allowed")
         except (aiohttp.ClientError, TimeoutError):
-            return HandedBack("the object store cannot be reached", _AWAY_DELAY_SECONDS)
+            return HandedBack("the object store cannot be reached", _UNAVAILABLE_DELAY_SECONDS)
         return await asyncio.to_thread(_as_json, bytes(body), objects.input_is_json)
 
-    async def keep(self, objects: JobObjects | None, outcome: Outcome) -> Outcome:
-        """`outcome`, its output moved to the job's own object if it is too large to be inline."""
+    async def store_output(self, attempt: Attempt, objects: JobObjects, outcome: Outcome) -> Outcome:
+        """Return `outcome`, after its output was moved to the job's own object if it is too large to be inline."""
         if not isinstance(outcome, Succeeded) or outcome.size <= INLINE_MAX_BYTES:
             return outcome
-        if objects is None or objects.output_url is None or objects.output_ref is None:
+        if objects.output_url is None or objects.output_ref is None:
             return outcome
         body = await asyncio.to_thread(pydantic_core.to_json, outcome.output)
-        for tries in range(_STORE_TRIES):
+        for tries in range(self._store_tries):
             try:
                 await self._put(objects.output_url, body)
                 return replace(outcome, output=None, output_ref=objects.output_ref)
-            except _Away as error:
-                _log.warning("An output could not be stored yet", action="output_not_stored", error=str(error))
-                if len(body) <= self._inline_max_bytes:
-                    return outcome  # It fits the record: better there than waiting.
+            except _StoreUnavailable as error:
+                _log.warning(
+                    "An output could not be stored yet",
+                    action="output_not_stored",
+                    job_id=attempt.job_id,
+                    error=str(error),
+                )
+                if len(body) <= self._record_max_bytes:
+                    return outcome  # It fits the record: keep it there, so that the job need not wait for the store.
                 await asyncio.sleep(jittered(0.2 * 2**tries))
         return Failed(f"the engine answered, but its output of {len(body)} bytes could not be stored")
 
@@ -93,21 +107,22 @@ class ObjectAccess:
         try:
             async with self._session.put(url, data=sendable(body), headers=headers, allow_redirects=False) as response:
                 if not 200 <= response.status < 300:
-                    raise _Away(f"the object store answered {response.status}")
+                    raise _StoreUnavailable(f"the object store answered {response.status}")
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _Away(f"the object store cannot be reached: {type(error).__name__}") from None
+            raise _StoreUnavailable(f"the object store cannot be reached: {type(error).__name__}") from None
 
 
 def _as_json(body: bytes, is_json: bool) -> bytes | Outcome:
-    """`body` as JSON text: as it is if it is JSON already, else as a text of base64."""
+    """Return `body` as JSON text: unchanged if `is_json`, as a base64 string if not. Reject it if it is not JSON after all."""
     if not is_json:
         return b'"' + base64.b64encode(body) + b'"'
     try:
-        json.loads(body, parse_constant=_no_constant)
+        json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return Rejected("the uploaded input is not JSON")
     return body
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
     raise ValueError(name)

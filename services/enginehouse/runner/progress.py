@@ -1,4 +1,4 @@
-"""Passes on what an engine streams while it works: bounded, beside the work, and never in its way."""
+"""Publishes the lines that an engine streams while it works: within bounds, and without delaying the work."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from enginehouse.contracts.events import (
     progress_sequence,
 )
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
-from enginehouse.runner.outcome import Attempt
+from enginehouse.runner.attempt import Execution
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
@@ -28,53 +28,59 @@ _BATCH = 20
 _FLUSH_SECONDS = 1.0
 
 
-class Progress:
-    """Tells of one attempt. What comes faster than it can be published, or beyond its bounds, is dropped."""
+class ProgressPublisher:
+    """Publishes the progress of one attempt. Drops lines beyond its bounds, or faster than they can be published."""
 
-    def __init__(self, sidecar: Sidecar, engine_id: str, attempt: Attempt) -> None:
+    def __init__(self, sidecar: Sidecar, engine_id: str, execution: Execution) -> None:
         self._sidecar = sidecar
         self._engine_id = engine_id
-        self._attempt = attempt
+        self._execution = execution
         self._waiting: deque[ProgressData] = deque()
-        self._told = 0
+        self._events = 0
         self._publishing: asyncio.Task[None] | None = None
 
-    def line(self, line: dict[str, Any]) -> None:
-        """One line of the engine's stream: `{kind: value}`, one event for each kind it names."""
+    def add_line(self, line: dict[str, Any]) -> None:
+        """Publish a line of the engine's stream, `{kind: value}`: one event for each kind that it names."""
         for kind in PROGRESS_KINDS:
             if kind in line:
-                self._tell(kind, line[kind])
+                self._add(kind, line[kind])
 
     async def flush(self) -> None:
-        """Wait a moment for what was told to be published, so that it comes before the job's end."""
+        """Wait a moment for the last lines to be published, so that they come before the job's end."""
         if self._publishing is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FLUSH_SECONDS):
                     await self._publishing
 
-    def _tell(self, kind: Any, value: Any) -> None:
-        if self._told >= PROGRESS_EVENTS_MAX or len(pydantic_core.to_json(value)) > PROGRESS_EVENT_MAX_BYTES:
+    def _add(self, kind: Any, value: Any) -> None:
+        if self._events >= PROGRESS_EVENTS_MAX or len(pydantic_core.to_json(value)) > PROGRESS_EVENT_MAX_BYTES:
             return
         if kind == "progress" and self._waiting and self._waiting[-1].kind == kind:
-            # Only the latest matters of two that nobody has seen.
+            # Only the latest progress matters, and nobody has seen the one that waits.
             self._waiting[-1] = self._waiting[-1].model_copy(update={"value": value})
             return
         if len(self._waiting) >= _WAITING_MAX:
             return
-        self._told += 1
-        sequence = progress_sequence(self._attempt.number, self._told)
+        self._events += 1
+        sequence = progress_sequence(self._execution.attempt.number, self._events)
         self._waiting.append(ProgressData(kind=kind, value=value, sequence=sequence))
         if self._publishing is None or self._publishing.done():
             self._publishing = asyncio.create_task(self._publish())
 
     async def _publish(self) -> None:
         pubsub = jobs_component(self._engine_id)
+        job_id = self._execution.attempt.job_id
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            events = [progress_event(self._engine_id, self._attempt.job_id, data) for data in batch]
+            events = [progress_event(self._engine_id, job_id, data) for data in batch]
             try:
                 await self._sidecar.publish_many(pubsub, COMPLETIONS_TOPIC, events)
             except EnginehouseError as error:
-                # Told late, it would tell nothing: what came meanwhile is dropped with it.
-                _log.info("Progress could not be published", action="progress_dropped", error=str(error))
+                # Progress that arrives late is worthless, so the lines that came meanwhile are dropped with these.
+                _log.info(
+                    "The progress of a job could not be published and is dropped",
+                    action="progress_dropped",
+                    job_id=job_id,
+                    error=str(error),
+                )
                 self._waiting.clear()

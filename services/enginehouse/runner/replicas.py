@@ -1,4 +1,4 @@
-"""The engine's replicas and their slots: who gets the next job, and who is in a state to."""
+"""The engine's replicas and their places: which replica works on the next job, and which can work at all."""
 
 import asyncio
 from collections import deque
@@ -14,32 +14,26 @@ class Replica:
 
     client: EngineClient
     concurrency: int
-    """Jobs that it works on at once."""
-    in_hand: int = 0
-    """Jobs that hold one of its slots; a call that ran out of time holds its slot until it is known to have ended."""
+    """Number of its places: jobs that it works on at once."""
+    places_taken: int = 0
+    """A call that was given up keeps its place until it is known to have ended."""
     healthy: bool = False
     restarting: bool = False
-    """Set from our asking for a restart until it is done: what breaks meanwhile is not the jobs' doing."""
+    """True from the request to restart it until that is done. A call that breaks meanwhile is not the job's fault."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when `healthy` changes, for who watches it."""
-    out: dict[object, float] = field(default_factory=dict)
-    """Calls that are out at the engine, given up ones included, and since when on the loop's clock."""
-
-    def call_out(self) -> object:
-        """Note that a call goes out; what is returned takes it out of `out` again."""
-        token = object()
-        self.out[token] = asyncio.get_running_loop().time()
-        return token
+    """Set when `healthy` changes."""
+    calls: dict["Place", float] = field(default_factory=dict)
+    """Calls that are out at the engine, given up ones included: when each went out, on the event loop's clock."""
 
 
 class ReplicaPool:
-    """Gives each job the slot of the healthy replica with the fewest jobs in hand; others wait in order."""
+    """Gives each job a place at the healthy replica with the fewest places taken. Jobs that find none wait in order."""
 
     def __init__(self, clients: Sequence[EngineClient], concurrency_each: int) -> None:
         self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: deque[asyncio.Future[Replica | None]] = deque()
         self.stopped = False
-        """Whether no job is begun at present."""
+        """True while the pool gives no places."""
 
     @property
     def any_healthy(self) -> bool:
@@ -48,15 +42,18 @@ class ReplicaPool:
 
     @property
     def concurrency(self) -> int:
-        """Jobs that all replicas together work on at once."""
+        """Places of all replicas together."""
         return sum(replica.concurrency for replica in self.replicas)
 
     def take(self) -> Replica | None:
-        """A slot, if one is free and nobody waits for it already."""
+        """Take a place at once and return its replica; None if none is free, or if other jobs wait already."""
         return None if self._waiting or self.stopped else self._take()
 
     async def wait(self, patience_seconds: float) -> Replica | None:
-        """A slot. None once no replica has been healthy for `patience_seconds`; busy ones are waited for."""
+        """Wait for a place and return its replica; None once no replica has been healthy for `patience_seconds`.
+
+        While a replica is healthy and only busy, this waits without limit.
+        """
         if self.stopped:
             return None
         mine: asyncio.Future[Replica | None] = asyncio.get_running_loop().create_future()
@@ -77,22 +74,22 @@ class ReplicaPool:
                 self._waiting.remove(mine)
 
     def stop(self) -> None:
-        """Give no more slots; who waits for one gets None."""
+        """Give no more places. Jobs that wait for one get None."""
         self.stopped = True
         while self._waiting:
             self._waiting.popleft().set_result(None)
 
-    def go_on(self) -> None:
-        """Give slots again."""
+    def resume(self) -> None:
+        """Give places again."""
         self.stopped = False
 
     def release(self, replica: Replica) -> None:
-        """Give a slot back."""
-        replica.in_hand -= 1
+        """Give back a place at `replica`."""
+        replica.places_taken -= 1
         self._serve()
 
     def set_health(self, replica: Replica, healthy: bool) -> None:
-        """Note what a health check, or a failed call, has shown."""
+        """Note the result of a health check, or of a call that found the engine away."""
         if healthy != replica.healthy:
             replica.healthy = healthy
             replica.changed.set()
@@ -104,14 +101,61 @@ class ReplicaPool:
         for replica in self.replicas:
             if (
                 replica.healthy
-                and replica.in_hand < replica.concurrency
-                and (best is None or replica.in_hand < best.in_hand)
+                and replica.places_taken < replica.concurrency
+                and (best is None or replica.places_taken < best.places_taken)
             ):
                 best = replica
         if best is not None:
-            best.in_hand += 1
+            best.places_taken += 1
         return best
 
     def _serve(self) -> None:
         while self._waiting and (replica := self._take()) is not None:
             self._waiting.popleft().set_result(replica)
+
+
+class Place:
+    """A job's place at a replica. `async with` takes one, and gives it back at the end unless it was handed over."""
+
+    __slots__ = ("_handed_over", "_patience", "_pool", "replica", "waited_seconds")
+
+    def __init__(self, pool: ReplicaPool, patience_seconds: float) -> None:
+        self._pool = pool
+        self._patience = patience_seconds
+        self._handed_over = False
+        self.replica: Replica | None = None
+        """None if the pool gives no places, or no replica has been healthy for `patience_seconds`."""
+        self.waited_seconds = 0.0
+        """Seconds until the first place was free."""
+
+    async def __aenter__(self) -> "Place":
+        self.replica = self._pool.take()
+        if self.replica is None:
+            loop = asyncio.get_running_loop()
+            waiting_since = loop.time()
+            await self.take()
+            self.waited_seconds = loop.time() - waiting_since
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._handed_over:
+            self.release()
+
+    async def take(self) -> None:
+        """Wait for a place, at whichever replica has one first."""
+        self.replica = self._pool.take() or await self._pool.wait(self._patience)
+
+    def call_out(self, replica: Replica) -> None:
+        """Note that a call goes out to the engine from here; `release` notes its end."""
+        replica.calls[self] = asyncio.get_running_loop().time()
+
+    def release(self) -> None:
+        """Give the place back, if it is still held."""
+        replica, self.replica = self.replica, None
+        if replica is not None:
+            replica.calls.pop(self, None)
+            self._pool.release(replica)
+
+    def hand_over(self) -> None:
+        """Leave it to the hang guard to release the place."""
+        self._handed_over = True

@@ -1,7 +1,7 @@
-"""Finds the schemas of an engine's input and output in its OpenAPI, and makes each stand on its own, bounded."""
+"""Finds the schemas of an engine's input and output in its OpenAPI, and makes each complete by itself, within bounds."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonschema_rs
 import pydantic_core
@@ -13,32 +13,44 @@ _MAX_NODES = 20_000
 
 
 class Unusable(Exception):
-    """A schema that cannot be shown; says why."""
+    """A schema that cannot be part of the card. The message says why."""
 
 
 def predict_schemas(openapi: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Schema of `data`, schema of `result`, and an example of `data`, as found in the description; {} and None if not."""
-    operation = _at(openapi, "paths", "/predict", "post")
-    body = _json_content(_at(operation, "requestBody", "content"))
-    answer = _json_content(_at(operation, "responses", "200", "content"))
-    request = _follow(openapi, _at(body, "schema"))
-    result = _follow(openapi, _at(answer, "schema"))
-    data = _at(request, "properties", "data")
-    return data or {}, _at(result, "properties", "result") or {}, _example(openapi, body, request, data)
+    """Return the schema of `data`, the schema of `result` and an example of `data`; {}, {} and None if not described."""
+    operation = _object_at(openapi, "paths", "/predict", "post")
+    body = _json_content(_object_at(operation, "requestBody", "content"))
+    answer = _json_content(_object_at(operation, "responses", "200", "content"))
+    request = _resolve(openapi, _object_at(body, "schema"))
+    result = _resolve(openapi, _object_at(answer, "schema"))
+    data = _object_at(request, "properties", "data")
+    return data or {}, _object_at(result, "properties", "result") or {}, _example(openapi, body, request, data)
 
 
-def batch_offered(openapi: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether the description has POST /predict/batch, and whether that takes `parameters`."""
-    operation = _at(openapi, "paths", "/predict/batch", "post")
-    request = _follow(openapi, _at(_json_content(_at(operation, "requestBody", "content")), "schema"))
-    return bool(operation), "parameters" in _at(request, "properties")
+class BatchOffer(NamedTuple):
+    """The batches that an engine takes, by its description."""
+
+    batches: bool
+    """Whether it has POST /predict/batch."""
+    parameters: bool
+    """Whether that takes `parameters`."""
+
+
+NO_BATCHES = BatchOffer(batches=False, parameters=False)
+
+
+def batch_offer(openapi: Mapping[str, Any]) -> BatchOffer:
+    """Return the batches that the engine takes."""
+    operation = _object_at(openapi, "paths", "/predict/batch", "post")
+    request = _resolve(openapi, _object_at(_json_content(_object_at(operation, "requestBody", "content")), "schema"))
+    return BatchOffer(batches=bool(operation), parameters="parameters" in _object_at(request, "properties"))
 
 
 def stand_alone(schema: Any, openapi: Mapping[str, Any]) -> dict[str, Any]:
-    """`schema` with every component it refers to under its own `$defs`; Unusable if it refers anywhere else."""
+    """Return `schema` with every component it refers to in its own `$defs`; raise Unusable if it refers elsewhere."""
     if not isinstance(schema, dict):
         return {}
-    components = _at(openapi, "components", "schemas")
+    components = _object_at(openapi, "components", "schemas")
     definitions: dict[str, Any] = {}
     wanted: list[str] = []
     budget = [_MAX_NODES]
@@ -75,7 +87,7 @@ def _is_schema(schema: Any) -> bool:
 
 
 def depth(value: Any) -> int:
-    """How deep objects and lists are nested; 0 for a plain value."""
+    """Return how deep objects and lists are nested; 0 for a plain value."""
     deepest, level, here = 0, 0, [value]
     while here:
         here = [
@@ -92,7 +104,7 @@ def depth(value: Any) -> int:
 
 
 def _convert(node: Any, wanted: list[str], level: int, budget: list[int]) -> Any:
-    """A copy with component references turned into `$defs` references, noting each in `wanted`."""
+    """Return a copy whose component references are `$defs` references, and add their names to `wanted`."""
     budget[0] -= 1
     if budget[0] < 0 or level > CARD_MAX_DEPTH:
         raise Unusable("it is too large or nested too deep")
@@ -109,40 +121,40 @@ def _convert(node: Any, wanted: list[str], level: int, budget: list[int]) -> Any
         elif not reference.startswith("#/$defs/"):
             raise Unusable(f"its $ref {reference[:100]!r} is not one inside the same description")
     if copy.pop("nullable", None) is True and isinstance(copy.get("type"), str):
-        copy["type"] = [copy["type"], "null"]  # OpenAPI 3.0's way of saying it.
+        copy["type"] = [copy["type"], "null"]  # OpenAPI 3.0 writes it like this.
     return copy
 
 
-def _at(node: Any, *path: str) -> Any:
-    """The object at `path`, or {} where there is none."""
+def _object_at(node: Any, *path: str) -> Any:
+    """Return the object at `path`, or {} if there is none."""
     for key in path:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node if isinstance(node, Mapping) else {}
 
 
 def _json_content(content: Any) -> Any:
-    return _at(content, "application/json") or _at(content, "application/x-ndjson")
+    return _object_at(content, "application/json") or _object_at(content, "application/x-ndjson")
 
 
-def _follow(openapi: Mapping[str, Any], schema: Any) -> Any:
+def _resolve(openapi: Mapping[str, Any], schema: Any) -> Any:
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference.startswith(_COMPONENTS):
-        return _at(openapi, "components", "schemas", reference.removeprefix(_COMPONENTS))
+        return _object_at(openapi, "components", "schemas", reference.removeprefix(_COMPONENTS))
     return schema
 
 
 def _example(openapi: Mapping[str, Any], body: Any, request: Any, data: Any) -> Any:
-    """The first example of `data` that the description gives anywhere, None without one."""
-    whole = [body.get("example"), request.get("example"), *_listed(request.get("examples"))]
+    """Return the first example of `data` that the description gives anywhere, or None."""
+    whole = [body.get("example"), request.get("example"), *_as_list(request.get("examples"))]
     for example in whole:
         if isinstance(example, dict) and "data" in example:
             return example["data"]
-    for schema in (data, _follow(openapi, data)):
-        for example in (schema.get("example"), *_listed(schema.get("examples"))):
+    for schema in (data, _resolve(openapi, data)):
+        for example in (schema.get("example"), *_as_list(schema.get("examples"))):
             if example is not None:
                 return example
     return None
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""Everything a runner is told from outside. What would be unsafe does not start."""
+"""The settings of a runner, from the environment. A runner refuses to start with unsafe ones."""
 
 import ipaddress
 from pathlib import Path
@@ -15,58 +15,66 @@ _MIN_TOKEN_LENGTH = 16
 
 
 class RunnerSettings(BaseSettings):
-    """Read from `ENGINEHOUSE_RUNNER_*`, and the tokens and ports of the sidecar from Dapr's own variables."""
+    """Settings from `ENGINEHOUSE_RUNNER_*`. The sidecar's port and tokens come from Dapr's own variables."""
 
     model_config = SettingsConfigDict(
         env_prefix="ENGINEHOUSE_RUNNER_", frozen=True, extra="ignore", validate_by_name=True, validate_by_alias=True
     )
 
     spec: Path = Field(description="The engine's engine.yaml.")
-    slot: Slot = Field(description="Which of the engine's two slots this runner serves.")
+    slot: Slot = Field(description="The slot of the engine, a or b, that this runner serves.")
     worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = Field(
         description="A name that no other runner of this engine has."
     )
     engine_urls: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(
         description='JSON list, one URL per engine replica: ["http://127.0.0.1:9001"].'
     )
-    delivery_host: str = Field("127.0.0.1", description="Must be loopback: only the own sidecar may deliver.")
-    delivery_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="daprd's --app-port.")
-    restart_dir: Path | None = Field(
-        None, description="Where a file <host>_<port> asks the supervisor to restart that replica."
+    delivery_host: str = Field(
+        "127.0.0.1", description="Must be loopback, so that only the runner's own sidecar can deliver."
     )
-    dapr_http_port: Annotated[int, Field(ge=1, le=65535)] = Field(validation_alias="DAPR_HTTP_PORT")
-    dapr_api_token: SecretStr = Field(validation_alias="DAPR_API_TOKEN", description="Opens the sidecar to us.")
-    app_api_token: SecretStr = Field(validation_alias="APP_API_TOKEN", description="Proves the sidecar to us.")
+    delivery_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="The --app-port of daprd.")
+    restart_dir: Path | None = Field(
+        None, description="Folder in which a file <host>_<port> asks the supervisor to restart that replica."
+    )
+    dapr_http_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        validation_alias="DAPR_HTTP_PORT", description="Port of the sidecar's API."
+    )
+    dapr_api_token: SecretStr = Field(
+        validation_alias="DAPR_API_TOKEN", description="Proves the runner to its sidecar."
+    )
+    app_api_token: SecretStr = Field(validation_alias="APP_API_TOKEN", description="Proves the sidecar to its runner.")
 
     predict_max_bytes: Annotated[int, Field(ge=1024)] = Field(
-        8 * 1024 * 1024, description="No more than this of an engine's answer is ever held in memory."
+        8 * 1024 * 1024, description="Most bytes of an engine's answer that are ever held in memory."
     )
     output_max_bytes: Annotated[int, Field(ge=1024, le=1024 * 1024)] = Field(
-        1024 * 1024, description="Larger results fail with OUTPUT_TOO_LARGE: the sidecar takes 16 MiB at most."
+        1024 * 1024,
+        description="Most bytes of a result. A larger one fails with OUTPUT_TOO_LARGE: the sidecar takes 16 MiB at most.",
     )
     claim_after_seconds: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="Shorter jobs settle unclaimed: one write less for almost every job."
+        1.0,
+        description="Time after which a running job is claimed. Shorter jobs settle unclaimed, which saves them a write.",
     )
     watch_every_seconds: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="How soon a running job notices that it was canceled."
+        2.0, description="Time between two looks at the records of running jobs: a canceled job ends that soon."
     )
     hand_back_after_seconds: Annotated[float, Field(gt=0)] = Field(
-        30.0, description="How long a job waits for an engine that is away or busy before it returns to the queue."
+        30.0, description="Time that a job waits for an engine that is away or busy. Then it returns to the queue."
     )
     restart_after_seconds: Annotated[float, Field(ge=0)] = Field(
-        5.0, description="From the end of a hung call's time to the restart of its replica."
+        5.0, description="Time from the end of a hung call's own time to the restart of its replica."
     )
     stop_grace_seconds: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="What runs at SIGTERM may go on for this long. Default: the engine's execution timeout."
+        None, description="Time that jobs running at SIGTERM may take to end. Default: the engine's execution timeout."
     )
-    log_json: bool = Field(True, description="False: lines for a person at a terminal.")
+    log_json: bool = Field(True, description="Whether log lines are JSON. False: lines for a person at a terminal.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
 
     @field_validator("delivery_host")
     @classmethod
     def _loopback(cls, host: str) -> str:
         if not ipaddress.ip_address(host).is_loopback:
-            raise ValueError("deliveries must be taken on a loopback address: others could forge them")
+            raise ValueError("must be a loopback address: on any other, strangers could forge deliveries")
         return host
 
     @field_validator("dapr_api_token", "app_api_token")
@@ -90,7 +98,7 @@ class RunnerSettings(BaseSettings):
 
 
 def load_settings() -> RunnerSettings:
-    """The settings from the environment; UnsafeSettings, naming each wrong one and no value, if they will not do."""
+    """Read the settings from the environment. Raise UnsafeSettings, which names each wrong setting and shows no value."""
     try:
         return RunnerSettings()
     except ValidationError as error:

@@ -1,97 +1,128 @@
-"""Settles an attempt: the record, then the completion, then the acknowledgement; never in another order."""
+"""Settles an attempt: first the record, then the completion, then the acknowledgement; never in another order."""
 
 import asyncio
 from collections.abc import Sequence
 
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import COMPLETION_ALSO_MAX, JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
-from enginehouse.runner.outcome import Attempt, Outcome, Succeeded, decide, jittered, record_for
-from enginehouse.runner.settled import Settled
+from enginehouse.runner.attempt import Attempt, Execution
+from enginehouse.runner.outcome import Outcome, Succeeded, decide, jittered, record_for
+from enginehouse.runner.pace import Pace
+from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.gather import Gather
 from enginehouse.sidecar.records import JobRecords
 
 _log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _PUBLISH_TRIES = 4
 
-
-def _pause(tries: int) -> float:
-    """Seconds to wait after the `tries`th failure in a row."""
-    return jittered(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * float(2 ** min(tries, 10))))
+_Hint = tuple[str, Status, int]
+"""Event type, status and attempt that all jobs of one hint have in common."""
 
 
 class Settler:
-    """Writes and tells what came of the attempts of one engine."""
+    """Writes the records of one engine's attempts, and publishes the hints that they have changed."""
 
-    def __init__(self, sidecar: Sidecar, records: JobRecords, engine_id: str) -> None:
+    def __init__(
+        self, sidecar: Sidecar, records: JobRecords, recent_ends: RecentEnds, pace: Pace, engine_id: str
+    ) -> None:
         self._sidecar = sidecar
         self._records = records
+        self._recent_ends = recent_ends
+        self._pace = pace
         self._engine_id = engine_id
         self._pubsub = jobs_component(engine_id)
-        self.settled = Settled()
-        self._hints = Gather(self._publish_hint, at_most=1 + COMPLETION_ALSO_MAX)
-        self._telling: set[asyncio.Task[None]] = set()
+        self._hints = Gather(self._publish, at_most=1 + COMPLETION_ALSO_MAX)
+        self._background = Background()
 
-    async def settle(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """Settle; True: acknowledge. Holds the outcome for as long as the record cannot be written."""
-        wanted = record_for(outcome, attempt, now())
+    async def settle(self, execution: Execution, outcome: Outcome) -> bool:
+        """Settle the attempt; return whether its delivery may be acknowledged.
+
+        Holds the outcome for as long as the record cannot be written.
+        """
+        wanted = record_for(outcome, execution, now())
         if wanted is None:
             return True
+        job_id = execution.attempt.job_id
         try:
-            held = await self._write(attempt, outcome, wanted)
+            held = await self._write(execution, outcome, wanted)
         except Malformed:
             raise
         except EnginehouseError as error:
-            _log.error("A result is given up", action="settle_failed", job_id=attempt.job_id, error=str(error))
+            _log.error(
+                "A result could not be written in the record's own time and is given up",
+                action="settle_failed",
+                job_id=job_id,
+                error=str(error),
+            )
             return False
-        self.settled.add(attempt.job_id, held, outcome.size if isinstance(outcome, Succeeded) else 0)
+        self._recent_ends.add(job_id, held, outcome.size if isinstance(outcome, Succeeded) else 0)
         if held == wanted or held.status is wanted.status:
-            await self.tell(JOB_COMPLETED, attempt.job_id, held.status, held.attempt)
+            await self.publish_hint(JOB_COMPLETED, job_id=job_id, status=held.status, attempt=held.attempt)
         return True
 
-    async def restore(self, event: JobEvent, ended: JobRecord) -> bool:
-        """Write again how a job ended, where the store has forgotten it: a store may come back older than it was."""
+    async def rewrite(self, event: JobEvent, ended: JobRecord) -> bool:
+        """Write again how a job ended, because the store has forgotten it: stores are restored from older backups."""
         _log.warning("The record of an ended job is gone and is written again", action="restored", job_id=event.id)
         held = await self._records.restore(event.id, event.data.record_ttl_seconds, ended)
-        await self.tell(JOB_COMPLETED, event.id, held.status, held.attempt)
+        await self.publish_hint(JOB_COMPLETED, job_id=event.id, status=held.status, attempt=held.attempt)
         return True
 
     def announce_start(self, attempt: Attempt) -> None:
-        """Tell, beside the work, that the job runs."""
-        task = asyncio.create_task(self.tell(JOB_STARTED, attempt.job_id, Status.RUNNING, attempt.number))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        """Publish the hint that the job runs, without waiting for it."""
+        self._background.start(
+            self.publish_hint(JOB_STARTED, job_id=attempt.job_id, status=Status.RUNNING, attempt=attempt.number)
+        )
 
-    async def tell(self, kind: str, job_id: str, status: Status, attempt: int) -> None:
-        """Publish the hint that a record has changed. One that cannot be published delays, and loses nothing.
+    async def publish_hint(self, kind: str, *, job_id: str, status: Status, attempt: int) -> None:
+        """Publish the hint that a record has changed. A hint that is lost costs time only: the gateway finds the record.
 
-        Jobs that end while a hint is on its way share the next one: it is one event on every part of its way then.
+        Jobs that end while a hint is on its way share the next one: one event on the topic, at the sidecars and at the
+        gateway.
         """
         await self._hints.do((kind, status, attempt), job_id)
 
-    async def _publish_hint(self, hint: tuple[str, Status, int], job_ids: Sequence[str]) -> list[None]:
+    async def close(self) -> None:
+        """Give up the hints that are not published yet."""
+        await self._background.close()
+        await self._hints.close(finish_seconds=0)
+
+    async def _publish(self, hint: _Hint, job_ids: Sequence[str]) -> list[None]:
         kind, status, attempt = hint
-        event = completion_event(kind, self._engine_id, job_ids[0], status, attempt, job_ids[1:])
+        event = completion_event(
+            kind=kind,
+            engine_id=self._engine_id,
+            subject=job_ids[0],
+            status=status,
+            attempt=attempt,
+            also=job_ids[1:],
+        )
         for tries in range(_PUBLISH_TRIES):
             try:
                 await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
                 break
             except EnginehouseError as error:
                 last = error
-                await asyncio.sleep(_pause(tries))
+                await asyncio.sleep(self._pause(tries))
         else:
-            _log.warning("A completion could not be published", action="tell_failed", job_ids=job_ids, error=str(last))
+            _log.warning(
+                "The completion of some jobs could not be published",
+                action="tell_failed",
+                job_ids=job_ids,
+                error=str(last),
+            )
         return [None] * len(job_ids)
 
-    async def _write(self, attempt: Attempt, outcome: Outcome, wanted: JobRecord) -> JobRecord:
-        """Write until it works; gives up only when the record's own time would be over."""
+    async def _write(self, execution: Execution, outcome: Outcome, wanted: JobRecord) -> JobRecord:
+        """Write the record, again and again until that works. Raise only when the record's own time would be over."""
+        attempt = execution.attempt
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + attempt.order.record_ttl_seconds
         tries = 0
@@ -101,7 +132,7 @@ class Settler:
                     attempt.job_id,
                     attempt.order.record_ttl_seconds,
                     lambda present: decide(outcome, attempt, present, wanted),
-                    blind=not attempt.record_seen,
+                    blind=not execution.record_seen,
                 )
             except Malformed:
                 raise
@@ -116,5 +147,10 @@ class Settler:
                         tries=tries + 1,
                         error=str(error),
                     )
-                await asyncio.sleep(_pause(tries))
+                await asyncio.sleep(self._pause(tries))
                 tries += 1
+
+    def _pause(self, tries: int) -> float:
+        """Return the seconds to wait after a failure that follows `tries` others in a row."""
+        pause = self._pace.settle_retry_first_seconds * float(2 ** min(tries, 10))
+        return jittered(min(self._pace.settle_retry_longest_seconds, pause))

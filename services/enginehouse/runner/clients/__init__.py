@@ -1,1 +1,1 @@
-"""How the runner speaks to an engine: one module per protocol, all behind `base.EngineClient`."""
+"""Clients of engines: one module per protocol, all behind `base.EngineClient`."""

@@ -1,4 +1,4 @@
-"""Reads what an untrusted engine answered to POST /predict. Everything is bounded, and nothing is believed."""
+"""Reads the answers of an untrusted engine to POST /predict. Everything is bounded, and every part is checked."""
 
 import json
 import re
@@ -15,18 +15,18 @@ MESSAGE_MAX_CHARS = 2_000
 MAX_RETRY_AFTER_SECONDS = 60.0
 _NOT_REJECTIONS = frozenset({408, 429})
 _TRACEBACK = "Traceback (most recent call last)"
-# JSON has no infinity, and yet `1e400` is JSON: only digits like these can overflow a float.
+# `1e400` is valid JSON and becomes infinity, which JSON does not have. Only digits like these can overflow a float.
 _MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def malformed(reason: str) -> Failed:
-    """The engine answered, but not as agreed; it would again."""
+    """Return the failure for an answer that is not as agreed. It is final, because the engine would give it again."""
     return Failed(f"the engine's answer cannot be used: {reason}", JobErrorCode.MALFORMED_ANSWER, retryable=False)
 
 
 def too_large(size: str, limit: int) -> Failed:
-    """The engine answered more than a result may be."""
+    """Return the failure for an answer that is larger than a result may be."""
     return Failed(
         f"the engine's answer is {size}; a result may have at most {limit} bytes",
         JobErrorCode.OUTPUT_TOO_LARGE,
@@ -35,7 +35,7 @@ def too_large(size: str, limit: int) -> Failed:
 
 
 def read_result(body: bytes, limit: int) -> Reply:
-    """A 2xx body as a result, or why it is none."""
+    """Read a 2xx body as a result; return a failure if it is not one."""
     if not body.strip():
         return malformed('it is empty, where {"result": …} is expected')
     try:
@@ -46,7 +46,7 @@ def read_result(body: bytes, limit: int) -> Reply:
 
 
 def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
-    """A parsed 2xx answer as a result; `body` is what it was parsed from."""
+    """Read a parsed 2xx answer as a result. It was parsed from `body`."""
     if not isinstance(answer, dict) or "result" not in answer:
         return malformed('it is JSON without "result"')
     if len(body) > limit:
@@ -57,7 +57,7 @@ def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
 
 
 def read_results(body: bytes, limits: Sequence[int]) -> Reply | list[Reply]:
-    """A 2xx body of a batch as a reply for each input, whose results may have `limits` bytes; or why it is none."""
+    """Read a 2xx body of a batch: a reply for each input, whose results may have `limits` bytes, or one failure."""
     try:
         answer = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -81,7 +81,7 @@ def _read_item(item: Any, limit: int, doubtful: bool) -> Reply:
 
 
 def read_error(error: Any) -> Reply:
-    """`{"message", "retryable"}` inside an answer: what came of one input. What does not say otherwise is retryable."""
+    """Read the error of one input, `{"message", "retryable"}`. It is retryable unless it says that it is not."""
     message = bounded(without_trace(_sentence(error)), MESSAGE_MAX_CHARS)
     if isinstance(error, dict) and error.get("retryable") is False:
         return Rejected(message or "the engine refused the input")
@@ -97,7 +97,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def read_refusal(status: int, retry_after: str | None, body: bytes) -> Reply:
-    """What an answer other than 2xx means."""
+    """Return the meaning of an answer whose status is not 2xx."""
     if status in (429, 503):
         return Busy(_seconds(retry_after))
     if 400 <= status < 500 and status not in _NOT_REJECTIONS:
@@ -117,7 +117,7 @@ def _seconds(retry_after: str | None) -> float:
 
 
 def message_of(body: bytes) -> str:
-    """The sentence inside an error body: `detail`, `message` or `error` of JSON, else its text; never a stack trace."""
+    """Return the sentence in an error body: `detail`, `message` or `error` of JSON, or its text; never a stack trace."""
     text = body.decode("utf-8", "replace").strip()
     try:
         said = _sentence(pydantic_core.from_json(body))
@@ -142,13 +142,13 @@ def _sentence(value: Any) -> str:
 
 
 def without_trace(text: str) -> str:
-    """A Python stack trace reduced to its last line; other text as it is."""
+    """Return the last line of a Python stack trace, and any other text unchanged."""
     if _TRACEBACK not in text:
         return text
     return text.strip().splitlines()[-1]
 
 
 def bounded(text: str, limit: int) -> str:
-    """Printable, and at most `limit` characters."""
+    """Return `text` with printable characters only, cut to `limit` characters."""
     clean = _CONTROL.sub(" ", text).strip()
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

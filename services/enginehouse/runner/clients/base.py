@@ -1,4 +1,4 @@
-"""What the runner asks of an engine, whatever protocol it speaks, and what it may hear back."""
+"""The engine as the runner sees it, for every protocol: the calls it takes and the replies it may give."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from enginehouse.runner.outcome import Failed, HandedBack, Rejected, Succeeded
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One job as its engine is to see it."""
+    """One job, as it is sent to the engine."""
 
     job_id: str
     data: Any
     parameters: dict[str, Any] | None = None
     data_json: bytes | None = None
-    """Instead of `data`: the input as JSON text, for an input too large to be taken apart."""
+    """The input as JSON text, which is sent instead of `data`: for an input too large to be parsed."""
     output_max_bytes: int | None = None
-    """Largest answer that this job can keep; None: as much as fits a record."""
+    """Largest answer that this job can keep. None: as much as fits a record."""
     traceparent: str | None = None
-    tell: Callable[[dict[str, Any]], None] | None = None
+    on_line: Callable[[dict[str, Any]], None] | None = None
     """Called with each line that the engine streams before its result."""
     clock: Clock | None = None
-    """Runs while the call does; a client that lets it wait for others holds the clock meanwhile."""
+    """Runs while the call does. A client that lets the call wait for others holds it until the call goes out."""
     alone: bool = False
-    """Never to share a call with other jobs: it failed before, and might take them along."""
+    """Whether this job must not share a call with others: it failed before, and might make them fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +55,36 @@ Reply = Succeeded | Rejected | Failed | Busy | Unreachable | Closed | HandedBack
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a health check said."""
+    """The result of a health check."""
 
     ok: bool
     answered: bool = True
-    """False: a connection was made, and then nothing came in time: busy or hung. A refusal counts as an answer."""
+    """False if a connection was made and no answer came in time: the engine is busy or hangs. A refusal is an answer."""
     in_hand: int | None = None
-    """Calls that the engine says it works on, if it says (`in_hand` of a JSON answer)."""
+    """Number of calls that the engine says it works on (`in_hand` of a JSON answer). None if it does not say."""
 
 
 class EngineClient(Protocol):
-    """One engine replica. No call raises for what an engine does; cancelling a call closes its connection."""
+    """One engine replica. No call raises because of the engine. Cancelling a call closes its connection."""
 
     @property
     def address(self) -> str:
         """`host:port`, for logs and restarts."""
 
     async def predict(self, prediction: Prediction) -> Reply:
-        """Run one job. Has no deadline of its own: the execution clock is the caller's."""
+        """Run one job. The call has no deadline of its own: the caller keeps the execution clock."""
 
     async def cancel(self, job_id: str) -> bool:
-        """Tell the engine that nobody waits for this job any more; whether it says that it stopped."""
+        """Tell the engine that nobody waits for this job any more; return whether it says that it stopped."""
 
     async def health(self) -> Health:
-        """Whether the model is loaded."""
+        """Ask whether the model is loaded."""
 
     async def openapi(self) -> Mapping[str, Any] | None:
-        """The engine's own description, None if it has none. Unavailable when it cannot be asked at present."""
+        """Return the engine's own description, None if it has none; raise Unavailable if it cannot be asked now."""
 
     async def close(self) -> None:
-        """Let go of its connections."""
+        """Close the connections."""
 
 
 class BatchClient(EngineClient, Protocol):
@@ -93,5 +93,5 @@ class BatchClient(EngineClient, Protocol):
     async def predict_batch(self, predictions: Sequence[Prediction]) -> Reply | list[Reply]:
         """Run several jobs, each with its input as JSON text, all with the same parameters.
 
-        A reply for each, in their order; a single one where the call as a whole came to nothing.
+        Return a reply for each job, in their order, or a single reply if the call as a whole failed.
         """

@@ -1,10 +1,10 @@
-"""Puts waiting jobs together into calls of an engine that takes several at once; each job settles by itself.
+"""Sends waiting jobs together, in one call, to an engine that takes several at once. Each job is settled by itself.
 
-Decisions, 2026-11-22. Jobs of other parameters, or of another execution clock, never share a call: one call, one clock.
-The clock runs from the moment that the call goes out. An answer to the whole call that would end its jobs for good (a
-rejection, nonsense, too much) is not taken for an answer to each: they are asked one by one. A call that failed is a
-failed attempt of each, and the next attempts go alone, so that one job which kills its engine takes others along once
-at most.
+Decisions, 2026-11-22. Jobs share a call only if they have the same parameters and the same execution time, because a
+call has one clock. The clock runs from the moment that the call goes out. An answer to the whole call that would end its
+jobs for good (a rejection, a malformed or too large answer) is not taken as the answer to each job: they are sent one by
+one. A call that failed is a failed attempt of each of its jobs. Their next attempts go alone, so that a job which kills
+its engine makes others fail once at most.
 """
 
 import asyncio
@@ -16,15 +16,16 @@ from typing import Any
 import pydantic_core
 import structlog
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.runner.clients.base import BatchClient, Health, Prediction, Reply
 from enginehouse.runner.outcome import Failed, HandedBack, Rejected
-from enginehouse.runner.schema import batch_offered
+from enginehouse.runner.schema import NO_BATCHES, BatchOffer, batch_offer
 
 _log = structlog.get_logger(__name__)
 
 BATCH_MAX_BYTES = 4 * 1024 * 1024
-"""Inputs of one call together; a single larger one goes alone."""
+"""Most bytes of input in one call. A single larger input goes alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +36,7 @@ class _Member:
     reply: asyncio.Future[Reply]
     alone: bool
     batch: "_Batch | None" = None
+    """None until it is put into one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,16 +44,18 @@ class _Batch:
     """Jobs that go out in one call."""
 
     key: Hashable
+    """Only jobs with the same key share the batch."""
     members: list[_Member] = field(default_factory=list)
     size: int = 0
     """Bytes of the inputs."""
     due: bool = False
+    """Whether it goes out as soon as a call is free."""
     timer: asyncio.TimerHandle | None = None
     call: "asyncio.Task[None] | None" = None
 
 
 class BatchingEngine:
-    """One engine replica, through a client that can batch. At most `calls` calls are out at once."""
+    """One engine replica behind a client that can send batches. At most `calls` calls are out at once."""
 
     def __init__(
         self,
@@ -60,17 +64,17 @@ class BatchingEngine:
         calls: int,
         max_size: int,
         max_delay_seconds: float,
-        count: Callable[[int], object],
+        count_jobs: Callable[[int], object],
     ) -> None:
         self._client = client
-        self._free = calls
+        self._free_calls = calls
         self._max_size = max_size
-        self._max_delay = max_delay_seconds
-        self._count = count
-        self._offers: tuple[bool, bool] | None = None
+        self._max_delay_seconds = max_delay_seconds
+        self._count_jobs = count_jobs
+        self._offer: BatchOffer | None = None
         self._waiting: deque[_Batch] = deque()
         self._open: dict[Hashable, _Batch] = {}
-        self._calls: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     @property
     def address(self) -> str:
@@ -78,13 +82,13 @@ class BatchingEngine:
         return self._client.address
 
     async def predict(self, prediction: Prediction) -> Reply:
-        """Run one job, with others if there are any in time."""
+        """Run one job, in one call with others that come in time."""
         if prediction.clock is not None:
             prediction.clock.hold()
         if prediction.data_json is None:
             prediction = replace(prediction, data_json=pydantic_core.to_json(prediction.data))
-        batched, with_parameters = self._offers or (False, False)
-        alone = prediction.alone or not batched or bool(prediction.parameters and not with_parameters)
+        offer = self._offer or NO_BATCHES
+        alone = prediction.alone or not offer.batches or bool(prediction.parameters and not offer.parameters)
         member = _Member(prediction, asyncio.get_running_loop().create_future(), alone)
         self._enqueue(member)
         try:
@@ -93,48 +97,46 @@ class BatchingEngine:
             self._leave(member)
 
     async def cancel(self, job_id: str) -> bool:
-        """Tell the engine; one job of a batch is rarely to be stopped."""
+        """Tell the engine. Few engines can stop one job of a batch."""
         return await self._client.cancel(job_id)
 
     async def health(self) -> Health:
-        """Whether the model is loaded. Once it is, what the engine offers is known, too."""
+        """Ask whether the model is loaded. Once it is, learn whether the engine takes batches."""
         health = await self._client.health()
-        if health.ok and self._offers is None:
-            await self._learn()
+        if health.ok and self._offer is None:
+            await self._learn_offer()
         elif health.answered and not health.ok:
-            self._offers = None  # It may come back as another version.
+            self._offer = None  # It may come back as another version.
         if health.in_hand is None:
             return health
-        # To the runner, what still waits here is out at the engine, too.
+        # The runner counts jobs that still wait here as calls that are out at the engine.
         return replace(health, in_hand=health.in_hand + sum(len(batch.members) for batch in self._waiting))
 
     async def openapi(self) -> Mapping[str, Any] | None:
-        """The engine's own description."""
+        """Return the engine's own description."""
         return await self._client.openapi()
 
     async def close(self) -> None:
-        """Give up the calls that are out, and let go of the connections."""
+        """Give up the calls that are out, and close the connections."""
         self._waiting.clear()
-        for call in list(self._calls):
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._background.close()
         await self._client.close()
 
-    def turn_away(self, outcome: HandedBack) -> None:
-        """Answer with `outcome` what has not gone out."""
+    def answer_waiting(self, outcome: HandedBack) -> None:
+        """Answer the jobs that have not gone out with `outcome`."""
         for batch in list(self._waiting):
             for member in batch.members:
                 if not member.reply.done():
                     member.reply.set_result(outcome)
 
-    async def _learn(self) -> None:
+    async def _learn_offer(self) -> None:
         try:
-            self._offers = batch_offered(await self._client.openapi() or {})
+            self._offer = batch_offer(await self._client.openapi() or {})
         except EnginehouseError:
             return
-        if not self._offers[0]:
+        if not self._offer.batches:
             _log.warning(
-                "batch.max_size is above 1, and the engine offers no POST /predict/batch: jobs go one by one",
+                "The engine offers no POST /predict/batch, so its jobs go one by one although batch.max_size is above 1",
                 action="batch_not_offered",
                 engine_address=self.address,
             )
@@ -151,7 +153,7 @@ class BatchingEngine:
         if batch is None:
             batch = self._open[key] = _Batch(key)
             self._waiting.append(batch)
-            batch.timer = asyncio.get_running_loop().call_later(self._max_delay, self._ripen, batch)
+            batch.timer = asyncio.get_running_loop().call_later(self._max_delay_seconds, self._mark_due, batch)
         batch.members.append(member)
         batch.size += size
         member.batch = batch
@@ -159,13 +161,13 @@ class BatchingEngine:
             self._complete(batch)
             self._serve()
 
-    def _ripen(self, batch: _Batch) -> None:
-        """It has waited long enough; while no call is free, it goes on growing."""
+    def _mark_due(self, batch: _Batch) -> None:
+        """Let the batch go out: its first job has waited long enough. It grows on while no call is free."""
         batch.due = True
         self._serve()
 
     def _complete(self, batch: _Batch) -> None:
-        """Nothing more joins it."""
+        """Let no more jobs join the batch."""
         batch.due = True
         if batch.timer is not None:
             batch.timer.cancel()
@@ -173,21 +175,19 @@ class BatchingEngine:
             del self._open[batch.key]
 
     def _serve(self) -> None:
-        for batch in [batch for batch in self._waiting if batch.due][: self._free]:
+        for batch in [batch for batch in self._waiting if batch.due][: self._free_calls]:
             self._waiting.remove(batch)
             self._complete(batch)
-            self._free -= 1
-            batch.call = asyncio.create_task(self._run(batch))
-            self._calls.add(batch.call)
+            self._free_calls -= 1
+            batch.call = self._background.start(self._run(batch))
             batch.call.add_done_callback(self._ended)
 
-    def _ended(self, call: "asyncio.Task[None]") -> None:
-        self._calls.discard(call)
-        self._free += 1
+    def _ended(self, _: "asyncio.Task[None]") -> None:
+        self._free_calls += 1
         self._serve()
 
     def _leave(self, member: _Member) -> None:
-        """Nobody waits for this job any more; a call that nobody waits for is closed."""
+        """Take the job out of its batch, and close a call that no job waits for any more."""
         batch = member.batch
         if batch is None:
             return
@@ -207,24 +207,24 @@ class BatchingEngine:
         for member in members:
             if member.prediction.clock is not None:
                 member.prediction.clock.start()
-        self._count(len(members))
+        self._count_jobs(len(members))
         replies: list[Reply] | Exception | None
         try:
-            replies = await self._ask(members)
+            replies = await self._send(members)
         except Exception as error:
             replies = error
         for index, member in enumerate(members):
             if member.reply.done():
                 continue
             if replies is None:
-                self._ask_alone(member)
+                self._send_alone(member)
             elif isinstance(replies, list):
                 member.reply.set_result(replies[index])
             else:
                 member.reply.set_exception(replies)
 
-    async def _ask(self, members: list[_Member]) -> "list[Reply] | Exception | None":
-        """A reply for each; None: each is to be asked alone."""
+    async def _send(self, members: list[_Member]) -> "list[Reply] | Exception | None":
+        """Return a reply for each job, or None if each is to be sent alone."""
         if len(members) == 1:
             return [await self._client.predict(members[0].prediction)]
         reply = await self._client.predict_batch([member.prediction for member in members])
@@ -232,15 +232,15 @@ class BatchingEngine:
             return reply
         if isinstance(reply, Rejected) or (isinstance(reply, Failed) and not reply.retryable):
             _log.warning(
-                "A batch as a whole got no usable answer, so its jobs are asked one by one",
+                "A batch as a whole got no usable answer, so its jobs are sent one by one",
                 action="batch_refused",
-                jobs=len(members),
+                job_ids=[member.prediction.job_id for member in members],
                 error=reply.message,
             )
             return None
         return [reply] * len(members)
 
-    def _ask_alone(self, member: _Member) -> None:
+    def _send_alone(self, member: _Member) -> None:
         if member.prediction.clock is not None:
             member.prediction.clock.hold()
         member.alone = True

@@ -1,4 +1,4 @@
-"""An engine that speaks HTTP as agreed: POST /predict, GET /healthz, and what it offers beyond.
+"""The client of an engine that speaks HTTP as agreed: POST /predict, GET /healthz, and some routes it may offer.
 
 Decision, 2026-11-22: aiohttp, because this is the hot path. One call of an echo engine on a 2-core machine, body read
 in bounded chunks: aiohttp 0.37 ms and 126 µs of CPU at 8 at once (7,900/s); httpx2 0.83 ms and 775 µs (1,290/s).
@@ -27,21 +27,21 @@ from enginehouse.runner.clients.answers import (
 from enginehouse.runner.clients.base import Closed, Health, Prediction, Reply, Unreachable
 
 _CONNECT_SECONDS = 5.0
-# Servers close idle connections after 2 to 5 s; a job sent just then would look like an engine that died of it.
+# Servers close idle connections after 2 to 5 s. A job sent at that moment would look as if the engine died of it.
 _KEEPALIVE_SECONDS = 1.0
-_ASIDE_SECONDS = 2.0
+_SIDE_CALL_SECONDS = 2.0
 _WHOLE_MAX_BYTES = 256 * 1024
 _ERROR_MAX_BYTES = 64 * 1024
 _OPENAPI_MAX_BYTES = 1024 * 1024
 _STREAM = "application/x-ndjson"
 _LINE_MAX_BYTES = 2 * PROGRESS_EVENT_MAX_BYTES
 _JSON = {"Content-Type": "application/json"}
-Tell = Callable[[dict[str, Any]], None]
+OnLine = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 
 
-class _TooMuch(Exception):
-    """The body is longer than it may be."""
+class _TooLarge(Exception):
+    """The body is larger than it may be."""
 
 
 class HttpEngine:
@@ -52,7 +52,8 @@ class HttpEngine:
         self._address = self._url.removeprefix("http://")
         self._predict_max_bytes = predict_max_bytes
         self._output_max_bytes = output_max_bytes
-        # What an engine sends is not believed: no cookies, no redirects, no unpacking (a bomb), no proxy of ours.
+        # An engine is not trusted: it gets no cookies back, no redirect is followed, no answer is unpacked (it may be a
+        # bomb), and no proxy of the environment is used.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -68,22 +69,22 @@ class HttpEngine:
         return self._address
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._session.close()
 
     async def predict(self, prediction: Prediction) -> Reply:
-        """POST /predict and read the answer, never more of it than allowed."""
+        """POST /predict and read the answer, up to its limit."""
         headers = _JSON
         if traceparent := valid_traceparent(prediction.traceparent):
             headers = {**_JSON, "traceparent": traceparent}
 
         async def read(response: aiohttp.ClientResponse) -> Reply:
-            return await self._read_reply(response, self._limit(prediction), prediction.tell)
+            return await self._read_reply(response, self._limit(prediction), prediction.on_line)
 
         return await self._post("/predict", _body(prediction), headers, read)
 
     async def predict_batch(self, predictions: Sequence[Prediction]) -> Reply | list[Reply]:
-        """POST /predict/batch; no more is read of its answer than of any other."""
+        """POST /predict/batch and read the answer, up to the limit of a single one."""
         limits = [self._limit(prediction) for prediction in predictions]
 
         async def read(response: aiohttp.ClientResponse) -> Reply | list[Reply]:
@@ -91,7 +92,7 @@ class HttpEngine:
                 if not 200 <= response.status < 300:
                     return await self._read_refusal(response)
                 return read_results(await _read(response, self._predict_max_bytes), limits)
-            except _TooMuch:
+            except _TooLarge:
                 return too_large(f"more than {self._predict_max_bytes} bytes", self._predict_max_bytes)
 
         return await self._post("/predict/batch", _batch_body(predictions), _JSON, read)
@@ -118,14 +119,14 @@ class HttpEngine:
         except (aiohttp.ClientError, ValueError) as error:
             return malformed(f"it is not HTTP ({type(error).__name__})")
 
-    async def _read_reply(self, response: aiohttp.ClientResponse, limit: int, tell: Tell | None) -> Reply:
+    async def _read_reply(self, response: aiohttp.ClientResponse, limit: int, on_line: OnLine | None) -> Reply:
         try:
             if not 200 <= response.status < 300:
                 return await self._read_refusal(response)
             if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _STREAM:
-                return await self._read_stream(response, limit, tell)
+                return await self._read_stream(response, limit, on_line)
             return read_result(await _read(response, self._predict_max_bytes), limit)
-        except _TooMuch:
+        except _TooLarge:
             size = response.headers.get("Content-Length")
             said = f"{size} bytes" if size and size.isdigit() else f"more than {self._predict_max_bytes} bytes"
             return too_large(said[:30], limit)
@@ -133,29 +134,29 @@ class HttpEngine:
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Reply:
         try:
             body = await _read(response, _ERROR_MAX_BYTES)
-        except _TooMuch:
+        except _TooLarge:
             body = b""
         return read_refusal(response.status, response.headers.get("Retry-After"), body)
 
-    async def _read_stream(self, response: aiohttp.ClientResponse, limit: int, tell: Tell | None) -> Reply:
-        """Lines of `{progress|output|log|metric}`, the last one `{result}` or `{error}`."""
+    async def _read_stream(self, response: aiohttp.ClientResponse, limit: int, on_line: OnLine | None) -> Reply:
+        """Read lines of `{progress|output|log|metric}`, up to the one with `{result}` or `{error}`."""
         line = bytearray()
         async for chunk in response.content.iter_any():
             *ended, rest = chunk.split(b"\n")
             for part in ended:
                 line += part
-                if (reply := _read_line(bytes(line), limit, tell)) is not None:
+                if (reply := _read_line(bytes(line), limit, on_line)) is not None:
                     return reply
                 line.clear()
             line += rest
             if len(line) > self._predict_max_bytes:
-                raise _TooMuch
-        return _read_line(bytes(line), limit, tell) or malformed('its stream ended without a line {"result": …}')
+                raise _TooLarge
+        return _read_line(bytes(line), limit, on_line) or malformed('its stream ended without a line {"result": …}')
 
     async def cancel(self, job_id: str) -> bool:
-        """POST /predict/{id}/cancel; engines need not offer it."""
+        """POST /predict/{id}/cancel, which an engine may offer."""
         try:
-            async with asyncio.timeout(_ASIDE_SECONDS):
+            async with asyncio.timeout(_SIDE_CALL_SECONDS):
                 async with self._session.post(
                     f"{self._url}/predict/{job_id}/cancel", allow_redirects=False
                 ) as response:
@@ -166,22 +167,22 @@ class HttpEngine:
     async def health(self) -> Health:
         """GET /healthz."""
         try:
-            async with asyncio.timeout(_ASIDE_SECONDS):
+            async with asyncio.timeout(_SIDE_CALL_SECONDS):
                 async with self._session.get(f"{self._url}/healthz", allow_redirects=False) as response:
                     body = await _read(response, _ERROR_MAX_BYTES)
         except TimeoutError:
             return Health(ok=False, answered=False)
-        except (aiohttp.ClientError, ValueError, _TooMuch):
+        except (aiohttp.ClientError, ValueError, _TooLarge):
             return Health(ok=False)
-        return Health(ok=response.status == 200, in_hand=_in_hand(body))
+        return Health(ok=response.status == 200, in_hand=_read_in_hand(body))
 
     async def openapi(self) -> Mapping[str, Any] | None:
-        """GET /openapi.json; what is not a JSON object, or too large, counts as none."""
+        """GET /openapi.json. Return None if it is too large or not a JSON object."""
         try:
-            async with asyncio.timeout(5 * _ASIDE_SECONDS):
+            async with asyncio.timeout(5 * _SIDE_CALL_SECONDS):
                 async with self._session.get(f"{self._url}/openapi.json", allow_redirects=False) as response:
                     body = await _read(response, _OPENAPI_MAX_BYTES) if response.status == 200 else b""
-        except _TooMuch:
+        except _TooLarge:
             return None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise Unavailable(f"the engine at {self._address} does not show its openapi.json") from error
@@ -192,10 +193,10 @@ class HttpEngine:
         return found if isinstance(found, dict) else None
 
 
-def _read_line(line: bytes, limit: int, tell: Tell | None) -> Reply | None:
-    """The reply in the line that ends a stream; None for any other, which is told if it is small."""
+def _read_line(line: bytes, limit: int, on_line: OnLine | None) -> Reply | None:
+    """Return the reply if the line ends the stream. Otherwise give it to `on_line` if it is small, and return None."""
     ends = b'"result"' in line or b'"error"' in line
-    if not ends and (tell is None or not line.strip() or len(line) > _LINE_MAX_BYTES):
+    if not ends and (on_line is None or not line.strip() or len(line) > _LINE_MAX_BYTES):
         return None
     try:
         answer = pydantic_core.from_json(line, allow_inf_nan=False)
@@ -207,13 +208,13 @@ def _read_line(line: bytes, limit: int, tell: Tell | None) -> Reply | None:
         return read_answer(answer, line, limit)
     if "error" in answer:
         return read_error(answer["error"])
-    if tell is not None and len(line) <= _LINE_MAX_BYTES:
-        tell(answer)
+    if on_line is not None and len(line) <= _LINE_MAX_BYTES:
+        on_line(answer)
     return None
 
 
 def sendable(body: bytes) -> bytes | io.BytesIO:
-    """`body` for aiohttp, which writes a large one in parts only if it comes as a file."""
+    """Return `body` for aiohttp, which writes a large body in parts only if it is a file."""
     return body if len(body) < _WHOLE_MAX_BYTES else io.BytesIO(body)
 
 
@@ -239,20 +240,20 @@ def _batch_body(predictions: Sequence[Prediction]) -> bytes:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or _TooMuch as soon as it is known to be longer than `limit`."""
+    """Return the body; raise _TooLarge as soon as it is known to be longer than `limit`."""
     if (response.content_length or 0) > limit:
         response.close()
-        raise _TooMuch
+        raise _TooLarge
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > limit:
             response.close()
-            raise _TooMuch
+            raise _TooLarge
     return bytes(body)
 
 
-def _in_hand(body: bytes) -> int | None:
+def _read_in_hand(body: bytes) -> int | None:
     try:
         said = pydantic_core.from_json(body)
     except ValueError:
