@@ -86,8 +86,6 @@ def _problem(line: str) -> str:
 
 
 _NAMED = re.compile(r"`((?:[\w-]+/)*(?:\w+\.py|[\w-]+/))`")
-_TABLE_IS_OLDER = frozenset({"runner"})
-"""Their tables were written for modules that have been renamed since."""
 
 
 def _listed(document: Document) -> set[str]:
@@ -133,18 +131,7 @@ _READMES = {
 class TestModules:
     """Tables of modules in the README of a package."""
 
-    @pytest.mark.parametrize(
-        "package",
-        [
-            pytest.param(
-                package,
-                marks=[pytest.mark.xfail(strict=True, reason="the table is older than the modules")]
-                if package in _TABLE_IS_OLDER
-                else [],
-            )
-            for package in sorted(_READMES)
-        ],
-    )
+    @pytest.mark.parametrize("package", sorted(_READMES))
     def test_a_readme_lists_exactly_the_modules_of_its_folder(self, package: str) -> None:
         folder, listed = _CODE / package, _listed(_READMES[package])
         gone = {name for name in listed if not (folder / name).exists()}
