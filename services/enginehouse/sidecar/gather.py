@@ -15,10 +15,6 @@ Send = Callable[[K, Sequence[T]], Awaitable[Sequence[R | Exception]]]
 """Does the work of all items of a key. Returns for each item, in order, its result or its caller's exception."""
 
 
-def _weightless(_: object) -> int:
-    return 0
-
-
 class Gather(Generic[K, T, R]):
     """Sends an item at once while fewer than `in_flight` calls of its key are running.
 
@@ -30,7 +26,7 @@ class Gather(Generic[K, T, R]):
         send: Send[K, T, R],
         *,
         at_most: int,
-        size: Callable[[T], int] = _weightless,
+        size: Callable[[T], int] | None = None,
         at_most_bytes: int = 1,
         in_flight: int = 1,
     ) -> None:
@@ -78,6 +74,8 @@ class Gather(Generic[K, T, R]):
 
     def _fitting(self, waiting: Sequence[tuple[T, "asyncio.Future[R]"]]) -> int:
         """Count the items that fit into one call: at least one, however large."""
+        if self._size is None:
+            return min(len(waiting), self._at_most)
         count = size = 0
         for item, _ in waiting[: self._at_most]:
             size += self._size(item)

@@ -79,7 +79,8 @@ class Submitter:
     async def _accept(
         self, submission: Submission, row: JobRow, idempotency: IdempotencyKey | None, input_json: bytes | None
     ) -> AcceptedJob:
-        row = await self._with_own_object(row, input_json)
+        if row.input_ref or (input_json is not None and len(input_json) > self._inline_max_bytes):
+            row = await self._with_own_object(row, input_json)
         self._expected.expect(row.id, row.engine)
         window = self._dispatcher.window(row.engine)
         try:
@@ -105,7 +106,7 @@ class Submitter:
     async def _with_own_object(self, row: JobRow, input_json: bytes | None) -> JobRow:
         """Give the job an object of its own, if its input is large or is an object that goes with another job."""
         own = input_key(row.tenant, row.id)
-        if input_json is not None and len(input_json) > self._inline_max_bytes:
+        if input_json is not None:
             assert self._objects is not None
             await self._objects.put(own, input_json)
             return row._replace(input=None, input_ref=own)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, text, update
 
 from enginehouse.contracts.errors import AlreadyRedriven, EventReused, IdempotencyKeyReused, RequestError
-from enginehouse.gateway.ledger.rows import JobRow, to_columns
+from enginehouse.gateway.ledger.rows import JobRow, to_column
 from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, idempotency_keys, jobs
 from enginehouse.gateway.ledger.windows import lock_windows
 
@@ -135,13 +135,35 @@ def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | 
         if handed_over:
             rooms[row.engine] -= 1
             row = row._replace(handed_over_at=row.created_at, hand_overs=1)
-        rows.append(to_columns(row))
+        rows.append(_new_columns(row))
         results.append(Inserted(row.id, handed_over))
     if rows:
         connection.execute(_INSERT_JOBS, rows)
     if keys:
         connection.execute(_INSERT_KEYS, keys)
     return results
+
+
+def _new_columns(row: JobRow) -> dict[str, Any]:
+    """Write the columns of a new job that have no default: it is on every job's way, so no loop and no lookup."""
+    return {
+        "id": row.id,
+        "tenant": row.tenant,
+        "engine": row.engine,
+        "status": row.status.value,
+        "priority": row.priority,
+        "input": row.input,
+        "input_ref": row.input_ref,
+        "options": to_column(row.options),
+        "traceparent": row.traceparent,
+        "hand_overs": row.hand_overs,
+        "handed_over_at": row.handed_over_at,
+        "available_at": row.available_at,
+        "created_at": row.created_at,
+        "queue_deadline": row.queue_deadline,
+        "result_ttl_seconds": row.result_ttl_seconds,
+        "retry_of": row.retry_of,
+    }
 
 
 def _key_name(item: NewJob) -> KeyName:

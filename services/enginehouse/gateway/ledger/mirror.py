@@ -14,7 +14,7 @@ from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.contracts.moments import moment_of, seconds_of
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
 from enginehouse.gateway.ledger.outbox import event_notice, finished_data, webhook_notice
-from enginehouse.gateway.ledger.rows import DeadLetterRow, JobRow, NoticeRow, to_columns
+from enginehouse.gateway.ledger.rows import DeadLetterRow, JobRow, NoticeRow, to_column, to_columns
 from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs, notices, upsert
 
 
@@ -107,10 +107,11 @@ _MIRRORED_COLUMNS = (
     "status status_reason version attempts worker available_at handed_over_at started_at finished_at "
     "predict_time output output_ref error dead_lettered result_expires_at"
 ).split()
+_PARAMETERS = {name: f"new_{name}" for name in _MIRRORED_COLUMNS}
 _UPDATE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
-    .values({name: bindparam(f"new_{name}") for name in _MIRRORED_COLUMNS})
+    .values({name: bindparam(parameter) for name, parameter in _PARAMETERS.items()})
 )
 _PRESENT = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 _PRESENT_LOCKED = _PRESENT.order_by(jobs.c.id).with_for_update()
@@ -158,8 +159,9 @@ def _write(connection: Connection, changed: list[JobRow]) -> set[str]:
 
 
 def _new_values(row: JobRow) -> dict[str, Any]:
-    values = {f"new_{name}": value for name, value in to_columns(row, *_MIRRORED_COLUMNS).items()}
-    return {"job_id": row.id} | values
+    values = {parameter: to_column(getattr(row, name)) for name, parameter in _PARAMETERS.items()}
+    values["job_id"] = row.id
+    return values
 
 
 def _notices_of(row: JobRow) -> Iterable[NoticeRow]:

@@ -20,12 +20,13 @@ UNFINISHED = [status.value for status in Status if not status.is_final]
 """Of `jobs.status`."""
 
 
-def to_columns(row: NamedTuple, *names: str) -> dict[str, Any]:
-    """Write a row, or its fields `names`, as values of its table's columns: models as JSON, enumerations as text."""
-    return {name: _stored(getattr(row, name)) for name in names or row._fields}
+def to_columns(row: NamedTuple) -> dict[str, Any]:
+    """Write a row as values of its table's columns."""
+    return {name: to_column(value) for name, value in row._asdict().items()}
 
 
-def _stored(value: Any) -> Any:
+def to_column(value: Any) -> Any:
+    """Write a field as its column keeps it: models as JSON, enumerations as text."""
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, BaseModel):
@@ -120,30 +121,38 @@ class JobRow(NamedTuple):
         retry_of: str | None,
     ) -> "JobRow":
         """Make the row of a job that has just been accepted and not been handed over."""
-        nothing_yet: dict[str, Any] = dict.fromkeys(cls._fields)
         return cls(
-            **nothing_yet
-            | {
-                "id": id,
-                "tenant": tenant,
-                "engine": engine,
-                "status": Status.QUEUED,
-                "priority": priority,
-                "input": input,
-                "input_ref": input_ref,
-                "options": options,
-                "traceparent": traceparent,
-                "attempts": 0,
-                "hand_overs": 0,
-                "available_at": created_at,
-                "created_at": created_at,
-                "queue_deadline": queue_deadline,
-                "result_ttl_seconds": result_ttl_seconds,
-                "dead_lettered": False,
-                "cancel_requested": False,
-                "retry_of": retry_of,
-                "purged": False,
-            }
+            id=id,
+            tenant=tenant,
+            engine=engine,
+            version=None,
+            status=Status.QUEUED,
+            status_reason=None,
+            priority=priority,
+            input=input,
+            input_ref=input_ref,
+            options=options,
+            traceparent=traceparent,
+            attempts=0,
+            hand_overs=0,
+            handed_over_at=None,
+            available_at=created_at,
+            worker=None,
+            created_at=created_at,
+            queue_deadline=queue_deadline,
+            started_at=None,
+            finished_at=None,
+            predict_time=None,
+            result_ttl_seconds=result_ttl_seconds,
+            result_expires_at=None,
+            output=None,
+            output_ref=None,
+            error=None,
+            dead_lettered=False,
+            cancel_requested=False,
+            retry_of=retry_of,
+            retried_as=None,
+            purged=False,
         )
 
     @classmethod
