@@ -86,7 +86,9 @@ class KnownEngine:
     @property
     def concurrency(self) -> int:
         """Return how many jobs all its workers together can have in hand; as its card says while none is seen."""
-        return sum(worker.concurrency for worker in self.workers) or (self.card or DEFAULT_CARD).concurrency
+        if self.workers:
+            return sum(worker.concurrency for worker in self.workers)
+        return (self.card or DEFAULT_CARD).concurrency
 
     def set_card(self, card: EngineCard) -> None:
         """Take over a card. An unusable input schema is ignored: the engine checks its inputs itself as well."""

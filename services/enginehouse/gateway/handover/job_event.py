@@ -33,5 +33,6 @@ async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int
             objects=await objects.of_job(row.tenant, row.id, row.input_ref, reachable_until) if objects else None,
         ),
         row.traceparent,
-        row.hand_overs,
+        # The row of a job that was just accepted does not count its first hand-over yet.
+        row.hand_overs or 1,
     )

@@ -97,7 +97,7 @@ class Submitter:
             return AcceptedJob(inserted.job_id, existing.engine if existing else row.engine, existing=True)
         self._limits.accepted(submission.caller.name)
         if inserted.handed_over:
-            self._dispatcher.send(row._replace(hand_overs=1))
+            self._dispatcher.send(row)
         else:
             self._dispatcher.note_waiting(row.engine)
             self._dispatcher.wake(row.engine)

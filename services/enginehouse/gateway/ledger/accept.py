@@ -123,20 +123,19 @@ def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | 
     results: list[Inserted | Exception] = []
     rows, keys = [], []
     for item in items:
-        refused = _seen_before(item, known) or _redriven_before(connection, item)
-        if refused:
-            results.append(refused)
-            continue
+        if item.idempotency or item.redrives:
+            settled = _seen_before(item, known) or _redriven_before(connection, item)
+            if settled:
+                results.append(settled)
+                continue
         if item.idempotency:
             known[_key_name(item)] = (item.idempotency.request_hash, item.row.id)
             keys.append(_key_columns(item, item.idempotency))
         handed_over = rooms.get(item.row.engine, 0) > 0
-        row = item.row
         if handed_over:
-            rooms[row.engine] -= 1
-            row = row._replace(handed_over_at=row.created_at, hand_overs=1)
-        rows.append(_new_columns(row))
-        results.append(Inserted(row.id, handed_over))
+            rooms[item.row.engine] -= 1
+        rows.append(_new_columns(item.row, handed_over))
+        results.append(Inserted(item.row.id, handed_over))
     if rows:
         connection.execute(_INSERT_JOBS, rows)
     if keys:
@@ -144,8 +143,8 @@ def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | 
     return results
 
 
-def _new_columns(row: JobRow) -> dict[str, Any]:
-    """Write the columns of a new job that have no default: it is on every job's way, so no loop and no lookup."""
+def _new_columns(row: JobRow, handed_over: bool) -> dict[str, Any]:
+    """Write the columns of a new job that have no default. Every job passes here, so without a loop over the fields."""
     return {
         "id": row.id,
         "tenant": row.tenant,
@@ -156,8 +155,8 @@ def _new_columns(row: JobRow) -> dict[str, Any]:
         "input_ref": row.input_ref,
         "options": to_column(row.options),
         "traceparent": row.traceparent,
-        "hand_overs": row.hand_overs,
-        "handed_over_at": row.handed_over_at,
+        "hand_overs": 1 if handed_over else 0,
+        "handed_over_at": row.created_at if handed_over else None,
         "available_at": row.available_at,
         "created_at": row.created_at,
         "queue_deadline": row.queue_deadline,
