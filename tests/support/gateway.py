@@ -3,27 +3,24 @@
 import asyncio
 import contextlib
 import functools
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import uvicorn
 import yaml
 from fastapi import FastAPI
 from httpx2._transports import default
 from sqlalchemy import func, select
-from tests.support.dapr import PORTS
 from tests.support.ledger import sqlite_url
+from tests.support.scripted_runner import ScriptedRunner
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
-from enginehouse.contracts.cloud_event import read_event
-from enginehouse.contracts.engine import EngineCard, Heartbeat, WorkerList
-from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
-from enginehouse.contracts.job import JobError, JobRecord, Status, may_change
+from enginehouse.contracts.engine import EngineCard
+from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
 from enginehouse.gateway.app import create_app, running, wire
@@ -33,146 +30,9 @@ from enginehouse.gateway.outcome import dead_letters
 from enginehouse.gateway.pace import USUAL, Pace
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
-from enginehouse.sidecar.records import JobRecords
 
 STANDARD, ECHO, PRIVATE = "shared--standard", "acme--echo", "umbra--private"
 TOKEN = "a-token-of-a-test"
-
-Answer = Callable[["ScriptedRunner", JobEvent], Awaitable[bool]]
-
-
-async def until(condition: Callable[[], Any], timeout_seconds: float = 20) -> Any:
-    """The first true value of `condition`, which may be a coroutine function; fails when there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.002)
-
-
-class ScriptedRunner:
-    """Stands where an engine's runner would: takes its deliveries and does with each what `answer` says."""
-
-    def __init__(self, dapr: FakeDapr, engine_id: str, worker: str = "worker-1") -> None:
-        self.engine_id = engine_id
-        self.worker = worker
-        self.answer: Answer = succeed
-        self.events: list[JobEvent] = []
-        self.sidecar = FakeSidecar(dapr, names.app_id(engine_id, "a"))
-        self.records = JobRecords(self.sidecar, engine_id)
-        dapr.subscribe(names.job_topic(engine_id), self.deliver)
-
-    async def deliver(self, body: bytes) -> bool:
-        """A delivery; True acknowledges it."""
-        event = read_event(JobEvent, body)
-        self.events.append(event)
-        return await self.answer(self, event)
-
-    def inputs(self) -> list[Any]:
-        """What it was asked to run, in order."""
-        return [event.data.input for event in self.events]
-
-    async def write(self, event: JobEvent, status: Status, **fields: Any) -> JobRecord:
-        """Set the job's record, if the table allows that; what holds in the end."""
-
-        def decide(present: JobRecord | None) -> JobRecord | None:
-            if present and (present.attempt > event.attempt or not may_change(present.status, status)):
-                return None
-            return JobRecord(status=status, attempt=event.attempt, worker=self.worker, **fields)
-
-        return await self.records.change(event.id, event.data.record_ttl_seconds, decide)
-
-    async def tell(self, kind: str, job_id: str, status: Status, attempt: int) -> None:
-        """Publish a completion."""
-        await self.sidecar.publish(
-            names.jobs_component(self.engine_id),
-            names.COMPLETIONS_TOPIC,
-            completion_event(kind, self.engine_id, job_id, status, attempt),
-        )
-
-    async def end(
-        self, event: JobEvent, status: Status = Status.SUCCEEDED, *, tell: bool = True, **fields: Any
-    ) -> None:
-        """Write how an attempt ended, and tell of it."""
-        if status.is_final:
-            fields = {"finished_at": now(), "predict_time": 0.01, **fields}
-        held = await self.write(event, status, started_at=now(), **fields)
-        if tell:
-            await self.tell(JOB_COMPLETED, event.id, held.status, held.attempt)
-
-    async def claim(self, event: JobEvent) -> None:
-        """Say that the job runs."""
-        await self.write(event, Status.RUNNING, started_at=now())
-        await self.tell(JOB_STARTED, event.id, Status.RUNNING, event.attempt)
-
-    async def beat(
-        self,
-        *,
-        in_hand: Iterable[str] = (),
-        idle_for: float | None = None,
-        healthy: bool = True,
-        concurrency: int = 2,
-        subscribed: bool = True,
-    ) -> None:
-        """Leave a heartbeat: idle for that many seconds, or busy."""
-        beat = Heartbeat(
-            worker=self.worker,
-            slot="a",
-            version="v1",
-            concurrency=concurrency,
-            in_hand=list(in_hand),
-            idle_since=None if idle_for is None else now() - timedelta(seconds=idle_for),
-            healthy=healthy,
-            subscribed=subscribed,
-            at=now(),
-        )
-        store = names.results_component(self.engine_id)
-        workers = WorkerList(workers=[self.worker])
-        await self.sidecar.put(store, names.WORKERS_KEY, workers.model_dump_json().encode())
-        await self.sidecar.put(store, names.worker_key(self.worker), beat.model_dump_json().encode(), 15)
-
-
-async def succeed(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Answer the input."""
-    await runner.end(event, output={"echo": event.data.input})
-    return True
-
-
-async def succeed_untold(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Answer the input; the completion gets lost."""
-    await runner.end(event, output={"echo": event.data.input}, tell=False)
-    return True
-
-
-async def fail(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Fail for good."""
-    error = JobError(code="PREDICT_ERROR", message="it broke", retryable=True)
-    await runner.end(event, Status.FAILED, error=error, dead_lettered=True)
-    return True
-
-
-async def retry(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Fail, to be tried again at once; for good when no attempts are left."""
-    if event.attempt >= event.data.retry.max_attempts:
-        return await fail(runner, event)
-    error = JobError(code="PREDICT_ERROR", message="it broke", retryable=True)
-    await runner.end(event, Status.QUEUED, error=error, retry_at=now())
-    return True
-
-
-async def never(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Begin, and never end."""
-    await runner.claim(event)
-    return True
-
-
-async def lose(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """As if the broker had lost it."""
-    return True
 
 
 class Clock:
@@ -232,7 +92,7 @@ class GatewayWorld:
             found = await self.job(job_id)
             return found if found["status"] == status else None
 
-        found: dict[str, Any] = await until(reached)
+        found: dict[str, Any] = await until_async(reached)
         return found
 
     async def delivered(self, job_id: str, times: int = 1, engine: str = ECHO) -> JobEvent:
@@ -241,7 +101,7 @@ class GatewayWorld:
         def deliveries() -> list[JobEvent]:
             return [event for event in self.runners[engine].events if event.id == job_id]
 
-        await until(lambda: len(deliveries()) >= times)
+        await until_async(lambda: len(deliveries()) >= times)
         return deliveries()[-1]
 
     def handed_over(self) -> int:
@@ -281,7 +141,7 @@ class GatewayWorld:
     async def idle(self) -> None:
         """Wait until the gateway and the broker have nothing in hand."""
         dispatcher, mirroring, hints = self.gateway.dispatcher, self.gateway.mirroring, self.gateway.hints
-        await until(
+        await until_async(
             lambda: (
                 not (
                     dispatcher._background._tasks
@@ -385,60 +245,3 @@ async def gateway_world(
                 yield world
             finally:
                 await world.close()
-
-
-def problem_of(answer: httpx2.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """The problem that a refusal tells of, which must say what was wrong and what to do."""
-    assert answer.status_code == status, (answer.status_code, answer.text[:500])
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["x-request-id"]
-    body: dict[str, Any] = json.loads(answer.content)
-    assert body["status"] == status
-    for name in ("title", "detail", "code", "advice"):
-        assert isinstance(body[name], str)
-        assert body[name]
-    assert "Traceback" not in answer.text
-    assert isinstance(body["retryable"], bool)
-    if code:
-        assert body["code"] == code, body
-    return body
-
-
-@contextlib.asynccontextmanager
-async def listening(world: GatewayWorld) -> AsyncIterator[int]:
-    """Serve a world's API as `python -m enginehouse.gateway` does, on a port of its own, for bytes no client sends."""
-    port = PORTS.take()
-    config = uvicorn.Config(world.app, "127.0.0.1", port, lifespan="off", log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    with contextlib.ExitStack() as stack:
-        stack.callback(PORTS.give_back, port)
-        serving = asyncio.create_task(server._serve())
-        await until(lambda: server.started)
-        try:
-            yield port
-        finally:
-            server.should_exit = True
-            await serving
-
-
-async def exchange(port: int, *parts: bytes, close: bool = False) -> bytes:
-    """Send these bytes, and read what comes until the server closes or has sent a whole answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-        if close:
-            writer.close()
-            return b""
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        length = next(
-            (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-        )
-        return head + await asyncio.wait_for(reader.readexactly(length), 5)
-    except (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError) as error:
-        return getattr(error, "partial", b"")
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()

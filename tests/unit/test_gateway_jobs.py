@@ -7,20 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.gateway import (
-    ECHO,
-    STANDARD,
-    GatewayWorld,
-    ScriptedRunner,
-    fail,
-    gateway_world,
-    never,
-    problem_of,
-    retry,
-    succeed,
-    succeed_untold,
-    until,
-)
+from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.scripted_runner import ScriptedRunner, fail, never, retry, succeed, succeed_untold
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JOB_COMPLETED, JobEvent, completion_event
@@ -51,7 +41,7 @@ class Reads:
 
 async def wait_for_waiter(world: GatewayWorld) -> None:
     """Until some caller waits."""
-    await until(lambda: world.gateway.jobs.waiters._endings)
+    await until_async(lambda: world.gateway.jobs.waiters._endings)
 
 
 async def test_a_submitted_job_is_accepted_run_and_read(world: GatewayWorld) -> None:
@@ -139,7 +129,7 @@ class TestWaiting:
         reads = Reads(world, monkeypatch)
         waiting = [asyncio.create_task(world.job(job_id, wait=30)) for _ in range(20)]
         await wait_for_waiter(world)
-        await until(lambda: reads.count >= 20)
+        await until_async(lambda: reads.count >= 20)
         before = time.monotonic()
         await world.runner.end(event, output="done")
         jobs = await asyncio.gather(*waiting)
@@ -152,7 +142,7 @@ class TestWaiting:
     async def test_a_hint_may_name_several_jobs(self, world: GatewayWorld) -> None:
         world.runner.answer = succeed_untold
         job_ids = [await world.submit() for _ in range(5)]
-        await until(lambda: all(world.record(job_id) for job_id in job_ids))
+        await until_async(lambda: all(world.record(job_id) for job_id in job_ids))
         hint = completion_event(JOB_COMPLETED, ECHO, job_ids[0], Status.SUCCEEDED, 1, [*job_ids[1:], "not-a-job"])
         assert await world.gateway.hints.deliver(hint)
         assert {(await world.job(job_id))["status"] for job_id in job_ids} == {"succeeded"}
@@ -295,7 +285,7 @@ class TestCancel:
         await arrived.wait()
         assert (await world.client().post(f"/v1/jobs/{job_id}/cancel")).json()["status"] == "canceled"
         go_on.set()
-        await until(lambda: not world.dapr._tasks)
+        await world.idle()
         assert (await world.job(job_id))["status"] == "canceled"
         record = world.record(job_id)
         assert record is not None
@@ -462,5 +452,5 @@ async def test_a_record_says_nothing_about_a_job_of_another_engine(world: Gatewa
     await forger.records.change(job_id, 60, lambda _: forged)
     await forger.tell("dev.enginehouse.job.completed.v1", job_id, Status.SUCCEEDED, 1)
     await forger.tell("dev.enginehouse.job.completed.v1", new_job_id(), Status.SUCCEEDED, 1)
-    await until(lambda: not world.dapr._tasks)
+    await world.idle()
     assert (await world.job(job_id))["status"] == "running"

@@ -9,19 +9,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.support.gateway import (
-    ECHO,
-    STANDARD,
-    GatewayWorld,
-    ScriptedRunner,
-    fail,
-    gateway_world,
-    lose,
-    never,
-    problem_of,
-    succeed,
-    until,
-)
+from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.scripted_runner import ScriptedRunner, fail, lose, never, succeed
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineState
@@ -99,11 +90,11 @@ async def paused(world: GatewayWorld, more: int = 20) -> list[str]:
 
     world.runner.answer = fail_together
     jobs = await submit_many(world, WINDOW + more)
-    await until(lambda: len(world.runner.events) == WINDOW)
+    await until_async(lambda: len(world.runner.events) == WINDOW)
     go.set()
-    await until(lambda: engine(world).state == EngineState.PAUSED)
+    await until_async(lambda: engine(world).state == EngineState.PAUSED)
     # What was handed over on the way to the verdict comes to its end.
-    await until(lambda: in_window_is_empty(world))
+    await until_async(lambda: in_window_is_empty(world))
     return [job_id for job_id in jobs if (await world.job(job_id))["status"] == "queued"]
 
 
@@ -139,7 +130,7 @@ class TestPause:
 
     async def test_its_owner_is_told_once(self, world: GatewayWorld) -> None:
         await paused(world)
-        await until(lambda: told(world))
+        await until_async(lambda: told(world))
         (event,) = told(world)
         assert event["type"] == "dev.enginehouse.engine.paused.v1"
         assert event["data"]["engine"] == ECHO
@@ -164,7 +155,7 @@ class TestPause:
 
         world.runner.answer = hold
         await probe_now(world)
-        await until(lambda: len(world.runner.events) > before)
+        await until_async(lambda: len(world.runner.events) > before)
         await world.sweep()
         assert [event.id for event in world.runner.events[before:]] == waiting[:1]
         assert world.gateway.dispatcher.window(ECHO) == 1
@@ -173,13 +164,13 @@ class TestPause:
             assert (await world.job(job_id, wait=5))["status"] == "succeeded"
         assert [event.id for event in world.runner.events[before:]] == waiting
         assert engine(world).state == EngineState.ACTIVE
-        await until(lambda: told_kinds(world) == ["paused", "active"])
+        await until_async(lambda: told_kinds(world) == ["paused", "active"])
 
     async def test_a_probe_that_fails_pauses_again_and_is_no_news(self, world: GatewayWorld) -> None:
         waiting = await paused(world)
         await probe_now(world)
-        await until(lambda: engine(world).breaker.failed_probes == 1)
-        await until(lambda: world.gateway.dispatcher.window(ECHO) == 0)
+        await until_async(lambda: engine(world).breaker.failed_probes == 1)
+        await until_async(lambda: world.gateway.dispatcher.window(ECHO) == 0)
         assert (await world.job(waiting[0]))["status"] == "failed"
         assert (await world.job(waiting[1]))["status_reason"] == "engine_paused"
         assert told_kinds(world) == ["paused"]
@@ -193,7 +184,7 @@ class TestPause:
 
         world.runner.answer = hold
         await submit_many(world, WINDOW)
-        await until(lambda: len(held) == WINDOW)
+        await until_async(lambda: len(held) == WINDOW)
         await world.gateway.transitions.move(engine(world), EngineState.PAUSED, "to see", time.time() + 3_600)
         waiting = await world.submit("waits")
         await world.runner.end(held[0])
@@ -225,7 +216,7 @@ class TestPause:
         world.runner.answer = late
         for _ in range(breaker.TRIP_AFTER):
             await world.submit(execution_timeout_seconds=seconds)
-        await until(lambda: engine(world).state == EngineState.PAUSED)
+        await until_async(lambda: engine(world).state == EngineState.PAUSED)
         assert "PREDICT_TIMEOUT" in str(engine(world).reason)
 
     async def test_a_retry_that_waits_for_a_paused_engine_says_so(self, world: GatewayWorld) -> None:
@@ -235,7 +226,7 @@ class TestPause:
 
         world.runner.answer = later
         job_id = await world.submit()
-        await until(lambda: engine(world).breaker.outcomes)
+        await until_async(lambda: engine(world).breaker.outcomes)
         await world.gateway.transitions.move(engine(world), EngineState.PAUSED, "to see", None)
         assert (await world.job(job_id))["status_reason"] == "engine_paused"
 
@@ -250,11 +241,11 @@ class TestQuarantineByItself:
         monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.001)
         world.runner.answer = fail
         await submit_many(world, 60)
-        await until(lambda: engine(world).state == EngineState.QUARANTINED, 20)
+        await until_async(lambda: engine(world).state == EngineState.QUARANTINED)
         ran = len(world.runner.events)
         assert engine(world).reason == "8 probes in a row failed; the last: PREDICT_ERROR"
-        await until(lambda: told_kinds(world) == ["paused", "quarantined"])
-        await until(lambda: control(world.dapr) == {"stopped": True})
+        await until_async(lambda: told_kinds(world) == ["paused", "quarantined"])
+        await until_async(lambda: control(world.dapr) == {"stopped": True})
         await world.sweep()
         assert (len(world.runner.events), world.gateway.dispatcher.window(ECHO)) == (ran, 0)
         waiting = [job for job in (await listed(world)).values() if job["status"] == "queued"]
@@ -270,12 +261,12 @@ class TestQuarantineByItself:
         async with gateway_world(tmp_path, window_min=64) as world:
             world.runner.answer = lose
             await submit_many(world, 40)
-            await until(lambda: len(world.runner.events) == 40)
+            await until_async(lambda: len(world.runner.events) == 40)
             for event in world.runner.events[: breaker.QUARANTINE_AFTER_NONSENSE]:
                 await nonsense(world.runner, event)
-            await until(lambda: engine(world).state == EngineState.QUARANTINED)
+            await until_async(lambda: engine(world).state == EngineState.QUARANTINED)
             assert code in str(engine(world).reason)
-            await until(lambda: control(world.dapr) == {"stopped": True})
+            await until_async(lambda: control(world.dapr) == {"stopped": True})
 
     async def test_its_runner_is_told_even_if_the_store_is_away_when_an_operator_repeats_it(
         self, world: GatewayWorld
@@ -286,7 +277,7 @@ class TestQuarantineByItself:
         world.dapr.missing.clear()
         assert (await operate(world, "quarantine", {"reason": "it lies"})).status_code == 200
         assert control(world.dapr) == {"stopped": True}
-        await until(lambda: told_kinds(world) == ["quarantined"])
+        await until_async(lambda: told_kinds(world) == ["quarantined"])
 
     async def test_its_runner_is_told_by_the_sweep_when_the_store_was_away(self, world: GatewayWorld) -> None:
         world.dapr.missing.add(ECHO_STORE)
@@ -308,7 +299,7 @@ class TestQuarantineByItself:
         dapr.handlers.clear()
         dapr.missing.clear()
         async with gateway_world(tmp_path, dapr=dapr):
-            await until(lambda: control(dapr) == {"stopped": True})
+            await until_async(lambda: control(dapr) == {"stopped": True})
 
     async def test_its_runner_goes_on_when_another_gateway_resumed_it_meanwhile(self, world: GatewayWorld) -> None:
         await operate(world, "quarantine", {"reason": "it lies"})
@@ -353,7 +344,7 @@ class TestOperators:
         job = await world.job(job_id)
         assert (job["status"], job["status_reason"]) == ("queued", "engine_paused")
         assert world.runner.events == []
-        await until(lambda: told(world))
+        await until_async(lambda: told(world))
         assert [(event["type"], event["data"]) for event in told(world)] == [
             ("dev.enginehouse.engine.quarantined.v1", {"engine": ECHO, "reason": "it lies"})
         ]
@@ -375,7 +366,7 @@ class TestOperators:
             for job_id in [urgent, *jobs]:
                 assert (await world.job(job_id, wait=5))["status"] == "succeeded"
             assert [event.id for event in world.runner.events] == [urgent, *jobs]
-            await until(lambda: told_kinds(world) == ["quarantined", "active"])
+            await until_async(lambda: told_kinds(world) == ["quarantined", "active"])
 
     async def test_an_engine_without_a_readable_card_stays_quarantined_too(self, tmp_path: Path) -> None:
         dapr = FakeDapr()
@@ -461,7 +452,7 @@ async def remove(world: GatewayWorld) -> None:
         await world.gateway.catalogue.refresh()
         return engine(world).state == EngineState.RETIRED
 
-    await until(gone)
+    await until_async(gone)
 
 
 async def test_the_jobs_of_a_removed_engine_end_and_say_so(world: GatewayWorld) -> None:

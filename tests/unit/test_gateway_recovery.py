@@ -7,20 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.gateway import (
-    ECHO,
-    STANDARD,
-    Clock,
-    GatewayWorld,
-    ScriptedRunner,
-    fail,
-    gateway_world,
-    lose,
-    never,
-    succeed,
-    succeed_untold,
-    until,
-)
+from tests.support.gateway import ECHO, STANDARD, Clock, GatewayWorld, gateway_world
+from tests.support.scripted_runner import ScriptedRunner, fail, lose, never, succeed, succeed_untold
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineState
@@ -62,7 +51,7 @@ class TestBroker:
         async def waits() -> bool:
             return bool((await world.job(job_id))["status_reason"] == "waiting_for_broker")
 
-        await until(waits)
+        await until_async(waits)
         assert world.runner.events == []
         job = await world.until_status(job_id, Status.SUCCEEDED)
         assert job["status_reason"] is None
@@ -107,7 +96,7 @@ class TestCompletions:
         job_id = await world.submit()
         waiting = asyncio.create_task(world.job(job_id, wait=30))
         await world.delivered(job_id)
-        await until(lambda: world.record(job_id))
+        await until_async(lambda: world.record(job_id))
         assert (await world.job(job_id))["status"] == "queued"
         await sweep_in(world, clock, 3)
         assert (await asyncio.wait_for(waiting, 5))["status"] == "succeeded"
@@ -116,7 +105,8 @@ class TestCompletions:
     async def test_one_that_comes_while_the_store_is_away_is_made_up_for(self, world: GatewayWorld) -> None:
         world.dapr.fail("read_many")
         job_id = await world.submit()
-        await until(lambda: not world.dapr.failures["read_many"] and not world.dapr._tasks)
+        await until_async(lambda: not world.dapr.failures["read_many"])
+        await world.idle()
         assert (await world.job(job_id))["status"] == "queued"
         await world.aged(job_id, 3)
         await world.sweep()
@@ -127,7 +117,7 @@ class TestCompletions:
         ids = [await world.submit(number) for number in range(5)]
         for job_id in ids:
             await world.until_status(job_id, Status.SUCCEEDED)
-        await until(lambda: not world.dapr._tasks)
+        await world.idle()
 
     @pytest.mark.parametrize(
         "body",
@@ -152,7 +142,7 @@ class TestCompletions:
 
     async def test_those_of_a_job_that_nobody_accepted_are_acknowledged(self, world: GatewayWorld) -> None:
         await world.runner.tell("dev.enginehouse.job.completed.v1", names.new_job_id(), Status.SUCCEEDED, 1)
-        await until(lambda: not world.dapr._tasks)
+        await world.idle()
 
     async def test_a_record_that_cannot_be_read_stops_no_other(self, world: GatewayWorld) -> None:
         world.runner.answer = never

@@ -10,7 +10,9 @@ import pytest
 import pytest_asyncio
 import structlog
 import structlog.testing
-from tests.support.gateway import ECHO, PRIVATE, GatewayWorld, gateway_world, problem_of, until
+from tests.support.gateway import ECHO, PRIVATE, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.errors import InvalidInput
@@ -141,7 +143,7 @@ async def test_a_removed_engine_is_as_one_that_never_was(tmp_path: Path) -> None
             await world.gateway.catalogue.refresh()
             return engine.state == EngineState.RETIRED
 
-        await until(retired)
+        await until_async(retired)
         await refused(world, "POST", "/v1/engines/echo/jobs", 404, "ENGINE_DOES_NOT_EXIST", json={"input": 1})
 
 

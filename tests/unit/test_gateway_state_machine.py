@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
-from tests.support.gateway import ECHO, Clock, GatewayWorld, ScriptedRunner, gateway_world
+from tests.support.gateway import ECHO, Clock, GatewayWorld, gateway_world
+from tests.support.scripted_runner import ScriptedRunner
 
 from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.support.gateway import GatewayWorld, gateway_world, make_tenant, until
+from tests.support.gateway import GatewayWorld, gateway_world, make_tenant
+from tests.support.waiting import until_async
 
 from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.tenants.tenants import Tenants
@@ -39,7 +40,7 @@ async def test_a_file_that_cannot_be_read_keeps_no_key_of_others_alive(tmp_path:
         async def revoked() -> bool:
             return await status(world, "umbra") == 401
 
-        await until(revoked)
+        await until_async(revoked)
         assert await status(world, "acme") == 200, "it stays as it was"
 
 
@@ -61,7 +62,7 @@ async def test_a_look_that_fails_is_logged_and_looked_again(tmp_path: Path, monk
             async def revoked() -> bool:
                 return await status(world, "umbra") == 401
 
-            await until(revoked)
+            await until_async(revoked)
         assert [(line["action"], line["task"]) for line in logs if line["log_level"] == "error"] == [
             ("task_failed", "tenants")
         ]
