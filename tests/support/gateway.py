@@ -163,6 +163,18 @@ class GatewayWorld:
             await client.aclose()
 
 
+def impatient(clock: Clock) -> Pace:
+    """Return a pace with `clock` at which stores get little time to answer, and every ended job is sampled."""
+    return Pace(clock=clock, broker_retry_seconds=0.05, store_seconds=0.2, sample_every_seconds=0)
+
+
+async def sweep_in(world: GatewayWorld, clock: Clock, seconds: float) -> None:
+    """Put the clock forward, sweep, and wait until nothing is in hand."""
+    clock.ahead += seconds
+    await world.sweep()
+    await world.idle()
+
+
 def make_tenant(folder: Path, name: str, *, admin: bool = False, **fields: Any) -> str:
     """Write a tenant's file; its API key."""
     key = new_key(name)

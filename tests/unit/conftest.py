@@ -1,9 +1,10 @@
-"""Databases for the tests of the ledger and the gateway: PostgreSQL is started once, when the first test asks for it."""
+"""Databases and a clock for the tests of the ledger and the gateway. PostgreSQL is started by the first test that asks for it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.gateway import Clock
 from tests.support.ledger import empty_postgres, opened, sqlite_url
 from tests.support.postgres import PostgresServer, postgres_server
 
@@ -33,3 +34,9 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
     async with opened(ledger_url) as made:
         yield made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that stands at the present until the test puts it forward."""
+    return Clock()
