@@ -70,13 +70,13 @@ async def test_a_look_that_fails_is_logged_and_looked_again(tmp_path: Path, monk
 
 async def test_an_event_of_a_tenant_whose_file_cannot_be_read_comes_again(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
-        path = file_of(tmp_path, "acme")
+        make_tenant(tmp_path / "tenants", "globex")
+        path = file_of(tmp_path, "globex")
         kept = path.read_bytes()
         path.write_bytes(b"\xff")
-        world.gateway.events._tenants = tenants = Tenants(tmp_path / "tenants")
         with capture_logs() as logs:
-            assert not await world.gateway.events.deliver(EVENT, "acme")
-        assert [line["tenant"] for line in logs if line["action"] == "event_without_tenant"] == ["acme"]
+            assert not await world.gateway.events.deliver(EVENT, "globex")
+        assert [line["tenant"] for line in logs if line["action"] == "event_without_tenant"] == ["globex"]
         path.write_bytes(kept)
-        tenants.load()
-        assert await world.gateway.events.deliver(EVENT, "acme")
+        world.gateway.tenants.load()
+        assert await world.gateway.events.deliver(EVENT, "globex")
