@@ -1,4 +1,4 @@
-"""A gateway over a fake sidecar, with tenants and their keys, and runners that do what the test says."""
+"""A whole gateway over a fake sidecar, with tenants and their keys, and a scripted runner for each engine."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ TOKEN = "a-token-of-a-test"
 
 
 class Clock:
-    """A clock that a test can put forward; given to a gateway as `Pace.clock`."""
+    """A clock that a test can put forward. Give it to a gateway as `Pace.clock`."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -46,7 +46,7 @@ class Clock:
 
 
 class GatewayWorld:
-    """A gateway and what is around it."""
+    """A gateway, the fake Dapr below it, a client for each tenant and a runner for each engine."""
 
     def __init__(self, app: FastAPI, dapr: FakeDapr, keys: dict[str, str]) -> None:
         self.app = app
@@ -59,11 +59,11 @@ class GatewayWorld:
 
     @property
     def runner(self) -> ScriptedRunner:
-        """Of the engine `echo` of acme."""
+        """Return the runner of acme's engine `echo`."""
         return self.runners[ECHO]
 
     def client(self, tenant: str = "acme") -> httpx2.AsyncClient:
-        """Calls the API with a key of `tenant`."""
+        """Return a client that calls the API with the key of `tenant`."""
         if tenant not in self._clients:
             self._clients[tenant] = httpx2.AsyncClient(
                 transport=httpx2.ASGITransport(self.app),
@@ -73,20 +73,20 @@ class GatewayWorld:
         return self._clients[tenant]
 
     async def submit(self, value: Any = "hello", *, tenant: str = "acme", engine: str = "echo", **options: Any) -> str:
-        """Submit a job that must be accepted; its id."""
+        """Submit a job, which must be accepted, and return its id."""
         answer = await self.client(tenant).post(f"/v1/engines/{engine}/jobs", json={"input": value, **options})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     async def job(self, job_id: str, *, tenant: str = "acme", wait: float = 0) -> dict[str, Any]:
-        """What the API says of a job."""
+        """Return a job as the API shows it."""
         answer = await self.client(tenant).get(f"/v1/jobs/{job_id}", params={"wait": wait} if wait else {})
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
 
     async def until_status(self, job_id: str, status: Status) -> dict[str, Any]:
-        """The job, once it has that status."""
+        """Wait until the job has that status, and return it."""
 
         async def reached() -> dict[str, Any] | None:
             found = await self.job(job_id)
@@ -96,7 +96,7 @@ class GatewayWorld:
         return found
 
     async def delivered(self, job_id: str, times: int = 1, engine: str = ECHO) -> JobEvent:
-        """The last delivery of a job, once there have been so many."""
+        """Wait until a job was delivered that many times, and return its last delivery."""
 
         def deliveries() -> list[JobEvent]:
             return [event for event in self.runners[engine].events if event.id == job_id]
@@ -105,16 +105,16 @@ class GatewayWorld:
         return deliveries()[-1]
 
     def handed_over(self) -> int:
-        """How many jobs have been published so far."""
+        """Return how many jobs have been published so far."""
         return sum(len(events) for topic, events in self.dapr.published.items() if topic.startswith("engine."))
 
     def record(self, job_id: str, engine: str = ECHO) -> JobRecord | None:
-        """The job's record, if there is one."""
+        """Return the job's record, or None if there is none."""
         entry = self.dapr.stores[names.results_component(engine)].get(job_id)
         return JobRecord.model_validate_json(entry.value) if entry else None
 
     async def stored(self) -> dict[str, int]:
-        """How many rows each table of what was accepted has."""
+        """Return the number of rows in the tables of jobs, idempotency keys and dead letters."""
 
         def count(connection: Any) -> dict[str, int]:
             tables = [jobs, idempotency_keys, metadata.tables["dead_letters"]]
@@ -124,22 +124,22 @@ class GatewayWorld:
         return found
 
     async def change(self, job_id: str, **columns: Any) -> None:
-        """Set columns of a job's row: moments, mostly, so that a test need not wait for them."""
+        """Set columns of a job's row. Most tests set a moment, so that they need not wait for it."""
         statement = jobs.update().where(jobs.c.id == job_id).values(columns)
         await self.gateway.ledger.database.transact(lambda connection: connection.execute(statement), durable=False)
 
     async def aged(self, job_id: str, seconds: float) -> None:
-        """Make a job's hand-over that much older."""
+        """Make a job's hand-over that many seconds older."""
         await self.change(job_id, handed_over_at=jobs.c.handed_over_at - seconds)
 
     async def sweep(self) -> None:
-        """Do now what the gateway does every few seconds. Heartbeats are read afresh."""
+        """Run one sweep now. It reads every heartbeat anew."""
         for engine in self.gateway.catalogue:
             engine.workers_read_at = 0
         await self.gateway.sweep.once()
 
     async def idle(self) -> None:
-        """Wait until the gateway and the broker have nothing in hand."""
+        """Wait until the gateway has no task under way and the broker no delivery."""
         dispatcher, mirroring, hints = self.gateway.dispatcher, self.gateway.mirroring, self.gateway.hints
         await until_async(
             lambda: (
@@ -154,7 +154,7 @@ class GatewayWorld:
         )
 
     def forget(self, job_id: str) -> None:
-        """Forget a job's engine, as a gateway that was started again has."""
+        """Forget a job's engine, as a gateway does that was started again."""
         self.gateway.hints._expected.forget(job_id)
 
     async def close(self) -> None:
@@ -176,7 +176,7 @@ async def sweep_in(world: GatewayWorld, clock: Clock, seconds: float) -> None:
 
 
 def make_tenant(folder: Path, name: str, *, admin: bool = False, **fields: Any) -> str:
-    """Write a tenant's file; its API key."""
+    """Write a tenant's file, and return its API key."""
     key = new_key(name)
     known = ApiKey(id=key[:8], sha256=hash_key(key), admin=admin, created_at=now())
     tenant = Tenant(name=name, keys=[known], **fields)
@@ -193,7 +193,7 @@ async def show_card(dapr: FakeDapr, engine_id: str, **fields: Any) -> None:
 
 
 def gateway_settings(folder: Path, **changes: Any) -> GatewaySettings:
-    """Settings of a gateway whose sweep comes only when the test says so."""
+    """Return settings of a gateway that sweeps only when the test calls `sweep`."""
     values: dict[str, Any] = {
         "ledger_url": sqlite_url(folder) if "ledger_url" not in changes else None,
         "tenants_dir": folder / "tenants",
@@ -209,7 +209,7 @@ _FREE_APPS: list[FastAPI] = []
 
 @contextlib.contextmanager
 def _app() -> Iterator[FastAPI]:
-    """The routes, to be given a gateway; made once, since FastAPI works them out anew for each app it makes."""
+    """Lend the block an app that still needs a gateway. Apps are used again, because FastAPI is slow to make one."""
     if not _FREE_APPS:
         _read_certificates_once()
         _FREE_APPS.append(
@@ -222,7 +222,7 @@ def _app() -> Iterator[FastAPI]:
 
 @functools.cache
 def _read_certificates_once() -> None:
-    """Every HTTP client reads the machine's certificates, also for webhooks that no test here sends."""
+    """Make all HTTP clients share one TLS context, because reading the machine's certificates takes long."""
     vars(default)["create_ssl_context"] = functools.cache(vars(default)["create_ssl_context"])
 
 
@@ -236,7 +236,7 @@ async def gateway_world(
     pace: Pace = USUAL,
     **changes: Any,
 ) -> AsyncIterator[GatewayWorld]:
-    """A started gateway that knows its engines; acme and umbra are tenants, and `admin` is a key of acme's operator."""
+    """Run a gateway that knows `engines`, and has the tenants acme and umbra and an administrator's key `admin`."""
     dapr = dapr or FakeDapr()
     dapr.components |= {names.results_component(engine) for engine in engines}
     tenants = folder / "tenants"

@@ -12,7 +12,7 @@ from tests.support.waiting import until_async
 
 @contextlib.asynccontextmanager
 async def listening(world: GatewayWorld) -> AsyncIterator[int]:
-    """Serve a world's API as `python -m enginehouse.gateway` does, on a port of its own, for bytes no client sends."""
+    """Serve a world's API during the block, as `python -m enginehouse.gateway` does. Give the block its port."""
     port = PORTS.take()
     config = uvicorn.Config(world.app, "127.0.0.1", port, lifespan="off", log_level="warning", access_log=False)
     server = uvicorn.Server(config)
@@ -28,7 +28,7 @@ async def listening(world: GatewayWorld) -> AsyncIterator[int]:
 
 
 async def exchange(port: int, *parts: bytes, close: bool = False) -> bytes:
-    """Send these bytes, and read what comes until the server closes or has sent a whole answer."""
+    """Send these bytes, and return the answer: a whole one, or what came before the server closed the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for part in parts:

@@ -1,4 +1,4 @@
-"""Refusals of the gateway: check that each says what was wrong, and leaves nothing behind."""
+"""Check that a refusal of the gateway says what was wrong and what to do, and that it stored nothing."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from tests.support.gateway import GatewayWorld
 
 
 def problem_of(answer: httpx2.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """The problem that a refusal tells of, which must say what was wrong and what to do."""
+    """Return the problem in a refusal. It must say what was wrong and what to do, and show no inside of the gateway."""
     assert answer.status_code == status, (answer.status_code, answer.text[:500])
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-request-id"]
@@ -27,7 +27,7 @@ def problem_of(answer: httpx2.Response, status: int, code: str | None = None) ->
 async def refused(
     world: GatewayWorld, method: str, path: str, status: int, code: str | None = None, **request: Any
 ) -> dict[str, Any]:
-    """Send a request that must be refused and leave nothing behind. Return its problem."""
+    """Send a request that must be refused and store nothing, and return its problem."""
     before, handed_over = await world.stored(), world.handed_over()
     answer = await world.client().request(method, path, **request)
     body = problem_of(answer, status, code)
@@ -37,6 +37,6 @@ async def refused(
 
 
 def anonymous(world: GatewayWorld, headers: list[tuple[bytes, bytes]]) -> httpx2.AsyncClient:
-    """Return a client that sends these headers and no key of its own, and gets the answers to unexpected errors."""
+    """Return a client that sends only these headers, and gets an answer even if the gateway fails unexpectedly."""
     transport = httpx2.ASGITransport(world.app, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)

@@ -1,4 +1,4 @@
-"""A stand-in for an engine's runner, which does with each delivery what the test says."""
+"""A stand-in for an engine's runner. The test chooses how it treats each delivery."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
@@ -14,11 +14,11 @@ from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 from enginehouse.sidecar.records import JobRecords
 
 Answer = Callable[["ScriptedRunner", JobEvent], Awaitable[bool]]
-"""Does something with a delivery, and returns whether to acknowledge it."""
+"""Treats one delivery, and returns whether to acknowledge it."""
 
 
 class ScriptedRunner:
-    """Stands where an engine's runner would: takes its deliveries and does with each what `answer` says."""
+    """Takes the deliveries of an engine's jobs, keeps them in `events`, and treats each as `answer` does."""
 
     def __init__(self, dapr: FakeDapr, engine_id: str, worker: str = "worker-1") -> None:
         self.engine_id = engine_id
@@ -30,17 +30,17 @@ class ScriptedRunner:
         dapr.subscribe(names.job_topic(engine_id), self.deliver)
 
     async def deliver(self, body: bytes) -> bool:
-        """A delivery; True acknowledges it."""
+        """Take a delivery. True acknowledges it."""
         event = read_event(JobEvent, body)
         self.events.append(event)
         return await self.answer(self, event)
 
     def inputs(self) -> list[Any]:
-        """What it was asked to run, in order."""
+        """Return the inputs of all deliveries, in order."""
         return [event.data.input for event in self.events]
 
     async def write(self, event: JobEvent, status: Status, **fields: Any) -> JobRecord:
-        """Set the job's record, if the table allows that; what holds in the end."""
+        """Write the job's record if the table of transitions allows it, and return the record that holds then."""
 
         def decide(present: JobRecord | None) -> JobRecord | None:
             if present and (present.attempt > event.attempt or not may_change(present.status, status)):
@@ -60,7 +60,7 @@ class ScriptedRunner:
     async def end(
         self, event: JobEvent, status: Status = Status.SUCCEEDED, *, tell: bool = True, **fields: Any
     ) -> None:
-        """Write how an attempt ended, and tell of it."""
+        """Write how an attempt ended, and publish a completion unless `tell` is False."""
         if status.is_final:
             fields = {"finished_at": now(), "predict_time": 0.01, **fields}
         held = await self.write(event, status, started_at=now(), **fields)
@@ -68,7 +68,7 @@ class ScriptedRunner:
             await self.tell(JOB_COMPLETED, event.id, held.status, held.attempt)
 
     async def claim(self, event: JobEvent) -> None:
-        """Say that the job runs."""
+        """Write that the job runs, and publish that it started."""
         await self.write(event, Status.RUNNING, started_at=now())
         await self.tell(JOB_STARTED, event.id, Status.RUNNING, event.attempt)
 
@@ -81,7 +81,7 @@ class ScriptedRunner:
         concurrency: int = 2,
         subscribed: bool = True,
     ) -> None:
-        """Leave a heartbeat: idle for that many seconds, or busy."""
+        """Write a heartbeat of a worker that has been idle for `idle_for` seconds; None: it is busy."""
         beat = Heartbeat(
             worker=self.worker,
             slot="a",
@@ -106,20 +106,20 @@ async def succeed(runner: ScriptedRunner, event: JobEvent) -> bool:
 
 
 async def succeed_untold(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Answer the input; the completion gets lost."""
+    """Answer the input, and publish no completion."""
     await runner.end(event, output={"echo": event.data.input}, tell=False)
     return True
 
 
 async def fail(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Fail for good."""
+    """Fail for good, as a dead letter."""
     error = JobError(code="PREDICT_ERROR", message="it broke", retryable=True)
     await runner.end(event, Status.FAILED, error=error, dead_lettered=True)
     return True
 
 
 async def retry(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Fail, to be tried again at once; for good when no attempts are left."""
+    """Fail. The job is tried again at once, or has failed for good when no attempts are left."""
     if event.attempt >= event.data.retry.max_attempts:
         return await fail(runner, event)
     error = JobError(code="PREDICT_ERROR", message="it broke", retryable=True)
@@ -128,11 +128,11 @@ async def retry(runner: ScriptedRunner, event: JobEvent) -> bool:
 
 
 async def never(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """Begin, and never end."""
+    """Begin the job, and never end it."""
     await runner.claim(event)
     return True
 
 
 async def lose(runner: ScriptedRunner, event: JobEvent) -> bool:
-    """As if the broker had lost it."""
+    """Do nothing with the delivery, as if the broker had lost it."""
     return True

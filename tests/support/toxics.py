@@ -25,7 +25,7 @@ class Proxy:
     _stalled: bool = False
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _silent: set[asyncio.StreamWriter] = field(default_factory=set)
-    """Writers that get nothing any more."""
+    """Writers to which nothing is passed on any more."""
     _loop: asyncio.AbstractEventLoop | None = None
 
     def cut(self) -> None:

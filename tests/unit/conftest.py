@@ -1,4 +1,4 @@
-"""Databases and a clock for the tests of the ledger and the gateway. PostgreSQL is started by the first test that asks for it."""
+"""Databases and a clock for tests of the ledger and the gateway. PostgreSQL starts when the first test needs it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,14 +19,14 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 async def postgres_url(postgres: PostgresServer) -> str:
-    """Of a PostgreSQL ledger without rows."""
+    """Return the URL of a PostgreSQL ledger without rows."""
     await empty_postgres(postgres.url)
     return postgres.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a ledger without rows, on each of the databases in turn."""
+    """Return the URL of a ledger without rows, on each of the databases in turn."""
     return sqlite_url(tmp_path) if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
 
 

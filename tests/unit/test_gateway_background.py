@@ -1,4 +1,4 @@
-"""What a gateway does beside answering goes on: a task that breaks is told of in the log and started again."""
+"""A gateway's background tasks go on: a task that fails is logged and started again."""
 
 from pathlib import Path
 

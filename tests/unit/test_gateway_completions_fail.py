@@ -1,4 +1,4 @@
-"""A completion whose record cannot be mirrored, for whatever reason, is answered, so that it comes again."""
+"""Completions whose records cannot be read: every call ends, no other engine's hints wait, and the sweep catches up."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What was given up is its tenant's, with the reason; it is submitted again or let go. What nobody could parse, operators see."""
+"""Dead letters belong to their tenant and say why; they are redriven or discarded. Operators see those of no tenant."""
 
 import asyncio
 import base64

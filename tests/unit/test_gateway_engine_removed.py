@@ -1,4 +1,4 @@
-"""Engines that are removed, cannot be loaded, or have workers that receive nothing: what becomes of their jobs, and what is shown."""
+"""Engines that are removed, cannot be loaded or receive nothing: their jobs end or wait, and the API says why."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What POST /v1/events makes of events: jobs, and of what is none a refusal that stores nothing."""
+"""POST /v1/events turns events into jobs, and refuses the others without storing anything."""
 
 import json
 from collections.abc import AsyncIterator

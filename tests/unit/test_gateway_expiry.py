@@ -1,4 +1,4 @@
-"""Jobs that wait longer than they may expire and do not run. Jobs that run do not expire, and no engine holds up another."""
+"""Jobs that wait too long expire and do not run. Jobs that run do not expire, and no engine holds up another."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""No tenant takes everything: rates and jobs in flight, queues that are full, and whose turn it is."""
+"""No tenant takes everything: rates, jobs in flight and queues are limited, and engines' places are shared fairly."""
 
 import asyncio
 from pathlib import Path

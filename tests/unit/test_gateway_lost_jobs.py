@@ -1,4 +1,4 @@
-"""Jobs that a vanished worker ran, or that got lost on their way, are handed over again; jobs that run or wait are not."""
+"""Jobs of a vanished worker and jobs lost on their way are handed over again. Jobs that run or wait are not."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Operators quarantine, resume and purge engines. Only an administrator's key may, and no restart undoes it."""
+"""Operators quarantine, resume and purge engines. That needs an administrator's key, and a restart undoes none of it."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -40,7 +40,7 @@ def _long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def paused(world: GatewayWorld, more: int = 20) -> list[str]:
-    """Let the engine fail until it is paused; the jobs that wait for it, in order."""
+    """Let the engine fail until it is paused, and return the jobs that wait for it, in order."""
     go = asyncio.Event()
 
     async def fail_together(runner: ScriptedRunner, event: JobEvent) -> bool:
@@ -58,7 +58,7 @@ async def paused(world: GatewayWorld, more: int = 20) -> list[str]:
 
 
 async def probe_now(world: GatewayWorld) -> None:
-    """The pause is over."""
+    """End the pause now, so that the next job is a probe."""
     known = engine(world)
     await world.gateway.catalogue.set_state(known, EngineState.PAUSED, known.reason, time.time() - 1)
     world.gateway.dispatcher.wake(ECHO)

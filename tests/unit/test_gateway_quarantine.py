@@ -1,4 +1,4 @@
-"""An engine that fails every probe or answers nonsense is quarantined, and its runner hears of it, whatever is away."""
+"""An engine that fails every probe or answers nonsense is quarantined, and its runner is told even if the store was away."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A caller without a valid key gets 401, and engines, jobs and rights that it does not have are hidden or refused."""
+"""Callers without a valid key get 401, and the engines, jobs and rights of others are hidden from them or refused."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bodies that cannot be jobs get a 4xx that says what is wrong, and nothing is stored. Odd inputs come back as they were."""
+"""Bodies that cannot be jobs get a 4xx that says why, and store nothing. Odd but valid inputs come back unchanged."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Requests with wrong paths, methods, ids, parameters or headers get a 4xx that says what is right, and nothing is stored."""
+"""Wrong paths, methods, ids, parameters and headers get a 4xx that says what is right, and store nothing."""
 
 from collections.abc import AsyncIterator
 from typing import Any

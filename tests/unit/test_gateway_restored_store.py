@@ -1,4 +1,4 @@
-"""After a store came back older than it was, the gateway writes again what its ledger knows, so that no job runs again."""
+"""After a store was restored to an older state, the gateway writes its ends again, so that no job runs again."""
 
 import asyncio
 from collections.abc import AsyncIterator

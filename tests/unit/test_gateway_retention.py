@@ -1,4 +1,4 @@
-"""Nothing is kept for ever: results end with 410, then inputs, objects and rows go, and what nobody could be told."""
+"""Nothing is kept for ever: results end with 410, and inputs, objects, rows and undelivered notices are deleted."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Whatever order things happen in, and whatever gets lost or fails: jobs change by the table, end once, and none is lost.
+"""Jobs change by the table of transitions, end once, and none is lost, in any order of events and with any failures.
 
 Hypothesis plays clients, runners, broker and store around a real gateway: deliveries come late, twice or never, workers
 die, and the store and the broker fail before or after they have done what they were asked.

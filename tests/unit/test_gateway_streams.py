@@ -1,4 +1,4 @@
-"""A job's events through the API: what happens as it happens, and from where a broken connection left off."""
+"""A job's events through the API: sent as they happen, and resumed where a broken connection left off."""
 
 import asyncio
 import json

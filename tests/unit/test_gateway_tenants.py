@@ -1,4 +1,4 @@
-"""The tenants' files are read again for as long as the gateway runs, whatever one of them holds."""
+"""The tenants' files are read again while the gateway runs, and a broken file changes nothing for other tenants."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
 
 
 class Reads:
-    """Counts what is asked of the ledger."""
+    """Counts the reads of the ledger."""
 
     def __init__(self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -36,7 +36,7 @@ class Reads:
 
 
 async def wait_for_waiter(world: GatewayWorld) -> None:
-    """Until some caller waits."""
+    """Wait until some caller waits."""
     await until_async(lambda: world.gateway.jobs.waiters._endings)
 
 

@@ -1,4 +1,4 @@
-"""Webhooks through the API: told at the start and the end, again until they arrive, and never more than a job's notices."""
+"""Webhooks through the API are sent at a job's start and end, and repeated until they arrive, within a bound per job."""
 
 import asyncio
 import contextlib

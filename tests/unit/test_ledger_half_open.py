@@ -1,4 +1,4 @@
-"""A PostgreSQL that is gone without a word, its connections left half open, is given up in time and found again."""
+"""A PostgreSQL that vanishes and leaves its connections half open is given up in time and found again."""
 
 import asyncio
 import contextlib

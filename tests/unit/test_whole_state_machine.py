@@ -1,4 +1,4 @@
-"""Gateway, dispatcher and runner as they are, over a broker and a store that fail, conflict and answer late."""
+"""The real gateway, dispatcher and runner together, over a broker and a store that fail, conflict and answer late."""
 
 import asyncio
 from collections import defaultdict
