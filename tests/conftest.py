@@ -1,4 +1,4 @@
-"""Of every test run: Ctrl-C is heard. A shell's background job ignores it, and so would every process that a test starts."""
+"""Make every test run end on Ctrl-C. A shell's background job ignores it, and so would each process that a test starts."""
 
 import signal
 

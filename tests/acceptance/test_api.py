@@ -1,4 +1,4 @@
-"""A job's whole life over HTTP, through real sidecars: what every way of failing comes to, and that garbage harms nobody."""
+"""Jobs over HTTP through real sidecars: a whole life, the result of every way of failing, and harmless garbage."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The commands and the Python client as their users type them, over a whole running stack."""
+"""The commands and the Python client work as their users type them, over a whole running stack."""
 
 import asyncio
 import doctest

@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it: real jobs of three tenants, what is refused, and nothing left behind, whenever it ends."""
+"""The demo as a newcomer runs it: jobs of three tenants, refusals, and no process or file left behind at any end."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the API's own description promises, held by schemathesis against a live stack: valid and invalid requests."""
+"""The API keeps to its own OpenAPI description: schemathesis sends valid and invalid requests to a live stack."""
 
 import subprocess
 import sys

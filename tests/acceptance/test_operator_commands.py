@@ -1,4 +1,4 @@
-"""What an operator types when something goes wrong, over a whole running stack."""
+"""The commands that an operator types when something goes wrong, over a whole running stack."""
 
 import json
 import os

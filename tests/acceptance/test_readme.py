@@ -1,4 +1,4 @@
-"""What the README and the documents show is so: their commands run, and the demo prints what they show."""
+"""The commands in the README and the documents run, and the demo prints the output that they show."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Several gateways over one PostgreSQL are one gateway to its callers: whichever accepts, any other answers."""
+"""Several gateways over one PostgreSQL are one gateway to their callers: any of them answers for every job."""
 
 import asyncio
 import signal

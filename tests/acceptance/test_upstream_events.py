@@ -1,4 +1,4 @@
-"""Upstream systems: a tenant's own app publishes events that become jobs, and hears what became of each."""
+"""Upstream systems: events that a tenant's own app publishes become jobs, and the app hears how each job ended."""
 
 import json
 import queue

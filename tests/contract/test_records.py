@@ -1,4 +1,4 @@
-"""Over the fake and over Redis, the first final state of a job's record stays, whoever writes."""
+"""The first final state of a job's record stays, whoever writes after it, over the fake and over Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator

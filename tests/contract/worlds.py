@@ -1,4 +1,4 @@
-"""The worlds of the contract suites: one of fakes, one of a real daprd over Redis."""
+"""The two worlds of the contract suites: fakes in memory, and a real daprd over Redis."""
 
 import contextlib
 import json

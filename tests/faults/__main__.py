@@ -1,4 +1,4 @@
-"""`make faults`: everything is broken under load, in a seeded random order. ARGS='--seed 7 --jobs 2000 --faults 40'."""
+"""`make faults` breaks everything under load, in a seeded random order. ARGS='--seed 7 --jobs 2000 --faults 40'."""
 
 import argparse
 import random

@@ -1,4 +1,4 @@
-"""The API as a patient client of several gateways uses it: what fails is tried again, elsewhere."""
+"""The API as a patient client of several gateways uses it: a failed call is repeated at the next gateway."""
 
 import http.client
 import itertools

@@ -1,4 +1,4 @@
-"""The Redis of a campaign: killed, paused, brought back older than it was, out of disk, and spoken to behind Dapr's back."""
+"""The Redis of a campaign: it is killed, paused, restored to older data, filled up, and read behind Dapr's back."""
 
 import json
 import random

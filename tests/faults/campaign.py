@@ -1,4 +1,4 @@
-"""Breaks one thing after the other under load, waits each time until all jobs move again, and judges the whole."""
+"""Breaks one thing after another under load, waits each time until all jobs move again, and judges the whole run."""
 
 import random
 import time

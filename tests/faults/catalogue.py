@@ -1,4 +1,4 @@
-"""What a campaign breaks: the faults of each kind, by name, and which of them come together."""
+"""The faults of a campaign: those of each kind, by name, and the pairs that come together."""
 
 import random
 import signal

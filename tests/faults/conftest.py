@@ -1,4 +1,4 @@
-"""One stack for the tests of this folder, with an engine whose broker is impatient beside the usual one."""
+"""One stack for the tests of this folder, with two engines: the broker of one of them delivers again soon."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from enginehouse.registry.deploy import deploy_engine
 
 @dataclass(frozen=True)
 class Witnessed:
-    """A stack, what its engines wrote down, and the API as their tenant."""
+    """A stack, the runs that its engines wrote down, and the API as their tenant sees it."""
 
     stack: StackHandle
     evidence: Evidence
 
     def api(self) -> Api:
-        """A client of its own."""
+        """Return a new client."""
         return Api([self.stack.base_url], self.stack.keys["tests"])
 
 

@@ -1,4 +1,4 @@
-"""What the engine wrote down: every run of every job, begun and perhaps ended."""
+"""Reads the runs of every job that the engine wrote down: when each began, and when it ended if it did."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Whether something measured over time stays flat: a straight line through what was seen after the warm-up."""
+"""Judges whether a measured series stays flat: fits a straight line through the values after the warm-up."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Processes kept running beside a stack's own, as `enginehouse up` would: a second gateway, an engine's second worker."""
+"""Keeps processes running beside a stack's own, as `enginehouse up` would: a second gateway, an engine's second worker."""
 
 import json
 import os

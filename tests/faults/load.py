@@ -1,4 +1,4 @@
-"""A steady stream of jobs, each submitted until it is accepted, with what the client must know to judge it later."""
+"""A steady stream of jobs, each submitted until it is accepted, and noted so that its end can be judged later."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""What a running stack takes: memory of each process, of Redis, and the disk below its home."""
+"""Measures a running stack: the memory of each process and of Redis, and the disk used below its home."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Receives webhooks, and is itself away now and then."""
+"""Receives webhooks, and is away itself now and then."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""A graceful restart of an engine, or of an app and its sidecar in the order in which `enginehouse up` stops them."""
+"""Restarts an engine gracefully, or an app and its sidecar in the order in which `enginehouse up` stops them."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""`make soak`: a steady load for a while, with everything kept for a minute only; memory and disk must stay level."""
+"""`make soak` runs a steady load with short retention for a while: memory and disk must stay level."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""The disk below the ledger is full: submits are refused in so many words, nothing accepted is lost, and it goes on."""
+"""While the disk of the ledger is full, submits are refused with a reason. No accepted job is lost, and work goes on after."""
 
 import time
 from collections.abc import Callable, Iterator

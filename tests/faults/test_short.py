@@ -1,4 +1,4 @@
-"""Every process of a stack is killed under load: nothing is lost, nothing ends twice, everything is back in time."""
+"""Every process of a stack is killed under load: no job is lost or ends twice, and every process is back in time."""
 
 import functools
 import random

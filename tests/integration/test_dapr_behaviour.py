@@ -1,4 +1,4 @@
-"""Facts about brokers under Dapr after a failed delivery, and that our settings lose no job by them."""
+"""Facts about brokers under Dapr after a failed delivery, and proof that our settings lose no job by them."""
 
 import base64
 import contextlib

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -26,7 +27,8 @@ from tests.support.dapr import (
     start_redis,
     wait_until,
 )
-from tests.support.runner import TinyEngine, echo, until
+from tests.support.runner import TinyEngine, echo
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineCard, EngineSpec, WorkerList
@@ -117,12 +119,13 @@ class Stack:
 
     async def record(self, job_id: str, wanted: Callable[[JobRecord], bool]) -> JobRecord:
         """Wait until the job's record is as wanted, and return it."""
-        for _ in range(1_500):
+
+        async def found() -> JobRecord | None:
             stored = await self.records.read(job_id)
-            if stored and wanted(stored.record):
-                return stored.record
-            await asyncio.sleep(0.02)
-        raise AssertionError(f"the record of {job_id} is not as wanted: {stored}")
+            return stored.record if stored and wanted(stored.record) else None
+
+        record: JobRecord = await until_async(found, f"the record of {job_id} is as wanted", 30, poll_seconds=0.02)
+        return record
 
     def stream(self, topic: str) -> list[dict[str, Any]]:
         """Return the events on a topic, read directly from Redis."""
@@ -208,7 +211,7 @@ async def test_a_delivered_job_is_settled_and_told_of(stack: Stack, engine: Tiny
     def completions() -> list[dict[str, Any]]:
         return [event for event in stack.stream(names.COMPLETIONS_TOPIC) if event.get("subject") == job_id]
 
-    (completion,) = await until(completions)
+    (completion,) = await until_async(completions)
     assert completion["data"] == {"status": "succeeded"}
     assert completion["source"] == f"/engines/{SPEC.id}"
     card = await stack.sidecar.read(STORE, names.card_key("a"))
@@ -221,7 +224,7 @@ async def test_a_delivered_job_is_settled_and_told_of(stack: Stack, engine: Tiny
 
     # Garbage on the topic is dead-lettered with a reason, and the engine goes on.
     await stack.sidecar.publish(names.GATEWAY_JOBS_COMPONENT, TOPIC, b'{"specversion": "1.0", "id": "x", "data": 1}')
-    (letter,) = await until(lambda: stack.stream(names.DEAD_LETTERS_TOPIC))
+    (letter,) = await until_async(lambda: stack.stream(names.DEAD_LETTERS_TOPIC))
     assert letter["data"]["reason"] == "UNPARSABLE"
     again = names.new_job_id()
     await stack.publish(again, 1)
@@ -275,16 +278,13 @@ async def test_a_job_longer_than_the_brokers_clock_runs_once(stack: Stack, engin
     job_id = names.new_job_id()
     await stack.publish(job_id, "long")
 
-    def delivered_again() -> float:
+    def delivered_again() -> bool:
         actions = [f'enginehouse_runner_deliveries_total{{action="{action}"}}' for action in ("joined", "skipped")]
-        return sum(runner.count(action) for runner in runners for action in actions)
+        return sum(runner.count(action) for runner in runners for action in actions) >= 1
 
-    for _ in range(1_000):
-        if await asyncio.to_thread(delivered_again) >= 1:
-            break
-        await asyncio.sleep(0.03)
-    else:
-        raise AssertionError("the broker did not deliver a second time")
+    await until_async(
+        partial(asyncio.to_thread, delivered_again), "the broker delivers a second time", 30, poll_seconds=0.03
+    )
     assert (await stack.record(job_id, lambda _: True)).status is Status.RUNNING
     may_end.set()
     record = await stack.record(job_id, ended)
@@ -305,7 +305,7 @@ async def test_sigterm_lets_what_runs_end(stack: Stack, engine: TinyEngine) -> N
     await stack.publish(job_id, "slow")
     await stack.record(job_id, lambda record: record.status is Status.RUNNING)
     runner.process.process.terminate()
-    await until(lambda: not http_ok(f"{runner.url}/healthz"))
+    await until_async(lambda: not http_ok(f"{runner.url}/healthz"))
     assert runner.process.process.poll() is None
     may_end.set()
     assert (await stack.record(job_id, ended)).status is Status.SUCCEEDED

@@ -1,4 +1,4 @@
-"""However and whenever a stack ends, no process of it is left."""
+"""A stack leaves no process behind, however and whenever it ends."""
 
 import os
 import signal

@@ -54,7 +54,7 @@ class Server:
 
     @property
     def keys(self) -> list[str]:
-        """Idempotency keys of the requests, in order."""
+        """Return the idempotency keys of the requests, in order."""
         return [request.headers["idempotency-key"] for request in self.requests]
 
 

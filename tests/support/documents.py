@@ -1,4 +1,4 @@
-"""Reads the Markdown of this repository: its links, its headings, its tables, its commands."""
+"""Reads the Markdown of this repository: its links, headings, tables and commands."""
 
 import os
 import re
@@ -23,7 +23,7 @@ class Block:
     text: str
 
     def commands(self) -> list[str]:
-        """The lines of a shell block, without their comments."""
+        """Return the lines of a shell block, without their comments."""
         lines = _CONTINUED.sub(" ", self.text).splitlines() if self.language in ("sh", "bash", "console") else []
         return [command for line in lines if (command := line.partition(" # ")[0].strip())]
 
@@ -45,43 +45,43 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> "Document":
-        """The document in a file."""
+        """Read the document in a file."""
         return cls(path, path.read_text())
 
     @property
     def name(self) -> str:
-        """Its path in the repository."""
+        """Return its path in the repository."""
         return str(self.path.relative_to(ROOT))
 
     @property
     def blocks(self) -> list[Block]:
-        """Its blocks of code, in order."""
+        """Return its blocks of code, in order."""
         return [Block(language, text) for _, _, language, text in _FENCE.findall(self.text)]
 
     @property
     def prose(self) -> str:
-        """Its text without blocks of code."""
+        """Return its text without blocks of code."""
         return _FENCE.sub("", self.text)
 
     @property
     def commands(self) -> list[str]:
-        """The commands of its shell blocks."""
+        """Return the commands of its shell blocks."""
         return [command for block in self.blocks for command in block.commands()]
 
     @property
     def spans(self) -> list[str]:
-        """What stands between backticks in its prose."""
+        """Return the code spans of its prose: the texts between backticks."""
         return _SPAN.findall(self.prose)
 
     @property
     def links(self) -> list[str]:
-        """Targets of its links, other than URLs."""
+        """Return the targets of its links, other than URLs."""
         targets = _LINK.findall(_SPAN.sub(lambda span: span[0] if "](" not in span[1] else "", self.prose))
         return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
     @property
     def anchors(self) -> set[str]:
-        """The anchors of its headings, as GitHub makes them."""
+        """Return the anchors of its headings, as GitHub makes them."""
         anchors: dict[str, int] = {}
         for heading in _HEADING.findall(self.prose):
             plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
@@ -94,7 +94,7 @@ class Document:
 
     @property
     def tables(self) -> list[Table]:
-        """Its tables."""
+        """Return its tables."""
         found: list[Table] = []
         heading, inside = "", False
         for line in self.prose.splitlines():
@@ -111,7 +111,7 @@ class Document:
 
 
 def documents() -> Iterator[Document]:
-    """All Markdown files of the repository; what tools keep in folders whose names begin with a dot is not part of it."""
+    """Give every Markdown file of the repository, except those in folders whose names begin with a dot."""
     for folder, folders, files in os.walk(ROOT):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and name not in ("dist", "node_modules")

@@ -1,6 +1,6 @@
-"""Generates the tables of the documents from the code. `make fix` writes them, `make check` (with --check) only compares.
+"""Generates the tables of the documents from the code. `make fix` writes them; `make check` (--check) compares.
 
-A generated part stands between two comments; what stands outside them is written by hand and stays as it is.
+A generated part stands between two comments. Text outside of them is written by hand and stays as it is.
 """
 
 import ast
@@ -51,7 +51,7 @@ def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 
 
 def openapi() -> dict[str, Any]:
-    """The OpenAPI document of a gateway; nothing is started and no file is made."""
+    """Return the OpenAPI document of a gateway. Nothing is started and no file is made."""
     settings = GatewaySettings(
         ledger_url=SecretStr("sqlite:///nothing-is-opened.db"),
         tenants_dir=DOCS,
@@ -75,7 +75,7 @@ def _who_may(route: APIRoute) -> str:
 
 
 def callers() -> dict[tuple[str, str], str]:
-    """Who may make each call, by method and path: as its route authenticates."""
+    """Return the callers that each call's route lets in, by method and path."""
     return {
         (method, re.sub(r":\w+}", "}", route.path)): _who_may(route)
         for route in _api_routes()
@@ -84,11 +84,11 @@ def callers() -> dict[tuple[str, str], str]:
 
 
 _Call = tuple[str, str, dict[str, Any]]
-"""Method, path, and what the document says of it."""
+"""The method, the path and the OpenAPI description of a call."""
 
 
 def http_tables() -> str:
-    """A table of calls for each group, after the answers that all of them share."""
+    """Return a table of calls for each group, after the answers that all of them share."""
     may = callers()
     groups: dict[str, list[_Call]] = defaultdict(list)
     for path, operations in openapi()["paths"].items():
@@ -121,7 +121,7 @@ def _errors(kind: type[EnginehouseError] = EnginehouseError) -> Iterator[type[En
 
 
 def problems_table() -> str:
-    """The codes of all problems that have a status of their own."""
+    """Return a table of all problems that have a status of their own."""
     statuses = {kind: next(STATUSES[parent] for parent in kind.__mro__ if parent in STATUSES) for kind in _errors()}
     # An error that only has the status of all errors is caught before it reaches a caller.
     shown = {kind: status for kind, status in statuses.items() if status != 500 or kind is EnginehouseError}
@@ -133,7 +133,7 @@ def problems_table() -> str:
 
 
 def job_errors_table() -> str:
-    """The codes in the `error` of a job, each with the text that stands below it in the code."""
+    """Return a table of the codes in the `error` of a job, each with the text that stands below it in the code."""
     (kind,) = ast.parse(inspect.getsource(JobErrorCode)).body
     assert isinstance(kind, ast.ClassDef)
     rows = [
@@ -147,7 +147,7 @@ def job_errors_table() -> str:
 
 
 def variable(settings: type[BaseSettings], name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     alias = settings.model_fields[name].validation_alias
     if alias is None:
         return f"{settings.model_config['env_prefix']}{name}".upper()
@@ -164,7 +164,7 @@ _TYPES = {"integer": "whole number", "number": "number", "boolean": "`true` or `
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """The type in words, with its bounds."""
+    """Return the type in words, with its bounds."""
     if "anyOf" in schema:
         schema = next(option for option in schema["anyOf"] if option.get("type") != "null")
     if "enum" in schema:
@@ -208,7 +208,7 @@ def _default(name: str, schema: dict[str, Any], required: bool) -> str:
 
 
 def settings_table(settings: type[BaseSettings]) -> str:
-    """Every setting of a class. Secrets are required or none, so no value of one can be shown."""
+    """Return a table of every setting of a class. No secret has a value as its default, so the table shows none."""
     schema = settings.model_json_schema(by_alias=False)
     required = {*schema.get("required", ())}
     rows = [
@@ -234,7 +234,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def generate(document: Path) -> str:
-    """The text of a document with its generated parts as the code says now; ValueError where a part has no place."""
+    """Return the text of a document with its parts generated anew. Raise ValueError if a part has no place in it."""
     text = document.read_text()
     for part, make in PARTS[document.name].items():
         before, begin, rest = text.partition(_begin(part))

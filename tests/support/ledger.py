@@ -1,4 +1,4 @@
-"""Ledgers for tests: opened on tables that are already there, and the jobs to put into them."""
+"""Ledgers for tests, opened on tables that already exist, and jobs to put into them."""
 
 import atexit
 import contextlib
@@ -35,7 +35,7 @@ _MIGRATED: set[str] = set()
 
 @functools.cache
 def _migrated_file() -> Path:
-    """A ledger with no rows, made once: migrating takes longer than most tests."""
+    """Return the file of a migrated ledger without rows, made once: migrating takes longer than most tests."""
     folder = Path(tempfile.mkdtemp(prefix="enginehouse-ledger-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     migrated = Ledger(f"sqlite:///{folder}/ledger.sqlite")
@@ -44,7 +44,7 @@ def _migrated_file() -> Path:
 
 
 def sqlite_url(folder: Path) -> str:
-    """Of a ledger in `folder`, with its tables."""
+    """Return the URL of a migrated ledger in `folder`."""
     path = folder / "ledger.sqlite"
     if not path.exists():
         shutil.copyfile(_migrated_file(), path)
@@ -52,7 +52,7 @@ def sqlite_url(folder: Path) -> str:
 
 
 async def empty_postgres(url: str) -> None:
-    """Leave no row in any table of a ledger's database; make the tables if there are none yet."""
+    """Delete every row of a ledger's database. Make the tables first if there are none yet."""
     if url not in _MIGRATED:
         async with opened(url):
             _MIGRATED.add(url)
@@ -64,7 +64,7 @@ async def empty_postgres(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, patience: Patience = PATIENT) -> AsyncIterator[Ledger]:
-    """A ledger on `url`, until the block ends."""
+    """Open a ledger on `url` during the block."""
     ledger = Ledger(url, patience)
     await ledger.open()
     try:
@@ -82,7 +82,7 @@ def new_job(
     request: str = "the same",
     **columns: Any,
 ) -> NewJob:
-    """A job to insert; `key` is its idempotency key, `request` what that key was used for."""
+    """Return a job to insert. `key` is its idempotency key, and `request` the request for which that key was used."""
     created_at = columns.pop("created_at", time.time())
     row = JobRow.accepted(
         id=new_job_id(),
@@ -108,7 +108,7 @@ async def accepted(ledger: Ledger, job: NewJob | None = None, **columns: Any) ->
 
 
 async def row_of(ledger: Ledger, job_id: str) -> JobRow:
-    """A job's row, which must exist."""
+    """Return a job's row, which must exist."""
     row = await ledger.read(read.job, job_id)
     assert row is not None
     return row
@@ -127,7 +127,7 @@ async def mirror(ledger: Ledger, job_id: str, status: Status, attempt: int = 1, 
 
 
 async def handed_over(ledger: Ledger, engine: str = ENGINE) -> set[str]:
-    """The jobs that are in an engine's window at present."""
+    """Return the jobs that are in an engine's window at present."""
     query = select(jobs.c.id).where(jobs.c.engine == engine, jobs.c.handed_over_at.is_not(None))
     return set(await ledger.read(lambda connection: connection.execute(query).scalars().all()))
 
@@ -141,5 +141,5 @@ async def shift(ledger: Ledger, job_id: str, **seconds: float) -> None:
 
 
 def sqlite_connection(url: str) -> Any:
-    """A connection of one's own to an SQLite ledger."""
+    """Open a connection to an SQLite ledger beside the ledger's own."""
     return create_engine(make_url(url).set(drivername="sqlite")).connect()

@@ -37,7 +37,7 @@ class NoPostgres(AssertionError):
 
 @dataclass
 class PostgresServer:
-    """A running server."""
+    """A running PostgreSQL server."""
 
     port: int
     started: Started
@@ -56,7 +56,7 @@ class PostgresServer:
                 process.send_signal(number)
 
     def kill(self) -> None:
-        """Send SIGKILL to all of it. `restart` brings it back with everything it had committed."""
+        """Send SIGKILL to all its processes. `restart` brings it back with everything it had committed."""
         self.signal(signal.SIGKILL)
         self.started.kill()
 
@@ -88,7 +88,7 @@ def _as_its_user(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """Run a server on a small disk of its own during the block, ready. Both are gone afterwards."""
+    """Run a server, which is ready, on a small disk of its own during the block. Remove both afterwards."""
     # Outside pytest's folder, which only this user may enter.
     folder = Path(tempfile.mkdtemp(prefix="enginehouse-postgres-"))
     try:

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Batch, EngineSpec, Heartbeat
@@ -29,15 +29,6 @@ TOKEN = "an-app-token-of-a-test"
 PORTS = PortPool()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-async def until(condition: Callable[[], Any], timeout_seconds: float = 10) -> Any:
-    """Return the first true value of `condition`; fail if there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.005)
-    return value
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
@@ -202,7 +193,7 @@ class World:
             record = self.find(job_id)
             return record if record and record.status is Status.RUNNING else None
 
-        found: JobRecord = await until(claimed)
+        found: JobRecord = await until_async(claimed)
         return found
 
 
@@ -295,7 +286,7 @@ async def runner_world(
     runner = Runner(runner_settings(folder, engine.url, **changes), spec, sidecar, pace)
     try:
         await runner.start()
-        await until(runner.ready)
+        await until_async(runner.ready)
         yield World(dapr, engine, runner, sidecar)
     finally:
         await runner.stop()

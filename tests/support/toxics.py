@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.support.dapr import PORTS
+from tests.support.waiting import until_async
 
 _CHUNK = 64 * 1024
 
@@ -24,7 +25,7 @@ class Proxy:
     _stalled: bool = False
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _silent: set[asyncio.StreamWriter] = field(default_factory=set)
-    """Writers that get nothing any more."""
+    """Writers to which nothing is passed on any more."""
     _loop: asyncio.AbstractEventLoop | None = None
 
     def cut(self) -> None:
@@ -48,8 +49,7 @@ class Proxy:
     async def _close_all(self) -> None:
         for writer in list(self._open):
             writer.transport.abort()
-        while self._open:
-            await asyncio.sleep(0.01)
+        await until_async(lambda: not self._open, "every connection is closed")
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until either side ends it."""

@@ -1,4 +1,4 @@
-"""Wait for a condition with a deadline: one form for threads, one for the event loop."""
+"""Wait for a condition with a deadline: `until` in a thread, `until_async` in the event loop."""
 
 import asyncio
 import inspect
@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
-_ASYNC_POLL_SECONDS = 0.005
 
 
 class NotInTime(AssertionError):
@@ -26,8 +25,18 @@ def until(ready: Callable[[], T | None], what: str, timeout_seconds: float = 30)
     return value
 
 
-async def until_async(ready: Callable[[], Any], what: str, timeout_seconds: float = 20) -> Any:
-    """Do the same in the event loop. `ready` may be a coroutine function."""
+async def until_async(
+    ready: Callable[[], Any],
+    what: str = "the condition holds",
+    timeout_seconds: float = 20,
+    *,
+    poll_seconds: float = 0.002,
+) -> Any:
+    """Wait in the event loop until `ready`, which may be a coroutine function, returns something true, and return it.
+
+    Raise NotInTime with `what` after the timeout. The pause between two looks is short, because most conditions are
+    fields in memory; give a longer one where a look is a request.
+    """
     deadline = time.monotonic() + timeout_seconds
     while True:
         value = ready()
@@ -37,4 +46,4 @@ async def until_async(ready: Callable[[], Any], what: str, timeout_seconds: floa
             return value
         if time.monotonic() >= deadline:
             raise NotInTime(f"not within {timeout_seconds} s: {what}")
-        await asyncio.sleep(_ASYNC_POLL_SECONDS)
+        await asyncio.sleep(poll_seconds)

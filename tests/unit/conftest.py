@@ -1,9 +1,10 @@
-"""Databases for the tests of the ledger and the gateway: PostgreSQL is started once, when the first test asks for it."""
+"""Databases and a clock for tests of the ledger and the gateway. PostgreSQL starts when the first test needs it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.gateway import Clock
 from tests.support.ledger import empty_postgres, opened, sqlite_url
 from tests.support.postgres import PostgresServer, postgres_server
 
@@ -18,14 +19,14 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 async def postgres_url(postgres: PostgresServer) -> str:
-    """Of a PostgreSQL ledger without rows."""
+    """Return the URL of a PostgreSQL ledger without rows."""
     await empty_postgres(postgres.url)
     return postgres.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a ledger without rows, on each of the databases in turn."""
+    """Return the URL of a ledger without rows, on each of the databases in turn."""
     return sqlite_url(tmp_path) if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
 
 
@@ -33,3 +34,9 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
     async with opened(ledger_url) as made:
         yield made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that stands at the present until the test puts it forward."""
+    return Clock()

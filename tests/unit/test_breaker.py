@@ -1,4 +1,4 @@
-"""When an engine is paused, how long, what ends it, and when somebody has to look."""
+"""The breaker decides when an engine is paused and for how long, when it goes on, and when it is quarantined."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the documents say is so: links lead somewhere, commands exist, and lists and tables match the code."""
+"""The documents are right: links lead somewhere, commands exist, and lists and tables match the code."""
 
 import ast
 import re

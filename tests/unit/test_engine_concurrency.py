@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from tests.support.engine import running
+from tests.support.waiting import until_async
 
 from enginehouse.engine import Engine
 from enginehouse.engine.host import EngineHost, HostPace
@@ -23,8 +24,7 @@ async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_pred
 
     async with running(Together) as (client, _):
         first = [asyncio.create_task(client.post("/predict", json={"data": n})) for n in range(2)]
-        while gate.n_waiting < 2:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: gate.n_waiting == 2)
         assert (await client.get("/healthz")).status_code == 200
         answers = await asyncio.gather(*first, client.post("/predict", json={"data": 2}))
     assert [answer.json()["result"] for answer in answers] == [0, 1, 2]
@@ -44,8 +44,7 @@ async def test_the_concurrency_comes_from_the_environment_first(monkeypatch: pyt
 
     async with running(Counting) as (client, _):
         asked = [asyncio.create_task(client.post("/predict", json={"data": n})) for n in range(8)]
-        while not threads:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: threads)
         for _ in range(20):  # Each call is a round through the event loop, so all eight are in the pool afterwards.
             await client.get("/healthz")
         gate.set()
@@ -91,8 +90,7 @@ async def test_health_tells_how_many_inputs_are_being_worked_on_whoever_waits_fo
             asyncio.create_task(client.post("/predict", json={"data": 1})),
             asyncio.create_task(client.post("/predict/batch", json={"data": [1, 2, 3]})),
         ]
-        while host.in_hand < 4:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: host.in_hand >= 4)
         assert (await client.get("/healthz")).json() == {"status": "ok", "in_hand": 4}
         gate.set()
         await asyncio.gather(*asked)

@@ -1,10 +1,11 @@
-"""What a gateway does beside answering goes on: a task that breaks is told of in the log and started again."""
+"""A gateway's background tasks go on: a task that fails is logged and started again."""
 
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.support.gateway import gateway_world, until
+from tests.support.gateway import gateway_world
+from tests.support.waiting import until_async
 
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.notify.notifier import Notifier
@@ -39,5 +40,5 @@ async def test_a_task_that_breaks_is_started_again(
     monkeypatch.setattr(part, method, breaks)
     with capture_logs() as logs:
         async with gateway_world(tmp_path, pace=Pace(task_restart_seconds=0.01)):
-            await until(lambda: calls == 3)
+            await until_async(lambda: calls == 3)
     assert [entry["action"] for entry in logs].count("task_failed") == 2

@@ -1,4 +1,4 @@
-"""A caller who goes away in the middle of its request costs the gateway nothing, and is no failure of the gateway's."""
+"""A caller that goes away in the middle of its request is not logged as a failure of the gateway."""
 
 from pathlib import Path
 from typing import Any

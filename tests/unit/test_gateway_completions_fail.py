@@ -1,4 +1,4 @@
-"""A completion whose record cannot be mirrored, for whatever reason, is answered, so that it comes again."""
+"""Completions whose records cannot be read: every call ends, no other engine's hints wait, and the sweep catches up."""
 
 import asyncio
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection
-from tests.support.gateway import ECHO, gateway_world, succeed_untold, until
+from tests.support.gateway import ECHO, gateway_world
 from tests.support.ledger import sqlite_url
+from tests.support.scripted_runner import succeed_untold
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.events import JOB_COMPLETED, completion_event
 from enginehouse.contracts.job import Status
@@ -44,7 +46,7 @@ async def test_hints_of_an_engine_whose_store_is_away_take_nobody_elses_place(tm
     async with gateway_world(tmp_path) as world:
         world.runner.answer = succeed_untold
         job_id = await world.submit()
-        await until(lambda: world.record(job_id))
+        await until_async(lambda: world.record(job_id))
         world.dapr.missing.add(results_component(ECHO))
         assert await world.gateway.hints.deliver(completion_event(JOB_COMPLETED, ECHO, job_id, Status.SUCCEEDED))
         assert (await world.job(job_id))["status"] == "queued"
@@ -66,7 +68,7 @@ async def test_a_hint_of_many_jobs_of_before_a_restart_is_one_question_to_the_le
     async with gateway_world(tmp_path) as world:
         world.runner.answer = succeed_untold
         first, *others = [await world.submit(number) for number in range(5)]
-        await until(lambda: all(world.record(job_id) for job_id in (first, *others)))
+        await until_async(lambda: all(world.record(job_id) for job_id in (first, *others)))
         for job_id in others:
             world.forget(job_id)
         monkeypatch.setattr(read, "engines_of", engines_of)

@@ -1,4 +1,4 @@
-"""What was given up is its tenant's, with the reason; it is submitted again or let go. What nobody could parse, operators see."""
+"""Dead letters belong to their tenant and say why; they are redriven or discarded. Operators see those of no tenant."""
 
 import asyncio
 import base64
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld, fail, gateway_world, problem_of, succeed, until
+from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.scripted_runner import fail, succeed
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event
@@ -44,7 +47,7 @@ async def dead_letter(world: GatewayWorld, body: bytes) -> None:
     async def kept() -> bool:
         return (await world.stored())["dead_letters"] > before
 
-    await until(kept)
+    await until_async(kept)
 
 
 def from_runner(reason: str = "UNPARSABLE", event: str = "not JSON", engine: str = ECHO) -> bytes:

@@ -1,4 +1,4 @@
-"""What POST /v1/events makes of events: jobs, and of what is none a refusal that stores nothing."""
+"""POST /v1/events turns events into jobs, and refuses the others without storing anything."""
 
 import json
 from collections.abc import AsyncIterator
@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world, problem_of, until
+from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.events import JOB_REFUSED
@@ -168,7 +170,7 @@ async def test_of_an_event_that_came_over_a_topic_a_refusal_is_told(world: Gatew
     before, told = await world.stored(), len(refusals(world))
     assert await world.gateway.events.deliver(body, "acme")
     assert await world.stored() == before
-    await until(lambda: len(refusals(world)) == told + 1)
+    await until_async(lambda: len(refusals(world)) == told + 1)
     data = refusals(world)[-1]["data"]
     assert data["code"]
     assert data["detail"]

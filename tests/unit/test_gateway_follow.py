@@ -1,4 +1,4 @@
-"""A follower gets what was told in its order, though it arrives in any; what never arrives holds nothing up for long."""
+"""A follower gets a job's events in order although they arrive in any, and waits only a short time for a missing one."""
 
 import time
 from types import SimpleNamespace

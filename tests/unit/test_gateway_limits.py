@@ -1,4 +1,4 @@
-"""No tenant takes everything: rates and jobs in flight, queues that are full, and whose turn it is."""
+"""No tenant takes everything: rates, jobs in flight and queues are limited, and engines' places are shared fairly."""
 
 import asyncio
 from pathlib import Path
@@ -7,8 +7,11 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
-from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world, lose, problem_of, succeed, until
+from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world
 from tests.support.ledger import new_job
+from tests.support.problems import problem_of
+from tests.support.scripted_runner import lose, succeed
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.errors import QueueFull, RateLimited
 from enginehouse.contracts.events import JobEvent
@@ -125,7 +128,7 @@ async def test_a_refused_submit_leaves_nothing(tmp_path: Path) -> None:
         problem_of(answer, 422, "IDEMPOTENCY_KEY_REUSED")
         assert len(list((tmp_path / "objects/acme/inputs").iterdir())) == 1
         await world.sweep()
-        await until(lambda: not world.gateway.hints._expected._engine_of)
+        await until_async(lambda: not world.gateway.hints._expected._engine_of)
 
 
 @pytest.mark.parametrize("window", [4, 32])
@@ -143,7 +146,7 @@ async def test_ten_thousand_jobs_of_one_tenant_delay_anothers_by_one_window_at_m
 
         runner.answer = work
         await world.sweep()
-        await until(lambda: len(runner.events) > window)
+        await until_async(lambda: len(runner.events) > window)
         job_id = await world.submit(engine="standard")
         began = len(runner.events)
         await world.delivered(job_id, engine=STANDARD)

@@ -1,4 +1,4 @@
-"""Nothing is kept for ever: results end with 410, then inputs, objects and rows go, and what nobody could be told."""
+"""Nothing is kept for ever: results end with 410, and inputs, objects, rows and undelivered notices are deleted."""
 
 import os
 import time
@@ -9,7 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from sqlalchemy import func, select
-from tests.support.gateway import ECHO, GatewayWorld, ScriptedRunner, fail, gateway_world, lose, problem_of, until
+from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.scripted_runner import ScriptedRunner, fail, lose
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.events import DeadLetter, JobEvent, ProgressData, dead_letter_event, progress_event
@@ -155,7 +158,7 @@ async def test_dead_letters_stay_as_long_as_their_job_and_others_their_time(worl
     await world.until_status(job_id, Status.FAILED)
     letter = dead_letter_event(ECHO, "e", DeadLetter(reason="UNPARSABLE", event="not JSON"))
     await world.runner.sidecar.publish(names.jobs_component(ECHO), names.DEAD_LETTERS_TOPIC, letter)
-    await until(lambda: two_letters(world))
+    await until_async(lambda: two_letters(world))
     await make_older(world, "dead_letters", KEPT - 100)
     await world.sweep()
     assert len(await letters(world)) == 2
@@ -179,7 +182,7 @@ async def two_letters(world: GatewayWorld) -> bool:
 async def test_an_event_that_could_never_be_told_is_let_go(world: GatewayWorld) -> None:
     world.dapr.missing.add(names.requests_component("shared"))
     await world.gateway.notifier.send_event("shared", "some.event", {})
-    await until(lambda: world.dapr.calls["publish_many"])
+    await until_async(lambda: world.dapr.calls["publish_many"])
     assert await rows(world, "notices") == 1
     await world.sweep()
     assert await rows(world, "notices") == 1

@@ -1,4 +1,4 @@
-"""Whatever order things happen in, and whatever gets lost or fails: jobs change by the table, end once, and none is lost.
+"""Jobs change by the table of transitions, end once, and none is lost, in any order of events and with any failures.
 
 Hypothesis plays clients, runners, broker and store around a real gateway: deliveries come late, twice or never, workers
 die, and the store and the broker fail before or after they have done what they were asked.
@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
-from tests.support.gateway import ECHO, Clock, GatewayWorld, ScriptedRunner, gateway_world
+from tests.support.gateway import ECHO, Clock, GatewayWorld, gateway_world
+from tests.support.scripted_runner import ScriptedRunner
 
 from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event
@@ -28,12 +29,26 @@ from enginehouse.gateway.engines import breaker
 from enginehouse.gateway.ledger.schema import jobs
 from enginehouse.gateway.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+from enginehouse.sidecar.records import JobRecords
 
 STORE = names.results_component(ECHO)
 TOPIC = names.job_topic(ECHO)
 BACK = st.integers(0, 5)
 """How far back in what was published last; 0 is the last."""
 HOW = st.sampled_from(["succeed", "fail", "retry", "claim"])
+
+
+class RememberingStore(dict[str, Any]):
+    """A store of the fake Dapr that remembers the statuses which each job's record goes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: dict[str, list[Status]] = defaultdict(list)
+
+    def __setitem__(self, key: str, entry: Any) -> None:
+        if names.is_job_id(key):
+            self.statuses[key].append(JobRecord.model_validate_json(entry.value).status)
+        super().__setitem__(key, entry)
 
 
 class Gateway(RuleBasedStateMachine):
@@ -45,10 +60,11 @@ class Gateway(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.clock = Clock()
         self.patch.setattr(breaker, "TRIP_AFTER", 1_000_000)
-        self.writes: dict[str, list[Status]] = defaultdict(list)
-        self.patch.setattr(FakeSidecar, "_store", self.recorded(FakeSidecar._store))
         self.folder = tempfile.TemporaryDirectory()
         self.dapr = FakeDapr()
+        store = RememberingStore()
+        self.writes = store.statuses
+        self.dapr.stores[STORE] = store
         self.manager = gateway_world(
             Path(self.folder.name),
             dapr=self.dapr,
@@ -66,22 +82,12 @@ class Gateway(RuleBasedStateMachine):
         """Let `work` be done."""
         return self.loop.run(work)
 
-    def recorded(self, store: Any) -> Any:
-        """`FakeSidecar._store`, which also remembers the statuses that each job's record goes through."""
-
-        def write(sidecar: FakeSidecar, component: str, key: str, value: bytes, ttl_seconds: int | None) -> None:
-            if names.is_job_id(key):
-                self.writes[key].append(JobRecord.model_validate_json(value).status)
-            store(sidecar, component, key, value, ttl_seconds)
-
-        return write
-
     def new_worker(self) -> None:
         """From now on another worker does the work; the one before is gone."""
         self.workers += 1
         self.runner = ScriptedRunner(FakeDapr(), ECHO, f"worker-{self.workers}")
         self.runner.sidecar = FakeSidecar(self.dapr, "engine")
-        self.runner.records._sidecar = self.runner.sidecar
+        self.runner.records = JobRecords(self.runner.sidecar, ECHO)
 
     async def quiet(self) -> None:
         """Until the gateway has nothing in hand."""

@@ -1,4 +1,4 @@
-"""A job's events through the API: what happens as it happens, and from where a broken connection left off."""
+"""A job's events through the API: sent as they happen, and resumed where a broken connection left off."""
 
 import asyncio
 import json
@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world, lose, never, problem_of, until
+from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.scripted_runner import lose, never
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.events import ProgressData, progress_event, progress_sequence
 from enginehouse.contracts.job import Status
@@ -103,9 +106,9 @@ async def test_events_come_while_the_job_runs(world: GatewayWorld) -> None:
             seen.extend(event.kind for event in events)
 
     watching = asyncio.create_task(watch())
-    await until(lambda: seen == ["start"])
+    await until_async(lambda: seen == ["start"])
     await tell(world, job_id, 1, "log", "one")
-    await until(lambda: seen == ["start", "log"])
+    await until_async(lambda: seen == ["start", "log"])
     await end(world, job_id)
     await watching
     assert seen == ["start", "log", "completed"]

@@ -1,10 +1,11 @@
-"""The tenants' files are read again for as long as the gateway runs, whatever one of them holds."""
+"""The tenants' files are read again while the gateway runs, and a broken file changes nothing for other tenants."""
 
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.support.gateway import GatewayWorld, gateway_world, make_tenant, until
+from tests.support.gateway import GatewayWorld, gateway_world, make_tenant
+from tests.support.waiting import until_async
 
 from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.tenants.tenants import Tenants
@@ -39,7 +40,7 @@ async def test_a_file_that_cannot_be_read_keeps_no_key_of_others_alive(tmp_path:
         async def revoked() -> bool:
             return await status(world, "umbra") == 401
 
-        await until(revoked)
+        await until_async(revoked)
         assert await status(world, "acme") == 200, "it stays as it was"
 
 
@@ -61,7 +62,7 @@ async def test_a_look_that_fails_is_logged_and_looked_again(tmp_path: Path, monk
             async def revoked() -> bool:
                 return await status(world, "umbra") == 401
 
-            await until(revoked)
+            await until_async(revoked)
         assert [(line["action"], line["task"]) for line in logs if line["log_level"] == "error"] == [
             ("task_failed", "tenants")
         ]
@@ -69,13 +70,13 @@ async def test_a_look_that_fails_is_logged_and_looked_again(tmp_path: Path, monk
 
 async def test_an_event_of_a_tenant_whose_file_cannot_be_read_comes_again(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
-        path = file_of(tmp_path, "acme")
+        make_tenant(tmp_path / "tenants", "globex")
+        path = file_of(tmp_path, "globex")
         kept = path.read_bytes()
         path.write_bytes(b"\xff")
-        world.gateway.events._tenants = tenants = Tenants(tmp_path / "tenants")
         with capture_logs() as logs:
-            assert not await world.gateway.events.deliver(EVENT, "acme")
-        assert [line["tenant"] for line in logs if line["action"] == "event_without_tenant"] == ["acme"]
+            assert not await world.gateway.events.deliver(EVENT, "globex")
+        assert [line["tenant"] for line in logs if line["action"] == "event_without_tenant"] == ["globex"]
         path.write_bytes(kept)
-        tenants.load()
-        assert await world.gateway.events.deliver(EVENT, "acme")
+        world.gateway.tenants.load()
+        assert await world.gateway.events.deliver(EVENT, "globex")

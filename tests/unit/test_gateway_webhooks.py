@@ -1,4 +1,4 @@
-"""Webhooks through the API: told at the start and the end, again until they arrive, and never more than a job's notices."""
+"""Webhooks through the API are sent at a job's start and end, and repeated until they arrive, within a bound per job."""
 
 import asyncio
 import contextlib
@@ -16,17 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from tests.support.dapr import PORTS
-from tests.support.gateway import (
-    ECHO,
-    STANDARD,
-    GatewayWorld,
-    gateway_world,
-    lose,
-    never,
-    problem_of,
-    until,
-)
+from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world
+from tests.support.problems import problem_of
+from tests.support.scripted_runner import lose, never
 from tests.support.serving import serving
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS
@@ -96,7 +90,7 @@ async def webhooks(world: GatewayWorld, job_id: str, state: str, count: int = 1)
         found: list[dict[str, Any]] = [hook for hook in (await world.job(job_id))["webhooks"] if hook["state"] == state]
         return found if len(found) >= count else None
 
-    found: list[dict[str, Any]] = await until(settled)
+    found: list[dict[str, Any]] = await until_async(settled)
     return found
 
 
@@ -153,13 +147,13 @@ async def test_what_did_not_arrive_is_told_again_also_by_the_gateway_that_comes_
     async with telling(tmp_path, dapr=dapr, pace=Pace(notice_backoff=lambda attempts: 3_600)) as before:
         job_id = await before.submit(webhook=receiver.url)
         (hook,) = await webhooks(before, job_id, "pending")
-        await until(lambda: receiver.received)
+        await until_async(lambda: receiver.received)
 
         async def noted() -> bool:
             (hook,) = (await before.job(job_id))["webhooks"]
             return bool(hook["last_error"] == "the receiver answered 503")
 
-        await until(noted)
+        await until_async(noted)
         assert (await before.job(job_id))["status"] == "succeeded"
     dapr.handlers.clear()
     receiver.status = 204
@@ -235,8 +229,8 @@ async def test_a_receiver_that_hangs_does_not_hold_up_what_others_are_told(
             await world.job(job_id, wait=5)
         theirs = await world.submit(tenant="umbra", engine="standard", webhook=receiver.url)
         await world.gateway.notifier.send_event("umbra", "some.event", {})
-        await until(lambda: receiver.received)
-        await until(lambda: world.dapr.published["finished.umbra"])
+        await until_async(lambda: receiver.received)
+        await until_async(lambda: world.dapr.published["finished.umbra"])
         assert receiver.bodies[0]["data"]["id"] == theirs
         go.set()
         await webhooks(world, held[-1], "delivered")
@@ -320,14 +314,14 @@ async def test_an_owner_is_told_what_becomes_of_its_engine(tmp_path: Path, recei
         await admin.post(f"/v1/engines/{ECHO}/quarantine", json={"reason": "it lies"})
         await admin.post(f"/v1/engines/{STANDARD}/quarantine", json={"reason": "somebody else's"})
         await admin.post(f"/v1/engines/{ECHO}/resume")
-        await until(lambda: len(receiver.received) == 2)
+        await until_async(lambda: len(receiver.received) == 2)
 
         async def nothing_is_kept() -> bool:
             count = "SELECT count(*) FROM notices WHERE channel = 'webhook'"
             found = await world.gateway.ledger.read(lambda connection: connection.exec_driver_sql(count).scalar_one())
             return bool(found == 0)
 
-        await until(nothing_is_kept)
+        await until_async(nothing_is_kept)
     told: list[Any] = [Webhook(secret).verify(body, headers) for headers, body in receiver.received]
     assert {(said["type"], said["data"]["engine"], said["data"]["reason"]) for said in told} == {
         (ENGINE_STATE_EVENTS[EngineState.QUARANTINED], ECHO, "it lies"),

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from tests.support.gateway import GatewayWorld, exchange, gateway_world, listening
+from tests.support.gateway import GatewayWorld, gateway_world
+from tests.support.gateway_socket import exchange, listening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIMIT = 1_000

@@ -1,4 +1,4 @@
-"""A job's transitions are those of the design, and no input or answer loses anything in the models."""
+"""A job's transitions are those of the design, and the models keep every input and answer unchanged."""
 
 import json
 from itertools import product

@@ -1,4 +1,4 @@
-"""A PostgreSQL that is gone without a word, its connections left half open, is given up in time and found again."""
+"""A PostgreSQL that vanishes and leaves its connections half open is given up in time and found again."""
 
 import asyncio
 import contextlib
@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from tests.support.gateway import until
 from tests.support.ledger import new_job, opened
 from tests.support.postgres import PostgresServer
 from tests.support.toxics import Proxy, proxy_to
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL, Patience, open_database
@@ -57,7 +57,7 @@ async def test_reads_and_writes_end_in_time_and_work_again(ledger: Ledger, proxy
             return await one(ledger) == 1
         return False
 
-    await until(works)
+    await until_async(works)
     await asyncio.wait_for(ledger.insert(new_job()), 10)
 
 
@@ -72,18 +72,18 @@ async def test_what_listens_is_connected_again(ledger: Ledger, proxy: Proxy, pos
         await other.transact(lambda connection: connection.execute(statement), durable=False)
 
     try:
-        await until(lambda: len(connected) == 1)
+        await until_async(lambda: len(connected) == 1)
         await tell("before")
-        await until(lambda: heard == ["before"])
+        await until_async(lambda: heard == ["before"])
         await asyncio.sleep(0.5)
         assert len(connected) == 1, "a connection that works is kept"
         proxy.stall()
         await asyncio.sleep(0.05)
         await tell("meanwhile")
         proxy.mend()
-        await until(lambda: len(connected) == 2)
+        await until_async(lambda: len(connected) == 2)
         await tell("after")
-        await until(lambda: heard == ["before", "after"])
+        await until_async(lambda: heard == ["before", "after"])
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

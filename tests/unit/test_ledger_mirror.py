@@ -1,4 +1,4 @@
-"""What a record decided reaches the ledger by the table of transitions, in whatever order records are read."""
+"""Records reach the ledger by the table of transitions, in whatever order they are read."""
 
 import asyncio
 import time

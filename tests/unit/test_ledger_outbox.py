@@ -1,4 +1,4 @@
-"""The outbox: what is due is claimed by one gateway, told at least once, and no tenant's takes all the places."""
+"""The outbox: one gateway claims each due notice, each is sent at least once, and no tenant takes all the places."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The queue: windows are never exceeded, the order is fair, a hand-over can be undone, and all of it by index."""
+"""The queue: windows are never exceeded, the order is fair, a hand-over can be undone, and every query uses an index."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Listing and looking for what is due."""
+"""The ledger lists jobs in pages, and finds those that are due."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows are read by position, so their fields stand in the order of their tables' columns; and they come back as written."""
+"""Rows are read by position, so their fields are in the order of their tables' columns, and they come back unchanged."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Writes that arrive together are committed together; a bad one fails alone; what is committed has been told."""
+"""Writes that arrive together are committed together, a bad one fails alone, and closing commits what has arrived."""
 
 import asyncio
 from collections.abc import Callable

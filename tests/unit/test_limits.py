@@ -1,4 +1,4 @@
-"""What one tenant may use: a rate with a burst, and jobs in flight, also when many come at once."""
+"""The limits of one tenant: a rate with a burst, and jobs in flight, also when many requests come at once."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""The right Redis is used, and nobody but its owner can read its password."""
+"""The right Redis is used, and only its owner can read its password."""
 
 import stat
 from pathlib import Path

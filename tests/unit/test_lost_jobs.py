@@ -1,4 +1,4 @@
-"""Which handed-over jobs are handed over again: those that no worker has and none is going to get."""
+"""The rules that tell which handed-over jobs are handed over again: those that no worker has and none will get."""
 
 import time
 from datetime import timedelta

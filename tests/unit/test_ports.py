@@ -1,4 +1,4 @@
-"""Ports are never given out twice, also not by two programs at the same time."""
+"""Ports are never given out twice, even by two programs at the same time."""
 
 import socket
 import subprocess

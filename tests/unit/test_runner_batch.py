@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.support.runner import TinyEngine, World, batch_openapi, echo_batch, runner_world, until
+from tests.support.runner import TinyEngine, World, batch_openapi, echo_batch, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import JOBS_AT_ONCE_MAX, Batch, EngineSpec
@@ -56,7 +57,7 @@ async def test_while_all_calls_are_out_the_next_batch_grows(world: World) -> Non
 
     world.engine.predict_batch = held
     first = asyncio.create_task(run_all(world, *inputs(*range(4))))
-    await until(lambda: len(world.engine.batches) == 1)
+    await until_async(lambda: len(world.engine.batches) == 1)
     # Every place of the pool is taken by the first four; only one call is out at a time.
     rest = asyncio.create_task(run_all(world, *inputs(*range(4))))
     gate.set()
@@ -174,7 +175,7 @@ async def test_a_job_that_waits_for_a_call_uses_up_none_of_its_time(tmp_path: Pa
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=2, max_delay_ms=0)) as world:
         world.engine.predict = held
         first = asyncio.create_task(world.run(1, seconds=30))
-        await until(lambda: world.engine.calls)
+        await until_async(lambda: world.engine.calls)
         waiting = asyncio.create_task(world.run(2, seconds=0.1))
         await asyncio.wait({waiting}, timeout=0.3)
         assert not waiting.done()
@@ -200,7 +201,7 @@ async def test_a_canceled_job_leaves_its_batch_and_the_others_go_on(world: World
     assert all(await asyncio.gather(*deliveries))
     statuses = [world.record(job).status for job in jobs]
     assert statuses == [Status.CANCELED, *[Status.SUCCEEDED] * 3]
-    await until(lambda: world.runner.pool.replicas[0].places_taken == 0)
+    await until_async(lambda: world.runner.pool.replicas[0].places_taken == 0)
 
 
 async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
@@ -222,7 +223,7 @@ async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
 async def test_what_has_not_gone_out_goes_back_when_the_worker_stops(tmp_path: Path) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
         deliveries = [asyncio.create_task(world.run(value)) for value in range(3)]
-        await until(lambda: world.runner.pool.replicas[0].places_taken == 3)
+        await until_async(lambda: world.runner.pool.replicas[0].places_taken == 3)
         await world.runner.drain()
         records = await asyncio.gather(*deliveries)
         assert {(record.status, record.attempt) for record in records} == {(Status.QUEUED, 0)}

@@ -8,7 +8,8 @@ from typing import Any
 import jsonschema_rs
 import pydantic_core
 import pytest
-from tests.support.runner import ENGINE, STORE, World, runner_world, until
+from tests.support.runner import ENGINE, STORE, World, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, EngineSpec
@@ -156,21 +157,21 @@ def test_depth() -> None:
 
 
 async def test_the_card_is_shown_and_announced_once(world: World) -> None:
-    await until(lambda: announced(world) == ["a"])
+    await until_async(lambda: announced(world) == ["a"])
     card = shown(world)
     assert card is not None
     assert card.openapi is None
     world.runner.cards.refresh(world.runner.pool.replicas[0].client)
     puts = world.dapr.calls["put"]
-    await until(lambda: world.dapr.calls["put"] > puts)
+    await until_async(lambda: world.dapr.calls["put"] > puts)
     assert announced(world) == ["a"]
 
 
 async def test_an_engine_that_changed_is_announced_again(world: World) -> None:
-    await until(lambda: announced(world) == ["a"])
+    await until_async(lambda: announced(world) == ["a"])
     world.engine.openapi = describe({"type": "integer"})
     world.runner.cards.refresh(world.runner.pool.replicas[0].client)
-    await until(lambda: len(announced(world)) == 2)
+    await until_async(lambda: len(announced(world)) == 2)
     card = shown(world)
     assert card is not None
     assert card.input_schema == {"type": "integer"}
@@ -178,11 +179,11 @@ async def test_an_engine_that_changed_is_announced_again(world: World) -> None:
 
 async def test_trouble_delays_the_card_only(tmp_path: Path) -> None:
     async with runner_world(tmp_path, pace=Pace(card_retry_seconds=0.01)) as world:
-        await until(lambda: announced(world))
+        await until_async(lambda: announced(world))
         world.dapr.fail("publish", times=2)
         world.engine.openapi = describe({"type": "integer"})
         world.runner.cards.refresh(world.runner.pool.replicas[0].client)
-        await until(lambda: len(announced(world)) == 2)
+        await until_async(lambda: len(announced(world)) == 2)
 
 
 async def test_a_hostile_description_harms_nothing(world: World) -> None:

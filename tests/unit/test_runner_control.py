@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import STORE, Gate, World, begin, runner_world, until
+from tests.support.runner import STORE, Gate, World, begin, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Batch
@@ -32,9 +33,9 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
     gate = Gate(world)
     running, waiting = names.new_job_id(), names.new_job_id()
     deliveries = [begin(world, running), begin(world, waiting)]
-    await until(lambda: gate.entered == 1)
+    await until_async(lambda: gate.entered == 1)
     await set_stopped(world.dapr, True)
-    await until(lambda: world.find(waiting))
+    await until_async(lambda: world.find(waiting))
     assert (world.record(waiting).status, world.record(waiting).attempt) == (Status.QUEUED, 0)
     assert world.runner.ready()
     gate.open.set()
@@ -44,13 +45,13 @@ async def test_what_runs_ends_and_what_waits_goes_back(world: World) -> None:
 
 async def test_what_is_delivered_meanwhile_goes_back_and_runs_once_it_goes_on(world: World) -> None:
     await set_stopped(world.dapr, True)
-    await until(lambda: world.runner.receiver.stopped)
+    await until_async(lambda: world.runner.receiver.stopped)
     job_id = names.new_job_id()
     assert await begin(world, job_id)
     assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.QUEUED, 0)
     assert world.engine.calls == []
     await set_stopped(world.dapr, False)
-    await until(lambda: not world.runner.receiver.stopped)
+    await until_async(lambda: not world.runner.receiver.stopped)
     assert await begin(world, job_id, published_ago=10)
     assert world.record(job_id).status is Status.SUCCEEDED
 
@@ -67,7 +68,7 @@ async def test_a_runner_that_starts_while_its_engine_is_stopped_begins_nothing(t
 async def test_a_store_that_does_not_answer_changes_nothing(world: World) -> None:
     reads = world.dapr.calls["read"]
     world.dapr.fail("read", times=5)
-    await until(lambda: world.dapr.calls["read"] > reads + 5)
+    await until_async(lambda: world.dapr.calls["read"] > reads + 5)
     assert world.runner.ready()
 
 
@@ -75,14 +76,14 @@ async def test_a_store_that_does_not_answer_changes_nothing(world: World) -> Non
 async def test_nonsense_stops_nothing(world: World, value: bytes) -> None:
     await FakeSidecar(world.dapr, "gateway").put(STORE, names.CONTROL_KEY, value)
     reads = world.dapr.calls["read"]
-    await until(lambda: world.dapr.calls["read"] > reads + 2)
+    await until_async(lambda: world.dapr.calls["read"] > reads + 2)
     assert world.runner.ready()
 
 
 async def test_what_gathers_for_a_batch_has_not_begun(tmp_path: Path) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000), pace=SOON) as world:
         deliveries = [begin(world, names.new_job_id()) for _ in range(2)]
-        await until(lambda: world.runner.pool.replicas[0].places_taken == 2)
+        await until_async(lambda: world.runner.pool.replicas[0].places_taken == 2)
         await set_stopped(world.dapr, True)
         assert await asyncio.gather(*deliveries) == [True, True]
         assert (world.engine.batches, world.engine.calls) == ([], [])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.runner import Gate, World, begin, fails, other_worker, runner_world, running_by, until
+from tests.support.runner import Gate, World, begin, fails, other_worker, runner_world, running_by
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.job import JobRecord, Status
@@ -77,7 +78,7 @@ async def test_a_fresh_duplicate_stops_when_it_finds_the_job_claimed(world: Worl
     await world.write(job_id, claim)
     await other_worker(world, [job_id])
     assert await begin(world, job_id)
-    await until(lambda: gate.closed == 1)
+    await until_async(lambda: gate.closed == 1)
     assert world.record(job_id) == claim
 
 
@@ -89,7 +90,7 @@ async def test_the_job_of_a_vanished_worker_is_taken_over(world: World, beats: l
         await other_worker(world, beats)
     gate = Gate(world)
     delivery = begin(world, job_id, published_ago=60)
-    await until(lambda: world.record(job_id).worker == "worker-1")
+    await until_async(lambda: world.record(job_id).worker == "worker-1")
     assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.RUNNING, 2)
     gate.open.set()
     assert await delivery

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.support.runner import Gate, TinyEngine, World, begin, echo, runner_world, until
+from tests.support.runner import Gate, TinyEngine, World, begin, echo, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
@@ -89,10 +90,10 @@ async def test_a_job_waits_for_an_engine_that_comes_back(tmp_path: Path) -> None
     async with runner_world(tmp_path, hand_back_after_seconds=10) as world:
         await world.engine.stop()
         delivery = begin(world, names.new_job_id())
-        await until(lambda: not world.runner.ready())
+        await until_async(lambda: not world.runner.ready())
         await world.engine.start()
         assert await delivery
-        await until(world.runner.ready)
+        await until_async(world.runner.ready)
         assert len(world.engine.calls) == 1
 
 
@@ -101,7 +102,7 @@ async def test_not_ready_until_the_model_is_loaded(world: World) -> None:
     world.runner.pool.set_health(world.runner.pool.replicas[0], False)
     assert not world.runner.ready()
     world.engine.healthy = True
-    await until(world.runner.ready)
+    await until_async(world.runner.ready)
 
 
 # Hung
@@ -112,11 +113,11 @@ async def test_a_hung_replica_is_restarted_and_its_place_kept_until_then(hasty: 
     assert (await hasty.run(seconds=0.05)).status is Status.TIMED_OUT
     replica = hasty.runner.pool.replicas[0]
     assert replica.places_taken == 1
-    await until(restart_file(hasty, tmp_path).exists)
-    await until(lambda: replica.places_taken == 0)
+    await until_async(restart_file(hasty, tmp_path).exists)
+    await until_async(lambda: replica.places_taken == 0)
     assert not hasty.runner.ready()
     restart_file(hasty, tmp_path).unlink()
-    await until(hasty.runner.ready)
+    await until_async(hasty.runner.ready)
     assert not replica.restarting
 
 
@@ -124,7 +125,7 @@ async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: Worl
     Gate(hasty)
     hasty.engine.offers_cancel = True
     await hasty.run(seconds=0.05)
-    await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
+    await until_async(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
     assert not restart_file(hasty, tmp_path).exists()
     assert hasty.runner.ready()
 
@@ -134,7 +135,7 @@ async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(tmp_path:
         gate = Gate(hasty)
         hasty.engine.in_hand = 0
         await hasty.run(seconds=0.05)
-        await until(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
+        await until_async(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
         assert gate.entered == 1
         assert not restart_file(hasty, tmp_path).exists()
         assert hasty.runner.ready()
@@ -144,7 +145,7 @@ async def test_an_engine_that_says_its_thread_hangs_is_restarted(hasty: World, t
     Gate(hasty)
     hasty.engine.in_hand = 1
     await hasty.run(seconds=0.05)
-    await until(restart_file(hasty, tmp_path).exists)
+    await until_async(restart_file(hasty, tmp_path).exists)
 
 
 async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that_is_over(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that
         await asyncio.sleep(0.3)
         assert not restart_file(world, tmp_path).exists()
         assert world.runner.pool.replicas[0].places_taken == 1
-        await until(restart_file(world, tmp_path).exists)
+        await until_async(restart_file(world, tmp_path).exists)
 
 
 async def test_the_place_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_path: Path) -> None:
@@ -170,10 +171,10 @@ async def test_the_place_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_
         assert await delivery
         assert world.engine.canceled in ([], [job_id])
         following = begin(world, names.new_job_id())
-        await until(lambda: world.engine.canceled == [job_id])
+        await until_async(lambda: world.engine.canceled == [job_id])
         assert gate.entered == 1
         world.engine.in_hand = 0
-        await until(lambda: gate.entered == 2)
+        await until_async(lambda: gate.entered == 2)
         gate.open.set()
         assert await following
         assert not restart_file(world, tmp_path).exists()
@@ -185,7 +186,7 @@ async def test_jobs_broken_by_a_restart_burn_no_attempt(hasty: World, tmp_path: 
     delivery = begin(hasty, innocent)
     await hasty.running(innocent)
     assert await begin(hasty, hung, seconds=0.05)
-    await until(restart_file(hasty, tmp_path).exists)
+    await until_async(restart_file(hasty, tmp_path).exists)
     await hasty.engine.stop()
     assert await delivery
     assert gate.entered == 2
@@ -196,7 +197,7 @@ async def test_without_anybody_to_restart_it_the_place_comes_back(tmp_path: Path
     async with runner_world(tmp_path, restart_dir=None, execution_timeout_seconds=0.05) as world:
         Gate(world)
         await world.run(seconds=0.05)
-        await until(lambda: world.runner.pool.replicas[0].places_taken == 0)
+        await until_async(lambda: world.runner.pool.replicas[0].places_taken == 0)
         assert world.runner.ready()
 
 
@@ -232,16 +233,16 @@ async def test_silence_while_it_works_is_not_illness() -> None:
     watch = HealthWatch(pool, Restarts(None), lambda _: None)
     watch.start()
     replica = pool.replicas[0]
-    await until(lambda: replica.healthy)
+    await until_async(lambda: replica.healthy)
     assert pool.take() is replica
     engine.says = Health(ok=False, answered=False)
     asked = engine.asked
     replica.changed.set()
-    await until(lambda: engine.asked > asked)
+    await until_async(lambda: engine.asked > asked)
     assert replica.healthy
     pool.release(replica)
     replica.changed.set()
-    await until(lambda: not replica.healthy)
+    await until_async(lambda: not replica.healthy)
     await watch.stop()
 
 
@@ -273,7 +274,7 @@ async def test_a_sick_replica_gets_nothing(tmp_path: Path) -> None:
     async with runner_world(tmp_path) as first:
         urls = [first.engine.url, second.url]
         async with runner_world(tmp_path, engine_urls=urls, engine=second, dapr=first.dapr) as world:
-            await until(lambda: all(replica.healthy for replica in world.runner.pool.replicas))
+            await until_async(lambda: all(replica.healthy for replica in world.runner.pool.replicas))
             await first.engine.stop()
             for _ in range(4):
                 assert (await world.run()).status is Status.SUCCEEDED
@@ -301,9 +302,9 @@ async def test_what_runs_may_end_and_what_waits_goes_back(world: World) -> None:
     running = [names.new_job_id(), names.new_job_id()]
     waiting = names.new_job_id()
     deliveries = [begin(world, job_id) for job_id in [*running, waiting]]
-    await until(lambda: gate.entered == 2)
+    await until_async(lambda: gate.entered == 2)
     draining = asyncio.create_task(world.runner.drain())
-    await until(lambda: world.find(waiting))
+    await until_async(lambda: world.find(waiting))
     assert (world.record(waiting).status, world.record(waiting).attempt) == (Status.QUEUED, 0)
     assert not world.runner.ready()
     gate.open.set()
@@ -321,7 +322,7 @@ async def test_what_does_not_end_in_its_grace_goes_back(tmp_path: Path) -> None:
         await world.runner.drain()
         assert await delivery
         assert (world.record(job_id).status, world.record(job_id).attempt) == (Status.QUEUED, 0)
-        await until(lambda: gate.closed == 1)
+        await until_async(lambda: gate.closed == 1)
 
 
 async def test_what_comes_while_it_stops_goes_back_at_once(world: World) -> None:

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import ENGINE, STORE, Gate, World, begin, other_worker, runner_world, until
+from tests.support.runner import ENGINE, STORE, Gate, World, begin, other_worker, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Heartbeat, WorkerList
@@ -17,7 +18,7 @@ from enginehouse.sidecar.fake import FakeDapr
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with runner_world(tmp_path) as made:
-        await until(lambda: listed(made))
+        await until_async(lambda: listed(made))
         yield made
 
 
@@ -43,7 +44,7 @@ async def test_a_heartbeat_says_what_is_in_hand(world: World) -> None:
     gate = Gate(world)
     job_id = names.new_job_id()
     delivery = begin(world, job_id)
-    await until(lambda: gate.entered)
+    await until_async(lambda: gate.entered)
     beat = await latest(world)
     assert (beat.in_hand, beat.idle_since, beat.concurrency, beat.healthy) == ([job_id], None, 2, True)
     gate.open.set()
@@ -78,12 +79,12 @@ async def test_the_list_is_written_once_and_again_when_it_went_missing(world: Wo
 async def test_joining_drops_the_vanished_and_keeps_the_living(tmp_path: Path) -> None:
     dapr = FakeDapr()
     async with runner_world(tmp_path, dapr=dapr) as one:
-        await until(lambda: listed(one))
+        await until_async(lambda: listed(one))
         await other_worker(one, [], "worker-3")
         names_there = WorkerList(workers=["worker-1", "worker-3", "worker-9"]).model_dump_json().encode()
         await one.sidecar.put(STORE, names.WORKERS_KEY, names_there)
         async with runner_world(tmp_path, dapr=dapr, worker="worker-2") as two:
-            await until(lambda: listed(two) == ["worker-1", "worker-2", "worker-3"])
+            await until_async(lambda: listed(two) == ["worker-1", "worker-2", "worker-3"])
         assert listed(one) == ["worker-1", "worker-3"]
         assert beat_of(one, "worker-2") is None
 
@@ -105,4 +106,4 @@ async def test_trouble_ends_no_heart(tmp_path: Path) -> None:
     dapr = FakeDapr()
     dapr.fail("put", times=3)
     async with runner_world(tmp_path, dapr=dapr, pace=Pace(heartbeat_seconds=0.01)) as world:
-        await until(lambda: beat_of(world))
+        await until_async(lambda: beat_of(world))

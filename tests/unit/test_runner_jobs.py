@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import STORE, Gate, World, begin, runner_world, until
+from tests.support.runner import STORE, Gate, World, begin, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.job import JobRecord, Status
@@ -25,7 +26,7 @@ async def test_a_longer_job_is_claimed_and_announced(world: World) -> None:
     delivery = begin(world, job_id)
     record = await world.running(job_id)
     assert (record.attempt, record.worker) == (1, "worker-1")
-    await until(lambda: world.completions(job_id) == ["running"])
+    await until_async(lambda: world.completions(job_id) == ["running"])
     gate.open.set()
     assert await delivery
     assert world.record(job_id).status is Status.SUCCEEDED
@@ -51,8 +52,8 @@ async def test_a_canceled_job_is_closed_and_its_engine_told(world: World) -> Non
     await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
     assert await delivery
     assert world.record(job_id).status is Status.CANCELED
-    await until(lambda: world.engine.canceled == [job_id])
-    await until(lambda: gate.closed == 1)
+    await until_async(lambda: world.engine.canceled == [job_id])
+    await until_async(lambda: gate.closed == 1)
     assert "canceled" not in world.completions(job_id)
 
 
@@ -61,7 +62,7 @@ async def test_a_job_canceled_before_its_claim_is_closed(world: World) -> None:
     job_id = names.new_job_id()
     await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
     assert await begin(world, job_id)
-    await until(lambda: gate.closed == 1)
+    await until_async(lambda: gate.closed == 1)
     assert world.record(job_id).status is Status.CANCELED
 
 
@@ -76,7 +77,7 @@ async def test_a_fast_result_never_overwrites_a_final_record(world: World) -> No
 async def test_a_job_canceled_while_it_waits_for_a_place_does_not_reach_its_engine(world: World) -> None:
     gate = Gate(world)
     running = [begin(world, names.new_job_id()) for _ in range(2)]
-    await until(lambda: gate.entered == 2)
+    await until_async(lambda: gate.entered == 2)
     job_id = names.new_job_id()
     waiting = begin(world, job_id)
     await asyncio.sleep(2 * DEFAULT_PACE.look_again_seconds)
@@ -123,7 +124,7 @@ async def test_trouble_while_watching_ends_no_job(world: World) -> None:
     delivery = begin(world, job_id)
     await world.running(job_id)
     world.dapr.fail("read_many", times=3)
-    await until(lambda: not world.dapr.failures["read_many"])
+    await until_async(lambda: not world.dapr.failures["read_many"])
     gate.open.set()
     assert await delivery
     assert world.record(job_id).status is Status.SUCCEEDED
@@ -132,7 +133,7 @@ async def test_trouble_while_watching_ends_no_job(world: World) -> None:
 async def test_no_more_than_the_places_run_at_once(world: World) -> None:
     gate = Gate(world)
     deliveries = [begin(world, names.new_job_id()) for _ in range(5)]
-    await until(lambda: gate.entered == 2)
+    await until_async(lambda: gate.entered == 2)
     assert len(world.runner.receiver.in_hand) == 5
     gate.open.set()
     assert await asyncio.gather(*deliveries) == [True] * 5

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.support.runner import PORTS, World, runner_world, until
+from tests.support.runner import PORTS, World, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.events import JobObjects
@@ -100,7 +101,7 @@ async def test_a_job_canceled_while_its_input_is_fetched_does_not_reach_its_engi
     job_id = names.new_job_id()
     body = world.event(job_id, None, objects=store.of_job(input_key="in"))
     delivery = asyncio.create_task(world.runner.receiver.deliver(body))
-    await until(lambda: store.headers)
+    await until_async(lambda: store.headers)
     await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
     store.gate.set()
     assert await delivery

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.support.runner import STORE, Gate, World, begin, fails, runner_world, until
+from tests.support.runner import STORE, Gate, World, begin, fails, runner_world
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.errors import Unavailable
@@ -24,7 +25,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def test_the_first_attempt_takes_one_write_and_one_completion(world: World) -> None:
     # A starting runner also publishes its card's announcement and writes its name in the list of workers.
-    await until(lambda: world.dapr.published[names.COMPLETIONS_TOPIC] and names.WORKERS_KEY in world.dapr.stores[STORE])
+    await until_async(
+        lambda: world.dapr.published[names.COMPLETIONS_TOPIC] and names.WORKERS_KEY in world.dapr.stores[STORE]
+    )
     before = world.dapr.calls.copy()
     job_id = names.new_job_id()
     assert await world.runner.receiver.deliver(world.event(job_id))
@@ -42,7 +45,7 @@ async def test_the_record_is_written_before_the_completion(world: World) -> None
 
     world.dapr.subscribe(names.COMPLETIONS_TOPIC, on_completion)
     await world.run()
-    await until(lambda: seen == [Status.SUCCEEDED])
+    await until_async(lambda: seen == [Status.SUCCEEDED])
 
 
 async def test_a_result_is_kept_in_hand_until_it_can_be_written(world: World) -> None:
@@ -66,7 +69,7 @@ async def test_a_completion_that_cannot_be_published_loses_nothing(world: World)
 
 
 async def test_jobs_that_end_while_a_hint_is_on_its_way_share_the_next_one(world: World) -> None:
-    await until(lambda: world.dapr.published[names.COMPLETIONS_TOPIC])
+    await until_async(lambda: world.dapr.published[names.COMPLETIONS_TOPIC])
     world.dapr.fail("publish", times=3)
     job_ids = [names.new_job_id() for _ in range(5)]
     assert all(await asyncio.gather(*(world.runner.receiver.deliver(world.event(job_id)) for job_id in job_ids)))
@@ -115,7 +118,7 @@ async def test_a_job_out_of_time_is_timed_out(world: World) -> None:
     assert (record.status, record.dead_lettered) == (Status.TIMED_OUT, False)
     assert record.error is not None
     assert record.error.code == "PREDICT_TIMEOUT"
-    await until(lambda: gate.closed == 1)
+    await until_async(lambda: gate.closed == 1)
 
 
 async def test_a_timeout_is_tried_again_only_on_request(world: World) -> None:

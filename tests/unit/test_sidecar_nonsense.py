@@ -1,4 +1,4 @@
-"""Whatever answers at the sidecar's port, or if nothing answers, calls raise Unavailable and no other error."""
+"""Calls raise Unavailable and no other error, whatever answers at the sidecar's port, and also if nothing answers."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The soak's judge: what grows is told from what only moves."""
+"""The soak's judge tells a series that grows from one that only moves."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Gateway, dispatcher and runner as they are, over a broker and a store that fail, conflict and answer late."""
+"""The real gateway, dispatcher and runner together, over a broker and a store that fail, conflict and answer late."""
 
 import asyncio
 from collections import defaultdict
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant
-from tests.support.gateway import ECHO, until
+from tests.support.gateway import ECHO
 from tests.support.runner import runner_settings
+from tests.support.waiting import until_async
 from tests.unit.test_gateway_state_machine import STORE, Gateway
 
 from enginehouse.contracts import names
@@ -139,7 +140,7 @@ class Whole(Gateway):
         self.engine.how = how
         delivery = asyncio.create_task(self.real.receiver.deliver(body))
         self.deliveries.add(delivery)
-        await until(lambda: delivery.done() or event.id in self.engine.hanging)
+        await until_async(lambda: delivery.done() or event.id in self.engine.hanging)
 
     async def beat(self, idle: bool) -> None:
         """Write a heartbeat with the jobs that the runner really has, whatever the machine asks for."""

@@ -1,4 +1,4 @@
-"""Answers with a number of its own for each run, after writing down that the run began, and before that it ended."""
+"""Answers with a number of its own for each run, and writes down when the run begins and when it ends."""
 
 import asyncio
 import json

@@ -1,0 +1,138 @@
+"""A stand-in for an engine's runner. The test chooses how it treats each delivery."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+from enginehouse.contracts import names
+from enginehouse.contracts.cloud_event import read_event
+from enginehouse.contracts.engine import Heartbeat, WorkerList
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
+from enginehouse.contracts.job import JobError, JobRecord, Status, may_change
+from enginehouse.contracts.moments import now
+from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+from enginehouse.sidecar.records import JobRecords
+
+Answer = Callable[["ScriptedRunner", JobEvent], Awaitable[bool]]
+"""Treats one delivery, and returns whether to acknowledge it."""
+
+
+class ScriptedRunner:
+    """Takes the deliveries of an engine's jobs, keeps them in `events`, and treats each as `answer` does."""
+
+    def __init__(self, dapr: FakeDapr, engine_id: str, worker: str = "worker-1") -> None:
+        self.engine_id = engine_id
+        self.worker = worker
+        self.answer: Answer = succeed
+        self.events: list[JobEvent] = []
+        self.sidecar = FakeSidecar(dapr, names.app_id(engine_id, "a"))
+        self.records = JobRecords(self.sidecar, engine_id)
+        dapr.subscribe(names.job_topic(engine_id), self.deliver)
+
+    async def deliver(self, body: bytes) -> bool:
+        """Take a delivery. True acknowledges it."""
+        event = read_event(JobEvent, body)
+        self.events.append(event)
+        return await self.answer(self, event)
+
+    def inputs(self) -> list[Any]:
+        """Return the inputs of all deliveries, in order."""
+        return [event.data.input for event in self.events]
+
+    async def write(self, event: JobEvent, status: Status, **fields: Any) -> JobRecord:
+        """Write the job's record if the table of transitions allows it, and return the record that holds then."""
+
+        def decide(present: JobRecord | None) -> JobRecord | None:
+            if present and (present.attempt > event.attempt or not may_change(present.status, status)):
+                return None
+            return JobRecord(status=status, attempt=event.attempt, worker=self.worker, **fields)
+
+        return await self.records.change(event.id, event.data.record_ttl_seconds, decide)
+
+    async def tell(self, kind: str, job_id: str, status: Status, attempt: int) -> None:
+        """Publish a completion."""
+        await self.sidecar.publish(
+            names.jobs_component(self.engine_id),
+            names.COMPLETIONS_TOPIC,
+            completion_event(kind, self.engine_id, job_id, status, attempt),
+        )
+
+    async def end(
+        self, event: JobEvent, status: Status = Status.SUCCEEDED, *, tell: bool = True, **fields: Any
+    ) -> None:
+        """Write how an attempt ended, and publish a completion unless `tell` is False."""
+        if status.is_final:
+            fields = {"finished_at": now(), "predict_time": 0.01, **fields}
+        held = await self.write(event, status, started_at=now(), **fields)
+        if tell:
+            await self.tell(JOB_COMPLETED, event.id, held.status, held.attempt)
+
+    async def claim(self, event: JobEvent) -> None:
+        """Write that the job runs, and publish that it started."""
+        await self.write(event, Status.RUNNING, started_at=now())
+        await self.tell(JOB_STARTED, event.id, Status.RUNNING, event.attempt)
+
+    async def beat(
+        self,
+        *,
+        in_hand: Iterable[str] = (),
+        idle_for: float | None = None,
+        healthy: bool = True,
+        concurrency: int = 2,
+        subscribed: bool = True,
+    ) -> None:
+        """Write a heartbeat of a worker that has been idle for `idle_for` seconds; None: it is busy."""
+        beat = Heartbeat(
+            worker=self.worker,
+            slot="a",
+            version="v1",
+            concurrency=concurrency,
+            in_hand=list(in_hand),
+            idle_since=None if idle_for is None else now() - timedelta(seconds=idle_for),
+            healthy=healthy,
+            subscribed=subscribed,
+            at=now(),
+        )
+        store = names.results_component(self.engine_id)
+        workers = WorkerList(workers=[self.worker])
+        await self.sidecar.put(store, names.WORKERS_KEY, workers.model_dump_json().encode())
+        await self.sidecar.put(store, names.worker_key(self.worker), beat.model_dump_json().encode(), 15)
+
+
+async def succeed(runner: ScriptedRunner, event: JobEvent) -> bool:
+    """Answer the input."""
+    await runner.end(event, output={"echo": event.data.input})
+    return True
+
+
+async def succeed_untold(runner: ScriptedRunner, event: JobEvent) -> bool:
+    """Answer the input, and publish no completion."""
+    await runner.end(event, output={"echo": event.data.input}, tell=False)
+    return True
+
+
+async def fail(runner: ScriptedRunner, event: JobEvent) -> bool:
+    """Fail for good, as a dead letter."""
+    error = JobError(code="PREDICT_ERROR", message="it broke", retryable=True)
+    await runner.end(event, Status.FAILED, error=error, dead_lettered=True)
+    return True
+
+
+async def retry(runner: ScriptedRunner, event: JobEvent) -> bool:
+    """Fail. The job is tried again at once, or has failed for good when no attempts are left."""
+    if event.attempt >= event.data.retry.max_attempts:
+        return await fail(runner, event)
+    error = JobError(code="PREDICT_ERROR", message="it broke", retryable=True)
+    await runner.end(event, Status.QUEUED, error=error, retry_at=now())
+    return True
+
+
+async def never(runner: ScriptedRunner, event: JobEvent) -> bool:
+    """Begin the job, and never end it."""
+    await runner.claim(event)
+    return True
+
+
+async def lose(runner: ScriptedRunner, event: JobEvent) -> bool:
+    """Do nothing with the delivery, as if the broker had lost it."""
+    return True

@@ -1,0 +1,143 @@
+"""Jobs of a vanished worker and jobs lost on their way are handed over again. Jobs that run or wait are not."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.gateway import ECHO, Clock, GatewayWorld, gateway_world, impatient, sweep_in
+from tests.support.scripted_runner import ScriptedRunner, lose, never, succeed
+
+from enginehouse.contracts import names
+from enginehouse.contracts.job import Status
+from enginehouse.sidecar.fake import FakeDapr
+
+
+@pytest.fixture
+async def world(tmp_path: Path, clock: Clock) -> AsyncIterator[GatewayWorld]:
+    async with gateway_world(tmp_path, pace=impatient(clock)) as made:
+        yield made
+
+
+async def test_what_a_vanished_worker_ran_is_handed_over_again(world: GatewayWorld, clock: Clock) -> None:
+    world.runner.answer = never
+    job_id = await world.submit()
+    await world.until_status(job_id, Status.RUNNING)
+    await world.aged(job_id, 60)
+    other = ScriptedRunner(FakeDapr(), ECHO, "worker-2")
+    other.sidecar = world.runner.sidecar
+    await other.beat()
+    world.runner.answer = succeed
+    await sweep_in(world, clock, 1)
+    assert len(world.runner.events) == 1
+    await sweep_in(world, clock, 10)
+    await world.delivered(job_id, times=2)
+    job = await world.until_status(job_id, Status.SUCCEEDED)
+    assert [event.attempt for event in world.runner.events] == [1, 2]
+    assert job["attempts"] == 2
+
+
+async def test_what_a_living_worker_runs_is_left_to_it_however_long_it_takes(world: GatewayWorld, clock: Clock) -> None:
+    world.runner.answer = never
+    job_id = await world.submit()
+    await world.until_status(job_id, Status.RUNNING)
+    await world.aged(job_id, 100_000)
+    for _ in range(5):
+        await world.runner.beat(in_hand=[job_id])
+        await sweep_in(world, clock, 60)
+    assert len(world.runner.events) == 1
+    assert (await world.job(job_id))["status"] == "running"
+
+
+async def test_a_job_that_waits_behind_others_is_never_handed_over_again(world: GatewayWorld, clock: Clock) -> None:
+    world.runner.answer = lose
+    running, waiting = await world.submit(1), await world.submit(2)
+    first = await world.delivered(running)
+    await world.delivered(waiting)
+    await world.runner.claim(first)
+    for job_id in (running, waiting):
+        await world.aged(job_id, 100_000)
+    for _ in range(5):
+        await world.runner.beat(in_hand=[running])
+        await sweep_in(world, clock, 600)
+    assert [event.id for event in world.runner.events] == [running, waiting]
+
+
+async def test_a_job_that_an_idle_worker_does_not_get_is_handed_over_again(world: GatewayWorld, clock: Clock) -> None:
+    world.runner.answer = lose
+    job_id = await world.submit()
+    await world.delivered(job_id)
+    await world.aged(job_id, 5)
+    await world.runner.beat(idle_for=5)
+    await sweep_in(world, clock, 0)
+    assert len(world.runner.events) == 1
+    world.runner.answer = succeed
+    await world.aged(job_id, 55)
+    await world.runner.beat(idle_for=60)
+    await sweep_in(world, clock, 0)
+    await world.until_status(job_id, Status.SUCCEEDED)
+    assert [event.attempt for event in world.runner.events] == [1, 1]
+
+
+async def test_an_unhealthy_worker_that_is_idle_proves_nothing(world: GatewayWorld, clock: Clock) -> None:
+    world.runner.answer = lose
+    job_id = await world.submit()
+    await world.delivered(job_id)
+    await world.aged(job_id, 1_000)
+    await world.runner.beat(idle_for=1_000, healthy=False)
+    await sweep_in(world, clock, 0)
+    assert len(world.runner.events) == 1
+
+
+async def test_a_job_that_is_handed_over_for_ever_ends_as_a_dead_letter(world: GatewayWorld, clock: Clock) -> None:
+    world.runner.answer = lose
+    job_id = await world.submit()
+    await world.delivered(job_id)
+    for _ in range(25):
+        await world.aged(job_id, 1_000)
+        await world.runner.beat(idle_for=1_000)
+        await sweep_in(world, clock, 0)
+        if (await world.job(job_id))["status"] != "queued":
+            break
+    job = await world.job(job_id)
+    assert (job["status"], job["error"]["code"], job["dead_lettered"]) == ("failed", "WORKER_LOST", True)
+    assert (await world.stored())["dead_letters"] == 1
+    assert len(world.runner.events) == 20
+
+
+async def test_a_record_that_cannot_be_read_is_given_up_like_any_and_others_are_handed_over_again(
+    world: GatewayWorld, clock: Clock
+) -> None:
+    world.runner.answer = lose
+    hopeless, other = await world.submit("hopeless"), await world.submit("other")
+    await world.delivered(hopeless)
+    await world.delivered(other)
+    await world.sidecar.put(names.results_component(ECHO), hopeless, b"no record")
+    await world.change(hopeless, hand_overs=20)
+    for job_id in (hopeless, other):
+        await world.aged(job_id, 100_000)
+    await world.runner.beat(idle_for=100_000)
+    await sweep_in(world, clock, 0)
+    await world.delivered(other, 2)
+    job = await world.job(hopeless)
+    assert (job["status"], job["error"]["code"]) == ("failed", "WORKER_LOST")
+
+
+@pytest.mark.parametrize("garbage", [b"no heartbeat", b"{}", b"\xff"])
+async def test_a_heartbeat_that_cannot_be_read_stops_nothing(world: GatewayWorld, clock: Clock, garbage: bytes) -> None:
+    world.runner.answer = lose
+    job_id = await world.submit()
+    await world.delivered(job_id)
+    await world.aged(job_id, 100)
+    await world.runner.beat(idle_for=60)
+    store = names.results_component(ECHO)
+    workers = b'{"workers":["worker-1","worker-2"]}'
+    await world.sidecar.put(store, names.WORKERS_KEY, workers)
+    await world.sidecar.put(store, names.worker_key("worker-2"), garbage)
+    world.runner.answer = succeed
+    await sweep_in(world, clock, 0)
+    await world.until_status(job_id, Status.SUCCEEDED)
+    assert (await world.client().get("/v1/engines/echo")).status_code == 200
+    await world.sidecar.put(store, names.WORKERS_KEY, garbage)
+    for engine in world.gateway.catalogue:
+        engine.workers_read_at = 0
+    assert (await world.client().get("/v1/engines")).status_code == 200
