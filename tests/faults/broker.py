@@ -109,4 +109,4 @@ def broker(folder: Path) -> Iterator[Broker]:
             yield made
         finally:
             made.started.kill()
-            PORTS.give_back(address.port)
+            PORTS.release(address.port)

@@ -66,4 +66,4 @@ def receiving() -> Iterator[Receiver]:
         server.shutdown()
         thread.join()
         server.server_close()
-        PORTS.give_back(port)
+        PORTS.release(port)

@@ -17,7 +17,7 @@ async def listening(world: GatewayWorld) -> AsyncIterator[int]:
     config = uvicorn.Config(world.app, "127.0.0.1", port, lifespan="off", log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     with contextlib.ExitStack() as stack:
-        stack.callback(PORTS.give_back, port)
+        stack.callback(PORTS.release, port)
         serving = asyncio.create_task(server._serve())
         await until_async(lambda: server.started)
         try:

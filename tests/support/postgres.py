@@ -148,4 +148,4 @@ def _server(disk: SmallDisk) -> Iterator[PostgresServer]:
             server.signal(signal.SIGCONT)
             server.started.stop()
     finally:
-        PORTS.give_back(port)
+        PORTS.release(port)

@@ -106,4 +106,4 @@ def proxy_to(target: int, host: str = "127.0.0.1", port: int | None = None) -> I
         assert proxy._loop
         proxy._loop.call_soon_threadsafe(stop.set)
         thread.join(10)
-        PORTS.give_back(proxy.port)
+        PORTS.release(proxy.port)

@@ -61,7 +61,7 @@ def receiver() -> Iterator[Receiver]:
     made = Receiver()
     with serving(Starlette(routes=[Route("/hook", made.hook, methods=["POST"])]), made.port):
         yield made
-    PORTS.give_back(made.port)
+    PORTS.release(made.port)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_a_port_somebody_listens_on_is_not_handed_out() -> None:
         assert not is_free(port)
         other = PortPool()
         assert not other._lock(port)
-        pool.give_back(port)
+        pool.release(port)
         assert not other._lock(port)
     assert other._lock(port)
     pool.close()

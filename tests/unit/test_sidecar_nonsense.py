@@ -73,7 +73,7 @@ async def stranger() -> AsyncIterator[Stranger]:
     await web.TCPSite(runner, "127.0.0.1", made.port).start()
     yield made
     await runner.cleanup()
-    PORTS.give_back(made.port)
+    PORTS.release(made.port)
 
 
 @pytest.fixture

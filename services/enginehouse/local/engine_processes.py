@@ -79,7 +79,7 @@ class EngineProcesses:
         for slot in slots:
             await stop_app_and_sidecar(self.context.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
             await self.context.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
-            self.context.ports.give_back(*slot.ports)
+            self.context.ports.release(*slot.ports)
 
     async def healthy(self) -> bool:
         """Return whether all processes run and are healthy."""

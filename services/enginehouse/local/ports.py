@@ -41,13 +41,13 @@ class PortPool:
         self._locks: dict[int, int] = {}
 
     def take(self) -> int:
-        """Return a free port, reserved until `give_back` or `close`."""
+        """Return a free port, reserved until `release` or `close`."""
         for port in random.sample(range(LOWEST, HIGHEST + 1), 2_000):
             if port not in self._locks and self._lock(port):
                 return port
         raise LocalError(f"no free port between {LOWEST} and {HIGHEST} on 127.0.0.1", "Stop programs that hold them.")
 
-    def give_back(self, *ports: int) -> None:
+    def release(self, *ports: int) -> None:
         """Release these ports."""
         for port in ports:
             descriptor = self._locks.pop(port, None)
@@ -56,7 +56,7 @@ class PortPool:
 
     def close(self) -> None:
         """Release every port."""
-        self.give_back(*list(self._locks))
+        self.release(*list(self._locks))
 
     def _lock(self, port: int) -> bool:
         descriptor = os.open(_folder() / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

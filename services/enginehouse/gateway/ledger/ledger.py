@@ -45,6 +45,14 @@ def _alembic(connection: Connection) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedCard:
+    """An engine with its card, as JSON; None while it has shown none."""
+
+    engine_id: str
+    card: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineDecision:
     """Whether an engine gets jobs, for all gateways."""
 
@@ -153,8 +161,7 @@ class Ledger:
 
     async def save_engine(self, engine_id: str, card: str | None) -> None:
         """Remember an engine and its card, so that the last known list holds while the sidecar is away."""
-        row = {"id": engine_id, "state": EngineState.ACTIVE.value, "card": card, "updated_at": time.time()}
-        await self._writer.write(_save_engine, row)
+        await self._writer.write(_save_engines, SavedCard(engine_id, card))
 
     async def set_engine_state(
         self, engine_id: str, state: EngineState, reason: str | None, probe_at: float | None
@@ -241,16 +248,14 @@ def _link_retry(connection: Connection, pairs: list[tuple[str, str]]) -> list[No
     return [None] * len(pairs)
 
 
-def _save_engine(connection: Connection, rows: list[dict[str, Any]]) -> list[None]:
-    for row in rows:
-        statement = upsert(connection, engines).values(row)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["id"],
-                set_={name: statement.excluded[name] for name in ("card", "updated_at")},
-            )
+def _save_engines(connection: Connection, items: list[SavedCard]) -> list[None]:
+    for item in items:
+        values = {"card": item.card, "updated_at": time.time()}
+        statement = upsert(connection, engines).values(
+            {"id": item.engine_id, "state": EngineState.ACTIVE.value, **values}
         )
-    return [None] * len(rows)
+        connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+    return [None] * len(items)
 
 
 def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> list[None]:

@@ -285,7 +285,3 @@ class NoticeRow(NamedTuple):
     def from_row(cls, row: Row[Any]) -> "NoticeRow":
         """Read a row of `notices`."""
         return cls._make(row)._replace(channel=Channel(row.channel), state=NoticeState(row.state))
-
-    def to_columns(self) -> dict[str, Any]:
-        """Write the row as values of its columns."""
-        return self._asdict() | {"channel": self.channel.value, "state": self.state.value}
