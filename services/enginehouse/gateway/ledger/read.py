@@ -20,6 +20,8 @@ def _without(columns: Any, *left_out: str) -> "Select[Any]":
 
 
 _WITHOUT_PAYLOAD = _without(jobs.c, "input", "output")
+_WITHOUT_OPTIONS = _without(jobs.c, "input", "output", "options")
+"""For queries of many jobs at once, whose options are not needed."""
 _LETTERS_WITHOUT_EVENT = _without(dead_letters.c, "event")
 
 
@@ -56,7 +58,7 @@ class Listing:
 
 def list_jobs(connection: Connection, listing: Listing) -> list[JobRow]:
     """Return a page of a tenant's jobs, without inputs and outputs."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.tenant == listing.tenant)
+    query = _WITHOUT_OPTIONS.where(jobs.c.tenant == listing.tenant)
     if listing.engine:
         query = query.where(jobs.c.engine == listing.engine)
     if listing.status:
@@ -115,7 +117,7 @@ def queue_counts(connection: Connection, engine: str) -> QueueCounts:
 
 def past_queue_deadline(connection: Connection, now: float, limit: int, but_of: tuple[str, ...] = ()) -> list[JobRow]:
     """Return queued jobs whose time in the queue is over, but not those of the engines `but_of`."""
-    query = _WITHOUT_PAYLOAD.where(
+    query = _WITHOUT_OPTIONS.where(
         jobs.c.status == Status.QUEUED.value, jobs.c.queue_deadline <= now, jobs.c.engine.not_in(but_of)
     )
     return _jobs(connection, query.limit(limit))
@@ -129,13 +131,13 @@ def handed_over(connection: Connection, before: float) -> list[JobRow]:
 
 def waiting(connection: Connection, engine: str, limit: int) -> list[JobRow]:
     """Return queued jobs of an engine, the oldest first."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value)
+    query = _WITHOUT_OPTIONS.where(jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value)
     return _jobs(connection, query.order_by(jobs.c.id).limit(limit))
 
 
 def unfinished_of(connection: Connection, engines: list[str], limit: int) -> list[JobRow]:
     """Return jobs of these engines that have not ended."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.engine.in_(engines), jobs.c.status.in_(UNFINISHED))
+    query = _WITHOUT_OPTIONS.where(jobs.c.engine.in_(engines), jobs.c.status.in_(UNFINISHED))
     return _jobs(connection, query.limit(limit))
 
 
@@ -155,7 +157,7 @@ def ended_of(connection: Connection, engine: str, before: str | None, limit: int
 
 def past_result(connection: Connection, now: float, limit: int) -> list[JobRow]:
     """Return ended jobs whose result is past its time and still kept."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
+    query = _WITHOUT_OPTIONS.where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
     return _jobs(connection, query.limit(limit))
 
 

@@ -55,6 +55,10 @@ class StoredOptions(WireModel):
     finished_event: FinishedEvent | None = None
 
 
+OPTIONS_LEFT_OUT = StoredOptions(retry=RetryPolicy(), execution_timeout_seconds=0)
+"""Stands in rows of queries that do not read the options: parameters can have megabytes, and nothing there needs them."""
+
+
 class JobRow(NamedTuple):
     """A job as the ledger knows it."""
 
@@ -72,6 +76,7 @@ class JobRow(NamedTuple):
     input_ref: str | None
     """Key of the object that holds the input."""
     options: StoredOptions
+    """OPTIONS_LEFT_OUT if the query leaves them out."""
     traceparent: str | None
     attempts: int
     """Attempts begun so far."""
@@ -160,7 +165,8 @@ class JobRow(NamedTuple):
         """Read a row of `jobs` whose columns stand in the table's order."""
         values = list(row)
         values[_STATUS] = Status(values[_STATUS])
-        values[_OPTIONS] = StoredOptions.model_validate_json(values[_OPTIONS])
+        options = values[_OPTIONS]
+        values[_OPTIONS] = OPTIONS_LEFT_OUT if options is None else StoredOptions.model_validate_json(options)
         if values[_REASON] is not None:
             values[_REASON] = StatusReason(values[_REASON])
         if values[_ERROR] is not None:
@@ -285,7 +291,3 @@ class NoticeRow(NamedTuple):
     def from_row(cls, row: Row[Any]) -> "NoticeRow":
         """Read a row of `notices`."""
         return cls._make(row)._replace(channel=Channel(row.channel), state=NoticeState(row.state))
-
-    def to_columns(self) -> dict[str, Any]:
-        """Write the row as values of its columns."""
-        return self._asdict() | {"channel": self.channel.value, "state": self.state.value}
