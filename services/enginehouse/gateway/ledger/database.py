@@ -284,8 +284,7 @@ class GroupWriter:
 
     async def _one_by_one(self, group: Sequence[_Write], error: Exception) -> list[Any]:
         """Commit the writes of a failed group singly, so that one bad write fails alone."""
-        # A server that does not answer would be waited for once for each of them.
-        if isinstance(error, TimeoutError | PoolTimeout) or (len(group) == 1 and not isinstance(error, IntegrityError)):
+        if _is_silent(error) or (len(group) == 1 and not isinstance(error, IntegrityError)):
             return [_as_unavailable(error) for _ in group]
         outcomes: list[Any] = []
         # An idempotency key that another gateway took at the same moment is found when the write is tried again.
@@ -294,7 +293,15 @@ class GroupWriter:
                 outcomes += await self._commit([item])
             except Exception as own_error:
                 outcomes.append(_as_unavailable(own_error))
+                if _is_silent(own_error):
+                    # The writes before this one are committed, and their callers wait for the end of the group.
+                    return outcomes + [_as_unavailable(own_error) for _ in group[len(outcomes) :]]
         return outcomes
+
+
+def _is_silent(error: Exception) -> bool:
+    """Say whether the server does not answer: each further write would wait for it once more."""
+    return isinstance(error, TimeoutError | PoolTimeout)
 
 
 def _as_unavailable(error: Exception) -> Exception:
