@@ -176,8 +176,7 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
     finally:
         stop.set()
         await background.close()
-        await gateway.hints.close()
-        await gateway.mirroring.close()
+        await asyncio.gather(gateway.hints.close(), gateway.mirroring.close())
         await gateway.dispatcher.close()
         await gateway.ledger.close()
         await gateway.webhooks.close()

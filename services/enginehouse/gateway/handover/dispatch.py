@@ -79,8 +79,10 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Publish what is on its way, for a few seconds at most: the ledger hands over the rest later."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CLOSE_SECONDS
         await self._background.close(_CLOSE_SECONDS)
-        await self._publishing.close(_CLOSE_SECONDS)
+        await self._publishing.close(max(deadline - loop.time(), 0))
 
     async def _publish(self, engine_id: str, rows: Sequence[JobRow]) -> list[None]:
         failed = await self._publish_batch(engine_id, rows)
