@@ -55,7 +55,10 @@ _STORES_SWEPT_AT_ONCE = 64
 
 
 def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gateway:
-    """Put the parts together, layer by layer from the bottom; nothing runs yet."""
+    """Put the parts together; nothing runs yet.
+
+    The function is long because it is one list: layer by layer from the bottom, each part below those that it uses.
+    """
     # ledger | objects | tenants
     ledger = Ledger(settings.ledger_url.get_secret_value(), pace.ledger)
     objects = _objects(settings)
@@ -166,7 +169,7 @@ def _objects(settings: GatewaySettings) -> Objects | None:
 
 @asynccontextmanager
 async def running(gateway: Gateway) -> AsyncIterator[None]:
-    """Open the ledger and keep everything going; at the end, finish what is in hand."""
+    """Open the ledger and keep all tasks running; at the end, finish the work in hand."""
     await gateway.ledger.open()
     await gateway.catalogue.restore()
     background, stop = Background(), asyncio.Event()
@@ -187,7 +190,7 @@ def _keep_running(gateway: Gateway, background: Background, stop: asyncio.Event)
     restart_seconds = gateway.pace.task_restart_seconds
 
     async def with_sidecar() -> None:
-        # Jobs are accepted while the sidecar is still away: they wait in the ledger.
+        # Jobs are accepted even before the sidecar answers: they wait in the ledger.
         await gateway.sidecar.start(timeout_seconds=_NO_END_SECONDS)
         for name, task in {
             "engines": lambda: gateway.catalogue.run(gateway.pace.engines_poll_seconds),

@@ -1,4 +1,4 @@
-"""Bounds how long one engine's store may hold up others: the sweep, and callers."""
+"""Bounds how long one engine's store may hold up the sweep or a caller."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from enginehouse.contracts.errors import Unavailable
 
 
 class StoreBudget:
-    """Gives each use of an engine's store `seconds`, so that a store that hangs keeps no other engine waiting."""
+    """Gives each use of an engine's store `seconds`, so that a store that hangs does not hold up other engines."""
 
     def __init__(self, seconds: float, *, at_once: int | None = None) -> None:
         """Use at most `at_once` stores at the same time; None sets no limit."""
