@@ -1,4 +1,4 @@
-"""/v1/engines."""
+"""/v1/engines: shows engines to their users; quarantines, resumes and purges them for administrators."""
 
 from typing import Annotated
 
