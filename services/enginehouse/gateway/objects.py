@@ -86,7 +86,11 @@ class Objects:
             query = f"expires={expires}&signature={self._signature(method, key, expires)}"
             return f"{self._public_url}/v1/objects/{quote(key)}?{query}"
         seconds = min(max(expires_at - time.time(), 1), _LONGEST_SIGNATURE_SECONDS)
-        return str(await obstore.sign_async(self._store, method, key, timedelta(seconds=seconds)))  # type: ignore[arg-type]
+        try:
+            return str(await obstore.sign_async(self._store, method, key, timedelta(seconds=seconds)))  # type: ignore[arg-type]
+        except Exception as error:
+            # Some stores ask another service for the key that signs.
+            raise Unavailable(f"object store: {type(error).__name__}") from error
 
     def check(self, method: Method, key: str, expires: int, signature: str) -> None:
         """Raise Forbidden unless `signature` allows `method` on `key` now. Works for a folder only."""
@@ -129,6 +133,8 @@ class Objects:
             await obstore.copy_async(self._store, source, target)
         except FileNotFoundError:
             raise UploadDoesNotExist(f"No object {source}") from None
+        except Exception as error:
+            raise Unavailable(f"object store: {type(error).__name__}") from error
 
     async def size(self, key: str) -> int | None:
         """Return the object's size in bytes, or None if there is no such object."""
