@@ -104,7 +104,7 @@ class Dispatcher:
             landed = await self._sidecar.publish_many(GATEWAY_JOBS_COMPONENT, topic, events)
         except EnginehouseError as error:
             log.warning(
-                f"{len(rows)} jobs of {engine_id} stay queued: the broker did not take them: {error}",
+                f"{len(rows)} jobs of {engine_id} stay queued, because they could not be published: {error}",
                 action="hand_over_failed",
                 engine_id=engine_id,
                 job_ids=[row.id for row in rows],
