@@ -22,9 +22,9 @@ class Pace:
     broker_retry_seconds: float = 1.0
     """After a failed hand-over, the engine's jobs stay in the ledger for this time."""
     store_seconds: float = 3.0
-    """For each use of an engine's store. A part of the sweep that runs out of time leaves the rest to the next sweep."""
+    """For each use of an engine's store. A part of the sweep that needs more leaves the rest to the next sweep."""
     sample_every_seconds: float = 0.1
-    """For each engine, one ended job is sampled per interval. A restored store has lost everything after some moment."""
+    """One ended job of each engine is sampled per interval. A restored store has lost everything after some moment."""
     outbox_idle_seconds: float = 2.0
     """Between two looks at the outbox while nothing wakes the notifier: notices of another gateway may be due."""
     notice_backoff: Callable[[int], float] = backoff_seconds

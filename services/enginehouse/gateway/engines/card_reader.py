@@ -52,7 +52,7 @@ class CardReader:
         return card or next(iter(cards.values()), None)
 
     async def read_workers(self, engine: KnownEngine, *, force: bool = False) -> list[Heartbeat]:
-        """Return the engine's workers whose heartbeat lives, as of at most two seconds ago."""
+        """Return the workers whose heartbeat lives. The list may be two seconds old, unless `force` is set."""
         if not force and time.monotonic() - engine.workers_read_at < _WORKERS_FRESH_SECONDS:
             return engine.workers
         store = results_component(engine.id)

@@ -66,7 +66,7 @@ class Catalogue:
     def resolve(self, name: str, tenant: str) -> KnownEngine:
         """Return the engine that `name` means in a request of `tenant`.
 
-        EngineDoesNotExist if there is none, or if it is another tenant's.
+        Raise EngineDoesNotExist if there is none, or if it is another tenant's.
         """
         try:
             candidates = resolve_candidates(name, tenant)
@@ -79,7 +79,7 @@ class Catalogue:
         raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
 
     def resolve_any(self, name: str) -> KnownEngine:
-        """Return an engine of any tenant by its full id, for an administrator; EngineDoesNotExist if there is none."""
+        """Return an engine of any tenant by its full id, for an administrator; raise EngineDoesNotExist if there is none."""
         engine = self._engines.get(name)
         if engine is None or engine.state == EngineState.RETIRED:
             raise EngineDoesNotExist(f"No engine {name[:60]!r}; name it as '<tenant>--<engine>'")
@@ -202,7 +202,7 @@ class Catalogue:
             engine.is_saved = True
 
     async def read_workers(self, engine: KnownEngine) -> list[Heartbeat]:
-        """Return an engine's living workers, as of at most two seconds ago. Unavailable if its store is away."""
+        """Return an engine's living workers; the list may be two seconds old. Raise Unavailable if the store is away."""
         async with self._budget.spend():
             return await self._reader.read_workers(engine)
 

@@ -15,8 +15,8 @@ log = structlog.get_logger()
 DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
 """Stands in for the card of an engine that shows none."""
 REMOVED_AFTER_POLLS = 5
-"""An engine that is absent for this number of polls was removed. A sidecar that restarts shows its components one by one,
-so fewer polls prove nothing."""
+"""An engine that is absent for this number of polls was removed. Fewer polls prove nothing: a sidecar that restarts shows
+its components one by one."""
 FIRST_CARD_PAUSE_SECONDS = 1.0
 """Pause until the card of an engine without one is looked for again. Runners announce a new card; looking again finds a
 card whose announcement was lost."""

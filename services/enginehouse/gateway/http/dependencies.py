@@ -1,4 +1,4 @@
-"""Reads what several routes need from a request: the caller, the bounded body, the time to wait, the idempotency key."""
+"""Reads common parts of requests for the routes: caller, bounded body, time to wait, idempotency key."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -52,7 +52,7 @@ async def job_id_of(
 ) -> str:
     """Return the job id in the path, if it is one."""
     if not is_job_id(job_id):
-        raise RequestError(f"{job_id[:60]!r} is not a job id; they look like 01890a5d-ac96-7b2a-8c4e-0123456789ab")
+        raise RequestError(f"{job_id[:60]!r} is not a job id; a job id looks like 01890a5d-ac96-7b2a-8c4e-0123456789ab")
     return job_id
 
 

@@ -43,7 +43,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
 
 
 class Problem(BaseModel):
-    """An error: what went wrong, whether trying again can help, and what to do about it."""
+    """An error, whether trying again can help, and how to solve it."""
 
     type: str = Field("about:blank", description="Always about:blank: `code` tells problems apart.")
     title: str

@@ -47,15 +47,17 @@ def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
 def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
     missing = [name for name in _REQUIRED if not headers.get(f"ce-{name}")]
     if missing:
-        raise RequestError(f"Not a CloudEvent: {', '.join(f'ce-{name}' for name in missing)} must be there")
+        raise RequestError(f"Not a CloudEvent: {', '.join(f'ce-{name}' for name in missing)} must be given")
     if headers["ce-specversion"] != "1.0":
-        raise RequestError("Not a CloudEvent this takes: ce-specversion must be '1.0'")
+        raise RequestError("This CloudEvent cannot be taken: ce-specversion must be '1.0'")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and (kind == "application/json" or kind.endswith("+json")):
         try:
             pydantic_core.from_json(body, allow_inf_nan=False)
         except ValueError as error:
-            raise RequestError(f"Not a CloudEvent: its data is said to be JSON and is not: {error}") from None
+            raise RequestError(
+                f"Not a CloudEvent: its content type says JSON, but its data is not JSON: {error}"
+            ) from None
 
 
 def _check_envelope(body: bytes) -> None:
@@ -68,9 +70,9 @@ def _check_envelope(body: bytes) -> None:
         raise RequestError("Not a CloudEvent: the body must be a JSON object")
     missing = [name for name in _REQUIRED if not isinstance(envelope.get(name), str) or not envelope[name]]
     if missing:
-        raise RequestError(f"Not a CloudEvent: {', '.join(missing)} must be there, as non-empty text")
+        raise RequestError(f"Not a CloudEvent: {', '.join(missing)} must be given as non-empty text")
     if envelope["specversion"] != "1.0":
-        raise RequestError("Not a CloudEvent this takes: specversion must be '1.0'")
+        raise RequestError("This CloudEvent cannot be taken: specversion must be '1.0'")
     if "data" in envelope and "data_base64" in envelope:
         raise RequestError("Not a CloudEvent: it has both data and data_base64")
     try:

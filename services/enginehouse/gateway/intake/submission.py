@@ -64,7 +64,7 @@ def wire_json(name: str, value: Any) -> bytes:
             pydantic_core.from_json(b"[" * around + text + b"]" * around, allow_inf_nan=False)
         except ValueError:
             raise InvalidInput(
-                f"{name} has a number too large to be one, or is nested deeper than the {MAX_DEPTH} levels allowed"
+                f"{name} has a number that is too large for JSON, or is nested deeper than {MAX_DEPTH} levels"
             ) from None
     return text
 

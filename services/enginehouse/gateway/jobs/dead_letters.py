@@ -59,7 +59,7 @@ class DeadLetters:
         return DeadLetterPage(rows, _cursor(rows[-1]) if len(rows) == limit else None)
 
     async def read(self, caller: Caller, letter_id: str) -> DeadLetterRow:
-        """Return one dead letter with its event: the job's last hand-over, or the delivery that could not become a job."""
+        """Return one dead letter with its event: the job's last hand-over, or the delivery that became no job."""
         row = await self._owned(caller, letter_id)
         job = await self.ledger.read(read.job, row.job_id) if row.job_id else None
         if job is None:

@@ -89,7 +89,10 @@ class _Follower:
 
 
 async def follow(jobs: Jobs, caller: Caller, job_id: str, after: int) -> AsyncIterator[Sequence[FollowEvent]]:
-    """Yield a job's events after the event `after`, as they arrive; an empty group at the beginning and in long silences."""
+    """Yield a job's events after the event `after`, as they arrive.
+
+    Yield an empty group at the beginning and in each long silence.
+    """
     yield ()
     follower = _Follower(job_id, after)
     while follower.after < _LAST:

@@ -1,4 +1,4 @@
-"""Inserts accepted jobs with their idempotency keys, and hands them over at once if their engines' windows have room."""
+"""Inserts accepted jobs with their idempotency keys, and hands them over if their engines' windows have room."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Reaches the ledger's database, SQLite or PostgreSQL: one writer, and readers beside it.
 
-Both databases run the same plain functions over a SQLAlchemy connection: SQLite in threads (one hop for a whole group of
-writes), PostgreSQL through asyncpg.
+Both databases run the same plain functions over a SQLAlchemy connection: SQLite in threads (one hop for a whole group
+of writes), PostgreSQL through asyncpg.
 """
 
 import asyncio
@@ -180,7 +180,7 @@ class PostgresDatabase:
 
         @event.listens_for(self._engine.sync_engine, "handle_error")
         def _give_up(context: ExceptionContext) -> None:
-            # A rollback would wait for the same silent server. After a "disconnect", all pooled connections are replaced.
+            # A rollback would wait for the same silent server. A "disconnect" replaces all pooled connections.
             if isinstance(context.original_exception, TimeoutError):
                 context.is_disconnect = True
 

@@ -139,7 +139,7 @@ class Ledger:
         await self._writer.write(requeue, item)
 
     async def mirror(self, item: Mirror) -> Mirrored | None:
-        """Bring a job's row to what its record says."""
+        """Copy a job's record into its row; return None if the ledger does not have the job."""
         mirrored: Mirrored | None = await self._writer.write(mirror_records, item)
         return mirrored
 
@@ -175,7 +175,7 @@ class Ledger:
         await self._writer.write(_forget, before)
 
     async def add_job_event(self, event: JobEventRow) -> None:
-        """Keep what an engine reported of a running job."""
+        """Keep an engine's report about a running job."""
         await self._writer.write(_add_job_events, event)
 
     async def add_notice(self, notice: NoticeRow) -> None:

@@ -125,7 +125,7 @@ _COUNT_ENDS = (
 
 
 def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored | None]:
-    """Bring the jobs' rows to what their records say; None for a job that the ledger does not have."""
+    """Copy records into their jobs' rows; return None for a job that the ledger does not have."""
     query = _PRESENT_LOCKED if connection.dialect.name == "postgresql" else _PRESENT
     found = connection.execute(query, {"ids": list({item.job_id for item in items})})
     present = {row.id: JobRow.from_row(row) for row in found}

@@ -30,7 +30,7 @@ def _jobs(connection: Connection, query: "Select[Any]") -> list[JobRow]:
 
 
 def answers(connection: Connection) -> bool:
-    """Return True, if the ledger answers at all."""
+    """Return True if the ledger answers."""
     return connection.execute(text("SELECT 1")).scalar() == 1
 
 
@@ -156,7 +156,7 @@ def ended_of(connection: Connection, engine: str, before: str | None, limit: int
 
 
 def past_result(connection: Connection, now: float, limit: int) -> list[JobRow]:
-    """Return ended jobs whose result is past its time and still kept."""
+    """Return ended jobs whose result has expired but is still kept."""
     query = _WITHOUT_OPTIONS.where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
     return _jobs(connection, query.limit(limit))
 
@@ -184,7 +184,7 @@ def dead_letter(connection: Connection, letter_id: str) -> DeadLetterRow | None:
 
 
 def job_events_after(connection: Connection, job_id: str, sequence: int, limit: int) -> list[JobEventRow]:
-    """Return what an engine reported of a job after the event `sequence`."""
+    """Return an engine's reports about a job after the event `sequence`."""
     query = select(job_events).where(job_events.c.job_id == job_id, job_events.c.sequence > sequence)
     return [JobEventRow._make(row) for row in connection.execute(query.order_by(job_events.c.sequence).limit(limit))]
 

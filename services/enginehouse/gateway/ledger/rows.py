@@ -98,7 +98,7 @@ class JobRow(NamedTuple):
     result_ttl_seconds: int
     result_expires_at: float | None
     output: str | None
-    """JSON; None if the job has not succeeded, or the output is an object (`output_ref`), was purged, or is left out."""
+    """JSON; None before success, or if the output is an object (`output_ref`), was purged, or is left out."""
     output_ref: str | None
     error: JobError | None
     dead_lettered: bool

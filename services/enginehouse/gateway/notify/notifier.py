@@ -91,7 +91,7 @@ class Notifier:
             await sending.close()
 
     async def _repeat(self, step: Callable[[], Awaitable[bool]], woken: asyncio.Event) -> None:
-        """Run `step` for ever: at once while it returns that there is more, otherwise when it is woken or time is up."""
+        """Run `step` for ever: at once if it says that there is more, otherwise when `woken` is set or time is up."""
         while True:
             woken.clear()
             try:

@@ -67,7 +67,7 @@ class Webhooks:
         except (ValueError, httpx2.InvalidURL):
             host = None
         if not host or parts.scheme not in ("http", "https") or parts.username or parts.password:
-            raise WebhookRefused("webhook: must be http(s)://HOST/…, without a user or password in it")
+            raise WebhookRefused("webhook: it must be http(s)://HOST/… and contain no user and no password")
         if not self._secrets.of(tenant):
             raise WebhookRefused(
                 f"webhook: {tenant} has no signing secret yet; 'enginehouse tenant webhook-secret {tenant}' makes one"
@@ -81,7 +81,9 @@ class Webhooks:
     def _check_address(self, address: str) -> None:
         ip = _destination(address)
         if not self._allow_inside and (not ip.is_global or ip.is_multicast):
-            raise WebhookRefused(f"webhook: {address} is an inside address, and those are refused")
+            raise WebhookRefused(
+                f"webhook: {address} is an inside address, and the platform sends webhooks to outside addresses only"
+            )
 
     async def _resolve(self, host: str, port: int) -> str:
         """Return a checked address of `host`. It must be used as it is: a second look-up could give another one."""

@@ -24,10 +24,10 @@ class Mirroring:
         self._ledger = ledger
         self._consequences = consequences
         self._reading: Gather[str, str, None] = Gather(self._read, at_most=_READ_MAX)
-        """Gathers job ids by engine. A hint that comes during a read causes another read: the first may be too early."""
+        """Gathers job ids by engine. A hint during a read causes another read, since the first may be too early."""
 
     async def mirror(self, engine_ids: Mapping[str, str]) -> None:
-        """Mirror the records of these jobs, given with their engines. Raise the first error if one cannot be mirrored."""
+        """Mirror the records of these jobs, given with their engines. If some cannot be mirrored, raise the first error."""
         reads = [self._reading.put(engine_id, job_id) for job_id, engine_id in engine_ids.items()]
         for outcome in await asyncio.gather(*reads, return_exceptions=True):
             if isinstance(outcome, BaseException):

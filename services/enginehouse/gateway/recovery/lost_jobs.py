@@ -85,7 +85,7 @@ class LostJobs:
         self._consequences = consequences
         self._clock = clock
         self._orphaned: dict[str, dict[str, float]] = {}
-        """Running jobs of each engine that no living worker has, with the first of the looks in a row that showed it."""
+        """Running jobs of each engine that no living worker has, and since when every look has shown that."""
 
     async def recover(self) -> None:
         """Mirror the records of all handed-over jobs, and hand over the lost ones again."""
@@ -131,7 +131,7 @@ class LostJobs:
             if record and (record.status.is_final or record.attempt > row.attempts):
                 continue  # This record was newer than the row and has just been mirrored.
             if record and record.status is Status.RUNNING and row.status is Status.RUNNING:
-                # While no worker is seen, none could take the job. Wait: a store that was away shows workers one by one.
+                # While no worker is seen, none could take the job. A store that was away shows workers one by one.
                 if workers and not still_runs(record, row.id, workers):
                     orphaned[row.id] = before.get(row.id, now)
                     if now - orphaned[row.id] > HEARTBEAT_SECONDS:

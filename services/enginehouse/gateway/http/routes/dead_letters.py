@@ -88,7 +88,7 @@ async def list_dead_letters(
     "/dead-letters/{letter_id}", response_model=DeadLetterView, responses=problems(404), dependencies=[NoQueryAllowed]
 )
 async def read_dead_letter(gateway: WiredGateway, caller: AuthenticatedCaller, letter_id: LetterPath) -> Response:
-    """Show one dead letter with its event: the job's last hand-over, or the delivery that could not become a job."""
+    """Show one dead letter with its event: the job's last hand-over, or the delivery that became no job."""
     return json_answer(_view(await gateway.dead_letters.read(caller, letter_id)))
 
 

@@ -215,7 +215,7 @@ async def list_jobs(
     dependencies=[NoQueryAllowed],
 )
 async def follow_job(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:
-    """Follow a job by server-sent events: start, what the engine reports, completed. Last-Event-ID resumes."""
+    """Follow a job by server-sent events: start, the engine's reports, completed. Last-Event-ID resumes."""
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) <= 16 else 0
     await gateway.jobs.read(caller, job_id)  # Answers 404 and 410 before the stream begins.
