@@ -33,7 +33,7 @@ class UploadRequest(BaseModel):
 
     content_type: Annotated[str, Field(max_length=100)] = Field(
         "application/octet-stream",
-        description="If application/json, the object is a job's input as it is; otherwise the engine gets it as base64 text.",
+        description="application/json: the object is the job's input, as JSON. Otherwise the engine gets it as base64 text.",
     )
 
 
