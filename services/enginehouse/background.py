@@ -1,4 +1,4 @@
-"""Run tasks beside the main work, until they end or their owner is closed."""
+"""Runs tasks beside the main work, until they end or their owner is closed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,7 +16,7 @@ _CANCEL_AGAIN_SECONDS = 1.0
 
 
 class Background:
-    """Owns tasks: keeps them from being garbage-collected, logs their failures, ends them at `close`."""
+    """Owns tasks: protects them from garbage collection, logs their failures, and ends them at `close`."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -40,7 +40,7 @@ class Background:
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
-            # Again after a while: some code swallows a cancellation that comes at the wrong moment.
+            # The loop cancels again after a while: some code swallows a cancellation that comes at the wrong moment.
             await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_SECONDS)
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:

@@ -65,3 +65,11 @@ def test_options_that_an_earlier_version_stored_can_be_read() -> None:
     options = StoredOptions.model_validate_json(stored)
     assert options.webhook_events_filter == ("completed",)
     assert options.finished_event == FinishedEvent(correlation_id=None)
+
+
+async def test_a_reason_that_a_newer_gateway_stored_does_not_hide_the_job(ledger: Ledger) -> None:
+    job = new_job()
+    await accepted(ledger, job)
+    change = schema.jobs.update().where(schema.jobs.c.id == job.row.id).values(status_reason="a_later_reason")
+    await ledger.database.transact(lambda connection: connection.execute(change), durable=False)
+    assert (await row_of(ledger, job.row.id)).status_reason is None

@@ -18,7 +18,7 @@ _CLOSE_SECONDS = 10
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in hand."""
+    """Serve until SIGTERM or SIGINT, then finish the work in hand."""
     app = create_app(settings)
     public = Server(app, settings.host, settings.port, close_seconds=_CLOSE_SECONDS, lifespan=True)
     app_for_sidecar = create_delivery_app(app.state.gateway)
@@ -33,7 +33,7 @@ async def serve(settings: GatewaySettings) -> None:
         log.warning(f"The API listens on {settings.host}: put TLS in front of it", action="listens_beyond_loopback")
     delivering = asyncio.create_task(deliveries.serve())
     await public.serve()
-    # Deliveries go on until the API has stopped, so that callers that wait still get their answers.
+    # The sidecar can deliver until the API has stopped, so that waiting callers still get their answers.
     deliveries.should_exit = True
     await delivering
 

@@ -50,15 +50,22 @@ from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 
 _NO_END_SECONDS = 1e9
+_STORES_SWEPT_AT_ONCE = 64
+"""So that no store's time is spent on waiting for the others."""
 
 
 def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gateway:
-    """Put the parts together, layer by layer from the bottom; nothing runs yet."""
+    """Put the parts together; nothing runs yet.
+
+    The function is long because it is one list: layer by layer from the bottom, each part below those that it uses.
+    """
     # ledger | objects | tenants
     ledger = Ledger(settings.ledger_url.get_secret_value(), pace.ledger)
     objects = _objects(settings)
     tenants, limits = Tenants(settings.tenants_dir), Limits()
+    # Callers have a budget without places, so that a sweep over many stores that hang keeps none of them waiting.
     budget = StoreBudget(pace.store_seconds)
+    sweep_budget = StoreBudget(pace.store_seconds, at_once=_STORES_SWEPT_AT_ONCE)
     # notify
     webhooks = Webhooks(WebhookSecrets(settings.webhook_secrets_dir), allow_inside=settings.webhook_allow_inside)
     notifier = Notifier(sidecar, ledger, webhooks, idle_seconds=pace.outbox_idle_seconds, backoff=pace.notice_backoff)
@@ -72,7 +79,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         bundles=settings.engines_dir,
     )
     transitions = Transitions(
-        sidecar, catalogue, notifier, tenants, budget, wake=lambda engine_id: dispatcher.wake(engine_id)
+        sidecar, catalogue, notifier, tenants, sweep_budget, wake=lambda engine_id: dispatcher.wake(engine_id)
     )
     # handover
     dispatcher = Dispatcher(
@@ -95,7 +102,10 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         samples=samples,
     )
     mirroring = Mirroring(sidecar, ledger, consequences)
-    records = Records(sidecar, mirroring, budget, margin_seconds=settings.record_margin_seconds, clock=pace.clock)
+    records, sweep_records = (
+        Records(sidecar, mirroring, spent, margin_seconds=settings.record_margin_seconds, clock=pace.clock)
+        for spent in (budget, sweep_budget)
+    )
     # intake and jobs
     submitter = Submitter(
         ledger,
@@ -113,9 +123,9 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         {
             "recount": Recount(ledger, dispatcher, limits).recount,
             "control messages": transitions.catch_up,
-            "expiry": Expiry(ledger, records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
-            "restored stores": RestoredStores(ledger, catalogue, transitions, records, samples).check,
-            "lost jobs": LostJobs(ledger, catalogue, dispatcher, records, consequences, clock=pace.clock).recover,
+            "expiry": Expiry(ledger, sweep_records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
+            "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
+            "lost jobs": LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock).recover,
             "removed engines": RemovedEngines(ledger, catalogue, mirroring).end_jobs,
             "retention": Retention(
                 ledger,
@@ -159,7 +169,7 @@ def _objects(settings: GatewaySettings) -> Objects | None:
 
 @asynccontextmanager
 async def running(gateway: Gateway) -> AsyncIterator[None]:
-    """Open the ledger and keep everything going; at the end, finish what is in hand."""
+    """Open the ledger and keep all tasks running; at the end, finish the work in hand."""
     await gateway.ledger.open()
     await gateway.catalogue.restore()
     background, stop = Background(), asyncio.Event()
@@ -169,8 +179,7 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
     finally:
         stop.set()
         await background.close()
-        await gateway.hints.close()
-        await gateway.mirroring.close()
+        await asyncio.gather(gateway.hints.close(), gateway.mirroring.close())
         await gateway.dispatcher.close()
         await gateway.ledger.close()
         await gateway.webhooks.close()
@@ -181,7 +190,7 @@ def _keep_running(gateway: Gateway, background: Background, stop: asyncio.Event)
     restart_seconds = gateway.pace.task_restart_seconds
 
     async def with_sidecar() -> None:
-        # Jobs are accepted while the sidecar is still away: they wait in the ledger.
+        # Jobs are accepted even before the sidecar answers: they wait in the ledger.
         await gateway.sidecar.start(timeout_seconds=_NO_END_SECONDS)
         for name, task in {
             "engines": lambda: gateway.catalogue.run(gateway.pace.engines_poll_seconds),

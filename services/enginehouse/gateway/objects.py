@@ -1,6 +1,6 @@
-"""Inputs and outputs too large to travel in a message: kept in an object store, reached by signed URLs.
+"""Keeps inputs and outputs that are too large for a message in an object store, and signs URLs for them.
 
-Stores of the clouds sign URLs themselves. A folder cannot, so the gateway serves its objects on signed routes.
+The clouds' stores serve signed URLs themselves. A folder cannot, so the gateway serves its objects on signed routes.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ Method = Literal["GET", "PUT"]
 _KEY_FILE = ".signing-key"
 _LONGEST_SIGNATURE_SECONDS = 7 * 86_400
 UPLOAD_TTL_SECONDS = 8 * 86_400
-"""Uploads outlive the longest time in a queue."""
+"""Longer than the longest time in a queue, so that a waiting job keeps its upload."""
 _JOBS_OWN_TTL_SECONDS = UPLOAD_TTL_SECONDS + MAX_EXECUTION_SECONDS + MAX_RESULT_TTL_SECONDS
-"""They go with their job; an output whose worker died before it could say so goes by this."""
+"""For objects that were not deleted with their job, such as an output whose worker died before it wrote the record."""
 _TTL_SECONDS = {"uploads": UPLOAD_TTL_SECONDS, "inputs": _JOBS_OWN_TTL_SECONDS, "outputs": _JOBS_OWN_TTL_SECONDS}
 
 
@@ -40,27 +40,27 @@ class UploadDoesNotExist(NotFound):
 
 
 def upload_key(tenant: str, *, is_json: bool) -> str:
-    """A new key for something that a tenant brings in."""
+    """Make the key of a new upload of a tenant."""
     return f"{tenant}/uploads/{new_job_id()}{'.json' if is_json else '.bin'}"
 
 
 def input_key(tenant: str, job_id: str) -> str:
-    """Key of a job's input that the gateway itself moved out of the message."""
+    """Return the key of a job's input that the gateway moved out of the message."""
     return f"{tenant}/inputs/{job_id}.json"
 
 
 def output_key(tenant: str, job_id: str) -> str:
-    """Key of a job's output that is too large to be inline."""
+    """Return the key of a job's output that is too large to be inline."""
     return f"{tenant}/outputs/{job_id}.json"
 
 
 def is_jobs_own(key: str | None) -> bool:
-    """Whether an object belongs to one job alone and goes with it; uploads have a time of their own."""
+    """Say whether an object belongs to one job and is deleted with it. Uploads are deleted by their age."""
     return key is not None and key.split("/")[1:2] in (["inputs"], ["outputs"])
 
 
 class Objects:
-    """An object store by URL: file:///FOLDER, s3://…, az://…, gs://…"""
+    """Stores objects at a URL: file:///FOLDER, s3://…, az://…, gs://…"""
 
     def __init__(self, url: str, public_url: str, *, max_bytes: int) -> None:
         self._public_url = public_url.rstrip("/")
@@ -80,36 +80,40 @@ class Objects:
         return hmac.new(self._secret, f"{method}\n{key}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
     async def sign(self, method: Method, key: str, expires_at: float) -> str:
-        """A URL that allows exactly this, until `expires_at` (seconds since the epoch)."""
+        """Return a URL that allows `method` on `key` until `expires_at` (seconds since the epoch)."""
         if self._secret is not None:
             expires = int(expires_at) + 1
             query = f"expires={expires}&signature={self._signature(method, key, expires)}"
             return f"{self._public_url}/v1/objects/{quote(key)}?{query}"
         seconds = min(max(expires_at - time.time(), 1), _LONGEST_SIGNATURE_SECONDS)
-        return str(await obstore.sign_async(self._store, method, key, timedelta(seconds=seconds)))  # type: ignore[arg-type]
+        try:
+            return str(await obstore.sign_async(self._store, method, key, timedelta(seconds=seconds)))  # type: ignore[arg-type]
+        except Exception as error:
+            # Some stores ask another service for the key that signs.
+            raise Unavailable(f"object store: {type(error).__name__}") from error
 
     def check(self, method: Method, key: str, expires: int, signature: str) -> None:
-        """Forbidden unless `signature` allows this now. Only for a folder."""
+        """Raise Forbidden unless `signature` allows `method` on `key` now. Works for a folder only."""
         if self._secret is None:
             raise Forbidden("Objects of this store are served by the store itself")
         if not hmac.compare_digest(self._signature(method, key, expires).encode(), signature.encode()):
-            raise Forbidden("The signature of this URL does not fit it")
+            raise Forbidden("The signature does not match this URL")
         if expires < time.time():
-            raise Forbidden("This URL was valid for a time that is over")
+            raise Forbidden("This URL has expired")
 
     async def put(self, key: str, body: bytes | AsyncIterable[bytes]) -> int:
-        """Write an object whole, or not at all; returns its size. InputTooLarge beyond `max_bytes`."""
-        counted = _Counted(body, self.max_bytes)
+        """Write an object completely or not at all; return its size. Raise InputTooLarge beyond `max_bytes`."""
+        bounded = _BoundedBody(body, self.max_bytes)
         try:
-            await obstore.put_async(self._store, key, counted.chunks() if not isinstance(body, bytes) else body)
+            await obstore.put_async(self._store, key, bounded.chunks() if not isinstance(body, bytes) else body)
         except Exception as error:
-            if counted.size > self.max_bytes:
+            if bounded.size > self.max_bytes:
                 raise InputTooLarge(f"The object has more than the {self.max_bytes} bytes that are allowed") from None
             raise Unavailable(f"object store: {type(error).__name__}") from error
-        return counted.size
+        return bounded.size
 
     async def get(self, key: str) -> AsyncIterator[bytes]:
-        """The object's bytes, streamed; UploadDoesNotExist if there is none."""
+        """Return a stream of the object's bytes; raise UploadDoesNotExist if there is no such object."""
         try:
             result = await obstore.get_async(self._store, key)
         except FileNotFoundError:
@@ -124,14 +128,16 @@ class Objects:
         return chunks()
 
     async def copy(self, source: str, target: str) -> None:
-        """Copy an object; UploadDoesNotExist if there is none."""
+        """Copy an object; raise UploadDoesNotExist if there is no such object."""
         try:
             await obstore.copy_async(self._store, source, target)
         except FileNotFoundError:
             raise UploadDoesNotExist(f"No object {source}") from None
+        except Exception as error:
+            raise Unavailable(f"object store: {type(error).__name__}") from error
 
     async def size(self, key: str) -> int | None:
-        """The object's size in bytes, or None if there is none."""
+        """Return the object's size in bytes, or None if there is no such object."""
         try:
             return int((await obstore.head_async(self._store, key))["size"])
         except FileNotFoundError:
@@ -140,7 +146,7 @@ class Objects:
             raise Unavailable(f"object store: {type(error).__name__}") from error
 
     async def delete(self, keys: list[str]) -> None:
-        """Remove objects, whether they exist or not."""
+        """Delete objects; ignore those that do not exist."""
         for key in keys:
             try:
                 await obstore.delete_async(self._store, key)
@@ -148,7 +154,7 @@ class Objects:
                 continue
 
     async def delete_old(self, now: float) -> int:
-        """Remove uploads past their time, and jobs' objects so old that no job can name them; returns how many."""
+        """Delete uploads past their time, and jobs' objects that no job can name any longer; return how many."""
         old: list[str] = []
         async for page in obstore.list(self._store):
             for item in page:
@@ -160,7 +166,7 @@ class Objects:
         return len(old)
 
     async def check_upload(self, tenant: str, key: str) -> None:
-        """UploadDoesNotExist unless this is an object that this tenant has brought in."""
+        """Raise UploadDoesNotExist unless `key` names an upload of this tenant, and RequestError if it is too large."""
         own = key.startswith(f"{tenant}/uploads/") and ".." not in key and key.count("/") == 2
         if not own or (size := await self.size(key)) is None:
             raise UploadDoesNotExist(f"No upload {key[:200]!r} of {tenant}")
@@ -168,7 +174,7 @@ class Objects:
             raise RequestError(f"The upload has {size} bytes; {self.max_bytes} are allowed")
 
     async def of_job(self, tenant: str, job_id: str, input_ref: str | None, expires_at: float) -> JobObjects:
-        """Sign URLs of exactly this job's objects, valid until `expires_at`."""
+        """Sign URLs for the objects of this job only, valid until `expires_at`."""
         key = output_key(tenant, job_id)
         output_url = await self.sign("PUT", key, expires_at)
         return JobObjects(
@@ -180,8 +186,8 @@ class Objects:
         )
 
 
-class _Counted:
-    """Passes chunks on while they are within bounds."""
+class _BoundedBody:
+    """Passes chunks on until they exceed the limit."""
 
     def __init__(self, body: bytes | AsyncIterable[bytes], limit: int) -> None:
         self._body = body
@@ -199,7 +205,7 @@ class _Counted:
 
 
 def _folder_secret(folder: Path) -> bytes:
-    """The folder's own signing key: gateways that share the folder share it."""
+    """Return the folder's signing key; make it if there is none. Gateways that share the folder share the key."""
     path = folder / _KEY_FILE
     if not path.exists():
         draft = folder / f"{_KEY_FILE}.{os.getpid()}"

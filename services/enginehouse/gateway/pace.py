@@ -1,4 +1,4 @@
-"""How fast a gateway does what it repeats. Operators set none of this; tests use other values."""
+"""Pauses and time budgets of a gateway. Operators cannot set them; tests use other values."""
 
 import time
 from collections.abc import Callable
@@ -16,22 +16,23 @@ class Pace:
     clock: Callable[[], float] = time.time
     """Seconds since the epoch, for the sweep and for records' times to live."""
     engines_poll_seconds: float = 1.0
-    """Between two looks at the components of the sidecar: a deployed engine is known this soon."""
+    """Between two looks at the sidecar's components: a deployed engine is known after at most this time."""
     task_restart_seconds: float = RESTART_SECONDS
-    """Before a background task that failed is started again."""
+    """Before a failed background task is started again."""
     broker_retry_seconds: float = 1.0
     """After a failed hand-over, the engine's jobs stay in the ledger for this time."""
     store_seconds: float = 3.0
-    """For one engine's store to answer a part of the sweep; what is left then waits for the next sweep."""
+    """For each use of an engine's store. A part of the sweep that needs more leaves the rest to the next sweep."""
     sample_every_seconds: float = 0.1
-    """One ended job of an engine is sampled in this time: what a store loses, it loses from some moment on."""
+    """One ended job of each engine is sampled per interval. A restored store has lost everything after some moment."""
     outbox_idle_seconds: float = 2.0
-    """Between two looks at the outbox when nobody wakes the notifier: another gateway's notices may be due."""
+    """Between two looks at the outbox while nothing wakes the notifier: notices of another gateway may be due."""
     notice_backoff: Callable[[int], float] = backoff_seconds
-    """How long a notice waits after so many attempts."""
+    """Takes the number of attempts; returns how long the notice waits for the next one."""
     clean_up_seconds: float = 600.0
     """Between two searches for rows and objects that are past their time."""
     ledger: Patience = PATIENT
+    """Time limits for a PostgreSQL server."""
 
 
 USUAL = Pace()

@@ -12,18 +12,20 @@ from enginehouse.contracts.errors import UnsafeSettings
 
 
 class GatewaySettings(BaseSettings):
-    """Read once, at start, from ENGINEHOUSE_GATEWAY_* and Dapr's own variables."""
+    """Settings that are read once, at start, from ENGINEHOUSE_GATEWAY_* and Dapr's own variables."""
 
     model_config = SettingsConfigDict(env_prefix="ENGINEHOUSE_GATEWAY_", populate_by_name=True)
 
-    host: str = Field("127.0.0.1", description="Address of the public API. Others than loopback: behind TLS only.")
+    host: str = Field(
+        "127.0.0.1", description="Address of the public API. Use another one than loopback only behind TLS."
+    )
     port: int = Field(8080, description="Port of the public API.")
     delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
     ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
     tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")
     engines_dir: Path | None = Field(
         None,
-        description="Folder of engines' bundles: an engine whose bundle is there is not removed while its component cannot load.",
+        description="Folder of engines' bundles: while an engine's bundle is there, it keeps its jobs even if its component cannot load.",
     )
     objects_url: SecretStr | None = Field(
         None, description="Where large inputs and outputs are kept: file:///FOLDER, s3://…, az://…, gs://…"
@@ -32,26 +34,42 @@ class GatewaySettings(BaseSettings):
         None, description="The API as runners and clients reach it, for signed URLs. Default: host and port."
     )
     object_max_bytes: int = Field(64 * 1024 * 1024, description="Largest input or output by reference.")
-    webhook_secrets_dir: Path | None = Field(None, description="Folder of a file per tenant with its signing secrets.")
+    webhook_secrets_dir: Path | None = Field(
+        None, description="Folder with a file for each tenant that holds its signing secrets."
+    )
     webhook_allow_inside: bool = Field(False, description="Whether webhooks may reach private and loopback addresses.")
     inline_max_bytes: int = Field(INLINE_MAX_BYTES, description="Largest input that travels in the message.")
-    body_max_bytes: int = Field(8 * 1024 * 1024, description="Largest request body that is read at all.")
-    window_min: int = Field(32, ge=1, description="Least number of jobs of an engine handed over and unfinished.")
-    window_factor: int = Field(4, ge=1, description="Window per job that all workers together work on at once.")
-    sweep_seconds: float = Field(2.0, gt=0, description="How often the ledger is searched for what was missed.")
+    body_max_bytes: int = Field(
+        8 * 1024 * 1024, description="Largest request body. A larger one is refused before it is read whole."
+    )
+    window_min: int = Field(
+        32,
+        ge=1,
+        description="Least size of an engine's window: how many of its jobs may be handed over and unfinished.",
+    )
+    window_factor: int = Field(
+        4, ge=1, description="Size of an engine's window for each job that its workers can run at the same time."
+    )
+    sweep_seconds: float = Field(
+        2.0,
+        gt=0,
+        description="Pause between two searches of the ledger for jobs that need attention: lost, expired, waiting.",
+    )
     rows_kept_seconds: float = Field(
-        7 * 86_400, gt=0, description="How long a job whose result is gone still answers 410 instead of 404."
+        7 * 86_400, gt=0, description="How long a job answers 410 after its result was deleted; after that, 404."
     )
     record_margin_seconds: int = Field(
-        3_600, ge=30, description="How much longer a job's record lives than anything that may still need it."
+        3_600, ge=30, description="How long a job's record is kept after the last moment at which it may be needed."
     )
-    log_json: bool = Field(True, description="False: lines for a person at a terminal.")
+    log_json: bool = Field(True, description="Whether logs are JSON; otherwise text for people.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
-        "info", description="The least serious lines that are logged."
+        "info", description="Lowest level that is logged."
     )
     dapr_http_port: int = Field(3500, alias="DAPR_HTTP_PORT", description="HTTP port of the gateway's own sidecar.")
-    dapr_api_token: SecretStr = Field(alias="DAPR_API_TOKEN", description="Opens the sidecar to the gateway.")
-    app_api_token: SecretStr = Field(alias="APP_API_TOKEN", description="Proves the sidecar to the gateway.")
+    dapr_api_token: SecretStr = Field(
+        alias="DAPR_API_TOKEN", description="Token that the gateway shows to its sidecar."
+    )
+    app_api_token: SecretStr = Field(alias="APP_API_TOKEN", description="Token that the sidecar shows to the gateway.")
 
     @field_validator("dapr_api_token", "app_api_token")
     @classmethod

@@ -1,4 +1,4 @@
-"""Bounds how long one engine's store may hold up work that looks at the stores of many engines."""
+"""Bounds how long one engine's store may hold up the sweep or a caller."""
 
 import asyncio
 import contextlib
@@ -6,16 +6,14 @@ from collections.abc import AsyncIterator
 
 from enginehouse.contracts.errors import Unavailable
 
-_STORES_AT_ONCE = 64
-"""So that no store's time is spent on waiting for the others."""
-
 
 class StoreBudget:
-    """Gives each use of an engine's store `seconds`, so that one that hangs keeps no other engine waiting."""
+    """Gives each use of an engine's store `seconds`, so that a store that hangs does not hold up other engines."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, at_once: int | None = None) -> None:
+        """Use at most `at_once` stores at the same time; None sets no limit."""
         self.seconds = seconds
-        self._places = asyncio.Semaphore(_STORES_AT_ONCE)
+        self._places = asyncio.Semaphore(at_once) if at_once else contextlib.nullcontext()
 
     @contextlib.asynccontextmanager
     async def spend(self) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Gather calls of one kind that arrive during a round trip, so that they share the next one."""
+"""Gathers calls of one kind that arrive during a round trip, so that they share the next one."""
 
 import asyncio
 from collections import defaultdict
@@ -12,11 +12,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Send = Callable[[K, Sequence[T]], Awaitable[Sequence[R | Exception]]]
-"""Does the work of all items of a key. Returns for each item, in order, its result or its caller's exception."""
+"""Does the work of all items of a key. Returns a result for each item, in order, or the exception for its caller."""
 
 
 class Gather(Generic[K, T, R]):
-    """Sends an item at once while fewer than `in_flight` calls of its key are running.
+    """Sends an item at once if fewer than `in_flight` calls of its key are running; otherwise with the next call.
 
     It never waits for more items.
     """
@@ -64,8 +64,8 @@ class Gather(Generic[K, T, R]):
                 batch, self._waiting[key] = waiting[:count], waiting[count:]
                 self._resolve(batch, await self._outcomes(key, [item for item, _ in batch]))
         finally:
-            # There is no await between the last look at the queue and this line, so an item that comes now starts
-            # another call.
+            # There is no await between the last look at the queue and this line, so the next item finds this call ended
+            # and starts another one.
             self._under_way[key] -= 1
             if not self._under_way[key]:
                 del self._under_way[key]

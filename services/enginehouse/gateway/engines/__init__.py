@@ -1,1 +1,1 @@
-"""Which engines there are, what their cards say, and whether they get jobs."""
+"""Knows the engines and their cards, and decides whether they get jobs."""

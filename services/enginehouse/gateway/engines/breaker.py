@@ -13,23 +13,24 @@ TRIP_AFTER = 10
 """Outcomes that the window must hold before the breaker can trip."""
 TRIP_RATIO = 0.5
 OUTCOMES_KEPT = 500
-"""The most outcomes that are looked at, however fast an engine is."""
+"""Most outcomes that are remembered. A fast engine has more of them in WINDOW_SECONDS."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 QUARANTINE_AFTER_PROBES = 8
-"""After so many failed probes in a row, an operator has to look."""
+"""After this number of failed probes in a row, the engine waits for an operator."""
 QUARANTINE_AFTER_NONSENSE = 20
+"""After this number of senseless answers, with no success between them, the engine waits for an operator."""
 NONSENSE = frozenset({JobErrorCode.MALFORMED_ANSWER, JobErrorCode.OUTPUT_TOO_LARGE})
 NEUTRAL = frozenset(
     {JobErrorCode.INVALID_INPUT, JobErrorCode.CANCELED, JobErrorCode.EXPIRED, JobErrorCode.ENGINE_REMOVED}
 )
-"""Codes of ends that say nothing about the engine."""
+"""Error codes that say nothing about the engine."""
 LATE = JobErrorCode.PREDICT_TIMEOUT
 """Counts against the engine only if the job gave it the time that its card asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision that an engine gets no jobs for a while, or until an operator resumes it."""
+    """A decision to give an engine no jobs: for `pause_seconds`, or until an operator resumes it (`quarantine`)."""
 
     quarantine: bool
     pause_seconds: float
@@ -37,11 +38,11 @@ class Verdict:
 
 
 class Phase(Enum):
-    """Whether an engine got jobs when an attempt ended."""
+    """Tells whether an engine was getting jobs when an attempt ended."""
 
     OPEN = "it gets its jobs"
-    PAUSED = "it gets none: the attempt was handed over before"
-    PROBING = "it gets one at a time, to see"
+    PAUSED = "it gets no jobs: this attempt was handed over before the pause"
+    PROBING = "it gets one job at a time, to see whether it works again"
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Breaker:
     failed_probes: int = 0
 
     def succeeded(self, phase: Phase) -> bool:
-        """Note an attempt that got an answer; return whether that ends a pause."""
+        """Note a successful attempt; return whether it ends a pause."""
         self.nonsense = 0
         if phase is Phase.PAUSED:
             return False
@@ -64,7 +65,7 @@ class Breaker:
         return phase is Phase.PROBING
 
     def failed(self, code: str, phase: Phase) -> Verdict | None:
-        """Note an attempt that failed with `code`; return what should happen to the engine, if anything."""
+        """Note an attempt that failed with `code`; return the verdict about the engine, or None if nothing changes."""
         self.nonsense += code in NONSENSE
         if self.nonsense >= QUARANTINE_AFTER_NONSENSE:
             return Verdict(True, 0, f"{self.nonsense} answers in a row made no sense; the last: {code}")

@@ -1,4 +1,4 @@
-"""Reads what an engine shows of itself in its own store: its card and its workers' heartbeats."""
+"""Reads an engine's card and its workers' heartbeats from the engine's own store."""
 
 import contextlib
 import time
@@ -21,7 +21,7 @@ _WORKERS_FRESH_SECONDS = 2.0
 
 
 def _parsed(kind: type[M], items: Iterable[StateItem]) -> list[M]:
-    """Parse the items that can be parsed: a broken value in one engine's store must stop nothing else."""
+    """Parse the items and skip those that cannot be parsed: a broken value must not hide the others."""
     found = []
     for item in items:
         with contextlib.suppress(ValidationError):
@@ -36,7 +36,7 @@ class CardReader:
         self._sidecar = sidecar
 
     async def read_card(self, engine: KnownEngine) -> EngineCard | None:
-        """Return the card of the slot that receives the engine's jobs, or else of the first slot that has one."""
+        """Return the card of the slot that receives the engine's jobs, or otherwise of the first slot that has one."""
         items = await self._sidecar.read_many(results_component(engine.id), [card_key(slot) for slot in SLOTS])
         await self.read_workers(engine, force=True)
         cards: dict[Slot, EngineCard] = {}
@@ -52,7 +52,7 @@ class CardReader:
         return card or next(iter(cards.values()), None)
 
     async def read_workers(self, engine: KnownEngine, *, force: bool = False) -> list[Heartbeat]:
-        """Return the engine's workers whose heartbeat lives, as of at most two seconds ago."""
+        """Return the workers whose heartbeat lives. The list may be two seconds old, unless `force` is set."""
         if not force and time.monotonic() - engine.workers_read_at < _WORKERS_FRESH_SECONDS:
             return engine.workers
         store = results_component(engine.id)

@@ -1,4 +1,4 @@
-"""Which engines there are: learned from the components of the gateway's own sidecar, remembered in the ledger."""
+"""Lists the engines: learns them from the components of the gateway's own sidecar, and remembers them in the ledger."""
 
 import asyncio
 import random
@@ -47,7 +47,7 @@ class Catalogue:
         self._bundles = bundles
         self._engines: dict[str, KnownEngine] = {}
         self.loaded = asyncio.Event()
-        """Set once the engines were compared with the sidecar for the first time."""
+        """Set when the engines have been compared with the sidecar for the first time."""
 
     async def restore(self) -> None:
         """Start from the engines that the ledger remembers."""
@@ -66,7 +66,7 @@ class Catalogue:
     def resolve(self, name: str, tenant: str) -> KnownEngine:
         """Return the engine that `name` means in a request of `tenant`.
 
-        EngineDoesNotExist if there is none, or if it is another tenant's.
+        Raise EngineDoesNotExist if there is none, or if it is another tenant's.
         """
         try:
             candidates = resolve_candidates(name, tenant)
@@ -79,7 +79,7 @@ class Catalogue:
         raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
 
     def resolve_any(self, name: str) -> KnownEngine:
-        """Return an engine of any tenant by its full id, for an administrator; EngineDoesNotExist if there is none."""
+        """Return an engine of any tenant by its full id, for an administrator; raise EngineDoesNotExist if there is none."""
         engine = self._engines.get(name)
         if engine is None or engine.state == EngineState.RETIRED:
             raise EngineDoesNotExist(f"No engine {name[:60]!r}; name it as '<tenant>--<engine>'")
@@ -106,7 +106,10 @@ class Catalogue:
         return max(self._window_min, self._window_factor * engine.concurrency)
 
     async def refresh(self) -> None:
-        """Compare with the sidecar's components and read due cards. Unavailable leaves everything as it is."""
+        """Compare the engines with the sidecar's components and read due cards.
+
+        Raise Unavailable, and change nothing, if the sidecar does not answer.
+        """
         components = (await self._sidecar.metadata()).components
         present = {found for name in components if (found := engine_of_results_component(name))}
         appeared = [engine_id for engine_id in present if await self._is_new(engine_id)]
@@ -124,7 +127,7 @@ class Catalogue:
         self.loaded.set()
 
     async def _is_new(self, engine_id: str) -> bool:
-        """Note that the sidecar shows an engine; say whether it did not before."""
+        """Note that the sidecar shows an engine; return whether the engine is new or was retired."""
         engine = self._engines.get(engine_id)
         if engine is None:
             self._engines[engine_id] = KnownEngine(engine_id)
@@ -138,12 +141,12 @@ class Catalogue:
         return True
 
     async def _note_absent(self, engine: KnownEngine) -> None:
-        """Note that the sidecar does not show an engine; retire it once that is certain to mean that it was removed."""
+        """Note that the sidecar does not show an engine; retire the engine when it has been absent for long enough."""
         was_absent = engine.is_absent
         engine.absent_polls += 1
         if engine.is_absent and not was_absent:
-            log.warning(f"Engine {engine.id} is not loaded any more", action="engine_absent", engine_id=engine.id)
-        # A file that the sidecar cannot load ends no job: the jobs wait until it is mended.
+            log.warning(f"Engine {engine.id} is no longer loaded", action="engine_absent", engine_id=engine.id)
+        # The sidecar may just be unable to load the engine's file: then its jobs wait until the file is mended.
         if engine.is_absent and not self._has_bundle(engine.id):
             reason = engine.reason if engine.state == EngineState.QUARANTINED else None
             await self.set_state(engine, EngineState.RETIRED, reason)
@@ -155,7 +158,7 @@ class Catalogue:
     def _is_card_due(engine: KnownEngine) -> bool:
         if engine.card is not None or engine.card_due_at > time.monotonic():
             return False
-        # Spread, so that a thousand engines without a card are not all asked in the same moment.
+        # The moments are spread, so that a thousand engines without a card are not all asked at once.
         engine.card_due_at = time.monotonic() + engine.card_pause_seconds * random.uniform(0.5, 1.0)  # noqa: S311
         engine.card_pause_seconds = min(2 * engine.card_pause_seconds, _LONGEST_CARD_PAUSE_SECONDS)
         return True
@@ -163,7 +166,7 @@ class Catalogue:
     async def set_state(
         self, engine: KnownEngine, state: EngineState, reason: str | None = None, probe_at: float | None = None
     ) -> None:
-        """Decide, for all gateways, whether an engine gets jobs."""
+        """Set an engine's state, here and in the ledger for all other gateways."""
         changed = engine.state != state
         engine.state, engine.reason, engine.probe_at, engine.set_at = state, reason, probe_at, time.monotonic()
         await self._ledger.set_engine_state(engine.id, state, reason, probe_at)
@@ -175,7 +178,7 @@ class Catalogue:
         began = time.monotonic()
         for row in await self._ledger.read(read.engine_states):
             engine = self._engines.get(row.id)
-            # The rows may be older than a decision that this gateway took while they were being read.
+            # This gateway may have changed the state while the rows were being read: its decision is newer.
             if engine is not None and engine.set_at < began:
                 engine.state, engine.reason, engine.probe_at = row.state, row.reason, row.probe_at
 
@@ -199,18 +202,21 @@ class Catalogue:
             engine.is_saved = True
 
     async def read_workers(self, engine: KnownEngine) -> list[Heartbeat]:
-        """Return an engine's living workers, as of at most two seconds ago. Unavailable if its store is away."""
+        """Return an engine's living workers; the list may be two seconds old. Raise Unavailable if the store is away."""
         async with self._budget.spend():
             return await self._reader.read_workers(engine)
 
     async def run(self, poll_seconds: float) -> None:
-        """Take over states and refresh, for ever."""
+        """Take over states and refresh again and again, for ever."""
         while True:
             try:
                 await self.sync_states()
                 await self.refresh()
             except Unavailable as error:
-                log.warning(f"The list of engines stays as it was: {error}", action="engines_kept")
+                log.warning(
+                    f"The list of engines stays as it is, because the sidecar or the ledger does not answer: {error}",
+                    action="engines_kept",
+                )
             except Exception:
                 log.exception("The list of engines could not be compared", action="engines_failed")
             await asyncio.sleep(poll_seconds)

@@ -1,4 +1,4 @@
-"""An engine, as a tenant that may use it sees it."""
+"""Shows an engine to a tenant that may use it."""
 
 from pydantic import BaseModel, Field
 
@@ -19,7 +19,7 @@ class WorkerCounts(BaseModel):
 
 
 class Queue(BaseModel):
-    """What an engine has to do, and who does it."""
+    """The jobs of an engine and the workers that run them."""
 
     jobs: QueueCounts
     workers: WorkerCounts

@@ -28,7 +28,7 @@ def _weight(schema: Any, depth: int = 0) -> int:
 
 
 class InputSchema:
-    """A compiled schema. Its patterns run in linear time, and nothing that it refers to is fetched."""
+    """Checks inputs against a compiled schema. Patterns run in linear time, and references are never fetched."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._validator = jsonschema_rs.validator_for(
@@ -66,7 +66,7 @@ class InputSchema:
 
 
 def _short(message: str) -> str:
-    """Cut most of the value that a message quotes: the reason stands at the end."""
+    """Shorten a message that quotes a long value; the reason stands at the end and stays."""
     return message if len(message) <= 200 else f"{message[:60]} … {message[-120:]}"
 
 

@@ -1,4 +1,4 @@
-"""An engine as this gateway knows it now."""
+"""Holds the state of one engine, as this gateway knows it now."""
 
 import time
 from dataclasses import dataclass, field
@@ -13,12 +13,13 @@ from enginehouse.gateway.engines.input_schema import InputSchema
 log = structlog.get_logger()
 
 DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
-"""Holds for an engine that shows no card."""
+"""Stands in for the card of an engine that shows none."""
 REMOVED_AFTER_POLLS = 5
-"""A sidecar that restarts shows its components one after the other: an engine absent for so many polls was removed."""
+"""An engine that is absent for this number of polls was removed. Fewer polls prove nothing: a sidecar that restarts shows
+its components one by one."""
 FIRST_CARD_PAUSE_SECONDS = 1.0
-"""Until the card of an engine that shows none is looked for again. A new card is announced; this finds one whose
-announcement was lost."""
+"""Pause until the card of an engine without one is looked for again. Runners announce a new card; looking again finds a
+card whose announcement was lost."""
 
 
 @dataclass
@@ -28,9 +29,9 @@ class KnownEngine:
     id: str
     state: EngineState = EngineState.ACTIVE
     reason: str | None = None
-    """Why it gets no jobs."""
+    """Explains why it gets no jobs."""
     probe_at: float | None = None
-    """While it is paused: from when on single jobs are let through as probes."""
+    """While it is paused: the moment from which single jobs are handed over as probes."""
     breaker: Breaker = field(default_factory=Breaker)
     card: EngineCard | None = None
     schema: InputSchema | None = None
@@ -38,18 +39,18 @@ class KnownEngine:
     """Workers whose heartbeat lived at `workers_read_at`."""
     workers_read_at: float = 0
     absent_polls: int = 0
-    """Polls in a row in which the gateway's sidecar did not show it."""
+    """Number of polls in a row in which the gateway's sidecar did not show it."""
     card_pause_seconds: float = FIRST_CARD_PAUSE_SECONDS
-    """Until its card is looked for again; doubles each time."""
+    """Pause until its card is looked for again; doubles each time."""
     card_due_at: float = 0
     is_saved: bool = False
-    """Whether the ledger has been told of it since this gateway started."""
+    """Whether this gateway has written it to the ledger since it started."""
     set_at: float = 0
-    """When this gateway last decided about its state, on the monotonic clock."""
+    """Moment of this gateway's last decision about its state, on the monotonic clock."""
 
     @property
     def tenant(self) -> str:
-        """Return whose engine it is."""
+        """Return the tenant that owns the engine."""
         return EngineId.parse(self.id).tenant
 
     @property
@@ -59,7 +60,7 @@ class KnownEngine:
 
     @property
     def problem(self) -> str | None:
-        """Explain why its jobs wait although nobody stopped it; None if nothing is wrong."""
+        """Explain why an active engine's jobs wait; None if nothing is wrong."""
         if self.is_absent:
             return f"The gateway's sidecar could not load {results_component(self.id)}: its log says why"
         if self.workers and not any(worker.subscribed for worker in self.workers):
@@ -73,19 +74,19 @@ class KnownEngine:
 
     @property
     def is_probing(self) -> bool:
-        """Say whether single jobs are let through to see if it works again."""
+        """Say whether single jobs are handed over to see if it works again."""
         return self.state == EngineState.PAUSED and self.probe_at is not None and time.time() >= self.probe_at
 
     @property
     def phase(self) -> Phase:
-        """Return what the breaker must know about an attempt that ends now."""
+        """Return the phase of an attempt that ends now, for the breaker."""
         if self.state != EngineState.PAUSED:
             return Phase.OPEN
         return Phase.PROBING if self.is_probing else Phase.PAUSED
 
     @property
     def concurrency(self) -> int:
-        """Return how many jobs all its workers together can have in hand; as its card says while none is seen."""
+        """Return how many jobs all its workers can run at once, or the card's number while no worker is seen."""
         if self.workers:
             return sum(worker.concurrency for worker in self.workers)
         return (self.card or DEFAULT_CARD).concurrency

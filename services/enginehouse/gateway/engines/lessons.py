@@ -1,4 +1,4 @@
-"""Teaches an engine's breaker how attempts ended, and acts on its verdict."""
+"""Tells an engine's breaker how attempts ended, and carries out its verdict."""
 
 import time
 
@@ -19,7 +19,7 @@ class Lessons:
         self._transitions = transitions
 
     async def learn(self, row: JobRow) -> None:
-        """Take into account how the last attempt at a job ended."""
+        """Tell the breaker how the last attempt at a job ended, and move the engine if the breaker says so."""
         engine = self._catalogue.get(row.engine)
         if engine is None or row.status is Status.RUNNING:
             return
@@ -27,7 +27,7 @@ class Lessons:
             if engine.breaker.succeeded(engine.phase):
                 await self._transitions.move(engine, EngineState.ACTIVE)
             return
-        if row.error is None or not _counts(row, row.error.code, engine):
+        if row.error is None or not _blames_engine(row, row.error.code, engine):
             return
         verdict = engine.breaker.failed(row.error.code, engine.phase)
         if verdict is None:
@@ -39,10 +39,10 @@ class Lessons:
             await self._transitions.move(engine, EngineState.PAUSED, verdict.reason, probe_at)
 
 
-def _counts(row: JobRow, code: str, engine: KnownEngine) -> bool:
-    """Say whether a failure with `code` says something about the engine."""
+def _blames_engine(row: JobRow, code: str, engine: KnownEngine) -> bool:
+    """Say whether a failure with `code` counts against the engine."""
     if code in NEUTRAL or engine.state in (EngineState.QUARANTINED, EngineState.RETIRED):
         return False
-    # A job that gave less time than the card asks for must not count: no tenant may pause an engine for all others.
+    # A job with less time than the card asks for must not count: otherwise one tenant could pause an engine for all.
     card = engine.card or DEFAULT_CARD
     return code != LATE or row.options.execution_timeout_seconds >= card.execution_timeout_seconds

@@ -1,4 +1,4 @@
-"""What an operator does to an engine: quarantine it, resume it."""
+"""Quarantines and resumes engines, for operators."""
 
 from enginehouse.contracts.engine import EngineState
 from enginehouse.gateway.engines.breaker import Breaker
@@ -8,14 +8,14 @@ from enginehouse.gateway.engines.transitions import Transitions
 
 
 class EngineOperations:
-    """Carries out operators' decisions. EngineDoesNotExist for an unknown engine."""
+    """Carries out operators' decisions. Raises EngineDoesNotExist for an unknown engine."""
 
     def __init__(self, catalogue: Catalogue, transitions: Transitions) -> None:
         self._catalogue = catalogue
         self._transitions = transitions
 
     async def quarantine(self, engine_id: str, reason: str) -> KnownEngine:
-        """Stop delivery: nothing more is handed over, and the runners are told to begin nothing more."""
+        """Stop delivery: the gateway hands over no more jobs, and the runners begin no more."""
         engine = self._catalogue.resolve_any(engine_id)
         await self._transitions.move(engine, EngineState.QUARANTINED, reason)
         return engine

@@ -1,4 +1,4 @@
-"""Moves engines from one state to another, and lets everybody know who must: gateways, runners, the owner."""
+"""Moves engines from one state to another, and informs the other gateways, the runners and the owner."""
 
 import asyncio
 import time
@@ -21,11 +21,11 @@ log = structlog.get_logger()
 
 STOP, GO_ON = Control(stopped=True), Control(stopped=False)
 _PROBE_MARGIN_SECONDS = 0.05
-"""So that the dispatcher, once woken, finds that the moment of the probe has come."""
+"""Wakes the dispatcher a little late, so that it finds that the moment of the probe has come."""
 
 
 class Transitions:
-    """Decides whether engines get jobs."""
+    """Changes the states of engines, which decide whether they get jobs."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Transitions:
         *,
         wake: Callable[[str], None],
     ) -> None:
-        """Take `wake` as the call that makes the dispatcher look for jobs of an engine."""
+        """Call `wake` with an engine's id when it may have jobs again; the dispatcher then fills its window."""
         self._sidecar = sidecar
         self._catalogue = catalogue
         self._notifier = notifier
@@ -45,12 +45,12 @@ class Transitions:
         self._budget = budget
         self._wake = wake
         self._written: dict[str, Control | None] = {}
-        """The control message that this gateway last wrote for each engine; None if that failed."""
+        """Last control message that this gateway wrote for each engine; None if the write failed."""
 
     async def move(
         self, engine: KnownEngine, state: EngineState, reason: str | None = None, probe_at: float | None = None
     ) -> None:
-        """Put an engine into `state`. Its owner is notified only if that is a change."""
+        """Put an engine into `state`. Notify its owner if the state changes."""
         changed = engine.state != state
         await self._catalogue.set_state(engine, state, reason, probe_at)
         if state == EngineState.QUARANTINED:
@@ -73,13 +73,13 @@ class Transitions:
             await self._notifier.send_webhook(owner.name, ENGINE_STATE_EVENTS[state], data, owner.webhook)
 
     async def catch_up(self) -> None:
-        """Write the control messages that runners may not have: a write failed, or another gateway decided."""
+        """Write the control messages that may be missing: a write failed, or another gateway changed the state."""
         behind = []
         for engine in self._catalogue:
             if engine.state == EngineState.RETIRED:
-                # An engine that comes back under this name may have a new store.
+                # If an engine of this name is deployed again, it may have a new, empty store.
                 self._written.pop(engine.id, None)
-            elif self._written.get(engine.id, GO_ON) != self._wanted(engine):
+            elif self._written.get(engine.id, GO_ON) != self._control_of(engine):
                 behind.append(engine)
         await asyncio.gather(*(self._catch_up(engine) for engine in behind))
 
@@ -95,15 +95,15 @@ class Transitions:
             )
 
     @staticmethod
-    def _wanted(engine: KnownEngine) -> Control:
+    def _control_of(engine: KnownEngine) -> Control:
         return STOP if engine.state == EngineState.QUARANTINED else GO_ON
 
     async def write_control(self, engine: KnownEngine) -> None:
-        """Tell an engine's runners, in its own store, whether they may begin jobs."""
-        await self._write(engine, self._wanted(engine))
+        """Write into an engine's store whether its runners may begin jobs."""
+        await self._write(engine, self._control_of(engine))
 
     async def let_go_on(self, engine: KnownEngine) -> None:
-        """Tell an engine's runners that they may begin jobs again, before its state says so."""
+        """Allow an engine's runners to begin jobs again, before its state changes."""
         await self._write(engine, GO_ON)
 
     async def _write(self, engine: KnownEngine, control: Control) -> None:

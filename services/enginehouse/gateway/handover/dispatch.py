@@ -1,4 +1,4 @@
-"""Hands jobs over to their engines' topics: as many as an engine's window has room for, in fair order."""
+"""Publishes jobs on their engines' topics: as many as an engine's window has room for, in fair order."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ _CLOSE_SECONDS = 5.0
 
 
 class Dispatcher:
-    """Publishes jobs that the ledger has marked as handed over, and fills windows that may have room."""
+    """Publishes jobs that the ledger has marked as handed over, and fills windows."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Dispatcher:
         record_margin_seconds: int,
         broker_retry_seconds: float,
     ) -> None:
-        """Hand nothing over to an engine for `broker_retry_seconds` after a hand-over to it failed."""
+        """After a failed hand-over, wait `broker_retry_seconds` before the next one to the same engine."""
         self._sidecar = sidecar
         self._ledger = ledger
         self._catalogue = catalogue
@@ -49,24 +49,24 @@ class Dispatcher:
         self._publishing: Gather[str, JobRow, None] = Gather(self._publish, at_most=_BATCH_MAX)
         self._filling: set[str] = set()
         self._woken: set[str] = set()
-        """Engines that were woken while their window was being filled."""
+        """Engines that were woken while their window was being filled: it is filled once more."""
         self._broken_until: dict[str, float] = {}
         self._background = Background()
         self.backlog: Counter[str] = Counter()
-        """Jobs of each engine that wait in the ledger: as of the last sweep, with those added and taken since."""
+        """Number of each engine's jobs that wait in the ledger: counted by the last sweep and kept up to date since."""
 
     def window(self, engine_id: str) -> int:
-        """Return the engine's window; 0 while its hand-overs fail, so that its jobs stay in the ledger."""
+        """Return the engine's window; 0 while hand-overs to it fail, so that its jobs stay in the ledger."""
         if self._broken_until.get(engine_id, 0) > time.monotonic():
             return 0
         return self._catalogue.window(engine_id)
 
     def send(self, row: JobRow) -> None:
-        """Publish a job that the ledger has just marked as handed over."""
+        """Begin to publish a job that the ledger has just marked as handed over."""
         self._publishing.put(row.engine, row)
 
     def wake(self, engine_id: str) -> None:
-        """Fill an engine's window: there may be room in it, or a new job for it."""
+        """Begin to fill an engine's window, because it may have room or a new job."""
         if engine_id in self._filling:
             self._woken.add(engine_id)
         else:
@@ -74,13 +74,15 @@ class Dispatcher:
             self._background.start(self._fill(engine_id))
 
     def note_waiting(self, engine_id: str) -> None:
-        """Count a job that was accepted without room for it in the window."""
+        """Count a job that was accepted while the window was full."""
         self.backlog[engine_id] += 1
 
-    async def close(self) -> None:
-        """Publish what is on its way, for a few seconds at most: the ledger hands over the rest later."""
-        await self._background.close(_CLOSE_SECONDS)
-        await self._publishing.close(_CLOSE_SECONDS)
+    async def close(self, finish_seconds: float = _CLOSE_SECONDS) -> None:
+        """Publish the jobs that are on their way, for a few seconds at most: the ledger hands over the rest later."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + finish_seconds
+        await self._background.close(finish_seconds)
+        await self._publishing.close(max(deadline - loop.time(), 0))
 
     async def _publish(self, engine_id: str, rows: Sequence[JobRow]) -> list[None]:
         failed = await self._publish_batch(engine_id, rows)
@@ -89,7 +91,7 @@ class Dispatcher:
         return [None] * len(rows)
 
     async def _publish_batch(self, engine_id: str, rows: Sequence[JobRow]) -> Sequence[JobRow]:
-        """Publish jobs; return those that the broker may not have."""
+        """Publish jobs; return those that the broker did not confirm."""
         topic, now = job_topic(engine_id), time.time()
         try:
             events = [
@@ -102,24 +104,29 @@ class Dispatcher:
             landed = await self._sidecar.publish_many(GATEWAY_JOBS_COMPONENT, topic, events)
         except EnginehouseError as error:
             log.warning(
-                f"{len(rows)} jobs of {engine_id} stay queued: the broker did not take them: {error}",
+                f"{len(rows)} jobs of {engine_id} stay queued, because they could not be published: {error}",
                 action="hand_over_failed",
                 engine_id=engine_id,
-                jobs=len(rows),
+                job_ids=[row.id for row in rows],
             )
             return rows
         return [row for row, ok in zip(rows, landed, strict=True) if not ok]
 
     async def _requeue(self, engine_id: str, failed: Sequence[JobRow]) -> None:
         self._broken_until[engine_id] = time.monotonic() + self._broker_retry_seconds
-        # They wait again, so jobs that end meanwhile must let them follow.
+        # These jobs wait again: when another job of the engine ends, the dispatcher must look for them.
         self.backlog[engine_id] += len(failed)
         item = Requeue(tuple(row.id for row in failed), StatusReason.WAITING_FOR_BROKER, time.time())
         try:
             await self._ledger.requeue(item)
         except EnginehouseError as error:
-            log.error(f"The ledger does not answer; the sweep will find these jobs: {error}", action="ledger_away")
-        # Only once they are back in the queue: before, nothing would be found there.
+            log.error(
+                f"{len(failed)} jobs of {engine_id} are left to the sweep, because the ledger does not answer: {error}",
+                action="ledger_away",
+                engine_id=engine_id,
+                job_ids=item.job_ids,
+            )
+        # Wake the dispatcher only now: earlier, it would have found no jobs in the queue.
         asyncio.get_running_loop().call_later(self._broker_retry_seconds, self.wake, engine_id)
 
     async def _fill(self, engine_id: str) -> None:
@@ -134,6 +141,10 @@ class Dispatcher:
                 if engine_id not in self._woken:
                     return
         except EnginehouseError as error:
-            log.error(f"The ledger does not answer; dispatching waits: {error}", action="ledger_away")
+            log.error(
+                f"Jobs of {engine_id} wait for the ledger, which does not answer: {error}",
+                action="ledger_away",
+                engine_id=engine_id,
+            )
         finally:
             self._filling.discard(engine_id)

@@ -8,7 +8,7 @@ from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.objects import Objects
 
 _OBJECTS_MARGIN_SECONDS = 600.0
-"""For fetching an input and storing an output: a job may begin at its queue deadline, and take all its time."""
+"""Keeps signed URLs valid longer than a job that begins at its queue deadline and uses all its execution time."""
 
 
 async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int) -> bytes:

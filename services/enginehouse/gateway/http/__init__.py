@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out: the only package of the gateway that knows FastAPI. What a route does is a function elsewhere."""
+"""Translates HTTP. Only this package of the gateway knows FastAPI; the work of each route is a function elsewhere."""

@@ -1,4 +1,4 @@
-"""Answers as JSON, and the shapes that several routes share."""
+"""Writes JSON answers, and the answers that several routes share."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The public API as one ASGI app: the routes, behind the front and the fast way for submits."""
+"""Builds the public API as one ASGI app: the routes, behind the front and the fast way for submits."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -15,7 +15,7 @@ from enginehouse.gateway.http.routes import dead_letters, engines, events, healt
 
 
 class _Api(FastAPI):
-    """FastAPI behind layers of our own, since its layers cost more than everything else that a submit takes."""
+    """Puts FastAPI behind cheap layers of our own: its own layers cost more than all other work of a submit."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -37,7 +37,7 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         summary="Many clients' inference engines behind one API.",
         lifespan=lifespan,
         redoc_url=None,
-        # A path with a slash too many is not found: a redirect would lead to wherever the Host header says.
+        # A path with an extra slash is not found: a redirect would lead to any address that the Host header names.
         redirect_slashes=False,
     )
     api.state.gateway = gateway

@@ -1,4 +1,4 @@
-"""What routes share: the gateway, the caller, the bounded body, how long to wait, the idempotency key."""
+"""Reads common parts of requests for the routes: caller, bounded body, time to wait, idempotency key."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -42,7 +42,7 @@ async def admin_of(request: Request) -> Caller:
 
 
 async def no_query(request: Request) -> None:
-    """Refuse any query parameter."""
+    """Refuse every query parameter."""
     if request.url.query:
         raise RequestError(f"This call takes no query parameters, not {sorted(request.query_params)[:5]}")
 
@@ -52,7 +52,7 @@ async def job_id_of(
 ) -> str:
     """Return the job id in the path, if it is one."""
     if not is_job_id(job_id):
-        raise RequestError(f"{job_id[:60]!r} is not a job id; they look like 01890a5d-ac96-7b2a-8c4e-0123456789ab")
+        raise RequestError(f"{job_id[:60]!r} is not a job id; a job id looks like 01890a5d-ac96-7b2a-8c4e-0123456789ab")
     return job_id
 
 
@@ -64,7 +64,7 @@ NoQueryAllowed = Depends(no_query)
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """Return the body; InputTooLarge as soon as it is known to have more than `limit` bytes."""
+    """Return the body; raise InputTooLarge as soon as it is known to have more than `limit` bytes."""
     declared = request.headers.get("content-length")
     if declared and declared.isdigit() and int(declared) > limit:
         raise InputTooLarge(f"The body has {declared} bytes; {limit} are allowed")
@@ -78,7 +78,7 @@ async def body_of(request: Request, limit: int) -> bytes:
 
 
 async def read_model(request: Request, model: type[M]) -> M:
-    """Read the body as `model`: here and not in the framework, so that every error has one form."""
+    """Read the body as `model`. The framework does not read it, so that all errors have one form."""
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise RequestError(f"The body must be application/json, not {content_type[:60]!r}")
@@ -122,12 +122,12 @@ def wait_seconds(request: Request) -> float:
 
 
 def traceparent_of(request: Request) -> str | None:
-    """Return the caller's trace; None if there is none, or a malformed one."""
+    """Return the caller's trace; None if it is missing or malformed."""
     return valid_traceparent(request.headers.get("traceparent"))
 
 
 def idempotency_key(request: Request, longest: int = 255) -> str | None:
-    """Return the key that makes the request safe to repeat, if it has one of at most `longest` characters."""
+    """Return the key that makes the request safe to repeat, if it has one; it may have `longest` characters."""
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= longest:
         raise RequestError(f"Idempotency-Key must have 1 to {longest} characters here")

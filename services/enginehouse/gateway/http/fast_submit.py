@@ -1,8 +1,8 @@
 """Takes submits around the framework's routing: the same function answers, at a third of the cost.
 
 Decision, 2026-11-22: almost all requests are submits, and FastAPI's routing, dependencies and middleware took most of
-a submit's time. Well-formed submits go straight from ASGI to `submit_job`. All other requests, malformed engine names
-included, take the routes, which behave the same to a caller and are documented.
+a submit's time. Well-formed submits go straight from ASGI to `submit_job`. All other requests, also those with a
+malformed engine name, take the documented routes. A caller cannot see a difference.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What every request passes first, outside the framework: its size, its headers, its id."""
+"""Checks the headers of every request and gives it an id, before the framework sees it."""
 
 import re
 
@@ -10,9 +10,9 @@ from enginehouse.gateway.http.problems import problem
 
 MAX_HEADERS = 100
 MAX_BYTES = 32 * 1024
-"""Of all header names and values together. A proxy in front should stop much larger ones before they are read."""
-_ONCE = (b"authorization", b"content-type", b"idempotency-key")
-"""Headers that may be given once: otherwise one part could believe the first and another the second."""
+"""Limit of all header names and values together. A proxy in front should refuse much larger ones earlier."""
+_SINGLE = (b"authorization", b"content-type", b"idempotency-key")
+"""Headers that may be given only once: if there were two, one part could use the first and another the second."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -21,16 +21,16 @@ def wrong_headers(headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | None:
     size, single = 0, []
     for name, value in headers:
         size += len(name) + len(value)
-        if name in _ONCE:
+        if name in _SINGLE:
             single.append(name)
     if len(headers) > MAX_HEADERS or size > MAX_BYTES:
         return 431, f"The request has {len(headers)} headers of {size} bytes; {MAX_HEADERS} of {MAX_BYTES} are allowed"
-    twice = [name.decode() for name in _ONCE if single.count(name) > 1]
-    return (400, f"The header {twice[0]} may be given once") if twice else None
+    twice = [name.decode() for name in _SINGLE if single.count(name) > 1]
+    return (400, f"The header {twice[0]} may be given only once") if twice else None
 
 
 class HeadersWithinBounds:
-    """Refuses requests whose headers are too many, too large or contradict each other."""
+    """Refuses requests whose headers are too many or too large, or contradict each other."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

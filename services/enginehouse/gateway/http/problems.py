@@ -1,4 +1,4 @@
-"""Answers errors as application/problem+json (RFC 9457), with the one table from exceptions to HTTP statuses."""
+"""Answers errors as application/problem+json (RFC 9457); holds the one table from exceptions to HTTP statuses."""
 
 import math
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
 
 
 class Problem(BaseModel):
-    """An error: what went wrong, whether trying again can help, and what to do about it."""
+    """An error, whether trying again can help, and how to solve it."""
 
     type: str = Field("about:blank", description="Always about:blank: `code` tells problems apart.")
     title: str
@@ -86,7 +86,7 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
 
 
 def read_body(model: type[M], body: bytes) -> M:
-    """Read a request's body as `model`; RequestError says what does not fit."""
+    """Read a request's body as `model`; raise RequestError, naming the fields that do not fit."""
     try:
         value = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -95,7 +95,7 @@ def read_body(model: type[M], body: bytes) -> M:
 
 
 def validated(model: type[M], value: Any) -> M:
-    """Check `value` as `model`; RequestError says what does not fit."""
+    """Check `value` as `model`; raise RequestError, naming the fields that do not fit."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -106,11 +106,11 @@ def unexpected(request: Request) -> Response:
     """Log the exception that is being handled, and answer that the fault is the gateway's."""
     request_id = getattr(request.state, "request_id", "")
     log.exception(f"{request.method} {request.url.path} failed", action="request_failed", request_id=request_id)
-    return problem(EnginehouseError("Something went wrong here; the operator's log says what"))
+    return problem(EnginehouseError("The gateway failed unexpectedly; the operator's log explains why"))
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
-    """Return the methods that a route of this path takes. They are tried one by one: nested routers do not list them."""
+    """Return the methods that a path takes. Each is tried, because nested routers do not list theirs."""
 
     def taken(method: str) -> bool:
         scope = {**request.scope, "method": method}
@@ -140,7 +140,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:
-        # Nobody reads this answer. Without it, a caller that goes away would be logged as a failure of the gateway.
+        # Nobody reads this answer. Without it, a caller that disconnects would be logged as a failure of the gateway.
         return Response(status_code=499)
 
     @app.exception_handler(Exception)

@@ -7,7 +7,7 @@ import pydantic_core
 from enginehouse.gateway.jobs.follow import FollowEvent
 
 _BEGINNING, _STILL_HERE = b": following\n\n", b": still here\n\n"
-"""Comments: they carry nothing, and keep proxies from closing the connection."""
+"""Comments without content, which keep proxies from closing the connection."""
 
 
 def _encode(event: FollowEvent) -> bytes:
@@ -16,7 +16,7 @@ def _encode(event: FollowEvent) -> bytes:
 
 
 async def encode_events(followed: AsyncIterator[Sequence[FollowEvent]]) -> AsyncIterator[bytes]:
-    """Write what `follow` yields; a group without events becomes a comment."""
+    """Write the events that `follow` yields; write a comment for an empty group."""
     comment = _BEGINNING
     async for events in followed:
         yield b"".join(_encode(event) for event in events) or comment

@@ -1,4 +1,4 @@
-"""Turns upstream systems' CloudEvents into jobs, whether they come over HTTP or over requests.<tenant>."""
+"""Turns upstream systems' CloudEvents into jobs, from HTTP and from the topics requests.<tenant>."""
 
 import base64
 import hashlib
@@ -28,12 +28,12 @@ log = structlog.get_logger()
 
 _DAPR_DEFAULT_TYPE = "com.dapr.event.sent"
 _BODY_TYPES = frozenset({JOB_REQUESTED, _DAPR_DEFAULT_TYPE})
-"""Events whose data is the body of POST /v1/jobs. The data of all others is the input itself."""
+"""Types of events whose data is the body of POST /v1/jobs. The data of all other events is the input itself."""
 _REQUIRED = ("specversion", "id", "source", "type")
 
 
 def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
-    """Read one event, binary or structured; RequestError says what is wrong with it."""
+    """Read one event, binary or structured; raise RequestError, naming the fault, if it is no CloudEvent."""
     if any(name.lower().startswith("ce-") for name in headers):
         _check_binary({name.lower(): value for name, value in headers.items()}, body)
     else:
@@ -47,19 +47,21 @@ def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
 def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
     missing = [name for name in _REQUIRED if not headers.get(f"ce-{name}")]
     if missing:
-        raise RequestError(f"Not a CloudEvent: {', '.join(f'ce-{name}' for name in missing)} must be there")
+        raise RequestError(f"Not a CloudEvent: {', '.join(f'ce-{name}' for name in missing)} must be given")
     if headers["ce-specversion"] != "1.0":
-        raise RequestError("Not a CloudEvent this takes: ce-specversion must be '1.0'")
+        raise RequestError("This CloudEvent cannot be taken: ce-specversion must be '1.0'")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and (kind == "application/json" or kind.endswith("+json")):
         try:
             pydantic_core.from_json(body, allow_inf_nan=False)
         except ValueError as error:
-            raise RequestError(f"Not a CloudEvent: its data is said to be JSON and is not: {error}") from None
+            raise RequestError(
+                f"Not a CloudEvent: its content type says JSON, but its data is not JSON: {error}"
+            ) from None
 
 
 def _check_envelope(body: bytes) -> None:
-    """Refuse what the SDK would accept silently, or reject without a reason."""
+    """Refuse envelopes that the SDK would accept wrongly, or reject without a reason."""
     try:
         envelope = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -68,9 +70,9 @@ def _check_envelope(body: bytes) -> None:
         raise RequestError("Not a CloudEvent: the body must be a JSON object")
     missing = [name for name in _REQUIRED if not isinstance(envelope.get(name), str) or not envelope[name]]
     if missing:
-        raise RequestError(f"Not a CloudEvent: {', '.join(missing)} must be there, as non-empty text")
+        raise RequestError(f"Not a CloudEvent: {', '.join(missing)} must be given as non-empty text")
     if envelope["specversion"] != "1.0":
-        raise RequestError("Not a CloudEvent this takes: specversion must be '1.0'")
+        raise RequestError("This CloudEvent cannot be taken: specversion must be '1.0'")
     if "data" in envelope and "data_base64" in envelope:
         raise RequestError("Not a CloudEvent: it has both data and data_base64")
     try:
@@ -104,7 +106,7 @@ def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
         data = base64.b64encode(data).decode()
     engine = attributes.get("engineid")
     if engine is not None and not _text(engine):
-        # Ignored, the job would run on the default engine.
+        # If this were ignored, the job would run on the default engine.
         raise RequestError("engineid must be non-empty text")
     request: JobRequest
     try:
@@ -115,7 +117,7 @@ def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
             request = JobRequest(input=data)
     except ValidationError as error:
         raise RequestError(f"data: {explain(error)}") from None
-    # Joined as JSON, since a source may hold any separator.
+    # Source and id are joined as JSON, because a source may contain any separator.
     identity = hashlib.sha256(pydantic_core.to_json([event.get_source(), event.get_id()])).hexdigest()
     return Submission(
         caller,
@@ -141,13 +143,15 @@ class EventIntake:
         return await self._submitter.submit(submission_of(caller, read_cloud_event(headers, body)))
 
     async def deliver(self, body: bytes, tenant: str) -> bool:
-        """Take a delivery of requests.<tenant>. Only the topic proves whose event it is: `source` can be forged."""
+        """Take a delivery of requests.<tenant>. Only the topic proves the tenant: `source` can be forged."""
         raw = raw_payload(body)
         caller = self._tenants.as_caller(tenant)
         if caller is None:
-            # Its file may be unreadable for a moment, so the event comes again.
+            # The tenant's file may be unreadable for a moment, so the event is to be delivered again.
             log.warning(
-                f"An event of {tenant} waits: no such tenant is known", action="event_without_tenant", tenant=tenant
+                f"An event of {tenant} will be delivered again, because that tenant is not known",
+                action="event_without_tenant",
+                tenant=tenant,
             )
             return False
         try:
@@ -157,7 +161,10 @@ class EventIntake:
         return True
 
     async def _refuse(self, caller: Caller, raw: bytes, error: EnginehouseError) -> bool:
-        """Tell the tenant why an event became no job. False: that could not be stored, so the event comes again."""
+        """Put the reason why an event became no job into the tenant's outbox.
+
+        Return False if that failed: the event is then delivered again.
+        """
         try:
             envelope = pydantic_core.from_json(raw)
             cause = {name: _text(envelope.get(name)) for name in ("id", "source", "type")}

@@ -1,4 +1,4 @@
-"""A request for one job, and what it becomes."""
+"""Turns a request for one job into the job's row and its idempotency key."""
 
 import hashlib
 import time
@@ -28,34 +28,34 @@ class Submission:
 
     caller: Caller
     engine: str
-    """As the request names it."""
+    """The engine's name as the request gives it, with or without its tenant."""
     request: JobRequest
     idempotency_key: str | None = None
     idempotency_scope: IdempotencyScope = IdempotencyScope.HTTP
     traceparent: str | None = None
     retry_of: str | None = None
-    """The ended job that this one repeats."""
+    """Id of the ended job that this one repeats."""
     redrives: str | None = None
-    """The dead letter that becomes this job, and can become no second one."""
+    """Id of the dead letter that becomes this job. It cannot become another one."""
     correlation_id: str | None = None
-    """For upstream events: what the answering event names."""
+    """For upstream events: the id that the answering event repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedJob:
-    """A job that will reach a final state."""
+    """A promise that this job reaches a final state."""
 
     id: str
     engine: str
     existing: bool
-    """Whether an earlier submission with the same idempotency key made it."""
+    """Whether an earlier submission with the same idempotency key made the job."""
 
 
 def wire_json(name: str, value: Any) -> bytes:
     """Write `value` as JSON that every part on its way can read.
 
-    InvalidInput, naming `name`, for a number that JSON cannot hold (1e400 is well-formed as text, and infinite once it
-    is read), and for a value that is nested too deep.
+    Raise InvalidInput, naming `name`, if the value is nested too deep or has a number that JSON cannot hold: 1e400 is
+    well-formed as text, but becomes infinite when it is read.
     """
     text = pydantic_core.to_json(value)
     if b"Infinity" in text or b"NaN" in text or text.count(b"[") + text.count(b"{") > MAX_DEPTH:
@@ -64,13 +64,13 @@ def wire_json(name: str, value: Any) -> bytes:
             pydantic_core.from_json(b"[" * around + text + b"]" * around, allow_inf_nan=False)
         except ValueError:
             raise InvalidInput(
-                f"{name} has a number too large to be one, or is nested deeper than the {MAX_DEPTH} levels allowed"
+                f"{name} has a number that is too large for JSON, or is nested deeper than {MAX_DEPTH} levels"
             ) from None
     return text
 
 
 def options_of(submission: Submission, card: EngineCard) -> StoredOptions:
-    """Settle what holds for a job: as the request says, or else as the engine's card says."""
+    """Return the options of a job: from its request, or from the engine's card where the request says nothing."""
     request = submission.request
     if request.parameters is not None:
         wire_json("parameters", request.parameters)
@@ -106,7 +106,7 @@ def row_of(submission: Submission, engine_id: str, card: EngineCard, input_json:
 
 
 def idempotency_of(submission: Submission, input_json: bytes | None) -> IdempotencyKey | None:
-    """Make the key under which the same request is the same job; None if it has none."""
+    """Make the key under which a repeated request is the same job; None if the request gives no key."""
     if submission.idempotency_key is None:
         return None
     request = submission.request.model_dump_json(exclude={"input", "engine"})

@@ -1,4 +1,4 @@
-"""Accepts jobs. A job whose id is returned here reaches a final state, whatever crashes."""
+"""Accepts jobs. A job whose id is returned here reaches a final state, whichever part crashes."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -47,10 +47,13 @@ class Submitter:
         self._objects = objects
         self._inline_max_bytes = inline_max_bytes
         self._arriving: Counter[str] = Counter()
-        """Jobs of each engine that are being accepted at this moment."""
+        """Number of each engine's jobs that are being accepted at this moment."""
 
     async def submit(self, submission: Submission) -> AcceptedJob:
-        """Check and accept one job. RequestError says what is wrong with it; QueueFull and RateLimited when to retry."""
+        """Check and accept one job.
+
+        Raise RequestError, naming the fault, or QueueFull or RateLimited with the time to wait.
+        """
         with self._limits.admitting(submission.caller):
             if submission.request.webhook:
                 self._webhooks.check(submission.caller.name, submission.request.webhook)
@@ -63,7 +66,7 @@ class Submitter:
 
     @contextmanager
     def _place_in_queue(self, engine: KnownEngine, card: EngineCard) -> Iterator[None]:
-        """Count a job while it is being accepted. QueueFull if too many wait, or are about to."""
+        """Count a job while it is being accepted. Raise QueueFull if too many jobs wait or are about to wait."""
         about_to_wait = max(self._arriving[engine.id] - self._dispatcher.window(engine.id), 0)
         if self._dispatcher.backlog.get(engine.id, 0) + about_to_wait >= card.max_queued_jobs:
             raise QueueFull(
@@ -104,14 +107,14 @@ class Submitter:
         return AcceptedJob(row.id, row.engine, existing=False)
 
     async def _with_own_object(self, row: JobRow, input_json: bytes | None) -> JobRow:
-        """Give the job an object of its own, if its input is large or is an object that goes with another job."""
+        """Give the job an object of its own, if its input is large or is the object of another job."""
         own = input_key(row.tenant, row.id)
         if input_json is not None:
             assert self._objects is not None
             await self._objects.put(own, input_json)
             return row._replace(input=None, input_ref=own)
         if self._objects and row.input_ref and is_jobs_own(row.input_ref):
-            # A retry: the object of the old job is deleted with the old job.
+            # The job is a retry, and the old job's object will be deleted with the old job.
             await self._objects.copy(row.input_ref, own)
             return row._replace(input_ref=own)
         return row
@@ -122,7 +125,7 @@ class Submitter:
             await self._objects.delete([row.input_ref])
 
     async def _checked_input(self, submission: Submission, engine: KnownEngine) -> bytes | None:
-        """Return the input as JSON; None for an upload, which only the engine itself looks into."""
+        """Return the input as JSON; None for an upload, whose content only the engine checks."""
         request = submission.request
         if request.input_ref is not None:
             await self._check_reference(submission, request.input_ref)

@@ -1,1 +1,1 @@
-"""What a caller can do with jobs once they are accepted: read, wait, follow, cancel, retry."""
+"""Serves callers after their jobs were accepted: read, wait, follow, cancel, retry."""

@@ -1,4 +1,4 @@
-"""What a caller can do with dead letters: list, read, redrive, discard."""
+"""Lists, reads, redrives and discards dead letters for their owners."""
 
 import struct
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class DeadLetterDoesNotExist(NotFound):
 
 
 def _cursor(row: DeadLetterRow) -> str:
-    """Name the place of a row in the order of time: ids of deliveries that were no job do not tell their time.
+    """Name a row's place in the list, by its time and id: ids of deliveries that were no job are not in order of time.
 
-    The time is written as bits, so that it comes back exactly.
+    The time is written as bits, so that it is read back exactly.
     """
     return f"{struct.pack('>d', row.created_at).hex()}-{row.id}"
 
@@ -45,7 +45,7 @@ class DeadLetterPage:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Dead letters of a caller; those that nobody could parse belong to administrators."""
+    """Serves the dead letters of a caller. Administrators also see those that nobody could parse."""
 
     ledger: Ledger
     jobs: Jobs
@@ -53,18 +53,18 @@ class DeadLetters:
     async def list(self, caller: Caller, *, unparsable: bool, cursor: str | None, limit: int) -> DeadLetterPage:
         """List the caller's dead letters, or the unparsable ones. `cursor` matches CURSOR_PATTERN."""
         if unparsable and not caller.is_admin:
-            raise Forbidden("What nobody could parse is shown to administrators only")
+            raise Forbidden("Only administrators may see deliveries that nobody could parse")
         after = _after(cursor) if cursor else None
         rows = await self.ledger.read(read.list_dead_letters, None if unparsable else caller.name, after, limit)
         return DeadLetterPage(rows, _cursor(rows[-1]) if len(rows) == limit else None)
 
     async def read(self, caller: Caller, letter_id: str) -> DeadLetterRow:
-        """Return one dead letter with its event: the job's last hand-over, or what could not become a job."""
+        """Return one dead letter with its event: the job's last hand-over, or the delivery that became no job."""
         row = await self._owned(caller, letter_id)
         job = await self.ledger.read(read.job, row.job_id) if row.job_id else None
         if job is None:
             return row
-        # Without signed URLs: the attempt that they were made for is over.
+        # The event is shown without signed URLs, since the attempt that used them is over.
         event = await event_of(job._replace(attempts=max(job.attempts - 1, 0)), None, 0)
         return row._replace(event=event.decode())
 
@@ -74,7 +74,9 @@ class DeadLetters:
         """Submit the job of a dead letter again, once."""
         row = await self._owned(caller, letter_id)
         if row.job_id is None:
-            raise RequestError("This was never a job: nobody could parse it. Publish it again, corrected")
+            raise RequestError(
+                "This dead letter was never a job: nobody could parse it. Correct it and publish it again"
+            )
         return await self.jobs.retry(
             caller, row.job_id, traceparent=traceparent, idempotency_key=idempotency_key, redrives=row.id
         )

@@ -1,4 +1,4 @@
-"""Follows a job: what its engine reports while it works, as it arrives, and its end."""
+"""Follows a job: yields its engine's reports as they arrive, and its end."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -18,24 +18,24 @@ from enginehouse.gateway.tenants.tenants import Caller
 KEEP_ALIVE_SECONDS = 15.0
 _AT_ONCE = 200
 _LATE_SECONDS = 0.3
-"""How long a missing event is waited for before those after it are sent without it."""
+"""How long to wait for a missing event before the later events are sent without it."""
 _LAST = 2**53 - 1
-"""Sequence of the last event of every job: after it, there is nothing to resume."""
+"""Sequence of the last event of every job. A follower that names it has seen all."""
 
 
 @dataclass(frozen=True, slots=True)
 class FollowEvent:
-    """Something that a follower of a job is told."""
+    """An event that is sent to a follower of a job."""
 
     sequence: int
-    """Names its place, to resume after it."""
+    """The event's place. A follower can resume after it."""
     kind: str
     """start, progress, output, log, metric or completed."""
     data: Any
 
 
 def _in_order(after: int, reported: Sequence[JobEventRow]) -> list[JobEventRow]:
-    """Return the events before which none is missing: those published together may arrive in any order."""
+    """Return the events up to the first gap: events that were published together may arrive in any order."""
     ready: list[JobEventRow] = []
     for item in reported:
         if item.sequence != after + 1 and progress_place(item.sequence)[1] != 1:
@@ -47,20 +47,20 @@ def _in_order(after: int, reported: Sequence[JobEventRow]) -> list[JobEventRow]:
 
 @dataclass(slots=True)
 class _Follower:
-    """How far one follower of a job is."""
+    """Remembers how far one follower of a job has come."""
 
     job_id: str
     after: int
     held_since: float | None = None
-    """Since when events are held back because one before them is missing."""
+    """The moment since which events are held back, because an event before them is missing."""
 
     @property
     def is_late(self) -> bool:
-        """Say whether the missing event has been waited for long enough."""
+        """Say whether the wait for the missing event is over."""
         return self.held_since is not None and time.monotonic() - self.held_since >= _LATE_SECONDS
 
     def started(self, row: JobRow, sequence: int) -> list[FollowEvent]:
-        """Return the start of the attempt of `sequence`, if it was not sent: an attempt that reports has begun."""
+        """Return the start event of the attempt that `sequence` belongs to, unless it was sent before."""
         attempt, _ = progress_place(sequence)
         start = progress_sequence(attempt, 0)
         if start <= self.after:
@@ -69,7 +69,7 @@ class _Follower:
         return [FollowEvent(start, "start", {"id": self.job_id, "attempt": attempt, "worker": row.worker})]
 
     def take(self, row: JobRow, reported: Sequence[JobEventRow]) -> list[FollowEvent]:
-        """Return what can be sent now."""
+        """Return the events that can be sent now."""
         sent: list[FollowEvent] = []
         if row.status is Status.RUNNING:
             sent += self.started(row, progress_sequence(row.attempts, 0))
@@ -80,7 +80,7 @@ class _Follower:
         return sent
 
     def expects_more(self, row: JobRow, reported: Sequence[JobEventRow]) -> bool:
-        """Say whether more must be on its way: an event is missing, or the job has ended just now."""
+        """Say whether more events must be on their way: one is missing, or the job has just ended."""
         if self.is_late:
             return False
         gap = bool(reported) and reported[-1].sequence > self.after
@@ -89,7 +89,10 @@ class _Follower:
 
 
 async def follow(jobs: Jobs, caller: Caller, job_id: str, after: int) -> AsyncIterator[Sequence[FollowEvent]]:
-    """Yield a job's events after the event `after`, as they come; nothing at the beginning and in long silences."""
+    """Yield a job's events after the event `after`, as they arrive.
+
+    Yield an empty group at the beginning and in each long silence.
+    """
     yield ()
     follower = _Follower(job_id, after)
     while follower.after < _LAST:

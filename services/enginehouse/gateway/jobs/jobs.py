@@ -1,4 +1,4 @@
-"""What a caller can do with jobs: the functions behind the routes."""
+"""Submits, reads, lists, cancels and retries jobs for callers: the functions behind the routes."""
 
 import time
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """Submit, read, wait, list, cancel, retry."""
+    """Serves a caller's jobs, and no other tenant's."""
 
     ledger: Ledger
     catalogue: Catalogue
@@ -45,7 +45,7 @@ class Jobs:
     objects: Objects | None
 
     async def owned(self, caller: Caller, job_id: str) -> JobRow:
-        """Return a job of this caller; JobDoesNotExist if there is none, or if it is another tenant's."""
+        """Return a job of this caller; raise JobDoesNotExist if there is none, or if it is another tenant's."""
         row = await self.ledger.read(read.job, job_id)
         if row is None or row.tenant != caller.name:
             raise JobDoesNotExist(f"No job {job_id} of {caller.name}")
@@ -60,7 +60,8 @@ class Jobs:
         accepted = await self.submitter.submit(submission)
         if accepted.existing:
             return accepted, await self.read(submission.caller, accepted.id, wait_seconds)
-        # No await stands between the hand-over and this, so the job's end cannot have been missed: no need to read it.
+        # There is no await between the hand-over and this line. So the job's end cannot have been missed, and the row
+        # need not be read.
         deadline = time.monotonic() + wait_seconds
         with self.waiters.waiting_for(accepted.id) as ending:
             row = await wait_for(ending, wait_seconds)
@@ -87,10 +88,10 @@ class Jobs:
         return view
 
     async def read(self, caller: Caller, job_id: str, wait_seconds: float = 0) -> JobView:
-        """Show a job of the caller, once it has ended or `wait_seconds` are over. ResultExpired past its time."""
+        """Show a job of the caller once it has ended or `wait_seconds` are over. Raise ResultExpired past its time."""
         row = await self._when_ended(caller, job_id, time.monotonic() + wait_seconds)
         if row.is_expired(time.time()):
-            raise ResultExpired(f"The result of job {job_id} was kept until its expires_at, and is gone")
+            raise ResultExpired(f"The result of job {job_id} was kept until its expires_at and has been deleted")
         return await self._view(row)
 
     async def _when_ended(self, caller: Caller, job_id: str, deadline: float) -> JobRow:
@@ -114,7 +115,7 @@ class Jobs:
         return JobPage(views, rows[-1].id if len(rows) == listing.limit else None)
 
     async def cancel(self, caller: Caller, job_id: str) -> JobView:
-        """Cancel a job. JobIsFinal if it has ended, even in this very moment."""
+        """Cancel a job; raise JobIsFinal if it has ended, even if it ends during this call."""
         row = await self.owned(caller, job_id)
         if row.status.is_final:
             raise JobIsFinal(f"Job {job_id} is {row.status}")
@@ -135,13 +136,13 @@ class Jobs:
     ) -> AcceptedJob:
         """Accept a new job with the same input and options; the old one keeps its state.
 
-        `redrives` names the dead letter that becomes the new job; AlreadyRedriven if it became one before.
+        `redrives` names the dead letter that becomes the new job. Raise AlreadyRedriven if it became a job before.
         """
         row = await self.owned(caller, job_id)
         if not row.status.is_final:
             raise NotFinalYet(f"Job {job_id} is {row.status}")
         if row.is_expired(time.time()) or (row.input is None and row.input_ref is None):
-            raise ResultExpired(f"The input of job {job_id} is gone")
+            raise ResultExpired(f"The input of job {job_id} has been deleted")
         accepted = await self.submitter.submit(
             Submission(
                 caller,

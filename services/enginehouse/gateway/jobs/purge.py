@@ -1,4 +1,4 @@
-"""Cancels everything that waits for an engine."""
+"""Cancels all jobs that wait for an engine."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ class Purge:
         self._records = records
 
     async def purge(self, engine_id: str) -> int:
-        """Cancel the jobs that wait for an engine; return how many. Jobs that run go on."""
+        """Cancel the jobs that wait for an engine; return how many. Running jobs go on."""
         engine = self._catalogue.resolve_any(engine_id)
         seen = set[str]()
         canceled = 0

@@ -1,4 +1,4 @@
-"""A job's row, as its owner sees it."""
+"""Shows a job's row to its owner."""
 
 from datetime import datetime
 from typing import Any, TypedDict
@@ -12,7 +12,7 @@ from enginehouse.gateway.ledger.rows import JobRow
 
 
 class WebhookView(TypedDict):
-    """A webhook of a job, and what became of it."""
+    """A webhook of a job, with the state of its delivery."""
 
     event: str
     state: str
@@ -21,7 +21,7 @@ class WebhookView(TypedDict):
 
 
 class JobView(TypedDict, total=False):
-    """The fields of `contracts.job.Job` that are known, ready to be written as JSON without another check."""
+    """The known fields of `contracts.job.Job`, which are written as JSON without another check."""
 
     id: str
     engine: str
@@ -49,7 +49,7 @@ class JobView(TypedDict, total=False):
 
 
 def urls(job_id: str) -> dict[str, str]:
-    """Return the paths at which a job can be read, followed and canceled."""
+    """Return the paths to read, follow and cancel a job."""
     path = f"/v1/jobs/{job_id}"
     return {"get": path, "events": f"{path}/events", "cancel": f"{path}/cancel"}
 
@@ -59,7 +59,7 @@ def _json(text: str | None) -> Any:
 
 
 def _reason(row: JobRow, engine: KnownEngine | None) -> StatusReason | None:
-    """Say why a queued job does not run yet. A pause of its engine comes before any other reason."""
+    """Explain why a queued job does not run yet; None for other jobs. A pause of its engine is named first."""
     if row.status is not Status.QUEUED:
         return None
     if engine is None or engine.takes_no_jobs:

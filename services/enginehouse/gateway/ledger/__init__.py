@@ -1,1 +1,1 @@
-"""The ledger: the truth about which jobs were accepted, and the queue."""
+"""Keeps the ledger: the truth about which jobs were accepted, and their queue."""

@@ -1,4 +1,4 @@
-"""Accepts jobs: with their idempotency keys, and handed over at once as far as their engines' windows have room."""
+"""Inserts accepted jobs with their idempotency keys, and hands them over if their engines' windows have room."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from enginehouse.gateway.ledger.windows import lock_windows
 
 
 class IdempotencyScope(StrEnum):
-    """Where an idempotency key comes from."""
+    """Source of an idempotency key."""
 
     HTTP = "http"
-    """The caller's Idempotency-Key."""
+    """The caller's header Idempotency-Key."""
     EVENT = "event"
     """The source and id of an upstream event."""
 
@@ -41,7 +41,7 @@ class NewJob:
     """How many jobs of its engine may be handed over and unfinished; 0 while it is paused."""
     idempotency: IdempotencyKey | None = None
     redrives: str | None = None
-    """The dead letter that becomes this job, unless it became another one before."""
+    """Id of the dead letter that becomes this job, unless it became another job before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Inserted:
 
     job_id: str
     handed_over: bool
-    """Whether the job got room in its engine's window, and must be published now."""
+    """Whether the job got a place in its engine's window; then it must be published now."""
     existing: bool = False
-    """Whether an earlier submit with the same idempotency key made this job."""
+    """Whether an earlier submit with the same idempotency key made the job."""
 
 
 KeyName = tuple[str, IdempotencyScope, str]
@@ -81,7 +81,7 @@ def _known_keys(connection: Connection, items: Sequence[NewJob]) -> dict[KeyName
     return known
 
 
-# Statements of every submit are built once: building one costs several times its execution.
+# These statements are part of every submit and built only once: building costs several times as much as executing.
 _IN_WINDOWS = (
     select(jobs.c.engine, func.count())
     .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(bindparam("engines", expanding=True)))
@@ -92,7 +92,7 @@ _INSERT_JOBS, _INSERT_KEYS = insert(jobs), insert(idempotency_keys)
 
 
 def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
-    """Count the jobs that each engine may be handed at once: none while older ones wait for it."""
+    """Return how many new jobs each engine may get at once: none while older jobs wait for it."""
     windows = {item.row.engine: item.window for item in items}
     open_engines = lock_windows(connection, [engine for engine, window in windows.items() if window > 0])
     taken: dict[str, int] = dict(connection.execute(_IN_WINDOWS, {"engines": open_engines}).all())
@@ -104,20 +104,20 @@ def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
 
 
 def _redriven_before(connection: Connection, item: NewJob) -> AlreadyRedriven | None:
-    """Mark the dead letter that `item` redrives, if any, as redriven; refuse if it was redriven before."""
+    """Mark the dead letter that `item` redrives, if any; return the refusal if it was redriven before."""
     if item.redrives is None:
         return None
     letter = dead_letters.c.id == item.redrives
     claim = update(dead_letters).where(letter, dead_letters.c.redriven_as.is_(None))
     if connection.execute(claim.values(redriven_as=item.row.id)).rowcount:
         return None
-    # Also None if it was discarded meanwhile: its job may still be submitted again.
+    # If the letter was discarded meanwhile, `first` is None, and its job may still be submitted again.
     first = connection.execute(select(dead_letters.c.redriven_as).where(letter)).scalar()
     return AlreadyRedriven(f"Dead letter {item.redrives} was redriven before, as job {first}") if first else None
 
 
 def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | Exception]:
-    """Accept jobs in the order given, and hand over as many as there is room for."""
+    """Accept jobs in the given order, and hand over as many as the windows have room for."""
     known = _known_keys(connection, items)
     rooms = _rooms(connection, items)
     results: list[Inserted | Exception] = []
@@ -144,7 +144,7 @@ def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | 
 
 
 def _new_columns(row: JobRow, handed_over: bool) -> dict[str, Any]:
-    """Write the columns of a new job that have no default. Every job passes here, so without a loop over the fields."""
+    """Return the columns of a new job that have no default. Every submit runs this, so it has no loop and no lookup."""
     return {
         "id": row.id,
         "tenant": row.tenant,
@@ -182,7 +182,10 @@ def _key_columns(item: NewJob, key: IdempotencyKey) -> dict[str, Any]:
 
 
 def _seen_before(item: NewJob, known: dict[KeyName, tuple[str, str]]) -> Inserted | RequestError | None:
-    """Return the job that the item's idempotency key made before, or the refusal of its use for another request."""
+    """Return the job that the idempotency key made before, or the refusal if that was for another request.
+
+    None if the key is new, or if there is none.
+    """
     if item.idempotency is None or (found := known.get(_key_name(item))) is None:
         return None
     request_hash, job_id = found

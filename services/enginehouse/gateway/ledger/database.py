@@ -1,7 +1,7 @@
-"""How the ledger reaches its database: one writer that commits in groups, and readers beside it.
+"""Reaches the ledger's database, SQLite or PostgreSQL: one writer, and readers beside it.
 
-What is run are plain functions over a SQLAlchemy connection, the same for both databases. SQLite runs them in threads
-(one hop for a whole group of writes), PostgreSQL through asyncpg.
+Both databases run the same plain functions over a SQLAlchemy connection: SQLite in threads (one hop for a whole group
+of writes), PostgreSQL through asyncpg.
 """
 
 import asyncio
@@ -27,27 +27,29 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 Write = Callable[[Connection, list[Any]], Sequence[Any]]
-"""Takes the items of one kind that a group holds; returns a result, or an exception to raise, for each."""
+"""Writes all items of one kind in a group; returns a result, or an exception to raise, for each of them."""
+
 
 _READERS = 4
 _GROUP_MAX = 256
-_RECONNECT_SECONDS = 0.5
 _CLOSE_SECONDS = 60.0
-"""For the writes that have arrived to be committed when the ledger is closed."""
+"""Time to commit the writes that have arrived when the ledger is closed."""
+_RECONNECT_SECONDS = 0.5
 NOTIFY_CHANNEL = "job_ended"
-_AWAY = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""Errors of a database that stops, starts or is out of reach. While connecting, asyncpg raises its own."""
+_UNREACHABLE = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""Errors of a database that stops, starts or cannot be reached. While connecting, asyncpg raises errors of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a PostgreSQL server that does not answer is waited for."""
+    """Time limits for a PostgreSQL server that does not answer."""
 
     connect_seconds: float = 5.0
+    """To open a connection, or to answer a check."""
     command_seconds: float = 30.0
-    """For one statement: a connection whose other end vanished never answers."""
+    """For one statement, because a connection whose other end vanished never answers."""
     probe_seconds: float = 10.0
-    """Between two checks of the connection that listens, which sends nothing by itself."""
+    """Between two checks of the listening connection, on which nothing else is sent."""
 
 
 PATIENT = Patience()
@@ -55,7 +57,7 @@ PATIENT = Patience()
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """One item that waits to be committed, and the function that writes it."""
+    """An item that waits to be committed, with the function that writes it."""
 
     write: Write
     item: Any
@@ -71,17 +73,17 @@ class Database(Protocol):
         """Run `query` beside the writer."""
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        """Run `work` in one transaction. If it is not `durable`, a power cut may lose it, but no crash of a process."""
+        """Run `work` in one transaction. It survives a crash of the process and, if `durable`, a power cut."""
 
     async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
         """Pass on other gateways' notifications, for ever; call `reconnected` when some may have been missed."""
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
 
 
 class SqliteDatabase:
-    """An embedded file, for one gateway."""
+    """Runs functions over an embedded file, for one gateway."""
 
     dialect = "sqlite"
 
@@ -101,7 +103,7 @@ class SqliteDatabase:
             poolclass=QueuePool,
             pool_size=connections,
             max_overflow=0,
-            # SQLAlchemy begins and ends transactions itself, so that reads do not open any.
+            # Transactions are begun by `transact`, not by the driver, so that reads do not open any.
             connect_args={"check_same_thread": False, "isolation_level": None, "timeout": 10},
         )
 
@@ -123,11 +125,11 @@ class SqliteDatabase:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reader_threads, run)
-        except _AWAY as error:
+        except _UNREACHABLE as error:
             raise Unavailable(f"ledger: {type(error).__name__}") from error
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        """Run `work` in the writer thread. Only a promise to a caller waits for the disk."""
+        """Run `work` in the writer thread. Only `durable` work waits for the disk."""
         synchronous = "FULL" if durable else "NORMAL"
 
         def run() -> T:
@@ -140,7 +142,7 @@ class SqliteDatabase:
                 result = work(connection)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                # The pool rolls it back. Whatever state it is in, the next group gets a sound connection.
+                # The pool rolls back. The next group gets a new connection, in case this one is broken.
                 self._connection, self._synchronous = None, ""
                 connection.close()
                 raise
@@ -149,7 +151,7 @@ class SqliteDatabase:
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, run)
 
     async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
-        """Return at once: an embedded ledger has one gateway, so no other can notify it."""
+        """Return at once: an embedded ledger has one gateway, so no other gateway can notify it."""
 
     async def close(self) -> None:
         """Close the file."""
@@ -162,7 +164,7 @@ class SqliteDatabase:
 
 
 class PostgresDatabase:
-    """A server that several gateways share."""
+    """Runs functions over a server that several gateways share."""
 
     dialect = "postgresql"
 
@@ -178,7 +180,7 @@ class PostgresDatabase:
 
         @event.listens_for(self._engine.sync_engine, "handle_error")
         def _give_up(context: ExceptionContext) -> None:
-            # A rollback would wait for the same silent server. As a disconnect, the whole pool is made anew.
+            # A rollback would wait for the same silent server. A "disconnect" replaces all pooled connections.
             if isinstance(context.original_exception, TimeoutError):
                 context.is_disconnect = True
 
@@ -187,7 +189,7 @@ class PostgresDatabase:
         try:
             async with self._engine.connect() as connection:
                 return await connection.run_sync(query)
-        except _AWAY as error:
+        except _UNREACHABLE as error:
             raise Unavailable(f"ledger: {type(error).__name__}") from error
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
@@ -198,7 +200,7 @@ class PostgresDatabase:
             return await connection.run_sync(work)
 
     async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
-        """Hold a connection that listens, and make a new one whenever it breaks."""
+        """Hold a listening connection, and replace it whenever it breaks."""
         while True:
             try:
                 async with self._engine.connect() as connection:
@@ -208,7 +210,7 @@ class PostgresDatabase:
                     await driver.add_listener(NOTIFY_CHANNEL, lambda _c, _pid, _channel, payload: heard(payload))
                     reconnected()
                     await self._until_broken(driver, broken)
-            except _AWAY:
+            except _UNREACHABLE:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _until_broken(self, driver: Any, broken: asyncio.Event) -> None:
@@ -219,9 +221,9 @@ class PostgresDatabase:
                 return
             try:
                 await driver.fetchval("SELECT 1", timeout=self._patience.connect_seconds)
-            except _AWAY as error:
+            except _UNREACHABLE as error:
                 log.warning(
-                    f"The connection that listens for other gateways is lost: {type(error).__name__}",
+                    f"The connection on which other gateways notify this one is lost: {type(error).__name__}",
                     action="listener_lost",
                 )
                 driver.terminate()
@@ -246,18 +248,18 @@ def migration_engine(url: str) -> Engine:
 
 
 class GroupWriter:
-    """Commits together what arrives together: while one transaction runs, the next one's writes gather."""
+    """Commits writes in groups: writes that arrive during one transaction share the next one."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._gather: Gather[None, _Write, Any] = Gather(self._commit_or_divide, at_most=_GROUP_MAX)
 
     async def write(self, write: Write, item: Any, *, durable: bool = False) -> Any:
-        """Have `write` done for `item`, together with others of its kind; return its result once it is committed."""
+        """Run `write` for `item`, together with other items of its kind; return the result after the commit."""
         return await self._gather.do(None, _Write(write, item, durable))
 
     async def close(self) -> None:
-        """Commit what has arrived."""
+        """Commit the writes that have arrived."""
         await self._gather.close(finish_seconds=_CLOSE_SECONDS)
 
     async def _commit_or_divide(self, _: None, group: Sequence[_Write]) -> list[Any]:
@@ -283,22 +285,29 @@ class GroupWriter:
         return await self._database.transact(work, durable=any(item.durable for item in group))
 
     async def _one_by_one(self, group: Sequence[_Write], error: Exception) -> list[Any]:
-        """Commit the writes of a failed group singly, so that one bad write fails alone."""
-        # A server that does not answer would be waited for once for each of them.
-        if isinstance(error, TimeoutError | PoolTimeout) or (len(group) == 1 and not isinstance(error, IntegrityError)):
+        """Commit the writes of a failed group one by one, so that a bad write fails alone."""
+        if _is_silent(error) or (len(group) == 1 and not isinstance(error, IntegrityError)):
             return [_as_unavailable(error) for _ in group]
         outcomes: list[Any] = []
-        # An idempotency key that another gateway took at the same moment is found when the write is tried again.
+        # If another gateway took an idempotency key at the same moment, the second try finds it.
         for item in group:
             try:
                 outcomes += await self._commit([item])
             except Exception as own_error:
                 outcomes.append(_as_unavailable(own_error))
+                if _is_silent(own_error):
+                    # The writes before this one are committed, and their callers wait for the end of the group.
+                    return outcomes + [_as_unavailable(own_error) for _ in group[len(outcomes) :]]
         return outcomes
 
 
+def _is_silent(error: Exception) -> bool:
+    """Say whether the server does not answer. Then each further write would wait for it once more."""
+    return isinstance(error, TimeoutError | PoolTimeout)
+
+
 def _as_unavailable(error: Exception) -> Exception:
-    if isinstance(error, _AWAY):
+    if isinstance(error, _UNREACHABLE):
         unavailable = Unavailable(f"ledger: {type(error).__name__}")
         unavailable.__cause__ = error
         return unavailable

@@ -1,4 +1,4 @@
-"""The ledger as the rest of the gateway sees it."""
+"""Offers the ledger to the rest of the gateway."""
 
 import asyncio
 import fcntl
@@ -33,8 +33,8 @@ from enginehouse.gateway.ledger.windows import FillWindow, Requeue, fill_windows
 
 T = TypeVar("T")
 _MIGRATION_LOCK = 7_210_001
-_ELSEWHERE_SECONDS = 0.005
-"""About how long another gateway's transaction over a window takes."""
+_WINDOW_LOCK_RETRY_SECONDS = 0.005
+"""About the time that another gateway's transaction over a window takes."""
 
 
 def _alembic(connection: Connection) -> None:
@@ -54,7 +54,7 @@ class SavedCard:
 
 @dataclass(frozen=True, slots=True)
 class EngineDecision:
-    """Whether an engine gets jobs, for all gateways."""
+    """A new state of an engine, which holds for all gateways."""
 
     engine_id: str
     state: EngineState
@@ -63,7 +63,7 @@ class EngineDecision:
 
 
 class Ledger:
-    """Which jobs were accepted, where each stands, and which comes next."""
+    """Knows which jobs were accepted, the state of each, and which job comes next."""
 
     def __init__(self, url: str, patience: Patience = PATIENT) -> None:
         self._url = url
@@ -85,13 +85,13 @@ class Ledger:
     def _claim_file(self) -> None:
         path = make_url(self._url).database
         if not path or path == ":memory:":
-            raise UnsafeSettings("ledger_url: a ledger in memory would lose what was accepted; name a file")
+            raise UnsafeSettings("ledger_url: a ledger in memory would lose accepted jobs; name a file")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         lock = Path(f"{path}.lock").open("w")  # noqa: SIM115 - held as long as the gateway lives
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._lock = lock
-            # The file holds all inputs and outputs. SQLite gives the files beside it the same mode.
+            # Only the owner may read the file: it holds all inputs and outputs. SQLite gives its other files this mode.
             Path(path).touch(mode=0o600)
         except BlockingIOError:
             lock.close()
@@ -111,7 +111,7 @@ class Ledger:
         _alembic(connection)
 
     async def close(self) -> None:
-        """Commit what has arrived and close the database."""
+        """Commit the writes that have arrived, and close the database."""
         await self._writer.close()
         await self.database.close()
         if self._lock:
@@ -129,44 +129,44 @@ class Ledger:
             return False
 
     async def insert(self, job: NewJob) -> Inserted:
-        """Accept a job. Once this returns, the job is on disk."""
+        """Accept a job. When this returns, the job is on disk."""
         result: Inserted = await self._writer.write(insert_jobs, job, durable=True)
         return result
 
     async def fill_window(self, engine: str, window: int, now: float) -> list[JobRow]:
-        """Take the next jobs of an engine; they must be published."""
+        """Mark the next jobs of an engine as handed over and return them: they must be published now."""
         item = FillWindow(engine, window, now)
         rows: list[JobRow] | None = await self._writer.write(fill_windows, item)
         while rows is None:
-            await asyncio.sleep(_ELSEWHERE_SECONDS)
+            await asyncio.sleep(_WINDOW_LOCK_RETRY_SECONDS)
             rows = await self._writer.write(fill_windows, item)
         return rows
 
     async def requeue(self, item: Requeue) -> None:
-        """Put jobs back into the queue."""
+        """Put jobs back into the queue, as `item` says."""
         await self._writer.write(requeue, item)
 
     async def mirror(self, item: Mirror) -> Mirrored | None:
-        """Bring a job's row to what its record says."""
+        """Copy a job's record into its row; return None if the ledger does not have the job."""
         mirrored: Mirrored | None = await self._writer.write(mirror_records, item)
         return mirrored
 
     async def request_cancel(self, job_id: str) -> None:
-        """Remember that a caller wants this job canceled."""
+        """Note that a caller wants this job canceled."""
         await self._writer.write(_request_cancel, job_id, durable=True)
 
     async def link_retry(self, job_id: str, retried_as: str) -> None:
-        """Remember which new job repeats an ended one."""
+        """Note which new job repeats an ended one."""
         await self._writer.write(_link_retry, (job_id, retried_as))
 
     async def save_engine(self, engine_id: str, card: str | None) -> None:
-        """Remember an engine and its card, so that the last known list holds while the sidecar is away."""
+        """Keep an engine and its card, so that the engine stays known while the sidecar is away."""
         await self._writer.write(_save_engines, SavedCard(engine_id, card))
 
     async def set_engine_state(
         self, engine_id: str, state: EngineState, reason: str | None, probe_at: float | None
     ) -> None:
-        """Decide for all gateways, and for after a restart, whether an engine gets jobs."""
+        """Set an engine's state for all gateways. It outlives restarts."""
         await self._writer.write(_set_engine_state, EngineDecision(engine_id, state, reason, probe_at), durable=True)
 
     async def discard_dead_letter(self, letter_id: str) -> None:
@@ -174,15 +174,15 @@ class Ledger:
         await self._writer.write(_discard, letter_id)
 
     async def purge(self, job_ids: tuple[str, ...]) -> None:
-        """Delete inputs and outputs of jobs past their result's time. The rows stay, so that callers get 410."""
+        """Delete inputs and outputs of jobs whose result has expired. The rows stay, so that callers get 410."""
         await self._writer.write(_purge, job_ids)
 
     async def forget(self, before: float) -> None:
-        """Delete rows of jobs that ended before that moment, with their notices and dead letters, and old keys."""
+        """Delete jobs whose result expired before that moment, their notices and dead letters, and old keys."""
         await self._writer.write(_forget, before)
 
     async def add_job_event(self, event: JobEventRow) -> None:
-        """Keep what an engine reported of a running job."""
+        """Keep an engine's report about a running job."""
         await self._writer.write(_add_job_events, event)
 
     async def add_notice(self, notice: NoticeRow) -> None:
@@ -190,12 +190,12 @@ class Ledger:
         await self._writer.write(outbox.add_notices, notice, durable=True)
 
     async def claim_notices(self, item: outbox.Claim) -> list[NoticeRow]:
-        """Take due notices from the outbox; no other gateway gets them meanwhile."""
+        """Take due notices from the outbox. No other gateway gets them until their lease is over."""
         rows: list[NoticeRow] = await self._writer.write(outbox.claim_notices, item)
         return rows
 
     async def record_outcome(self, item: outbox.NoticeOutcome) -> None:
-        """Write what became of a notice."""
+        """Write the outcome of delivering a notice."""
         await self._writer.write(outbox.record_outcomes, item)
 
     async def keep_dead_letter(self, letter: DeadLetterRow) -> None:
@@ -234,11 +234,11 @@ def _forget(connection: Connection, moments: list[float]) -> list[None]:
         connection.execute(delete(notices).where(notices.c.job_id.in_(gone)))
         connection.execute(delete(jobs).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before))
         connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= time.time()))
-        # Delivered ones are gone already; these could not be delivered, for example because the tenant has no topic.
+        # Delivered notices have been deleted before. These could not be delivered, for example for want of a topic.
         undelivered = (notices.c.channel == Channel.EVENT.value) | (notices.c.job_id == "")
         connection.execute(delete(notices).where(undelivered, notices.c.created_at <= before))
-        nobodys = dead_letters.c.job_id.is_(None) | dead_letters.c.job_id.not_in(select(jobs.c.id))
-        connection.execute(delete(dead_letters).where(dead_letters.c.created_at <= before, nobodys))
+        without_job = dead_letters.c.job_id.is_(None) | dead_letters.c.job_id.not_in(select(jobs.c.id))
+        connection.execute(delete(dead_letters).where(dead_letters.c.created_at <= before, without_job))
     return [None] * len(moments)
 
 

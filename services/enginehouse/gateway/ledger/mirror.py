@@ -1,4 +1,4 @@
-"""Copies what the job records decided into the ledger. The record decides; the ledger never contradicts it."""
+"""Copies job records into the ledger. The record decides; the ledger never contradicts it."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -34,9 +34,9 @@ class Mirrored:
     row: JobRow
     changed: bool
     has_notices: bool = False
-    """Whether the outbox has something new about it."""
+    """Whether the outbox has a new notice about the job."""
     handed_over_at: float | None = None
-    """The moment of the hand-over that the record is about."""
+    """The moment of the hand-over that led to this record."""
 
 
 def _ended(row: JobRow, record: JobRecord, now: float) -> JobRow:
@@ -60,7 +60,7 @@ def _ended(row: JobRow, record: JobRecord, now: float) -> JobRow:
 
 
 def record_of(row: JobRow) -> JobRecord:
-    """Make the record that `_ended` made this row from, for a store that lost it."""
+    """Make again the record from which `_ended` made this row, for a store that lost it."""
     return JobRecord(
         status=row.status,
         attempt=row.attempts,
@@ -77,10 +77,10 @@ def record_of(row: JobRow) -> JobRecord:
 
 
 def _unfinished(row: JobRow, record: JobRecord) -> JobRow | None:
-    """Apply an unfinished record; None where the ledger already knows of something later."""
+    """Apply an unfinished record; return None if the row already shows a later state."""
     retry = record.status is Status.QUEUED
     retry_at, started_at = seconds_of(record.retry_at), seconds_of(record.started_at)
-    # A retry that was decided after this hand-over ends it, even if no attempt was counted (the worker was stopping).
+    # A retry that was decided after the hand-over ends it, even if no attempt was counted (the worker was stopping).
     ends_hand_over = retry and row.handed_over_at is not None and (retry_at or 0) > row.handed_over_at
     if not ends_hand_over and record.attempt <= row.attempts:
         return None
@@ -125,14 +125,14 @@ _COUNT_ENDS = (
 
 
 def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored | None]:
-    """Bring the jobs' rows to what their records say; None for a job that the ledger does not have."""
+    """Copy records into their jobs' rows; return None for a job that the ledger does not have."""
     query = _PRESENT_LOCKED if connection.dialect.name == "postgresql" else _PRESENT
     found = connection.execute(query, {"ids": list({item.job_id for item in items})})
     present = {row.id: JobRow.from_row(row) for row in found}
     handed_over_at = {job_id: row.handed_over_at for job_id, row in present.items()}
     changed: dict[str, JobRow] = {}
     for item in items:
-        # `present` holds each row as the records before it in this group have left it.
+        # `present` already contains the changes by earlier records of this group.
         row = present.get(item.job_id)
         if row is None or row.status.is_final:
             continue
@@ -149,7 +149,7 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
 
 
 def _write(connection: Connection, changed: list[JobRow]) -> set[str]:
-    """Write changed rows and everything that follows from them; return the ids of those with a notice."""
+    """Write changed rows with their counts, dead letters and notices; return the ids of jobs with a notice."""
     connection.execute(_UPDATE, [_new_values(row) for row in changed])
     _count_ends(connection, changed)
     _keep_dead_letters(connection, changed)
@@ -165,7 +165,7 @@ def _new_values(row: JobRow) -> dict[str, Any]:
 
 
 def _notices_of(row: JobRow) -> Iterable[NoticeRow]:
-    """Make the notices that a job asked for, of its start or its end."""
+    """Make the notices of a job's start or end that its request asked for."""
     ended = row.status.is_final
     if not ended and row.status is not Status.RUNNING:
         return
@@ -177,7 +177,7 @@ def _notices_of(row: JobRow) -> Iterable[NoticeRow]:
 
 
 def _put_in_outbox(connection: Connection, changed: list[JobRow]) -> set[str]:
-    """Add notices of jobs that began or ended, in the transaction that makes it true; return those jobs' ids."""
+    """Add notices in the transaction in which the jobs begin or end; return the ids of these jobs."""
     rows = [notice for row in changed for notice in _notices_of(row)]
     if rows:
         connection.execute(insert(notices), [to_columns(row) for row in rows])
@@ -215,7 +215,7 @@ def _keep_dead_letters(connection: Connection, changed: list[JobRow]) -> None:
 
 
 def notify_others(connection: Connection, job_ids: list[str]) -> None:
-    """Tell the other gateways, whose callers may be waiting for one of these jobs."""
+    """Notify the other gateways, because their callers may be waiting for one of these jobs."""
     if job_ids and connection.dialect.name == "postgresql":
         # A notification holds at most 8,000 bytes; an id takes 37.
         for start in range(0, len(job_ids), 200):

@@ -1,4 +1,4 @@
-"""The outbox: notices to tenants, kept until they are delivered."""
+"""Keeps the outbox: notices to tenants, until they are delivered."""
 
 import time
 from dataclasses import dataclass
@@ -61,34 +61,34 @@ def finished_data(row: JobRow) -> dict[str, Any]:
 
 
 def webhook_notice(row: JobRow, kind: str, target: str) -> NoticeRow:
-    """Make a notice that becomes a webhook of a job: a thin body, after which the receiver reads the job."""
+    """Make a notice that becomes a webhook of a job. Its body is small: the receiver then reads the job."""
     data = {"id": row.id, "engine": row.engine, "status": row.status, "error": row.error}
     return owner_notice(row.tenant, kind, data, target, row.id)
 
 
 def owner_notice(tenant: str, kind: str, data: dict[str, Any], target: str, job_id: str = "") -> NoticeRow:
-    """Make a notice that becomes a webhook of a tenant."""
+    """Make a notice that becomes a webhook to a tenant's address; `job_id` is empty if it is about an engine."""
     body = {"type": kind, "timestamp": moment_of(time.time()), "data": data}
     return _notice(new_job_id(), job_id, tenant, kind, pydantic_core.to_json(body), target)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Take due notices of a channel for `lease_seconds`; after that, another gateway may take them."""
+    """A request for due notices of a channel. After `lease_seconds`, another gateway may take them."""
 
     now: float
     channel: Channel
     limit: int
     lease_seconds: float
     of_one_tenant: int | None = None
-    """At most so many of each tenant."""
+    """Most notices of each tenant; None sets no limit."""
     without: frozenset[str] = frozenset()
-    """Tenants that have enough on their way."""
+    """Tenants to leave out, because enough of their notices are on their way."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeOutcome:
-    """What became of a notice: delivered, failed for good, or pending until `due_at`."""
+    """The outcome of delivering a notice: delivered, failed for good, or pending until `due_at`."""
 
     notice_id: str
     state: NoticeState
@@ -97,13 +97,13 @@ class NoticeOutcome:
 
 
 def claim_notices(connection: Connection, items: list[Claim]) -> list[list[NoticeRow]]:
-    """Take the notices whose time has come, the longest due first."""
+    """Take the due notices that each item asks for, the longest due first."""
     return [_claim(connection, item) for item in items]
 
 
 def _claim(connection: Connection, item: Claim) -> list[NoticeRow]:
     due = [
-        # As text, so that the index of pending notices is used.
+        # The state is written as text, so that the database uses the index of pending notices.
         notices.c.state == text("'pending'"),
         notices.c.due_at <= item.now,
         notices.c.channel == item.channel.value,
@@ -132,7 +132,7 @@ def add_notices(connection: Connection, rows: list[NoticeRow]) -> list[None]:
 
 
 def record_outcomes(connection: Connection, items: list[NoticeOutcome]) -> list[None]:
-    """Write what became of notices. A delivered one is deleted, but a job's webhook stays with its job."""
+    """Write outcomes of notices. A delivered notice is deleted, but a job's webhook stays as long as its job."""
     for item in items:
         if item.state is NoticeState.DELIVERED:
             not_kept = or_(notices.c.channel == Channel.EVENT.value, notices.c.job_id == "")
@@ -145,6 +145,6 @@ def record_outcomes(connection: Connection, items: list[NoticeOutcome]) -> list[
 
 
 def webhooks_of(connection: Connection, job_id: str) -> list[NoticeRow]:
-    """Return a job's webhooks, with what became of each."""
+    """Return a job's webhooks, with the outcome of each."""
     query = select(notices).where(notices.c.job_id == job_id, notices.c.channel == Channel.WEBHOOK.value)
     return [NoticeRow.from_row(row) for row in connection.execute(query.order_by(notices.c.created_at))]

@@ -1,4 +1,4 @@
-"""Questions to the ledger, as functions over a connection."""
+"""Reads the ledger: its queries, as functions over a connection."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, engines, jo
 
 
 def _without(columns: Any, *left_out: str) -> "Select[Any]":
-    """Select the columns in the table's order, with NULL in the place of those that are large and not needed."""
+    """Select a table's columns in their order, with NULL in the places of the columns to leave out."""
 
     def shown(column: Column[Any]) -> Any:
         return null().label(column.name) if column.name in left_out else column
@@ -20,6 +20,8 @@ def _without(columns: Any, *left_out: str) -> "Select[Any]":
 
 
 _WITHOUT_PAYLOAD = _without(jobs.c, "input", "output")
+_WITHOUT_OPTIONS = _without(jobs.c, "input", "output", "options")
+"""For queries that return many jobs and need no options."""
 _LETTERS_WITHOUT_EVENT = _without(dead_letters.c, "event")
 
 
@@ -28,24 +30,24 @@ def _jobs(connection: Connection, query: "Select[Any]") -> list[JobRow]:
 
 
 def answers(connection: Connection) -> bool:
-    """Say that the ledger answers."""
+    """Return True if the ledger answers."""
     return connection.execute(text("SELECT 1")).scalar() == 1
 
 
 def job(connection: Connection, job_id: str) -> JobRow | None:
-    """Return one job, whole."""
+    """Return one job with all its columns."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
     return None if row is None else JobRow.from_row(row)
 
 
 def engines_of(connection: Connection, job_ids: list[str]) -> dict[str, str]:
-    """Return, for each of these jobs that the ledger has, the engine that it names."""
+    """Return the engine of each of these jobs that the ledger has."""
     return dict(connection.execute(select(jobs.c.id, jobs.c.engine).where(jobs.c.id.in_(job_ids))).all())
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which of a tenant's jobs to list: newest first, after the job `cursor`."""
+    """A request for a page of a tenant's jobs: newest first, after the job `cursor`."""
 
     tenant: str
     engine: str | None
@@ -56,7 +58,7 @@ class Listing:
 
 def list_jobs(connection: Connection, listing: Listing) -> list[JobRow]:
     """Return a page of a tenant's jobs, without inputs and outputs."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.tenant == listing.tenant)
+    query = _WITHOUT_OPTIONS.where(jobs.c.tenant == listing.tenant)
     if listing.engine:
         query = query.where(jobs.c.engine == listing.engine)
     if listing.status:
@@ -114,8 +116,8 @@ def queue_counts(connection: Connection, engine: str) -> QueueCounts:
 
 
 def past_queue_deadline(connection: Connection, now: float, limit: int, but_of: tuple[str, ...] = ()) -> list[JobRow]:
-    """Return queued jobs whose time in the queue is over, but not those of the engines `but_of`."""
-    query = _WITHOUT_PAYLOAD.where(
+    """Return queued jobs whose time in the queue is over, without those of the engines `but_of`."""
+    query = _WITHOUT_OPTIONS.where(
         jobs.c.status == Status.QUEUED.value, jobs.c.queue_deadline <= now, jobs.c.engine.not_in(but_of)
     )
     return _jobs(connection, query.limit(limit))
@@ -129,24 +131,24 @@ def handed_over(connection: Connection, before: float) -> list[JobRow]:
 
 def waiting(connection: Connection, engine: str, limit: int) -> list[JobRow]:
     """Return queued jobs of an engine, the oldest first."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value)
+    query = _WITHOUT_OPTIONS.where(jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value)
     return _jobs(connection, query.order_by(jobs.c.id).limit(limit))
 
 
 def unfinished_of(connection: Connection, engines: list[str], limit: int) -> list[JobRow]:
     """Return jobs of these engines that have not ended."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.engine.in_(engines), jobs.c.status.in_(UNFINISHED))
+    query = _WITHOUT_OPTIONS.where(jobs.c.engine.in_(engines), jobs.c.status.in_(UNFINISHED))
     return _jobs(connection, query.limit(limit))
 
 
 def last_ended(connection: Connection, limit: int) -> list[tuple[str, str]]:
-    """Return id and engine of the last jobs accepted that have ended and keep their result: the newest first."""
+    """Return ids and engines of ended jobs that still have their result: those accepted last, the newest first."""
     query = select(jobs.c.id, jobs.c.engine).where(jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
     return [(row.id, row.engine) for row in connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))]
 
 
 def ended_of(connection: Connection, engine: str, before: str | None, limit: int) -> list[str]:
-    """Return ids of an engine's ended jobs that were accepted before the job `before`: the newest first."""
+    """Return ids of an engine's ended jobs that were accepted before the job `before`, the newest first."""
     query = select(jobs.c.id).where(jobs.c.engine == engine, jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
     if before:
         query = query.where(jobs.c.id < before)
@@ -154,17 +156,17 @@ def ended_of(connection: Connection, engine: str, before: str | None, limit: int
 
 
 def past_result(connection: Connection, now: float, limit: int) -> list[JobRow]:
-    """Return ended jobs whose result is past its time and still kept."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
+    """Return ended jobs whose result has expired but is still kept."""
+    query = _WITHOUT_OPTIONS.where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
     return _jobs(connection, query.limit(limit))
 
 
 def list_dead_letters(
     connection: Connection, tenant: str | None, after: tuple[float, str] | None, limit: int
 ) -> list[DeadLetterRow]:
-    """Return a page of a tenant's dead letters, newest first, after the one of that moment and id.
+    """Return a page of a tenant's dead letters, newest first, after the letter of that moment and id.
 
-    `tenant` None: those that nobody could parse.
+    With `tenant` None, return the letters that nobody could parse.
     """
     query = _LETTERS_WITHOUT_EVENT.where(
         dead_letters.c.tenant.is_(None) if tenant is None else dead_letters.c.tenant == tenant
@@ -176,13 +178,13 @@ def list_dead_letters(
 
 
 def dead_letter(connection: Connection, letter_id: str) -> DeadLetterRow | None:
-    """Return one dead letter, with its event where that was kept."""
+    """Return one dead letter, with its event if that was kept."""
     row = connection.execute(select(dead_letters).where(dead_letters.c.id == letter_id)).first()
     return None if row is None else DeadLetterRow.from_row(row)
 
 
 def job_events_after(connection: Connection, job_id: str, sequence: int, limit: int) -> list[JobEventRow]:
-    """Return what an engine reported of a job after the event `sequence`."""
+    """Return an engine's reports about a job after the event `sequence`."""
     query = select(job_events).where(job_events.c.job_id == job_id, job_events.c.sequence > sequence)
     return [JobEventRow._make(row) for row in connection.execute(query.order_by(job_events.c.sequence).limit(limit))]
 
@@ -196,5 +198,5 @@ _STATES = _without(engines.c, "card")
 
 
 def engine_states(connection: Connection) -> list[EngineRow]:
-    """Return the engines without their cards: asked every second."""
+    """Return the engines without their cards, because this is asked every second."""
     return [EngineRow.from_row(row) for row in connection.execute(_STATES)]

@@ -1,7 +1,7 @@
-"""The ledger's rows as frozen types. Fields stand in the order of the table's columns, which a test holds.
+"""Defines the ledger's rows as frozen types, with fields in the order of the table's columns (a test checks that).
 
-Times are seconds since the epoch. Named tuples, because a job's row is made several times on its way: a frozen
-dataclass of as many fields costs five to ten times as much.
+Times are seconds since the epoch. Rows are named tuples, because a job's row is made several times on its way, and a
+frozen dataclass of as many fields costs five to ten times as much.
 """
 
 from collections import defaultdict
@@ -17,16 +17,16 @@ from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.job import JobError, RetryPolicy, Status, StatusReason
 
 UNFINISHED = [status.value for status in Status if not status.is_final]
-"""Of `jobs.status`."""
+"""Values of `jobs.status` of jobs that have not ended."""
 
 
 def to_columns(row: NamedTuple) -> dict[str, Any]:
-    """Write a row as values of its table's columns."""
+    """Return a row as values of its table's columns."""
     return {name: to_column(value) for name, value in row._asdict().items()}
 
 
 def to_column(value: Any) -> Any:
-    """Write a field as its column keeps it: models as JSON, enumerations as text."""
+    """Return a field's value in its column: models become JSON, enumerations text."""
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, BaseModel):
@@ -38,21 +38,25 @@ class FinishedEvent(WireModel):
     """Asks for an event on finished.<tenant> when the job ends."""
 
     correlation_id: str | None = None
-    """What that event names as its `correlationid`: for upstream events, the event that asked for the job."""
+    """The `correlationid` of that event: for a job of an upstream event, the id of that upstream event."""
 
 
 class StoredOptions(WireModel):
-    """What holds for a job, as its request and its engine's card said at acceptance; kept as JSON in `jobs.options`."""
+    """Options of a job, from its request and its engine's card at acceptance; kept as JSON in `jobs.options`."""
 
     retry: RetryPolicy
     retry_on_timeout: bool = False
     execution_timeout_seconds: float
     parameters: dict[str, Any] | None = None
     webhook: str | None = None
-    """Where to POST notices of this job."""
+    """URL to which notices of this job are POSTed."""
     webhook_events_filter: tuple[str, ...] = ()
-    """The notices wanted: `start`, `completed`."""
+    """The wanted notices: `start`, `completed`."""
     finished_event: FinishedEvent | None = None
+
+
+OPTIONS_LEFT_OUT = StoredOptions(retry=RetryPolicy(), execution_timeout_seconds=0)
+"""Stands in rows of queries that do not read the options, because parameters can have megabytes."""
 
 
 class JobRow(NamedTuple):
@@ -63,26 +67,27 @@ class JobRow(NamedTuple):
     engine: str
     """The engine's id."""
     version: str | None
-    """Of the engine, in the last attempt."""
+    """The engine's version in the last attempt."""
     status: Status
     status_reason: StatusReason | None
     priority: int
     input: str | None
-    """JSON; None if it is an object (`input_ref`), was purged, or the query leaves it out."""
+    """JSON; None if the input is an object (`input_ref`), was purged, or is left out by the query."""
     input_ref: str | None
     """Key of the object that holds the input."""
     options: StoredOptions
+    """OPTIONS_LEFT_OUT if the query leaves them out."""
     traceparent: str | None
     attempts: int
-    """Attempts begun so far."""
+    """Number of attempts that have begun."""
     hand_overs: int
-    """How often it was published."""
+    """How often the job was published."""
     handed_over_at: float | None
-    """Set while it stands in its engine's window."""
+    """The moment of its hand-over; None while it is not in its engine's window."""
     available_at: float
-    """It is not handed over before this moment."""
+    """Earliest moment of its next hand-over."""
     worker: str | None
-    """Which worker runs or ran the last attempt."""
+    """The worker that runs or ran the last attempt."""
     created_at: float
     queue_deadline: float
     """The end of its time in the queue."""
@@ -93,7 +98,7 @@ class JobRow(NamedTuple):
     result_ttl_seconds: int
     result_expires_at: float | None
     output: str | None
-    """JSON; None until it succeeded, if it is an object (`output_ref`), was purged, or the query leaves it out."""
+    """JSON; None before success, or if the output is an object (`output_ref`), was purged, or is left out."""
     output_ref: str | None
     error: JobError | None
     dead_lettered: bool
@@ -101,7 +106,7 @@ class JobRow(NamedTuple):
     retry_of: str | None
     retried_as: str | None
     purged: bool
-    """Whether its input and output are gone."""
+    """Whether its input and output have been deleted."""
 
     @classmethod
     def accepted(
@@ -120,7 +125,7 @@ class JobRow(NamedTuple):
         result_ttl_seconds: int,
         retry_of: str | None,
     ) -> "JobRow":
-        """Make the row of a job that has just been accepted and not been handed over."""
+        """Make the row of a new job that has not been handed over."""
         return cls(
             id=id,
             tenant=tenant,
@@ -160,9 +165,10 @@ class JobRow(NamedTuple):
         """Read a row of `jobs` whose columns stand in the table's order."""
         values = list(row)
         values[_STATUS] = Status(values[_STATUS])
-        values[_OPTIONS] = StoredOptions.model_validate_json(values[_OPTIONS])
-        if values[_REASON] is not None:
-            values[_REASON] = StatusReason(values[_REASON])
+        options = values[_OPTIONS]
+        values[_OPTIONS] = OPTIONS_LEFT_OUT if options is None else StoredOptions.model_validate_json(options)
+        # A gateway of a newer version may have stored a reason that this one does not know: it shows none.
+        values[_REASON] = _REASONS.get(values[_REASON])
         if values[_ERROR] is not None:
             values[_ERROR] = JobError.model_validate_json(values[_ERROR])
         return cls._make(values)
@@ -174,8 +180,8 @@ class JobRow(NamedTuple):
     def record_ttl_seconds(self, now: float, margin_seconds: int) -> int:
         """Return how long its record lives after a write at `now`.
 
-        Long enough for the last delivery to be recognised and for the result to be read: a delivery past the queue
-        deadline is not run, and a result past its time is not read, so the longer of the two is enough.
+        The record must live until the last delivery that could run the job, and until the result's time is over. No
+        delivery is run after the queue deadline, so the longer of the two times is enough.
         """
         queue_left = max(self.queue_deadline - now, 0)
         longest = max(queue_left, self.result_ttl_seconds)
@@ -190,13 +196,14 @@ def by_engine(rows: Iterable[JobRow]) -> dict[str, list[JobRow]]:
     return grouped
 
 
+_REASONS = {reason.value: reason for reason in StatusReason}
 _STATUS, _REASON, _OPTIONS, _ERROR = (
     JobRow._fields.index(name) for name in ("status", "status_reason", "options", "error")
 )
 
 
 class EngineRow(NamedTuple):
-    """An engine as it was last known."""
+    """An engine in its last known state."""
 
     id: str
     state: EngineState
@@ -219,14 +226,14 @@ class DeadLetterRow(NamedTuple):
 
     id: str
     tenant: str | None
-    """None: nobody could parse it, so it is the operators'."""
+    """None if nobody could parse the delivery: then it belongs to the operators."""
     engine: str | None
     job_id: str | None
     reason: str
     attempts: int
     error: JobError | None
     event: str | None
-    """What was delivered, as text; None for a job's, and in listings."""
+    """The delivery as text; None if the letter is a job's, and in listings."""
     created_at: float
     redriven_as: str | None
 
@@ -238,7 +245,7 @@ class DeadLetterRow(NamedTuple):
 
 
 class JobEventRow(NamedTuple):
-    """What an engine reported of a job while it worked."""
+    """A report of an engine about a job while it worked on it."""
 
     job_id: str
     sequence: int
@@ -248,14 +255,14 @@ class JobEventRow(NamedTuple):
 
 
 class Channel(StrEnum):
-    """How a notice reaches its tenant."""
+    """The way in which a notice reaches its tenant."""
 
     EVENT = "event"
     WEBHOOK = "webhook"
 
 
 class NoticeState(StrEnum):
-    """How far a notice is."""
+    """State of the delivery of a notice."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -263,17 +270,17 @@ class NoticeState(StrEnum):
 
 
 class NoticeRow(NamedTuple):
-    """Something that a tenant must still be told."""
+    """A notice to a tenant."""
 
     id: str
     job_id: str
-    """Empty: it is about an engine."""
+    """Empty if the notice is about an engine."""
     tenant: str
     channel: Channel
     event: str
     """The event's type."""
     target: str | None
-    """The webhook's URL."""
+    """The webhook's URL; None for an event."""
     body: str
     state: NoticeState
     last_error: str | None

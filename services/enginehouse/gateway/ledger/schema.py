@@ -1,4 +1,4 @@
-"""The ledger's tables. Times are seconds since the epoch; JSON is kept as text, as it came."""
+"""Defines the ledger's tables. Times are seconds since the epoch; JSON is kept as text, unchanged."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ jobs = Table(
     Column("retried_as", String(36)),
     Column("purged", Boolean, nullable=False, server_default=text("false")),
     Index("ix_jobs_tenant", "tenant", "id"),
-    # The queue: the dispatcher takes the first jobs of each tenant of an engine from it.
+    # The queue: from it, the dispatcher takes the first jobs of each tenant of an engine.
     Index(
         "ix_jobs_backlog",
         "engine",
@@ -67,7 +67,7 @@ jobs = Table(
         sqlite_where=text(BACKLOG),
         postgresql_where=text(BACKLOG),
     ),
-    # What is in an engine's window.
+    # The jobs in an engine's window.
     Index(
         "ix_jobs_handed_over",
         "engine",
@@ -131,7 +131,7 @@ dead_letters = Table(
     Index("ix_dead_letters_tenant", "tenant", "id"),
 )
 
-# What engines reported while they worked, for callers that follow a job.
+# Reports of engines about their running jobs, for callers that follow a job.
 job_events = Table(
     "job_events",
     metadata,
@@ -141,7 +141,7 @@ job_events = Table(
     Column("value", Text, nullable=False),
 )
 
-# The outbox: notices to tenants. Written in the transaction that makes them true.
+# The outbox: notices to tenants. A notice is written in the same transaction as the change that it reports.
 notices = Table(
     "notices",
     metadata,
@@ -152,7 +152,7 @@ notices = Table(
     Column("event", String(60), nullable=False),
     Column("target", Text),
     Column("body", Text, nullable=False),
-    # pending, delivered or failed: the notice's own state, which never touches the job's.
+    # The notice's own state (pending, delivered, failed). It never changes the state of the job.
     Column("state", String(10), nullable=False),
     Column("last_error", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),

@@ -1,4 +1,4 @@
-"""Engines' windows: how many of an engine's jobs are handed over at once, and which come next."""
+"""Fills engines' windows with the next jobs in fair order, and puts lost jobs back into the queue."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,10 @@ _TRY_LOCKS = text("SELECT e FROM unnest(CAST(:engines AS text[])) e WHERE pg_try
 
 
 def lock_windows(connection: Connection, engines: list[str]) -> list[str]:
-    """Return the engines whose window lock this transaction won. Never waits, so two gateways cannot deadlock."""
+    """Lock the engines' windows until the transaction ends; return the engines whose lock was free.
+
+    This never waits, so two gateways cannot deadlock.
+    """
     if connection.dialect.name != "postgresql" or not engines:
         return engines
     return list(connection.execute(_TRY_LOCKS, {"engines": engines}).scalars())
@@ -24,7 +27,7 @@ def lock_windows(connection: Connection, engines: list[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class FillWindow:
-    """Hand over jobs of an engine as far as its window has room."""
+    """A request to hand over jobs of an engine, as many as its window has room for."""
 
     engine: str
     window: int
@@ -45,8 +48,8 @@ _FIRST_OF_TENANT = """
       AND k.tenant = t.tenant AND k.available_at <= :now AND k.queue_deadline > :now
     ORDER BY k.priority DESC, k.id LIMIT :room
 """
-# One question in two forms, each answered from ix_jobs_backlog alone: SQLite has no LATERAL, and PostgreSQL would scan
-# the table for the form of SQLite.
+# One query in two forms, each of which reads ix_jobs_backlog only: SQLite has no LATERAL, and PostgreSQL would scan the
+# whole table for SQLite's form.
 _CANDIDATES = {
     "sqlite": text(
         f"{_TENANTS_WAITING} SELECT c.id, c.tenant, c.priority FROM tenants t "  # noqa: S608
@@ -61,10 +64,10 @@ _CANDIDATES = {
 
 @dataclass(slots=True)
 class _FairOrder:
-    """Orders candidates by priority, then by how many jobs of their tenant stand before them, then by age."""
+    """Orders candidates by priority, then by the number of jobs of the same tenant before them, then by age."""
 
     in_window: Counter[str] = field(default_factory=Counter)
-    """Jobs of each tenant that are in the window already: they stand before its candidates."""
+    """Number of each tenant's jobs that are already in the window: they count as before its candidates."""
     positions: dict[str, Any] = field(default_factory=lambda: defaultdict(count))
 
     def order(self, candidates: Sequence[Row[Any]]) -> list[Row[Any]]:
@@ -76,9 +79,9 @@ class _FairOrder:
 
 
 def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[JobRow] | None]:
-    """Mark the next jobs of each engine as handed over; they must be published once this is committed.
+    """Mark the next jobs of each engine as handed over; they must be published after the commit.
 
-    None: another gateway holds this engine's window lock; ask again in a moment.
+    Return None for an engine whose window lock another gateway holds; ask again in a moment.
     """
     locked = set(lock_windows(connection, sorted({item.engine for item in items})))
     return [_fill_window(connection, item) if item.engine in locked else None for item in items]
@@ -115,16 +118,16 @@ def _fill_window(connection: Connection, item: FillWindow) -> list[JobRow]:
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """Put jobs back into the queue whose hand-over did not happen or got lost."""
+    """A request to put jobs back into the queue, because their hand-over failed or got lost."""
 
     job_ids: tuple[str, ...]
     reason: StatusReason | None
     handed_over_until: float
-    """Only jobs handed over no later than this: another gateway may just have handed one over again."""
+    """A job that was handed over later than this stays: another gateway has just handed it over again."""
 
 
 def requeue(connection: Connection, items: list[Requeue]) -> list[None]:
-    """Put unfinished jobs back into the queue."""
+    """Put the unfinished ones of these jobs back into the queue."""
     for item in items:
         connection.execute(
             update(jobs)

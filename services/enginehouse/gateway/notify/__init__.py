@@ -1,1 +1,1 @@
-"""Tells tenants what became of their jobs and engines: events and webhooks, from the outbox."""
+"""Notifies tenants of changes of their jobs and engines, by events and webhooks from the outbox."""

@@ -1,4 +1,4 @@
-"""Empties the outbox, at least once for each notice: events on finished.<tenant>, and webhooks."""
+"""Delivers the notices in the outbox, each at least once: events on finished.<tenant>, and webhooks."""
 
 import asyncio
 import contextlib
@@ -27,10 +27,10 @@ _AT_ONCE = 200
 _LEASE_SECONDS = 60.0
 _LONGEST_BACKOFF_SECONDS = 3_600.0
 _WEBHOOK_ATTEMPTS = 20
-"""With the backoff: about half a day."""
+"""With the backoff, the attempts take about half a day."""
 _WEBHOOKS_AT_ONCE = 64
 _WEBHOOKS_OF_ONE_TENANT = 8
-"""A tenant whose receiver hangs holds up its own webhooks only."""
+"""Limits each tenant, so that a receiver that hangs holds up its own tenant's webhooks only."""
 
 
 def backoff_seconds(attempts: int) -> float:
@@ -59,22 +59,22 @@ class Notifier:
         self._events_woken = asyncio.Event()
         self._webhooks_woken = asyncio.Event()
         self._sending: Counter[str] = Counter()
-        """Webhooks of each tenant that are on their way."""
+        """Number of each tenant's webhooks that are on their way."""
 
     async def send_event(
         self, tenant: str, kind: str, data: dict[str, Any], *, correlation_id: str | None = None
     ) -> None:
-        """Have an event of no job published on a tenant's topic."""
+        """Put an event that is not about a job into the outbox, for a tenant's topic."""
         await self._ledger.add_notice(event_notice(tenant, kind, data, "", correlation_id))
         self.wake()
 
     async def send_webhook(self, tenant: str, kind: str, data: dict[str, Any], target: str) -> None:
-        """Have a webhook of no job sent to a tenant."""
+        """Put a webhook that is not about a job into the outbox, for a tenant's address `target`."""
         await self._ledger.add_notice(owner_notice(tenant, kind, data, target))
         self.wake()
 
     def wake(self) -> None:
-        """Look at the outbox now: it has something new."""
+        """Make the notifier look at the outbox now, because it has a new notice."""
         self._events_woken.set()
         self._webhooks_woken.set()
 
@@ -87,17 +87,17 @@ class Notifier:
                 self._repeat(lambda: self._begin_webhooks(sending), self._webhooks_woken),
             )
         finally:
-            # Webhooks that are on their way are sent again when their lease is over.
+            # Webhooks that are cut off here are sent again when their lease is over.
             await sending.close()
 
     async def _repeat(self, step: Callable[[], Awaitable[bool]], woken: asyncio.Event) -> None:
-        """Run `step` again at once while it returns that there is more; otherwise once something is new."""
+        """Run `step` for ever: at once if it says that there is more, otherwise when `woken` is set or time is up."""
         while True:
             woken.clear()
             try:
                 more = await step()
             except EnginehouseError as error:
-                log.warning(f"The outbox waits: {error}", action="outbox_waits")
+                log.warning(f"Notices stay in the outbox for now: {error}", action="outbox_waits")
                 more = False
             except Exception:
                 log.exception("The outbox could not be emptied", action="outbox_failed")
@@ -127,13 +127,13 @@ class Notifier:
             log.warning(f"{len(notices)} events for {tenant} wait: {error}", action="events_wait", tenant=tenant)
             landed = [False] * len(notices)
         outcomes = [
-            NoticeOutcome(notice.id, NoticeState.DELIVERED) if ok else self._again(notice, error)
+            NoticeOutcome(notice.id, NoticeState.DELIVERED) if ok else self._try_again(notice, error)
             for notice, ok in zip(notices, landed, strict=True)
         ]
         await asyncio.gather(*(self._ledger.record_outcome(outcome) for outcome in outcomes))
 
     async def _begin_webhooks(self, sending: Background) -> bool:
-        """Start as many webhooks as may be on their way at once; each that ends makes room for another."""
+        """Start as many webhooks as may be on their way at once. Return False: one that ends starts the next look."""
         room = _WEBHOOKS_AT_ONCE - self._sending.total()
         if room <= 0:
             return False
@@ -150,14 +150,14 @@ class Notifier:
         self._sending -= Counter({tenant: 1})
         self._webhooks_woken.set()
 
-    def _again(self, notice: NoticeRow, error: str | None) -> NoticeOutcome:
+    def _try_again(self, notice: NoticeRow, error: str | None) -> NoticeOutcome:
         return NoticeOutcome(notice.id, NoticeState.PENDING, error, time.time() + self._backoff(notice.attempts))
 
     async def _send(self, notice: NoticeRow) -> None:
         outcome = await self._outcome(notice)
         if outcome.state is not NoticeState.DELIVERED:
             log.info(
-                f"A webhook of job {notice.job_id} was not delivered: {outcome.error}",
+                f"A webhook to {notice.tenant} was not delivered: {outcome.error}",
                 action="webhook_undelivered",
                 job_id=notice.job_id,
                 tenant=notice.tenant,
@@ -167,7 +167,10 @@ class Notifier:
             await self._ledger.record_outcome(outcome)
         except EnginehouseError as error:
             log.warning(
-                f"What became of a webhook is not recorded: {error}", action="outbox_waits", job_id=notice.job_id
+                f"The outcome of a webhook to {notice.tenant} could not be recorded: {error}",
+                action="outbox_waits",
+                job_id=notice.job_id,
+                tenant=notice.tenant,
             )
 
     async def _outcome(self, notice: NoticeRow) -> NoticeOutcome:
@@ -175,11 +178,11 @@ class Notifier:
             await self._webhooks.send(notice)
         except ConnectionError as error:
             if notice.attempts + 1 < _WEBHOOK_ATTEMPTS:
-                return self._again(notice, str(error))
+                return self._try_again(notice, str(error))
             return NoticeOutcome(notice.id, NoticeState.FAILED, str(error))
         except GiveUp as error:
             return NoticeOutcome(notice.id, NoticeState.FAILED, str(error))
         except (httpx2.InvalidURL, ValueError) as error:
-            # Nothing can be sent to this address, although it passed the check when the job named it.
+            # The address passed the check when it was named, but nothing can be sent to it.
             return NoticeOutcome(notice.id, NoticeState.FAILED, f"the address cannot be used: {error}")
         return NoticeOutcome(notice.id, NoticeState.DELIVERED)

@@ -1,4 +1,4 @@
-"""The tenants' secrets for signing webhooks."""
+"""Reads the secrets with which tenants' webhooks are signed."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS
 
 
 class WebhookSecrets:
-    """Reads a file per tenant, a secret a line, the newest first. At most two secrets are active."""
+    """Reads one file for each tenant: one secret on each line, the newest first. At most two secrets are active."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def of(self, tenant: str) -> list[str]:
-        """Return the active secrets. The file is read each time, so a rotation holds at once."""
+        """Return the active secrets. The file is read each time, so a rotation takes effect at once."""
         if self._folder is None:
             return []
         try:

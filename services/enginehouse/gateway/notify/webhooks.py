@@ -1,4 +1,4 @@
-"""Sends webhooks: signed notices to addresses that tenants name, which may be chosen to reach inside the platform."""
+"""Sends webhooks: signed notices to addresses that tenants name, and that may aim at the platform's inside."""
 
 import asyncio
 import ipaddress
@@ -16,7 +16,7 @@ from enginehouse.gateway.notify.webhook_secrets import WebhookSecrets
 _TIMEOUT_SECONDS = 10.0
 _GONE = 410
 _HOLDS_IPV4 = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
-"""IPv6 addresses that end in the IPv4 address they lead to: IPv4-compatible ones, and those of NAT64."""
+"""Networks whose IPv6 addresses end in the IPv4 address to which they lead: IPv4-compatible and NAT64 addresses."""
 
 
 class WebhookRefused(RequestError):
@@ -27,11 +27,11 @@ class WebhookRefused(RequestError):
 
 
 class GiveUp(Exception):
-    """Trying again cannot help."""
+    """The webhook cannot be delivered, and trying again cannot help."""
 
 
 def _destination(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return where an address leads: the IPv4 address inside an IPv6 one that maps or tunnels to it."""
+    """Return the address to which packets go: for an IPv6 address that maps or tunnels to IPv4, the IPv4 address."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
@@ -57,7 +57,7 @@ class Webhooks:
     def check(self, tenant: str, url: str) -> None:
         """Raise WebhookRefused if a job may not name this address.
 
-        A host name is only resolved, and its address checked, when the webhook is sent.
+        A host name is resolved, and its address checked, only when the webhook is sent.
         """
         try:
             parts = urlsplit(url)
@@ -67,7 +67,7 @@ class Webhooks:
         except (ValueError, httpx2.InvalidURL):
             host = None
         if not host or parts.scheme not in ("http", "https") or parts.username or parts.password:
-            raise WebhookRefused("webhook: must be http(s)://HOST/…, without a user or password in it")
+            raise WebhookRefused("webhook: it must be http(s)://HOST/… and contain no user and no password")
         if not self._secrets.of(tenant):
             raise WebhookRefused(
                 f"webhook: {tenant} has no signing secret yet; 'enginehouse tenant webhook-secret {tenant}' makes one"
@@ -81,10 +81,12 @@ class Webhooks:
     def _check_address(self, address: str) -> None:
         ip = _destination(address)
         if not self._allow_inside and (not ip.is_global or ip.is_multicast):
-            raise WebhookRefused(f"webhook: {address} is an inside address, and those are refused")
+            raise WebhookRefused(
+                f"webhook: {address} is an inside address, and the platform sends webhooks to outside addresses only"
+            )
 
     async def _resolve(self, host: str, port: int) -> str:
-        """Return the one address that was checked and is then used: a second look-up could give another."""
+        """Return a checked address of `host`. It must be used as it is: a second look-up could give another one."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
@@ -94,7 +96,7 @@ class Webhooks:
         return str(found[0][4][0])
 
     async def send(self, notice: NoticeRow) -> None:
-        """Send a notice. ConnectionError: try again later; GiveUp: do not."""
+        """Send a notice. Raise ConnectionError if trying again later may help, or GiveUp if it cannot."""
         secrets = self._secrets.of(notice.tenant)
         if not secrets:
             raise ConnectionError(f"{notice.tenant} has no signing secret")
@@ -112,12 +114,12 @@ class Webhooks:
         except (httpx2.HTTPError, OSError, TimeoutError) as error:
             raise ConnectionError(f"{type(error).__name__}") from None
         if response.status_code == _GONE:
-            raise GiveUp("the receiver answered 410: it wants no more")
+            raise GiveUp("the receiver answered 410, which asks for no more webhooks")
         if not response.is_success:
             raise ConnectionError(f"the receiver answered {response.status_code}")
 
     def _request(self, notice: NoticeRow, target: httpx2.URL, address: str, secrets: list[str]) -> httpx2.Request:
-        """Build the signed request, to `address` and in the name of the target's host."""
+        """Build the signed request to `address`, with the target's host name in its headers."""
         moment = datetime.now(UTC)
         signature = " ".join(Webhook(secret).sign(notice.id, moment, notice.body) for secret in secrets)
         return self._client.build_request(

@@ -1,1 +1,1 @@
-"""Turns what runners report into ledger rows, and tells everybody who must know."""
+"""Turns runners' reports into ledger rows, and informs all parts that depend on them."""

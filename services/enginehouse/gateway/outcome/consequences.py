@@ -1,4 +1,4 @@
-"""Lets follow what must follow when a row changed: callers wake, limits and breakers learn, the next jobs go out."""
+"""Acts on changed rows: wakes callers, updates limits and breakers, sends notices, and hands over the next jobs."""
 
 import asyncio
 import time
@@ -21,13 +21,13 @@ from enginehouse.gateway.tenants.limits import Limits
 log = structlog.get_logger()
 
 _SKEW_SECONDS = 1.0
-"""Between a runner's clock and ours."""
+"""Tolerated difference between a runner's clock and this gateway's."""
 _RETRY_MARGIN_SECONDS = 0.005
-"""So that the job is available when the dispatcher looks."""
+"""Wakes the dispatcher a little late, so that it finds the job available."""
 
 
 class Consequences:
-    """Tells every part that must know of a mirrored row."""
+    """Informs every part that depends on a job's row when the row has been mirrored."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Consequences:
         self._expected = expected
         self._samples = samples
         self.last_begun: dict[str, float] = {}
-        """For each engine, when the job was handed over that was handed over last among those it has begun."""
+        """For each engine: of the jobs that it has begun, the latest moment of a hand-over."""
 
     async def follow(self, engine_id: str, mirrored: Sequence[Mirrored]) -> None:
-        """Let everything follow from rows of one engine that were just mirrored."""
+        """Act on rows of one engine that were just mirrored."""
         for item in mirrored:
             if item.row.status.is_final:
                 self._ended(item)
@@ -64,7 +64,7 @@ class Consequences:
         row = item.row
         self._expected.forget(row.id)
         if item.changed:
-            # Before its caller wakes, which may submit the next job at once.
+            # The limit is freed before the caller wakes, because it may submit its next job at once.
             self._limits.ended(row.tenant)
             self._samples.add(row.engine, row.id)
         self._waiters.wake(row.id, row)
@@ -78,7 +78,7 @@ class Consequences:
             await self._lessons.learn(row)
         except EnginehouseError as error:
             log.warning(
-                f"The breaker of {row.engine} did not learn how a job ended: {error}",
+                f"The breaker of {row.engine} did not learn how job {row.id} ended: {error}",
                 action="lesson_lost",
                 engine_id=row.engine,
                 job_id=row.id,

@@ -1,4 +1,4 @@
-"""Takes what arrives on the dead-letter topic: deliveries that could not become a job, kept with the reason."""
+"""Takes the dead-letter topic's deliveries and keeps them, with the reason why they could not become a job."""
 
 import hashlib
 import time
@@ -20,7 +20,7 @@ UNPARSABLE = "UNPARSABLE"
 
 
 def letter_row(body: bytes) -> DeadLetterRow:
-    """Read a delivery. A runner's dead letter is its tenant's; what nobody could parse is the operators'."""
+    """Read a delivery. A runner's dead letter belongs to the tenant; one that cannot be parsed belongs to operators."""
     raw = raw_payload(body)
     row = DeadLetterRow(
         id=hashlib.sha256(raw).hexdigest(),
@@ -53,14 +53,16 @@ def letter_row(body: bytes) -> DeadLetterRow:
 
 
 def receiver(ledger: Ledger) -> Deliver:
-    """Return what takes the deliveries of the dead-letter topic."""
+    """Make the function that takes the dead-letter topic's deliveries."""
 
     async def deliver(body: bytes) -> bool:
         row = letter_row(body)
         try:
             await ledger.keep_dead_letter(row)
         except EnginehouseError as error:
-            log.warning(f"A dead letter waits: {error}", action="dead_letter_waits")
+            log.warning(
+                f"A dead letter cannot be kept now and will be delivered again: {error}", action="dead_letter_waits"
+            )
             return False
         log.warning(
             f"A delivery was dead-lettered: {row.reason}",

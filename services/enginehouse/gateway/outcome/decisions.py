@@ -1,4 +1,4 @@
-"""The decisions that the gateway itself may take about a job, as functions of its present record."""
+"""Makes the decisions that the gateway itself may take about a job, as functions of the job's present record."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from enginehouse.contracts.job import JobError, JobErrorCode, JobRecord, Status,
 from enginehouse.contracts.moments import now
 
 Decision = Callable[[JobRecord | None], JobRecord | None]
-"""Takes the present record; returns the one to write, or None to leave it."""
+"""Takes the present record, or None if there is none. Returns the record to write, or None to write nothing."""
 
 
 def _end(after: Status, code: JobErrorCode, message: str, *, dead_lettered: bool = False) -> Decision:
@@ -35,8 +35,8 @@ def cancel(by: str) -> Decision:
 def expire(max_time_in_queue_seconds: float, attempts_over: int = 0) -> Decision:
     """Expire the job, unless it runs or has ended.
 
-    The ledger knows that the first `attempts_over` attempts are over. A record that still shows one of them as running
-    is the claim of a worker that vanished: it goes back to queued first.
+    The ledger knows that the first `attempts_over` attempts are over. If the record still shows one of them as running,
+    its worker vanished: the record first goes back to queued.
     """
     end = _end(
         Status.EXPIRED,
@@ -60,10 +60,10 @@ purge = _end(Status.CANCELED, JobErrorCode.CANCELED, "Purged from the engine's q
 
 
 def give_up(hand_overs: int) -> Decision:
-    """Fail a job that was handed over again and again, and that no worker ended."""
+    """Fail a job that was handed over `hand_overs` times and that no worker ended."""
     return _end(
         Status.FAILED,
         JobErrorCode.WORKER_LOST,
-        f"Handed over {hand_overs} times, and no worker lived to say what became of it.",
+        f"Handed over {hand_overs} times, and no worker reported how it ended.",
         dead_lettered=True,
     )

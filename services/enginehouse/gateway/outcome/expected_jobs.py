@@ -1,4 +1,4 @@
-"""Remembers which engine each unfinished job of this gateway belongs to, so that a hint need not ask the ledger."""
+"""Remembers the engine of each unfinished job of this gateway, so that most hints need no query."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from enginehouse.gateway.ledger.ledger import Ledger
 
 
 class ExpectedJobs:
-    """Maps jobs to engines as the ledger names them: the engine that an event names could be a false claim."""
+    """Maps jobs to engines as the ledger names them: an event could name a wrong engine on purpose."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -18,11 +18,11 @@ class ExpectedJobs:
         self._engine_of[job_id] = engine_id
 
     def forget(self, job_id: str) -> None:
-        """Forget a job: it ended, or was not accepted after all."""
+        """Forget a job that ended or was not accepted."""
         self._engine_of.pop(job_id, None)
 
     async def engines_of(self, job_ids: Sequence[str]) -> dict[str, str]:
-        """Return the engine of each job; jobs that are not remembered are looked up in the ledger, all at once."""
+        """Return the engine of each known job. Ask the ledger, in one query, for those that are not remembered."""
         known = {job_id: self._engine_of[job_id] for job_id in job_ids if job_id in self._engine_of}
         unknown = [job_id for job_id in job_ids if job_id not in known]
         return known | await self._ledger.read(read.engines_of, unknown) if unknown else known

@@ -1,4 +1,4 @@
-"""Takes what runners publish on the topic `completions`: hints that records changed, progress, announcements."""
+"""Takes runners' events from the topic `completions`: hints that records changed, progress, announcements of cards."""
 
 import pydantic_core
 import structlog
@@ -21,7 +21,7 @@ _CLOSE_SECONDS = 5.0
 
 
 class Hints:
-    """Reads hints. They say only where to look: what became of a job is in its record."""
+    """Reads the records to which hints point. A hint itself proves nothing: the record says how the job ended."""
 
     def __init__(
         self, ledger: Ledger, catalogue: Catalogue, expected: ExpectedJobs, mirroring: Mirroring, waiters: Waiters
@@ -34,7 +34,7 @@ class Hints:
         self._background = Background()
 
     async def deliver(self, body: bytes) -> bool:
-        """Take one delivery. True acknowledges it, False asks for it again."""
+        """Take one delivery. Return True to acknowledge it, False to have it delivered again."""
         try:
             event = read_event(Completion, body)
         except Malformed as error:
@@ -50,19 +50,29 @@ class Hints:
                 return not job_ids or await self._keep_progress(body)
             return await self._mirror(await self._expected.engines_of(job_ids))
         except EnginehouseError as error:
-            log.warning(f"A completion waits: {error}", action="completion_waits", job_id=event.subject)
+            log.warning(
+                f"A completion cannot be handled now and will be delivered again: {error}",
+                action="completion_waits",
+                job_id=event.subject,
+            )
             return False
         except Exception:
-            log.exception("A completion failed and comes again", action="completion_failed", job_id=event.subject)
+            log.exception(
+                "A completion failed and will be delivered again", action="completion_failed", job_id=event.subject
+            )
             return False
 
     async def _mirror(self, engine_ids: dict[str, str]) -> bool:
         try:
             await self._mirroring.mirror(engine_ids)
         except Unavailable as error:
-            # Acknowledged all the same: hints of one engine whose store is away would take the places of all others,
-            # and the sweep reads the record of every job that is handed over.
-            log.warning(f"The sweep is to look at these jobs: {error}", action="hint_dropped", job_ids=list(engine_ids))
+            # Acknowledge it nevertheless: otherwise hints of an engine whose store is away would fill the places at the
+            # sidecar and hold up all others. The sweep reads the record of every job that is handed over.
+            log.warning(
+                f"A hint is dropped and its jobs are left to the sweep, because a store does not answer: {error}",
+                action="hint_dropped",
+                job_ids=list(engine_ids),
+            )
         return True
 
     async def _keep_progress(self, body: bytes) -> bool:
@@ -79,7 +89,7 @@ class Hints:
         return True
 
     async def listen_to_others(self) -> None:
-        """Wake callers whose jobs another gateway has mirrored, for ever."""
+        """Wake callers, for ever, when another gateway has mirrored their jobs."""
 
         def heard(payload: str) -> None:
             for job_id in payload.split():
@@ -89,5 +99,5 @@ class Hints:
         await self._ledger.database.listen(heard, self._waiters.wake_all)
 
     async def close(self) -> None:
-        """Finish what is being read."""
+        """Finish reading cards."""
         await self._background.close(_CLOSE_SECONDS)

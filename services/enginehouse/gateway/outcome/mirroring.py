@@ -1,4 +1,4 @@
-"""Brings ledger rows to what the job records say."""
+"""Copies job records into ledger rows."""
 
 import asyncio
 import time
@@ -17,17 +17,17 @@ _CLOSE_SECONDS = 5.0
 
 
 class Mirroring:
-    """Reads records in bulk, writes their rows, and lets the consequences follow."""
+    """Reads records in bulk, updates their rows, and starts the consequences."""
 
     def __init__(self, sidecar: Sidecar, ledger: Ledger, consequences: Consequences) -> None:
         self._sidecar = sidecar
         self._ledger = ledger
         self._consequences = consequences
         self._reading: Gather[str, str, None] = Gather(self._read, at_most=_READ_MAX)
-        """Job ids by engine. A hint that comes during a read causes another one: the read may have been too early."""
+        """Gathers job ids by engine. A hint during a read causes another read, since the first may be too early."""
 
     async def mirror(self, engine_ids: Mapping[str, str]) -> None:
-        """Mirror the records of jobs, each of an engine. Raises what kept one of them from being mirrored."""
+        """Mirror the records of these jobs, given with their engines. If some cannot be mirrored, raise the first error."""
         reads = [self._reading.put(engine_id, job_id) for job_id, engine_id in engine_ids.items()]
         for outcome in await asyncio.gather(*reads, return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -47,5 +47,5 @@ class Mirroring:
         await self._consequences.follow(engine_id, [item for item in mirrored if item is not None])
 
     async def close(self) -> None:
-        """Finish what is being mirrored."""
+        """Finish mirroring the records that are being read."""
         await self._reading.close(_CLOSE_SECONDS)

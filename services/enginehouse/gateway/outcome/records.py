@@ -1,4 +1,4 @@
-"""The one place where the gateway decides about a job's record."""
+"""Changes job records, as the only module of the gateway, and reads them within the store budget."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from enginehouse.sidecar.records import JobRecords, StoredRecord
 class Records:
     """Reads and writes records for the gateway, each use within the store budget.
 
-    Unavailable if the engine's store does not answer in time. A record that cannot be read has no say: it is written
-    over when its job ends.
+    Raises Unavailable if the engine's store does not answer in time. A record that cannot be read counts as missing and
+    is overwritten when its job ends.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Records:
         margin_seconds: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Let a record live `margin_seconds` longer than anything that may still need it."""
+        """Keep a record for `margin_seconds` after the last moment at which it may be needed."""
         self._sidecar = sidecar
         self._mirroring = mirroring
         self._budget = budget
@@ -37,14 +37,14 @@ class Records:
         self._clock = clock
 
     async def decide(self, row: JobRow, decision: Decision) -> JobRecord:
-        """Let `decision` change the record, mirror whatever holds then, and return that."""
+        """Apply `decision` to the record, mirror the record that then holds, and return it."""
         async with self._budget.spend():
             record = await self._of(row.engine).change(row.id, self._ttl_seconds(row), decision, over_unreadable=True)
         await self._mirroring.apply(row.engine, {row.id: record})
         return record
 
     async def restore(self, row: JobRow) -> None:
-        """Write again how a job ended, into a store that came back older than it was."""
+        """Write the final record of an ended job again, into a store that was restored from a backup."""
         async with self._budget.spend():
             records = self._of(row.engine)
             await records.restore(row.id, self._ttl_seconds(row), record_of(row), over_unreadable=True)
@@ -55,7 +55,7 @@ class Records:
             return await self._of(engine_id).read_many(job_ids)
 
     async def mirror(self, engine_id: str, stored: Mapping[str, StoredRecord]) -> None:
-        """Bring the ledger to what these records say."""
+        """Copy these records into the ledger."""
         await self._mirroring.apply(engine_id, {job_id: found.record for job_id, found in stored.items()})
 
     def _of(self, engine_id: str) -> JobRecords:

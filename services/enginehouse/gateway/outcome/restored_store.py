@@ -1,4 +1,4 @@
-"""Writes final records again after a store was restored from an older backup: otherwise their jobs would run again."""
+"""Writes final records again after a store was restored from a backup; otherwise their jobs would run again."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ _AT_ONCE = 16
 
 
 class RestoredStores:
-    """Looks for sampled records; where one is gone, writes all that the ledger has and the store lacks."""
+    """Looks for sampled records. If one is gone, writes all final records that the ledger has and the store lacks."""
 
     def __init__(
         self, ledger: Ledger, catalogue: Catalogue, transitions: Transitions, records: Records, samples: EndSamples
@@ -30,15 +30,15 @@ class RestoredStores:
         self._transitions = transitions
         self._records = records
         self._samples = samples
-        self._begun = False
+        self._has_loaded = False
 
     async def check(self) -> None:
-        """Look for the samples of every engine. Found ones are dropped, except the last."""
-        if not self._begun:
+        """Look for the sampled records of every engine. A sample that was found is dropped, except the newest."""
+        if not self._has_loaded:
             # A store may have been restored while no gateway ran.
             for job_id, engine_id in await self._ledger.read(read.last_ended, _PAGE):
                 self._samples.of_engine[engine_id].insert(0, job_id)
-            self._begun = True
+            self._has_loaded = True
         engine_ids = [engine_id for engine_id, samples in self._samples.of_engine.items() if samples]
         await asyncio.gather(*(self._check(engine_id) for engine_id in engine_ids))
 
@@ -56,7 +56,7 @@ class RestoredStores:
                 await self._write_again(engine_id, min(missing))
         except EnginehouseError as error:
             log.warning(
-                f"It is not known whether the store of {engine_id} has lost records: {error}",
+                f"The store of {engine_id} cannot be checked for lost records now: {error}",
                 action="restore_waits",
                 engine_id=engine_id,
             )
@@ -68,7 +68,7 @@ class RestoredStores:
         return [job_id for job_id in job_ids if job_id not in found or not found[job_id].record.status.is_final]
 
     async def _write_again(self, engine_id: str, oldest: str) -> None:
-        """Go from the newest job back, until a whole page older than `oldest` lacks nothing."""
+        """Write lost records, from the newest job back to a complete page that is older than `oldest`."""
         cursor, written, limit = None, 0, asyncio.Semaphore(_AT_ONCE)
 
         async def write(job_id: str) -> None:
@@ -86,7 +86,7 @@ class RestoredStores:
             cursor = page[-1]
         if written:
             log.warning(
-                f"The store of {engine_id} came back older than it was: {written} final records are written again",
+                f"The store of {engine_id} was restored from a backup: {written} lost final records were written again",
                 action="restored",
                 engine_id=engine_id,
                 jobs=written,

@@ -1,4 +1,4 @@
-"""Callers that wait for a job to end: woken, never polling."""
+"""Wakes callers that wait for a job, so that they need not poll."""
 
 import asyncio
 from collections import defaultdict
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from enginehouse.gateway.ledger.rows import JobRow
 
 Ending = asyncio.Future[JobRow | None]
-"""Done when something happened to a job: with its row if it ended, or None if the row must be read."""
+"""Is done when a job changes: with its row if the job ended, with None if the row must be read."""
 
 
 class Waiters:
-    """Holds the callers of this gateway that wait for jobs."""
+    """Holds the futures of this gateway's callers that wait for jobs."""
 
     def __init__(self) -> None:
         self._endings: dict[str, set[Ending]] = defaultdict(set)
@@ -30,7 +30,7 @@ class Waiters:
                 del self._endings[job_id]
 
     def wake_all(self) -> None:
-        """Let every caller read its job: news of some may have been missed."""
+        """Wake every caller to read its job, because notifications may have been missed."""
         for job_id in list(self._endings):
             self.wake(job_id, None)
 
@@ -42,6 +42,6 @@ class Waiters:
 
 
 async def wait_for(ending: Ending, seconds: float) -> JobRow | None:
-    """Return the row of a job that ends here in time; None: the row must be read."""
+    """Wait at most `seconds`; return the row if the job ended in this gateway, or None if the row must be read."""
     done, _ = await asyncio.wait([ending], timeout=seconds)
     return ending.result() if done else None

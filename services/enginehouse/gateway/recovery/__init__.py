@@ -1,1 +1,1 @@
-"""Finds in the ledger whatever no event told: expired, lost and orphaned jobs, and data past its time."""
+"""Searches the ledger for work that no event announces: expired, lost and orphaned jobs, and data past its time."""

@@ -19,19 +19,19 @@ _AT_ONCE = 500
 
 
 class Expiry:
-    """Expires jobs, engine by engine: one whose store does not answer delays no other."""
+    """Expires jobs, all engines side by side: an engine whose store does not answer does not delay the others."""
 
     def __init__(
         self, ledger: Ledger, records: Records, *, engine_seconds: float, clock: Callable[[], float] = time.time
     ) -> None:
-        """Spend at most `engine_seconds` on one engine; what is left waits for the next sweep."""
+        """Spend at most `engine_seconds` on one engine; the jobs that are left wait for the next sweep."""
         self._ledger = ledger
         self._records = records
         self._engine_seconds = engine_seconds
         self._clock = clock
 
     async def expire(self) -> None:
-        """Expire every job that is due, except of engines that took too long or do not answer."""
+        """Expire the jobs that are due, except those of engines that take too long or do not answer."""
         now, skipped = self._clock(), set[str]()
         while True:
             skipped_before = len(skipped)
@@ -43,9 +43,9 @@ class Expiry:
                 return
 
     async def _expire(self, engine_id: str, rows: list[JobRow]) -> bool:
-        """Expire jobs of one engine; False if the engine must wait for the next sweep."""
+        """Expire jobs of one engine; return False if the rest must wait for the next sweep."""
         loop = asyncio.get_running_loop()
-        enough = loop.time() + self._engine_seconds
+        deadline = loop.time() + self._engine_seconds
         for row in rows:
             try:
                 await self._records.decide(row, decisions.expire(row.queue_deadline - row.created_at, row.attempts))
@@ -54,6 +54,6 @@ class Expiry:
                     f"Jobs of {engine_id} cannot expire now: {error}", action="expire_waits", engine_id=engine_id
                 )
                 return False
-            if loop.time() > enough:
+            if loop.time() > deadline:
                 return False
         return True

@@ -24,11 +24,11 @@ from enginehouse.sidecar.records import StoredRecord
 log = structlog.get_logger()
 
 LOST_AFTER_SECONDS = 8.0
-"""A handed-over job that an idle worker has not received after this time will not arrive."""
+"""A handed-over job is lost if a worker has been idle for this time and has not received it."""
 OVERTAKEN_SECONDS = 15.0
-"""A topic is first in, first out: a job is lost if one that was handed over this much later has begun."""
+"""A job is lost if another job that was handed over this much later has begun: topics are first in, first out."""
 _YOUNG_SECONDS = 2.0
-"""Jobs handed over more recently are left alone."""
+"""Jobs are not checked for this time after their hand-over."""
 _HAND_OVERS_MAX = 20
 _PATIENCE_DOUBLED_MAX = 4
 _LOGGED_MAX = 20
@@ -37,11 +37,12 @@ _LOGGED_MAX = 20
 def is_lost(row: JobRow, workers: Sequence[Heartbeat], last_begun: float, now: float) -> bool:
     """Say whether a handed-over job that no worker has claimed got lost. A long wait alone proves nothing.
 
-    `last_begun` is when the job was handed over that was handed over last among those the engine has begun.
+    `last_begun` is the latest moment of a hand-over among the jobs that the engine has begun.
     """
     if any(row.id in worker.in_hand for worker in workers):
         return False
-    # If it was lost again and again, the way is broken: patience keeps its hand-overs from running out meanwhile.
+    # A job that is lost repeatedly shows that its way is broken. Doubling the patience each time saves its hand-overs
+    # until the way is mended.
     patience = 2.0 ** min(max(row.hand_overs - row.attempts - 1, 0), _PATIENCE_DOUBLED_MAX)
     handed_over_at = row.handed_over_at or 0
     for worker in workers:
@@ -53,9 +54,9 @@ def is_lost(row: JobRow, workers: Sequence[Heartbeat], last_begun: float, now: f
 
 
 def still_runs(record: JobRecord, job_id: str, workers: Sequence[Heartbeat]) -> bool:
-    """Say whether the worker of a running record lives and has the job, or may have taken it since its last heartbeat.
+    """Say whether the worker named in a running record lives and has the job, or may have it since its last heartbeat.
 
-    A store that was restored from a backup shows claims of jobs that their workers ended long ago.
+    A living worker is not enough: a restored store shows claims of jobs that their workers ended long ago.
     """
     return any(
         worker.worker == record.worker
@@ -84,10 +85,10 @@ class LostJobs:
         self._consequences = consequences
         self._clock = clock
         self._orphaned: dict[str, dict[str, float]] = {}
-        """Running jobs of each engine that no living worker has, and since when that was so at every look."""
+        """Running jobs of each engine that no living worker has, and since when every look has shown that."""
 
     async def recover(self) -> None:
-        """Mirror the records of all jobs that are handed over, and hand over again those that got lost."""
+        """Mirror the records of all handed-over jobs, and hand over the lost ones again."""
         now = self._clock()
         engines = by_engine(await self._ledger.read(read.handed_over, now - _YOUNG_SECONDS))
         await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in engines.items()))
@@ -128,15 +129,15 @@ class LostJobs:
         for row in rows:
             record = stored[row.id].record if row.id in stored else None
             if record and (record.status.is_final or record.attempt > row.attempts):
-                continue  # Mirrored just now.
+                continue  # This record was newer than the row and has just been mirrored.
             if record and record.status is Status.RUNNING and row.status is Status.RUNNING:
-                # While no worker is seen at all, none could take it; a store that was away shows them one by one.
+                # While no worker is seen, none could take the job. A store that was away shows workers one by one.
                 if workers and not still_runs(record, row.id, workers):
                     orphaned[row.id] = before.get(row.id, now)
                     if now - orphaned[row.id] > HEARTBEAT_SECONDS:
                         lost.append(row)
             elif is_lost(row, workers, last_begun, now):
-                # A record of an earlier attempt says nothing about this hand-over.
+                # There is no record of this hand-over's attempt: an older record says nothing about it.
                 lost.append(row)
         self._orphaned[engine_id] = orphaned
         return lost
@@ -160,4 +161,9 @@ class LostJobs:
         try:
             await self._records.decide(row, decisions.give_up(row.hand_overs))
         except EnginehouseError as error:
-            log.warning(f"Job {row.id} cannot be given up now: {error}", action="give_up_waits", job_id=row.id)
+            log.warning(
+                f"Job {row.id} of {row.engine} cannot be given up now: {error}",
+                action="give_up_waits",
+                job_id=row.id,
+                engine_id=row.engine,
+            )

@@ -1,4 +1,4 @@
-"""Corrects from the ledger what this gateway counts in memory, and lets waiting jobs follow."""
+"""Corrects this gateway's counters from the ledger, and wakes the dispatcher for waiting jobs."""
 
 from collections import Counter
 

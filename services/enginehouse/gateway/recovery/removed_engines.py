@@ -12,7 +12,7 @@ _AT_ONCE = 500
 
 
 class RemovedEngines:
-    """Cancels jobs without asking their records, which neither the gateway nor a runner can reach any more."""
+    """Cancels jobs in the ledger alone: the gateway and the runners can no longer reach their records."""
 
     def __init__(self, ledger: Ledger, catalogue: Catalogue, mirroring: Mirroring) -> None:
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""Deletes what is past its time: results, inputs and objects, and much later the rows."""
+"""Deletes data past its time: results, inputs and objects, and much later the rows."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _AT_ONCE = 500
 
 
 class Retention:
-    """Lets go of data in two steps: first the payload of a job, then its row."""
+    """Deletes data in two steps: first the payload of a job, later its row."""
 
     def __init__(
         self,
@@ -22,9 +22,9 @@ class Retention:
         clean_up_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep a job's row for `rows_kept_seconds` after its result is gone: callers get 410 meanwhile.
+        """Keep a job's row for `rows_kept_seconds` after its result was deleted: callers get 410 in that time.
 
-        Rows and old objects are searched for every `clean_up_seconds`.
+        Search for old rows and objects every `clean_up_seconds`.
         """
         self._ledger = ledger
         self._objects = objects

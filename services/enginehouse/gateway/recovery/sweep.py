@@ -1,4 +1,4 @@
-"""Looks through the ledger every few seconds for everything that no event told."""
+"""Runs the parts of the sweep, which search the ledger every few seconds for work that no event announces."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,17 +20,19 @@ class Sweep:
         self._parts = parts
 
     async def once(self) -> None:
-        """Run every part. One that fails is logged, and keeps no other from running."""
+        """Run every part. If a part fails, log that and run the next one."""
         for name, part in self._parts.items():
             try:
                 await part()
             except EnginehouseError as error:
-                log.warning(f"The sweep's part '{name}' waits: {error}", action="sweep_waits", part=name)
+                log.warning(
+                    f"The sweep's part '{name}' waits for the next sweep: {error}", action="sweep_waits", part=name
+                )
             except Exception:
                 log.exception(f"The sweep's part '{name}' failed", action="sweep_failed", part=name)
 
     async def run(self, every_seconds: float) -> None:
-        """Sweep for ever."""
+        """Sweep again and again, for ever."""
         while True:
             await self.once()
             await asyncio.sleep(every_seconds)

@@ -1,1 +1,1 @@
-"""Who is calling, and how much each tenant may use."""
+"""Identifies callers, and limits how much each tenant may use."""

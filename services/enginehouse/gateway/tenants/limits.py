@@ -1,4 +1,4 @@
-"""Limits of each tenant, so that none can take everything from the others."""
+"""Limits each tenant, so that no tenant can take everything from the others."""
 
 import time
 from collections import Counter
@@ -10,7 +10,7 @@ from enginehouse.contracts.errors import RateLimited
 from enginehouse.gateway.tenants.tenants import Caller
 
 _BURST_SECONDS = 2.0
-"""How many seconds' worth a tenant that was quiet may submit at once."""
+"""Size of a burst: a tenant that was quiet may submit the jobs of this number of seconds at once."""
 
 
 @dataclass(slots=True)
@@ -27,11 +27,14 @@ class Limits:
         self._buckets: dict[str, _Bucket] = {}
         self.in_flight: dict[str, int] = {}
         self._arriving: Counter[str] = Counter()
-        """Jobs of each tenant that are being accepted at this moment."""
+        """Number of each tenant's jobs that are being accepted at this moment."""
 
     @contextmanager
     def admitting(self, caller: Caller) -> Iterator[None]:
-        """Count a job while it is being accepted. RateLimited, with the time to wait, if the tenant is over a limit."""
+        """Count a job while it is being accepted.
+
+        Raise RateLimited, with the time to wait, if the tenant is over a limit.
+        """
         self._check(caller)
         self._arriving[caller.name] += 1
         try:

@@ -1,4 +1,4 @@
-"""Tells who is calling, from the tenants' files and the hashes of API keys in them."""
+"""Identifies callers by the tenants' files and the hashes of API keys in them."""
 
 import asyncio
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Caller:
 
 
 class Tenants:
-    """Holds the tenants of a folder, read again whenever it changes."""
+    """Holds the tenants of a folder, which is read again whenever it changes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -49,7 +49,7 @@ class Tenants:
             try:
                 tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
             except Exception as error:
-                # Any error: one tenant's broken file must not keep the others' from being read.
+                # Catch any error: one tenant's broken file must not stop the others from being read.
                 log.error(
                     f"The file of tenant {path.parent.name} cannot be read and is ignored: {type(error).__name__}",
                     action="tenant_unreadable",
@@ -67,23 +67,23 @@ class Tenants:
         return self._tenants.get(name)
 
     def as_caller(self, name: str) -> Caller | None:
-        """Return a tenant as the caller of an event from its own topic, whose permissions stand for a key."""
+        """Return a tenant as a caller without a key, for events from its own topic: the topic proves the sender."""
         tenant = self._tenants.get(name)
         return Caller(tenant, None) if tenant else None
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Read the folder again at every change, until `stop`."""
+        """Read the folder again at every change, until `stop` is set."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.load()
         async for _ in watchfiles.awatch(self._folder, stop_event=stop, step=100, debounce=300):
             self.load()
 
     def authenticate(self, authorization: str | None) -> Caller:
-        """Return the caller that an Authorization header names; Unauthenticated if it names none."""
+        """Return the caller that an Authorization header names; raise Unauthenticated if it names none."""
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated("This call needs a header 'Authorization: Bearer KEY'")
-        # Looked up by its hash, so the time that it takes reveals nothing about the key.
+        # The key is looked up by its hash, so the time that this takes reveals nothing about the key.
         caller = self._callers.get(hash_key(key.strip()))
         if caller is None:
             raise Unauthenticated("The API key is not known")

@@ -1,1 +1,1 @@
-"""The routes, a module for each resource."""
+"""Defines the routes, in one module for each resource."""

@@ -1,4 +1,4 @@
-"""/v1/dead-letters: what was given up, with the reason of each."""
+"""/v1/dead-letters: jobs and deliveries that were given up, each with its reason."""
 
 from typing import Annotated, Any
 
@@ -22,12 +22,12 @@ from enginehouse.gateway.ledger.rows import DeadLetterRow
 router = APIRouter(prefix="/v1", tags=["dead letters"])
 
 LetterPath = Annotated[
-    str, Path(pattern="^[0-9a-f-]{1,64}$", description="Its id: the job's, for a job's dead letter.")
+    str, Path(pattern="^[0-9a-f-]{1,64}$", description="Id of the dead letter; for a job's dead letter, the job's id.")
 ]
 
 
 class DeadLetterView(BaseModel):
-    """Something that was given up."""
+    """A job or delivery that was given up."""
 
     id: str
     engine: str | None
@@ -35,7 +35,7 @@ class DeadLetterView(BaseModel):
     reason: str
     attempts: int
     error: JobError | None
-    event: str | None = Field(None, description="What was delivered, as text; only when one is asked for.")
+    event: str | None = Field(None, description="The delivery as text; only if a single dead letter is read.")
     created_at: AwareDatetime
     redriven_as: str | None
 
@@ -52,7 +52,9 @@ class DeadLetterQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    unparsable: bool = Field(False, description="What nobody could parse, and so is nobody's: administrators only.")
+    unparsable: bool = Field(
+        False, description="List deliveries that nobody could parse, which belong to no tenant: administrators only."
+    )
     cursor: (
         Annotated[str, Field(pattern=f"^{CURSOR_PATTERN}$", description="`next_cursor` of the page before.")] | None
     ) = None
@@ -86,7 +88,7 @@ async def list_dead_letters(
     "/dead-letters/{letter_id}", response_model=DeadLetterView, responses=problems(404), dependencies=[NoQueryAllowed]
 )
 async def read_dead_letter(gateway: WiredGateway, caller: AuthenticatedCaller, letter_id: LetterPath) -> Response:
-    """Show one dead letter with its event: the job's last hand-over, or what could not become a job."""
+    """Show one dead letter with its event: the job's last hand-over, or the delivery that became no job."""
     return json_answer(_view(await gateway.dead_letters.read(caller, letter_id)))
 
 
@@ -100,7 +102,7 @@ async def read_dead_letter(gateway: WiredGateway, caller: AuthenticatedCaller, l
 async def redrive(
     request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, letter_id: LetterPath
 ) -> Response:
-    """Submit the job again, as a new one; once."""
+    """Submit the job of a dead letter again, as a new job. This is possible once."""
     accepted = await gateway.dead_letters.redrive(
         caller, letter_id, traceparent=traceparent_of(request), idempotency_key=idempotency_key(request)
     )

@@ -1,4 +1,4 @@
-"""/v1/engines."""
+"""/v1/engines: shows engines to their users; quarantines, resumes and purges them for administrators."""
 
 from typing import Annotated
 
@@ -44,7 +44,7 @@ async def read_engine(gateway: WiredGateway, caller: AuthenticatedCaller, engine
 
 @router.get("/engines/{engine}/openapi.json", responses=problems(404), dependencies=[NoQueryAllowed])
 async def engine_openapi(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """Show the engine's own API, as the engine describes it."""
+    """Show the API description that the engine's card carries."""
     known = gateway.catalogue.resolve(engine, caller.name)
     if known.card is None or known.card.openapi is None:
         raise EngineDoesNotExist(f"{known.id} shows no API description")

@@ -1,4 +1,4 @@
-"""/v1/events: CloudEvents of upstream systems over HTTP."""
+"""/v1/events: takes CloudEvents of upstream systems over HTTP."""
 
 import asyncio
 from typing import Any
@@ -32,13 +32,18 @@ _EVENT_SCHEMA = {
         "id": {"type": "string", "minLength": 1},
         "source": {"type": "string", "minLength": 1},
         "type": {"type": "string", "minLength": 1},
-        "engineid": {"type": "string", "description": "The engine; absent: as the data says, else standard."},
-        "data": {"description": "The input; of a dev.enginehouse.job.requested.v1, the body of POST /v1/jobs."},
+        "engineid": {
+            "type": "string",
+            "description": "The engine. Default: the engine that the data names, or else standard.",
+        },
+        "data": {
+            "description": "The input; in an event of type dev.enginehouse.job.requested.v1, the body of POST /v1/jobs."
+        },
     },
 }
 _BODIES = {
     "requestBody": {
-        "description": "Structured, or a batch. In binary mode the body is the data, and the attributes are ce-* headers.",
+        "description": "A structured event, or a batch. In binary mode the body is the data, and the attributes are ce-* headers.",
         "required": True,
         "content": {
             kind: {"schema": schema}
@@ -59,7 +64,7 @@ _BODIES = {
     dependencies=[NoQueryAllowed],
 )
 async def accept_events(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
-    """Turn an event (binary or structured), or each event of a batch, into a job; the same event only once."""
+    """Turn an event (binary or structured), or each event of a batch, into a job. A repeated event makes no new job."""
     body = await body_of(request, gateway.settings.body_max_bytes)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     binary = any(name.startswith("ce-") for name in request.headers)

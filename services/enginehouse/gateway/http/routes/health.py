@@ -1,4 +1,4 @@
-"""Health and metrics: for orchestrators and operators."""
+"""/healthz and /metrics: show health and metrics to orchestrators and operators."""
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest

@@ -1,4 +1,4 @@
-"""/v1/jobs and /v1/engines/{engine}/jobs."""
+"""/v1/jobs and /v1/engines/{engine}/jobs: submit, read, list, follow, cancel and retry jobs."""
 
 import asyncio
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ from enginehouse.gateway.tenants.tenants import Caller
 
 
 class _JobSegment(Convertor[str]):
-    """A path segment that names a job; `batch` is a resource of its own."""
+    """Matches a path segment that names a job, but not `batch`, which is a resource of its own."""
 
     regex = "(?!batch(?:/|$))[^/]+"
 
@@ -53,10 +53,10 @@ register_url_convertor("job", _JobSegment())
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 EnginePath = Annotated[
-    str, Path(description="'name' (your own, else a shared one) or '<tenant>--<name>'.", max_length=64)
+    str, Path(description="'name' (your own engine, or else the shared one) or '<tenant>--<name>'.", max_length=64)
 ]
 _SUBMIT_RESPONSES = {
-    202: {"model": Accepted, "description": "Accepted: it will reach a final state."},
+    202: {"model": Accepted, "description": "Accepted: the job will reach a final state."},
     200: {"model": Job, "description": "With Prefer: wait, a job that ended in time."},
     **problems(404, 409, 413, 429),
 }
@@ -105,7 +105,7 @@ async def submit_to_engine(
     dependencies=[NoQueryAllowed],
 )
 async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
-    """Submit a job to the engine named in the body, `standard` if none is."""
+    """Submit a job to the engine named in the body, or to `standard` if the body names none."""
     return await submit_job(request, gateway, caller, None)
 
 
@@ -127,7 +127,7 @@ class RefusedItem(BaseModel):
 
 
 class BatchAnswer(BaseModel):
-    """An answer per item, in order."""
+    """One answer for each item, in the same order."""
 
     jobs: list[Accepted | RefusedItem]
 
@@ -143,7 +143,7 @@ class BatchAnswer(BaseModel):
 async def submit_batch(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
     batch = await read_model(request, BatchRequest)
-    # Each job's own key is this one with its index.
+    # The key of each job is this key with the job's index.
     key, traceparent = idempotency_key(request, longest=250), traceparent_of(request)
 
     async def one(index: int, item: Any) -> dict[str, Any]:
@@ -215,10 +215,10 @@ async def list_jobs(
     dependencies=[NoQueryAllowed],
 )
 async def follow_job(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:
-    """Follow a job by server-sent events: start, what the engine reports, completed. Last-Event-ID resumes."""
+    """Follow a job by server-sent events: start, the engine's reports, completed. Last-Event-ID resumes."""
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) <= 16 else 0
-    await gateway.jobs.read(caller, job_id)  # 404 and 410 are answers, not broken streams.
+    await gateway.jobs.read(caller, job_id)  # Answers 404 and 410 before the stream begins.
     events = encode_events(follow(gateway.jobs, caller, job_id, after))
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
@@ -231,7 +231,7 @@ async def follow_job(request: Request, gateway: WiredGateway, caller: Authentica
     dependencies=[NoQueryAllowed],
 )
 async def cancel_job(gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:
-    """Cancel a job: a queued one never runs, a running one's call is closed."""
+    """Cancel a job: a queued job never runs, and a running job's call to the engine is closed."""
     return json_answer(await gateway.jobs.cancel(caller, job_id), 202)
 
 

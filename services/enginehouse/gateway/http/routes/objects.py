@@ -1,4 +1,4 @@
-"""/v1/uploads, and the signed routes to objects in a folder."""
+"""/v1/uploads: makes upload URLs. /v1/objects: serves objects in a folder by signed URLs."""
 
 import time
 from collections.abc import AsyncIterator
@@ -33,21 +33,21 @@ class UploadRequest(BaseModel):
 
     content_type: Annotated[str, Field(max_length=100)] = Field(
         "application/octet-stream",
-        description="application/json: the object is a job's input. Else: the engine gets it as base64 text.",
+        description="application/json: the object is the job's input, as JSON. Otherwise the engine gets it as base64 text.",
     )
 
 
 class Upload(BaseModel):
     """Where to PUT an object, and the key to name it by."""
 
-    key: str = Field(description="What input_ref of a job takes.")
-    url: str = Field(description="PUT the object here, without the API key.")
-    expires_at: float = Field(description="Until when, in seconds since the epoch.")
+    key: str = Field(description="Key to give as input_ref of a job.")
+    url: str = Field(description="PUT the object at this URL, without the API key.")
+    expires_at: float = Field(description="End of the URL's validity, in seconds since the epoch.")
     max_bytes: int
 
 
 class SignedQuery(BaseModel):
-    """What a signed URL carries."""
+    """Query of a signed URL."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +70,7 @@ def _objects(gateway: Gateway) -> Objects:
     dependencies=[NoQueryAllowed],
 )
 async def create_upload(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
-    """Make a key of the caller's own and a signed URL: large inputs come in this way."""
+    """Make a key and a signed URL for an upload, which can then be the input of a job."""
     body = await read_model(request, UploadRequest)
     objects = _objects(gateway)
     is_json = body.content_type.partition(";")[0].strip().lower() == "application/json"
@@ -102,7 +102,7 @@ async def get_object(gateway: WiredGateway, key: str, query: Annotated[SignedQue
     return StreamingResponse(
         chunks,
         media_type="application/json" if key.endswith(".json") else "application/octet-stream",
-        # Objects of tenants and engines must never run on the gateway's origin.
+        # Browsers must never run objects of tenants and engines as content of the gateway's origin.
         headers={
             "Content-Disposition": "attachment",
             "Content-Security-Policy": "sandbox; default-src 'none'",

@@ -1,4 +1,4 @@
-"""Runs the migrations over the connection that the ledger hands in."""
+"""Runs the migrations over the connection that the ledger gives to Alembic."""
 
 from alembic import context
 

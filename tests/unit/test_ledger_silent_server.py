@@ -1,0 +1,41 @@
+"""A database that stops answering in the middle of a group is waited for once."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from enginehouse.contracts.errors import Unavailable
+from enginehouse.gateway.ledger.database import GroupWriter
+
+
+class Scripted:
+    """Answers transactions as the test says: None commits, an exception is raised."""
+
+    dialect = "scripted"
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.answers = list(answers)
+
+    async def transact(self, work: Callable[[Connection], Any], *, durable: bool) -> Any:
+        await asyncio.sleep(0)
+        if error := self.answers.pop(0):
+            raise error
+        return work(None)  # type: ignore[arg-type]
+
+
+def echo(connection: Connection, items: list[Any]) -> list[Any]:
+    return items
+
+
+async def test_the_writes_after_a_timeout_are_not_tried() -> None:
+    conflict = IntegrityError("insert", {}, Exception("the key is taken"))
+    database = Scripted(conflict, None, TimeoutError())
+    writer = GroupWriter(database)  # type: ignore[arg-type]
+    first, *others = await asyncio.gather(*(writer.write(echo, number) for number in range(4)), return_exceptions=True)
+    assert first == 0
+    assert [type(other) for other in others] == [Unavailable] * 3
+    assert database.answers == []
+    await writer.close()
