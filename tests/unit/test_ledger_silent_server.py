@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from enginehouse.contracts.errors import Unavailable
-from enginehouse.gateway.ledger.database import GroupWriter
+from enginehouse.gateway.ledger.group_writer import GroupWriter
 
 
 class Scripted:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import Connection, func, select
 from tests.support.ledger import accepted, new_job, opened, row_of, sqlite_url
 
 from enginehouse.contracts.errors import EnginehouseError, Unavailable, UnsafeSettings
+from enginehouse.gateway.ledger.database import as_unavailable
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.schema import jobs
 
@@ -118,3 +120,10 @@ async def test_what_was_accepted_is_its_owners_alone_to_read(tmp_path: Path) -> 
         await ledger.insert(new_job())
         modes = modes_in(tmp_path)
     assert modes >= {(f"ledger.sqlite{part}", 0o600) for part in ("", "-wal", "-shm")}
+
+
+@pytest.mark.parametrize(
+    "error", [asyncpg.CannotConnectNowError("starting up"), asyncpg.InterfaceError("closed"), ConnectionRefusedError()]
+)
+def test_a_database_that_is_away_is_unavailable_and_no_fault_of_ours(error: Exception) -> None:
+    assert isinstance(as_unavailable(error), Unavailable)

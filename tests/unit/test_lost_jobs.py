@@ -5,15 +5,11 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
-import asyncpg
-import pytest
 from tests.support.ledger import accepted, mirror, row_of
 
 from enginehouse.contracts.engine import Heartbeat
-from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
-from enginehouse.gateway.ledger import database
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.recovery.lost_jobs import LOST_AFTER_SECONDS, OVERTAKEN_SECONDS, is_lost, still_runs
 
@@ -84,10 +80,3 @@ async def test_what_begins_tells_when_it_was_handed_over(ledger: Ledger) -> None
     assert begun.handed_over_at == handed_over_at is not None
     ended = await mirror(ledger, job_id, Status.SUCCEEDED)
     assert (ended.handed_over_at, ended.row.handed_over_at) == (handed_over_at, None)
-
-
-@pytest.mark.parametrize(
-    "error", [asyncpg.CannotConnectNowError("starting up"), asyncpg.InterfaceError("closed"), ConnectionRefusedError()]
-)
-def test_a_database_that_is_away_is_unavailable_and_no_fault_of_ours(error: Exception) -> None:
-    assert isinstance(database._as_unavailable(error), Unavailable)

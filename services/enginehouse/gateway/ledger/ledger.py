@@ -20,12 +20,12 @@ from enginehouse.gateway.ledger.accept import Inserted, NewJob, insert_jobs
 from enginehouse.gateway.ledger.database import (
     PATIENT,
     Database,
-    GroupWriter,
     Patience,
     SqliteDatabase,
     migration_engine,
     open_database,
 )
+from enginehouse.gateway.ledger.group_writer import GroupWriter
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
 from enginehouse.gateway.ledger.rows import Channel, DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
 from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, job_events, jobs, notices, upsert
@@ -189,9 +189,9 @@ class Ledger:
         """Put a notice into the outbox."""
         await self._writer.write(outbox.add_notices, notice, durable=True)
 
-    async def claim_notices(self, item: outbox.Claim) -> list[NoticeRow]:
+    async def lease_notices(self, item: outbox.Lease) -> list[NoticeRow]:
         """Take due notices from the outbox. No other gateway gets them until their lease is over."""
-        rows: list[NoticeRow] = await self._writer.write(outbox.claim_notices, item)
+        rows: list[NoticeRow] = await self._writer.write(outbox.lease_notices, item)
         return rows
 
     async def record_outcome(self, item: outbox.NoticeOutcome) -> None:

@@ -73,7 +73,7 @@ def owner_notice(tenant: str, kind: str, data: dict[str, Any], target: str, job_
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Lease:
     """A request for due notices of a channel. After `lease_seconds`, another gateway may take them."""
 
     now: float
@@ -96,12 +96,12 @@ class NoticeOutcome:
     due_at: float = 0
 
 
-def claim_notices(connection: Connection, items: list[Claim]) -> list[list[NoticeRow]]:
+def lease_notices(connection: Connection, items: list[Lease]) -> list[list[NoticeRow]]:
     """Take the due notices that each item asks for, the longest due first."""
-    return [_claim(connection, item) for item in items]
+    return [_lease(connection, item) for item in items]
 
 
-def _claim(connection: Connection, item: Claim) -> list[NoticeRow]:
+def _lease(connection: Connection, item: Lease) -> list[NoticeRow]:
     due = [
         # The state is written as text, so that the database uses the index of pending notices.
         notices.c.state == text("'pending'"),

@@ -16,7 +16,7 @@ from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import finished_topic, requests_component
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.outbox import Claim, NoticeOutcome, event_notice, owner_notice
+from enginehouse.gateway.ledger.outbox import Lease, NoticeOutcome, event_notice, owner_notice
 from enginehouse.gateway.ledger.rows import Channel, NoticeRow, NoticeState
 from enginehouse.gateway.notify.webhooks import GiveUp, Webhooks
 from enginehouse.sidecar.base import Sidecar
@@ -109,7 +109,7 @@ class Notifier:
                         await woken.wait()
 
     async def _publish_due(self) -> bool:
-        rows = await self._ledger.claim_notices(Claim(time.time(), Channel.EVENT, _AT_ONCE, _LEASE_SECONDS))
+        rows = await self._ledger.lease_notices(Lease(time.time(), Channel.EVENT, _AT_ONCE, _LEASE_SECONDS))
         by_tenant: dict[str, list[NoticeRow]] = defaultdict(list)
         for row in rows:
             by_tenant[row.tenant].append(row)
@@ -138,8 +138,8 @@ class Notifier:
         if room <= 0:
             return False
         enough = frozenset(tenant for tenant, number in self._sending.items() if number >= _WEBHOOKS_OF_ONE_TENANT)
-        rows = await self._ledger.claim_notices(
-            Claim(time.time(), Channel.WEBHOOK, room, _LEASE_SECONDS, _WEBHOOKS_OF_ONE_TENANT, enough)
+        rows = await self._ledger.lease_notices(
+            Lease(time.time(), Channel.WEBHOOK, room, _LEASE_SECONDS, _WEBHOOKS_OF_ONE_TENANT, enough)
         )
         for row in rows:
             self._sending[row.tenant] += 1
