@@ -50,7 +50,7 @@ def test_less_than_half_is_none() -> None:
 def test_failures_are_forgotten_after_a_while(clock: Clock) -> None:
     made = Breaker(clock=clock)
     fail(made, breaker.TRIP_AFTER - 1)
-    clock.now += breaker.WINDOW_SECONDS + 1
+    clock.now += breaker.OBSERVED_SECONDS + 1
     assert fail(made, breaker.TRIP_AFTER - 1) is None
 
 
@@ -59,7 +59,7 @@ def test_outcomes_are_bounded_however_many_there_are(clock: Clock) -> None:
     for _ in range(breaker.OUTCOMES_KEPT * 3):
         made.succeeded(Phase.OPEN)
     assert len(made.outcomes) == breaker.OUTCOMES_KEPT
-    clock.now += breaker.WINDOW_SECONDS + 1
+    clock.now += breaker.OBSERVED_SECONDS + 1
     made.succeeded(Phase.OPEN)
     assert len(made.outcomes) == 1
 

@@ -70,7 +70,7 @@ async def test_a_result_past_its_time_is_let_go_of_and_much_later_its_row(ledger
     await shift(ledger, job_id, result_expires_at=-601)
     rows = await ledger.read(read.past_result, time.time(), 10)
     assert [row.id for row in rows] == [job_id]
-    await ledger.purge((job_id,))
+    await ledger.delete_payloads((job_id,))
     row = await row_of(ledger, job_id)
     assert (row.input, row.output, row.status, row.purged) == (None, None, "succeeded", True)
     assert await ledger.read(read.past_result, time.time(), 10) == []

@@ -1,4 +1,4 @@
-"""Write and read the CloudEvents envelope. No other module does."""
+"""Write and read the CloudEvents envelope."""
 
 import re
 from collections.abc import Mapping

@@ -157,4 +157,5 @@ class UnsafeSettings(EnginehouseError):
     """The settings are unsafe, so the service refuses to start with them."""
 
     code = "UNSAFE_SETTINGS"
+    advice = "Correct the setting that the message names, then start again; docs/settings.md shows every setting."
     retryable = False

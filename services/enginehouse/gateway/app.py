@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from enginehouse.background import Background
+from enginehouse.gateway.engines.breaker_feed import BreakerFeed
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
-from enginehouse.gateway.engines.lessons import Lessons
 from enginehouse.gateway.engines.operations import EngineOperations
 from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.gateway import Gateway
@@ -94,7 +94,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     waiters, expected, samples = Waiters(), ExpectedJobs(ledger), EndSamples(pace.sample_every_seconds)
     consequences = Consequences(
         dispatcher,
-        Lessons(catalogue, transitions),
+        BreakerFeed(catalogue, transitions),
         notifier,
         waiters=waiters,
         limits=limits,
@@ -133,7 +133,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
                 rows_kept_seconds=settings.rows_kept_seconds,
                 clean_up_seconds=pace.clean_up_seconds,
                 clock=pace.clock,
-            ).retain,
+            ).delete_due,
         }
     )
     return Gateway(

@@ -1,4 +1,4 @@
-"""Build the command line and the environment of a daprd on this machine. dapr.md has the findings behind them."""
+"""Build the command line and the environment of a daprd on this machine."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -133,7 +133,7 @@ class HangGuard:
 
     def take_over(self, place: Place, replica: Replica, attempt: Attempt) -> None:
         """Take over the place of a call that was closed because it was late or unwanted."""
-        place.hand_over()
+        place.leave_to_guard()
         due_at = replica.calls[place] + max(attempt.order.execution_timeout_seconds, self._engine_seconds)
         self._background.start(self._hold(place=place, replica=replica, job_id=attempt.job_id, due_at=due_at))
 

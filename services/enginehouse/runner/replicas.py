@@ -117,12 +117,12 @@ class ReplicaPool:
 class Place:
     """A job's place at a replica. `async with` takes one, and gives it back at the end unless it was handed over."""
 
-    __slots__ = ("_handed_over", "_patience", "_pool", "replica", "waited_seconds")
+    __slots__ = ("_left_to_guard", "_patience", "_pool", "replica", "waited_seconds")
 
     def __init__(self, pool: ReplicaPool, patience_seconds: float) -> None:
         self._pool = pool
         self._patience = patience_seconds
-        self._handed_over = False
+        self._left_to_guard = False
         self.replica: Replica | None = None
         """None if the pool gives no places, or no replica has been healthy for `patience_seconds`."""
         self.waited_seconds = 0.0
@@ -138,7 +138,7 @@ class Place:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._handed_over:
+        if not self._left_to_guard:
             self.release()
 
     async def take(self) -> None:
@@ -156,6 +156,6 @@ class Place:
             replica.calls.pop(self, None)
             self._pool.release(replica)
 
-    def hand_over(self) -> None:
-        """Leave it to the hang guard to release the place."""
-        self._handed_over = True
+    def leave_to_guard(self) -> None:
+        """Let the hang guard release the place."""
+        self._left_to_guard = True

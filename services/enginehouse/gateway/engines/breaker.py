@@ -1,4 +1,7 @@
-"""Pauses an engine that keeps failing, so that its jobs wait instead of burning their attempts on it."""
+"""Decides, from how the last attempts ended, whether an engine is paused or quarantined.
+
+The jobs of an engine that keeps failing wait then, instead of burning their attempts on it.
+"""
 
 import time
 from collections import deque
@@ -8,12 +11,12 @@ from enum import Enum
 
 from enginehouse.contracts.job import JobErrorCode
 
-WINDOW_SECONDS = 60.0
+OBSERVED_SECONDS = 60.0
 TRIP_AFTER = 10
 """Outcomes that the window must hold before the breaker can trip."""
 TRIP_RATIO = 0.5
 OUTCOMES_KEPT = 500
-"""Most outcomes that are remembered. A fast engine has more of them in WINDOW_SECONDS."""
+"""Most outcomes that are remembered. A fast engine has more of them in OBSERVED_SECONDS."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 QUARANTINE_AFTER_PROBES = 8
 """After this number of failed probes in a row, the engine waits for an operator."""
@@ -85,7 +88,7 @@ class Breaker:
     def _note(self, ok: bool) -> None:
         now = self.clock()
         self.outcomes.append((now, ok))
-        while self.outcomes[0][0] < now - WINDOW_SECONDS:
+        while self.outcomes[0][0] < now - OBSERVED_SECONDS:
             self.outcomes.popleft()
 
     def _pause(self, reason: str) -> Verdict:

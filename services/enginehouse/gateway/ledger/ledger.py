@@ -173,9 +173,9 @@ class Ledger:
         """Delete a dead letter; its job keeps its state."""
         await self._writer.write(_discard, letter_id)
 
-    async def purge(self, job_ids: tuple[str, ...]) -> None:
+    async def delete_payloads(self, job_ids: tuple[str, ...]) -> None:
         """Delete inputs and outputs of jobs whose result has expired. The rows stay, so that callers get 410."""
-        await self._writer.write(_purge, job_ids)
+        await self._writer.write(_delete_payloads, job_ids)
 
     async def forget(self, before: float) -> None:
         """Delete jobs whose result expired before that moment, their notices and dead letters, and old keys."""
@@ -219,7 +219,7 @@ def _discard(connection: Connection, letter_ids: list[str]) -> list[None]:
     return [None] * len(letter_ids)
 
 
-def _purge(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
+def _delete_payloads(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
     for job_ids in groups:
         connection.execute(delete(job_events).where(job_events.c.job_id.in_(job_ids)))
         connection.execute(

@@ -8,7 +8,7 @@ import structlog
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.engines.lessons import Lessons
+from enginehouse.gateway.engines.breaker_feed import BreakerFeed
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.ledger.mirror import Mirrored
 from enginehouse.gateway.ledger.rows import JobRow
@@ -32,7 +32,7 @@ class Consequences:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        lessons: Lessons,
+        breaker_feed: BreakerFeed,
         notifier: Notifier,
         *,
         waiters: Waiters,
@@ -41,7 +41,7 @@ class Consequences:
         samples: EndSamples,
     ) -> None:
         self._dispatcher = dispatcher
-        self._lessons = lessons
+        self._breaker_feed = breaker_feed
         self._notifier = notifier
         self._waiters = waiters
         self._limits = limits
@@ -75,7 +75,7 @@ class Consequences:
         if item.has_notices:
             self._notifier.wake()
         try:
-            await self._lessons.learn(row)
+            await self._breaker_feed.note_end(row)
         except EnginehouseError as error:
             log.warning(
                 f"The breaker of {row.engine} did not learn how job {row.id} ended: {error}",

@@ -33,14 +33,14 @@ class Retention:
         self._clock = clock
         self._next_clean_up = 0.0
 
-    async def retain(self) -> None:
+    async def delete_due(self) -> None:
         """Delete everything that is due now."""
         now = self._clock()
         while rows := await self._ledger.read(read.past_result, now, _AT_ONCE):
             if self._objects:
                 keys = (key for row in rows for key in (row.input_ref, row.output_ref))
                 await self._objects.delete([key for key in keys if key and is_jobs_own(key)])
-            await self._ledger.purge(tuple(row.id for row in rows))
+            await self._ledger.delete_payloads(tuple(row.id for row in rows))
         if now >= self._next_clean_up:
             self._next_clean_up = now + self._clean_up_seconds
             await self._ledger.forget(now - self._rows_kept_seconds)

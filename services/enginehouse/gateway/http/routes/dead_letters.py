@@ -35,7 +35,7 @@ class DeadLetterView(BaseModel):
     reason: str
     attempts: int
     error: JobError | None
-    event: str | None = Field(None, description="The delivery as text; only if a single dead letter is read.")
+    event: str | None = Field(None, description="The event as text; only if a single dead letter is read.")
     created_at: AwareDatetime
     redriven_as: str | None
 
@@ -88,7 +88,7 @@ async def list_dead_letters(
     "/dead-letters/{letter_id}", response_model=DeadLetterView, responses=problems(404), dependencies=[NoQueryAllowed]
 )
 async def read_dead_letter(gateway: WiredGateway, caller: AuthenticatedCaller, letter_id: LetterPath) -> Response:
-    """Show one dead letter with its event: the job's last hand-over, or the delivery that became no job."""
+    """Show one dead letter with its event: the job's, as it would be handed over again but without URLs, or the delivery that became no job."""
     return json_answer(_view(await gateway.dead_letters.read(caller, letter_id)))
 
 

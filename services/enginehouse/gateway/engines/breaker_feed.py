@@ -11,14 +11,14 @@ from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.ledger.rows import JobRow
 
 
-class Lessons:
+class BreakerFeed:
     """Pauses an engine that keeps failing, quarantines one that does not recover, and ends pauses."""
 
     def __init__(self, catalogue: Catalogue, transitions: Transitions) -> None:
         self._catalogue = catalogue
         self._transitions = transitions
 
-    async def learn(self, row: JobRow) -> None:
+    async def note_end(self, row: JobRow) -> None:
         """Tell the breaker how the last attempt at a job ended, and move the engine if the breaker says so."""
         engine = self._catalogue.get(row.engine)
         if engine is None or row.status is Status.RUNNING:
