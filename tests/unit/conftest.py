@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.gateway import Clock
+from tests.support.gateway import Clock, GatewayWorld, gateway_world
 from tests.support.ledger import empty_postgres, opened, sqlite_url
 from tests.support.postgres import PostgresServer, postgres_server
 
@@ -40,3 +40,10 @@ async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
 def clock() -> Clock:
     """Give a clock that stands at the present until the test puts it forward."""
     return Clock()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
+    """Run a gateway at the usual pace. Tests that need another one replace this fixture in their module."""
+    async with gateway_world(tmp_path) as made:
+        yield made

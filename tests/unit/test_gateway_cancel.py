@@ -1,7 +1,6 @@
 """POST /v1/jobs/{id}/cancel: a queued or running job ends as canceled, and a job that has ended stays as it is."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from tests.support.scripted_runner import ScriptedRunner, fail, never, succeed
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import Status
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path) as made:
-        yield made
 
 
 async def test_a_queued_job_never_runs(tmp_path: Path) -> None:

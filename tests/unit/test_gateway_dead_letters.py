@@ -3,12 +3,10 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, GatewayWorld
 from tests.support.problems import problem_of
 from tests.support.scripted_runner import fail, succeed
 from tests.support.waiting import until_async
@@ -17,12 +15,6 @@ from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.events import DeadLetter, JobEvent, dead_letter_event
 from enginehouse.contracts.job import Status
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path) as made:
-        yield made
 
 
 async def given_up(world: GatewayWorld, value: Any = "x", **options: Any) -> str:

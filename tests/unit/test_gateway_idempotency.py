@@ -1,21 +1,13 @@
 """Requests with the same Idempotency-Key are one job, however often they come."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.gateway import STANDARD, GatewayWorld, gateway_world
+from tests.support.gateway import STANDARD, GatewayWorld
 from tests.support.problems import problem_of
 
 from enginehouse.contracts.job import Status
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path) as made:
-        yield made
 
 
 async def submit(world: GatewayWorld, key: str, tenant: str = "acme", **body: Any) -> Any:

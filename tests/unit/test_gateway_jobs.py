@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ from tests.support.scripted_runner import fail, never
 from enginehouse.contracts.job import Job, JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path) as made:
-        yield made
 
 
 async def test_a_submitted_job_is_accepted_run_and_read(world: GatewayWorld) -> None:

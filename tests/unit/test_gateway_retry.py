@@ -1,21 +1,11 @@
 """A failed job is repeated as a new job by POST /v1/jobs/{id}/retry, and attempts of one job follow each other."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-from tests.support.gateway import GatewayWorld, gateway_world
+from tests.support.gateway import GatewayWorld
 from tests.support.problems import problem_of
 from tests.support.scripted_runner import fail, never, retry, succeed
 
 from enginehouse.contracts.job import Status
 from enginehouse.contracts.moments import now
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path) as made:
-        yield made
 
 
 async def test_a_failed_job_is_repeated_as_a_new_one(world: GatewayWorld) -> None:

@@ -2,23 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, GatewayWorld
 from tests.support.scripted_runner import never, succeed_untold
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.events import JOB_COMPLETED, completion_event
 from enginehouse.contracts.job import Status
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path) as made:
-        yield made
 
 
 class Reads:

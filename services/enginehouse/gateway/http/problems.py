@@ -3,7 +3,6 @@
 import math
 from typing import Any, TypeVar
 
-import pydantic_core
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +14,7 @@ from starlette.routing import Match
 from enginehouse.contracts import errors
 from enginehouse.contracts.base import explain, explain_problems
 from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.gateway.intake.submission import parse_json
 
 log = structlog.get_logger()
 
@@ -87,11 +87,7 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
 
 def read_body(model: type[M], body: bytes) -> M:
     """Read a request's body as `model`; raise RequestError, naming the fields that do not fit."""
-    try:
-        value = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"The body is not JSON: {error}") from None
-    return validated(model, value)
+    return validated(model, parse_json(body, "The body is not JSON"))
 
 
 def validated(model: type[M], value: Any) -> M:

@@ -17,7 +17,7 @@ from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.events import JOB_REFUSED, JOB_REQUESTED
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
 from enginehouse.contracts.names import DEFAULT_ENGINE
-from enginehouse.gateway.intake.submission import AcceptedJob, Submission
+from enginehouse.gateway.intake.submission import AcceptedJob, Submission, parse_json
 from enginehouse.gateway.intake.submit import Submitter
 from enginehouse.gateway.ledger.accept import IdempotencyScope
 from enginehouse.gateway.notify.notifier import Notifier
@@ -52,20 +52,12 @@ def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
         raise RequestError("This CloudEvent cannot be taken: ce-specversion must be '1.0'")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and (kind == "application/json" or kind.endswith("+json")):
-        try:
-            pydantic_core.from_json(body, allow_inf_nan=False)
-        except ValueError as error:
-            raise RequestError(
-                f"Not a CloudEvent: its content type says JSON, but its data is not JSON: {error}"
-            ) from None
+        parse_json(body, "Not a CloudEvent: its content type says JSON, but its data is not JSON")
 
 
 def _check_envelope(body: bytes) -> None:
     """Refuse envelopes that the SDK would accept wrongly, or reject without a reason."""
-    try:
-        envelope = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"Not a CloudEvent: the body is not JSON: {error}") from None
+    envelope = parse_json(body, "Not a CloudEvent: the body is not JSON")
     if not isinstance(envelope, dict):
         raise RequestError("Not a CloudEvent: the body must be a JSON object")
     missing = [name for name in _REQUIRED if not isinstance(envelope.get(name), str) or not envelope[name]]
@@ -83,10 +75,7 @@ def _check_envelope(body: bytes) -> None:
 
 def read_batch(body: bytes, at_most: int) -> list[bytes]:
     """Split a batch into structured events."""
-    try:
-        events = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"The batch is not JSON: {error}") from None
+    events = parse_json(body, "The batch is not JSON")
     if not isinstance(events, list):
         raise RequestError("A batch is a JSON array of events")
     if len(events) > at_most:

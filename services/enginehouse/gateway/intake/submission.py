@@ -8,7 +8,7 @@ from typing import Any
 import pydantic_core
 
 from enginehouse.contracts.engine import EngineCard
-from enginehouse.contracts.errors import InvalidInput
+from enginehouse.contracts.errors import InvalidInput, RequestError
 from enginehouse.contracts.job import JobRequest
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger.accept import IdempotencyKey, IdempotencyScope
@@ -49,6 +49,14 @@ class AcceptedJob:
     engine: str
     existing: bool
     """Whether an earlier submission with the same idempotency key made the job."""
+
+
+def parse_json(body: bytes, problem: str) -> Any:
+    """Parse JSON; raise RequestError, beginning with `problem`, if it is malformed or has an infinite number."""
+    try:
+        return pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"{problem}: {error}") from None
 
 
 def wire_json(name: str, value: Any) -> bytes:
