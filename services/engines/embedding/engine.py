@@ -36,6 +36,9 @@ class Vectors(BaseModel):
     vectors: list[list[float]]
     dimensions: int
     truncated: list[int] = Field(description="Indexes, from 0, of the texts that were cut at 256 tokens.")
+    empty: list[int] = Field(
+        description="Indexes, from 0, of the texts in which the model knows no word. Their vectors say nothing."
+    )
 
 
 class Embedding(Engine):
@@ -46,6 +49,7 @@ class Embedding(Engine):
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding()
+        self.nothing = {self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]")}
         self.session = onnxruntime.InferenceSession(build(folder), providers=["CPUExecutionProvider"])
 
     def predict(self, data: Texts) -> Vectors:
@@ -53,29 +57,31 @@ class Embedding(Engine):
 
     def predict_batch(self, data: list[Texts]) -> list[Vectors]:
         """Embed the texts of all jobs in one run, then give each job its own share."""
-        vectors, truncated = self.embed([text for job in data for text in job.texts])
+        vectors, truncated, empty = self.embed([text for job in data for text in job.texts])
         edges = accumulate((len(job.texts) for job in data), initial=0)
         return [
             Vectors(
                 vectors=vectors[start:end].astype(float).round(DECIMALS).tolist(),
                 dimensions=vectors.shape[1],
                 truncated=[index - start for index in truncated if start <= index < end],
+                empty=[index - start for index in empty if start <= index < end],
             )
             for start, end in pairwise(edges)
         ]
 
-    def embed(self, texts: list[str]) -> tuple[np.ndarray, list[int]]:
-        """Return the vectors of the texts, as an array [texts, 384], and the indexes of texts that were cut."""
-        truncated, parts = [], []
+    def embed(self, texts: list[str]) -> tuple[np.ndarray, list[int], list[int]]:
+        """Return the vectors of the texts, as an array [texts, 384], and the indexes of those cut and those empty."""
+        truncated, empty, parts = [], [], []
         # Texts of similar length run together, so that little is spent on padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), AT_ONCE):
             chunk = order[start : start + AT_ONCE]
             encodings = self.tokenizer.encode_batch([texts[index] for index in chunk])
             truncated += [index for index, one in zip(chunk, encodings, strict=True) if one.overflowing]
+            empty += [index for index, one in zip(chunk, encodings, strict=True) if self.nothing.issuperset(one.ids)]
             ids = np.array([one.ids for one in encodings], dtype=np.int64)
             mask = np.array([one.attention_mask for one in encodings], dtype=np.int64)
             parts.append(self.session.run(["vectors"], {"ids": ids, "mask": mask})[0])
         vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
         vectors[order] = np.concatenate(parts)
-        return vectors, sorted(truncated)
+        return vectors, sorted(truncated), sorted(empty)

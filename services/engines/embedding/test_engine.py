@@ -59,6 +59,13 @@ def test_long_texts_are_cut_and_named(engine):
     assert dot(answer["vectors"][1], answer["vectors"][3]) == pytest.approx(1, abs=1e-5)
 
 
+def test_texts_without_a_known_word_are_named(engine):
+    texts = ["a word", "   ", "\N{GRINNING FACE}", "\u200b\n", "?", "\ud7ff", "ends \N{GRINNING FACE}"]
+    assert engine.predict({"texts": texts})["empty"] == [1, 2, 3, 5]
+    first, second = engine.predict_batch([{"texts": ["one", " "]}, {"texts": [" ", "two"]}])
+    assert (first["result"]["empty"], second["result"]["empty"]) == ([1], [0])
+
+
 def test_a_batch_of_jobs_answers_as_each_alone(engine):
     jobs = [{"texts": ["one"]}, {"texts": []}, {"texts": ["two", "word " * 300]}]
     first, second, third = engine.predict_batch(jobs)

@@ -27,10 +27,10 @@ def engine():
         yield tester
 
 
-def render(lines):
-    image = Image.new("RGB", (720, 40 + 60 * len(lines)), "white")
+def render(lines, size=None, mode="RGB", ink="black", paper="white", step=60):
+    image = Image.new(mode, size or (720, 40 + step * len(lines)), paper)
     for number, line in enumerate(lines):
-        ImageDraw.Draw(image).text((30, 30 + 60 * number), line, fill="black", font=ImageFont.load_default(size=30))
+        ImageDraw.Draw(image).text((30, 30 + step * number), line, fill=ink, font=ImageFont.load_default(size=30))
     return image
 
 
@@ -95,6 +95,86 @@ def test_min_confidence_leaves_lines_out(engine):
     assert engine.predict({"image": image}, {"min_confidence": 1.0})["text"] == ""
 
 
+def palette_with_transparency():
+    image = render(["Light on nothing"], mode="P", ink=1, paper=0)
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.info["transparency"] = 0
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (render(["Light on nothing"], mode="RGBA", ink=(255, 255, 255, 255), paper=(0, 0, 0, 0)), "Light on nothing"),
+        (
+            render(["Light on nothing"], mode="RGBA", ink=(255, 255, 255, 255), paper=(255,) * 3 + (0,)),
+            "Light on nothing",
+        ),
+        (render(["Light on nothing"], mode="LA", ink=(240, 255), paper=(0, 0)), "Light on nothing"),
+        (palette_with_transparency(), "Light on nothing"),
+        (render(["Dark on nothing"], mode="RGBA", ink=(0, 0, 0, 255), paper=(0, 0, 0, 0)), "Dark on nothing"),
+        (render(["White on black"], ink="white", paper="black"), "White on black"),
+        (render(["One bit each"], mode="1", ink=0, paper=1), "One bit each"),
+        (render(["Sixteen bits"], mode="I;16", ink=9_000, paper=65_535), "Sixteen bits"),
+        (render(["Real numbers"]).convert("L").convert("F").point(lambda value: value / 255 + 0), "Real numbers"),
+        (render(["Low strip"]).crop((10, 25, 710, 70)), "Low strip"),
+    ],
+    ids=[
+        "light rgba",
+        "light on white",
+        "light grey",
+        "palette",
+        "dark rgba",
+        "inverse",
+        "1 bit",
+        "16 bits",
+        "floats",
+        "strip",
+    ],
+)
+def test_text_is_read_on_any_background_and_depth(engine, image, text):
+    kind = "TIFF" if image.mode == "F" else "PNG"
+    assert engine.predict({"image": encode(image, kind)})["text"] == text
+
+
+def test_a_tall_screenshot_is_read_line_by_line(engine):
+    lines = [f"Entry {number} of the log" for number in range(60)]
+    page = engine.predict({"image": encode(render(lines, size=(900, 12_000), step=199))})
+    assert page["text"].splitlines() == lines
+    for number in (0, 30, 59):  # Places are those of the whole picture.
+        top, bottom = page["lines"][number]["box"][0][1], page["lines"][number]["box"][2][1]
+        assert top < 30 + 199 * number + 20 < bottom
+
+
+def test_a_wide_strip_is_read_in_whole_lines(engine):
+    lines = [
+        "Whoever wants to know how a long line is read should write one that says something new in each of its words, "
+        "because a reader of texts has learned from texts, and guesses what it can hardly see from what stands beside it.",
+        "Below it stands another, with 12 apples, 340 pears and 5,600 plums, for which the merchant of Aachen asked 78.90 "
+        "in cash on Monday, and which his brother sold for half as much on Tuesday evening, before the market closed.",
+    ]
+    page = engine.predict({"image": encode(render(lines, size=(3_300, 160)))})
+    assert [line.replace(" ", "") for line in page["text"].splitlines()] == [line.replace(" ", "") for line in lines]
+    assert page["lines"][0]["box"][1][0] > 2_800
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "PNG"])
+def test_every_page_of_a_file_is_read(engine, kind):
+    first, *others = (render([f"This is page {number}"], size=(720 + number, 100)) for number in (1, 2, 3))
+    if kind != "TIFF":  # The frames of an animation have one size.
+        others = [other.resize(first.size) for other in others]
+    document = engine.predict({"image": encode(first, kind, save_all=True, append_images=others)})
+    assert document["text"] == "This is page 1\fThis is page 2\fThis is page 3"
+    assert [line["page"] for line in document["lines"]] == [1, 2, 3]
+    assert [page["height"] for page in document["pages"]] == [100] * 3
+    assert [page["width"] for page in document["pages"]] == ([721, 722, 723] if kind == "TIFF" else [721] * 3)
+
+
+def frames(count, size, last=None):
+    first, *others = (Image.new("1", last if last and number == count - 1 else size) for number in range(count))
+    return encode(first, "TIFF", save_all=True, append_images=others)
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [
@@ -104,8 +184,12 @@ def test_min_confidence_leaves_lines_out(engine):
         (base64.b64encode(base64.b64decode(encode(render(["cut"])))[:400]).decode(), "damaged"),
         (encode(Image.new("1", (9_000, 9_000))), "9000 x 9000 pixels"),
         ("", "not a file of one of the kinds"),
+        (encode(Image.new("1", (1, 5_000))), "1 x 5000 pixels; each side must have 8 to 30,000"),
+        (encode(Image.new("1", (40_000, 60))), "40000 x 60 pixels; each side"),
+        (frames(21, (50, 50)), "21 pages; at most 20 are read"),
+        (frames(3, (400, 400), last=(9_000, 9_000)), "page 3 of 3: 9000 x 9000 pixels; at most 40,000,000 in all"),
     ],
-    ids=["words", "pdf", "padding", "cut", "bomb", "nothing"],
+    ids=["words", "pdf", "padding", "cut", "bomb", "nothing", "thread", "ribbon", "pages", "bomb of pages"],
 )
 def test_what_is_no_image_is_refused_for_good(engine, image, says):
     with pytest.raises(Refused) as refused:
