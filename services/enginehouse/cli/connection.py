@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import typer
 from rich.console import Console
 from rich.measure import Measurement
@@ -15,7 +14,7 @@ from rich.text import Text
 from enginehouse.cli.console import err, out
 from enginehouse.client import Client
 from enginehouse.client.retries import RetryPlan
-from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 
@@ -83,7 +82,4 @@ def _client(home: Path) -> Client:
     if not key and url.rstrip("/") == str(local.get("url", "")).rstrip("/"):
         # The local key is for the local URL only. No other server may see it.
         key = local.get("api_key")
-    try:
-        return Client(url, key, retries=_PATIENCE)
-    except (httpx2.InvalidURL, ValueError) as error:
-        raise RequestError(f"{url!r} is not a URL: {error}") from None
+    return Client(url, key, retries=_PATIENCE)

@@ -99,6 +99,8 @@ class AsyncHandle:
 class AsyncClient(AsyncOperations):
     """Connects to Enginehouse as one tenant. Make one client, use it for everything, close it.
 
+    Threads, event loops and forked processes may share it.
+
     `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. A request that may safely be sent twice is
     repeated when the connection breaks or the server asks for it. This includes `submit`, because it carries an
     Idempotency-Key.
@@ -126,7 +128,7 @@ class AsyncClient(AsyncOperations):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections of this process and event loop."""
         await self._transport.aclose()
 
     async def submit(

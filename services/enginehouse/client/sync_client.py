@@ -98,6 +98,8 @@ class Handle:
 class Client(Operations):
     """Connects to Enginehouse as one tenant. Make one client, use it for everything, close it.
 
+    Threads, event loops and forked processes may share it.
+
     `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. A request that may safely be sent twice is
     repeated when the connection breaks or the server asks for it. This includes `submit`, because it carries an
     Idempotency-Key.
@@ -125,7 +127,7 @@ class Client(Operations):
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections of this process."""
         self._transport.close()
 
     def submit(
