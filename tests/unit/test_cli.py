@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from tests.support.documents import ROOT
 from typer.testing import CliRunner
 
 from enginehouse.cli import engines
@@ -52,6 +53,15 @@ def test_an_input_comes_from_files(tmp_path: Path) -> None:
         "note": None,
         "image": base64.b64encode(b"\x89PNG\xff").decode(),
     }
+
+
+@pytest.mark.parametrize(
+    "file",
+    [ROOT / "engine_template/example.json", *ROOT.glob("services/engines/*/example.json")],
+    ids=lambda file: file.parent.name,
+)
+def test_an_example_is_an_input_as_it_stands(file: Path) -> None:
+    assert "input" not in read_input(f"@{file}", [])
 
 
 @pytest.mark.parametrize("text", ["Hello", "{", "NaN", "-Infinity", "", "@/no/such/file", "@/"])

@@ -11,7 +11,7 @@ import pydantic_core
 
 from enginehouse.client.connections import Connections
 from enginehouse.client.models import JobNews
-from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, lost_request
+from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, check_origin, lost_request
 from enginehouse.contracts.errors import RequestError, Unavailable
 
 _WAIT_MARGIN_SECONDS = 15.0
@@ -98,10 +98,14 @@ class Transport:
         while True:
             tried += 1
             try:
-                return self._send(http, request, safe)
+                answer = self._send(http, request, safe)
+                break
             except RequestFailed as failed:
                 delay = self._delay(failed, tried)
             time.sleep(delay)
+        if not signed:
+            check_origin(answer, self._url)
+        return answer.content
 
     def _delay(self, failed: RequestFailed, tried: int) -> float:
         """Return the seconds before the next try. Raise the error if there is no next try."""
@@ -110,14 +114,14 @@ class Transport:
             raise failed.error from None
         return delay
 
-    def _send(self, http: httpx2.Client, request: httpx2.Request, safe: bool) -> bytes:
+    def _send(self, http: httpx2.Client, request: httpx2.Request, safe: bool) -> httpx2.Response:
         try:
             answer = http.send(request)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise lost_request(error, self._url, safe=safe) from None
         self._connections.note(answer)
         check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
-        return answer.content
+        return answer
 
     def events(self, path: str) -> Iterator[JobNews]:
         """Return events up to the one that is `completed`. A broken stream continues after the last event that came."""
@@ -134,7 +138,7 @@ class Transport:
                         if event.event == "completed":
                             return
                 lost = RequestFailed(Unavailable("The stream of events ended before the job did"), again=True)
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 lost = lost_request(error, self._url, safe=True)
             except RequestFailed as failed:
                 lost = failed
@@ -144,6 +148,6 @@ class Transport:
 
 def _check_stream(answer: httpx2.Response) -> None:
     """Raise RequestFailed with the reason in the body if the server did not open the stream."""
-    if answer.status_code >= 400:
+    if answer.status_code >= 300:
         body = answer.read()
         check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)
