@@ -17,7 +17,7 @@ def engine():
 
 def test_the_example(engine):
     example = json.loads((Path(__file__).parent / "example.json").read_text())
-    assert engine.predict(example["input"]) == {"words": 4, "longest": "engines"}
+    assert engine.predict(example) == {"words": 4, "longest": "engines"}
 
 
 def test_a_text_without_words_is_rejected_for_good(engine):

@@ -60,8 +60,7 @@ def test_every_command_runs(stack: StackHandle, tmp_path: Path) -> None:
 
 
 def test_the_python_example_runs(stack: StackHandle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINEHOUSE_URL", stack.base_url)
-    monkeypatch.setenv("ENGINEHOUSE_API_KEY", stack.keys["demo"])
+    monkeypatch.setenv("ENGINEHOUSE_HOME", str(stack.home.path))
     (example,) = [block.text for block in README.blocks if block.language == "python"]
     exec(compile(example, "README.md", "exec"), {})
 

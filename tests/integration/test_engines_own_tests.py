@@ -77,7 +77,7 @@ async def test_own_tests_pass_and_the_example_fits(folder: Path, tmp_path: Path)
     assert "skipped" not in said
     schema = json.loads(run(environment, copy, "-c", SCHEMA_OF_INPUT))
     example = json.loads((folder / "example.json").read_text())
-    assert jsonschema_rs.validator_for(schema).is_valid(example["input"])
+    assert jsonschema_rs.validator_for(schema).is_valid(example)
     assert not jsonschema_rs.validator_for(schema).is_valid({"nothing": "that any engine takes"})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from tests.support.documents import ROOT
 from typer.testing import CliRunner
 
 from enginehouse.cli import engines
@@ -18,6 +19,7 @@ from enginehouse.cli.app import app
 from enginehouse.cli.inputs import read_input
 from enginehouse.client import EngineInfo
 from enginehouse.contracts.tenant import Tenant, hash_key
+from enginehouse.local.home import Home
 from enginehouse.registry.deploy import has_key
 from enginehouse.registry.tenants import read_tenants
 
@@ -26,7 +28,7 @@ runner = CliRunner()
 
 @pytest.fixture(autouse=True)
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ENGINEHOUSE_HOME", str(Home.at(tmp_path / "home").path))
     monkeypatch.delenv("ENGINEHOUSE_URL", raising=False)
     monkeypatch.delenv("ENGINEHOUSE_API_KEY", raising=False)
 
@@ -51,6 +53,15 @@ def test_an_input_comes_from_files(tmp_path: Path) -> None:
         "note": None,
         "image": base64.b64encode(b"\x89PNG\xff").decode(),
     }
+
+
+@pytest.mark.parametrize(
+    "file",
+    [ROOT / "engine_template/example.json", *ROOT.glob("services/engines/*/example.json")],
+    ids=lambda file: file.parent.name,
+)
+def test_an_example_is_an_input_as_it_stands(file: Path) -> None:
+    assert "input" not in read_input(f"@{file}", [])
 
 
 @pytest.mark.parametrize("text", ["Hello", "{", "NaN", "-Infinity", "", "@/no/such/file", "@/"])
@@ -183,7 +194,7 @@ def test_help_shows_examples(command: str) -> None:
 
 
 def test_where_an_owner_is_told_of_its_engines_is_kept_with_its_keys(tmp_path: Path) -> None:
-    key = runner.invoke(app, ["tenant", "add", "acme", "--home", str(tmp_path)]).stdout.strip()
+    key = runner.invoke(app, ["tenant", "add", "acme", "--home", str(Home.at(tmp_path).path)]).stdout.strip()
     command = ["tenant", "webhook", "acme", "--home", str(tmp_path)]
     assert runner.invoke(app, [*command, "https://acme.example/hook"]).exit_code == 0
     (tenant,) = read_tenants(tmp_path / "tenants")

@@ -10,11 +10,13 @@ from typer.testing import CliRunner
 from enginehouse.cli.app import app
 from enginehouse.cli.console import TerminalSteps, _print_lines, out
 from enginehouse.cli.stack import parse_engine_names
+from enginehouse.local.home import Home
 
 _RUN = CliRunner()
 
 
 def test_status_and_down_where_nothing_runs(tmp_path: Path) -> None:
+    Home.at(tmp_path)
     status = _RUN.invoke(app, ["status", "--home", str(tmp_path), "--json"])
     assert (status.exit_code, json.loads(status.stdout)) == (1, {"running": False})
     down = _RUN.invoke(app, ["down", "--home", str(tmp_path)])
@@ -23,7 +25,7 @@ def test_status_and_down_where_nothing_runs(tmp_path: Path) -> None:
 
 
 def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
-    source, home = tmp_path / "source", tmp_path / "home"
+    source, home = tmp_path / "source", Home.at(tmp_path / "home").path
     source.mkdir()
     (source / "engine.yaml").write_text("tenant: acme\nname: one\n")
     deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
@@ -42,7 +44,7 @@ def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
 )
 def test_a_wrong_engine_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "engine.yaml").write_text(text)
-    refused = _RUN.invoke(app, ["engines", "deploy", str(tmp_path), "--home", str(tmp_path / "home")])
+    refused = _RUN.invoke(app, ["engines", "deploy", str(tmp_path), "--home", str(Home.at(tmp_path / "home").path)])
     assert refused.exit_code == 1
     assert said in refused.output
     assert "Traceback" not in refused.output

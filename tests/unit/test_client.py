@@ -8,6 +8,7 @@ import pytest
 from tests.support import derive_sync
 from tests.support.client import JOB, QUICK, Answer, Connect, Server, accepted, connections, job, problem
 
+from enginehouse import client as client_package
 from enginehouse.client import AsyncClient, CannotConnect, Client, SubmitOptions
 from enginehouse.contracts import errors
 from enginehouse.contracts.job import JobOptions, JobRequest
@@ -72,6 +73,8 @@ def test_a_submit_is_sent_again_with_the_same_key(connect: Connect, trouble: Ans
         (problem(418, "SOMETHING_NEW"), errors.RequestError),
         (problem(500, "INTERNAL"), errors.EnginehouseError),
         (httpx2.Response(404, text="not ours"), errors.RequestError),
+        (httpx2.Response(302, headers={"location": "/login", "content-type": "text/html"}), errors.RequestError),
+        (httpx2.Response(200, html="<p>Please log in to this network.</p>"), CannotConnect),
     ],
 )
 def test_a_refusal_becomes_its_exception_and_is_not_sent_again(
@@ -120,6 +123,13 @@ def test_url_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ENGINEHOUSE_URL", "http://elsewhere:1/")
     with Client() as client:
         assert client.url == "http://elsewhere:1"
+
+
+def test_every_error_of_a_call_can_be_imported_from_the_client() -> None:
+    kinds = {name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
+    assert {*kinds, "CannotConnect", "JobFailed", "NoHome", "WaitOver"} <= set(client_package.__all__)
+    found = [getattr(client_package, name) for name in client_package.__all__]
+    assert all(issubclass(kind, errors.EnginehouseError) for kind in found if issubclass(kind, Exception))
 
 
 async def test_the_async_client_does_the_same() -> None:

@@ -1,11 +1,9 @@
 """Connect a command to the API: by ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY, or as the home's local tenant."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import typer
 from rich.console import Console
 from rich.measure import Measurement
@@ -15,9 +13,8 @@ from rich.text import Text
 from enginehouse.cli.console import err, out
 from enginehouse.client import Client
 from enginehouse.client.retries import RetryPlan
-from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import Home
 
 _PATIENCE = RetryPlan(times=2, longest_retry_after_seconds=5)
 """Fewer retries than a program would use, because a person waits at the screen."""
@@ -65,25 +62,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected(home: Path) -> Iterator[Client]:
+def connected(home: Path | None) -> Iterator[Client]:
     """Give the block a client. Print an expected error of the block and exit with code 1."""
-    with exit_on_error(), _client(home) as client:
+    with exit_on_error(), Client(home=home, retries=_PATIENCE) as client:
         yield client
-
-
-def _client(home: Path) -> Client:
-    local = Home(home.expanduser().resolve()).read_local()
-    url = os.environ.get("ENGINEHOUSE_URL") or local.get("url")
-    if not url:
-        raise LocalError(
-            f"No Enginehouse is known in {home}.",
-            "'enginehouse up' starts one here; or set ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY to use another.",
-        )
-    key = os.environ.get("ENGINEHOUSE_API_KEY")
-    if not key and url.rstrip("/") == str(local.get("url", "")).rstrip("/"):
-        # The local key is for the local URL only. No other server may see it.
-        key = local.get("api_key")
-    try:
-        return Client(url, key, retries=_PATIENCE)
-    except (httpx2.InvalidURL, ValueError) as error:
-        raise RequestError(f"{url!r} is not a URL: {error}") from None

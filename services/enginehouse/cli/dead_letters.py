@@ -8,8 +8,8 @@ from rich.text import Text
 
 from enginehouse.cli.connection import clean, connected, print_table
 from enginehouse.cli.console import out
+from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.jobs import JsonOption, age, print_json
-from enginehouse.cli.running import DEFAULT_HOME, HomeOption
 from enginehouse.client import DeadLetterInfo
 
 EXAMPLES = """Examples:
@@ -42,7 +42,7 @@ def list_dead_letters(
     context: typer.Context,
     unparsable: UnparsableOption = False,
     limit: LimitOption = 20,
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List dead letters, newest first, with the reason of each. Or show, redrive or discard one."""
@@ -54,7 +54,7 @@ def list_dead_letters(
 def list_again(
     unparsable: UnparsableOption = False,
     limit: LimitOption = 20,
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List dead letters, as 'enginehouse dead-letters' does."""
@@ -83,7 +83,7 @@ def _list(unparsable: bool, limit: int, home: HomeOption, as_json: bool) -> None
 
 
 @dead_letters.command()
-def show(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def show(letter: LetterArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one dead letter: the reason, and the event that was delivered."""
     with connected(home) as client:
         found = client.dead_letter(letter)
@@ -94,7 +94,7 @@ def show(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonO
 
 
 @dead_letters.command()
-def redrive(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def redrive(letter: LetterArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Submit the job again as a new job. Prints the new job's id."""
     with connected(home) as client:
         handle = client.redrive(letter)
@@ -102,7 +102,7 @@ def redrive(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: Js
 
 
 @dead_letters.command()
-def discard(letter: LetterArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def discard(letter: LetterArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Delete a dead letter. Its job keeps its state."""
     with connected(home) as client:
         client.discard(letter)

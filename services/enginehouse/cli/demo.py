@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from enginehouse.cli.connection import exit_on_error
 from enginehouse.cli.console import TerminalSteps, out
 from enginehouse.cli.demonstration.examples import engines_of, examples
 from enginehouse.cli.demonstration.play import play, tenant_keys
-from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
+from enginehouse.cli.homes import NewHomeOption, home_to_start
+from enginehouse.cli.running import run
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.running import RunOptions, deploy_platform_engines, run_stack
@@ -17,11 +19,12 @@ from enginehouse.local.stack import Stack
 
 
 def demo(
-    home: HomeOption = DEFAULT_HOME,
+    home: NewHomeOption = None,
     port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1. Default: any free port.")] = 0,
 ) -> None:
     """Start everything, run real jobs, show them and stop. If a stack runs in the home, use that one."""
-    place = Home.at(home)
+    with exit_on_error():
+        place = home_to_start(home)
     run(_play_on_running_stack(place) if place.is_running() else _start_and_play(place, port))
 
 

@@ -6,19 +6,18 @@ from typing import Annotated
 import typer
 
 from enginehouse.cli.console import out, print_error
-from enginehouse.cli.running import DEFAULT_HOME, HomeOption
+from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.local.home import Home
 from enginehouse.registry.deploy import deploy_engine, remove_engine
 
 
 def deploy(
     folder: Annotated[Path, typer.Argument(help="Folder with engine.yaml.", exists=True, file_okay=False)],
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
 ) -> None:
     """Deploy the engine in FOLDER. A running 'enginehouse up' notices and starts it; nothing else changes."""
-    place = Home.at(home)
     try:
+        place = home_to_change(home)
         spec = deploy_engine(place.engines, folder)
     except EnginehouseError as error:
         print_error(error)
@@ -30,11 +29,11 @@ def deploy(
 
 def remove(
     engine: Annotated[str, typer.Argument(help="<tenant>--<engine>")],
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
 ) -> None:
     """Remove an engine. A running 'enginehouse up' notices and stops it."""
     try:
-        remove_engine(Home.at(home).engines, engine)
+        remove_engine(home_to_change(home).engines, engine)
     except EnginehouseError as error:
         print_error(error)
         raise typer.Exit(1) from None

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from enginehouse.cli.connection import clean, connected, print_table
 from enginehouse.cli.console import out
+from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.jobs import JsonOption, print_json
-from enginehouse.cli.running import DEFAULT_HOME, HomeOption
 from enginehouse.client import EngineInfo
 
 EXAMPLES = """Examples:
@@ -34,7 +34,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 
 @engines.callback()
-def list_engines(context: typer.Context, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_engines(context: typer.Context, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the engines you may use. Or show, deploy, quarantine, resume, purge or remove one."""
     if context.invoked_subcommand:
         return
@@ -55,7 +55,7 @@ def list_engines(context: typer.Context, home: HomeOption = DEFAULT_HOME, as_jso
 @engines.command()
 def show(
     engine: Annotated[str, typer.Argument(help="NAME or TENANT--NAME.", show_default=False)],
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one engine: its condition, its limits, and the schemas of its input and output."""
@@ -88,7 +88,7 @@ EngineIdArgument = Annotated[str, typer.Argument(help="TENANT--NAME.", show_defa
 def quarantine(
     engine: EngineIdArgument,
     reason: Annotated[str, typer.Option(help="The reason. The engine's owner can read it.", show_default=False)],
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stop all delivery to an engine, also after restarts. Its jobs stay queued. Needs an administrator's key."""
@@ -98,7 +98,7 @@ def quarantine(
 
 
 @engines.command()
-def resume(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def resume(engine: EngineIdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Deliver jobs to a paused or quarantined engine again, in order. Needs an administrator's key."""
     with connected(home) as client:
         found = client.resume(engine)
@@ -106,7 +106,7 @@ def resume(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: J
 
 
 @engines.command()
-def purge(engine: EngineIdArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def purge(engine: EngineIdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Cancel every job that waits for an engine. Running jobs continue. Needs an administrator's key."""
     with connected(home) as client:
         canceled = client.purge(engine)

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from enginehouse.cli.connection import clean, connected, print_table
 from enginehouse.cli.console import err, out
+from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.inputs import read_input
-from enginehouse.cli.running import DEFAULT_HOME, INTERRUPTED, HomeOption
+from enginehouse.cli.running import INTERRUPTED
 from enginehouse.client import JobFailed, JobNews, SubmitOptions
 from enginehouse.contracts.job import Job, Status
 from enginehouse.contracts.moments import now
@@ -63,7 +64,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the job to end, and print its output.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: longest wait in seconds.")] = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, help="9 first, 0 last.")] = None,
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Submit a job to ENGINE. Prints its id, or with --wait its output. Exits with 1 if the job fails."""
@@ -90,7 +91,7 @@ def list_jobs(
     engine: Annotated[str | None, typer.Option(help="Only jobs of this engine.")] = None,
     status: Annotated[Status | None, typer.Option(help="Only jobs with this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List your jobs, newest first. Or show, follow, cancel or retry one."""
@@ -109,21 +110,21 @@ def list_jobs(
 
 
 @jobs.command()
-def show(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def show(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one job: its status, the reason, and its output."""
     with connected(home) as client:
         _show(client.job(job_id), as_json)
 
 
 @jobs.command()
-def cancel(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def cancel(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Cancel a job. A queued job never runs; the call of a running job is closed."""
     with connected(home) as client:
         _show(client.cancel(job_id), as_json)
 
 
 @jobs.command()
-def retry(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def retry(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Submit the input of an ended job again as a new job. Prints the new job's id."""
     with connected(home) as client:
         handle = client.retry(job_id)
@@ -131,7 +132,7 @@ def retry(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpt
 
 
 @jobs.command()
-def follow(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def follow(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Print the events of a job as they come, and its output at the end. Exits with 1 if the job fails.
 
     With --json: one document per line. Ctrl-C stops following; the job continues.

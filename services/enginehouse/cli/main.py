@@ -8,8 +8,13 @@ def main() -> None:
     """Run the command."""
     # Nothing runs yet while modules are imported, so Ctrl-C may end the process at once and without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from enginehouse.cli.app import app
+    from enginehouse.extras import MissingExtra, needs
 
+    try:
+        with needs("platform", "The 'enginehouse' command"):
+            from enginehouse.cli.app import app
+    except MissingExtra as missing:
+        sys.exit(str(missing))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()

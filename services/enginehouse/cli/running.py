@@ -4,18 +4,12 @@ import asyncio
 import os
 import signal
 from collections.abc import Coroutine
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from enginehouse.cli.console import print_error
 from enginehouse.contracts.errors import EnginehouseError
-
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="ENGINEHOUSE_HOME", help="Folder of this deployment: bundles, data, logs.")
-]
-DEFAULT_HOME = Path(".enginehouse")
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""

@@ -15,8 +15,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from enginehouse.cli.connection import exit_on_error
 from enginehouse.cli.console import TerminalSteps, err, follow_logs, out
-from enginehouse.cli.running import DEFAULT_HOME, HomeOption, run
+from enginehouse.cli.homes import HomeOption, NewHomeOption, existing_home, home_to_start
+from enginehouse.cli.running import run
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.guard import Guard
@@ -50,7 +52,7 @@ def setup() -> None:
 
 
 def up(
-    home: HomeOption = DEFAULT_HOME,
+    home: NewHomeOption = None,
     port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1.")] = 8080,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when everything is up. 'enginehouse down' stops it.")
@@ -59,7 +61,8 @@ def up(
     logs: Annotated[bool, typer.Option(help="Print the logs of all processes.")] = True,
 ) -> None:
     """Start everything and run until Ctrl-C. Engines start and stop as their bundles appear in and leave the home."""
-    place = Home.at(home)
+    with exit_on_error():
+        place = home_to_start(home)
     if detach:
         _detach(place, port, engines)
         return
@@ -131,9 +134,10 @@ def _echo(log: Path, start: int) -> int:
     return start + len(text)
 
 
-def down(home: HomeOption = DEFAULT_HOME) -> None:
+def down(home: HomeOption = None) -> None:
     """Stop everything that runs for this home, and wait until it has stopped."""
-    place = Home.at(home)
+    with exit_on_error():
+        place = existing_home(home)
     pid = place.read_state().get("supervisor")
     if not place.is_running() or not pid:
         out.print(f"Nothing is running in {place.path}.")
@@ -151,11 +155,12 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
 
 
 def status(
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show every process of this home and its health. Exits with 1 if something is not healthy."""
-    place = Home.at(home)
+    with exit_on_error():
+        place = existing_home(home)
     state = place.read_state() if place.is_running() else {}
     if not state:
         out.print_json(json.dumps({"running": False})) if as_json else out.print(f"Nothing is running in {place.path}.")

@@ -7,9 +7,8 @@ from rich.table import Table
 
 from enginehouse.cli.connection import exit_on_error, print_table
 from enginehouse.cli.console import err, out
+from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.jobs import JsonOption, print_json
-from enginehouse.cli.running import DEFAULT_HOME, HomeOption
-from enginehouse.local.home import Home
 from enginehouse.registry.deploy import add_key
 from enginehouse.registry.tenants import (
     existing_tenant,
@@ -42,12 +41,12 @@ def add(
     admin: Annotated[
         bool, typer.Option("--admin", help="Make a key that may register and quarantine engines.")
     ] = False,
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key for a tenant, and the tenant if it is new. The key is printed only now."""
     with exit_on_error():
-        key = add_key(Home.at(home).tenants, name, admin=admin)
+        key = add_key(home_to_change(home).tenants, name, admin=admin)
     if as_json:
         print_json({"tenant": name, "api_key": key})
     else:
@@ -56,10 +55,10 @@ def add(
 
 
 @tenant.command("list")
-def list_tenants(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_tenants(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the tenants and the first characters of their keys."""
     with exit_on_error():
-        found = read_tenants(Home.at(home).tenants)
+        found = read_tenants(home_to_change(home).tenants)
     if as_json:
         print_json([one.model_dump(mode="json", exclude={"keys": {"__all__": {"sha256"}}}) for one in found])
         return
@@ -76,11 +75,11 @@ def list_tenants(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -
 def revoke(
     name: NameArgument,
     key: Annotated[str, typer.Argument(help="The key, or its first characters as listed.", show_default=False)],
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
 ) -> None:
     """Revoke a key. Requests with it are refused within a second; jobs submitted with it continue."""
     with exit_on_error():
-        revoked = revoke_key(Home.at(home).tenants, name, key)
+        revoked = revoke_key(home_to_change(home).tenants, name, key)
     out.print(f"{revoked.id}… of {name} is revoked.")
 
 
@@ -90,23 +89,24 @@ def webhook(
     url: Annotated[
         str | None, typer.Argument(help="URL for the notices. Without it none are sent.", show_default=False)
     ] = None,
-    home: HomeOption = DEFAULT_HOME,
+    home: HomeOption = None,
 ) -> None:
     """Send a signed webhook when an engine of the tenant is paused, quarantined or active again.
 
     Without URL: stop that.
     """
     with exit_on_error():
-        set_webhook(Home.at(home).tenants, name, url)
+        set_webhook(home_to_change(home).tenants, name, url)
     out.print(f"Notices about {name}'s engines go to {url or 'nobody'}.", soft_wrap=True)
 
 
 @tenant.command("webhook-secret")
-def webhook_secret(name: NameArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def webhook_secret(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Make a new signing secret for a tenant's webhooks. It is printed only now; the previous one stays valid."""
     with exit_on_error():
-        existing_tenant(Home.at(home).tenants, name)
-        secret = rotate_webhook_secret(Home.at(home).webhook_secrets, name)
+        place = home_to_change(home)
+        existing_tenant(place.tenants, name)
+        secret = rotate_webhook_secret(place.webhook_secrets, name)
     if as_json:
         print_json({"tenant": name, "webhook_secret": secret})
     else:

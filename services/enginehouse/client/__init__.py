@@ -1,27 +1,80 @@
 """The Python client, async and sync: submit jobs to engines, wait for them, list engines and jobs.
 
+Every error that a call may raise is an `EnginehouseError`, and can be imported from here.
+
 >>> from enginehouse.client import Client
 >>> with Client() as client:
 ...     client.run("standard", {"text": "What a wonderful stall!"})["label"]
 'positive'
 """
 
-from enginehouse.client.async_client import AsyncClient, AsyncHandle
-from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
-from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineInfo, JobNews, SubmitOptions
-from enginehouse.client.sync_client import Client, Handle
+from enginehouse.contracts.errors import (
+    AlreadyRedriven,
+    Conflict,
+    EngineDoesNotExist,
+    EnginehouseError,
+    EventReused,
+    Forbidden,
+    IdempotencyKeyReused,
+    InputTooLarge,
+    InvalidInput,
+    InvalidName,
+    JobDoesNotExist,
+    JobIsFinal,
+    Malformed,
+    NotFinalYet,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    RequestError,
+    ResultExpired,
+    Unauthenticated,
+    Unavailable,
+    UnsafeSettings,
+)
+from enginehouse.extras import needs
+from enginehouse.homes import NoHome
+
+with needs("client", "enginehouse.client"):
+    from enginehouse.client.async_client import AsyncClient, AsyncHandle
+    from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
+    from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineInfo, JobNews, SubmitOptions
+    from enginehouse.client.sync_client import Client, Handle
 
 __all__ = [
+    "AlreadyRedriven",
     "AsyncClient",
     "AsyncHandle",
     "BatchJob",
     "CannotConnect",
     "Client",
+    "Conflict",
     "DeadLetterInfo",
+    "EngineDoesNotExist",
     "EngineInfo",
+    "EnginehouseError",
+    "EventReused",
+    "Forbidden",
     "Handle",
+    "IdempotencyKeyReused",
+    "InputTooLarge",
+    "InvalidInput",
+    "InvalidName",
+    "JobDoesNotExist",
     "JobFailed",
+    "JobIsFinal",
     "JobNews",
+    "Malformed",
+    "NoHome",
+    "NotFinalYet",
+    "NotFound",
+    "QueueFull",
+    "RateLimited",
+    "RequestError",
+    "ResultExpired",
     "SubmitOptions",
+    "Unauthenticated",
+    "Unavailable",
+    "UnsafeSettings",
     "WaitOver",
 ]

@@ -1,7 +1,6 @@
 """The async client. `make fix` derives `sync_client.py` from this file."""
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -29,8 +28,8 @@ from enginehouse.client.retries import RetryPlan
 from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE
+from enginehouse.homes import find_access
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 _LONGEST_WAIT_SECONDS = 60.0
 """Longest wait that the server allows in one request. A longer wait takes several requests."""
 
@@ -99,9 +98,14 @@ class AsyncHandle:
 class AsyncClient(AsyncOperations):
     """Connects to Enginehouse as one tenant. Make one client, use it for everything, close it.
 
-    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. A request that may safely be sent twice is
-    repeated when the connection breaks or the server asks for it. This includes `submit`, because it carries an
-    Idempotency-Key.
+    Threads, event loops and forked processes may share it.
+
+    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY, and those to what `enginehouse up` wrote into
+    its home. `home` defaults to ENGINEHOUSE_HOME, and that to the nearest `.enginehouse` in the present folder or one
+    above it. The key of a home is sent to the URL of that home only.
+
+    A request that may safely be sent twice is repeated when the connection breaks or the server asks for it. This
+    includes `submit`, because it carries an Idempotency-Key.
     """
 
     def __init__(
@@ -109,12 +113,12 @@ class AsyncClient(AsyncOperations):
         url: str | None = None,
         api_key: str | None = None,
         *,
+        home: Path | None = None,
         timeout_seconds: float = 30,
         retries: RetryPlan | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = (url or os.environ.get("ENGINEHOUSE_URL") or DEFAULT_URL).rstrip("/")
-        key = api_key or os.environ.get("ENGINEHOUSE_API_KEY", "")
+        self.url, key = find_access(url, api_key, home)
         self._transport = AsyncTransport(self.url, key, timeout_seconds, retries or RetryPlan(), transport)
 
     async def __aenter__(self) -> Self:
@@ -126,7 +130,7 @@ class AsyncClient(AsyncOperations):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections of this process and event loop."""
         await self._transport.aclose()
 
     async def submit(

@@ -1,6 +1,7 @@
 """Requests and event streams of the client, repeated where that is safe. `make fix` derives `sync_transport.py`."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,9 +9,10 @@ from urllib.parse import urlsplit
 import httpx2
 import pydantic_core
 
+from enginehouse.client.connections import Connections
 from enginehouse.client.models import JobNews
-from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, lost_request
-from enginehouse.contracts.errors import Unavailable
+from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, check_origin, lost_request
+from enginehouse.contracts.errors import RequestError, Unavailable
 
 _WAIT_MARGIN_SECONDS = 15.0
 """An answer may take this much longer than the wait that was asked for."""
@@ -29,22 +31,42 @@ class AsyncTransport:
         retries: RetryPlan,
         transport: httpx2.AsyncBaseTransport | None,
     ) -> None:
+        try:
+            host = urlsplit(str(httpx2.URL(url))).hostname
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise RequestError(f"{url!r} is not a URL: {error}") from None
         self._url = url
+        # A proxy cannot reach this machine's own addresses.
+        self._trust_env = host not in ("127.0.0.1", "localhost", "::1")
         self._authorization = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._retries = retries
         self._timeout_seconds = timeout_seconds
-        self._http = httpx2.AsyncClient(
-            base_url=url,
+        self._transport = transport
+        self._process = os.getpid()
+        self._connections = Connections(self._connect)
+
+    def _connect(self) -> httpx2.AsyncClient:
+        if self._transport is not None and os.getpid() != self._process:
+            raise RuntimeError(
+                "This client was given a `transport`, which a forked child cannot use: make it anew here"
+            )
+        return httpx2.AsyncClient(
+            base_url=self._url,
             # One connection per waiting job, and many jobs may wait at the same time.
             limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
-            # A proxy cannot reach this machine's own addresses.
-            trust_env=urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"),
-            transport=transport,
+            trust_env=self._trust_env,
+            transport=self._transport,
         )
 
+    @property
+    def _http(self) -> httpx2.AsyncClient:
+        return self._connections.of(asyncio.get_running_loop())
+
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
+        """Close all connections of this process and event loop."""
+        http = self._connections.take(asyncio.get_running_loop())
+        if http is not None:
+            await http.aclose()
 
     async def request(
         self,
@@ -70,15 +92,20 @@ class AsyncTransport:
         timeout = httpx2.Timeout(
             self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
         )
-        request = self._http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
+        http = self._http
+        request = http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
         tried = 0
         while True:
             tried += 1
             try:
-                return await self._send(request, safe)
+                answer = await self._send(http, request, safe)
+                break
             except RequestFailed as failed:
                 delay = self._delay(failed, tried)
             await asyncio.sleep(delay)
+        if not signed:
+            check_origin(answer, self._url)
+        return answer.content
 
     def _delay(self, failed: RequestFailed, tried: int) -> float:
         """Return the seconds before the next try. Raise the error if there is no next try."""
@@ -87,13 +114,14 @@ class AsyncTransport:
             raise failed.error from None
         return delay
 
-    async def _send(self, request: httpx2.Request, safe: bool) -> bytes:
+    async def _send(self, http: httpx2.AsyncClient, request: httpx2.Request, safe: bool) -> httpx2.Response:
         try:
-            answer = await self._http.send(request)
-        except httpx2.TransportError as error:
+            answer = await http.send(request)
+        except httpx2.RequestError as error:
             raise lost_request(error, self._url, safe=safe) from None
+        self._connections.note(answer)
         check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
-        return answer.content
+        return answer
 
     async def events(self, path: str) -> AsyncIterator[JobNews]:
         """Return events up to the one that is `completed`. A broken stream continues after the last event that came."""
@@ -104,6 +132,7 @@ class AsyncTransport:
                 async with self._http.sse(
                     path, headers=headers, timeout=_STREAM_TIMEOUT, max_event_size=None
                 ) as source:
+                    self._connections.note(source.response)
                     await _check_stream(source.response)
                     async for event in source:
                         last, tried = event.id, 0
@@ -111,7 +140,7 @@ class AsyncTransport:
                         if event.event == "completed":
                             return
                 lost = RequestFailed(Unavailable("The stream of events ended before the job did"), again=True)
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 lost = lost_request(error, self._url, safe=True)
             except RequestFailed as failed:
                 lost = failed
@@ -121,6 +150,6 @@ class AsyncTransport:
 
 async def _check_stream(answer: httpx2.Response) -> None:
     """Raise RequestFailed with the reason in the body if the server did not open the stream."""
-    if answer.status_code >= 400:
+    if answer.status_code >= 300:
         body = await answer.aread()
         check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)

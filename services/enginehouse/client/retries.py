@@ -44,7 +44,7 @@ class RequestFailed(Exception):
 
 def check_answer(status: int, body: bytes, retry_after: str | None, *, safe: bool) -> None:
     """Raise RequestFailed unless the answer is a success. `safe`: the request may be sent twice without harm."""
-    if status < 400:
+    if status < 300:
         return
     error = from_answer(status, body, retry_after)
     # The server refused a 429 before doing anything.
@@ -52,7 +52,14 @@ def check_answer(status: int, body: bytes, retry_after: str | None, *, safe: boo
     raise RequestFailed(error, again=again) from None
 
 
-def lost_request(error: httpx2.TransportError, url: str, *, safe: bool) -> RequestFailed:
+def check_origin(answer: httpx2.Response, url: str) -> None:
+    """Raise CannotConnect if a success does not come from Enginehouse, but perhaps from the page of a proxy."""
+    kind = answer.headers.get("content-type", "nothing")
+    if answer.content and not kind.startswith("application/json"):
+        raise CannotConnect(f"What answers at {url} is not Enginehouse: it sent {kind}")
+
+
+def lost_request(error: httpx2.RequestError, url: str, *, safe: bool) -> RequestFailed:
     """Return the failure that a broken connection means."""
     why = str(error) or type(error).__name__
     if isinstance(error, httpx2.UnsupportedProtocol):

@@ -1,6 +1,5 @@
 """Derived from `async_client.py` by `make fix`: do not edit."""
 
-import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -28,8 +27,8 @@ from enginehouse.client.sync_transport import Transport
 from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE
+from enginehouse.homes import find_access
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 _LONGEST_WAIT_SECONDS = 60.0
 """Longest wait that the server allows in one request. A longer wait takes several requests."""
 
@@ -98,9 +97,14 @@ class Handle:
 class Client(Operations):
     """Connects to Enginehouse as one tenant. Make one client, use it for everything, close it.
 
-    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY. A request that may safely be sent twice is
-    repeated when the connection breaks or the server asks for it. This includes `submit`, because it carries an
-    Idempotency-Key.
+    Threads, event loops and forked processes may share it.
+
+    `url` and `api_key` default to ENGINEHOUSE_URL and ENGINEHOUSE_API_KEY, and those to what `enginehouse up` wrote into
+    its home. `home` defaults to ENGINEHOUSE_HOME, and that to the nearest `.enginehouse` in the present folder or one
+    above it. The key of a home is sent to the URL of that home only.
+
+    A request that may safely be sent twice is repeated when the connection breaks or the server asks for it. This
+    includes `submit`, because it carries an Idempotency-Key.
     """
 
     def __init__(
@@ -108,12 +112,12 @@ class Client(Operations):
         url: str | None = None,
         api_key: str | None = None,
         *,
+        home: Path | None = None,
         timeout_seconds: float = 30,
         retries: RetryPlan | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self.url = (url or os.environ.get("ENGINEHOUSE_URL") or DEFAULT_URL).rstrip("/")
-        key = api_key or os.environ.get("ENGINEHOUSE_API_KEY", "")
+        self.url, key = find_access(url, api_key, home)
         self._transport = Transport(self.url, key, timeout_seconds, retries or RetryPlan(), transport)
 
     def __enter__(self) -> Self:
@@ -125,7 +129,7 @@ class Client(Operations):
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections of this process."""
         self._transport.close()
 
     def submit(

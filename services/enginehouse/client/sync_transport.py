@@ -1,5 +1,6 @@
 """Derived from `async_transport.py` by `make fix`: do not edit."""
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +9,10 @@ from urllib.parse import urlsplit
 import httpx2
 import pydantic_core
 
+from enginehouse.client.connections import Connections
 from enginehouse.client.models import JobNews
-from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, lost_request
-from enginehouse.contracts.errors import Unavailable
+from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, check_origin, lost_request
+from enginehouse.contracts.errors import RequestError, Unavailable
 
 _WAIT_MARGIN_SECONDS = 15.0
 """An answer may take this much longer than the wait that was asked for."""
@@ -29,22 +31,42 @@ class Transport:
         retries: RetryPlan,
         transport: httpx2.BaseTransport | None,
     ) -> None:
+        try:
+            host = urlsplit(str(httpx2.URL(url))).hostname
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise RequestError(f"{url!r} is not a URL: {error}") from None
         self._url = url
+        # A proxy cannot reach this machine's own addresses.
+        self._trust_env = host not in ("127.0.0.1", "localhost", "::1")
         self._authorization = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._retries = retries
         self._timeout_seconds = timeout_seconds
-        self._http = httpx2.Client(
-            base_url=url,
+        self._transport = transport
+        self._process = os.getpid()
+        self._connections = Connections(self._connect)
+
+    def _connect(self) -> httpx2.Client:
+        if self._transport is not None and os.getpid() != self._process:
+            raise RuntimeError(
+                "This client was given a `transport`, which a forked child cannot use: make it anew here"
+            )
+        return httpx2.Client(
+            base_url=self._url,
             # One connection per waiting job, and many jobs may wait at the same time.
             limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
-            # A proxy cannot reach this machine's own addresses.
-            trust_env=urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"),
-            transport=transport,
+            trust_env=self._trust_env,
+            transport=self._transport,
         )
 
+    @property
+    def _http(self) -> httpx2.Client:
+        return self._connections.of(None)
+
     def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
+        """Close all connections of this process."""
+        http = self._connections.take(None)
+        if http is not None:
+            http.close()
 
     def request(
         self,
@@ -70,15 +92,20 @@ class Transport:
         timeout = httpx2.Timeout(
             self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
         )
-        request = self._http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
+        http = self._http
+        request = http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
         tried = 0
         while True:
             tried += 1
             try:
-                return self._send(request, safe)
+                answer = self._send(http, request, safe)
+                break
             except RequestFailed as failed:
                 delay = self._delay(failed, tried)
             time.sleep(delay)
+        if not signed:
+            check_origin(answer, self._url)
+        return answer.content
 
     def _delay(self, failed: RequestFailed, tried: int) -> float:
         """Return the seconds before the next try. Raise the error if there is no next try."""
@@ -87,13 +114,14 @@ class Transport:
             raise failed.error from None
         return delay
 
-    def _send(self, request: httpx2.Request, safe: bool) -> bytes:
+    def _send(self, http: httpx2.Client, request: httpx2.Request, safe: bool) -> httpx2.Response:
         try:
-            answer = self._http.send(request)
-        except httpx2.TransportError as error:
+            answer = http.send(request)
+        except httpx2.RequestError as error:
             raise lost_request(error, self._url, safe=safe) from None
+        self._connections.note(answer)
         check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
-        return answer.content
+        return answer
 
     def events(self, path: str) -> Iterator[JobNews]:
         """Return events up to the one that is `completed`. A broken stream continues after the last event that came."""
@@ -102,6 +130,7 @@ class Transport:
             headers = {**self._authorization, **({"last-event-id": last} if last else {})}
             try:
                 with self._http.sse(path, headers=headers, timeout=_STREAM_TIMEOUT, max_event_size=None) as source:
+                    self._connections.note(source.response)
                     _check_stream(source.response)
                     for event in source:
                         last, tried = event.id, 0
@@ -109,7 +138,7 @@ class Transport:
                         if event.event == "completed":
                             return
                 lost = RequestFailed(Unavailable("The stream of events ended before the job did"), again=True)
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 lost = lost_request(error, self._url, safe=True)
             except RequestFailed as failed:
                 lost = failed
@@ -119,6 +148,6 @@ class Transport:
 
 def _check_stream(answer: httpx2.Response) -> None:
     """Raise RequestFailed with the reason in the body if the server did not open the stream."""
-    if answer.status_code >= 400:
+    if answer.status_code >= 300:
         body = answer.read()
         check_answer(answer.status_code, body, answer.headers.get("retry-after"), safe=True)

@@ -83,13 +83,17 @@ def install_arguments(folder: Path, requirements: Path | None, config: Path | No
     """Return uv's arguments that fill the environment in `folder`."""
     # Two flags, because uv reuses a wheel that it built before even if the sources have changed.
     arguments = ["pip", "install", "--python", str(folder / "bin" / "python"), "--refresh-package", "enginehouse"]
-    arguments += ["--reinstall-package", "enginehouse", str(root())]
+    arguments += ["--reinstall-package", "enginehouse", str(root()), "--constraints", str(_constraint(folder))]
     if requirements:
         arguments += ["-r", str(requirements)]
     if config:
         # Named explicitly: uv ignores it below a project folder, and our own engines lie below our checkout.
         arguments += ["--config-file", str(config)]
     return arguments
+
+
+def _constraint(folder: Path) -> Path:
+    return folder / "constraint.txt"
 
 
 async def _build(engine: str, folder: Path, install: list[str], source: Path, guard: Guard, steps: Steps) -> None:
@@ -107,9 +111,15 @@ async def _build(engine: str, folder: Path, install: list[str], source: Path, gu
         if line.strip():
             steps.update(key, f"environment of {engine}: {line.strip()[:100]}")
 
+    async def run_uv(*arguments: str) -> None:
+        await run_tool([str(uv), *arguments], guard, environment=environment, cwd=source, on_line=show)
+
     try:
-        for arguments in (["venv", "--quiet", "--python", sys.executable, str(folder)], install):
-            await run_tool([str(uv), *arguments], guard, environment=environment, cwd=source, on_line=show)
+        await run_uv("venv", "--quiet", "--python", sys.executable, str(folder))
+        # Whatever asks for enginehouse gets the checkout. On an index the name is free for anybody to take, and an
+        # `override-dependencies` in a uv.toml would otherwise fetch it from there.
+        _constraint(folder).write_text(f"enginehouse @ {root().as_uri()}\n")
+        await run_uv(*install)
     except ToolFailed as error:
         steps.finish(key, f"environment of {engine} failed", ok=False)
         raise EnvironmentFailed(

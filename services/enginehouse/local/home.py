@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.names import EngineId, check_name
+from enginehouse.homes import local_json, read_json
 from enginehouse.local.errors import LocalError
 
 LOCAL_TENANT = "demo"
@@ -90,7 +90,7 @@ class Home:
     @property
     def local_json(self) -> Path:
         """File with the URL and key that commands on this machine use by default; mode 0600."""
-        return self.path / "local.json"
+        return local_json(self.path)
 
     def engine_bundles(self) -> dict[str, Path]:
         """Return the folders of engines, by engine id. Ignore everything that is not an engine's folder."""
@@ -109,11 +109,11 @@ class Home:
 
     def read_local(self) -> dict[str, str]:
         """Return the content of local.json, empty if there is none yet."""
-        return _read_json(self.local_json)
+        return read_json(self.local_json)
 
     def read_state(self) -> dict[str, Any]:
         """Return the content of state.json, empty if no stack has run here."""
-        return _read_json(self.state_file)
+        return read_json(self.state_file)
 
     def is_running(self) -> bool:
         """Return whether a supervisor runs this home now."""
@@ -142,14 +142,6 @@ class Home:
             yield
         finally:
             os.close(descriptor)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _is_engine(folder: Path) -> bool:

@@ -39,7 +39,7 @@ def test_vectors_have_length_one(engine):
 
 def test_the_example_finds_what_is_alike(engine):
     example = json.loads((Path(__file__).parent / "example.json").read_text())
-    invoice, bill, cat = engine.predict(example["input"])["vectors"]
+    invoice, bill, cat = engine.predict(example)["vectors"]
     assert dot(invoice, bill) > 0.5 > 0.2 > dot(invoice, cat)
 
 

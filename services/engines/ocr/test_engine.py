@@ -51,7 +51,7 @@ def test_the_sample_page_is_read(engine):
 
 def test_the_example_is_the_sample(engine):
     example = json.loads((FOLDER / "example.json").read_text())
-    assert base64.b64decode(example["input"]["image"]) == (FOLDER / "sample.png").read_bytes()
+    assert base64.b64decode(example["image"]) == (FOLDER / "sample.png").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])

@@ -75,7 +75,7 @@ def test_no_text_takes_long(engine, unit):
 
 def test_the_example_is_an_input(engine):
     example = json.loads((Path(__file__).parent / "example.json").read_text())
-    assert engine.predict(example["input"])["label"] == "positive"
+    assert engine.predict(example)["label"] == "positive"
 
 
 @pytest.mark.parametrize("data", ["just text", {}, {"text": ""}, {"text": "x" * 20_001}, {"text": 5}])

@@ -92,7 +92,7 @@ def _folder(name: str) -> Path:
 
 
 def _example(name: str) -> Any:
-    return json.loads((_folder(name) / "example.json").read_text())["input"]
+    return json.loads((_folder(name) / "example.json").read_text())
 
 
 def _numbered(texts: Sequence[str]) -> str:
