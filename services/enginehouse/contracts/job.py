@@ -84,6 +84,8 @@ class RetryPolicy(StrictModel):
 MAX_QUEUE_SECONDS = 7 * 86_400
 MAX_EXECUTION_SECONDS = 86_400
 MAX_RESULT_TTL_SECONDS = 30 * 86_400
+OUTPUT_MAX_DEPTH = 150
+"""Most levels of lists and objects in a result. JSON readers give up at about 200, and records and answers put some around it."""
 
 
 class JobOptions(StrictModel):
