@@ -204,6 +204,9 @@ class Job(BaseModel):
     version: str | None = None
     status: Status
     status_reason: StatusReason | None = None
+    status_detail: str | None = Field(
+        None, description="With status_reason engine_paused: why the engine gets no jobs, and what ends that."
+    )
     input: Any = None
     input_ref: str | None = None
     output: Any = None
