@@ -128,7 +128,9 @@ async def test_numbers_that_json_does_not_know_are_an_error(number: str) -> None
     async with running(Scorer) as (client, _):
         answer = await client.post("/predict", json={"data": number})
     assert answer.status_code == 500
-    assert answer.json()["error"]["message"] == f"BadResult: the result holds {number}, which JSON does not know"
+    error = answer.json()["error"]
+    assert error["message"].startswith(f"result.value: {number}, a number that JSON does not have")
+    assert (error["retryable"], error["code"]) == (False, "MALFORMED_ANSWER")
 
 
 async def test_null_and_words_that_look_like_numbers_are_fine() -> None:
@@ -148,21 +150,22 @@ async def test_a_result_of_another_type_is_an_error() -> None:
     async with running(Lying) as (client, _):
         wrong = await client.post("/predict", json={"data": "type"})
         assert wrong.status_code == 500
-        assert wrong.json()["error"]["message"].startswith("BadResult: the result is not of the declared type: 0:")
+        assert wrong.json()["error"]["message"].startswith("the result is not of the declared type: 0:")
         assert (await client.post("/predict", json={"data": "object"})).status_code == 500
         assert (await client.post("/predict", json={"data": "ok"})).json() == {"result": [1]}
 
 
-async def test_a_result_that_cannot_be_json_is_an_error() -> None:
+async def test_a_result_that_cannot_be_json_is_an_error_that_is_final() -> None:
     class Objects(Engine):
         def predict(self, data: str) -> Any:
-            return object() if data == "object" else "\ud800"
+            return {"boxes": [{"score": object()}]}
 
     async with running(Objects) as (client, _):
-        for data in ("object", "surrogate"):
-            answer = await client.post("/predict", json={"data": data})
-            assert answer.status_code == 500
-            assert "cannot be written as JSON" in answer.json()["error"]["message"]
+        answer = await client.post("/predict", json={"data": "object"})
+    assert answer.status_code == 500
+    error = answer.json()["error"]
+    assert error["message"].startswith("result.boxes[0].score: a object, which JSON does not have")
+    assert (error["retryable"], error["code"]) == (False, "MALFORMED_ANSWER")
 
 
 async def test_not_healthy_and_busy_until_loaded() -> None:

@@ -53,7 +53,8 @@ async def test_a_batch_answers_each_item_in_order() -> None:
         only_bad = await client.post("/predict/batch", json={"data": [{"x": -1}]})
     results = answer.json()["results"]
     assert [one.get("result") for one in results] == [1.0, None, None, None, 4.0]
-    assert [one["error"]["retryable"] for one in results if "error" in one] == [False, False, True]
+    assert [one["error"]["retryable"] for one in results if "error" in one] == [False, False, False]
+    assert [one["error"].get("code") for one in results if "error" in one] == [None, None, "MALFORMED_ANSWER"]
     assert results[1]["error"]["message"] == "x: Input should be greater than or equal to 0"
     assert "error" in only_bad.json()["results"][0]
 
@@ -62,7 +63,7 @@ async def test_a_batch_answers_each_item_in_order() -> None:
     ("body", "status", "says"),
     [
         (b'{"data": [{"x": 1, "label": "fail"}]}', 500, "RuntimeError: out of memory"),
-        (b'{"data": [{"x": 1, "label": "short"}]}', 500, "BadResult: predict_batch answered 0 results to 1 inputs"),
+        (b'{"data": [{"x": 1, "label": "short"}]}', 500, "predict_batch answered 0 results to 1 inputs"),
         (b'{"data": {"x": 1}}', 422, "data: Input should be a valid"),
         (b"nonsense", 422, "body: Invalid JSON"),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from array import array
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
@@ -127,14 +128,25 @@ def misbehaving(how: str) -> type[Engine]:
         ("two results", "predict yielded a value after its result"),
         ("of another type", "the result is not of the declared type"),
         ("ends", "predict ended without a result"),
-        ("not JSON", "Unable to serialize"),
+        ("not JSON", "event.output: a object, which JSON does not have"),
     ],
 )
 def test_what_is_no_result_is_an_error(how: str, says: str) -> None:
     with EngineTester(misbehaving(how)) as tester:
         error = lines_of(tester.request("POST", "/predict", b'{"data": null}')[1])[-1]["error"]
     assert says in error["message"]
-    assert error["retryable"] is True
+    assert (error["retryable"], error["code"]) == (False, "MALFORMED_ANSWER")
+
+
+def test_foreign_values_become_json_in_events_also() -> None:
+    class Arrays(Engine):
+        def predict(self, data: None) -> Iterator[Event | int]:
+            yield Output({"mask": array("d", [0.5])})
+            yield 1
+
+    with EngineTester(Arrays) as tester:
+        assert tester.predict(None) == 1
+        assert tester.told == [{"output": {"mask": [0.5]}}]
 
 
 def test_numbers_that_json_does_not_know_harm_nothing_on_the_way() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world, show_card
 from tests.support.gateway_engines import (
     engine,
     listed,
@@ -14,7 +14,7 @@ from tests.support.gateway_engines import (
     told,
     told_kinds,
 )
-from tests.support.scripted_runner import ScriptedRunner, fail, succeed
+from tests.support.scripted_runner import ScriptedRunner, fail, retry, succeed
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineState
@@ -81,13 +81,15 @@ async def test_the_jobs_of_a_failing_engine_wait_and_burn_nothing(world: Gateway
     assert 0 < len(waiting) <= 20
     shown = (await world.client().get("/v1/engines/echo")).json()
     assert shown["state"] == "paused"
-    assert "attempts failed; the last: PREDICT_ERROR" in shown["reason"]
+    assert "jobs in a row failed; the last: PREDICT_ERROR" in shown["reason"]
+    assert "enginehouse engines resume acme--echo" in shown["reason"]
     assert world.gateway.dispatcher.window(ECHO) == 0
     late = await world.submit("late")
     await world.sweep()
     for job_id in [*waiting, late]:
         job = await world.job(job_id)
         assert (job["status"], job["status_reason"], job["attempts"]) == ("queued", "engine_paused", 0)
+        assert job["status_detail"] == f"acme--echo is paused: {shown['reason']}"
     assert not {event.id for event in world.runner.events} & {*waiting, late}
 
 
@@ -176,7 +178,7 @@ async def test_a_clock_shorter_than_the_cards_does_not_count(world: GatewayWorld
         job_id = await world.submit(execution_timeout_seconds=0.001)
         assert (await world.job(job_id, wait=5))["status"] == "timed_out"
     assert engine(world).state == EngineState.ACTIVE
-    assert not engine(world).breaker.outcomes
+    assert len(engine(world).breaker.failed_jobs) == 0
 
 
 @pytest.mark.parametrize("seconds", [None, 60, 61])
@@ -195,6 +197,67 @@ async def test_a_retry_that_waits_for_a_paused_engine_says_so(world: GatewayWorl
 
     world.runner.answer = later
     job_id = await world.submit()
-    await until_async(lambda: engine(world).breaker.outcomes)
+    await until_async(lambda: len(engine(world).breaker.failed_jobs))
     await world.gateway.transitions.move(engine(world), EngineState.PAUSED, "to see", None)
     assert (await world.job(job_id))["status_reason"] == "engine_paused"
+
+
+async def test_two_bad_inputs_pause_nothing_however_often_they_are_tried(world: GatewayWorld) -> None:
+    world.runner.answer = retry
+    jobs = [await world.submit(number, retry={"max_attempts": 20, "initial_delay_ms": 0}) for number in range(2)]
+    for job_id in jobs:
+        assert (await world.job(job_id, wait=5))["attempts"] == 20
+    assert engine(world).state == EngineState.ACTIVE
+    assert len(engine(world).breaker.failed_jobs) == 2
+
+
+async def fail_for_acme(runner: ScriptedRunner, event: JobEvent) -> bool:
+    return await (fail if event.tenantid == "acme" else succeed)(runner, event)
+
+
+async def test_the_failing_jobs_of_one_tenant_pause_no_shared_engine(world: GatewayWorld) -> None:
+    world.runners[STANDARD].answer = fail_for_acme
+    for number in range(10 * breaker.TRIP_AFTER):
+        await world.submit(number, engine="standard")
+    theirs = await world.submit("theirs", tenant="umbra", engine="standard")
+    assert (await world.job(theirs, tenant="umbra", wait=5))["status"] == "succeeded"
+    await world.idle()
+    shared = world.gateway.catalogue.get(STANDARD)
+    assert shared is not None
+    assert shared.state == EngineState.ACTIVE
+
+
+async def test_a_shared_engine_that_fails_for_all_is_paused_and_a_tenant_for_whom_it_works_ends_that(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.05)
+    world.runners[STANDARD].answer = fail
+    shared = world.gateway.catalogue.get(STANDARD)
+    assert shared is not None
+    for number in range(breaker.TRIP_AFTER):
+        await world.submit(number, tenant="acme" if number % 2 else "umbra", engine="standard")
+    await until_async(lambda: shared.state == EngineState.PAUSED)
+    world.runners[STANDARD].answer = fail_for_acme
+    for number in range(20):
+        await world.submit(number, engine="standard")
+    theirs = await world.submit("theirs", tenant="umbra", engine="standard")
+    assert (await world.job(theirs, tenant="umbra", wait=10))["status"] == "succeeded"
+    await until_async(lambda: shared.state == EngineState.ACTIVE)
+
+
+async def redeploy(world: GatewayWorld, deployment: str) -> None:
+    await show_card(world.dapr, ECHO, deployment=deployment)
+    await world.gateway.catalogue.read_card(ECHO)
+
+
+async def test_a_new_deployment_starts_with_a_closed_breaker(world: GatewayWorld) -> None:
+    await redeploy(world, "one")
+    waiting = await paused(world)
+    await redeploy(world, "one")
+    assert engine(world).state == EngineState.PAUSED, "the same deployment shows its card again"
+    world.runner.answer = succeed
+    await redeploy(world, "two")
+    assert (engine(world).state, engine(world).reason) == (EngineState.ACTIVE, None)
+    assert len(engine(world).breaker.failed_jobs) == 0
+    for job_id in waiting:
+        assert (await world.job(job_id, wait=5))["status"] == "succeeded"

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world, show_card
 from tests.support.gateway_engines import (
     ECHO_STORE,
     control,
@@ -41,7 +41,10 @@ async def test_failed_probes_in_a_row_are_a_quarantine(world: GatewayWorld, monk
     await submit_many(world, 60)
     await until_async(lambda: engine(world).state == EngineState.QUARANTINED)
     ran = len(world.runner.events)
-    assert engine(world).reason == "8 probes in a row failed; the last: PREDICT_ERROR"
+    assert engine(world).reason == (
+        "8 probes in a row failed; the last: PREDICT_ERROR. "
+        "Deploy it repaired, or resume it: enginehouse engines resume acme--echo"
+    )
     await until_async(lambda: told_kinds(world) == ["paused", "quarantined"])
     await until_async(lambda: control(world.dapr) == {"stopped": True})
     await world.sweep()
@@ -131,3 +134,53 @@ async def test_a_store_that_hangs_keeps_no_other_runner_from_being_told(
     await asyncio.wait_for(world.gateway.transitions.catch_up(), 5)
     assert names.CONTROL_KEY in world.dapr.stores[names.results_component(STANDARD)]
     assert control(world.dapr) is None
+
+
+async def quarantined_by_the_breaker(world: GatewayWorld) -> None:
+    await show_card(world.dapr, ECHO, deployment="one")
+    await world.gateway.catalogue.read_card(ECHO)
+    await world.gateway.transitions.move(engine(world), EngineState.QUARANTINED, "it lies")
+
+
+async def test_its_owner_may_resume_an_engine_that_the_breaker_stopped(world: GatewayWorld) -> None:
+    await quarantined_by_the_breaker(world)
+    waiting = await world.submit("waits")
+    assert (await world.job(waiting))["status_detail"] == "acme--echo is quarantined: it lies"
+    answer = await world.client().post("/v1/engines/echo/resume")
+    assert (answer.status_code, answer.json()["state"]) == (200, "active")
+    assert control(world.dapr) == {"stopped": False}
+    job = await world.job(waiting, wait=5)
+    assert (job["status"], job["status_detail"]) == ("succeeded", None)
+
+
+async def test_an_operators_quarantine_stays_the_operators_over_restarts_and_deployments(tmp_path: Path) -> None:
+    dapr = FakeDapr()
+    async with gateway_world(tmp_path, dapr=dapr) as before:
+        await show_card(dapr, ECHO, deployment="one")
+        await before.gateway.catalogue.read_card(ECHO)
+        await operate(before, "quarantine", {"reason": "it mines coins"})
+    dapr.handlers.clear()
+    async with gateway_world(tmp_path, dapr=dapr) as world:
+        await show_card(dapr, ECHO, deployment="two")
+        await world.gateway.catalogue.read_card(ECHO)
+        assert (engine(world).state, engine(world).by_operator) == (EngineState.QUARANTINED, True)
+        job = await world.job(await world.submit())
+        assert job["status_detail"] == "acme--echo is quarantined by an operator: it mines coins"
+        said = problem_of(await world.client().post("/v1/engines/echo/resume"), 403, "FORBIDDEN")
+        assert "An operator quarantined acme--echo (it mines coins)" in said["detail"]
+        assert (await operate(world, "resume")).json()["state"] == "active"
+
+
+async def test_nobody_resumes_the_engine_of_another(world: GatewayWorld) -> None:
+    problem_of(await world.client("umbra").post(f"/v1/engines/{ECHO}/resume"), 404, "ENGINE_DOES_NOT_EXIST")
+    problem_of(await world.client("umbra").post("/v1/engines/standard/resume"), 403, "FORBIDDEN")
+
+
+async def test_a_new_deployment_ends_a_quarantine_of_the_breaker(world: GatewayWorld) -> None:
+    await quarantined_by_the_breaker(world)
+    assert control(world.dapr) == {"stopped": True}
+    await show_card(world.dapr, ECHO, deployment="two")
+    await world.gateway.catalogue.read_card(ECHO)
+    assert engine(world).state == EngineState.ACTIVE
+    assert control(world.dapr) == {"stopped": False}
+    await until_async(lambda: told_kinds(world) == ["quarantined", "active"])

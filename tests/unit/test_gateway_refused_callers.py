@@ -91,5 +91,5 @@ async def test_another_tenants_job_is_as_one_that_never_was(world: GatewayWorld)
 
 
 async def test_only_an_operator_may_stop_engines(world: GatewayWorld) -> None:
-    for action in ("quarantine", "resume", "purge"):
+    for action in ("quarantine", "purge"):
         await refused(world, "POST", f"/v1/engines/echo/{action}", 403, "FORBIDDEN", json={"reason": "no"})

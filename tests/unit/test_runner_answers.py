@@ -68,6 +68,7 @@ async def test_the_engine_sees_id_data_parameters_and_nothing_of_ours(world: Wor
         (b'{"result": ' + b"[" * 500 + b"]" * 500 + b"}", "not JSON"),
         (b'{"result": "\\ud800"}', "not JSON"),
         (b'{"result": 1', "not JSON"),
+        (b'{"result": ' + b"[" * 151 + b"1" + b"]" * 151 + b"}", "nested deeper than 150 levels"),
     ],
 )
 async def test_nonsense_fails_with_its_reason_and_is_not_tried_again(world: World, body: bytes, said: str) -> None:
@@ -78,6 +79,36 @@ async def test_nonsense_fails_with_its_reason_and_is_not_tried_again(world: Worl
     code, message = error_of(record)
     assert code == "MALFORMED_ANSWER"
     assert said in message
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_result_that_the_engine_itself_says_is_of_no_use_is_not_tried_again(world: World, status: int) -> None:
+    error = '{"message": "result.boxes[3].score: nan", "retryable": false, "code": "MALFORMED_ANSWER"}'
+    world.engine.predict = answering(b'{"error": %b}\n' % error.encode(), status, "application/x-ndjson")
+    record = await world.run()
+    assert (record.status, record.attempt, record.dead_lettered) == (Status.FAILED, 1, True)
+    assert error_of(record) == (
+        "MALFORMED_ANSWER",
+        "the engine's answer cannot be used: result.boxes[3].score: nan",
+    )
+
+
+async def test_a_failure_that_the_engine_says_is_final_is_not_tried_again(world: World) -> None:
+    world.engine.predict = answering(b'{"error": {"message": "no weights", "retryable": false}}', 500)
+    record = await world.run()
+    assert (record.status, record.attempt) == (Status.FAILED, 1)
+    assert error_of(record) == ("PREDICT_ERROR", "the engine answered 500: no weights")
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+@pytest.mark.parametrize("body", [b"<html>Bad Gateway</html>", b"", b"\xff", b"[1]", b'{"error": "down"}'])
+async def test_an_answer_of_something_between_us_and_the_engine_is_tried_again(
+    world: World, status: int, body: bytes
+) -> None:
+    world.engine.predict = answering(body, status, "text/html")
+    record = await world.run()
+    assert (record.status, record.attempt) == (Status.QUEUED, 1)
+    assert record.retry_at is not None
 
 
 async def test_a_redirect_is_not_followed(world: World) -> None:

@@ -82,6 +82,7 @@ def show(
 
 
 EngineIdArgument = Annotated[str, typer.Argument(help="TENANT--NAME.", show_default=False)]
+EngineNameArgument = Annotated[str, typer.Argument(help="NAME of yours, or TENANT--NAME.", show_default=False)]
 
 
 @engines.command()
@@ -98,8 +99,8 @@ def quarantine(
 
 
 @engines.command()
-def resume(engine: EngineIdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Deliver jobs to a paused or quarantined engine again, in order. Needs an administrator's key."""
+def resume(engine: EngineNameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Deliver jobs to a paused or quarantined engine again, in order. An operator's quarantine needs an administrator's key."""
     with connected(home) as client:
         found = client.resume(engine)
     _print_state(found, as_json)

@@ -60,7 +60,7 @@ class AsyncOperations:
         return EngineInfo.model_validate_json(await self._transport.request("POST", path, body={"reason": reason}))
 
     async def resume(self, engine: str) -> EngineInfo:
-        """Deliver jobs to a paused or quarantined engine again, in order. Needs an administrator's key."""
+        """Deliver jobs to a paused or quarantined engine again, in order. An operator's quarantine needs an administrator's key."""
         path = f"/v1/engines/{path_part(engine)}/resume"
         return EngineInfo.model_validate_json(await self._transport.request("POST", path))
 

@@ -109,7 +109,7 @@ class EngineState(StrEnum):
     PAUSED = "paused"
     """The breaker stopped the engine. Its jobs wait; after a while single jobs are let through as probes."""
     QUARANTINED = "quarantined"
-    """The engine gets no jobs until an operator resumes it."""
+    """The engine gets no jobs until it is resumed: by an operator, or by its owner if the breaker stopped it."""
     RETIRED = "retired"
     """The engine was removed."""
 
@@ -126,6 +126,7 @@ class EngineCard(WireModel):
     engine: str
     slot: Slot
     version: str
+    deployment: str = Field("", description="Differs from that of any other deployment with other content.")
     description: str = ""
     input_schema: dict[str, Any] = Field(default_factory=dict, description="JSON Schema 2020-12 of `input`.")
     output_schema: dict[str, Any] = Field(default_factory=dict)

@@ -84,6 +84,8 @@ class RetryPolicy(StrictModel):
 MAX_QUEUE_SECONDS = 7 * 86_400
 MAX_EXECUTION_SECONDS = 86_400
 MAX_RESULT_TTL_SECONDS = 30 * 86_400
+OUTPUT_MAX_DEPTH = 150
+"""Most levels of lists and objects in a result. JSON readers give up at about 200, and records and answers put some around it."""
 
 
 class JobOptions(StrictModel):
@@ -202,6 +204,9 @@ class Job(BaseModel):
     version: str | None = None
     status: Status
     status_reason: StatusReason | None = None
+    status_detail: str | None = Field(
+        None, description="With status_reason engine_paused: why the engine gets no jobs, and what ends that."
+    )
     input: Any = None
     input_ref: str | None = None
     output: Any = None

@@ -1,9 +1,8 @@
 """Convert JSON to an engine's types and back, with checks both ways.
 
-One pass in pydantic, because every job needs it.
+One pass in pydantic, because every job needs it. Only a result that it cannot write is looked through in Python.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -11,15 +10,13 @@ import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from enginehouse.contracts.errors import InvalidInput
+from enginehouse.contracts.job import JobErrorCode
+from enginehouse.engine.plain import BadResult, is_finite, is_too_deep, plain
 from enginehouse.engine.signature import Method
 
 _MAX_ERRORS = 5
 _MAX_MESSAGE = 2_000
 _SUSPECTS = (b"null", b"NaN", b"Infinity")
-
-
-class BadResult(ValueError):
-    """The engine's result does not have the declared type."""
 
 
 class Answer(NamedTuple):
@@ -65,18 +62,48 @@ class Codec:
 
     def write(self, result: Any) -> bytes:
         """Return `{"result": …}`. Raise BadResult if the result has another type than declared or cannot be JSON."""
+        value = self._validated(result)
         try:
-            value = self._result.validate_python(result)
             body = self._serializer.to_json(value, warnings=False)
-        except ValidationError as error:
-            raise BadResult(f"the result is not of the declared type: {explain(error)}") from None
-        except pydantic_core.PydanticSerializationError as error:
-            raise BadResult(f"the result cannot be written as JSON: {error}") from None
-        # Numbers that JSON does not know are written as one of these words. The result is inspected only if one
-        # appears.
-        if any(word in body for word in _SUSPECTS):
-            require_finite(self._serializer.to_python(value, warnings=False))
+        except pydantic_core.PydanticSerializationError:
+            body = self._rewritten(value)
+        else:
+            self._look_closer(value, body)
         return b'{"result":%b}' % body
+
+    def _validated(self, result: Any) -> Any:
+        try:
+            return self._result.validate_python(result)
+        except ValidationError as error:
+            first = error
+        try:
+            # It may be of the declared type once foreign values are plain: an array for a list, for example.
+            return self._result.validate_python(plain(result))
+        except ValidationError:
+            raise BadResult(f"the result is not of the declared type: {explain(first)}") from None
+
+    def _rewritten(self, value: Any) -> bytes:
+        """Write a result with values that pydantic does not know."""
+        written = plain(self._shown(value))
+        try:
+            return pydantic_core.to_json(written)
+        except (pydantic_core.PydanticSerializationError, ValueError) as error:
+            raise BadResult(f"the result cannot be written as JSON: {error}") from None
+
+    def _look_closer(self, value: Any, body: bytes) -> None:
+        """Raise BadResult if a result that was written is not valid all the same.
+
+        Numbers that JSON does not know were written as suspicious words, and readers do not follow any depth.
+        """
+        if is_too_deep(body) or (any(word in body for word in _SUSPECTS) and not is_finite(self._shown(value))):
+            plain(self._shown(value))
+
+    def _shown(self, value: Any) -> Any:
+        """Return the result as its models show it; the result itself if it is too deep or contains itself."""
+        try:
+            return self._serializer.to_python(value, warnings=False)
+        except (pydantic_core.PydanticSerializationError, ValueError):
+            return value
 
 
 class BatchCodec:
@@ -130,20 +157,6 @@ def _options(parameters: Any, takes_parameters: bool) -> dict[str, Any]:
     return {}
 
 
-def require_finite(value: Any) -> None:
-    """Raise BadResult if a number anywhere in `value` is NaN or infinite."""
-    open_values: list[Any] = [value]
-    while open_values:
-        item = open_values.pop()
-        if isinstance(item, float):
-            if not math.isfinite(item):
-                raise BadResult(f"the result holds {item}, which JSON does not know")
-        elif isinstance(item, dict):
-            open_values.extend(item.values())
-        elif isinstance(item, list | tuple | set | frozenset):
-            open_values.extend(item)
-
-
 def explain(error: ValidationError) -> str:
     """Return the reasons in one line: place and reason, at most five."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
@@ -154,10 +167,16 @@ def explain(error: ValidationError) -> str:
 
 
 def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
-    """Return status and `{"message", "retryable"}` for an exception. The traceback stays in the engine's own log."""
-    rejected = isinstance(error, InvalidInput)
-    message = str(error) if rejected else f"{type(error).__name__}: {error}"
-    return (422 if rejected else 500), {"message": message[:_MAX_MESSAGE], "retryable": not rejected}
+    """Return status and `{"message", "retryable"}` for an exception, and `code` if the result was of no use.
+
+    The traceback stays in the engine's own log.
+    """
+    if isinstance(error, InvalidInput):
+        return 422, {"message": str(error)[:_MAX_MESSAGE], "retryable": False}
+    if isinstance(error, BadResult):
+        # The same input would give the same result.
+        return 500, {"message": str(error)[:_MAX_MESSAGE], "retryable": False, "code": JobErrorCode.MALFORMED_ANSWER}
+    return 500, {"message": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE], "retryable": True}
 
 
 def error_answer(status: int, error: dict[str, Any]) -> Answer:

@@ -16,7 +16,8 @@ import pydantic_core
 
 from enginehouse.contracts.errors import InvalidInput
 from enginehouse.engine.base import Engine
-from enginehouse.engine.codec import Answer, BadResult, BatchCodec, Codec, error_answer, failure, join_results
+from enginehouse.engine.codec import Answer, BatchCodec, Codec, error_answer, failure, join_results
+from enginehouse.engine.plain import BadResult
 from enginehouse.engine.signature import read_signature
 from enginehouse.engine.stream import Canceled, Lines, drain, drain_async
 

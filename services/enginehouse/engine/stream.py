@@ -7,8 +7,8 @@ from typing import Any
 
 import pydantic_core
 
-from enginehouse.engine.codec import BadResult
 from enginehouse.engine.events import EVENTS, Event, as_line
+from enginehouse.engine.plain import BadResult, plain
 
 WAITING_MAX_BYTES = 1024 * 1024
 """Events beyond this size are dropped if the caller reads too slowly.
@@ -38,9 +38,13 @@ class Lines:
         self._closed = False
 
     def put(self, event: Event) -> None:
-        """Queue an event for the caller."""
+        """Queue an event for the caller. Raise BadResult if it cannot be JSON."""
         # Numbers that JSON does not know become null. In a result that would be an error, but events are not results.
-        line = pydantic_core.to_json(as_line(event), inf_nan_mode="null") + b"\n"
+        told = as_line(event)
+        try:
+            line = pydantic_core.to_json(told, inf_nan_mode="null") + b"\n"
+        except pydantic_core.PydanticSerializationError:
+            line = pydantic_core.to_json(plain(told, "event")) + b"\n"
         with self._lock:
             if len(self._waiting) + len(line) > WAITING_MAX_BYTES:
                 return

@@ -81,6 +81,8 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     transitions = Transitions(
         sidecar, catalogue, notifier, tenants, sweep_budget, wake=lambda engine_id: dispatcher.wake(engine_id)
     )
+    breaker_feed = BreakerFeed(catalogue, transitions)
+    catalogue.on_deployment = breaker_feed.start_anew
     # handover
     dispatcher = Dispatcher(
         sidecar,
@@ -94,7 +96,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     waiters, expected, samples = Waiters(), ExpectedJobs(ledger), EndSamples(pace.sample_every_seconds)
     consequences = Consequences(
         dispatcher,
-        BreakerFeed(catalogue, transitions),
+        breaker_feed,
         notifier,
         waiters=waiters,
         limits=limits,

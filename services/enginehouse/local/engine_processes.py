@@ -144,7 +144,7 @@ class EngineProcesses:
             for number, port in enumerate(ports)
         }
         delivery, sidecar = self.context.ports.take(), SidecarPorts.take(self.context.ports)
-        runner = start(self._runner(app, slot, delivery, sidecar, ports))
+        runner = start(self._runner(app, slot, delivery, sidecar, ports, workloads.content))
         longest = math.ceil(spec.execution_timeout_seconds) + 60
         plan = SidecarPlan(
             app_id=app,
@@ -176,7 +176,9 @@ class EngineProcesses:
             grace_seconds=5,
         )
 
-    def _runner(self, app: str, slot: Slot, delivery: int, sidecar: SidecarPorts, engines: list[int]) -> ProcessSpec:
+    def _runner(
+        self, app: str, slot: Slot, delivery: int, sidecar: SidecarPorts, engines: list[int], content: str
+    ) -> ProcessSpec:
         restarts = self.context.home.restarts / app
         restarts.mkdir(parents=True, exist_ok=True)
         fixed = {
@@ -184,6 +186,7 @@ class EngineProcesses:
             **app_environment(sidecar, self.context.api_token, self.context.app_token),
             "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / ENGINE_FILE),
             "ENGINEHOUSE_RUNNER_SLOT": slot,
+            "ENGINEHOUSE_RUNNER_DEPLOYMENT": content,
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in engines]),
             "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
             "ENGINEHOUSE_RUNNER_RESTART_DIR": str(restarts),

@@ -90,7 +90,9 @@ class Runner:
             after_seconds=settings.restart_after_seconds,
             execution_timeout_seconds=spec.execution_timeout_seconds,
         )
-        self.cards = CardKeeper(sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace)
+        self.cards = CardKeeper(
+            sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace, content=settings.deployment
+        )
         self._health = HealthWatch(
             pool=self.pool, restarts=restarts, on_up=lambda replica: self.cards.refresh(replica.client)
         )

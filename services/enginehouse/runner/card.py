@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,12 @@ from enginehouse.sidecar.base import Sidecar
 _log = structlog.get_logger(__name__)
 
 
-def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None) -> EngineCard:
+def deployment_of(spec: EngineSpec, content: str) -> str:
+    """Return a hash that tells this deployment from one of another engine.yaml, or of other `content` beside it."""
+    return hashlib.sha256(f"{spec.model_dump_json()}{content}".encode()).hexdigest()[:16]
+
+
+def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, deployment: str = "") -> EngineCard:
     """Return the engine's card. Parts of the engine's own description that exceed its bounds are left out and logged."""
     described = openapi or {}
     data, result, example = predict_schemas(described)
@@ -29,6 +35,7 @@ def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None) 
         engine=spec.id,
         slot=slot,
         version=spec.version,
+        deployment=deployment,
         description=spec.description,
         input_schema=_usable("input", data, described, spec.id),
         output_schema=_usable("output", result, described, spec.id),
@@ -77,9 +84,10 @@ def _fits(card: EngineCard) -> bool:
 class CardKeeper:
     """Keeps `card/<slot>` up to date, from the first time that the engine is healthy."""
 
-    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot, pace: Pace) -> None:
+    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot, pace: Pace, *, content: str = "") -> None:
         self._sidecar = sidecar
         self._spec = spec
+        self._deployment = deployment_of(spec, content)
         self._slot: Slot = slot
         self._pace = pace
         self._published: bytes | None = None
@@ -123,7 +131,7 @@ class CardKeeper:
         """Write the card, and announce it if it has changed."""
         if self._client is None:
             raise Unavailable("no replica has been healthy yet")
-        card = build_card(self._spec, self._slot, await self._client.openapi())
+        card = build_card(self._spec, self._slot, await self._client.openapi(), self._deployment)
         value = card.model_dump_json().encode()
         await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
         if value == self._published:

@@ -33,6 +33,9 @@ class RunnerSettings(BaseSettings):
         "127.0.0.1", description="Must be loopback, so that only the runner's own sidecar can deliver."
     )
     delivery_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="The --app-port of daprd.")
+    deployment: Annotated[str, Field(max_length=64)] = Field(
+        "", description="Hash of what was deployed beside engine.yaml. A change tells the gateway of a new deployment."
+    )
     restart_dir: Path | None = Field(
         None, description="Folder in which a file <host>_<port> asks the supervisor to restart that replica."
     )

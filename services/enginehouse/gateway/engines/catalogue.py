@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -46,13 +46,16 @@ class Catalogue:
         self._window_factor = window_factor
         self._bundles = bundles
         self._engines: dict[str, KnownEngine] = {}
+        self.on_deployment: Callable[[KnownEngine], Awaitable[None]] = _do_nothing
+        """Called when an engine that is known shows the card of another deployment."""
         self.loaded = asyncio.Event()
         """Set when the engines have been compared with the sidecar for the first time."""
 
     async def restore(self) -> None:
         """Start from the engines that the ledger remembers."""
         for row in await self._ledger.read(read.known_engines):
-            engine = self._engines[row.id] = KnownEngine(row.id, row.state, row.reason, row.probe_at)
+            engine = self._engines[row.id] = KnownEngine(row.id)
+            engine.set_state(row.state, row.reason, row.probe_at, by_operator=row.by_operator)
             if row.card:
                 engine.set_card(EngineCard.model_validate_json(row.card))
 
@@ -102,7 +105,7 @@ class Catalogue:
         if engine is None or engine.state in (EngineState.QUARANTINED, EngineState.RETIRED):
             return 0
         if engine.state == EngineState.PAUSED:
-            return 1 if engine.is_probing else 0
+            return engine.probes_at_once if engine.is_probing else 0
         return max(self._window_min, self._window_factor * engine.concurrency)
 
     async def refresh(self) -> None:
@@ -135,9 +138,9 @@ class Catalogue:
         engine.absent_polls = 0
         if engine.state != EngineState.RETIRED:
             return False
-        # A quarantined engine stays quarantined when it is removed and deployed again.
+        # A quarantined engine stays quarantined when it is removed and deployed again, until its card says that it changed.
         state = EngineState.QUARANTINED if engine.reason else EngineState.ACTIVE
-        await self.set_state(engine, state, engine.reason)
+        await self.set_state(engine, state, engine.reason, by_operator=engine.by_operator)
         return True
 
     async def _note_absent(self, engine: KnownEngine) -> None:
@@ -149,7 +152,7 @@ class Catalogue:
         # The sidecar may just be unable to load the engine's file: then its jobs wait until the file is mended.
         if engine.is_absent and not self._has_bundle(engine.id):
             reason = engine.reason if engine.state == EngineState.QUARANTINED else None
-            await self.set_state(engine, EngineState.RETIRED, reason)
+            await self.set_state(engine, EngineState.RETIRED, reason, by_operator=engine.by_operator)
 
     def _has_bundle(self, engine_id: str) -> bool:
         return self._bundles is not None and (self._bundles / engine_id).is_dir()
@@ -164,12 +167,19 @@ class Catalogue:
         return True
 
     async def set_state(
-        self, engine: KnownEngine, state: EngineState, reason: str | None = None, probe_at: float | None = None
+        self,
+        engine: KnownEngine,
+        state: EngineState,
+        reason: str | None = None,
+        probe_at: float | None = None,
+        *,
+        by_operator: bool = False,
     ) -> None:
         """Set an engine's state, here and in the ledger for all other gateways."""
         changed = engine.state != state
-        engine.state, engine.reason, engine.probe_at, engine.set_at = state, reason, probe_at, time.monotonic()
-        await self._ledger.set_engine_state(engine.id, state, reason, probe_at)
+        engine.set_state(state, reason, probe_at, by_operator=by_operator)
+        engine.set_at = time.monotonic()
+        await self._ledger.set_engine_state(engine.id, state, reason, probe_at, by_operator=by_operator)
         if changed:
             log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine_id=engine.id, reason=reason)
 
@@ -180,7 +190,7 @@ class Catalogue:
             engine = self._engines.get(row.id)
             # This gateway may have changed the state while the rows were being read: its decision is newer.
             if engine is not None and engine.set_at < began:
-                engine.state, engine.reason, engine.probe_at = row.state, row.reason, row.probe_at
+                engine.set_state(row.state, row.reason, row.probe_at, by_operator=row.by_operator)
 
     async def read_card(self, engine_id: str) -> None:
         """Read an engine's card and workers again; if its store does not answer, leave them as they are."""
@@ -193,10 +203,13 @@ class Catalogue:
             log.warning(f"The card of {engine_id} cannot be read: {error}", action="card_unread", engine_id=engine_id)
             return
         if card and card != engine.card:
+            is_redeployed = engine.card is not None and engine.card.deployment != card.deployment
             engine.set_card(card)
             log.info(
                 f"Engine {engine_id} shows its card", action="card_read", engine_id=engine_id, version=card.version
             )
+            if is_redeployed:
+                await self.on_deployment(engine)
         if not engine.is_saved or card:
             await self._ledger.save_engine(engine.id, engine.card.model_dump_json() if engine.card else None)
             engine.is_saved = True
@@ -220,3 +233,7 @@ class Catalogue:
             except Exception:
                 log.exception("The list of engines could not be compared", action="engines_failed")
             await asyncio.sleep(poll_seconds)
+
+
+async def _do_nothing(engine: KnownEngine) -> None:
+    """Stand in until somebody wants to know of deployments."""

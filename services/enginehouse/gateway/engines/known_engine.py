@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
-from enginehouse.contracts.names import EngineId, results_component
+from enginehouse.contracts.names import PLATFORM_TENANT, EngineId, results_component
 from enginehouse.gateway.engines.breaker import Breaker, Phase
 from enginehouse.gateway.engines.input_schema import InputSchema
 
@@ -17,6 +17,8 @@ DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
 REMOVED_AFTER_POLLS = 5
 """An engine that is absent for this number of polls was removed. Fewer polls prove nothing: a sidecar that restarts shows
 its components one by one."""
+_SKEW_SECONDS = 1.0
+"""Tolerated difference between a runner's clock and this gateway's."""
 FIRST_CARD_PAUSE_SECONDS = 1.0
 """Pause until the card of an engine without one is looked for again. Runners announce a new card; looking again finds a
 card whose announcement was lost."""
@@ -32,7 +34,11 @@ class KnownEngine:
     """Explains why it gets no jobs."""
     probe_at: float | None = None
     """While it is paused: the moment from which single jobs are handed over as probes."""
-    breaker: Breaker = field(default_factory=Breaker)
+    probing_since: float | None = None
+    """While it is paused: the moment of its first probe."""
+    by_operator: bool = False
+    """Whether an operator decided its state, not the breaker."""
+    breaker: Breaker = field(init=False)
     card: EngineCard | None = None
     schema: InputSchema | None = None
     workers: list[Heartbeat] = field(default_factory=list)
@@ -47,6 +53,18 @@ class KnownEngine:
     """Whether this gateway has written it to the ledger since it started."""
     set_at: float = 0
     """Moment of this gateway's last decision about its state, on the monotonic clock."""
+
+    def __post_init__(self) -> None:
+        self.forget_failures()
+
+    def forget_failures(self) -> None:
+        """Begin with an empty breaker."""
+        self.breaker = Breaker(shared=self.is_shared)
+
+    @property
+    def is_shared(self) -> bool:
+        """Say whether it works for all tenants."""
+        return self.tenant == PLATFORM_TENANT
 
     @property
     def tenant(self) -> str:
@@ -78,11 +96,37 @@ class KnownEngine:
         return self.state == EngineState.PAUSED and self.probe_at is not None and time.time() >= self.probe_at
 
     @property
-    def phase(self) -> Phase:
-        """Return the phase of an attempt that ends now, for the breaker."""
+    def probes_at_once(self) -> int:
+        """Return how many jobs are handed over as probes: on a shared engine two, which are of two tenants if two wait."""
+        return 2 if self.is_shared else 1
+
+    @property
+    def wait_reason(self) -> str | None:
+        """Explain to the owner of a job that waits for it why it gets none; None if it gets its jobs."""
+        if not self.takes_no_jobs:
+            return None
+        who = " by an operator" if self.by_operator else ""
+        return f"{self.id} is {self.state}{who}: {self.reason or 'no reason is known'}"
+
+    def phase_of(self, begun_at: float | None) -> Phase:
+        """Return the phase of an attempt that began at that moment and ends now, for the breaker."""
         if self.state != EngineState.PAUSED:
             return Phase.OPEN
-        return Phase.PROBING if self.is_probing else Phase.PAUSED
+        if begun_at is None:
+            return Phase.PROBING if self.is_probing else Phase.PAUSED
+        if self.probing_since is None or begun_at < self.probing_since - _SKEW_SECONDS:
+            return Phase.PAUSED
+        return Phase.PROBING if self.is_probing else Phase.PROBED
+
+    def set_state(
+        self, state: EngineState, reason: str | None, probe_at: float | None, *, by_operator: bool = False
+    ) -> None:
+        """Take over a decision about its state."""
+        if state != EngineState.PAUSED or probe_at is None:
+            self.probing_since = None
+        elif self.probing_since is None or probe_at < self.probing_since:
+            self.probing_since = probe_at
+        self.state, self.reason, self.probe_at, self.by_operator = state, reason, probe_at, by_operator
 
     @property
     def concurrency(self) -> int:

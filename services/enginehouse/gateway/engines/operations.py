@@ -1,14 +1,15 @@
-"""Quarantines and resumes engines, for operators."""
+"""Quarantines engines for operators, and resumes them for operators and owners."""
 
 from enginehouse.contracts.engine import EngineState
-from enginehouse.gateway.engines.breaker import Breaker
+from enginehouse.contracts.errors import Forbidden
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.engines.transitions import Transitions
+from enginehouse.gateway.tenants.tenants import Caller
 
 
 class EngineOperations:
-    """Carries out operators' decisions. Raises EngineDoesNotExist for an unknown engine."""
+    """Carries out decisions about engines. Raises EngineDoesNotExist for an engine that the caller does not know."""
 
     def __init__(self, catalogue: Catalogue, transitions: Transitions) -> None:
         self._catalogue = catalogue
@@ -17,13 +18,23 @@ class EngineOperations:
     async def quarantine(self, engine_id: str, reason: str) -> KnownEngine:
         """Stop delivery: the gateway hands over no more jobs, and the runners begin no more."""
         engine = self._catalogue.resolve_any(engine_id)
-        await self._transitions.move(engine, EngineState.QUARANTINED, reason)
+        await self._transitions.move(engine, EngineState.QUARANTINED, reason, by_operator=True)
         return engine
 
-    async def resume(self, engine_id: str) -> KnownEngine:
-        """Give an engine its jobs again, with an empty breaker."""
-        engine = self._catalogue.resolve_any(engine_id)
-        engine.breaker = Breaker()
-        await self._transitions.let_go_on(engine)
-        await self._transitions.move(engine, EngineState.ACTIVE)
+    async def resume(self, caller: Caller, name: str) -> KnownEngine:
+        """Give an engine its jobs again, with an empty breaker. Raise Forbidden if `caller` may not."""
+        engine = self._resumable(caller, name)
+        await self._transitions.resume(engine)
+        return engine
+
+    def _resumable(self, caller: Caller, name: str) -> KnownEngine:
+        if caller.is_admin:
+            return self._catalogue.resolve_any(name)
+        engine = self._catalogue.resolve(name, caller.name)
+        if engine.tenant != caller.name:
+            raise Forbidden(f"{engine.id} is not yours: only its owner or an administrator can resume it")
+        if engine.by_operator:
+            raise Forbidden(
+                f"An operator quarantined {engine.id} ({engine.reason}): only an administrator can resume it"
+            )
         return engine

@@ -48,11 +48,17 @@ class Transitions:
         """Last control message that this gateway wrote for each engine; None if the write failed."""
 
     async def move(
-        self, engine: KnownEngine, state: EngineState, reason: str | None = None, probe_at: float | None = None
+        self,
+        engine: KnownEngine,
+        state: EngineState,
+        reason: str | None = None,
+        probe_at: float | None = None,
+        *,
+        by_operator: bool = False,
     ) -> None:
         """Put an engine into `state`. Notify its owner if the state changes."""
         changed = engine.state != state
-        await self._catalogue.set_state(engine, state, reason, probe_at)
+        await self._catalogue.set_state(engine, state, reason, probe_at, by_operator=by_operator)
         if state == EngineState.QUARANTINED:
             self._written[engine.id] = None
         if changed:
@@ -102,9 +108,11 @@ class Transitions:
         """Write into an engine's store whether its runners may begin jobs."""
         await self._write(engine, self._control_of(engine))
 
-    async def let_go_on(self, engine: KnownEngine) -> None:
-        """Allow an engine's runners to begin jobs again, before its state changes."""
+    async def resume(self, engine: KnownEngine) -> None:
+        """Give an engine its jobs again. Its runners are told first; raise Unavailable if they cannot be."""
         await self._write(engine, GO_ON)
+        engine.forget_failures()
+        await self.move(engine, EngineState.ACTIVE)
 
     async def _write(self, engine: KnownEngine, control: Control) -> None:
         self._written[engine.id] = None

@@ -28,6 +28,7 @@ class JobView(TypedDict, total=False):
     version: str | None
     status: Status
     status_reason: StatusReason | None
+    status_detail: str | None
     input: Any
     input_ref: str | None
     input_url: str
@@ -73,13 +74,15 @@ def _reason(row: JobRow, engine: KnownEngine | None) -> StatusReason | None:
 
 def job_view(row: JobRow, engine: KnownEngine | None, *, with_input: bool = True) -> JobView:
     """Show a job to its owner."""
+    reason = _reason(row, engine)
     queue_time = max(0.0, round(row.started_at - row.created_at, 6)) if row.started_at else None
     view = JobView(
         id=row.id,
         engine=row.engine,
         version=row.version,
         status=row.status,
-        status_reason=_reason(row, engine),
+        status_reason=reason,
+        status_detail=engine.wait_reason if engine and reason is StatusReason.ENGINE_PAUSED else None,
         output=_json(row.output),
         error=row.error,
         attempts=row.attempts,

@@ -60,6 +60,7 @@ class EngineDecision:
     state: EngineState
     reason: str | None
     probe_at: float | None
+    by_operator: bool
 
 
 class Ledger:
@@ -164,10 +165,17 @@ class Ledger:
         await self._writer.write(_save_engines, SavedCard(engine_id, card))
 
     async def set_engine_state(
-        self, engine_id: str, state: EngineState, reason: str | None, probe_at: float | None
+        self,
+        engine_id: str,
+        state: EngineState,
+        reason: str | None,
+        probe_at: float | None,
+        *,
+        by_operator: bool = False,
     ) -> None:
         """Set an engine's state for all gateways. It outlives restarts."""
-        await self._writer.write(_set_engine_state, EngineDecision(engine_id, state, reason, probe_at), durable=True)
+        decision = EngineDecision(engine_id, state, reason, probe_at, by_operator)
+        await self._writer.write(_set_engine_state, decision, durable=True)
 
     async def discard_dead_letter(self, letter_id: str) -> None:
         """Delete a dead letter; its job keeps its state."""
@@ -265,6 +273,7 @@ def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> li
             "state": item.state.value,
             "reason": item.reason,
             "probe_at": item.probe_at,
+            "by_operator": item.by_operator,
             "updated_at": time.time(),
         }
         statement = upsert(connection, engines).values({"id": item.engine_id, **values})

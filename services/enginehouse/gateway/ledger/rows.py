@@ -214,6 +214,8 @@ class EngineRow(NamedTuple):
     succeeded: int
     failed: int
     updated_at: float
+    by_operator: bool
+    """Whether an operator decided its state, not the breaker."""
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> "EngineRow":

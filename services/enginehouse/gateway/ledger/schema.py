@@ -113,6 +113,7 @@ engines = Table(
     Column("succeeded", Integer, nullable=False, server_default="0"),
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("updated_at", Double, nullable=False),
+    Column("by_operator", Boolean, nullable=False, server_default=text("false")),
 )
 
 dead_letters = Table(

@@ -7,9 +7,10 @@ from typing import Any
 
 import pydantic_core
 
-from enginehouse.contracts.job import JobErrorCode
+from enginehouse.contracts.job import OUTPUT_MAX_DEPTH, JobErrorCode
 from enginehouse.runner.clients.base import Busy, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
+from enginehouse.runner.schema import depth
 
 MESSAGE_MAX_CHARS = 2_000
 MAX_RETRY_AFTER_SECONDS = 60.0
@@ -51,8 +52,8 @@ def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
         return malformed('it is JSON without "result"')
     if len(body) > limit:
         return too_large(f"{len(body)} bytes", limit)
-    if _MAY_OVERFLOW.search(body) and not _is_finite(answer["result"]):
-        return malformed("it holds a number that is too large for JSON readers")
+    if (trouble := _trouble(answer["result"], body)) is not None:
+        return malformed(trouble)
     return Succeeded(answer["result"], len(body))
 
 
@@ -65,14 +66,13 @@ def read_results(body: bytes, limits: Sequence[int]) -> Reply | list[Reply]:
     items = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(items, list) or len(items) != len(limits):
         return malformed(f'it is JSON without "results", a list of {len(limits)}')
-    doubtful = _MAY_OVERFLOW.search(body) is not None
-    return [_read_item(item, limit, doubtful) for item, limit in zip(items, limits, strict=True)]
+    return [_read_item(item, limit, body) for item, limit in zip(items, limits, strict=True)]
 
 
-def _read_item(item: Any, limit: int, doubtful: bool) -> Reply:
+def _read_item(item: Any, limit: int, body: bytes) -> Reply:
     if isinstance(item, dict) and "result" in item:
-        if doubtful and not _is_finite(item["result"]):
-            return malformed("it holds a number that is too large for JSON readers")
+        if (trouble := _trouble(item["result"], body)) is not None:
+            return malformed(trouble)
         size = len(pydantic_core.to_json(item["result"]))
         return too_large(f"{size} bytes", limit) if size > limit else Succeeded(item["result"], size)
     if isinstance(item, dict) and "error" in item:
@@ -81,11 +81,30 @@ def _read_item(item: Any, limit: int, doubtful: bool) -> Reply:
 
 
 def read_error(error: Any) -> Reply:
-    """Read the error of one input, `{"message", "retryable"}`. It is retryable unless it says that it is not."""
+    """Read the error of one input, `{"message", "retryable", "code"?}`. It is retryable unless it says that it is not.
+
+    With the code MALFORMED_ANSWER, the engine says that its own result is of no use; otherwise, that the input is not.
+    """
     message = bounded(without_trace(_sentence(error)), MESSAGE_MAX_CHARS)
-    if isinstance(error, dict) and error.get("retryable") is False:
+    if _is_final(error):
+        if error.get("code") == JobErrorCode.MALFORMED_ANSWER:
+            return malformed(message or "it says no more")
         return Rejected(message or "the engine refused the input")
     return Failed(message or "the engine failed")
+
+
+def _is_final(error: Any) -> bool:
+    """Return whether an engine's error says that the same input would fail again."""
+    return isinstance(error, dict) and error.get("retryable") is False
+
+
+def _trouble(result: Any, body: bytes) -> str | None:
+    """Return why JSON readers could not read a result that was parsed from `body`. None: they can."""
+    if _MAY_OVERFLOW.search(body) and not _is_finite(result):
+        return "it holds a number that is too large for JSON readers"
+    if body.count(b"[") + body.count(b"{") > OUTPUT_MAX_DEPTH and depth(result) > OUTPUT_MAX_DEPTH:
+        return f"it is nested deeper than {OUTPUT_MAX_DEPTH} levels"
+    return None
 
 
 def _is_finite(value: Any) -> bool:
@@ -103,9 +122,25 @@ def read_refusal(status: int, retry_after: str | None, body: bytes) -> Reply:
     if 400 <= status < 500 and status not in _NOT_REJECTIONS:
         return Rejected(message_of(body) or f"the engine refused the input with status {status}")
     if status >= 500 or status in _NOT_REJECTIONS:
-        said = message_of(body)
-        return Failed(f"the engine answered {status}" + (f": {said}" if said else ""))
+        return _read_failure(status, body)
     return malformed(f"its status is {status}, where 200 is expected")
+
+
+def _read_failure(status: int, body: bytes) -> Failed:
+    """Read an answer that says that the prediction failed. It is final only if the engine itself says so in its `error`.
+
+    All else may be a passing trouble, or the page of a proxy between.
+    """
+    try:
+        answer = pydantic_core.from_json(body)
+    except ValueError:
+        answer = None
+    error = answer.get("error") if isinstance(answer, dict) else None
+    said = message_of(body)
+    if isinstance(error, dict) and _is_final(error) and error.get("code") == JobErrorCode.MALFORMED_ANSWER:
+        return malformed(said or "it says no more")
+    message = f"the engine answered {status}" + (f": {said}" if said else "")
+    return Failed(message, retryable=not _is_final(error))
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -1,4 +1,4 @@
-"""/v1/engines: shows engines to their users; quarantines, resumes and purges them for administrators."""
+"""/v1/engines: shows engines to their users, resumes them for owners; quarantines and purges them for administrators."""
 
 from typing import Annotated
 
@@ -79,9 +79,10 @@ async def quarantine(request: Request, gateway: WiredGateway, caller: AdminCalle
     responses=problems(403, 404),
     dependencies=[NoQueryAllowed],
 )
-async def resume(gateway: WiredGateway, caller: AdminCaller, engine: EnginePath) -> Response:
-    """Give an engine its jobs again, in order."""
-    return json_answer(await gateway.engine_views.summary(await gateway.engine_operations.resume(engine)))
+async def resume(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+    """Give an engine its jobs again, in order. Its owner may, unless an operator quarantined it; an administrator always."""
+    resumed = await gateway.engine_operations.resume(caller, engine)
+    return json_answer(await gateway.engine_views.summary(resumed))
 
 
 class Purged(BaseModel):
