@@ -18,8 +18,8 @@ from tests.support.stack import StackHandle, start_stack, until
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.tenant import Limits, Tenant
 from enginehouse.local.daprd import cache_folder
-from enginehouse.local.environments import find_uv
 from enginehouse.local.home import Home
+from enginehouse.local.interpreters import find_uv
 from enginehouse.registry.bundle import render_engine, render_tenant, write_bundle
 
 HERE = Path(__file__).parent
@@ -195,7 +195,7 @@ def _allow_much(tenants: Path) -> None:
 def register(stack: StackHandle, engines: int) -> None:
     """Show the gateway that many more engines: their parts of its sidecar, without the engines themselves."""
     spec = EngineSpec.model_validate({"tenant": "tests", "name": "idle-0"})
-    part = render_engine(spec, HERE)["gateway/results.yaml"]
+    part = render_engine(spec, ".")["gateway/results.yaml"]
     # Stopped meanwhile: one that runs would load its whole folder again for every file.
     pid = stack.signal("gateway.daprd", signal.SIGSTOP)
     for number in range(engines):

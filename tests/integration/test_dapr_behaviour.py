@@ -94,7 +94,7 @@ class World:
         self.redis: RedisHandle = start_redis(folder)
         stack.callback(self.redis.stop)
         spec = EngineSpec(tenant="acme", name="behaviour", concurrency=16, execution_timeout_seconds=1)
-        write_bundle(folder / "engine", render_engine(spec, folder))
+        write_bundle(folder / "engine", render_engine(spec, "."))
         write_bundle(folder / "tenant", render_tenant(Tenant(name="acme")))
         port = PORTS.take()
         stack.enter_context(serving(self.gateway.app, port))

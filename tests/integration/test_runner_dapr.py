@@ -56,7 +56,7 @@ class Stack:
         self.redis = redis
         self.started: list[Started] = [redis]
         self.bundle = folder / "bundle"
-        for path, text in render_engine(SPEC, folder).items():
+        for path, text in render_engine(SPEC, ".").items():
             (self.bundle / path).parent.mkdir(parents=True, exist_ok=True)
             (self.bundle / path).write_text(text)
         gateway = self._daprd("gateway", [ROOT / "components/local", self.bundle / "gateway"])

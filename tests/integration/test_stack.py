@@ -92,7 +92,7 @@ def test_an_engine_added_while_all_runs_takes_jobs_and_nothing_else_restarts(
     _echoes(stack)
 
 
-def test_changed_code_takes_effect_when_it_is_deployed_and_jobs_wait_meanwhile(
+def test_changed_code_takes_effect_when_it_is_deployed_not_before_and_jobs_wait_meanwhile(
     stack: StackHandle, tmp_path: Path
 ) -> None:
     folder = _engine(tmp_path, "changing")
@@ -104,8 +104,12 @@ def test_changed_code_takes_effect_when_it_is_deployed_and_jobs_wait_meanwhile(
 
     code = (folder / "engine.py").read_text()
     (folder / "engine.py").write_text(code.replace("return data", 'return {"was": data}'))
-    _echoes(stack, engine)  # Editing alone does not deploy.
-    stack.deploy(folder, wait=False)
+    replica = f"{engine}--a.engine-0"
+    moved = folder.rename(folder.with_name("moved"))
+    stack.until_restarted(replica, stack.kill(replica))
+    stack.until_engine(engine)
+    _echoes(stack, engine)  # Editing and moving do not deploy, even when the engine starts again.
+    stack.deploy(moved, wait=False)
     stack.until_restarted(f"{engine}--a.runner", runner)
     job = stack.submit(engine, 1, tenant="tests")
     assert (job["status"], job.get("output")) == ("succeeded", {"was": 1}), job

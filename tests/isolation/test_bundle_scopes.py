@@ -39,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     parts.mkdir(parents=True)
     for engine in (ACME, GLOBEX):
         tenant, _, name = engine.partition("--")
-        write_bundle(folder / engine, render_engine(EngineSpec(tenant=tenant, name=name), folder))
+        write_bundle(folder / engine, render_engine(EngineSpec(tenant=tenant, name=name), "."))
         write_bundle(folder / tenant, render_tenant(Tenant(name=tenant)))
         GatewayParts(parts).put(engine, folder / engine)
         GatewayParts(parts).put(tenant, folder / tenant)

@@ -25,7 +25,7 @@ def _core() -> Iterator[dict[str, Any]]:
 
 def _bundles() -> Iterator[dict[str, Any]]:
     specs = [read_spec(path) for path in ENGINE_FILES] + [EngineSpec(tenant="acme", name="one")]
-    rendered = [render_engine(spec, ROOT) for spec in specs] + [render_tenant(Tenant(name="acme"))]
+    rendered = [render_engine(spec, ".") for spec in specs] + [render_tenant(Tenant(name="acme"))]
     for files in rendered:
         for path, text in files.items():
             if "/" in path:

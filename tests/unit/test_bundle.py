@@ -31,7 +31,7 @@ def _settings(component: dict[str, Any]) -> dict[str, str]:
 
 
 def _engine(spec: EngineSpec = _SPEC) -> dict[str, Any]:
-    return _objects(render_engine(spec, Path("/engines/sentiment")))
+    return _objects(render_engine(spec, "/engines/sentiment"))
 
 
 def test_the_jobs_component_lets_each_slot_do_its_part_and_no_more() -> None:
@@ -92,7 +92,7 @@ def test_the_active_slot_is_subscribed_and_nobody_is_on_trial() -> None:
 
 
 def test_no_component_holds_an_address_or_a_secret() -> None:
-    files = {**render_engine(_SPEC, Path("/x")), **render_tenant(Tenant(name="acme"))}
+    files = {**render_engine(_SPEC, "/x"), **render_tenant(Tenant(name="acme"))}
     components = [content for content in _objects(files).values() if content.get("kind") == "Component"]
     assert len(components) == 5
     for component in components:
@@ -121,8 +121,8 @@ def test_a_tenant_gets_its_two_topics_and_the_gateway_reads_it_raw() -> None:
 
 def test_a_bundle_is_read_back_as_it_was_written_and_replaced_whole(tmp_path: Path) -> None:
     folder = tmp_path / "engines" / _SPEC.id
-    write_bundle(folder, {**render_engine(_SPEC, tmp_path), "engine/extra.yaml": "{}"})
-    write_bundle(folder, render_engine(_SPEC, tmp_path))
+    write_bundle(folder, {**render_engine(_SPEC, "."), "engine/extra.yaml": "{}"})
+    write_bundle(folder, render_engine(_SPEC, "."))
     assert read_spec(folder / "engine.yaml") == _SPEC
     assert read_workloads(folder / "workloads.yaml").slots == {"a": "v1"}
     assert not (folder / "engine" / "extra.yaml").exists()

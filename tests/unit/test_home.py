@@ -9,7 +9,7 @@ import pytest
 from enginehouse.contracts.engine import EngineSpec, LocalRun
 from enginehouse.contracts.tenant import hash_key
 from enginehouse.local.engine_processes import engine_command, engine_environment
-from enginehouse.local.environments import environment_key, needs_environment
+from enginehouse.local.environments import needs_environment
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.local.running import write_local
@@ -94,7 +94,3 @@ def test_python_means_the_engines_own(tmp_path: Path) -> None:
     assert engine_command(["node", "x.js"], None) == ["node", "x.js"]
     other = EngineSpec(tenant="acme", name="one", run=LocalRun(command=["node", "x.js"]))
     assert not needs_environment(other)
-
-
-def test_an_environment_is_another_when_its_requirements_are() -> None:
-    assert environment_key(b"numpy==1") == environment_key(b"numpy==1") != environment_key(b"numpy==2")

@@ -16,7 +16,7 @@ _ENGINE = "acme--one"
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "engines" / _ENGINE
-    write_bundle(folder, render_engine(EngineSpec(tenant="acme", name="one"), tmp_path))
+    write_bundle(folder, render_engine(EngineSpec(tenant="acme", name="one"), "."))
     return folder
 
 

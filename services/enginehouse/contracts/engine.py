@@ -1,5 +1,6 @@
 """An engine: its engine.yaml, its card, its workers' heartbeats and its HTTP bodies."""
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,9 @@ INLINE_MAX_BYTES = 64 * 1024
 
 HEARTBEAT_SECONDS = 5
 WORKER_TTL_SECONDS = 15
+
+_PYTHON = re.compile(r"3\.(1[1-9]|[2-9]\d)(\.\d{1,3})?")
+"""Versions that the engine package works with."""
 
 JOBS_AT_ONCE_MAX = 1_024
 """Most jobs that a replica is given at once, whatever its concurrency and batch size."""
@@ -60,6 +64,11 @@ class EngineSpec(StrictModel):
     description: Annotated[str, Field(max_length=500)] = ""
     image: str | None = Field(None, description="Container image, for containers and Kubernetes.")
     run: LocalRun | None = Field(None, description="How `enginehouse up` starts the engine as a process.")
+    python: str | None = Field(
+        None,
+        description="Version of the Python that its process needs, such as `3.12`; fetched if this machine has none. "
+        "Default: the Python that runs Enginehouse.",
+    )
     protocol: Literal["predict", "open-inference"] = "predict"
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
         4, description="Jobs that one replica works on at the same time."
@@ -80,6 +89,15 @@ class EngineSpec(StrictModel):
         if isinstance(values, dict) and "slots" in values:
             raise ValueError("'slots' is called 'concurrency' now: rename it in engine.yaml")
         return values
+
+    @field_validator("python", mode="before")
+    @classmethod
+    def _python(cls, value: Any) -> Any:
+        # YAML reads an unquoted 3.12 as a number. No version that is allowed ends in a zero that this would lose.
+        text = str(value) if isinstance(value, float) else value
+        if text is None or (isinstance(text, str) and _PYTHON.fullmatch(text)):
+            return text
+        raise ValueError(f'{value!r} is not a version of Python from 3.11 on; write one in quotes, such as "3.12"')
 
     @field_validator("tenant")
     @classmethod

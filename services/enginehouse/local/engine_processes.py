@@ -1,5 +1,7 @@
 """Run one engine as processes: its replicas, its runner and the runner's daprd."""
 
+import asyncio
+import contextlib
 import json
 import math
 import os
@@ -25,6 +27,7 @@ from enginehouse.registry.bundle import (
     read_spec,
     read_workloads,
 )
+from enginehouse.registry.snapshot import hold, source_folder, tidy_snapshots
 
 _LOAD_SECONDS = 600
 """A model may take this long to load. After that its engine counts as failed."""
@@ -56,6 +59,8 @@ class EngineProcesses:
     engine_id: str
     bundle: Path
     _slots: list[SlotProcesses] = field(default_factory=list)
+    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Keeps the engine's files while its processes use them."""
 
     async def start(self) -> None:
         """Start all processes and wait until all are healthy.
@@ -65,7 +70,7 @@ class EngineProcesses:
         spec, workloads, source = self._read()
         environment = await environments.prepare(spec, source, self.context.guard, self.context.steps)
         self._slots = [
-            self._start_slot(spec, workloads, slot, environment) for slot in SLOTS if slot in workloads.slots
+            self._start_slot(spec, workloads, source, slot, environment) for slot in SLOTS if slot in workloads.slots
         ]
         waits: list[tuple[Supervised, float]] = []
         for slot in self._slots:
@@ -80,6 +85,8 @@ class EngineProcesses:
             await stop_app_and_sidecar(self.context.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
             await self.context.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
             self.context.ports.release(*slot.ports)
+        self._held.close()
+        await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
 
     async def healthy(self) -> bool:
         """Return whether all processes run and are healthy."""
@@ -125,22 +132,22 @@ class EngineProcesses:
                 "Add `run: {command: [...]}`, the command that starts it on this machine.",
             )
         workloads = read_workloads(self.bundle / WORKLOADS_FILE)
-        source = Path(workloads.source)
-        if not source.is_dir():
+        source = source_folder(self.bundle, workloads.source)
+        try:
+            self._held.enter_context(hold(source))
+        except OSError:
             raise LocalError(
-                f"The folder of {self.engine_id} is gone: {source}.", "Deploy it again from its new place."
-            )
+                f"The deployed files of {self.engine_id} are gone: {source}.", "Deploy it again."
+            ) from None
         return spec, workloads, source
 
     def _start_slot(
-        self, spec: EngineSpec, workloads: Workloads, slot: Slot, environment: Path | None
+        self, spec: EngineSpec, workloads: Workloads, source: Path, slot: Slot, environment: Path | None
     ) -> SlotProcesses:
         app, start = app_id(self.engine_id, slot), self.context.supervisor.start
         ports = [self.context.ports.take() for _ in range(workloads.replicas)]
         replicas = {
-            f"127.0.0.1_{port}": start(
-                self._replica(spec, Path(workloads.source), f"{app}.engine-{number}", port, environment)
-            )
+            f"127.0.0.1_{port}": start(self._replica(spec, source, f"{app}.engine-{number}", port, environment))
             for number, port in enumerate(ports)
         }
         delivery, sidecar = self.context.ports.take(), SidecarPorts.take(self.context.ports)

@@ -5,8 +5,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,26 +14,18 @@ from enginehouse.local.checkout import root, source_folders
 from enginehouse.local.daprd import cache_folder
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
+from enginehouse.local.interpreters import Interpreter, find_interpreter, find_uv, uv_environment
 from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
+from enginehouse.registry.content import files_hash
+from enginehouse.registry.requirements import UV_CONFIG, environment_files
 
-_UV_CONFIG = "uv.toml"
-"""Settings of uv beside the requirements, for example to leave a dependency out."""
+_INPUTS = "inputs"
+"""Folder in an environment with exactly the files that it was made from."""
 
 
 class EnvironmentFailed(LocalError):
     """An engine's requirements cannot be installed."""
-
-
-def find_uv() -> Path:
-    """Return the uv of this project's environment or of PATH. Raise LocalError if there is none."""
-    beside = Path(sys.executable).with_name("uv")
-    if beside.is_file():
-        return beside
-    on_path = shutil.which("uv")
-    if on_path:
-        return Path(on_path)
-    raise LocalError("There is no uv.", "Install it into this environment with 'python -m pip install uv'.")
 
 
 def needs_environment(spec: EngineSpec) -> bool:
@@ -43,52 +34,48 @@ def needs_environment(spec: EngineSpec) -> bool:
     return run is not None and (run.command[0] in ("python", "python3") or run.requirements is not None)
 
 
-def environment_key(*requirements: bytes) -> str:
-    """Return a key that changes with the environment's content: Python, the requirements, the engine package."""
-    digest = hashlib.sha256(f"{sys.version}\n{sys.executable}\n".encode())
-    files = [root() / "pyproject.toml"]
+def environment_key(interpreter: Interpreter, requirements: str | None, files: dict[str, Path]) -> str:
+    """Return a key that changes with everything that an environment is made from.
+
+    That is the interpreter, the engine package, and the files that the requirements consist of.
+    """
+    digest = hashlib.sha256(f"{interpreter.identity}\0{requirements}\0{files_hash(files)}\0".encode())
+    ours = [root() / "pyproject.toml"]
     for folder in source_folders("engine", "contracts"):
-        files += sorted(folder.rglob("*.py"))
-    for file in files:
+        ours += sorted(folder.rglob("*.py"))
+    for file in ours:
         digest.update(str(file.relative_to(root())).encode() + b"\0" + file.read_bytes() + b"\0")
-    for content in requirements:
-        digest.update(content)
     return digest.hexdigest()[:24]
 
 
 async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) -> Path | None:
-    """Return the engine's environment, made if it is missing; None if it needs none. May raise EnvironmentFailed."""
+    """Return the engine's environment, made if it is missing; None if it needs none.
+
+    Raise EnvironmentFailed, InvalidBundle or LocalError if it cannot be made.
+    """
     if spec.run is None or not needs_environment(spec):
         return None
-    requirements = _requirements(source, spec.run.requirements)
-    config = source / _UV_CONFIG if (source / _UV_CONFIG).is_file() else None
-    try:
-        contents = [file.read_bytes() for file in (requirements, config) if file]
-    except OSError as error:
-        raise EnvironmentFailed(
-            f"{error.filename}: {error.strerror}", "Name an existing file in run.requirements."
-        ) from None
-    folder = cache_folder() / "environments" / environment_key(*contents)
+    interpreter = await find_interpreter(spec, guard, steps)
+    requirements = spec.run.requirements
+    files = await asyncio.to_thread(environment_files, source, requirements)
+    key = await asyncio.to_thread(environment_key, interpreter, requirements, files)
+    folder = cache_folder() / "environments" / key
     async with _only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
-            await _build(spec.id, folder, install_arguments(folder, requirements, config), source, guard, steps)
+            await _build(spec, folder, interpreter, files, guard, steps)
     return folder
 
 
-def _requirements(source: Path, name: str | None) -> Path | None:
-    return source / name if name else None
-
-
-def install_arguments(folder: Path, requirements: Path | None, config: Path | None) -> list[str]:
+def install_arguments(folder: Path, requirements: str | None, files: Collection[str]) -> list[str]:
     """Return uv's arguments that fill the environment in `folder`."""
     # Two flags, because uv reuses a wheel that it built before even if the sources have changed.
     arguments = ["pip", "install", "--python", str(folder / "bin" / "python"), "--refresh-package", "enginehouse"]
     arguments += ["--reinstall-package", "enginehouse", str(root()), "--constraints", str(_constraint(folder))]
     if requirements:
-        arguments += ["-r", str(requirements)]
-    if config:
-        # Named explicitly: uv ignores it below a project folder, and our own engines lie below our checkout.
-        arguments += ["--config-file", str(config)]
+        arguments += ["-r", requirements]
+    if UV_CONFIG in files:
+        # Named explicitly: uv would prefer the configuration of a project around the folder.
+        arguments += ["--config-file", UV_CONFIG]
     return arguments
 
 
@@ -96,37 +83,49 @@ def _constraint(folder: Path) -> Path:
     return folder / "constraint.txt"
 
 
-async def _build(engine: str, folder: Path, install: list[str], source: Path, guard: Guard, steps: Steps) -> None:
+async def _build(
+    spec: EngineSpec, folder: Path, interpreter: Interpreter, files: dict[str, Path], guard: Guard, steps: Steps
+) -> None:
     """Build the environment in its final place: a virtual environment holds its own path, so it cannot be renamed."""
-    uv = find_uv()
+    assert spec.run
+    uv, requirements = find_uv(), spec.run.requirements
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    key = f"{engine} environment"
-    steps.update(key, f"making the environment of {engine}")
-    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    # Use the certificates that this machine trusts, as pip does: uv's own list does not know a company's proxy.
-    environment = {"UV_SYSTEM_CERTS": "1", **kept}
+    key = f"{spec.id} environment"
+    steps.update(key, f"making the environment of {spec.id}")
 
     def show(line: str) -> None:
         if line.strip():
-            steps.update(key, f"environment of {engine}: {line.strip()[:100]}")
+            steps.update(key, f"environment of {spec.id}: {line.strip()[:100]}")
 
-    async def run_uv(*arguments: str) -> None:
-        await run_tool([str(uv), *arguments], guard, environment=environment, cwd=source, on_line=show)
+    async def run_uv(arguments: list[str], cwd: Path) -> None:
+        await run_tool([str(uv), *arguments], guard, environment=uv_environment(), cwd=cwd, on_line=show)
 
     try:
-        await run_uv("venv", "--quiet", "--python", sys.executable, str(folder))
+        await run_uv(["venv", "--quiet", "--no-project", "--python", interpreter.path, str(folder)], folder.parent)
+        # Installed from a copy of exactly what the key was computed from: anything else is missing, and cannot make two
+        # environments of one key differ. Kept, because `-e` installs links into it.
+        await asyncio.to_thread(_copy, files, folder / _INPUTS)
         # Whatever asks for enginehouse gets the checkout. On an index the name is free for anybody to take, and an
         # `override-dependencies` in a uv.toml would otherwise fetch it from there.
         _constraint(folder).write_text(f"enginehouse @ {root().as_uri()}\n")
-        await run_uv(*install)
+        await run_uv(install_arguments(folder, requirements, files), folder / _INPUTS)
     except ToolFailed as error:
-        steps.finish(key, f"environment of {engine} failed", ok=False)
+        steps.finish(key, f"environment of {spec.id} failed", ok=False)
         raise EnvironmentFailed(
-            f"The requirements of {engine} cannot be installed:\n{error}", f"Correct what {source} asks for."
+            f"The requirements of {spec.id} cannot be installed on Python {interpreter.version}:\n{error}",
+            f"Correct {requirements or 'the environment'} in the engine's folder and deploy it again, "
+            "or name another Python in its engine.yaml.",
         ) from None
     (folder / "complete").touch()
-    steps.finish(key, f"environment of {engine} made")
+    steps.finish(key, f"environment of {spec.id} made")
+
+
+def _copy(files: dict[str, Path], folder: Path) -> None:
+    folder.mkdir()
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, folder / name)
 
 
 @asynccontextmanager

@@ -30,7 +30,6 @@ from enginehouse.contracts.names import (
     trial_topic,
 )
 from enginehouse.contracts.tenant import Tenant
-from enginehouse.registry.content import content_hash
 from enginehouse.registry.objects import (
     REDELIVER_INTERVAL_MS,
     STREAM_TTL,
@@ -61,8 +60,8 @@ class Workloads(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="Absolute path of the folder with the engine's own files.")
-    content: str = Field("", description="Hash of those files when they were deployed. A new hash restarts the engine.")
+    source: str = Field(description="Folder with the engine's files as they were deployed, relative to the bundle.")
+    content: str = Field("", description="Hash of those files. A new hash restarts the engine.")
     slots: dict[Slot, str] = Field(description="Version in each slot that is in use.")
     replicas: int = Field(1, ge=1, le=100, description="Number of engine processes behind one runner.")
 
@@ -77,8 +76,8 @@ def local_replicas(spec: EngineSpec) -> int:
     return max(1, spec.scale.min)
 
 
-def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict[str, str]:
-    """Return the files of an engine's bundle, by path. Its processes start in the folder `source`."""
+def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: Slot = "a") -> dict[str, str]:
+    """Return the files of an engine's bundle, by path. Its processes start in `source`, whose files have this hash."""
     engine = spec.id
     jobs, results = jobs_component(engine), results_component(engine)
     subscribes = [job_topic(engine), trial_topic(engine)]
@@ -98,12 +97,7 @@ def render_engine(spec: EngineSpec, source: Path, *, active: Slot = "a") -> dict
         "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), publishes)),
         "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), subscribes)),
     }
-    workloads = Workloads(
-        source=str(source.resolve()),
-        content=content_hash(source),
-        slots={active: spec.version},
-        replicas=replicas,
-    )
+    workloads = Workloads(source=source, content=content, slots={active: spec.version}, replicas=replicas)
     objects: dict[str, Any] = {
         ENGINE_FILE: spec.model_dump(mode="json", exclude_none=True),
         "engine/jobs.yaml": component(jobs, "pubsub.redis", settings, app_ids(engine)),

@@ -1,27 +1,84 @@
-"""Hash the content of an engine's folder. A deployment compares hashes to see whether the code has changed."""
+"""Find the files of an engine's folder that a deployment copies, and hash them to see whether they have changed."""
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from enginehouse.registry.bundle import InvalidBundle
+
+MAX_BYTES = 4 * 1024**3
+MAX_FILES = 50_000
+
+
+def deployed_files(folder: Path) -> dict[str, Path]:
+    """Return the files that belong to a deployment of `folder`, by their path below it, sorted.
+
+    Leave out what tools leave behind: names with a leading dot, caches, virtual environments. Follow links, because a
+    copy must not depend on anything outside. Raise InvalidBundle for a link that leaves the folder, and for a folder
+    that is too large.
+    """
+    top = folder.resolve()
+    try:
+        found = {path.relative_to(top).as_posix(): path for path in _files(top, (top,))}
+        _check_size(folder, found)
+    except OSError as error:
+        raise InvalidBundle(f"{error.filename or folder} cannot be read: {error.strerror}") from None
+    return dict(sorted(found.items()))
+
 
 def content_hash(folder: Path) -> str:
-    """Return a hash of all files in `folder` and their names. Leftovers of tools (caches, dot files) do not count."""
+    """Return a hash of all deployed files of `folder` and their names."""
+    return files_hash(deployed_files(folder))
+
+
+def files_hash(files: dict[str, Path]) -> str:
+    """Return a hash of these files, the names that they are given, and which of them are programs."""
     digest = hashlib.sha256()
-    for path in sorted(_files(folder)):
+    for name, path in files.items():
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256")
-        digest.update(f"{path.relative_to(folder)}\0{content.hexdigest()}\n".encode(errors="surrogateescape"))
+            runs = os.fstat(file.fileno()).st_mode & stat.S_IXUSR
+        digest.update(f"{name}\0{bool(runs)}\0{content.hexdigest()}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_ignored(name)]
-        # Links to files are followed; anything that is not a file is skipped, because reading a pipe would never end.
-        yield from (path for name in files if not _is_ignored(name) and (path := Path(place, name)).is_file())
+def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files below `folder`. `above` are the real folders on the way to it, from the top one."""
+    for path in folder.iterdir():
+        if _is_ignored(path.name) or not path.exists():
+            continue
+        real = path.resolve()
+        if not real.is_relative_to(above[0]):
+            raise InvalidBundle(
+                f"{path} is a link to {real}, outside of the engine's folder, which alone is deployed. "
+                "Copy what it points to into the folder."
+            )
+        if real in above:
+            raise InvalidBundle(f"{path} is a link to {real}, a folder that holds it. Remove the link.")
+        if real.is_dir() and not (real / "pyvenv.cfg").exists():
+            yield from _files(path, (*above, real))
+        elif real.is_file():  # Anything else is skipped, because reading a pipe would never end.
+            yield path
 
 
 def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")
+
+
+def _check_size(folder: Path, files: dict[str, Path]) -> None:
+    if len(files) > MAX_FILES:
+        raise InvalidBundle(f"{folder} holds {len(files):,} files; a deployment may have {MAX_FILES:,}.")
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    if sum(sizes.values()) > MAX_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise InvalidBundle(
+            f"{folder} holds {_in_gib(sum(sizes.values()))}; a deployment may have {_in_gib(MAX_BYTES)}. The largest "
+            f"file is {largest} ({_in_gib(sizes[largest])}). Move what the engine does not need out of the folder, and "
+            "large models into a package that requirements.txt names."
+        )
+
+
+def _in_gib(size: int) -> str:
+    return f"{size / 1024**3:.2f} GiB"

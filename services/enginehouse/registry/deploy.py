@@ -22,19 +22,27 @@ from enginehouse.registry.bundle import (
     write_bundle,
 )
 from enginehouse.registry.content import content_hash
+from enginehouse.registry.requirements import environment_files
+from enginehouse.registry.snapshot import only_deployer, remove_unused, snapshot_source, source_folder, take_snapshot
 
 _KEY_ID_LENGTH = 12
 
 
 def deploy_engine(engines: Path, folder: Path) -> EngineSpec:
-    """Write the bundle of the engine in `folder`. Raise InvalidBundle if it is wrong.
+    """Copy `folder` and write the bundle of the engine in it. Raise InvalidBundle if anything in it is wrong.
 
-    The process that watches `engines` starts the engine, and restarts it if a file in `folder` has changed.
+    The engine runs from the copy. The process that watches `engines` starts it, and restarts it if a file has changed.
     """
     spec = read_spec(folder / ENGINE_FILE)
-    if spec.run and spec.run.requirements and not (folder / spec.run.requirements).is_file():
-        raise InvalidBundle(f"{folder / ENGINE_FILE}: run.requirements: there is no file {spec.run.requirements}")
-    write_bundle(engines / spec.id, render_engine(spec, folder))
+    if spec.run:
+        environment_files(folder, spec.run.requirements)
+    with only_deployer(engines):
+        # Before: an older copy with this content may have been changed by its engine since.
+        remove_unused(engines, spec.id)
+        content = take_snapshot(engines, spec.id, folder)
+        source = snapshot_source(spec.id, content)
+        write_bundle(engines / spec.id, render_engine(spec, source, content))
+        remove_unused(engines, spec.id)
     return spec
 
 
@@ -45,9 +53,11 @@ def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
         if read_spec(bundle / ENGINE_FILE) != spec:
             return False
         workloads = read_workloads(bundle / WORKLOADS_FILE)
-    except InvalidBundle:
-        return False
-    return workloads.source == str(folder.resolve()) and workloads.content == content_hash(folder)
+        content = content_hash(folder)
+    except (InvalidBundle, OSError):
+        return False  # If the folder itself is wrong, deploying it says why.
+    is_named = workloads.content == content and workloads.source == snapshot_source(spec.id, content)
+    return is_named and source_folder(bundle, workloads.source).is_dir()
 
 
 def remove_engine(engines: Path, engine_id: str) -> None:
@@ -55,8 +65,11 @@ def remove_engine(engines: Path, engine_id: str) -> None:
 
     Raise InvalidName if there is none.
     """
-    if not remove_bundle(engines / str(EngineId.parse(engine_id))):
-        raise InvalidName(f"engine {engine_id!r} is not deployed here")
+    name = str(EngineId.parse(engine_id))
+    with only_deployer(engines):
+        if not remove_bundle(engines / name):
+            raise InvalidName(f"engine {engine_id!r} is not deployed here")
+        remove_unused(engines, name)
 
 
 def read_tenant(tenants: Path, name: str) -> Tenant | None:

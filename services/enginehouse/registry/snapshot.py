@@ -1,0 +1,125 @@
+"""Keep a copy of each engine's folder as it was deployed. Engines run from their copies, never from authors' folders.
+
+The copies lie beside the bundles, in `sources/<engine id>/<hash of the content>/`.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from enginehouse.registry.bundle import WORKLOADS_FILE, InvalidBundle, read_workloads
+from enginehouse.registry.content import content_hash, deployed_files
+
+_UNFINISHED = ".new-"
+
+
+def snapshot_source(engine_id: str, content: str) -> str:
+    """Return where the copy with this content lies, relative to the engine's bundle."""
+    return f"../../sources/{engine_id}/{content}"
+
+
+def source_folder(bundle: Path, source: str) -> Path:
+    """Return the folder that `source` of the bundle's workloads.yaml names. It may not exist."""
+    return Path(os.path.normpath(bundle / source))
+
+
+@contextlib.contextmanager
+def only_deployer(engines: Path) -> Iterator[None]:
+    """Be the only one who changes the bundles and copies beside `engines`. Wait until others are done."""
+    with _opened(_sources(engines)) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def take_snapshot(engines: Path, engine_id: str, folder: Path) -> str:
+    """Copy the deployed files of `folder`, unless such a copy is there. Return the hash of the copy's content.
+
+    The caller is `only_deployer`. Raise InvalidBundle if a file cannot be deployed.
+    """
+    copies = _sources(engines) / engine_id
+    copies.mkdir(exist_ok=True)
+    # A copy gets its name only when it is complete, so that a crash leaves no half copy under a name that is used.
+    fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=copies))
+    try:
+        for name, path in deployed_files(folder).items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, fresh / name)
+        # Hashed from the copy, because the author may edit the folder meanwhile.
+        content = content_hash(fresh)
+        if not (copies / content).exists():
+            fresh.chmod(folder.stat().st_mode | 0o700)
+            fresh.rename(copies / content)
+    except OSError as error:
+        raise InvalidBundle(f"{error.filename or folder} cannot be copied: {error.strerror}") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return content
+
+
+@contextlib.contextmanager
+def hold(source: Path) -> Iterator[None]:
+    """Keep the copy from being removed during the block, and however long the new version takes to come up.
+
+    Raise OSError if it is gone. The kernel lets go when the process dies.
+    """
+    with _opened(source) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), source.stat()):
+            raise FileNotFoundError(f"{source} has just been replaced")
+        yield
+
+
+def remove_unused(engines: Path, engine_id: str) -> None:
+    """Delete the engine's copies that its bundle does not name and nobody holds. The caller is `only_deployer`."""
+    copies = _sources(engines) / engine_id
+    try:
+        kept = _named_copy(engines / engine_id)
+    except InvalidBundle:
+        return  # Somebody edits the bundle: which copy it will name cannot be known.
+    for copy in copies.iterdir() if copies.is_dir() else ():
+        if copy != kept:
+            _remove_unless_held(copy)
+    with contextlib.suppress(OSError):
+        copies.rmdir()  # Succeeds if it is empty.
+
+
+def tidy_snapshots(engines: Path, engine_id: str) -> None:
+    """Delete the engine's unused copies when its processes have ended, as far as possible. Wait for deployments."""
+    with contextlib.suppress(OSError), only_deployer(engines):
+        remove_unused(engines, engine_id)
+
+
+def _named_copy(bundle: Path) -> Path | None:
+    return source_folder(bundle, read_workloads(bundle / WORKLOADS_FILE).source) if bundle.is_dir() else None
+
+
+def _remove_unless_held(copy: Path) -> None:
+    with contextlib.suppress(OSError), _opened(copy) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Renamed first, so that a crash leaves no half copy under its name.
+        unnamed = copy if copy.name.startswith(_UNFINISHED) else copy.rename(copy.with_name(_UNFINISHED + copy.name))
+        shutil.rmtree(unnamed)
+
+
+def _sources(engines: Path) -> Path:
+    """Return the folder of all copies, made if missing.
+
+    It lies beside the bundles, because those are watched and replaced whole, while an engine writes into its copy and
+    must find its files under the same path until it has ended.
+    """
+    folder = engines.parent / "sources"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
