@@ -13,8 +13,9 @@ import pytest
 from enginehouse.contracts.engine import EngineSpec, LocalRun
 from enginehouse.local import environments
 from enginehouse.local.checkout import root
-from enginehouse.local.environments import EnvironmentFailed, find_uv
+from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.guard import Guard
+from enginehouse.local.interpreters import find_uv
 from enginehouse.local.steps import SilentSteps
 
 pytestmark = pytest.mark.timeout(300)  # The first run downloads packages.
