@@ -27,7 +27,10 @@ class Newcomer:
     def run(self, *commands: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run commands in one shell, as typed: it stops at the first that fails."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENGINEHOUSE_", "VIRTUAL_"))}
-        own = {"HOME": str(self.folder), "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))}
+        own = {
+            "HOME": str(self.folder),
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
+        }
         return subprocess.run(
             ["bash", "-e", "-c", "\n".join(commands)],
             cwd=cwd or self.checkout,
