@@ -19,6 +19,10 @@ test: $(ENVIRONMENT) ## Run every test; ARGS='-k name' runs some
 	@$(BIN)/enginehouse setup
 	@$(PYTEST) $(ARGS)
 
+pythons: $(ENVIRONMENT) ## Run the demo on every other Python of this machine, 3.11 to 3.14
+	@$(BIN)/enginehouse setup
+	@PYTHONPATH=. $(BIN)/python tests/support/pythons.py
+
 faults: $(ENVIRONMENT) ## Break everything under load; ARGS='--seed 7 --jobs 2000'
 	@$(BIN)/enginehouse setup
 	@$(BIN)/python -u -m tests.faults $(ARGS)
@@ -54,4 +58,4 @@ clean: ## Delete the environment and the local home; daprd stays cached
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test faults soak bench check fix clean
+.PHONY: help demo up test pythons faults soak bench check fix clean

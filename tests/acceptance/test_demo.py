@@ -12,6 +12,9 @@ import psutil
 import pytest
 from tests.support.stack import until
 
+from enginehouse.local.home import Home
+from enginehouse.local.running import deploy_platform_engines
+
 _SECONDS = 300
 """The first run of all makes engines' environments."""
 pytestmark = pytest.mark.timeout(_SECONDS)
@@ -102,6 +105,25 @@ def test_no_key_is_printed_and_no_process_is_left(printed: str, home: Path) -> N
     assert _left(home) == []
     (keys,) = home.glob("run/demo-keys.json")
     assert keys.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_engine_that_does_not_come_up_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
+    place = Home.at(tmp_path)
+    deploy_platform_engines(place, None)
+    (copy,) = (tmp_path / "sources" / "acme--ocr").iterdir()
+    (copy / "engine.py").write_text("raise SystemExit('the model is not there')\n")
+    with _start(tmp_path) as running:
+        out, err = running.communicate(timeout=_SECONDS)
+    assert running.returncode == 1
+    assert {engine: len(jobs) for engine, jobs in _rows(out).items()} == {"shared--standard": 4, "globex--embedding": 1}
+    assert out.count("Refused:") == 5
+    missing = " ".join(out.partition("Missing: acme--ocr")[2].split())
+    assert "It did not start" in missing
+    assert "the model is not there" in missing
+    assert "1 of 3 engines did not answer as they should: acme--ocr." in " ".join(err.split())
+    assert "2 of 3 engines are up" in err
+    assert "Traceback" not in err
+    assert _left(tmp_path) == []
 
 
 @pytest.mark.parametrize("module", ["typer", "pydantic", "enginehouse.local.stack"])

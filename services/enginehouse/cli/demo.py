@@ -22,7 +22,11 @@ def demo(
     home: NewHomeOption = None,
     port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1. Default: any free port.")] = 0,
 ) -> None:
-    """Start everything, run real jobs, show them and stop. If a stack runs in the home, use that one."""
+    """Start everything, run real jobs, show them and stop. If a stack runs in the home, use that one.
+
+    An engine that does not come up does not end the demo: the others are shown, then what is missing and why, and the
+    exit status is 1.
+    """
     with exit_on_error():
         place = home_to_start(home)
     run(_play_on_running_stack(place) if place.is_running() else _start_and_play(place, port))
@@ -49,9 +53,15 @@ async def _start_and_play(home: Home, port: int) -> None:
         async def work(stack: Stack) -> None:
             async def report_when_up() -> None:
                 await stack.settled()
-                steps.finish("up", f"everything is up after {time.monotonic() - began:.1f} s")
+                running = [engine.state == "running" for engine in stack.engines.values()]
+                up = "everything is" if all(running) else f"{sum(running)} of {len(running)} engines are"
+                steps.finish("up", f"{up} up after {time.monotonic() - began:.1f} s", ok=all(running))
 
-            await asyncio.gather(report_when_up(), play(home, stack.url, steps.print, out.width))
+            reporting = asyncio.create_task(report_when_up())
+            try:
+                await play(home, stack.url, steps.print, out.width)
+            finally:
+                reporting.cancel()
 
         # Made before the gateway starts, so that it knows the keys from the first call on.
         tenant_keys(home)

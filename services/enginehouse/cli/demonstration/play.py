@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2
 from rich.text import Text
 
+from enginehouse.cli.connection import clean
 from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines_of, examples
 from enginehouse.cli.demonstration.show import Board
 from enginehouse.contracts.errors import EnginehouseError
@@ -21,6 +23,9 @@ from enginehouse.registry.deploy import add_key, has_key
 _WAIT_SECONDS = 60
 _FINISHED_SECONDS = 60
 _LOOK_AGAIN_SECONDS = 0.05
+_UP_SECONDS = 1_200
+"""An engine may take this long to come up. The first time, its packages are downloaded."""
+
 _CLOUD_EVENT = {"content-type": "application/cloudevents+json"}
 
 
@@ -49,38 +54,47 @@ class Play:
     keys: dict[str, str]
     jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Jobs that ended, by tenant."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Why an engine did not answer as expected, by engine."""
 
     async def run(self) -> None:
-        """Play every example. Raise EnginehouseError if one does not succeed."""
+        """Play every example. The problem of one engine is kept in `problems` and does not touch the others."""
         chosen = examples()
-        done = {engine: asyncio.Event() for engine in engines_of(chosen)}
-        try:
-            async with asyncio.TaskGroup() as group:
-                for engine in done:
-                    group.create_task(self._engine(engine, done[engine], chosen))
-                for example in chosen:
-                    if example.how.startswith("event"):
-                        group.create_task(self._event(example, done[example.engine]))
-        except* (EnginehouseError, httpx2.HTTPError) as failed:
-            raise _first_error(failed) from None
-        ended = [job for jobs in self.jobs.values() for job in jobs]
-        bad = [job for job in ended if job["status"] != "succeeded"]
-        if bad:
-            raise LocalError(f"{len(bad)} of {len(ended)} jobs did not succeed.", f"The first: {bad[0]}")
+        async with asyncio.TaskGroup() as group:
+            for engine in engines_of(chosen):
+                own = [example for example in chosen if example.engine == engine]
+                group.create_task(self._engine(engine, own))
 
-    async def refused(self, refusal: Refusal) -> tuple[int, dict[str, Any]]:
-        """Make a call that must be refused. Return the status and the problem of the answer."""
-        path = refusal.path.format(job=self.jobs["acme"][0]["id"])
+    async def refused(self, refusal: Refusal) -> tuple[int, dict[str, Any]] | None:
+        """Make a call that must be refused. Return the status and the problem of the answer.
+
+        Return None if it needs another tenant's job and there is none.
+        """
+        others = [job["id"] for tenant, jobs in self.jobs.items() if tenant != refusal.tenant for job in jobs]
+        if "{job}" in refusal.path and not others:
+            return None
+        path = refusal.path.format(job=next(iter(others), ""))
         answer = await self._call(refusal.tenant, "POST" if refusal.body else "GET", path, refusal.body)
         return answer.status_code, answer.json()
 
-    async def _engine(self, engine: str, done: asyncio.Event, chosen: list[Example]) -> None:
+    async def _engine(self, engine: str, chosen: list[Example]) -> None:
+        done = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._calls(engine, chosen, done))
+                for example in chosen:
+                    if example.how.startswith("event"):
+                        group.create_task(self._event(example, done))
+        except* EnginehouseError as failed:
+            self.problems[engine] = str(_first_error(failed))
+
+    async def _calls(self, engine: str, chosen: list[Example], done: asyncio.Event) -> None:
         await self._wait_until_up(engine)
         for example in chosen:
             # One job after the other, because the table shows each job's own time.
-            if example.engine == engine and example.how == "inline":
+            if example.how == "inline":
                 self._record_end(example, await self._submit(example, {"input": example.input}))
-            elif example.engine == engine and example.how == "reference":
+            elif example.how == "reference":
                 self._record_end(example, await self._submit(example, {"input_ref": await self._upload(example)}))
         done.set()
 
@@ -115,23 +129,26 @@ class Play:
     def _record_end(self, example: Example, job: dict[str, Any]) -> None:
         self.jobs.setdefault(example.tenant, []).append(job)
         self.board.add(example, job)
+        if job["status"] != "succeeded":
+            self.problems.setdefault(example.engine, f"Job {job['id']} of {example.tenant} {job['status']}.")
 
     async def _wait_until_up(self, engine: str) -> None:
-        """Wait until the engine's processes are healthy and the gateway knows its card.
-
-        No limit: slow steps show progress.
-        """
+        """Wait until the engine's processes are healthy and the gateway knows its card."""
         tenant = engine.partition("--")[0]
         caller = tenant if tenant in self.keys else LOCAL_TENANT
-        while True:
+        entry: dict[str, Any] = {}
+        give_up = time.monotonic() + _UP_SECONDS
+        while time.monotonic() < give_up:
             entry = self.home.read_state().get("engines", {}).get(engine, {})
-            if entry.get("problem"):
-                raise LocalError(f"{engine} did not start: {entry['problem']}", "The other engines are not affected.")
+            if entry.get("state") == "failed":
+                raise LocalError(f"It did not start: {entry['problem']}", f"Its logs are in {self.home.logs}.")
             if entry.get("state") == "running":
                 answer = await self._call(caller, "GET", f"/v1/engines/{engine}")
                 if answer.is_success and answer.json().get("card"):
                     return
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        state = entry.get("state", "not there")
+        raise LocalError(f"It is still {state} after {_UP_SECONDS} s.", f"Its logs are in {self.home.logs}.")
 
     async def _submit(self, example: Example, body: dict[str, Any]) -> dict[str, Any]:
         path, headers = f"/v1/engines/{example.engine}/jobs", {"prefer": f"wait={_WAIT_SECONDS}"}
@@ -152,22 +169,35 @@ class Play:
     async def _call(self, tenant: str | None, method: str, path: str, body: Any = None, **more: Any) -> httpx2.Response:
         headers = {"authorization": f"Bearer {self.keys[tenant]}"} if tenant else {}
         headers |= more.pop("headers", {})
-        return await self.http.request(method, path, json=body, headers=headers, **more)
+        try:
+            return await self.http.request(method, path, json=body, headers=headers, **more)
+        except httpx2.HTTPError as error:
+            raise LocalError(f"The API did not answer: {error!r}", f"The logs are in {self.home.logs}.") from None
 
 
 async def play(home: Home, url: str, show: Callable[..., None], width: int) -> None:
-    """Play the examples, then the refused calls.
+    """Play the examples, then the refused calls, then say which engines are missing and why.
 
-    Raise EnginehouseError if anything has another result than expected.
+    Raise EnginehouseError if an engine is missing or the API does not answer.
     """
     async with httpx2.AsyncClient(base_url=url, timeout=_WAIT_SECONDS + 10, trust_env=False) as http:
         keys = {LOCAL_TENANT: home.read_local()["api_key"], **tenant_keys(home)}
         run = Play(home, Board(show, width), http, keys)
         await run.run()
         for refusal in REFUSALS:
-            status, problem = await run.refused(refusal)
-            show(Text(f"\nRefused: {refusal.what}", style="bold"))
-            show(Text(f"  {status} {problem['code']}: {problem['detail']}"))
+            if refused := await run.refused(refusal):
+                status, problem = refused
+                show(Text(f"\nRefused: {refusal.what}", style="bold"))
+                show(Text(f"  {status} {problem['code']}: {problem['detail']}"))
+        for engine, reason in run.problems.items():
+            show(Text(f"\nMissing: {engine}", style="bold red"))
+            show(Text("\n".join(f"  {clean(line)}" for line in reason.splitlines())))
+    if run.problems:
+        raise LocalError(
+            f"{len(run.problems)} of {len(engines_of(examples()))} engines did not answer as they should: "
+            f"{', '.join(run.problems)}.",
+            "The reasons are shown above. The other engines are not affected.",
+        )
 
 
 def _event(example: Example) -> dict[str, Any]:
@@ -194,11 +224,7 @@ def _success_body(answer: httpx2.Response) -> dict[str, Any]:
     )
 
 
-def _first_error(group: BaseExceptionGroup[BaseException]) -> EnginehouseError:
+def _first_error(group: BaseExceptionGroup[EnginehouseError]) -> EnginehouseError:
     """Return one of the errors that happened side by side."""
     error = group.exceptions[0]
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, EnginehouseError):
-        return error
-    return LocalError(f"The API did not answer: {error!r}", "The logs folder of the home says more.")
+    return _first_error(error) if isinstance(error, BaseExceptionGroup) else error

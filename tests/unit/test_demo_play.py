@@ -1,0 +1,69 @@
+"""The demo shows what works: an engine's problem is told with its reason, and no wait is without an end."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from enginehouse.cli.demonstration import play
+from enginehouse.cli.demonstration.play import Play
+from enginehouse.cli.demonstration.show import Board
+from enginehouse.local.home import LOCAL_TENANT, Home
+
+_STATE = {
+    "shared--standard": {"state": "running", "problem": None},
+    "acme--ocr": {"state": "failed", "problem": "it has no model"},
+    "globex--embedding": {"state": "starting", "problem": "nobody listens yet"},
+}
+
+
+@asynccontextmanager
+async def _no_system(home: Home, tenant: str) -> AsyncIterator[None]:
+    yield None
+
+
+def _api(request: httpx2.Request) -> httpx2.Response:
+    """Know every engine, and end every job at once."""
+    if request.method == "GET" and "/v1/engines/" in request.url.path:
+        return httpx2.Response(200, json={"card": {"version": "v1"}})
+    output = {"label": "positive", "score": 1.0}
+    return httpx2.Response(200, json={"id": "j1", "status": "succeeded", "output": output})
+
+
+def _play(home: Path, shown: list[object], api: httpx2.MockTransport) -> Play:
+    keys = dict.fromkeys((LOCAL_TENANT, "acme", "globex"), "key")
+    http = httpx2.AsyncClient(base_url="http://api", transport=api)
+    return Play(Home.at(home), Board(lambda *parts: shown.extend(parts), 80), http, keys)
+
+
+async def test_engines_that_fail_or_never_come_up_do_not_keep_the_others_from_being_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(play, "tenant_system", _no_system)
+    monkeypatch.setattr(play, "_UP_SECONDS", 0.3)
+    shown: list[object] = []
+    run = _play(tmp_path, shown, httpx2.MockTransport(_api))
+    run.home.state_file.write_text(json.dumps({"engines": _STATE}))
+    await run.run()
+    assert set(run.problems) == {"acme--ocr", "globex--embedding"}
+    assert run.problems["acme--ocr"].startswith("It did not start: it has no model")
+    assert run.problems["globex--embedding"].startswith("It is still starting after 0.3 s.")
+    assert len([row for row in shown if row]) == 4
+
+
+async def test_an_api_that_does_not_answer_is_a_reason_and_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("refused", request=request)
+
+    monkeypatch.setattr(play, "tenant_system", _no_system)
+    run = _play(tmp_path, [], httpx2.MockTransport(refuse))
+    state = {engine: {"state": "running", "problem": None} for engine in _STATE}
+    run.home.state_file.write_text(json.dumps({"engines": state}))
+    await run.run()
+    assert set(run.problems) == set(_STATE)
+    assert all("The API did not answer" in reason for reason in run.problems.values())
