@@ -14,7 +14,7 @@ _REPLACED = [
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\basyncio\.sleep\b", "time.sleep"),
-    (r"\basyncio\.to_thread\(([\w.]+)\)", r"\1()"),
+    (r"\basyncio\.to_thread\(([\w.]+)(?:, )?", r"\1("),
     (r"^import asyncio\n", "import time\n"),
     (r"\basync_(operations|transport)\b", r"sync_\1"),
     (r"\bAsyncIterator\b", "Iterator"),

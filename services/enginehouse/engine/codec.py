@@ -11,6 +11,7 @@ import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from enginehouse.contracts.errors import InvalidInput
+from enginehouse.contracts.text import storable
 from enginehouse.engine.signature import Method
 
 _MAX_ERRORS = 5
@@ -157,7 +158,7 @@ def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Return status and `{"message", "retryable"}` for an exception. The traceback stays in the engine's own log."""
     rejected = isinstance(error, InvalidInput)
     message = str(error) if rejected else f"{type(error).__name__}: {error}"
-    return (422 if rejected else 500), {"message": message[:_MAX_MESSAGE], "retryable": not rejected}
+    return (422 if rejected else 500), {"message": storable(message[:_MAX_MESSAGE]), "retryable": not rejected}
 
 
 def error_answer(status: int, error: dict[str, Any]) -> Answer:

@@ -19,7 +19,7 @@ KEEP_ALIVE_SECONDS = 15.0
 _AT_ONCE = 200
 _LATE_SECONDS = 0.3
 """How long to wait for a missing event before the later events are sent without it."""
-_LAST = 2**53 - 1
+LAST = 2**53 - 1
 """Sequence of the last event of every job. A follower that names it has seen all."""
 
 
@@ -95,7 +95,7 @@ async def follow(jobs: Jobs, caller: Caller, job_id: str, after: int) -> AsyncIt
     """
     yield ()
     follower = _Follower(job_id, after)
-    while follower.after < _LAST:
+    while follower.after < LAST:
         with jobs.waiters.waiting_for(job_id) as woken:
             row = await jobs.owned(caller, job_id)
             reported = await jobs.ledger.read(read.job_events_after, job_id, follower.after, _AT_ONCE)
@@ -108,7 +108,7 @@ async def follow(jobs: Jobs, caller: Caller, job_id: str, after: int) -> AsyncIt
                 await wait_for(woken, _LATE_SECONDS)
                 continue
             if row.status.is_final:
-                yield [FollowEvent(_LAST, "completed", await jobs.read(caller, job_id))]
+                yield [FollowEvent(LAST, "completed", await jobs.read(caller, job_id))]
                 return
             began = time.monotonic()
             await wait_for(woken, KEEP_ALIVE_SECONDS)

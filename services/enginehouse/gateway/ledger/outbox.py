@@ -10,6 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, or_, select, text, upda
 from enginehouse.contracts.cloud_event import GATEWAY_SOURCE, cloud_event
 from enginehouse.contracts.moments import moment_of
 from enginehouse.contracts.names import new_job_id
+from enginehouse.contracts.text import storable
 from enginehouse.gateway.ledger.rows import Channel, JobRow, NoticeRow, NoticeState, to_columns
 from enginehouse.gateway.ledger.schema import notices
 
@@ -137,7 +138,7 @@ def record_outcomes(connection: Connection, items: list[NoticeOutcome]) -> list[
         if item.state is NoticeState.DELIVERED:
             not_kept = or_(notices.c.channel == Channel.EVENT.value, notices.c.job_id == "")
             connection.execute(delete(notices).where(notices.c.id == item.notice_id, not_kept))
-        values: dict[str, Any] = {"state": item.state.value, "last_error": item.error}
+        values: dict[str, Any] = {"state": item.state.value, "last_error": item.error and storable(item.error)}
         if item.state is NoticeState.PENDING:
             values["due_at"] = item.due_at
         connection.execute(update(notices).where(notices.c.id == item.notice_id).values(values))
