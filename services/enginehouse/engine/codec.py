@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from enginehouse.contracts.errors import InvalidInput
 from enginehouse.contracts.job import JobErrorCode
+from enginehouse.contracts.text import storable
 from enginehouse.engine.plain import BadResult, is_finite, is_too_deep, plain
 from enginehouse.engine.signature import Method
 
@@ -171,12 +172,12 @@ def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
 
     The traceback stays in the engine's own log.
     """
-    if isinstance(error, InvalidInput):
-        return 422, {"message": str(error)[:_MAX_MESSAGE], "retryable": False}
-    if isinstance(error, BadResult):
-        # The same input would give the same result.
-        return 500, {"message": str(error)[:_MAX_MESSAGE], "retryable": False, "code": JobErrorCode.MALFORMED_ANSWER}
-    return 500, {"message": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE], "retryable": True}
+    ours = isinstance(error, InvalidInput | BadResult)
+    message = str(error) if ours else f"{type(error).__name__}: {error}"
+    said: dict[str, Any] = {"message": storable(message[:_MAX_MESSAGE]), "retryable": not ours}
+    if isinstance(error, BadResult):  # The same input would give the same result.
+        said["code"] = JobErrorCode.MALFORMED_ANSWER
+    return 422 if isinstance(error, InvalidInput) else 500, said
 
 
 def error_answer(status: int, error: dict[str, Any]) -> Answer:
