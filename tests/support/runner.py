@@ -63,6 +63,7 @@ class TinyEngine:
         self.healthy = True
         self.openapi: Any = None
         self.offers_cancel = False
+        self.warning: str | None = None
         self.calls: list[Any] = []
         self.headers: list[Any] = []
         self.canceled: list[str] = []
@@ -107,7 +108,8 @@ class TinyEngine:
 
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
         body = {} if self.in_hand is None else {"in_hand": self.in_hand}
-        return web.json_response(body, status=200 if self.healthy else 503)
+        headers = {"X-Engine-Warning": self.warning} if self.warning else {}
+        return web.json_response(body, status=200 if self.healthy else 503, headers=headers)
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         return web.Response(status=404) if self.openapi is None else web.json_response(self.openapi)

@@ -23,7 +23,8 @@ from enginehouse.runner.clients.http import HttpEngine
 from enginehouse.runner.control import ControlReader
 from enginehouse.runner.execute import NO_JOBS_NOW, Executor
 from enginehouse.runner.handle import JobHandler
-from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
+from enginehouse.runner.hangs import HangGuard
+from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.heartbeat import Heartbeats
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
@@ -87,6 +88,7 @@ class Runner:
             pool=self.pool,
             restarts=restarts,
             pace=pace,
+            calls=spec.concurrency,
             after_seconds=settings.restart_after_seconds,
             execution_timeout_seconds=spec.execution_timeout_seconds,
         )
@@ -94,7 +96,10 @@ class Runner:
             sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace, content=settings.deployment
         )
         self._health = HealthWatch(
-            pool=self.pool, restarts=restarts, on_up=lambda replica: self.cards.refresh(replica.client)
+            pool=self.pool,
+            restarts=restarts,
+            on_up=lambda replica: self.cards.refresh(replica.client),
+            on_answer=self._hangs.look_at,
         )
 
     def _wire_gateway(self) -> None:
@@ -109,6 +114,7 @@ class Runner:
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
+            warning=lambda: self.pool.warning,
         )
         self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 
