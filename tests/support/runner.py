@@ -60,6 +60,7 @@ class TinyEngine:
         self.predict_batch: Handler = echo_batch
         self.batches: list[Any] = []
         self.in_hand: int | None = None
+        self.concurrency: int | None = None
         self.healthy = True
         self.openapi: Any = None
         self.offers_cancel = False
@@ -107,7 +108,8 @@ class TinyEngine:
         return web.Response(status=202 if self.offers_cancel else 404)
 
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
-        body = {} if self.in_hand is None else {"in_hand": self.in_hand}
+        counts = {"in_hand": self.in_hand, "concurrency": self.concurrency}
+        body = {name: count for name, count in counts.items() if count is not None}
         headers = {"X-Engine-Warning": self.warning} if self.warning else {}
         return web.json_response(body, status=200 if self.healthy else 503, headers=headers)
 

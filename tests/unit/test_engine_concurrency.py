@@ -95,7 +95,7 @@ async def test_health_tells_how_many_inputs_are_being_worked_on_whoever_waits_fo
             asyncio.create_task(client.post("/predict/batch", json={"data": [1, 2, 3]})),
         ]
         await until_async(lambda: host.in_hand >= 4)
-        assert (await client.get("/healthz")).json() == {"status": "ok", "in_hand": 4, "abandoned": 0}
+        assert (await client.get("/healthz")).json() == {"status": "ok", "in_hand": 4, "abandoned": 0, "concurrency": 4}
         gate.set()
         await asyncio.gather(*asked)
         assert (await client.get("/healthz")).json()["in_hand"] == 0
@@ -209,6 +209,18 @@ async def test_the_thread_of_a_batch_is_replaced_when_all_its_jobs_were_canceled
         assert await counts(client) == (0, 1)
         host.engine.gate.set()  # type: ignore[attr-defined]
         await until_async(lambda: host.abandoned == 0)
+
+
+async def test_a_job_that_was_canceled_while_it_waited_for_a_thread_never_runs() -> None:
+    async with running(Blocks) as (client, host):
+        first = await begun(host, client, "j1")
+        waiting = asyncio.create_task(client.post("/predict", json={"data": True, "id": "j2"}))
+        await until_async(lambda: host.in_hand == 2)
+        assert (await client.post("/predict/j2/cancel")).status_code == 404
+        host.engine.gate.set()  # type: ignore[attr-defined]
+        assert ((await first).status_code, (await waiting).status_code) == (200, 409)
+        assert len(host.engine.threads) == 1  # type: ignore[attr-defined]
+        assert (await client.post("/predict", json={"data": True, "id": "j2"})).status_code == 200, "it is sent again"
 
 
 async def test_a_step_that_never_comes_is_abandoned_like_any_other() -> None:

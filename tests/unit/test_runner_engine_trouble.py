@@ -145,6 +145,27 @@ async def test_silence_while_it_works_is_not_illness() -> None:
 # Replicas
 
 
+async def test_an_engine_gets_no_more_jobs_at_once_than_it_says_it_works_on(world: World) -> None:
+    (replica,) = world.runner.pool.replicas
+    gate = Gate(world)
+
+    async def says(concurrency: int | None, places: int) -> None:
+        world.engine.concurrency = concurrency
+        replica.changed.set()
+        await until_async(lambda: replica.concurrency == places)
+
+    await says(1, 1)
+    await says(9, 2)
+    await says(None, 2)
+    await says(1, 1)
+    first, second = (begin(world, names.new_job_id()) for _ in range(2))
+    await until_async(lambda: gate.entered == 1)
+    assert replica.places_taken == 1
+    gate.open.set()
+    assert await first
+    assert await second
+
+
 async def test_the_replica_with_the_fewest_jobs_gets_the_next() -> None:
     pool = ReplicaPool([ScriptedEngine(), ScriptedEngine()], 2)
     one, two = pool.replicas

@@ -121,7 +121,8 @@ def _fastapi_app(host: EngineHost) -> FastAPI:
 
     @app.get("/healthz", summary="200 once the engine is loaded, 503 before")
     async def healthz() -> Response:
-        said = {"status": "ok" if host.ready else "loading", "in_hand": host.in_hand, "abandoned": host.abandoned}
+        said: dict[str, Any] = {"status": "ok" if host.ready else "loading", "in_hand": host.in_hand}
+        said |= {"abandoned": host.abandoned, "concurrency": host.concurrency}
         headers = (
             {} if host.warning is None else {ENGINE_WARNING_HEADER: host.warning.encode("ascii", "replace").decode()}
         )

@@ -77,6 +77,8 @@ class EngineHost:
         self._watch = LoopWatch(_async_methods(engine_class), pace.watch)
         self._running: dict[str, _Running] = {}
         """Predictions that can be canceled, by the ids of their jobs."""
+        self._canceled_early: set[str] = set()
+        """Ids that were canceled while work waited for a thread, which may be theirs: a body is read in the thread."""
         self.in_hand = 0
         """Number of inputs in work that somebody may wait for."""
 
@@ -84,6 +86,11 @@ class EngineHost:
     def abandoned(self) -> int:
         """Return the number of threads that still work on a prediction that was canceled."""
         return self._threads.abandoned
+
+    @property
+    def concurrency(self) -> int | None:
+        """Return how many predictions run at once; None if no number of threads limits it."""
+        return None if self.signature.predict.is_async else self._threads.count
 
     @property
     def warning(self) -> str | None:
@@ -159,7 +166,10 @@ class EngineHost:
             self._end(running)
 
     def _begin(self, running: _Running, job_ids: list[str]) -> None:
-        """Let the prediction be canceled under these ids. May be called in a thread."""
+        """Let the prediction be canceled under these ids; raise Canceled if it was. May be called in a thread."""
+        if len(job_ids) == 1 and job_ids[0] in self._canceled_early:
+            self._canceled_early.discard(job_ids[0])
+            raise Canceled
         running.ids.update(job_ids)
         for job_id in job_ids:
             self._running[job_id] = running
@@ -179,6 +189,10 @@ class EngineHost:
         replaced; a batch only if all its jobs were canceled.
         """
         running = self._running.get(job_id)
+        if not self._threads.are_waited_for:
+            self._canceled_early.clear()
+        elif running is None:
+            self._canceled_early.add(job_id)
         if running is None:
             return None
         if len(running.ids) > 1:

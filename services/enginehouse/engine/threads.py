@@ -30,7 +30,7 @@ class Threads:
     """At most `count` threads for work that somebody waits for. Used in one event loop."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._waiting: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         """Decides whether work was finished or abandoned first. All else changes in the event loop only."""
@@ -40,6 +40,11 @@ class Threads:
         """Work that somebody waits for, whether it has begun or not."""
         self.abandoned = 0
         """Threads that still work on what nobody waits for."""
+
+    @property
+    def are_waited_for(self) -> bool:
+        """Return whether work waits for a thread."""
+        return self._in_work > self.count
 
     def submit(self, function: Callable[[Work], Any]) -> Work:
         """Have `function` called with its work in a thread. The work's future then has the outcome."""
@@ -61,7 +66,7 @@ class Threads:
         with self._lock:
             if work.is_finished or work.is_abandoned:
                 return True
-            if work.is_begun and self.abandoned >= self._count:
+            if work.is_begun and self.abandoned >= self.count:
                 return False
             work.is_abandoned = True
         self._in_work -= 1
@@ -84,7 +89,7 @@ class Threads:
             self._waiting.put(None)
 
     def _start_missing(self) -> None:
-        if self._threads < min(self._in_work, self._count):
+        if self._threads < min(self._in_work, self.count):
             self._threads += 1
             # A daemon, so that one that hangs does not keep the process from ending.
             threading.Thread(target=self._serve, name=f"predict_{self._threads}", daemon=True).start()

@@ -17,7 +17,7 @@ from enginehouse.contracts.names import JOBS_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
-from enginehouse.runner.clients.base import EngineClient
+from enginehouse.runner.clients.base import EngineClient, Health
 from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.http import HttpEngine
 from enginehouse.runner.control import ControlReader
@@ -33,7 +33,7 @@ from enginehouse.runner.pace import DEFAULT_PACE, Pace
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
-from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.replicas import Replica, ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
@@ -99,8 +99,14 @@ class Runner:
             pool=self.pool,
             restarts=restarts,
             on_up=lambda replica: self.cards.refresh(replica.client),
-            on_answer=self._hangs.look_at,
+            on_answer=self._heard,
         )
+
+    def _heard(self, replica: Replica, health: Health) -> None:
+        """Take note of what a replica said at a health check."""
+        self._hangs.look_at(replica, health)
+        if self.spec.batch.max_size == 1:
+            self.pool.limit(replica, health.concurrency)
 
     def _wire_gateway(self) -> None:
         """Make the parts that show the worker to the gateway and read what it says."""

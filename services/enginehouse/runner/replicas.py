@@ -50,6 +50,7 @@ class ReplicaPool:
     """Gives each job a place at the healthy replica with the fewest places taken. Jobs that find none wait in order."""
 
     def __init__(self, clients: Sequence[EngineClient], concurrency_each: int) -> None:
+        self._concurrency_each = concurrency_each
         self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: deque[asyncio.Future[Replica | None]] = deque()
         self.stopped = False
@@ -120,6 +121,11 @@ class ReplicaPool:
             replica.changed.set()
         if healthy:
             self._serve()
+
+    def limit(self, replica: Replica, concurrency: int | None) -> None:
+        """Give a replica no more jobs at once than it says it works on: others would wait there while their clocks run."""
+        replica.concurrency = min(self._concurrency_each, concurrency or self._concurrency_each)
+        self._serve()
 
     def _take(self) -> Replica | None:
         best: Replica | None = None

@@ -30,6 +30,8 @@ class Sentiment(BaseModel):
 class Standard(Engine):
     """Sentiment of an English text."""
 
+    concurrency = 8  # As in engine.yaml.
+
     def load(self) -> None:
         self.analyzer = SentimentIntensityAnalyzer()
 

@@ -64,6 +64,8 @@ class Health:
     """Number of calls that the engine says it works on (`in_hand` of a JSON answer). None if it does not say."""
     abandoned: int = 0
     """Number of threads that the engine says still work on calls that were given up (`abandoned`)."""
+    concurrency: int | None = None
+    """Number of calls that the engine says it works on at once (`concurrency`). None if it does not say."""
 
 
 class EngineClient(Protocol):

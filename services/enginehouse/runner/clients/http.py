@@ -189,7 +189,12 @@ class HttpEngine:
         except (aiohttp.ClientError, ValueError, _TooLarge):
             return Health(ok=False)
         said = _read_counts(body)
-        return Health(ok=response.status == 200, in_hand=said.get("in_hand"), abandoned=said.get("abandoned", 0))
+        return Health(
+            ok=response.status == 200,
+            in_hand=said.get("in_hand"),
+            abandoned=said.get("abandoned", 0),
+            concurrency=said.get("concurrency") or None,
+        )
 
     async def openapi(self) -> Mapping[str, Any] | None:
         """GET /openapi.json. Return None if it is too large or not a JSON object."""
