@@ -71,6 +71,8 @@ def show(
         table.add_row(Text(name, style="dim"), value)
     reason = f": {clean(found.reason)}" if found.reason else ""
     table.add_row(Text("state", style="dim"), Text.assemble(state, reason, " · ", health))
+    if found.warning:
+        table.add_row(Text("warning", style="dim"), Text(clean(found.warning), style="yellow"))
     table.add_row(Text("jobs", style="dim"), f"{queued} queued, {running} running, {workers} workers")
     if card := found.card:
         limits = f"{card.concurrency} jobs at once, {card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"

@@ -127,8 +127,8 @@ class BatchCodec:
         self._all, self._loose = envelope(list[item]), envelope(list[Any])
         self._item: TypeAdapter[Any] = TypeAdapter(item)
 
-    def read(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """Return the items, with an InvalidInput in the place of a wrong one, and keyword arguments for the method."""
+    def read(self, body: bytes) -> tuple[list[Any], list[str], dict[str, Any]]:
+        """Return the items, with an InvalidInput in the place of a wrong one, the ids, and the method's keyword arguments."""
         try:
             request = self._all.validate_json(body)
             items = list(request.data)
@@ -138,7 +138,7 @@ class BatchCodec:
             except ValidationError as error:
                 raise InvalidInput(explain(error)) from None
             items = [self._read_item(item) for item in request.data]
-        return items, _options(request.parameters, self._takes_parameters)
+        return items, request.ids or [], _options(request.parameters, self._takes_parameters)
 
     def _read_item(self, item: Any) -> Any:
         try:
