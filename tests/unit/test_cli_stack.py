@@ -38,7 +38,7 @@ def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("tenant: acme", "name: Field required"), ("tenant: kube-x\nname: one", "reserved"), ("[", "is not YAML")],
+    [("tenant: acme", "name: is missing"), ("tenant: kube-x\nname: one", "reserved"), ("[", "is not YAML")],
 )
 def test_a_wrong_engine_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "engine.yaml").write_text(text)

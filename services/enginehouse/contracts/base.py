@@ -1,7 +1,7 @@
 """Base classes of data that crosses a boundary, by who writes it; and how its errors are explained."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -10,6 +10,8 @@ class StrictModel(BaseModel):
     """Data written by people. Refuses an unknown field, which is most likely a misspelt one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of fields, each with its present name. Readers of files tell their authors."""
 
 
 class WireModel(BaseModel):

@@ -1,13 +1,16 @@
 """An engine: its engine.yaml, its card, its workers' heartbeats and its HTTP bodies."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
 from enginehouse.contracts.base import StrictModel, WireModel
+from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
 from enginehouse.contracts.names import EngineId, Slot, check_name
+from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
 
 ENGINE_PORT = 8000
 CARD_MAX_BYTES = 64 * 1024
@@ -33,8 +36,13 @@ class LocalRun(StrictModel):
 class Resources(StrictModel):
     """Limits of one replica, in the notation of Kubernetes."""
 
-    cpu: str = "1"
-    memory: str = "512Mi"
+    cpu: Cpu = "1"
+    memory: Memory = "512Mi"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the memory in bytes."""
+        return int(parse_quantity(self.memory))
 
 
 class Batch(StrictModel):
@@ -53,6 +61,8 @@ class Scale(StrictModel):
 
 class EngineSpec(StrictModel):
     """The content of engine.yaml: everything that Enginehouse must know to run an engine."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"slots": "concurrency"}
 
     tenant: str
     name: str
@@ -74,22 +84,14 @@ class EngineSpec(StrictModel):
     scale: Scale = Scale()
     resources: Resources = Resources()
 
-    @model_validator(mode="before")
+    @field_validator("tenant", "name")
     @classmethod
-    def _renamed(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "slots" in values:
-            raise ValueError("'slots' is called 'concurrency' now: rename it in engine.yaml")
-        return values
-
-    @field_validator("tenant")
-    @classmethod
-    def _tenant(cls, value: str) -> str:
-        return check_name("tenant", value)
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return check_name("engine", value)
+    def _valid_name(cls, value: str, info: ValidationInfo) -> str:
+        try:
+            return check_name("tenant" if info.field_name == "tenant" else "engine", value)
+        except InvalidName as error:
+            # A ValueError, so that the other mistakes of the file are found as well.
+            raise ValueError(str(error)) from None
 
     @property
     def id(self) -> str:

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-import yaml
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
+from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.names import JOBS_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
@@ -39,6 +37,7 @@ from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 from enginehouse.sidecar.records import JobRecords
+from enginehouse.yaml_files import InvalidFile, read_yaml
 
 _log = structlog.get_logger(__name__)
 
@@ -48,9 +47,9 @@ _SETTLE_GRACE_SECONDS = 5.0
 def load_spec(path: Path) -> EngineSpec:
     """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
     try:
-        return EngineSpec.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError, EnginehouseError) as error:
-        raise UnsafeSettings(f"the runner does not start: {path} is no engine.yaml: {error}") from None
+        return read_yaml(EngineSpec, path)
+    except InvalidFile as error:
+        raise UnsafeSettings(f"the runner does not start: {error}") from None
 
 
 class Runner:
