@@ -25,13 +25,13 @@ def test_status_and_down_where_nothing_runs(tmp_path: Path) -> None:
 def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     source, home = tmp_path / "source", tmp_path / "home"
     source.mkdir()
-    (source / "engine.yaml").write_text("tenant: acme\nname: one\n")
+    (source / "engine.yaml").write_text("tenant: demo\nname: one\n")
     deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
     assert deployed.exit_code == 0, deployed.output
-    assert (home / "engines" / "acme--one" / "engine" / "jobs.yaml").is_file()
-    assert _RUN.invoke(app, ["engines", "remove", "acme--one", "--home", str(home)]).exit_code == 0
+    assert (home / "engines" / "demo--one" / "engine" / "jobs.yaml").is_file()
+    assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)]).exit_code == 0
     assert list((home / "engines").iterdir()) == []
-    again = _RUN.invoke(app, ["engines", "remove", "acme--one", "--home", str(home)])
+    again = _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)])
     assert again.exit_code == 1
     assert "is not deployed here" in again.output
 

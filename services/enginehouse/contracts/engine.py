@@ -10,6 +10,7 @@ from enginehouse.contracts.base import StrictModel, WireModel
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
 from enginehouse.contracts.names import EngineId, Slot, check_name
+from enginehouse.contracts.problem import Problem
 from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
 
 ENGINE_PORT = 8000
@@ -34,7 +35,7 @@ class LocalRun(StrictModel):
 
 
 class Resources(StrictModel):
-    """Limits of one replica, in the notation of Kubernetes."""
+    """Limits of one replica, in the notation of Kubernetes. For processes only the memory is enforced."""
 
     cpu: Cpu = "1"
     memory: Memory = "512Mi"
@@ -162,6 +163,7 @@ class Heartbeat(WireModel):
     )
     healthy: bool = Field(description="Whether the engine answers its health check.")
     subscribed: bool = Field(description="Whether this slot receives the engine's jobs.")
+    problem: Problem | None = Field(None, description="Why the engine cannot work. It may quote the engine's output.")
     at: AwareDatetime
 
 

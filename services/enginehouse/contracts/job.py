@@ -202,6 +202,7 @@ class Job(BaseModel):
     version: str | None = None
     status: Status
     status_reason: StatusReason | None = None
+    status_detail: str | None = Field(None, description="Why its engine does not work, while the job is queued.")
     input: Any = None
     input_ref: str | None = None
     output: Any = None

@@ -11,6 +11,7 @@ import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from enginehouse.contracts.errors import InvalidInput
+from enginehouse.engine.memory import describe_memory_error
 from enginehouse.engine.signature import Method
 
 _MAX_ERRORS = 5
@@ -156,7 +157,8 @@ def explain(error: ValidationError) -> str:
 def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Return status and `{"message", "retryable"}` for an exception. The traceback stays in the engine's own log."""
     rejected = isinstance(error, InvalidInput)
-    message = str(error) if rejected else f"{type(error).__name__}: {error}"
+    said = describe_memory_error(error) if isinstance(error, MemoryError) else str(error)
+    message = said if rejected else f"{type(error).__name__}: {said}"
     return (422 if rejected else 500), {"message": message[:_MAX_MESSAGE], "retryable": not rejected}
 
 

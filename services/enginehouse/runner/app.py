@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.contracts.names import JOBS_ROUTE
+from enginehouse.contracts.names import JOBS_ROUTE, RUNNER_ENGINE_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
@@ -27,10 +27,11 @@ from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
 from enginehouse.runner.pace import DEFAULT_PACE, Pace
+from enginehouse.runner.problem import ProblemWatch
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
-from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.replicas import Replica, ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
@@ -81,7 +82,7 @@ class Runner:
         clients = [make_client(url) for url in settings.engine_urls]
         self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         self.pool = ReplicaPool(clients, spec.jobs_at_once)
-        restarts = Restarts(settings.restart_dir)
+        restarts = Restarts(settings.supervisor_dir)
         self._hangs = HangGuard(
             pool=self.pool,
             restarts=restarts,
@@ -90,9 +91,14 @@ class Runner:
             execution_timeout_seconds=spec.execution_timeout_seconds,
         )
         self.cards = CardKeeper(sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace)
-        self._health = HealthWatch(
-            pool=self.pool, restarts=restarts, on_up=lambda replica: self.cards.refresh(replica.client)
+        self._health = HealthWatch(pool=self.pool, restarts=restarts, on_up=self._replica_is_up)
+        self._problems = ProblemWatch(
+            self._health, settings.supervisor_dir, on_change=lambda: self.heartbeats.wake(), pace=pace
         )
+
+    def _replica_is_up(self, replica: Replica) -> None:
+        self.cards.refresh(replica.client)
+        self.heartbeats.wake()
 
     def _wire_gateway(self) -> None:
         """Make the parts that show the worker to the gateway and read what it says."""
@@ -106,6 +112,7 @@ class Runner:
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
+            problem=lambda: self._problems.problem,
         )
         self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 
@@ -180,6 +187,10 @@ class Runner:
         async def live(request: Request) -> Response:
             return PlainTextResponse("alive")
 
+        async def engine(request: Request) -> Response:
+            found = self._problems.found
+            return PlainTextResponse(found or "nothing is wrong", status_code=503 if found else 200)
+
         async def metrics(request: Request) -> Response:
             return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -187,7 +198,7 @@ class Runner:
             {JOBS_ROUTE: self.receiver.deliver},
             self._settings.app_api_token.get_secret_value(),
             self.ready,
-            extra=[Route("/healthz/live", live), Route("/metrics", metrics)],
+            extra=[Route("/healthz/live", live), Route(RUNNER_ENGINE_ROUTE, engine), Route("/metrics", metrics)],
         )
 
     def ready(self) -> bool:
@@ -202,6 +213,7 @@ class Runner:
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""
         self._health.start()
+        self._problems.start()
         await self._sidecar.start()
         self._sidecar_ready = True
         self._control.start()
@@ -263,6 +275,7 @@ class Runner:
         await self._control.stop()
         await self._watch.stop()
         await self._hangs.stop()
+        await self._problems.stop()
         await self._health.stop()
         await self.cards.stop()
         await self.heartbeats.stop()

@@ -33,8 +33,10 @@ class RunnerSettings(BaseSettings):
         "127.0.0.1", description="Must be loopback, so that only the runner's own sidecar can deliver."
     )
     delivery_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="The --app-port of daprd.")
-    restart_dir: Path | None = Field(
-        None, description="Folder in which a file <host>_<port> asks the supervisor to restart that replica."
+    supervisor_dir: Path | None = Field(
+        None,
+        description="Folder shared with the supervisor. A file `<host>_<port>` asks it to restart that replica; its file "
+        "`problem` says why the engine cannot work.",
     )
     dapr_http_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         validation_alias="DAPR_HTTP_PORT", description="Port of the sidecar's API."

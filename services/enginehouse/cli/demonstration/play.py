@@ -125,7 +125,7 @@ class Play:
         caller = tenant if tenant in self.keys else LOCAL_TENANT
         while True:
             entry = self.home.read_state().get("engines", {}).get(engine, {})
-            if entry.get("problem"):
+            if entry.get("state") == "failed":
                 raise LocalError(f"{engine} did not start: {entry['problem']}", "The other engines are not affected.")
             if entry.get("state") == "running":
                 answer = await self._call(caller, "GET", f"/v1/engines/{engine}")

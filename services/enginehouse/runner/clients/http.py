@@ -16,6 +16,7 @@ from enginehouse.contracts.cloud_event import valid_traceparent
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import PROGRESS_EVENT_MAX_BYTES
 from enginehouse.runner.clients.answers import (
+    bounded,
     malformed,
     read_answer,
     read_error,
@@ -32,6 +33,7 @@ _KEEPALIVE_SECONDS = 1.0
 _SIDE_CALL_SECONDS = 2.0
 _WHOLE_MAX_BYTES = 256 * 1024
 _ERROR_MAX_BYTES = 64 * 1024
+_QUOTED_MAX_CHARS = 200
 _OPENAPI_MAX_BYTES = 1024 * 1024
 _STREAM = "application/x-ndjson"
 _LINE_MAX_BYTES = 2 * PROGRESS_EVENT_MAX_BYTES
@@ -171,10 +173,18 @@ class HttpEngine:
                 async with self._session.get(f"{self._url}/healthz", allow_redirects=False) as response:
                     body = await _read(response, _ERROR_MAX_BYTES)
         except TimeoutError:
-            return Health(ok=False, answered=False)
-        except (aiohttp.ClientError, ValueError, _TooLarge):
-            return Health(ok=False)
-        return Health(ok=response.status == 200, in_hand=_read_in_hand(body))
+            said = f"GET /healthz at {self._address} gives no answer within {_SIDE_CALL_SECONDS:g} s"
+            return Health(ok=False, answered=False, fault=said)
+        except aiohttp.ClientConnectorError:
+            said = f"nothing listens on {self._address}: the engine must listen on the port in its variable PORT"
+            return Health(ok=False, fault=said)
+        except (aiohttp.ClientError, ValueError, _TooLarge) as error:
+            said = f"GET /healthz at {self._address} cannot be read ({type(error).__name__}): it must answer in HTTP"
+            return Health(ok=False, fault=said)
+        if response.status == 200:
+            return Health(ok=True, in_hand=_read_in_hand(body))
+        said = f"GET /healthz at {self._address} answers {response.status}{_quoted(body)}: 200 means that it can work"
+        return Health(ok=False, in_hand=_read_in_hand(body), fault=said)
 
     async def openapi(self) -> Mapping[str, Any] | None:
         """GET /openapi.json. Return None if it is too large or not a JSON object."""
@@ -251,6 +261,11 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
             response.close()
             raise _TooLarge
     return bytes(body)
+
+
+def _quoted(body: bytes) -> str:
+    text = bounded(body[: 4 * _QUOTED_MAX_CHARS].decode(errors="replace"), _QUOTED_MAX_CHARS)
+    return f" ({text})" if text and not text.startswith("<") else ""  # An error page in HTML says nothing more.
 
 
 def _read_in_hand(body: bytes) -> int | None:
