@@ -99,7 +99,7 @@ class Stack:
             "ENGINEHOUSE_RUNNER_WORKER": worker,
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([engine_url]),
             "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(port),
-            "ENGINEHOUSE_RUNNER_RESTART_DIR": str(self.folder),
+            "ENGINEHOUSE_RUNNER_SUPERVISOR_DIR": str(self.folder),
         }
         command = [sys.executable, "-m", "enginehouse.runner"]
         started = spawn(worker, command, self.folder / f"{worker}.log", environment)

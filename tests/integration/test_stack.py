@@ -135,7 +135,7 @@ def test_an_engine_that_does_not_start_is_told_of_and_the_others_go_on(stack: St
         lambda: (found := stack.state()["engines"].get(engine)) and found["problem"] and found, "it has failed", 60
     )
     assert entry["state"] == "failed"
-    assert "died 3 times" in entry["problem"]
+    assert "keeps ending, with exit status 1" in entry["problem"]
     _echoes(stack)
     stack.remove(engine)
     until(lambda: engine not in stack.state()["engines"], "it is forgotten")
@@ -181,7 +181,7 @@ def test_a_runner_has_a_hung_replica_restarted_by_a_file(stack: StackHandle) -> 
     name = f"{_ECHO}--a.engine-0"
     old = stack.signal(name, signal.SIGSTOP)
     port = stack.processes()[name]["port"]
-    (stack.home.restarts / f"{_ECHO}--a" / f"127.0.0.1_{port}").touch()
+    (stack.home.exchange / f"{_ECHO}--a" / f"127.0.0.1_{port}").touch()
     stack.until_restarted(name, old)
-    assert not list((stack.home.restarts / f"{_ECHO}--a").iterdir())
+    assert not list((stack.home.exchange / f"{_ECHO}--a").iterdir())
     _echoes(stack)

@@ -248,7 +248,7 @@ def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSett
         "worker": "worker-1",
         "engine_urls": [engine_url],
         "delivery_port": 9999,
-        "restart_dir": folder,
+        "supervisor_dir": folder,
         "dapr_http_port": 9998,
         "dapr_api_token": TOKEN,
         "app_api_token": TOKEN,

@@ -81,6 +81,7 @@ class ScriptedRunner:
         concurrency: int = 2,
         subscribed: bool = True,
         warning: str | None = None,
+        problem: str | None = None,
     ) -> None:
         """Write a heartbeat of a worker that has been idle for `idle_for` seconds; None: it is busy."""
         beat = Heartbeat(
@@ -93,6 +94,7 @@ class ScriptedRunner:
             healthy=healthy,
             subscribed=subscribed,
             warning=warning,
+            problem=problem,
             at=now(),
         )
         store = names.results_component(self.engine_id)

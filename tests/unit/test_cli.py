@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,12 +173,13 @@ def test_a_webhook_secret_is_an_existing_tenants(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"), [("again", "quarantined: again · healthy"), (None, "quarantined · healthy")]
+    ("state", "health", "said"),
+    [("quarantined", "healthy", "quarantined · healthy"), ("active", "unhealthy", "unhealthy")],
 )
 def test_an_engines_state_reason_and_health_are_told_apart(
-    monkeypatch: pytest.MonkeyPatch, reason: str | None, said: str
+    monkeypatch: pytest.MonkeyPatch, state: str, health: str, said: str
 ) -> None:
-    found = EngineInfo(id="acme--ocr", state="quarantined", health="healthy", reason=reason)
+    found = EngineInfo(id="acme--ocr", state=state, health=health, reason="two lines\nof a reason")
 
     @contextlib.contextmanager
     def connected(home: Path) -> Iterator[Any]:
@@ -185,7 +187,9 @@ def test_an_engines_state_reason_and_health_are_told_apart(
 
     monkeypatch.setattr(engines, "connected", connected)
     shown = runner.invoke(app, ["engines", "show", "ocr"]).stdout
-    assert said in shown
+    assert re.search(rf"^state +{said} *$", shown, re.MULTILINE)
+    assert "two lines" in shown
+    assert "of a reason" in shown
 
 
 @pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant", "dead-letters"])

@@ -27,20 +27,20 @@ def test_status_and_down_where_nothing_runs(tmp_path: Path) -> None:
 def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     source, home = tmp_path / "source", Home.at(tmp_path / "home").path
     source.mkdir()
-    (source / "engine.yaml").write_text("tenant: acme\nname: one\n")
+    (source / "engine.yaml").write_text("tenant: demo\nname: one\n")
     deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
     assert deployed.exit_code == 0, deployed.output
-    assert (home / "engines" / "acme--one" / "engine" / "jobs.yaml").is_file()
-    assert _RUN.invoke(app, ["engines", "remove", "acme--one", "--home", str(home)]).exit_code == 0
+    assert (home / "engines" / "demo--one" / "engine" / "jobs.yaml").is_file()
+    assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)]).exit_code == 0
     assert list((home / "engines").iterdir()) == []
-    again = _RUN.invoke(app, ["engines", "remove", "acme--one", "--home", str(home)])
+    again = _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)])
     assert again.exit_code == 1
     assert "is not deployed here" in again.output
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("tenant: acme", "name: Field required"), ("tenant: kube-x\nname: one", "reserved"), ("[", "is not YAML")],
+    [("tenant: acme", "name: is missing"), ("tenant: kube-x\nname: one", "reserved"), ("[", "is not YAML")],
 )
 def test_a_wrong_engine_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "engine.yaml").write_text(text)

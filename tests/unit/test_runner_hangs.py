@@ -204,7 +204,7 @@ async def test_an_engine_whose_given_up_work_never_ends_is_restarted_when_it_is_
 
 
 async def test_without_anybody_to_restart_it_the_place_comes_back(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, restart_dir=None, execution_timeout_seconds=0.05) as world:
+    async with runner_world(tmp_path, supervisor_dir=None, execution_timeout_seconds=0.05) as world:
         Gate(world)
         await world.run(seconds=0.05)
         await until_async(lambda: world.runner.pool.replicas[0].places_taken == 0)

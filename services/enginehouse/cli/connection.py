@@ -36,6 +36,11 @@ def clean(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
+def clean_lines(text: str) -> str:
+    """Return text of several lines as `clean` does, and keep the lines."""
+    return "\n".join(clean(line) for line in text.splitlines())
+
+
 def print_table(table: Table) -> None:
     """Print a table without cutting anything off. Lines that are too long for the terminal are wrapped."""
     wide = Console(highlight=False, width=10_000)
@@ -44,11 +49,13 @@ def print_table(table: Table) -> None:
 
 
 def print_error_with_advice(error: EnginehouseError) -> None:
-    """Print an error as one line: the problem, and what to do about it."""
-    detail = clean(str(error)).rstrip(". ")
+    """Print an error: the problem, and what to do about it. One line, unless it quotes several."""
+    detail = clean_lines(str(error)).rstrip(". ")
     # The text of a LocalError already contains its remedy.
     advice = "" if isinstance(error, LocalError) else _ADVICE.get(error.code, error.advice)
-    err.print(Text(f"{detail}. {advice}".strip(), style="red"), soft_wrap=True)
+    # The last words of an engine stand on lines of their own.
+    joint = "\n" if "\n" in detail else ". "
+    err.print(Text(f"{detail}{joint}{advice}".strip(), style="red"), soft_wrap=True)
 
 
 @contextlib.contextmanager

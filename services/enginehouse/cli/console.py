@@ -47,7 +47,13 @@ class TerminalSteps:
     def __init__(self, console: Console = err) -> None:
         self._console = console
         self._live = (
-            Progress(SpinnerColumn(), TextColumn("{task.description}"), _Bar(bar_width=30), _Share(), console=console)
+            Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                _Bar(bar_width=30),
+                _Share(),
+                console=console,
+            )
             if console.is_terminal
             else None
         )

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import clean, connected, print_table
+from enginehouse.cli.connection import clean, clean_lines, connected, print_table
 from enginehouse.cli.console import out
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.jobs import JsonOption, print_json
@@ -43,13 +43,13 @@ def list_engines(context: typer.Context, home: HomeOption = None, as_json: JsonO
     if as_json:
         print_json([engine.model_dump(mode="json") for engine in found])
         return
-    table = Table("engine", "version", "state", "health", "queued", "running", "workers", "what it does", box=None)
+    table = Table("engine", "version", "state", "queued", "running", "workers", "what it does", box=None)
     for engine in found:
         table.add_row(engine.id, engine.version or "-", *_condition(engine), _brief(engine.description))
     print_table(table) if found else out.print("No engines. 'enginehouse engines deploy FOLDER' adds one.")
     for engine in found:
         if engine.reason:
-            out.print(Text(f"{engine.id}: {clean(engine.reason)}", style="yellow"), soft_wrap=True)
+            out.print(Text(f"{engine.id}: {clean_lines(engine.reason)}", style="yellow"), soft_wrap=True)
 
 
 @engines.command()
@@ -64,13 +64,15 @@ def show(
     if as_json:
         print_json(found)
         return
-    state, health, queued, running, workers = _condition(found)
+    state, queued, running, workers = _condition(found)
     table = Table.grid(padding=(0, 2))
     fields = {"engine": found.id, "version": found.version or "-", "what it does": clean(found.description)}
     for name, value in fields.items():
         table.add_row(Text(name, style="dim"), value)
-    reason = f": {clean(found.reason)}" if found.reason else ""
-    table.add_row(Text("state", style="dim"), Text.assemble(state, reason, " · ", health))
+    health = "" if found.state == "active" else f" · {found.health}"
+    table.add_row(Text("state", style="dim"), Text.assemble(state, health))
+    if found.reason:
+        table.add_row(Text("reason", style="dim"), Text(clean_lines(found.reason)))
     if found.warning:
         table.add_row(Text("warning", style="dim"), Text(clean(found.warning), style="yellow"))
     table.add_row(Text("jobs", style="dim"), f"{queued} queued, {running} running, {workers} workers")
@@ -132,10 +134,12 @@ def _brief(description: str) -> str:
     return text if len(text) <= _BRIEF_LENGTH else text[: _BRIEF_LENGTH - 1] + "…"
 
 
-def _condition(engine: EngineInfo) -> tuple[Text, Text, str, str, str]:
-    state = Text(engine.state, style="green" if engine.state == "active" else "yellow")
-    health = Text(engine.health, style=_HEALTH_STYLES.get(engine.health, "red"))
+def _condition(engine: EngineInfo) -> tuple[Text, str, str, str]:
+    # An active engine is only allowed to work. Whether it can is its health.
+    is_active = engine.state == "active"
+    style = _HEALTH_STYLES.get(engine.health, "red") if is_active else "yellow"
+    state = Text(engine.health if is_active else engine.state, style=style)
     if engine.queue is None:
-        return state, health, "-", "-", "-"
+        return state, "-", "-", "-"
     jobs, workers = engine.queue.jobs, engine.queue.workers
-    return state, health, str(jobs.queued), str(jobs.running), str(workers.idle + workers.running)
+    return state, str(jobs.queued), str(jobs.running), str(workers.idle + workers.running)

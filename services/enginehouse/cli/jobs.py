@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import clean, connected, print_table
+from enginehouse.cli.connection import clean, clean_lines, connected, print_table
 from enginehouse.cli.console import err, out
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.inputs import read_input
@@ -182,7 +182,7 @@ def _show(job: Job, as_json: bool) -> None:
     fields |= {"attempts": str(job.attempts), "created": f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"}
     fields |= {"queued for": _seconds(job.metrics.queue_time), "predicted in": _seconds(job.metrics.predict_time)}
     if job.status_detail:
-        fields["it waits"] = Text(f"because {clean(job.status_detail)}", style="yellow")
+        fields["waits because"] = Text(clean_lines(job.status_detail), style="yellow")
     if job.error:
         fields["error"] = Text(f"{job.error.code}: {clean(job.error.message)}", style="red")
     for name, other in (("retry of", job.retry_of), ("retried as", job.retried_as), ("output at", job.output_url)):

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import exit_on_error
+from enginehouse.cli.connection import clean_lines, exit_on_error
 from enginehouse.cli.console import TerminalSteps, err, follow_logs, out
 from enginehouse.cli.homes import HomeOption, NewHomeOption, existing_home, home_to_start
 from enginehouse.cli.running import run
@@ -94,7 +94,7 @@ def print_ready(home: Home, url: str) -> None:
     problems = home.read_state().get("engines", {})
     for engine, entry in problems.items():
         if entry["problem"]:
-            err.print(Text(f"{engine}: {entry['problem']}", style="red"))
+            err.print(Text(f"{engine}: {clean_lines(entry['problem'])}", style="red"), soft_wrap=True)
     out.print("This mode runs engines as plain processes: it does not contain hostile code.", style="dim")
 
 
@@ -206,6 +206,7 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
     out.print(f"\nAPI: {state['url']}" + ("" if state["ready"] else "   (still starting)"))
     for engine, entry in state["engines"].items():
         if entry["state"] != "running":
-            out.print(Text(f"{engine}: {entry['state']}. {entry['problem'] or ''}", style="red"))
+            reason = entry["problem"] or entry["doing"] or ""
+            out.print(Text(f"{engine}: {entry['state']}. {clean_lines(reason)}", style="red"), soft_wrap=True)
     for owner, problem in state["refused"].items():
         out.print(Text(f"{owner}: not given to the gateway. {problem}", style="red"))

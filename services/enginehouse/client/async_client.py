@@ -191,7 +191,7 @@ class AsyncClient(AsyncOperations):
             if job.status.is_final:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
-                raise WaitOver(f"Job {job_id} is still {job.status} after the time to wait for it")
+                raise WaitOver(_still_waiting(job))
 
     async def jobs(
         self, *, engine: str | None = None, status: Status | str | None = None, limit: int | None = None
@@ -345,6 +345,13 @@ def _whole_job(content: bytes) -> Job | None:
     That is so if the server was asked to wait, and waited.
     """
     return Job.model_validate_json(content) if "created_at" in pydantic_core.from_json(content) else None
+
+
+def _still_waiting(job: Job) -> str:
+    """Say how far a job is that did not end in time, and why its engine does not work on it."""
+    reason = f" ({job.status_reason})" if job.status_reason else ""
+    detail = f": {job.status_detail}" if job.status_detail else ""
+    return f"Job {job.id} is still {job.status}{reason} after the time to wait for it{detail}"
 
 
 def _deadline(timeout_seconds: float | None) -> float | None:

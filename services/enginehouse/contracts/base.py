@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,6 +11,8 @@ class StrictModel(BaseModel):
     """Data written by people. Refuses an unknown field, which is most likely a misspelt one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of fields, each with its present name. Readers of files tell their authors."""
 
 
 class WireModel(BaseModel):

@@ -1,14 +1,18 @@
 """An engine: its engine.yaml, its card, its workers' heartbeats and its HTTP bodies."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
 from enginehouse.contracts.base import StrictModel, WireModel
+from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
 from enginehouse.contracts.names import EngineId, Slot, check_name
+from enginehouse.contracts.problem import Problem
+from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
 
 ENGINE_PORT = 8000
 ENGINE_WARNING_HEADER = "X-Engine-Warning"
@@ -38,10 +42,15 @@ class LocalRun(StrictModel):
 
 
 class Resources(StrictModel):
-    """Limits of one replica, in the notation of Kubernetes."""
+    """Limits of one replica, in the notation of Kubernetes. For processes only the memory is enforced."""
 
-    cpu: str = "1"
-    memory: str = "512Mi"
+    cpu: Cpu = "1"
+    memory: Memory = "512Mi"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the memory in bytes."""
+        return int(parse_quantity(self.memory))
 
 
 class Batch(StrictModel):
@@ -60,6 +69,8 @@ class Scale(StrictModel):
 
 class EngineSpec(StrictModel):
     """The content of engine.yaml: everything that Enginehouse must know to run an engine."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"slots": "concurrency"}
 
     tenant: str
     name: str
@@ -86,12 +97,14 @@ class EngineSpec(StrictModel):
     scale: Scale = Scale()
     resources: Resources = Resources()
 
-    @model_validator(mode="before")
+    @field_validator("tenant", "name")
     @classmethod
-    def _renamed(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "slots" in values:
-            raise ValueError("'slots' is called 'concurrency' now: rename it in engine.yaml")
-        return values
+    def _valid_name(cls, value: str, info: ValidationInfo) -> str:
+        try:
+            return check_name("tenant" if info.field_name == "tenant" else "engine", value)
+        except InvalidName as error:
+            # A ValueError, so that the other mistakes of the file are found as well.
+            raise ValueError(str(error)) from None
 
     @field_validator("python", mode="before")
     @classmethod
@@ -101,16 +114,6 @@ class EngineSpec(StrictModel):
         if text is None or (isinstance(text, str) and _PYTHON.fullmatch(text)):
             return text
         raise ValueError(f'{value!r} is not a version of Python from 3.11 on; write one in quotes, such as "3.12"')
-
-    @field_validator("tenant")
-    @classmethod
-    def _tenant(cls, value: str) -> str:
-        return check_name("tenant", value)
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return check_name("engine", value)
 
     @property
     def id(self) -> str:
@@ -185,6 +188,7 @@ class Heartbeat(WireModel):
     warning: Annotated[str, Field(max_length=ENGINE_WARNING_MAX_CHARS)] | None = Field(
         None, description="What slows the engine's jobs, in the engine's own words."
     )
+    problem: Problem | None = Field(None, description="Why the engine cannot work. It may quote the engine's output.")
     at: AwareDatetime
 
 

@@ -206,7 +206,7 @@ class Job(BaseModel):
     status: Status
     status_reason: StatusReason | None = None
     status_detail: str | None = Field(
-        None, description="With status_reason engine_paused: why the engine gets no jobs, and what ends that."
+        None, description="Why a queued job waits, if its engine is paused or does not work, and what ends that."
     )
     input: Any = None
     input_ref: str | None = None

@@ -25,6 +25,8 @@ COMPLETIONS_TOPIC = "completions"
 DEAD_LETTERS_TOPIC = "dead-letters"
 JOBS_ROUTE = "/jobs"
 """Path of a runner's delivery listener: its sidecar sends job events there."""
+RUNNER_ENGINE_ROUTE = "/healthz/engine"
+"""Path of a runner's delivery listener that says what its engine's health checks find: 503 and a text, or 200."""
 NOBODY = "none"
 """Stands for "no app" in the scopes of a Subscription, because an empty list means every app."""
 

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from enginehouse.contracts.errors import InvalidInput
 from enginehouse.contracts.job import JobErrorCode
 from enginehouse.contracts.text import storable
+from enginehouse.engine.memory import describe_memory_error
 from enginehouse.engine.plain import BadResult, is_finite, is_too_deep, plain
 from enginehouse.engine.signature import Method
 
@@ -173,7 +174,8 @@ def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
     The traceback stays in the engine's own log.
     """
     ours = isinstance(error, InvalidInput | BadResult)
-    message = str(error) if ours else f"{type(error).__name__}: {error}"
+    text = describe_memory_error(error) if isinstance(error, MemoryError) else str(error)
+    message = text if ours else f"{type(error).__name__}: {text}"
     said: dict[str, Any] = {"message": storable(message[:_MAX_MESSAGE]), "retryable": not ours}
     if isinstance(error, BadResult):  # The same input would give the same result.
         said["code"] = JobErrorCode.MALFORMED_ANSWER

@@ -1,21 +1,30 @@
 """Keep one engine as its bundle wants it: one change after the other. Report its failures and do not pass them on."""
 
 import asyncio
+import contextlib
 import hashlib
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
+from enginehouse.contracts.problem import problem_text
 from enginehouse.local.engine_processes import EngineProcesses
 from enginehouse.local.stack_context import StackContext
+from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE
 
 log = structlog.get_logger(__name__)
 
 EngineRunState = Literal["starting", "running", "failed", "stopping"]
 _LOOK_AGAIN_SECONDS = 1.0
+_TRY_AGAIN_SECONDS = 30.0
+"""Wait before an environment that could not be made is tried again: perhaps the network was away."""
+_LOAD_SECONDS = 600
+"""A model may take this long to load. After that its engine counts as failed."""
 
 
 def fingerprint(bundle: Path) -> str:
@@ -37,6 +46,9 @@ class EngineKeeper:
         self.engine_id = engine_id
         self.state: EngineRunState = "starting"
         self.problem: str | None = None
+        """Why it does not work, in the words that the gateway gets as well."""
+        self._doing: str | None = None
+        """What its start waits for."""
         self.settled = asyncio.Event()
         """Set while it is running or has failed; cleared while it changes."""
         self._context = context
@@ -44,6 +56,10 @@ class EngineKeeper:
         self._bundle = bundle
         self._on_change = on_change
         self._wanted: str | None = None
+        self._running: str | None = None
+        self._was_up = False
+        self._again = asyncio.Event()
+        """Set when a start that failed may be tried again."""
         self._changed = asyncio.Event()
         self._app: EngineProcesses | None = None
         self.task = asyncio.create_task(self._keep(), name=f"keep {engine_id}")
@@ -57,6 +73,7 @@ class EngineKeeper:
 
     def retry(self) -> None:
         """Start waiting processes at once, because a file of the bundle has changed and may have fixed the problem."""
+        self._again.set()
         if self._app:
             self._app.retry()
 
@@ -69,6 +86,7 @@ class EngineKeeper:
         await self._changed.wait()
         while self._wanted is not None:
             self._changed.clear()
+            self._running = self._wanted
             self._app = EngineProcesses(self._context, self.engine_id, self._bundle)
             living = asyncio.create_task(self._live(self._app))
             await self._changed.wait()
@@ -79,35 +97,112 @@ class EngineKeeper:
         self.settled.set()
 
     async def _live(self, app: EngineProcesses) -> None:
+        """Start the engine and follow its health. Its processes are started again and again, so it can come up late."""
+        self._was_up = False
         self._set("starting")
         self._context.steps.update(self._step, f"starting {self.engine_id}")
+        while not await self._start(app):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TRY_AGAIN_SECONDS):
+                    await self._again.wait()
+        self._set("starting")
+        loading_until = time.monotonic() + _LOAD_SECONDS
+        while True:
+            await self._look(app, loading_until)
+
+    async def _start(self, app: EngineProcesses) -> bool:
+        self._again.clear()
         try:
-            await app.start()
-            self._runs()
+            await app.start(_NotedSteps(self._context.steps, self._note_step))
         except Exception as error:  # Any exception: an engine's failure must not reach the others.
             self._fails(str(error))
-        # The processes are started again and again, so the engine can still come up late or repaired, and can fail
-        # later.
-        while True:
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-            problem = await app.problem()
-            if problem and problem != self.problem:
-                self._fails(problem)
-            elif not problem and self.state == "failed" and await app.healthy():
-                self._runs()
+            return False
+        finally:
+            self._doing = None
+        self._tell(None)
+        return True
+
+    async def _look(self, app: EngineProcesses, loading_until: float) -> None:
+        """See how the engine is, for about a second."""
+        if problem := await app.problem():
+            self._fails(problem)
+        elif self.state == "running":
+            if problem := await app.runners_problem():
+                self._fails(problem, told_by_runner=True)
+        elif await app.wait_healthy(_LOOK_AGAIN_SECONDS):
+            self._runs()
+            return
+        else:
+            self._waits(await app.runners_problem(), is_late=time.monotonic() > loading_until)
+            return
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    def _note_step(self, text: str) -> None:
+        if self._doing is None and self.state == "starting":
+            self._tell("Its environment is being made.")
+        self._doing = text
+        self._on_change()
+
+    def _waits(self, found: str | None, *, is_late: bool) -> None:
+        """Note what an engine that is not up yet waits for, according to its runners."""
+        if found and (self._was_up or is_late):
+            self._fails(found, told_by_runner=True)
+        elif is_late and not self._was_up:
+            self._fails(f"It is not healthy after {_LOAD_SECONDS} s.")
+        elif (self.state, self.problem) != ("starting", found):
+            self._context.steps.update(self._step, f"starting {self.engine_id}. {found or ''}")
+            self._tell(None)
+            self._set("starting", found)
 
     def _runs(self) -> None:
+        self._was_up = True
+        self._tell(None)
         self._set("running")
         self._context.steps.finish(self._step, f"{self.engine_id} is running")
         self.settled.set()
 
-    def _fails(self, problem: str) -> None:
+    def _fails(self, problem: str, *, told_by_runner: bool = False) -> None:
+        problem = problem_text(problem)
+        if (self.state, self.problem) == ("failed", problem):
+            return
         if self.state != "failed":
             log.error(f"Engine {self.engine_id} failed: {problem}", action="engine_failed", engine_id=self.engine_id)
             self._context.steps.finish(self._step, f"{self.engine_id} failed: {problem.splitlines()[0]}", ok=False)
+        if not told_by_runner:
+            self._tell(problem)
         self._set("failed", problem)
         self.settled.set()
+
+    def _tell(self, problem: str | None) -> None:
+        if self._app:
+            self._app.tell(problem)
 
     def _set(self, state: EngineRunState, problem: str | None = None) -> None:
         self.state, self.problem = state, problem
         self._on_change()
+
+    def shown(self) -> dict[str, str | None]:
+        """Return what `run/state.json` says about the engine. `deployed` is the fingerprint of what runs now."""
+        return {
+            "state": self.state,
+            "problem": self.problem,
+            "doing": self._doing,
+            "deployed": self._running,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _NotedSteps:
+    """Passes steps on, and notes their texts."""
+
+    steps: Steps
+    note: Callable[[str], None]
+
+    def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
+        """Show that step `key` is doing `text`."""
+        self.note(text)
+        self.steps.update(key, text, done, total)
+
+    def finish(self, key: str, text: str, ok: bool = True) -> None:
+        """Show that step `key` is over."""
+        self.steps.finish(key, text, ok)

@@ -7,18 +7,21 @@ import math
 import os
 import secrets
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.names import SLOTS, Slot, app_id
+from enginehouse.contracts.names import RUNNER_ENGINE_ROUTE, SLOTS, Slot, app_id
+from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
 from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
-from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar, wait_all_healthy
+from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
+from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
     WORKLOADS_FILE,
@@ -29,10 +32,8 @@ from enginehouse.registry.bundle import (
 )
 from enginehouse.registry.snapshot import hold, source_folder, tidy_snapshots
 
-_LOAD_SECONDS = 600
-"""A model may take this long to load. After that its engine counts as failed."""
-_START_SECONDS = 60
 _DRAIN_SECONDS = 10
+_POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -42,9 +43,11 @@ class SlotProcesses:
     app: str
     runner: Supervised
     daprd: Supervised
-    replicas: dict[str, Supervised]
+    engine_ports: list[int]
+    """The ports of its replicas, also of those that are not started yet."""
+    other_ports: list[int]
+    replicas: dict[str, Supervised] = field(default_factory=dict)
     """Replicas by `<host>_<port>`. A runner asks for a restart under this name."""
-    ports: list[int]
 
     def all(self) -> list[Supervised]:
         """Return every process of the slot."""
@@ -62,21 +65,32 @@ class EngineProcesses:
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Keeps the engine's files while its processes use them."""
 
-    async def start(self) -> None:
-        """Start all processes and wait until all are healthy.
+    async def start(self, steps: Steps) -> None:
+        """Start all processes, without waiting for them. Show `steps` how the environment is made.
 
-        Raise LocalError or InvalidBundle; `stop` then cleans up.
+        Raise LocalError or InvalidBundle; another call tries again, and `stop` cleans up.
         """
         spec, workloads, source = self._read()
-        environment = await environments.prepare(spec, source, self.context.guard, self.context.steps)
-        self._slots = [
-            self._start_slot(spec, workloads, source, slot, environment) for slot in SLOTS if slot in workloads.slots
-        ]
-        waits: list[tuple[Supervised, float]] = []
+        # The runners come first, so that somebody tells the gateway of an environment that cannot be made.
+        if not self._slots:
+            self._slots = [self._start_slot(spec, workloads, slot) for slot in SLOTS if slot in workloads.slots]
+        environment = await environments.prepare(spec, source, self.context.guard, steps)
         for slot in self._slots:
-            waits += [(replica, _LOAD_SECONDS) for replica in slot.replicas.values()]
-            waits += [(slot.runner, _LOAD_SECONDS + _START_SECONDS), (slot.daprd, _LOAD_SECONDS + _START_SECONDS)]
-        await wait_all_healthy(*waits)
+            slot.replicas = {
+                f"127.0.0.1_{port}": self.context.supervisor.start(
+                    self._replica(spec, source, f"{slot.app}.engine-{number}", port, environment)
+                )
+                for number, port in enumerate(slot.engine_ports)
+            }
+
+    async def wait_healthy(self, seconds: float) -> bool:
+        """Wait at most `seconds` until all processes are healthy; return whether they are."""
+        deadline = time.monotonic() + seconds
+        while not await self.healthy():
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True
 
     async def stop(self) -> None:
         """Give running jobs a while to end, hand back the rest, then stop all processes."""
@@ -84,14 +98,37 @@ class EngineProcesses:
         for slot in slots:
             await stop_app_and_sidecar(self.context.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
             await self.context.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
-            self.context.ports.release(*slot.ports)
+            self.context.ports.release(*slot.engine_ports, *slot.other_ports)
         self._held.close()
         await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
 
     async def healthy(self) -> bool:
-        """Return whether all processes run and are healthy."""
-        processes = [process for slot in self._slots for process in slot.all()]
-        return bool(processes) and all([await process.is_healthy() for process in processes])
+        """Return whether all processes run and are healthy, and the runners find nothing wrong."""
+        for slot in self._slots:
+            for process in slot.all():
+                if not await process.is_healthy():
+                    return False
+        return bool(self._slots) and await self.runners_problem() is None
+
+    async def runners_problem(self) -> str | None:
+        """Return what the runners' health checks of the engine find; None if nothing is wrong or they do not answer."""
+        for slot in self._slots:
+            url = f"http://127.0.0.1:{slot.runner.spec.port}{RUNNER_ENGINE_ROUTE}"
+            if problem := await self.context.prober.fault(url):
+                return problem_text(problem)
+        return None
+
+    def tell(self, problem: str | None) -> None:
+        """Leave for the runners why the engine does not work, or take it back."""
+        for slot in self._slots:
+            file = self.context.home.exchange / slot.app / PROBLEM_FILE
+            if problem is None:
+                file.unlink(missing_ok=True)
+                continue
+            # Made elsewhere: a file that appears in the shared folder is a runner's request.
+            draft = self.context.home.run / f"{slot.app}.{PROBLEM_FILE}"
+            draft.write_text(problem)
+            draft.replace(file)
 
     async def problem(self) -> str | None:
         """Return why the engine cannot work: a file that daprd ignores, or a process that keeps dying.
@@ -141,15 +178,10 @@ class EngineProcesses:
             ) from None
         return spec, workloads, source
 
-    def _start_slot(
-        self, spec: EngineSpec, workloads: Workloads, source: Path, slot: Slot, environment: Path | None
-    ) -> SlotProcesses:
+    def _start_slot(self, spec: EngineSpec, workloads: Workloads, slot: Slot) -> SlotProcesses:
+        """Start the runner of a slot and its sidecar, and reserve the ports of its replicas."""
         app, start = app_id(self.engine_id, slot), self.context.supervisor.start
         ports = [self.context.ports.take() for _ in range(workloads.replicas)]
-        replicas = {
-            f"127.0.0.1_{port}": start(self._replica(spec, source, f"{app}.engine-{number}", port, environment))
-            for number, port in enumerate(ports)
-        }
         delivery, sidecar = self.context.ports.take(), SidecarPorts.take(self.context.ports)
         runner = start(self._runner(app, slot, delivery, sidecar, ports, workloads.content))
         longest = math.ceil(spec.execution_timeout_seconds) + 60
@@ -162,7 +194,7 @@ class EngineProcesses:
             block_shutdown_seconds=longest,
         )
         daprd = start(self.context.sidecar_spec(f"{app}.daprd", plan))
-        return SlotProcesses(app, runner, daprd, replicas, [*ports, delivery, *sidecar.all()])
+        return SlotProcesses(app, runner, daprd, ports, [delivery, *sidecar.all()])
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.run
@@ -181,13 +213,15 @@ class EngineProcesses:
             health_url=url,
             health=self.context.prober.http(url),
             grace_seconds=5,
+            memory_bytes=spec.resources.memory_bytes,
         )
 
     def _runner(
         self, app: str, slot: Slot, delivery: int, sidecar: SidecarPorts, engines: list[int], content: str
     ) -> ProcessSpec:
-        restarts = self.context.home.restarts / app
-        restarts.mkdir(parents=True, exist_ok=True)
+        exchange = self.context.home.exchange / app
+        exchange.mkdir(parents=True, exist_ok=True)
+        (exchange / PROBLEM_FILE).unlink(missing_ok=True)
         fixed = {
             **inherited_environment(),
             **app_environment(sidecar, self.context.api_token, self.context.app_token),
@@ -196,7 +230,7 @@ class EngineProcesses:
             "ENGINEHOUSE_RUNNER_DEPLOYMENT": content,
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in engines]),
             "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
-            "ENGINEHOUSE_RUNNER_RESTART_DIR": str(restarts),
+            "ENGINEHOUSE_RUNNER_SUPERVISOR_DIR": str(exchange),
         }
 
         def environment() -> Mapping[str, str]:

@@ -23,6 +23,14 @@ class Prober:
         except httpx2.HTTPError:
             return False
 
+    async def fault(self, url: str) -> str | None:
+        """Return the text with which GET `url` answers 503; None for any other answer, or none in time."""
+        try:
+            answer = await self._client.get(url)
+        except httpx2.HTTPError:
+            return None
+        return answer.text if answer.status_code == 503 else None
+
     def http(self, url: str) -> HealthCheck:
         """Return a health check that asks `url`."""
         return lambda: self.ok(url)

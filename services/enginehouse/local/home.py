@@ -37,7 +37,7 @@ class Home:
     def at(cls, path: Path) -> "Home":
         """Return the home in `path` and make its folders."""
         home = cls(path.expanduser().resolve())
-        for folder in (home.engines, home.tenants, home.run, home.logs, home.data, home.gateway_parts, home.restarts):
+        for folder in (home.engines, home.tenants, home.run, home.logs, home.data, home.gateway_parts, home.exchange):
             folder.mkdir(parents=True, exist_ok=True)
         home.run.chmod(0o700)
         return home
@@ -78,9 +78,13 @@ class Home:
         return self.run / "gateway"
 
     @property
-    def restarts(self) -> Path:
-        """Folder in which runners leave a file to have an engine's process restarted."""
-        return self.run / "restart"
+    def exchange(self) -> Path:
+        """Folder with a folder for each app, which its runner and its supervisor share.
+
+        A runner leaves a file there to have a replica restarted; the supervisor leaves one that says why the engine
+        does not work.
+        """
+        return self.run / "exchange"
 
     @property
     def state_file(self) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,10 @@ ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
 
 _DEATHS_BEFORE_HEALTHY = 3
 _POLL_SECONDS = 0.05
+_LAST_LINES = 12
+_SIGNALS = {number.value: number.name for number in signal.Signals}
+_OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|out of memory|(cannot|unable to|failed to) allocate", re.IGNORECASE)
+"""What processes say when memory is refused to them."""
 
 
 class StartFailed(LocalError):
@@ -55,6 +60,8 @@ class ProcessSpec:
     health: HealthCheck
     grace_seconds: float = 10
     """Time between SIGTERM and the second SIGTERM."""
+    memory_bytes: int | None = None
+    """Most private memory that the process may have. More of it is refused to the process. None: no limit."""
 
 
 @dataclass(slots=True)
@@ -88,6 +95,9 @@ class Supervised:
     _stopping: bool = False
     _at_once: bool = False
     _retry: asyncio.Event = field(default_factory=asyncio.Event)
+    _last_end: str | None = None
+    _log_start: int = 0
+    """Size of the log when the process was last started: what came before is of an earlier process."""
 
     def start(self) -> None:
         """Start the process now, and again whenever it dies."""
@@ -109,10 +119,10 @@ class Supervised:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def problem(self) -> str | None:
-        """Return the last log lines of a process that keeps dying; None if there is no known problem."""
+        """Return how a process ended that keeps dying, with its last words; None if there is no known problem."""
         if self.deaths < _DEATHS_BEFORE_HEALTHY or await self.is_healthy():
             return None
-        return str(self._failed(f"{self.spec.name} died {self.deaths} times in a row"))
+        return self._last_end
 
     def terminate(self) -> None:
         """Send SIGTERM without waiting. The process is not started again."""
@@ -158,6 +168,7 @@ class Supervised:
                 code = 127
                 _append(self.spec.log, f"cannot start {self.spec.command[0]}: {error.strerror}\n")
             self.status.last_exit = code
+            self._last_end = self._describe_end(code)
             if self._stopping:
                 break
             self.status.restarts += 1
@@ -174,7 +185,10 @@ class Supervised:
         self._set("stopped")
 
     async def _run_once(self) -> int:
-        process = await launch(self.spec.command, self.spec.environment(), self.spec.cwd, self.spec.log, self.guard)
+        spec = self.spec
+        self._log_start = _size(spec.log)
+        command = limited(spec.command, spec.memory_bytes)
+        process = await launch(command, spec.environment(), spec.cwd, spec.log, self.guard)
         self.status.pid, self.status.started_at = process.pid, time.time()
         self._set("running")
         try:
@@ -192,7 +206,18 @@ class Supervised:
         self.on_change()
 
     def _failed(self, what: str) -> StartFailed:
-        return StartFailed(what, f"Its last log lines ({self.spec.log}):\n{last_lines(self.spec.log, 12)}")
+        words = last_lines(self.spec.log, self._log_start)
+        return StartFailed(what, f"Its last log lines ({self.spec.log}):\n{words}")
+
+    def _describe_end(self, code: int) -> str:
+        """Say how the process ended. The text is the same for each death of the same kind."""
+        words = last_lines(self.spec.log, self._log_start)
+        how = f"signal {_SIGNALS.get(-code, -code)}" if code < 0 else f"exit status {code}"
+        memory = ""
+        if self.spec.memory_bytes and _OUT_OF_MEMORY.search(words):
+            allowed = f"{self.spec.memory_bytes / 2**20:.0f} MiB"
+            memory = f" It wanted more memory than the {allowed} that resources.memory in engine.yaml allows."
+        return f"{self.spec.name} keeps ending, with {how}.{memory} Its last lines:\n{words}"
 
 
 def signal_group_leader(pid: int, number: int) -> None:
@@ -223,15 +248,27 @@ async def launch(
     return process
 
 
-def last_lines(log: Path, count: int) -> str:
-    """Return the last lines of a log, for messages."""
+def limited(command: Sequence[str], memory_bytes: int | None) -> list[str]:
+    """Return a command that runs `command`, in the same process, with at most this much private memory."""
+    if memory_bytes is None:
+        return list(command)
+    # The shell sets the limit before the engine's first instruction. It counts in KiB.
+    return ["/bin/sh", "-c", 'ulimit -d "$0"; exec "$@"', str(memory_bytes // 1024), *command]
+
+
+def last_lines(log: Path, start: int) -> str:
+    """Return the last lines of a log after its first `start` bytes, for messages."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8_192))
+            file.seek(max(start, file.seek(0, os.SEEK_END) - 8_192))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return "(nothing)"
-    return "\n".join(line[:500] for line in lines[-count:]) or "(nothing)"
+    return "\n".join(line[:500] for line in lines[-_LAST_LINES:]) or "(nothing)"
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
 
 
 def _append(log: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import structlog
 import watchfiles
 
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.engine_keeper import EngineKeeper, fingerprint
@@ -102,7 +103,7 @@ class Stack:
     async def follow(self) -> None:
         """Start, stop and restart engines as bundles come, go and change, until `quit`."""
         async for changes in watchfiles.awatch(
-            self.home.engines, self.home.tenants, self.home.restarts, stop_event=self._quit, step=50, debounce=200
+            self.home.engines, self.home.tenants, self.home.exchange, stop_event=self._quit, step=50, debounce=200
         ):
             self._restart_replicas([Path(path) for change, path in changes if change == watchfiles.Change.added])
             self._follow_gateway_parts()
@@ -137,10 +138,7 @@ class Stack:
             "ready": self.ready,
             "started_at": self._started_at,
             "processes": self.supervisor.statuses(),
-            "engines": {
-                engine.engine_id: {"state": engine.state, "problem": engine.problem}
-                for engine in self._engines.values()
-            },
+            "engines": {engine.engine_id: engine.shown() for engine in self._engines.values()},
             "refused": self._refused,
         }
         write_private(self.home.state_file, json.dumps(state))
@@ -220,7 +218,7 @@ class Stack:
 
     def _restart_replicas(self, asked: list[Path]) -> None:
         for path in asked:
-            if path.parent.parent == self.home.restarts and path.is_file():
+            if path.parent.parent == self.home.exchange and path.name != PROBLEM_FILE and path.is_file():
                 path.unlink(missing_ok=True)
                 for engine in self._engines.values():
                     engine.restart_replica(path)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import InvalidName, RequestError
+from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import (
     COMPLETIONS_TOPIC,
     DEAD_LETTERS_TOPIC,
@@ -39,6 +39,7 @@ from enginehouse.registry.objects import (
     tolerant,
     topic_scopes,
 )
+from enginehouse.yaml_files import InvalidFile, read_yaml
 
 ENGINE_FILE = "engine.yaml"
 WORKLOADS_FILE = "workloads.yaml"
@@ -201,13 +202,6 @@ def read_workloads(path: Path) -> Workloads:
 
 def _read(kind: type[M], path: Path) -> M:
     try:
-        return kind.model_validate(yaml.safe_load(path.read_bytes()))
-    except OSError as error:
-        raise InvalidBundle(f"{path}: {error.strerror}") from None
-    except InvalidName as error:
-        raise InvalidBundle(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise InvalidBundle(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise InvalidBundle(f"{path}: {'; '.join(lines)}") from None
+        return read_yaml(kind, path)
+    except InvalidFile as error:
+        raise InvalidBundle(str(error)) from None

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-import yaml
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
-from enginehouse.contracts.names import JOBS_ROUTE
+from enginehouse.contracts.errors import UnsafeSettings
+from enginehouse.contracts.names import JOBS_ROUTE, RUNNER_ENGINE_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
@@ -30,6 +28,7 @@ from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
 from enginehouse.runner.pace import DEFAULT_PACE, Pace
+from enginehouse.runner.problem import ProblemWatch
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
@@ -40,6 +39,7 @@ from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 from enginehouse.sidecar.records import JobRecords
+from enginehouse.yaml_files import InvalidFile, read_yaml
 
 _log = structlog.get_logger(__name__)
 
@@ -49,9 +49,9 @@ _SETTLE_GRACE_SECONDS = 5.0
 def load_spec(path: Path) -> EngineSpec:
     """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
     try:
-        return EngineSpec.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError, EnginehouseError) as error:
-        raise UnsafeSettings(f"the runner does not start: {path} is no engine.yaml: {error}") from None
+        return read_yaml(EngineSpec, path)
+    except InvalidFile as error:
+        raise UnsafeSettings(f"the runner does not start: {error}") from None
 
 
 class Runner:
@@ -83,7 +83,7 @@ class Runner:
         clients = [make_client(url) for url in settings.engine_urls]
         self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         self.pool = ReplicaPool(clients, spec.jobs_at_once)
-        restarts = Restarts(settings.restart_dir)
+        restarts = Restarts(settings.supervisor_dir)
         self._hangs = HangGuard(
             pool=self.pool,
             restarts=restarts,
@@ -98,8 +98,11 @@ class Runner:
         self._health = HealthWatch(
             pool=self.pool,
             restarts=restarts,
-            on_up=lambda replica: self.cards.refresh(replica.client),
+            on_up=self._replica_is_up,
             on_answer=self._heard,
+        )
+        self._problems = ProblemWatch(
+            self._health, settings.supervisor_dir, on_change=lambda: self.heartbeats.wake(), pace=pace
         )
 
     def _heard(self, replica: Replica, health: Health) -> None:
@@ -107,6 +110,10 @@ class Runner:
         self._hangs.look_at(replica, health)
         if self.spec.batch.max_size == 1:
             self.pool.limit(replica, health.concurrency)
+
+    def _replica_is_up(self, replica: Replica) -> None:
+        self.cards.refresh(replica.client)
+        self.heartbeats.wake()
 
     def _wire_gateway(self) -> None:
         """Make the parts that show the worker to the gateway and read what it says."""
@@ -121,6 +128,7 @@ class Runner:
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
             warning=lambda: self.pool.warning,
+            problem=lambda: self._problems.problem,
         )
         self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 
@@ -195,6 +203,10 @@ class Runner:
         async def live(request: Request) -> Response:
             return PlainTextResponse("alive")
 
+        async def engine(request: Request) -> Response:
+            found = self._problems.found
+            return PlainTextResponse(found or "nothing is wrong", status_code=503 if found else 200)
+
         async def metrics(request: Request) -> Response:
             return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -202,7 +214,7 @@ class Runner:
             {JOBS_ROUTE: self.receiver.deliver},
             self._settings.app_api_token.get_secret_value(),
             self.ready,
-            extra=[Route("/healthz/live", live), Route("/metrics", metrics)],
+            extra=[Route("/healthz/live", live), Route(RUNNER_ENGINE_ROUTE, engine), Route("/metrics", metrics)],
         )
 
     def ready(self) -> bool:
@@ -217,6 +229,7 @@ class Runner:
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""
         self._health.start()
+        self._problems.start()
         await self._sidecar.start()
         self._sidecar_ready = True
         self._control.start()
@@ -278,6 +291,7 @@ class Runner:
         await self._control.stop()
         await self._watch.stop()
         await self._hangs.stop()
+        await self._problems.stop()
         await self._health.stop()
         await self.cards.stop()
         await self.heartbeats.stop()

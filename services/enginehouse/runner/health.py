@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -57,6 +59,14 @@ class Restarts:
         return self._folder / replica.client.address.replace(":", "_")
 
 
+@dataclass(slots=True)
+class _Down:
+    """What is wrong with a replica, and since which moment of the monotonic clock."""
+
+    fault: str
+    since: float
+
+
 class HealthWatch:
     """Polls /healthz of every replica: often while the replica is down, seldom while it is up."""
 
@@ -72,6 +82,7 @@ class HealthWatch:
         self._restarts = restarts
         self._on_up = on_up
         self._on_answer = on_answer
+        self._down: dict[Replica, _Down] = {}
         self._background = Background()
 
     def start(self) -> None:
@@ -82,6 +93,16 @@ class HealthWatch:
     async def stop(self) -> None:
         """Stop polling."""
         await self._background.close()
+
+    def problem(self, expected_since: float, after_seconds: float) -> str | None:
+        """Say what is wrong with a replica that has been down for `after_seconds`; None if there is none.
+
+        `expected_since`: the moment of the monotonic clock since which replicas can be up at all.
+        """
+        for down in self._down.values():
+            if time.monotonic() - max(down.since, expected_since) >= after_seconds:
+                return f"After {after_seconds:g} s, {down.fault}."
+        return None
 
     async def _poll(self, replica: Replica) -> None:
         down_for = 0.0
@@ -108,7 +129,9 @@ class HealthWatch:
         if health.answered:
             self._on_answer(replica, health)
         if not health.answered and replica.healthy and replica.places_taken:
+            self._down.pop(replica, None)
             return  # Many engines answer no health check while they work. Their execution clock judges them.
+        self._note_fault(replica, health)
         healthy = health.ok and not replica.restarting
         if healthy == replica.healthy:
             return
@@ -120,3 +143,9 @@ class HealthWatch:
         )
         if healthy:
             self._on_up(replica)
+
+    def _note_fault(self, replica: Replica, health: Health) -> None:
+        if health.fault is None:
+            self._down.pop(replica, None)
+        else:
+            self._down.setdefault(replica, _Down(health.fault, time.monotonic())).fault = health.fault

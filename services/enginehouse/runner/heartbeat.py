@@ -1,6 +1,7 @@
 """Writes every few seconds that this worker lives and which jobs it has, and keeps it in the list of workers."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
@@ -43,6 +44,7 @@ class Heartbeats:
         in_hand: Callable[[], list[str]],
         healthy: Callable[[], bool],
         warning: Callable[[], str | None],
+        problem: Callable[[], str | None],
     ) -> None:
         self._sidecar = sidecar
         self._store = results_component(spec.id)
@@ -55,6 +57,8 @@ class Heartbeats:
         self._in_hand = in_hand
         self._healthy = healthy
         self._warning = warning
+        self._problem = problem
+        self._news = asyncio.Event()
         self._idle_since: datetime | None = now()
         self._background = Background()
 
@@ -76,6 +80,10 @@ class Heartbeats:
                 error=str(error),
             )
 
+    def wake(self) -> None:
+        """Write a heartbeat at once, because something has changed that others wait for."""
+        self._news.set()
+
     async def beat(self) -> None:
         """Write one heartbeat."""
         in_hand = self._in_hand()
@@ -92,6 +100,7 @@ class Heartbeats:
             in_hand=in_hand,
             idle_since=self._idle_since,
             healthy=self._healthy(),
+            problem=self._problem(),
             # A sidecar goes on showing the subscription of a component that is gone.
             subscribed=self._topic in metadata.subscribed_topics and self._jobs in metadata.components,
             warning=self._warning(),
@@ -104,6 +113,7 @@ class Heartbeats:
     async def _run(self) -> None:
         failing = False
         while True:
+            self._news.clear()
             try:
                 await self.beat()
                 failing = False
@@ -116,7 +126,9 @@ class Heartbeats:
                         error=str(error),
                     )
                 failing = True
-            await asyncio.sleep(self._every_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._every_seconds):
+                    await self._news.wait()
 
     async def _update_list(self, *, present: bool) -> None:
         """Add this worker to the list of workers, or remove it. Remove workers whose heartbeat is gone."""

@@ -23,6 +23,10 @@ class Pace:
     """
     control_poll_seconds: float = 1.0
     """Seconds between two reads of whether the gateway has stopped the engine. A small read each second costs little."""
+    problem_poll_seconds: float = 0.5
+    """Seconds between two looks at why the engine cannot work: a look reads a small file, or finds none."""
+    down_told_after_seconds: float = 10.0
+    """Seconds after which it is said what a replica's health check finds. Before that the engine may just be starting."""
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     """Seconds between two heartbeats. The value is in the contract, because the gateway relies on it."""
     card_refresh_seconds: float = 60.0

@@ -36,8 +36,10 @@ class RunnerSettings(BaseSettings):
     deployment: Annotated[str, Field(max_length=64)] = Field(
         "", description="Hash of what was deployed beside engine.yaml. A change tells the gateway of a new deployment."
     )
-    restart_dir: Path | None = Field(
-        None, description="Folder in which a file <host>_<port> asks the supervisor to restart that replica."
+    supervisor_dir: Path | None = Field(
+        None,
+        description="Folder shared with the supervisor. A file `<host>_<port>` asks it to restart that replica; its file "
+        "`problem` says why the engine cannot work.",
     )
     dapr_http_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         validation_alias="DAPR_HTTP_PORT", description="Port of the sidecar's API."

@@ -16,6 +16,7 @@ from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.store_budget import StoreBudget
+from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.sidecar.base import Sidecar
 
 log = structlog.get_logger()
@@ -80,6 +81,12 @@ class Catalogue:
             if engine and engine.state != EngineState.RETIRED and candidate.tenant in (tenant, PLATFORM_TENANT):
                 return engine
         raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
+
+    def resolve_for(self, name: str, caller: Caller) -> KnownEngine:
+        """Return the engine that `name` means; for an administrator also another tenant's, by its full id."""
+        if caller.is_admin and "--" in name:
+            return self.resolve_any(name)
+        return self.resolve(name, caller.name)
 
     def resolve_any(self, name: str) -> KnownEngine:
         """Return an engine of any tenant by its full id, for an administrator; raise EngineDoesNotExist if there is none."""

@@ -2,13 +2,14 @@
 
 from pydantic import BaseModel, Field
 
-from enginehouse.contracts.engine import EngineCard, EngineState
+from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.read import QueueCounts
+from enginehouse.gateway.tenants.tenants import Caller
 
 
 class WorkerCounts(BaseModel):
@@ -32,7 +33,11 @@ class EngineSummary(BaseModel):
     version: str | None = None
     description: str = ""
     state: str
-    reason: str | None = Field(None, description="Why it gets no jobs, or cannot give their results.")
+    reason: str | None = Field(
+        None,
+        description="Why it gets no jobs, or cannot work on them. Its owner and administrators read the last words of an "
+        "engine that does not start.",
+    )
     warning: str | None = Field(None, description="What slows its jobs, as its workers see it.")
     health: str = Field(description="healthy, unhealthy, asleep (none needed at present), or unknown.")
     queue: Queue | None = None
@@ -51,8 +56,8 @@ class EngineViews:
         self._catalogue = catalogue
         self._ledger = ledger
 
-    async def summary(self, engine: KnownEngine) -> EngineSummary:
-        """Describe an engine without its card."""
+    async def summary(self, engine: KnownEngine, caller: Caller) -> EngineSummary:
+        """Describe an engine to `caller`, without its card."""
         health = await self._health(engine)
         jobs = await self._ledger.read(read.queue_counts, engine.id)
         idle = sum(1 for worker in engine.workers if not worker.in_hand)
@@ -61,15 +66,15 @@ class EngineViews:
             version=engine.card.version if engine.card else None,
             description=engine.card.description if engine.card else "",
             state=engine.state,
-            reason=engine.reason or (engine.problem if engine.state == EngineState.ACTIVE else None),
+            reason=engine.reason_for(caller),
             warning=next((worker.warning for worker in engine.workers if worker.warning), None),
             health=health,
             queue=Queue(jobs=jobs, workers=WorkerCounts(idle=idle, running=len(engine.workers) - idle)),
         )
 
-    async def view(self, engine: KnownEngine) -> EngineView:
-        """Describe an engine with its card."""
-        summary = await self.summary(engine)
+    async def view(self, engine: KnownEngine, caller: Caller) -> EngineView:
+        """Describe an engine to `caller`, with its card."""
+        summary = await self.summary(engine, caller)
         return EngineView.model_construct(**dict(summary), card=engine.card)
 
     async def _health(self, engine: KnownEngine) -> str:
@@ -79,4 +84,4 @@ class EngineViews:
             return "unknown"
         if any(worker.healthy for worker in workers):
             return "healthy"
-        return "asleep" if not workers and engine.card and engine.card.idle_at_zero else "unhealthy"
+        return "asleep" if engine.is_asleep else "unhealthy"

@@ -9,11 +9,14 @@ from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
 from enginehouse.contracts.names import PLATFORM_TENANT, EngineId, results_component
 from enginehouse.gateway.engines.breaker import Breaker, Phase
 from enginehouse.gateway.engines.input_schema import InputSchema
+from enginehouse.gateway.tenants.tenants import Caller
 
 log = structlog.get_logger()
 
 DEFAULT_CARD = EngineCard(engine="", slot="a", version="")
 """Stands in for the card of an engine that shows none."""
+_PRIVATE_PROBLEM = "It does not work at present; its owner can see why"
+"""Stands for a reason that may quote the engine's own output, which is for its owner only."""
 REMOVED_AFTER_POLLS = 5
 """An engine that is absent for this number of polls was removed. Fewer polls prove nothing: a sidecar that restarts shows
 its components one by one."""
@@ -76,14 +79,40 @@ class KnownEngine:
         """Say whether the gateway's sidecar has not shown it for several polls."""
         return self.absent_polls >= REMOVED_AFTER_POLLS
 
+    def reason_for(self, caller: Caller) -> str | None:
+        """Explain why the engine gets no jobs or cannot work on them, as far as `caller` may know; None if it works."""
+        return self._reasons(self.reason, caller)
+
+    def why_jobs_wait(self, caller: Caller) -> str | None:
+        """Explain why jobs of the engine wait, as far as `caller` may know; None if nothing is wrong."""
+        return self._reasons(self.wait_reason, caller)
+
+    def _reasons(self, state_reason: str | None, caller: Caller) -> str | None:
+        reasons = [reason for reason in (state_reason, self._workers_problem(caller)) if reason]
+        return "\n".join(reasons) or self._delivery_problem
+
+    def _workers_problem(self, caller: Caller) -> str | None:
+        problem = next((worker.problem for worker in self.workers if worker.problem), None)
+        if problem is None or self.is_absent:
+            return None
+        return problem if caller.is_admin or caller.name == self.tenant else _PRIVATE_PROBLEM
+
     @property
-    def problem(self) -> str | None:
-        """Explain why an active engine's jobs wait; None if nothing is wrong."""
+    def _delivery_problem(self) -> str | None:
         if self.is_absent:
             return f"The gateway's sidecar could not load {results_component(self.id)}: its log says why"
-        if self.workers and not any(worker.subscribed for worker in self.workers):
+        if not self.workers and self.workers_read_at and not self.is_asleep:
+            return "None of its workers is up"
+        # A worker that is not healthy yet receives no jobs for that reason alone.
+        healthy = [worker for worker in self.workers if worker.healthy]
+        if healthy and not any(worker.subscribed for worker in healthy):
             return "None of its workers receives jobs: the logs of its sidecars say why"
         return None
+
+    @property
+    def is_asleep(self) -> bool:
+        """Say whether it has no workers because it needs none at present."""
+        return not self.workers and self.card is not None and self.card.idle_at_zero
 
     @property
     def takes_no_jobs(self) -> bool:

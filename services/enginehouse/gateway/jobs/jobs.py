@@ -1,13 +1,15 @@
 """Submits, reads, lists, cancels and retries jobs for callers: the functions behind the routes."""
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 
 import pydantic_core
 
-from enginehouse.contracts.errors import JobDoesNotExist, JobIsFinal, NotFinalYet, ResultExpired
+from enginehouse.contracts.errors import EnginehouseError, JobDoesNotExist, JobIsFinal, NotFinalYet, ResultExpired
 from enginehouse.contracts.job import JobRequest, Status
 from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.intake.submission import AcceptedJob, Submission
 from enginehouse.gateway.intake.submit import Submitter
 from enginehouse.gateway.jobs.view import JobView, WebhookView, job_view
@@ -23,6 +25,8 @@ from enginehouse.gateway.outcome.waiters import Waiters, wait_for
 from enginehouse.gateway.tenants.tenants import Caller
 
 _SIGNED_SECONDS = 3_600
+_SOON_SECONDS = 2.0
+"""Most jobs begin sooner. Of a job that waits longer, its caller wants to know why: its engine's workers are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,13 @@ class Jobs:
             row = await wait_for(ending, wait_seconds)
         if row is None:
             return accepted, await self.read(submission.caller, accepted.id, deadline - time.monotonic())
-        return accepted, await self._view(row)
+        return accepted, await self._view(row, submission.caller)
 
-    async def _view(self, row: JobRow) -> JobView:
-        view = job_view(row, self.catalogue.get(row.engine))
+    async def _view(self, row: JobRow, caller: Caller) -> JobView:
+        engine = self.catalogue.get(row.engine)
+        view = job_view(row, engine)
+        if engine and row.status is Status.QUEUED:
+            view["status_detail"] = await self._why_queued(row, engine, caller)
         if row.options.webhook:
             notices = await self.ledger.read(webhooks_of, row.id)
             view["webhooks"] = [
@@ -87,12 +94,18 @@ class Jobs:
                 view["input_url"] = await self.objects.sign("GET", row.input_ref, until)
         return view
 
+    async def _why_queued(self, row: JobRow, engine: KnownEngine, caller: Caller) -> str | None:
+        if time.time() - row.created_at > _SOON_SECONDS:
+            with contextlib.suppress(EnginehouseError):
+                await self.catalogue.read_workers(engine)
+        return engine.why_jobs_wait(caller)
+
     async def read(self, caller: Caller, job_id: str, wait_seconds: float = 0) -> JobView:
         """Show a job of the caller once it has ended or `wait_seconds` are over. Raise ResultExpired past its time."""
         row = await self._when_ended(caller, job_id, time.monotonic() + wait_seconds)
         if row.is_expired(time.time()):
             raise ResultExpired(f"The result of job {job_id} was kept until its expires_at and has been deleted")
-        return await self._view(row)
+        return await self._view(row, caller)
 
     async def _when_ended(self, caller: Caller, job_id: str, deadline: float) -> JobRow:
         """Return the job's row once it has ended, or as it is at the deadline."""

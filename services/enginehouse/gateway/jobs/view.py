@@ -67,7 +67,7 @@ def _reason(row: JobRow, engine: KnownEngine | None) -> StatusReason | None:
         return StatusReason.ENGINE_PAUSED
     if row.status_reason:
         return row.status_reason
-    if not engine.workers and engine.card and engine.card.idle_at_zero:
+    if engine.is_asleep:
         return StatusReason.ENGINE_ASLEEP
     return StatusReason.WAITING_FOR_WORKER
 

@@ -60,6 +60,8 @@ class Health:
     ok: bool
     answered: bool = True
     """False if a connection was made and no answer came in time: the engine is busy or hangs. A refusal is an answer."""
+    fault: str | None = None
+    """What is wrong and what would be right, if it is not `ok`."""
     in_hand: int | None = None
     """Number of calls that the engine says it works on (`in_hand` of a JSON answer). None if it does not say."""
     abandoned: int = 0

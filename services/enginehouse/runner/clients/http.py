@@ -34,6 +34,7 @@ _KEEPALIVE_SECONDS = 1.0
 _SIDE_CALL_SECONDS = 2.0
 _WHOLE_MAX_BYTES = 256 * 1024
 _ERROR_MAX_BYTES = 64 * 1024
+_QUOTED_MAX_CHARS = 200
 _OPENAPI_MAX_BYTES = 1024 * 1024
 _STREAM = "application/x-ndjson"
 _LINE_MAX_BYTES = 2 * PROGRESS_EVENT_MAX_BYTES
@@ -185,15 +186,25 @@ class HttpEngine:
                     self._note_warning(response)
                     body = await _read(response, _ERROR_MAX_BYTES)
         except TimeoutError:
-            return Health(ok=False, answered=False)
-        except (aiohttp.ClientError, ValueError, _TooLarge):
-            return Health(ok=False)
-        said = _read_counts(body)
+            said = f"GET /healthz at {self._address} gives no answer within {_SIDE_CALL_SECONDS:g} s"
+            return Health(ok=False, answered=False, fault=said)
+        except aiohttp.ClientConnectorError:
+            said = f"nothing listens on {self._address}: the engine must listen on the port in its variable PORT"
+            return Health(ok=False, fault=said)
+        except (aiohttp.ClientError, ValueError, _TooLarge) as error:
+            said = f"GET /healthz at {self._address} cannot be read ({type(error).__name__}): it must answer in HTTP"
+            return Health(ok=False, fault=said)
+        return self._read_health(response.status, body)
+
+    def _read_health(self, status: int, body: bytes) -> Health:
+        counts = _read_counts(body)
+        said = f"GET /healthz at {self._address} answers {status}{_quoted(body)}: 200 means that it can work"
         return Health(
-            ok=response.status == 200,
-            in_hand=said.get("in_hand"),
-            abandoned=said.get("abandoned", 0),
-            concurrency=said.get("concurrency") or None,
+            ok=status == 200,
+            in_hand=counts.get("in_hand"),
+            abandoned=counts.get("abandoned", 0),
+            concurrency=counts.get("concurrency") or None,
+            fault=None if status == 200 else said,
         )
 
     async def openapi(self) -> Mapping[str, Any] | None:
@@ -271,6 +282,11 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
             response.close()
             raise _TooLarge
     return bytes(body)
+
+
+def _quoted(body: bytes) -> str:
+    text = bounded(body[: 4 * _QUOTED_MAX_CHARS].decode(errors="replace"), _QUOTED_MAX_CHARS)
+    return f" ({text})" if text and not text.startswith("<") else ""  # An error page in HTML says nothing more.
 
 
 def _read_counts(body: bytes) -> dict[str, int]:

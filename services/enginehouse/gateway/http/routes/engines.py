@@ -33,13 +33,13 @@ class EngineList(BaseModel):
 async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """List the engines that the caller may use: its own and the shared ones."""
     engines = gateway.catalogue.visible_to(caller.name)
-    return json_answer(EngineList(engines=[await gateway.engine_views.summary(engine) for engine in engines]))
+    return json_answer(EngineList(engines=[await gateway.engine_views.summary(engine, caller) for engine in engines]))
 
 
 @router.get("/engines/{engine}", response_model=EngineView, responses=problems(404), dependencies=[NoQueryAllowed])
 async def read_engine(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """Show one engine with its card: input and output schema, version, limits."""
-    return json_answer(await gateway.engine_views.view(gateway.catalogue.resolve(engine, caller.name)))
+    """Show one engine with its card: input and output schema, version, limits. Administrators see every tenant's."""
+    return json_answer(await gateway.engine_views.view(gateway.catalogue.resolve_for(engine, caller), caller))
 
 
 @router.get("/engines/{engine}/openapi.json", responses=problems(404), dependencies=[NoQueryAllowed])
@@ -70,7 +70,7 @@ async def quarantine(request: Request, gateway: WiredGateway, caller: AdminCalle
     """Stop all delivery to an engine until it is resumed, even over restarts. Its jobs stay queued."""
     body = await read_model(request, QuarantineRequest)
     stopped = await gateway.engine_operations.quarantine(engine, body.reason)
-    return json_answer(await gateway.engine_views.summary(stopped))
+    return json_answer(await gateway.engine_views.summary(stopped, caller))
 
 
 @router.post(
@@ -82,7 +82,7 @@ async def quarantine(request: Request, gateway: WiredGateway, caller: AdminCalle
 async def resume(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
     """Give an engine its jobs again, in order. Its owner may, unless an operator quarantined it; an administrator always."""
     resumed = await gateway.engine_operations.resume(caller, engine)
-    return json_answer(await gateway.engine_views.summary(resumed))
+    return json_answer(await gateway.engine_views.summary(resumed, caller))
 
 
 class Purged(BaseModel):

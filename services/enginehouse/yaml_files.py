@@ -1,0 +1,138 @@
+"""Read YAML that people write: values as they stand there, and every mistake at once, each with its path."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from enginehouse.contracts.base import StrictModel
+from enginehouse.contracts.errors import RequestError
+
+M = TypeVar("M", bound=BaseModel)
+
+_RESOLVED = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+_SENTENCES = {
+    "missing": "is missing",
+    "int_parsing": "must be a whole number, not {input}",
+    "int_type": "must be a whole number, not {input}",
+    "int_from_float": "must be a whole number, not {input}",
+    "float_parsing": "must be a number, not {input}",
+    "float_type": "must be a number, not {input}",
+    "bool_parsing": "must be true or false, not {input}",
+    "bool_type": "must be true or false, not {input}",
+    "string_type": "must be a text, not {input}",
+    "list_type": "must be a list, not {input}",
+    "dict_type": "must hold keys and values, not {input}",
+    "model_type": "must hold keys and values, not {input}",
+    "greater_than": "must be more than {gt}, not {input}",
+    "greater_than_equal": "must be {ge} or more, not {input}",
+    "less_than_equal": "must be {le} or less, not {input}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}, and {input} does not",
+    "too_short": "must not be empty",
+    "literal_error": "must be {expected}, not {input}",
+    "value_error": "{error}",
+}
+"""What pydantic's kinds of errors mean to the author of a file."""
+
+
+class InvalidFile(RequestError):
+    """A file cannot be used."""
+
+    code = "INVALID_FILE"
+    advice = "Correct the file as described."
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Keeps `1.10`, `4` and `yes` as text. The model turns texts into numbers where it wants numbers."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice, because one of the two would be ignored."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_AsWritten.yaml_implicit_resolvers = {
+    first: kept
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    if (kept := [(tag, pattern) for tag, pattern in resolvers if tag in _RESOLVED])
+}
+
+
+def read_yaml(kind: type[M], path: Path) -> M:
+    """Read a file as `kind`. Raise InvalidFile with every mistake and its place."""
+    try:
+        return kind.model_validate(yaml.load(path.read_bytes(), _AsWritten))  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise InvalidFile(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InvalidFile(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        mistakes = [_explain(kind, mistake) for mistake in error.errors(include_url=False)]
+    if len(mistakes) == 1:
+        raise InvalidFile(f"{path}: {mistakes[0]}")
+    raise InvalidFile("\n  ".join([f"{path} has {len(mistakes)} mistakes:", *mistakes]))
+
+
+def _explain(kind: type[BaseModel], mistake: Mapping[str, Any]) -> str:
+    place = mistake["loc"]
+    if mistake["type"] == "extra_forbidden":
+        return f"{_path(place)}: {_unknown_key(kind, place)}"
+    sentence = _SENTENCES.get(mistake["type"], mistake["msg"])
+    bounds = {name: _plain(value) for name, value in mistake.get("ctx", {}).items()}
+    values = {**bounds, "input": _shown(mistake["input"])}
+    return f"{_path(place) or 'the file'}: {sentence.format(**values)}"
+
+
+def _unknown_key(kind: type[BaseModel], place: tuple[str | int, ...]) -> str:
+    *parents, key = place
+    model = _model_at(kind, parents)
+    if issubclass(model, StrictModel) and (new := model.renamed.get(str(key))):
+        return f"is called {new!r} now: rename it"
+    near = difflib.get_close_matches(str(key), model.model_fields, 1)
+    places = [_path((*parents, near[0]))] if near else [path for path in _paths(kind) if path.endswith(f".{key}")]
+    if places:
+        return f"is not a known key; did you mean {places[0]}?"
+    return f"is not a known key; the known ones are {', '.join(model.model_fields)}"
+
+
+def _model_at(kind: type[BaseModel], place: list[str | int]) -> type[BaseModel]:
+    for part in place:
+        kind = _model_of(kind.model_fields[str(part)].annotation) or kind
+    return kind
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that an annotation allows, perhaps beside None."""
+    models = [
+        one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
+    ]
+    return models[0] if models else None
+
+
+def _paths(kind: type[BaseModel], parent: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        yield parent + name
+        if model := _model_of(field.annotation):
+            yield from _paths(model, f"{parent}{name}.")
+
+
+def _path(place: tuple[str | int, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list):
+        return "a list"
+    return "nothing" if value is None else repr(value)[:60]

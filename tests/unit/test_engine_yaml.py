@@ -1,0 +1,129 @@
+"""What an author writes into engine.yaml is read as meant, and every mistake is told at once, with its place."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from enginehouse.contracts.engine import EngineSpec, Resources
+from enginehouse.contracts.quantities import parse_quantity
+from enginehouse.yaml_files import InvalidFile, read_yaml
+
+_OWNER = "tenant: acme\nname: one\n"
+
+
+def _read(folder: Path, text: str) -> EngineSpec:
+    (folder / "engine.yaml").write_text(_OWNER + text)
+    return read_yaml(EngineSpec, folder / "engine.yaml")
+
+
+def _mistakes(folder: Path, text: str) -> str:
+    with pytest.raises(InvalidFile) as refused:
+        _read(folder, text)
+    return str(refused.value).removeprefix(str(folder / "engine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("1.0", "1.0"), ("1.10", "1.10"), ("2026-01-31", "2026-01-31"), ("007", "007"), ("yes", "yes"), ("'3'", "3")],
+)
+def test_a_version_is_the_text_that_stands_there(tmp_path: Path, written: str, meant: str) -> None:
+    assert _read(tmp_path, f"version: {written}\n").version == meant
+
+
+def test_numbers_without_quotes_are_read_wherever_a_text_is_wanted(tmp_path: Path) -> None:
+    spec = _read(
+        tmp_path, "resources: {cpu: 1, memory: 1G}\nrun: {command: [serve, 8], env: {THREADS: 4, FAST: true}}\n"
+    )
+    assert (spec.resources.cpu, spec.resources.memory_bytes) == ("1", 1_000_000_000)
+    assert spec.run is not None
+    assert (spec.run.command, spec.run.env) == (["serve", "8"], {"THREADS": "4", "FAST": "true"})
+
+
+def test_numbers_are_numbers_and_what_is_left_empty_is_absent(tmp_path: Path) -> None:
+    spec = _read(tmp_path, "concurrency: 8\nexecution_timeout_seconds: 2.5\nimage:\nrun: ~\n")
+    assert (spec.concurrency, spec.execution_timeout_seconds, spec.image, spec.run) == (8, 2.5, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("concurency: 4", ": concurency: is not a known key; did you mean concurrency?"),
+        ("run: {comand: [python]}", "run.comand: is not a known key; did you mean run.command?"),
+        ("memory: 1Gi", ": memory: is not a known key; did you mean resources.memory?"),
+        ("retry: {attempts: 2}", "retry.attempts: is not a known key; did you mean retry.max_attempts?"),
+        ("batch: {colour: red}", "batch.colour: is not a known key; the known ones are max_size, max_delay_ms"),
+        ("slots: 4", ": slots: is called 'concurrency' now: rename it"),
+        ("concurrency: lots", ": concurrency: must be a whole number, not 'lots'"),
+        ("concurrency: 0", ": concurrency: must be 1 or more, not '0'"),
+        ("execution_timeout_seconds: 0", ": execution_timeout_seconds: must be more than 0, not '0'"),
+        ("protocol: grpc", ": protocol: must be 'predict' or 'open-inference', not 'grpc'"),
+        ("run: python", ": run: must hold keys and values, not 'python'"),
+        ("run: {command: python}", ": run.command: must be a list, not 'python'"),
+        ("run: {command: []}", ": run.command: must not be empty"),
+        ("run: {command: [[a]]}", ": run.command[0]: must be a text, not a list"),
+        ("version: a/b", ": version: must match "),
+        ("resources: {memory: lots}", ": resources.memory: 'lots' is not a quantity: write a number and a unit"),
+        ("resources: {memory: 512m}", "is less than 4Mi, too little for any process; did you mean 512Mi?"),
+        ("resources: {cpu: 2 cores}", ": resources.cpu: '2 cores' is not a quantity"),
+        ("concurrency: 1\nconcurrency: 2", " is not YAML: the key 'concurrency' stands twice"),
+    ],
+)
+def test_a_mistake_names_its_place_and_what_would_be_right(tmp_path: Path, text: str, said: str) -> None:
+    assert said in _mistakes(tmp_path, text)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "engine.yaml").write_text("tenant: kube-x\nconcurency: 4\nresources: {cpu: -1, memory: lots}\n")
+    with pytest.raises(InvalidFile) as refused:
+        read_yaml(EngineSpec, tmp_path / "engine.yaml")
+    first, *others = str(refused.value).splitlines()
+    assert first.endswith("engine.yaml has 5 mistakes:")
+    assert {line.strip().partition(": ")[0] for line in others} == {
+        "tenant",
+        "name",
+        "concurency",
+        "resources.cpu",
+        "resources.memory",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "tenant"])
+def test_no_mistake_is_told_in_the_words_of_a_library(tmp_path: Path, text: str) -> None:
+    (tmp_path / "engine.yaml").write_text(text)
+    with pytest.raises(InvalidFile) as refused:
+        read_yaml(EngineSpec, tmp_path / "engine.yaml")
+    assert "the file: must hold keys and values, not" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1", "1"),
+        ("0.5", "0.5"),
+        (".5", "0.5"),
+        ("500m", "0.5"),
+        ("1k", "1000"),
+        ("1M", "1000000"),
+        ("1Ki", "1024"),
+        ("1.5Gi", "1610612736"),
+        ("2Ti", "2199023255552"),
+        ("1e3", "1000"),
+        ("12E2", "1200"),
+        ("1E", "1000000000000000000"),
+    ],
+)
+def test_quantities_mean_what_they_mean_in_kubernetes(text: str, number: str) -> None:
+    assert parse_quantity(text) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Mi", "-1", "+1", "1 Mi", "1mi", "1MB", "1K", "1KiB", "0x10", "1e", "٣", "1_000", "inf"]
+)
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a quantity"):
+        parse_quantity(text)
+
+
+def test_the_memory_of_a_replica_is_a_whole_number_of_bytes() -> None:
+    assert Resources(memory="4194304.5").memory_bytes == 4_194_304
