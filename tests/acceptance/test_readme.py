@@ -38,9 +38,10 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "PATH": path, "ENGINEHOUSE_HOME": str(home), "COLUMNS": "80"}
 
 
-def run(command: str, home: Path, folder: Path) -> str:
+def run(command: str, home: Path, folder: Path, key: str = "") -> str:
+    variables = environment(home) | ({"ENGINEHOUSE_API_KEY": key} if command.startswith("curl ") else {})
     result: subprocess.CompletedProcess[str] = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment(home), capture_output=True, text=True, check=False
+        ["bash", "-c", command], cwd=folder, env=variables, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
     return result.stdout
@@ -55,7 +56,7 @@ def test_every_command_runs(stack: StackHandle, tmp_path: Path) -> None:
     # `status` ends with 1 until every engine is well, and of a new one as well, so the README deploys last.
     for command in COMMANDS:
         if command not in NOT_HERE:
-            run(command, stack.home.path, tmp_path)
+            run(command.replace("http://127.0.0.1:8080", stack.base_url), stack.home.path, tmp_path, stack.keys["demo"])
     assert set(NOT_HERE) <= set(COMMANDS), "a command that no document has any more"
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 import pytest_asyncio
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, PRIVATE, GatewayWorld, gateway_world
 from tests.support.ledger import empty_postgres, sqlite_url
 from tests.support.problems import problem_of
 from tests.support.waiting import until_async
@@ -45,8 +45,11 @@ async def world(
 
 
 def client(world: GatewayWorld, path: str) -> httpx2.AsyncClient:
-    admin = any(word in path for word in ("/quarantine", "/resume", "/purge"))
-    return world.client("admin" if admin else "acme")
+    return world.client("admin" if is_for_operators(path) else "acme")
+
+
+def is_for_operators(path: str) -> bool:
+    return any(word in path for word in ("/quarantine", "/resume", "/purge"))
 
 
 # The places of text: taken from the OpenAPI document, so that a new route, parameter or field is swept as well.
@@ -59,7 +62,8 @@ PLACES = {"engine": ECHO, "job_id": new_job_id(), "letter_id": new_job_id()}
 def nasty_requests(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield each operation with each nasty text in each of its places."""
     for path, operations in document["paths"].items():
-        usual = path.format(**PLACES)
+        # Another engine than that of all jobs is quarantined, so that these jobs need not wait.
+        usual = path.format(**{**PLACES, "engine": PRIVATE if is_for_operators(path) else ECHO})
         for method, operation in operations.items():
             for parameter in operation.get("parameters", ()):
                 yield from ((method, *placed) for placed in in_parameter(parameter, path, usual))
@@ -98,7 +102,6 @@ async def test_no_text_in_any_place_of_any_call_is_a_fault_of_the_gateway(world:
             assert said["code"] == "JOB_NOT_FINAL" or not said["retryable"], (method, path, request, said)
             seen.add(said["code"])
     assert {"INVALID_REQUEST", "INVALID_HEADER", "ENGINE_DOES_NOT_EXIST"} <= seen
-    assert (await world.client("admin").post(f"/v1/engines/{ECHO}/resume")).status_code == 200
 
 
 # The forms of bodies.

@@ -12,7 +12,7 @@ from enginehouse.gateway.http import problems
 from enginehouse.gateway.http.fast_submit import FastSubmit
 from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
 from enginehouse.gateway.http.openapi import add_answered_headers
-from enginehouse.gateway.http.routes import dead_letters, engines, events, health, jobs, objects
+from enginehouse.gateway.http.routes import dead_letters, docs_page, engines, events, health, jobs, objects
 
 
 class _Api(FastAPI):
@@ -43,12 +43,14 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         version=__version__,
         summary="Many clients' inference engines behind one API.",
         lifespan=lifespan,
+        # `routes/docs_page.py` serves the page: FastAPI's own loads its script from another host.
+        docs_url=None,
         redoc_url=None,
         # A path with an extra slash is not found: a redirect would lead to any address that the Host header names.
         redirect_slashes=False,
     )
     api.state.gateway = gateway
     problems.install(api)
-    for module in (jobs, events, objects, dead_letters, engines, health):
+    for module in (jobs, events, objects, dead_letters, engines, health, docs_page):
         api.include_router(module.router)
     return api

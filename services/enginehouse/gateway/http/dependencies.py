@@ -18,6 +18,7 @@ from enginehouse.contracts.errors import (
 from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
 from enginehouse.contracts.text import header_text
 from enginehouse.gateway.gateway import Gateway
+from enginehouse.gateway.http.openapi import MAX_KEY_LENGTH
 from enginehouse.gateway.http.problems import read_body
 from enginehouse.gateway.tenants.tenants import Caller
 
@@ -132,7 +133,7 @@ def traceparent_of(request: Request) -> str | None:
     return valid_traceparent(request.headers.get("traceparent"))
 
 
-def idempotency_key(request: Request, longest: int = 255) -> str | None:
+def idempotency_key(request: Request, longest: int = MAX_KEY_LENGTH) -> str | None:
     """Return the key that makes the request safe to repeat, if it has one; it may have `longest` characters."""
     key = header_of(request, "Idempotency-Key")
     if key is not None and not 1 <= len(key) <= longest:

@@ -6,6 +6,8 @@ from pydantic import BaseModel
 
 from enginehouse.gateway.http.problems import PROBLEM_TYPE, Problem
 
+MAX_KEY_LENGTH = 255
+"""Most characters of an Idempotency-Key."""
 _HEADER_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Prefer": (
         "`wait=SECONDS` (at most 60) holds the answer until the job has ended; `respond-async` does not.",
@@ -13,7 +15,7 @@ _HEADER_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Idempotency-Key": (
         "Makes the call safe to repeat: the same key with the same request is the same job.",
-        {"type": "string", "minLength": 1, "maxLength": 250},
+        {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
     ),
     "traceparent": ("The caller's trace (W3C Trace Context); it travels with the job.", {"type": "string"}),
     "Last-Event-ID": ("Resume after this event.", {"type": "string"}),
@@ -23,7 +25,6 @@ _HEADER_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "WebHook-Request-Rate": ("Deliveries a minute that the sender would like.", {"type": "string"}),
 }
-_SUBMIT_HEADERS = ("Idempotency-Key", "traceparent")
 LOCATION = {"Location": {"description": "Where to read the job.", "schema": {"type": "string"}}}
 _REQUEST_ID = {"description": "Names the request: the caller's own id, or a new one.", "schema": {"type": "string"}}
 _RETRY_AFTER = {"description": "Seconds to wait before the next try.", "schema": {"type": "integer", "minimum": 1}}
@@ -41,9 +42,12 @@ def parameters(*names: str) -> dict[str, Any]:
     return {"parameters": [parameter(name) for name in names]}
 
 
-def submit_parameters(*more: str) -> dict[str, Any]:
+def submit_parameters(*more: str, longest_key: int = MAX_KEY_LENGTH) -> dict[str, Any]:
     """Describe the headers of each call that makes jobs, and `more` headers."""
-    return parameters(*_SUBMIT_HEADERS, *more)
+    described = parameters("Idempotency-Key", "traceparent", *more)
+    key = described["parameters"][0]
+    key["schema"] = {**key["schema"], "maxLength": longest_key}
+    return described
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -24,7 +24,14 @@ from enginehouse.gateway.http.dependencies import (
     traceparent_of,
     wait_seconds,
 )
-from enginehouse.gateway.http.openapi import LOCATION, body_schema, parameters, problems, submit_parameters
+from enginehouse.gateway.http.openapi import (
+    LOCATION,
+    MAX_KEY_LENGTH,
+    body_schema,
+    parameters,
+    problems,
+    submit_parameters,
+)
 from enginehouse.gateway.http.problems import Problem, problem_body, validated
 from enginehouse.gateway.http.sse import encode_events
 from enginehouse.gateway.intake.submission import Submission
@@ -109,6 +116,8 @@ async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedC
 
 
 BATCH_MAX = 1_000
+_BATCH_KEY_MAX = MAX_KEY_LENGTH - len(f":{BATCH_MAX}")
+"""The key of each job of a batch is the batch's key with the job's index."""
 _STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 """Headers that keep proxies from holding a stream's events back or keeping them."""
 
@@ -138,14 +147,13 @@ class BatchAnswer(BaseModel):
     status_code=202,
     response_model=BatchAnswer,
     responses=problems(413, 415),
-    openapi_extra=body_schema(BatchRequest) | submit_parameters(),
+    openapi_extra=body_schema(BatchRequest) | submit_parameters(longest_key=_BATCH_KEY_MAX),
     dependencies=[NoQueryAllowed],
 )
 async def submit_batch(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
     batch = await read_model(request, BatchRequest)
-    # The key of each job is this key with the job's index.
-    key, traceparent = idempotency_key(request, longest=250), traceparent_of(request)
+    key, traceparent = idempotency_key(request, longest=_BATCH_KEY_MAX), traceparent_of(request)
 
     async def one(index: int, item: Any) -> dict[str, Any]:
         try:

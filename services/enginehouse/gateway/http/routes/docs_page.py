@@ -1,0 +1,68 @@
+"""/docs: shows the API to people, by files from a package. The page loads nothing from other hosts."""
+
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+
+router = APIRouter(tags=["docs"], include_in_schema=False)
+
+_FILES = Path(fastapi_offline.__file__).parent / "static"
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Enginehouse API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="icon" href="data:,">
+</head>
+<body>
+<div id="page"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+# Without validatorUrl, the page would send the address of a public API to a service of Swagger's makers.
+_START = """SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#page",
+  deepLinking: true,
+  validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis],
+});
+"""
+_HEADERS = {
+    # The page's own scripts and styles only: nothing inline, nothing of other hosts, no frame around the page.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_KEPT = {**_HEADERS, "Cache-Control": "max-age=3600"}
+
+
+@router.get("/docs")
+async def docs_page() -> Response:
+    """Show the page."""
+    return Response(_PAGE, media_type="text/html", headers=_HEADERS)
+
+
+@router.get("/docs/start.js")
+async def docs_start() -> Response:
+    """Give the script that starts the page: inline scripts are not allowed."""
+    return Response(_START, media_type="text/javascript", headers=_KEPT)
+
+
+@router.get("/docs/swagger-ui-bundle.js")
+async def docs_script() -> Response:
+    """Give Swagger UI's script."""
+    return FileResponse(_FILES / "swagger-ui-bundle.js", media_type="text/javascript", headers=_KEPT)
+
+
+@router.get("/docs/swagger-ui.css")
+async def docs_style() -> Response:
+    """Give Swagger UI's style."""
+    return FileResponse(_FILES / "swagger-ui.css", media_type="text/css", headers=_KEPT)
