@@ -1,90 +1,23 @@
 """Every tiny engine runs as a real process from its engine.yaml, and fails in its own way only."""
 
-import contextlib
 import http.client
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from tests.support.waiting import NotInTime, until
+from tests.support.engine_process import ENGINES, engine_processes, read_spec
 
-from enginehouse.contracts.engine import EngineSpec
-from enginehouse.local.ports import PortPool
-
-ENGINES = Path(__file__).parents[1] / "engines"
 FOLDERS = sorted(folder.name for folder in ENGINES.iterdir() if folder.is_dir() and folder.name != "__pycache__")
-
-
-class Process:
-    """An engine's process and calls to it."""
-
-    def __init__(self, folder: str, port: int, log: Path, **environment: str) -> None:
-        spec = read_spec(folder)
-        assert spec.run is not None
-        command = [sys.executable if part == "python" else part for part in spec.run.command]
-        self.port, self.log = port, log
-        with log.open("wb") as output:
-            self.popen = subprocess.Popen(
-                command,
-                cwd=ENGINES / folder,
-                env={"PATH": os.environ["PATH"], "PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1", **environment},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def ask(self, method: str, path: str, body: Any = None, timeout: float = 30) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        with contextlib.closing(connection):
-            connection.request(method, path, None if body is None else json.dumps(body))
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-
-    def predict(self, data: Any, timeout: float = 30) -> tuple[int, Any]:
-        status, body = self.ask("POST", "/predict", {"data": data}, timeout)
-        return status, json.loads(body)
-
-    def wait_until_healthy(self) -> None:
-        self.wait_for_health(200)
-
-    def wait_for_health(self, *wanted: int) -> int:
-        def found() -> int | None:
-            assert self.popen.poll() is None, self.log.read_text()
-            with contextlib.suppress(OSError):
-                status = self.ask("GET", "/healthz")[0]
-                return status if status in wanted else None
-            return None
-
-        try:
-            return until(found, f"the health of {self.log.stem} is one of {wanted}")
-        except NotInTime as late:
-            raise AssertionError(f"{late}: {self.log.read_text()}") from None
-
-
-def read_spec(folder: str) -> EngineSpec:
-    return EngineSpec.model_validate(yaml.safe_load((ENGINES / folder / "engine.yaml").read_text()))
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
-    ports, processes = PortPool(), []
-
-    def start_one(folder: str, **environment: str) -> Process:
-        process = Process(folder, ports.take(), tmp_path / f"{folder}.log", **environment)
-        processes.append(process)
-        return process
-
-    yield start_one
-    for process in processes:
-        process.popen.kill()
-        process.popen.wait()
-    ports.close()
+    with engine_processes(tmp_path) as start_one:
+        yield start_one
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -105,6 +38,8 @@ def test_the_table_of_them_is_complete() -> None:
         ("rejects", 1, 422, {"error": {"message": "this input can never work", "retryable": False}}),
         ("raises_in_predict", 1, 500, {"error": {"message": "RuntimeError: no prediction today", "retryable": True}}),
         ("sleeps", {"seconds": 0.01}, 200, {"result": {"slept": 0.01}}),
+        ("blocks", {"seconds": 0.01}, 200, {"result": {"blocked": 0.01}}),
+        ("blocks_loop", {"seconds": 0.01}, 200, {"result": {"blocked": 0.01}}),
         ("exits_in_predict", {"exit": False}, 200, {"result": {"exit": False}}),
         ("answers_too_much", {"bytes": 3}, 200, {"result": "xxx"}),
         ("answers_nonsense", {}, 200, {"result": "sense"}),

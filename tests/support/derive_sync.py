@@ -15,7 +15,7 @@ _REPLACED = [
     (r"\bawait ", ""),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\basyncio\.get_running_loop\(\)", "None"),
-    (r"\basyncio\.to_thread\(([\w.]+)\)", r"\1()"),
+    (r"\basyncio\.to_thread\(([\w.]+)(?:, )?", r"\1("),
     (r"^import asyncio\n", "import time\n"),
     (r" and event loop\b", ""),
     (r"\basync_(operations|transport)\b", r"sync_\1"),

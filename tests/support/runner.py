@@ -60,9 +60,11 @@ class TinyEngine:
         self.predict_batch: Handler = echo_batch
         self.batches: list[Any] = []
         self.in_hand: int | None = None
+        self.concurrency: int | None = None
         self.healthy = True
         self.openapi: Any = None
         self.offers_cancel = False
+        self.warning: str | None = None
         self.calls: list[Any] = []
         self.headers: list[Any] = []
         self.canceled: list[str] = []
@@ -106,8 +108,10 @@ class TinyEngine:
         return web.Response(status=202 if self.offers_cancel else 404)
 
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
-        body = {} if self.in_hand is None else {"in_hand": self.in_hand}
-        return web.json_response(body, status=200 if self.healthy else 503)
+        counts = {"in_hand": self.in_hand, "concurrency": self.concurrency}
+        body = {name: count for name, count in counts.items() if count is not None}
+        headers = {"X-Engine-Warning": self.warning} if self.warning else {}
+        return web.json_response(body, status=200 if self.healthy else 503, headers=headers)
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         return web.Response(status=404) if self.openapi is None else web.json_response(self.openapi)

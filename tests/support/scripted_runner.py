@@ -80,6 +80,7 @@ class ScriptedRunner:
         healthy: bool = True,
         concurrency: int = 2,
         subscribed: bool = True,
+        warning: str | None = None,
     ) -> None:
         """Write a heartbeat of a worker that has been idle for `idle_for` seconds; None: it is busy."""
         beat = Heartbeat(
@@ -91,6 +92,7 @@ class ScriptedRunner:
             idle_since=None if idle_for is None else now() - timedelta(seconds=idle_for),
             healthy=healthy,
             subscribed=subscribed,
+            warning=warning,
             at=now(),
         )
         store = names.results_component(self.engine_id)

@@ -1,7 +1,9 @@
 """The client's requests, when it repeats them, and the exception of each refusal."""
 
 import json
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -105,11 +107,39 @@ def test_giving_up_says_that_nothing_answers(connect: Connect) -> None:
     assert len(server.requests) == 4
 
 
-def test_a_retry_of_a_job_is_not_sent_twice_for_a_lost_answer(connect: Connect) -> None:
-    client, server = connect(httpx2.ReadError("reset"))
-    with pytest.raises(errors.Unavailable):
-        client.retry(JOB)
-    assert len(server.requests) == 1
+@pytest.mark.parametrize("call", ["retry", "redrive"])
+@pytest.mark.parametrize("key", [None, "mine"])
+def test_a_retry_or_redrive_is_repeated_under_one_key_so_that_it_makes_one_job(
+    connect: Connect, call: str, key: str | None
+) -> None:
+    client, server = connect(httpx2.ReadError("reset"), accepted())
+    assert getattr(client, call)(JOB, idempotency_key=key).id == JOB
+    first, second = (request.headers["idempotency-key"] for request in server.requests)
+    assert first == second
+    assert key in (None, first)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"text": "\ud800"}, r"input.text: JSON cannot hold a lone surrogate (\ud800)"),
+        ({"\ud800": 1}, r"input: JSON cannot hold a lone surrogate in the name '\ud800'"),
+        ({"boxes": [1, {"score": math.nan}]}, "input.boxes[1].score: JSON cannot hold NaN"),
+        ([math.inf], "input[0]: JSON cannot hold Infinity"),
+        ([b"\xff"], "input[0]: JSON cannot hold a value of the type bytes"),
+        ({"x": object()}, "input.x: JSON cannot hold a value of the type object"),
+    ],
+)
+def test_an_input_that_cannot_be_json_is_named_before_anything_is_sent(connect: Connect, value: Any, says: str) -> None:
+    client, server = connect()
+    for call in (
+        lambda: client.submit("ocr", value),
+        lambda: client.submit_batch([{"engine": "ocr", "input": value}]),
+    ):
+        with pytest.raises(errors.NotJson) as caught:
+            call()
+        assert says in str(caught.value).replace("jobs[0].", "")
+    assert not server.requests
 
 
 def test_names_cannot_leave_their_part_of_the_path(connect: Connect) -> None:

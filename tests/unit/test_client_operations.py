@@ -57,7 +57,7 @@ def test_a_dead_letter_is_redriven_as_a_new_job_and_discarded(connect: Connect) 
     ]
 
 
-@pytest.mark.parametrize("call", ["redrive", "discard", "purge"])
+@pytest.mark.parametrize("call", ["discard", "purge"])
 def test_what_would_be_done_twice_is_not_sent_again_for_a_lost_answer(connect: Connect, call: str) -> None:
     client, server = connect(httpx2.ReadError("reset"))
     with pytest.raises(errors.Unavailable):

@@ -169,6 +169,18 @@ async def test_a_result_that_cannot_be_json_is_an_error_that_is_final() -> None:
     assert (error["retryable"], error["code"]) == (False, "MALFORMED_ANSWER")
 
 
+async def test_an_error_whose_text_holds_a_lone_surrogate_is_answered_as_any_other() -> None:
+    class Refusing(Engine):
+        def predict(self, data: str) -> str:
+            raise InvalidInput(f"no such word: {data}\ud800") if data == "refuse" else ValueError("\ud800")
+
+    async with running(Refusing) as (client, _):
+        refused = await client.post("/predict", json={"data": "refuse"})
+        assert (refused.status_code, refused.json()["error"]["message"]) == (422, "no such word: refuse\ufffd")
+        failed = await client.post("/predict", json={"data": "fail"})
+        assert (failed.status_code, failed.json()["error"]["message"]) == (500, "ValueError: \ufffd")
+
+
 async def test_not_healthy_and_busy_until_loaded() -> None:
     async with running(Anything, load=False) as (client, host):
         assert (await client.get("/healthz")).status_code == 503

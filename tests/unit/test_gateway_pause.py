@@ -261,3 +261,10 @@ async def test_a_new_deployment_starts_with_a_closed_breaker(world: GatewayWorld
     assert len(engine(world).breaker.failed_jobs) == 0
     for job_id in waiting:
         assert (await world.job(job_id, wait=5))["status"] == "succeeded"
+
+
+async def test_an_engine_shows_what_slows_its_jobs(world: GatewayWorld) -> None:
+    await world.runner.beat(warning="predict is `async` but blocks the event loop")
+    engine(world).workers_read_at = 0
+    shown = (await world.client().get("/v1/engines/echo")).json()
+    assert (shown["state"], shown["warning"]) == ("active", "predict is `async` but blocks the event loop")

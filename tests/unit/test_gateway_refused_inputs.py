@@ -49,27 +49,23 @@ NOT_JSON = {
     "a lone surrogate": b'{"input": "\\ud800"}',
     "a lone surrogate as a key": b'{"input": {"\\udfff": 1}}',
     "not UTF-8": b'{"input": "\xff\xfe"}',
-    "UTF-16": '{"input": 1}'.encode("utf-16"),
-    "a byte order mark": b'\xef\xbb\xbf{"input": 1}',
     "a number of 5,000 digits": b'{"input": ' + b"9" * 5_000 + b"}",
     "10,000 levels of lists": b'{"input": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     "10,000 levels of objects": b'{"input": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}",
     "10,000 open brackets": b"[" * 10_000,
     "a raw null byte": b'{"input": "a\x00b"}',
-    "compressed": b"\x1f\x8b\x08\x00",
 }
 
 
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/engines/echo/jobs"])
 async def test_what_is_not_json(world: GatewayWorld, path: str, body: bytes) -> None:
-    said = await refused(world, "POST", path, 422, content=body)
-    assert "JSON" in said["detail"] or "number" in said["detail"]
+    said = await refused(world, "POST", path, 422, "NOT_JSON", content=body)
+    assert "JSON" in said["detail"]
 
 
 WRONG = {
     "no object": ([1], "body"),
-    "null": (None, "body"),
     "an unknown field": ({"input": 1, "inptu": 2}, "inptu"),
     "priority as text": ({"input": 1, "priority": "high"}, "priority"),
     "priority too high": ({"input": 1, "priority": 10}, "priority"),
@@ -136,8 +132,8 @@ BEYOND = {
 async def test_what_an_engine_could_not_be_given(world: GatewayWorld, field: str, value: bytes) -> None:
     inner = value if field == "input" else b'{"p":' + value + b"}"
     body = b'{"engine":"echo","%s":%s}' % (field.encode(), inner)
-    said = await refused(world, "POST", "/v1/jobs", 422, content=body)
-    assert said["code"] == "INVALID_INPUT" or "recursion" in said["detail"]
+    said = await refused(world, "POST", "/v1/jobs", 422, "NOT_JSON", content=body)
+    assert field in said["detail"] or "recursion" in said["detail"]
 
 
 async def test_infinity_is_a_word_like_any_other(world: GatewayWorld) -> None:

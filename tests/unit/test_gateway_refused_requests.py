@@ -72,32 +72,54 @@ async def test_unknown_and_wrong_query_parameters(world: GatewayWorld, method: s
 )
 async def test_a_wrong_content_type(world: GatewayWorld, content_type: str) -> None:
     headers = {"Content-Type": content_type.encode("latin-1")}
-    said = await refused(world, "POST", "/v1/jobs", 422, "INVALID_REQUEST", content=b'{"input":1}', headers=headers)
+    said = await refused(
+        world, "POST", "/v1/jobs", 415, "UNSUPPORTED_MEDIA_TYPE", content=b'{"input":1}', headers=headers
+    )
     assert "application/json" in said["detail"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
 async def test_an_idempotency_key_of_no_use(world: GatewayWorld, key: str) -> None:
-    await refused(world, "POST", "/v1/jobs", 422, json={"input": 1}, headers={"Idempotency-Key": key})
+    await refused(world, "POST", "/v1/jobs", 400, "INVALID_HEADER", json={"input": 1}, headers={"Idempotency-Key": key})
 
 
 async def test_a_batchs_key_leaves_room_for_its_jobs(world: GatewayWorld) -> None:
     headers = {"Idempotency-Key": "k" * 251}
-    await refused(world, "POST", "/v1/jobs/batch", 422, json={"jobs": [{"engine": "echo"}]}, headers=headers)
+    body = {"jobs": [{"engine": "echo"}]}
+    await refused(world, "POST", "/v1/jobs/batch", 400, "INVALID_HEADER", json=body, headers=headers)
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
+    ("method", "path", "status", "code"),
     [
-        ("POST", "/v1/jobs/", 404),
-        ("GET", "/nope", 404),
-        ("DELETE", "/v1/jobs", 405),
-        ("PUT", "/v1/engines/echo/jobs", 405),
-        ("GET", "/v1", 404),
+        ("POST", "/v1/jobs/", 404, "NOT_FOUND"),
+        ("GET", "/nope", 404, "NOT_FOUND"),
+        ("DELETE", "/v1/jobs", 405, "METHOD_NOT_ALLOWED"),
+        ("PUT", "/v1/engines/echo/jobs", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/v1", 404, "NOT_FOUND"),
     ],
 )
-async def test_ways_that_lead_nowhere(world: GatewayWorld, method: str, path: str, status: int) -> None:
-    await refused(world, method, path, status)
+async def test_ways_that_lead_nowhere(world: GatewayWorld, method: str, path: str, status: int, code: str) -> None:
+    await refused(world, method, path, status, code)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "says"),
+    [
+        ("GET", "/v1/jobs?statsu=queued", None, "query.statsu: there is no such field; did you mean 'status'?"),
+        ("POST", "/v1/jobs", {"inptu": 1}, "inptu: there is no such field; did you mean 'input'?"),
+        ("POST", "/v1/jobs", {"retry": {"max_attempt": 3}}, "retry.max_attempt: there is no such field; did you mean"),
+        ("POST", "/v1/uploads", {"x": 1}, "x: there is no such field; there are content_type"),
+        ("GET", "/v1/jobs?cursor=abc", None, "query.cursor: it must be the `next_cursor` of the page before"),
+        ("GET", "/v1/dead-letters?cursor=abc", None, "query.cursor: it must be the `next_cursor` of the page before"),
+        ("GET", "/v1/engines?x=1", None, "takes no query parameters, and the request has 'x'"),
+    ],
+)
+async def test_an_unknown_field_is_told_its_nearest_neighbour_and_a_cursor_where_it_comes_from(
+    world: GatewayWorld, method: str, path: str, body: Any, says: str
+) -> None:
+    said = await refused(world, method, path, 422, "INVALID_REQUEST", json=body)
+    assert says in said["detail"]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 from tests.support.gateway import ECHO, GatewayWorld, gateway_world
 from tests.support.problems import problem_of
-from tests.support.scripted_runner import lose, never
+from tests.support.scripted_runner import lose, never, succeed
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.events import ProgressData, progress_event, progress_sequence
-from enginehouse.contracts.job import Status
+from enginehouse.contracts.job import JobError, Status
+from enginehouse.contracts.moments import now
 from enginehouse.gateway.jobs.follow import follow
 
 
@@ -52,9 +53,18 @@ def following(world: GatewayWorld, job_id: str, last: str | None = None) -> asyn
     return asyncio.create_task(read())
 
 
-async def tell(world: GatewayWorld, job_id: str, number: int, kind: Any, value: Any, engine: str = ECHO) -> None:
-    data = ProgressData(kind=kind, value=value, sequence=progress_sequence(1, number))
-    await world.gateway.hints.deliver(progress_event(engine, job_id, data))
+async def tell(
+    world: GatewayWorld,
+    job_id: str,
+    number: int,
+    kind: Any,
+    value: Any,
+    engine: str = ECHO,
+    attempt: int = 1,
+    worker: str | None = None,
+) -> None:
+    data = ProgressData(kind=kind, value=value, sequence=progress_sequence(attempt, number))
+    await world.gateway.hints.deliver(progress_event(engine, job_id, data, worker))
 
 
 async def end(world: GatewayWorld, job_id: str) -> None:
@@ -90,8 +100,57 @@ async def test_it_goes_on_after_the_last_one_that_came(world: GatewayWorld) -> N
     whole = await following(world, job_id)
     kinds = [event.kind for event in whole]
     assert kinds == ["log"] * 5 + ["completed"] or kinds == ["start", *["log"] * 5, "completed"]
-    for index, event in enumerate(whole):
+    for index, event in enumerate(whole[:-1]):
         assert await following(world, job_id, event.id) == whole[index + 1 :]
+
+
+async def test_whoever_has_seen_the_last_event_need_not_come_again(world: GatewayWorld) -> None:
+    job_id = await world.submit()
+    await end(world, job_id)
+    last = (await following(world, job_id))[-1]
+    answer = await world.client().get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last.id})
+    assert (answer.status_code, answer.content) == (204, b"")
+    unfinished = await world.submit()
+    stream = following(world, unfinished, last.id)
+    await world.until_status(unfinished, Status.RUNNING)
+    await end(world, unfinished)
+    assert [event.kind for event in await stream] == ["start", "completed"]
+
+
+async def test_no_proxy_keeps_a_stream_or_holds_it_back(world: GatewayWorld) -> None:
+    job_id = await world.submit()
+    await end(world, job_id)
+    answer = await world.client().get(f"/v1/jobs/{job_id}/events")
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert answer.headers["cache-control"] == "no-store, no-transform"
+
+
+async def test_a_job_of_milliseconds_has_a_start(world: GatewayWorld) -> None:
+    world.runner.answer = succeed
+    job_id = await world.submit()
+    start, last = await following(world, job_id)
+    assert (start.kind, start.data) == ("start", {"id": job_id, "attempt": 1, "worker": "worker-1"})
+    assert (last.kind, last.data["status"]) == ("completed", "succeeded")
+
+
+async def test_what_is_replayed_is_what_was_sent_live(world: GatewayWorld) -> None:
+    job_id = await world.submit(retry={"max_attempts": 3, "initial_delay_ms": 0})
+    live = following(world, job_id)
+    await tell(world, job_id, 1, "log", "before the record shows the attempt", worker="worker-1")
+    event = await world.delivered(job_id)
+    await world.runner.end(event, Status.QUEUED, retry_at=now(), error=JobError(code="PREDICT_ERROR", message="no"))
+    event = await world.delivered(job_id, 2)
+    world.runner.worker = "worker-2"
+    await world.until_status(job_id, Status.RUNNING)
+    await tell(world, job_id, 1, "log", "again", attempt=2, worker="worker-2")
+    await world.client().post(f"/v1/jobs/{job_id}/cancel")
+    sent = await live
+    assert [(event.kind, event.data.get("worker")) for event in sent if event.kind == "start"] == [
+        ("start", "worker-1"),
+        ("start", "worker-1"),
+    ]
+    assert [event.kind for event in sent] == ["start", "log", "start", "log", "completed"]
+    assert await following(world, job_id) == sent
 
 
 async def test_events_come_while_the_job_runs(world: GatewayWorld) -> None:

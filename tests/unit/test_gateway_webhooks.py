@@ -18,12 +18,12 @@ from starlette.routing import Route
 from tests.support.dapr import PORTS
 from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world
 from tests.support.problems import problem_of
-from tests.support.scripted_runner import lose, never
+from tests.support.scripted_runner import ScriptedRunner, lose, never, retry
 from tests.support.serving import serving
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineState
-from enginehouse.contracts.events import ENGINE_STATE_EVENTS
+from enginehouse.contracts.events import ENGINE_STATE_EVENTS, JobEvent
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import notices
 from enginehouse.gateway.pace import Pace
@@ -112,7 +112,7 @@ async def test_the_start_and_the_end_are_told_signed_and_thin(tmp_path: Path, re
             (COMPLETED, 1, None),
         ]
         assert (await world.job(job_id))["status"] == "succeeded"
-    assert sorted(body["type"] for body in receiver.bodies) == [COMPLETED, STARTED]
+    assert [body["type"] for body in receiver.bodies] == [STARTED, COMPLETED]
     assert len(set(receiver.ids)) == 2
     for headers, body in receiver.received:
         said: Any = Webhook(secret).verify(body, headers)
@@ -133,6 +133,47 @@ async def test_only_what_was_asked_for_is_told(
         await webhooks(world, job_id, "delivered")
         assert [hook["event"] for hook in (await world.job(job_id))["webhooks"]] == told
     assert [body["type"] for body in receiver.bodies] == told
+
+
+@pytest.mark.parametrize("wanted", [["start"], ["start", "completed"]])
+async def test_a_job_of_milliseconds_tells_its_start_as_well_and_first(
+    tmp_path: Path, receiver: Receiver, secret: str, wanted: list[str]
+) -> None:
+    async with telling(tmp_path) as world:
+        job_id = await world.submit(webhook=receiver.url, webhook_events_filter=wanted)
+        await webhooks(world, job_id, "delivered", len(wanted))
+    assert [body["type"] for body in receiver.bodies] == [STARTED, COMPLETED][: len(wanted)]
+    assert receiver.bodies[0]["data"] == {"id": job_id, "engine": ECHO, "status": "running", "error": None}
+    assert receiver.bodies[0]["timestamp"] <= receiver.bodies[-1]["timestamp"]
+
+
+async def test_a_job_of_several_attempts_tells_its_start_once(tmp_path: Path, receiver: Receiver, secret: str) -> None:
+    async with telling(tmp_path) as world:
+        world.runner.answer = claim_and_retry
+        job_id = await world.submit(
+            webhook=receiver.url,
+            webhook_events_filter=["start", "completed"],
+            retry={"max_attempts": 3, "initial_delay_ms": 0},
+        )
+        await webhooks(world, job_id, "delivered", 2)
+        assert (await world.job(job_id))["attempts"] == 3
+    assert [body["type"] for body in receiver.bodies] == [STARTED, COMPLETED]
+
+
+async def claim_and_retry(runner: ScriptedRunner, event: JobEvent) -> bool:
+    """Run every second attempt for so long that it is seen running."""
+    if event.attempt % 2 == 0:
+        await runner.claim(event)
+    return await retry(runner, event)
+
+
+async def test_a_job_that_never_began_tells_no_start(tmp_path: Path, receiver: Receiver, secret: str) -> None:
+    async with telling(tmp_path) as world:
+        world.runner.answer = lose
+        job_id = await world.submit(webhook=receiver.url, webhook_events_filter=["start", "completed"])
+        await world.client().post(f"/v1/jobs/{job_id}/cancel")
+        await webhooks(world, job_id, "delivered")
+    assert [body["type"] for body in receiver.bodies] == [COMPLETED]
 
 
 async def test_a_job_without_a_webhook_has_none(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from tests.support.ledger import new_job, opened
 from enginehouse.contracts.events import JOB_COMPLETED
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.outbox import Lease, NoticeOutcome, event_notice, webhook_notice, webhooks_of
+from enginehouse.gateway.ledger.outbox import (
+    Lease,
+    NoticeOutcome,
+    completed_notice,
+    event_notice,
+    start_notice,
+    webhooks_of,
+)
 from enginehouse.gateway.ledger.rows import Channel, NoticeRow, NoticeState
 
 
@@ -23,7 +30,7 @@ def said(row: NoticeRow) -> tuple[Any, ...]:
 
 async def webhook(ledger: Ledger, tenant: str = "acme", job_id: str = "j") -> str:
     row = new_job(tenant, id=job_id, status=Status.SUCCEEDED).row
-    notice = webhook_notice(row, JOB_COMPLETED, "https://a.example/")
+    notice = completed_notice(row, "https://a.example/")
     await ledger.add_notice(notice)
     return notice.id
 
@@ -85,3 +92,14 @@ async def test_two_gateways_never_claim_the_same(postgres_url: str) -> None:
             assert got, "some are left, and nobody gets them"
             took += got
         assert sorted(took) == sorted(hooks)
+
+
+async def test_an_end_waits_for_the_first_try_of_its_jobs_start_and_no_longer(ledger: Ledger) -> None:
+    row = new_job(id="j", status=Status.SUCCEEDED).row
+    start = start_notice(row, "https://a.example/")
+    await ledger.add_notice(start)
+    end, other = await webhook(ledger), await webhook(ledger, job_id="another")
+    assert set(await leased(ledger, lease(Channel.WEBHOOK))) == {start.id, other}
+    assert await leased(ledger, lease(Channel.WEBHOOK)) == []
+    await ledger.record_outcome(NoticeOutcome(start.id, NoticeState.PENDING, "it answered 500", time.time() + 600))
+    assert await leased(ledger, lease(Channel.WEBHOOK)) == [end]

@@ -174,6 +174,14 @@ async def test_what_is_no_http_is_malformed(world: World) -> None:
         assert error_of(await world.run())[0] == "MALFORMED_ANSWER"
 
 
+@pytest.mark.parametrize(("status", "code"), [(422, "INVALID_INPUT"), (500, "PREDICT_ERROR")])
+async def test_an_error_whose_text_holds_a_lone_surrogate_keeps_its_code(world: World, status: int, code: str) -> None:
+    world.engine.predict = answering(b'{"error": {"message": "bad: \\ud83d"}}', status)
+    found, message = error_of(await world.run(retry={"max_attempts": 1}))
+    assert found == code
+    assert message.endswith("bad:")
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_rejected_input_fails_with_the_engines_own_words(world: World, status: int) -> None:
     world.engine.predict = answering(b'{"error": {"message": "no face in this picture"}}', status)

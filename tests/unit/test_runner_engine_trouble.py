@@ -1,4 +1,4 @@
-"""Engines that are busy, away, hung or restarted, and runners that stop."""
+"""Engines that are busy or away, and runners that stop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,6 @@ from enginehouse.contracts.moments import now
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
-from enginehouse.runner.pace import Pace
 from enginehouse.runner.replicas import ReplicaPool
 
 
@@ -23,17 +22,6 @@ from enginehouse.runner.replicas import ReplicaPool
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with runner_world(tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-async def hasty(tmp_path: Path) -> AsyncIterator[World]:
-    """A runner of an engine whose own execution timeout is short."""
-    async with runner_world(tmp_path, execution_timeout_seconds=0.05) as made:
-        yield made
-
-
-def restart_file(world: World, folder: Path) -> Path:
-    return folder / f"127.0.0.1_{world.engine.port}"
 
 
 # Busy
@@ -105,106 +93,14 @@ async def test_not_ready_until_the_model_is_loaded(world: World) -> None:
     await until_async(world.runner.ready)
 
 
-# Hung
-
-
-async def test_a_hung_replica_is_restarted_and_its_place_kept_until_then(hasty: World, tmp_path: Path) -> None:
-    Gate(hasty)
-    assert (await hasty.run(seconds=0.05)).status is Status.TIMED_OUT
-    replica = hasty.runner.pool.replicas[0]
-    assert replica.places_taken == 1
-    await until_async(restart_file(hasty, tmp_path).exists)
-    await until_async(lambda: replica.places_taken == 0)
-    assert not hasty.runner.ready()
-    restart_file(hasty, tmp_path).unlink()
-    await until_async(hasty.runner.ready)
-    assert not replica.restarting
-
-
-async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: World, tmp_path: Path) -> None:
-    Gate(hasty)
-    hasty.engine.offers_cancel = True
-    await hasty.run(seconds=0.05)
-    await until_async(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
-    assert not restart_file(hasty, tmp_path).exists()
-    assert hasty.runner.ready()
-
-
-async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, execution_timeout_seconds=0.05, pace=Pace(call_age_seconds=0)) as hasty:
-        gate = Gate(hasty)
-        hasty.engine.in_hand = 0
-        await hasty.run(seconds=0.05)
-        await until_async(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
-        assert gate.entered == 1
-        assert not restart_file(hasty, tmp_path).exists()
-        assert hasty.runner.ready()
-
-
-async def test_an_engine_that_says_its_thread_hangs_is_restarted(hasty: World, tmp_path: Path) -> None:
-    Gate(hasty)
-    hasty.engine.in_hand = 1
-    await hasty.run(seconds=0.05)
-    await until_async(restart_file(hasty, tmp_path).exists)
-
-
-async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that_is_over(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, execution_timeout_seconds=0.6) as world:
-        Gate(world)
-        world.engine.in_hand = 1
-        assert (await world.run(seconds=0.01)).status is Status.TIMED_OUT
-        await asyncio.sleep(0.3)
-        assert not restart_file(world, tmp_path).exists()
-        assert world.runner.pool.replicas[0].places_taken == 1
-        await until_async(restart_file(world, tmp_path).exists)
-
-
-async def test_the_place_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_path: Path) -> None:
-    pace = Pace(call_age_seconds=0, hang_poll_seconds=0.01)
-    async with runner_world(tmp_path, concurrency=1, pace=pace) as world:
-        gate = Gate(world)
-        world.engine.in_hand = 1
-        job_id = names.new_job_id()
-        delivery = begin(world, job_id)
-        record = await world.running(job_id)
-        await world.write(job_id, record.model_copy(update={"status": Status.CANCELED}))
-        assert await delivery
-        assert world.engine.canceled in ([], [job_id])
-        following = begin(world, names.new_job_id())
-        await until_async(lambda: world.engine.canceled == [job_id])
-        assert gate.entered == 1
-        world.engine.in_hand = 0
-        await until_async(lambda: gate.entered == 2)
-        gate.open.set()
-        assert await following
-        assert not restart_file(world, tmp_path).exists()
-
-
-async def test_jobs_broken_by_a_restart_burn_no_attempt(hasty: World, tmp_path: Path) -> None:
-    gate = Gate(hasty)
-    innocent, hung = names.new_job_id(), names.new_job_id()
-    delivery = begin(hasty, innocent)
-    await hasty.running(innocent)
-    assert await begin(hasty, hung, seconds=0.05)
-    await until_async(restart_file(hasty, tmp_path).exists)
-    await hasty.engine.stop()
-    assert await delivery
-    assert gate.entered == 2
-    assert (hasty.record(innocent).status, hasty.record(innocent).attempt) == (Status.QUEUED, 0)
-
-
-async def test_without_anybody_to_restart_it_the_place_comes_back(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, restart_dir=None, execution_timeout_seconds=0.05) as world:
-        Gate(world)
-        await world.run(seconds=0.05)
-        await until_async(lambda: world.runner.pool.replicas[0].places_taken == 0)
-        assert world.runner.ready()
+# Health
 
 
 class ScriptedEngine:
     """An engine whose health the test sets."""
 
     address = "127.0.0.1:1"
+    warning: str | None = None
 
     def __init__(self) -> None:
         self.says = Health(ok=True)
@@ -247,6 +143,27 @@ async def test_silence_while_it_works_is_not_illness() -> None:
 
 
 # Replicas
+
+
+async def test_an_engine_gets_no_more_jobs_at_once_than_it_says_it_works_on(world: World) -> None:
+    (replica,) = world.runner.pool.replicas
+    gate = Gate(world)
+
+    async def says(concurrency: int | None, places: int) -> None:
+        world.engine.concurrency = concurrency
+        replica.changed.set()
+        await until_async(lambda: replica.concurrency == places)
+
+    await says(1, 1)
+    await says(9, 2)
+    await says(None, 2)
+    await says(1, 1)
+    first, second = (begin(world, names.new_job_id()) for _ in range(2))
+    await until_async(lambda: gate.entered == 1)
+    assert replica.places_taken == 1
+    gate.open.set()
+    assert await first
+    assert await second
 
 
 async def test_the_replica_with_the_fewest_jobs_gets_the_next() -> None:

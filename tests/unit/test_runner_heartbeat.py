@@ -53,6 +53,14 @@ async def test_a_heartbeat_says_what_is_in_hand(world: World) -> None:
     assert (await latest(world)).idle_since == (await latest(world)).idle_since
 
 
+async def test_a_heartbeat_says_what_slows_the_engine_as_long_as_the_engine_says_so(world: World) -> None:
+    (replica,) = world.runner.pool.replicas
+    for said, shown in (("it blocks" + "!" * 1_000, "it blocks" + "!" * 290 + "…"), (None, None)):
+        world.engine.warning = said
+        await replica.client.health()
+        assert (await latest(world)).warning == shown
+
+
 async def test_a_heartbeat_says_whether_the_slot_receives_jobs(world: World) -> None:
     assert not (await latest(world)).subscribed
     world.dapr.subscribe(names.job_topic(ENGINE), world.runner.receiver.deliver)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -135,6 +136,34 @@ async def test_an_upload_that_is_not_json_is_the_callers_mistake(world: World, s
     record = await world.run(None, objects=store.of_job(input_key="in"))
     assert (record.status, error_of(record)) == (Status.FAILED, "INVALID_INPUT")
     assert world.engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"a": [{"text": "\\ud800"}]}', "input.a[0].text: JSON cannot hold a lone surrogate"),
+        (b'{"a": NaN}', "input.a: JSON cannot hold NaN"),
+        (b'{"a": 1e400}', "input.a: JSON cannot hold Infinity, or a number this large"),
+        (b'{"a": tru}', "line 1 column 10"),
+        (b"[" * 129 + b"]" * 129, "input: it is nested deeper than 128 levels"),
+        ('{"a": 1}'.encode("utf-16"), "UTF-16"),
+        (gzip.compress(b'{"a": 1}'), "compressed by gzip"),
+    ],
+)
+async def test_an_upload_is_refused_in_the_words_in_which_a_body_is(
+    world: World, store: Store, body: bytes, says: str
+) -> None:
+    store.objects["in"] = body
+    record = await world.run(None, objects=store.of_job(input_key="in"))
+    assert record.error is not None
+    assert (record.error.code, record.error.retryable) == ("INVALID_INPUT", False)
+    assert says in record.error.message
+    assert world.engine.calls == []
+
+
+async def test_the_byte_order_mark_of_an_upload_does_not_reach_the_engine(world: World, store: Store) -> None:
+    store.objects["in"] = b'\xef\xbb\xbf{"a": "\\u0000"}'
+    assert (await world.run(None, objects=store.of_job(input_key="in"))).output == {"a": "\x00"}
 
 
 async def test_an_input_larger_than_allowed_is_not_read_on(world: World, store: Store) -> None:

@@ -33,6 +33,7 @@ class Engine:
     """An engine that treats each job as `how` says, and numbers its answers."""
 
     address = "127.0.0.1:1"
+    warning: str | None = None
 
     def __init__(self, world: "Whole") -> None:
         self._world = world

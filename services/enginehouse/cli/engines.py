@@ -82,8 +82,10 @@ def show(
         "version": found.version or "-",
         "what it does": found.description,
         "state": Text.assemble(state, clean(reason), " · ", health),
-        "jobs": f"{queued} queued, {running} running, {workers} workers",
     }
+    if found.warning:
+        fields["warning"] = Text(found.warning, "yellow")
+    fields["jobs"] = f"{queued} queued, {running} running, {workers} workers"
     if card := found.card:
         limits = f"{card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"
         fields["limits"] = f"{card.concurrency} jobs at once, {limits}"

@@ -27,6 +27,7 @@ from enginehouse.client.models import (
 from enginehouse.client.retries import RetryPlan
 from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
+from enginehouse.contracts.json_text import upload_json
 from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.homes import find_access
 
@@ -90,9 +91,9 @@ class AsyncHandle:
         self.job = await self._client.cancel(self.id)
         return self.job
 
-    async def retry(self) -> "AsyncHandle":
-        """Submit the same input as a new job. This job keeps its state."""
-        return await self._client.retry(self.id)
+    async def retry(self, *, idempotency_key: str | None = None) -> "AsyncHandle":
+        """Submit the same input as a new job. This job keeps its state. See `client.retry`."""
+        return await self._client.retry(self.id, idempotency_key=idempotency_key)
 
 
 class AsyncClient(AsyncOperations):
@@ -266,14 +267,16 @@ class AsyncClient(AsyncOperations):
     async def upload(self, content: bytes | Path, *, content_type: str | None = None) -> str:
         """Upload a large input. Return its key, for `input_ref` of a submit.
 
-        JSON (`application/json`, the default for a file named *.json) becomes the input itself. Any other content
-        reaches the engine as base64 text.
+        JSON (`application/json`, the default for a file named *.json) becomes the input itself; if it is none, NotJson
+        is raised before anything is sent. Any other content reaches the engine as base64 text.
         """
         if not isinstance(content, bytes | Path):
             raise TypeError(f"content must be bytes, or the Path of a file to read, not {type(content).__name__}")
         if isinstance(content, Path):
             content_type = content_type or ("application/json" if content.suffix == ".json" else None)
             content = await asyncio.to_thread(content.read_bytes)
+        if content_type == "application/json":
+            content = await asyncio.to_thread(upload_json, content, "input")
         body = {"content_type": content_type or "application/octet-stream"}
         upload = Upload.model_validate_json(await self._transport.request("POST", "/v1/uploads", body=body))
         await self._transport.request("PUT", upload.url, content=content, signed=True)
@@ -290,16 +293,19 @@ class AsyncClient(AsyncOperations):
             raise
         return Job.model_validate_json(content)
 
-    async def retry(self, job_id: str) -> AsyncHandle:
-        """Submit the input of an ended job as a new job."""
-        content = await self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/retry", safe=False)
-        accepted = Accepted.model_validate_json(content)
-        return AsyncHandle(self, accepted.id, accepted.engine)
+    async def retry(self, job_id: str, *, idempotency_key: str | None = None) -> AsyncHandle:
+        """Submit the input of an ended job as a new job. The same `idempotency_key` again is the same new job."""
+        return await self._submit_again(f"/v1/jobs/{path_part(job_id)}/retry", idempotency_key)
 
-    async def redrive(self, letter_id: str) -> AsyncHandle:
-        """Submit the input of a dead letter as a new job. See `dead_letters`."""
-        path = f"/v1/dead-letters/{path_part(letter_id)}/redrive"
-        accepted = Accepted.model_validate_json(await self._transport.request("POST", path, safe=False))
+    async def redrive(self, letter_id: str, *, idempotency_key: str | None = None) -> AsyncHandle:
+        """Submit the input of a dead letter as a new job; the same `idempotency_key` again is the same new job.
+
+        Without a key, a second redrive raises AlreadyRedriven. See `dead_letters`.
+        """
+        return await self._submit_again(f"/v1/dead-letters/{path_part(letter_id)}/redrive", idempotency_key)
+
+    async def _submit_again(self, path: str, key: str | None) -> AsyncHandle:
+        accepted = Accepted.model_validate_json(await self._transport.request("POST", path, headers=_key_header(key)))
         return AsyncHandle(self, accepted.id, accepted.engine)
 
     async def engines(self) -> list[EngineInfo]:
@@ -319,13 +325,18 @@ class AsyncClient(AsyncOperations):
         self, engine: str, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions
     ) -> AsyncHandle:
         body = dict(options) if "input_ref" in options else {"input": value, **options}
-        headers = {"idempotency-key": key or str(uuid.uuid4())}
+        headers = _key_header(key)
         if wait_seconds > 0:
             headers["prefer"] = f"wait={wait_seconds:.3f}"
         path = f"/v1/engines/{path_part(engine)}/jobs"
         content = await self._transport.request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
         accepted = Accepted.model_validate_json(content)
         return AsyncHandle(self, accepted.id, accepted.engine, _whole_job(content))
+
+
+def _key_header(key: str | None) -> dict[str, str]:
+    """Return the header that makes a request safe to repeat: with the caller's key, or a new one."""
+    return {"idempotency-key": key or str(uuid.uuid4())}
 
 
 def _whole_job(content: bytes) -> Job | None:

@@ -13,6 +13,7 @@ from enginehouse.client.connections import Connections
 from enginehouse.client.models import JobNews
 from enginehouse.client.retries import RequestFailed, RetryPlan, check_answer, check_origin, lost_request
 from enginehouse.contracts.errors import RequestError, Unavailable
+from enginehouse.contracts.json_text import write_json
 
 _WAIT_MARGIN_SECONDS = 15.0
 """An answer may take this much longer than the wait that was asked for."""
@@ -88,7 +89,7 @@ class AsyncTransport:
         sent = {**({} if signed else self._authorization), **(headers or {})}
         if body is not None:
             sent["content-type"] = "application/json"
-            content = pydantic_core.to_json(body)
+            content = write_json(body)
         timeout = httpx2.Timeout(
             self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
         )

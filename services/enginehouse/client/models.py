@@ -67,6 +67,7 @@ class EngineInfo(_Answer):
     description: str = ""
     state: str = Field(description="active, paused, quarantined or retired.")
     reason: str | None = None
+    warning: str | None = Field(None, description="What slows its jobs.")
     health: str = "unknown"
     queue: Queue | None = None
     card: EngineCard | None = Field(None, description="Only in the answer for one engine.")

@@ -26,6 +26,7 @@ from enginehouse.client.sync_operations import Operations, path_part
 from enginehouse.client.sync_transport import Transport
 from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
+from enginehouse.contracts.json_text import upload_json
 from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.homes import find_access
 
@@ -89,9 +90,9 @@ class Handle:
         self.job = self._client.cancel(self.id)
         return self.job
 
-    def retry(self) -> "Handle":
-        """Submit the same input as a new job. This job keeps its state."""
-        return self._client.retry(self.id)
+    def retry(self, *, idempotency_key: str | None = None) -> "Handle":
+        """Submit the same input as a new job. This job keeps its state. See `client.retry`."""
+        return self._client.retry(self.id, idempotency_key=idempotency_key)
 
 
 class Client(Operations):
@@ -261,14 +262,16 @@ class Client(Operations):
     def upload(self, content: bytes | Path, *, content_type: str | None = None) -> str:
         """Upload a large input. Return its key, for `input_ref` of a submit.
 
-        JSON (`application/json`, the default for a file named *.json) becomes the input itself. Any other content
-        reaches the engine as base64 text.
+        JSON (`application/json`, the default for a file named *.json) becomes the input itself; if it is none, NotJson
+        is raised before anything is sent. Any other content reaches the engine as base64 text.
         """
         if not isinstance(content, bytes | Path):
             raise TypeError(f"content must be bytes, or the Path of a file to read, not {type(content).__name__}")
         if isinstance(content, Path):
             content_type = content_type or ("application/json" if content.suffix == ".json" else None)
             content = content.read_bytes()
+        if content_type == "application/json":
+            content = upload_json(content, "input")
         body = {"content_type": content_type or "application/octet-stream"}
         upload = Upload.model_validate_json(self._transport.request("POST", "/v1/uploads", body=body))
         self._transport.request("PUT", upload.url, content=content, signed=True)
@@ -285,16 +288,19 @@ class Client(Operations):
             raise
         return Job.model_validate_json(content)
 
-    def retry(self, job_id: str) -> Handle:
-        """Submit the input of an ended job as a new job."""
-        content = self._transport.request("POST", f"/v1/jobs/{path_part(job_id)}/retry", safe=False)
-        accepted = Accepted.model_validate_json(content)
-        return Handle(self, accepted.id, accepted.engine)
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Handle:
+        """Submit the input of an ended job as a new job. The same `idempotency_key` again is the same new job."""
+        return self._submit_again(f"/v1/jobs/{path_part(job_id)}/retry", idempotency_key)
 
-    def redrive(self, letter_id: str) -> Handle:
-        """Submit the input of a dead letter as a new job. See `dead_letters`."""
-        path = f"/v1/dead-letters/{path_part(letter_id)}/redrive"
-        accepted = Accepted.model_validate_json(self._transport.request("POST", path, safe=False))
+    def redrive(self, letter_id: str, *, idempotency_key: str | None = None) -> Handle:
+        """Submit the input of a dead letter as a new job; the same `idempotency_key` again is the same new job.
+
+        Without a key, a second redrive raises AlreadyRedriven. See `dead_letters`.
+        """
+        return self._submit_again(f"/v1/dead-letters/{path_part(letter_id)}/redrive", idempotency_key)
+
+    def _submit_again(self, path: str, key: str | None) -> Handle:
+        accepted = Accepted.model_validate_json(self._transport.request("POST", path, headers=_key_header(key)))
         return Handle(self, accepted.id, accepted.engine)
 
     def engines(self) -> list[EngineInfo]:
@@ -312,13 +318,18 @@ class Client(Operations):
 
     def _submit(self, engine: str, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions) -> Handle:
         body = dict(options) if "input_ref" in options else {"input": value, **options}
-        headers = {"idempotency-key": key or str(uuid.uuid4())}
+        headers = _key_header(key)
         if wait_seconds > 0:
             headers["prefer"] = f"wait={wait_seconds:.3f}"
         path = f"/v1/engines/{path_part(engine)}/jobs"
         content = self._transport.request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
         accepted = Accepted.model_validate_json(content)
         return Handle(self, accepted.id, accepted.engine, _whole_job(content))
+
+
+def _key_header(key: str | None) -> dict[str, str]:
+    """Return the header that makes a request safe to repeat: with the caller's key, or a new one."""
+    return {"idempotency-key": key or str(uuid.uuid4())}
 
 
 def _whole_job(content: bytes) -> Job | None:

@@ -1,7 +1,8 @@
 """Base classes of data that crosses a boundary, by who writes it; and how its errors are explained."""
 
+import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,11 +19,39 @@ class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def explain(error: ValidationError) -> str:
-    """Say in a line which fields do not fit, and why; the first five."""
-    return explain_problems(error.errors(include_url=False, include_input=False))
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Say in a line which fields do not fit, and why; the first five. `model` tells the fields that there are."""
+    return explain_problems(error.errors(include_url=False, include_input=False), model)
 
 
-def explain_problems(problems: Sequence[Mapping[str, Any]]) -> str:
+def explain_problems(problems: Sequence[Mapping[str, Any]], model: type[BaseModel] | None = None) -> str:
     """Say in a line what pydantic's list of problems says; the first five."""
-    return "; ".join(f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in problems[:5])
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {_reason(item, model)}" for item in problems[:5]
+    )
+
+
+def _reason(item: Mapping[str, Any], model: type[BaseModel] | None) -> str:
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    if item["type"] != "extra_forbidden" or model is None:
+        return str(item["msg"])
+    *path, name = item["loc"]
+    known = _fields(model, path)
+    nearest = difflib.get_close_matches(str(name), known, 1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known) or 'none'}"
+    return f"there is no such field; {hint}"
+
+
+def _fields(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """Return the names of the fields of the model at `path` within `model`."""
+    for part in path:
+        if field := model.model_fields.get(part):
+            model = _model_in(field.annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

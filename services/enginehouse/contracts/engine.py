@@ -11,6 +11,9 @@ from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, 
 from enginehouse.contracts.names import EngineId, Slot, check_name
 
 ENGINE_PORT = 8000
+ENGINE_WARNING_HEADER = "X-Engine-Warning"
+"""Header of an engine's answers with a sentence on what slows its jobs. Its runner shows it to the owner."""
+ENGINE_WARNING_MAX_CHARS = 300
 CARD_MAX_BYTES = 64 * 1024
 CARD_MAX_DEPTH = 32
 INLINE_MAX_BYTES = 64 * 1024
@@ -179,6 +182,9 @@ class Heartbeat(WireModel):
     )
     healthy: bool = Field(description="Whether the engine answers its health check.")
     subscribed: bool = Field(description="Whether this slot receives the engine's jobs.")
+    warning: Annotated[str, Field(max_length=ENGINE_WARNING_MAX_CHARS)] | None = Field(
+        None, description="What slows the engine's jobs, in the engine's own words."
+    )
     at: AwareDatetime
 
 

@@ -11,8 +11,13 @@ class EnginehouseError(Exception):
     advice: ClassVar[str] = "Try again; if it persists, give the operator the X-Request-Id of this answer."
 
     def __init__(self, detail: str | None = None, *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(detail or (self.__doc__ or "").strip())
+        super().__init__(detail or f"{self.title}.")
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def title(self) -> str:
+        """Name the kind in words. They are its code's, because Python drops docstrings where PYTHONOPTIMIZE is 2."""
+        return self.code.replace("_", " ").capitalize()
 
 
 class RequestError(EnginehouseError):
@@ -21,6 +26,34 @@ class RequestError(EnginehouseError):
     code = "INVALID_REQUEST"
     retryable = False
     advice = "Correct the request as described; /docs shows every field."
+
+
+class NotJson(RequestError):
+    """The text is not JSON, or a value cannot be JSON."""
+
+    code = "NOT_JSON"
+    advice = "Send JSON as UTF-8: without lone surrogates, NaN and Infinity, nested at most 128 levels deep."
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is in a form or encoding that is not read."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    advice = "Send the body uncompressed, as UTF-8, with the Content-Type that the call takes."
+
+
+class InvalidHeader(RequestError):
+    """A header cannot be read, or contradicts another one."""
+
+    code = "INVALID_HEADER"
+    advice = "Correct the header named; values are UTF-8 text without control characters."
+
+
+class MethodNotAllowed(RequestError):
+    """The path does not take this method."""
+
+    code = "METHOD_NOT_ALLOWED"
+    advice = "The header Allow lists the methods that the path takes."
 
 
 class InvalidName(RequestError):

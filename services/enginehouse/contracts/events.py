@@ -125,10 +125,11 @@ class ProgressReport(WireModel):
 
     engineid: str
     subject: str
+    worker: str | None = Field(None, description="The worker that runs the attempt.")
     data: ProgressData
 
 
-def progress_event(engine_id: str, job_id: str, data: ProgressData) -> bytes:
+def progress_event(engine_id: str, job_id: str, data: ProgressData, worker: str | None = None) -> bytes:
     """Write a progress event for one line that the engine streamed."""
     return cloud_event(
         event_id=f"{job_id}.{data.sequence}",
@@ -136,7 +137,7 @@ def progress_event(engine_id: str, job_id: str, data: ProgressData) -> bytes:
         source=engine_source(engine_id),
         subject=job_id,
         data=data,
-        extensions={"engineid": engine_id},
+        extensions={"engineid": engine_id, "worker": worker},
     )
 
 

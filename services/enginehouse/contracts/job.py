@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, Field
 
 from enginehouse.contracts.base import StrictModel, WireModel
+from enginehouse.contracts.text import StorableText
 
 
 class Status(StrEnum):
@@ -104,7 +105,7 @@ class JobOptions(StrictModel):
     result_ttl_seconds: Annotated[int, Field(ge=60, le=MAX_RESULT_TTL_SECONDS)] = Field(
         86_400, description="How long the result can be read after the job ended."
     )
-    webhook: Annotated[str, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
+    webhook: Annotated[StorableText, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
         None, description="Where to POST a signed notice of this job (Standard Webhooks)."
     )
     webhook_events_filter: Annotated[tuple[Literal["start", "completed"], ...], Field(max_length=2)] = ("completed",)
@@ -114,7 +115,7 @@ class JobRequest(JobOptions):
     """Body of POST /v1/engines/{engine}/jobs."""
 
     input: Any = Field(None, description="The input, as the engine's card describes it under input_schema.")
-    input_ref: Annotated[str, Field(max_length=512)] | None = Field(
+    input_ref: Annotated[StorableText, Field(max_length=512)] | None = Field(
         None, description="Key of one of your uploads, instead of input."
     )
 
@@ -122,7 +123,7 @@ class JobRequest(JobOptions):
 class RoutedJobRequest(JobRequest):
     """Body of POST /v1/jobs, which names the engine inside."""
 
-    engine: Annotated[str, Field(max_length=64)] | None = Field(
+    engine: Annotated[StorableText, Field(max_length=64)] | None = Field(
         None,
         description="'name' (your own engine, or a shared one if you have none of that name) or '<tenant>--<name>'. Default: standard.",
     )

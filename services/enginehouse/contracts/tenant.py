@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field, field_validator
 
 from enginehouse.contracts.base import StrictModel
 from enginehouse.contracts.names import check_name
+from enginehouse.contracts.text import StorableText
 
 KEY_PREFIX = "eh_"
 ACTIVE_WEBHOOK_SECRETS = 2
@@ -42,7 +43,7 @@ class Tenant(StrictModel):
         False,
         description="Publish the end of every job on finished.<tenant>. False: only of jobs that came as events.",
     )
-    webhook: Annotated[str, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
+    webhook: Annotated[StorableText, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
         None, description="Where to POST signed notices when one of its engines is paused, quarantined or active again."
     )
 

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from enginehouse.contracts.engine import ENGINE_WARNING_HEADER
 from enginehouse.engine.codec import Answer, error_answer
 from enginehouse.engine.host import EngineHost
 from enginehouse.engine.openapi import add_predict
@@ -18,6 +19,7 @@ from enginehouse.engine.stream import Lines
 _LOADING = error_answer(503, {"message": "the engine is still loading", "retryable": True})
 _WRONG_METHOD = error_answer(405, {"message": "use POST", "retryable": False})
 
+_WARNING_HEADER = ENGINE_WARNING_HEADER.lower().encode()
 _STREAM_HEADERS = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
 
 BodyHandler = Callable[[bytes], Awaitable[Answer]]
@@ -58,7 +60,7 @@ class EngineApp:
             return
         else:
             answer = await handler(body)
-        await _send(send, answer)
+        await _send(send, answer, self._warning())
 
     async def _stream(self, body: bytes, send: Send) -> None:
         """Send events as lines and the answer as the last line. Send a plain answer if no event comes before it."""
@@ -69,13 +71,19 @@ class EngineApp:
         while taken := await lines.take():
             if not begun:
                 begun = True
-                await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+                headers = [*_STREAM_HEADERS, *self._warning()]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": taken, "more_body": True})
         answer = await predicting
         if begun:
             await send({"type": "http.response.body", "body": answer.body + b"\n"})
         else:
-            await _send(send, answer)
+            await _send(send, answer, self._warning())
+
+    def _warning(self) -> list[tuple[bytes, bytes]]:
+        """Return the header that tells the runner what slows the engine, if anything does."""
+        warning = self.host.warning
+        return [] if warning is None else [(_WARNING_HEADER, warning.encode("ascii", "replace"))]
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -92,8 +100,8 @@ async def _read_body(receive: Receive) -> bytes | None:
     return None
 
 
-async def _send(send: Send, answer: Answer) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer.body))]
+async def _send(send: Send, answer: Answer, more_headers: list[tuple[bytes, bytes]]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer.body)), *more_headers]
     if answer.status == 503:
         headers.append((b"retry-after", b"1"))
     start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
@@ -113,23 +121,25 @@ def _fastapi_app(host: EngineHost) -> FastAPI:
 
     @app.get("/healthz", summary="200 once the engine is loaded, 503 before")
     async def healthz() -> Response:
-        status = "ok" if host.ready else "loading"
-        return JSONResponse({"status": status, "in_hand": host.in_hand}, 200 if host.ready else 503)
+        said: dict[str, Any] = {"status": "ok" if host.ready else "loading", "in_hand": host.in_hand}
+        said |= {"abandoned": host.abandoned, "concurrency": host.concurrency}
+        headers = (
+            {} if host.warning is None else {ENGINE_WARNING_HEADER: host.warning.encode("ascii", "replace").decode()}
+        )
+        return JSONResponse(said, 200 if host.ready else 503, headers)
 
     @app.get("/info", summary="The engine's description of itself")
     async def info() -> Any:
         return await host.info()
 
-    if host.signature.predict.is_async or host.signature.predict.streams:
-
-        @app.post("/predict/{job_id}/cancel", summary="Cancel a prediction by its id")
-        async def cancel(job_id: str, _: Request) -> Response:
-            stopped = await host.cancel(job_id)
-            if stopped:
-                return JSONResponse({"status": "canceled"}, 202)
-            message = "it has not stopped yet" if stopped is False else "no such prediction is running"
-            error = {"message": message, "retryable": stopped is False}
-            return JSONResponse({"error": error}, 409 if stopped is False else 404)
+    @app.post("/predict/{job_id}/cancel", summary="Cancel a prediction by its id")
+    async def cancel(job_id: str, _: Request) -> Response:
+        stopped = await host.cancel(job_id)
+        if stopped:
+            return JSONResponse({"status": "canceled"}, 202)
+        message = "it has not stopped yet" if stopped is False else "no such prediction is running"
+        error = {"message": message, "retryable": stopped is False}
+        return JSONResponse({"error": error}, 409 if stopped is False else 404)
 
     host.engine.extend(app)
     document: dict[str, Any] = {}

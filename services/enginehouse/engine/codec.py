@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from enginehouse.contracts.errors import InvalidInput
 from enginehouse.contracts.job import JobErrorCode
+from enginehouse.contracts.text import storable
 from enginehouse.engine.plain import BadResult, is_finite, is_too_deep, plain
 from enginehouse.engine.signature import Method
 
@@ -126,8 +127,8 @@ class BatchCodec:
         self._all, self._loose = envelope(list[item]), envelope(list[Any])
         self._item: TypeAdapter[Any] = TypeAdapter(item)
 
-    def read(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """Return the items, with an InvalidInput in the place of a wrong one, and keyword arguments for the method."""
+    def read(self, body: bytes) -> tuple[list[Any], list[str], dict[str, Any]]:
+        """Return the items, with an InvalidInput in the place of a wrong one, the ids, and the method's keyword arguments."""
         try:
             request = self._all.validate_json(body)
             items = list(request.data)
@@ -137,7 +138,7 @@ class BatchCodec:
             except ValidationError as error:
                 raise InvalidInput(explain(error)) from None
             items = [self._read_item(item) for item in request.data]
-        return items, _options(request.parameters, self._takes_parameters)
+        return items, request.ids or [], _options(request.parameters, self._takes_parameters)
 
     def _read_item(self, item: Any) -> Any:
         try:
@@ -171,12 +172,12 @@ def failure(error: BaseException) -> tuple[int, dict[str, Any]]:
 
     The traceback stays in the engine's own log.
     """
-    if isinstance(error, InvalidInput):
-        return 422, {"message": str(error)[:_MAX_MESSAGE], "retryable": False}
-    if isinstance(error, BadResult):
-        # The same input would give the same result.
-        return 500, {"message": str(error)[:_MAX_MESSAGE], "retryable": False, "code": JobErrorCode.MALFORMED_ANSWER}
-    return 500, {"message": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE], "retryable": True}
+    ours = isinstance(error, InvalidInput | BadResult)
+    message = str(error) if ours else f"{type(error).__name__}: {error}"
+    said: dict[str, Any] = {"message": storable(message[:_MAX_MESSAGE]), "retryable": not ours}
+    if isinstance(error, BadResult):  # The same input would give the same result.
+        said["code"] = JobErrorCode.MALFORMED_ANSWER
+    return 422 if isinstance(error, InvalidInput) else 500, said
 
 
 def error_answer(status: int, error: dict[str, Any]) -> Answer:

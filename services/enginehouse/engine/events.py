@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from enginehouse.contracts.text import storable
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -46,6 +48,6 @@ def as_line(event: Event) -> dict[str, Any]:
         case Output(partial):
             return {"output": partial}
         case Log(text):
-            return {"log": text}
+            return {"log": storable(text)}
         case Metric():
             return {"metric": asdict(event)}

@@ -6,6 +6,7 @@ The clouds' stores serve signed URLs themselves. A folder cannot, so the gateway
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator
@@ -20,10 +21,11 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from enginehouse.contracts.errors import Forbidden, InputTooLarge, NotFound, RequestError, Unavailable
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_RESULT_TTL_SECONDS
-from enginehouse.contracts.names import new_job_id
+from enginehouse.contracts.names import JOB_ID_PATTERN, NAME_PATTERN, new_job_id
 
 Method = Literal["GET", "PUT"]
 _KEY_FILE = ".signing-key"
+_UPLOAD_KEY = re.compile(rf"({NAME_PATTERN})/uploads/{JOB_ID_PATTERN}\.(?:json|bin)")
 _LONGEST_SIGNATURE_SECONDS = 7 * 86_400
 UPLOAD_TTL_SECONDS = 8 * 86_400
 """Longer than the longest time in a queue, so that a waiting job keeps its upload."""
@@ -167,11 +169,12 @@ class Objects:
 
     async def check_upload(self, tenant: str, key: str) -> None:
         """Raise UploadDoesNotExist unless `key` names an upload of this tenant, and RequestError if it is too large."""
-        own = key.startswith(f"{tenant}/uploads/") and ".." not in key and key.count("/") == 2
-        if not own or (size := await self.size(key)) is None:
-            raise UploadDoesNotExist(f"No upload {key[:200]!r} of {tenant}")
+        # Only keys as `upload_key` makes them reach the store, which fails on others in ways of its own.
+        own = _UPLOAD_KEY.fullmatch(key)
+        if own is None or own[1] != tenant or (size := await self.size(key)) is None:
+            raise UploadDoesNotExist(f"input_ref: {tenant} has no upload {key[:200]!r}")
         if size > self.max_bytes:
-            raise RequestError(f"The upload has {size} bytes; {self.max_bytes} are allowed")
+            raise RequestError(f"input_ref: the upload has {size} bytes; {self.max_bytes} are allowed")
 
     async def of_job(self, tenant: str, job_id: str, input_ref: str | None, expires_at: float) -> JobObjects:
         """Sign URLs for the objects of this job only, valid until `expires_at`."""
@@ -199,7 +202,7 @@ class _BoundedBody:
         async for chunk in self._body:
             self.size += len(chunk)
             if self.size > self._limit:
-                raise InputTooLarge
+                raise InputTooLarge(f"The object has more than the {self._limit} bytes that are allowed")
             if chunk:
                 yield chunk
 

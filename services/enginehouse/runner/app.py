@@ -17,13 +17,14 @@ from enginehouse.contracts.names import JOBS_ROUTE
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
-from enginehouse.runner.clients.base import EngineClient
+from enginehouse.runner.clients.base import EngineClient, Health
 from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.http import HttpEngine
 from enginehouse.runner.control import ControlReader
 from enginehouse.runner.execute import NO_JOBS_NOW, Executor
 from enginehouse.runner.handle import JobHandler
-from enginehouse.runner.health import HangGuard, HealthWatch, Restarts
+from enginehouse.runner.hangs import HangGuard
+from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.heartbeat import Heartbeats
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
@@ -32,7 +33,7 @@ from enginehouse.runner.pace import DEFAULT_PACE, Pace
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
-from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.replicas import Replica, ReplicaPool
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
@@ -87,6 +88,7 @@ class Runner:
             pool=self.pool,
             restarts=restarts,
             pace=pace,
+            calls=spec.concurrency,
             after_seconds=settings.restart_after_seconds,
             execution_timeout_seconds=spec.execution_timeout_seconds,
         )
@@ -94,8 +96,17 @@ class Runner:
             sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace, content=settings.deployment
         )
         self._health = HealthWatch(
-            pool=self.pool, restarts=restarts, on_up=lambda replica: self.cards.refresh(replica.client)
+            pool=self.pool,
+            restarts=restarts,
+            on_up=lambda replica: self.cards.refresh(replica.client),
+            on_answer=self._heard,
         )
+
+    def _heard(self, replica: Replica, health: Health) -> None:
+        """Take note of what a replica said at a health check."""
+        self._hangs.look_at(replica, health)
+        if self.spec.batch.max_size == 1:
+            self.pool.limit(replica, health.concurrency)
 
     def _wire_gateway(self) -> None:
         """Make the parts that show the worker to the gateway and read what it says."""
@@ -109,6 +120,7 @@ class Runner:
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
+            warning=lambda: self.pool.warning,
         )
         self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 

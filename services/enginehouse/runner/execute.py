@@ -1,7 +1,7 @@
 """Runs one attempt at an engine replica: its execution clock, busy engines, cancellation."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -10,7 +10,7 @@ from enginehouse.runner.attempt import Execution
 from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachable
 from enginehouse.runner.clock import Clock
-from enginehouse.runner.health import HangGuard
+from enginehouse.runner.hangs import HangGuard
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, Superseded, TimedOut
 from enginehouse.runner.replicas import Place, Replica, ReplicaPool
 
@@ -75,9 +75,13 @@ class Executor:
         while (replica := place.replica) is not None and not self._pool.stopped:
             place.call_out(replica)
             outcome = await self._run_on(replica, execution)
+            if isinstance(outcome, TimedOut):
+                outcome = replace(outcome, reason=replica.reason_to_wait(replica.calls[place]))
             if isinstance(outcome, TimedOut | Superseded):
                 self._hangs.take_over(place, replica, execution.attempt)
             else:
+                if isinstance(outcome, Succeeded | Rejected | Failed):
+                    replica.answered_at = loop.time()
                 place.release()
             if not isinstance(outcome, Unreachable):
                 return outcome
@@ -150,8 +154,6 @@ class Executor:
                     self._pool.set_health(replica, False)
                     return reply
                 case Closed(message):
-                    if replica.restarting:
-                        return HandedBack("its engine was being restarted")
                     return Failed(message)
 
 

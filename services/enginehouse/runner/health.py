@@ -1,4 +1,4 @@
-"""Watches the health of each replica, and has a replica restarted that hangs."""
+"""Watches the health of each replica, and asks the supervisor to restart one."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,8 @@ from pathlib import Path
 import structlog
 
 from enginehouse.background import Background
-from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.base import Health
-from enginehouse.runner.pace import Pace
-from enginehouse.runner.replicas import Place, Replica, ReplicaPool
+from enginehouse.runner.replicas import Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
@@ -27,6 +25,11 @@ class Restarts:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+
+    @property
+    def are_possible(self) -> bool:
+        """Return whether there is a supervisor to ask."""
+        return self._folder is not None
 
     def request(self, replica: Replica) -> bool:
         """Ask for a restart; return False if no supervisor can be asked."""
@@ -57,10 +60,18 @@ class Restarts:
 class HealthWatch:
     """Polls /healthz of every replica: often while the replica is down, seldom while it is up."""
 
-    def __init__(self, pool: ReplicaPool, restarts: Restarts, on_up: Callable[[Replica], None]) -> None:
+    def __init__(
+        self,
+        pool: ReplicaPool,
+        restarts: Restarts,
+        on_up: Callable[[Replica], None],
+        on_answer: Callable[[Replica, Health], None] = lambda _replica, _health: None,
+    ) -> None:
+        """Call `on_up` when a replica has become healthy, and `on_answer` at each health check that it answers."""
         self._pool = pool
         self._restarts = restarts
         self._on_up = on_up
+        self._on_answer = on_answer
         self._background = Background()
 
     def start(self) -> None:
@@ -93,6 +104,9 @@ class HealthWatch:
     def _update(self, replica: Replica, health: Health) -> None:
         if replica.restarting and not self._restarts.pending(replica) and health.ok:
             replica.restarting = False
+        replica.silent = not health.answered
+        if health.answered:
+            self._on_answer(replica, health)
         if not health.answered and replica.healthy and replica.places_taken:
             return  # Many engines answer no health check while they work. Their execution clock judges them.
         healthy = health.ok and not replica.restarting
@@ -106,79 +120,3 @@ class HealthWatch:
         )
         if healthy:
             self._on_up(replica)
-
-
-class HangGuard:
-    """Keeps the place of a call that was given up, until the call is known to have ended or its replica restarts.
-
-    A thread at work cannot be stopped. Another job sent to it would wait there, while its own clock runs.
-    """
-
-    def __init__(
-        self,
-        pool: ReplicaPool,
-        restarts: Restarts,
-        pace: Pace,
-        *,
-        after_seconds: float,
-        execution_timeout_seconds: float,
-    ) -> None:
-        """A restart comes `after_seconds` after the call's time, or the engine's own time if that is longer."""
-        self._pool = pool
-        self._restarts = restarts
-        self._pace = pace
-        self._after_seconds = after_seconds
-        self._engine_seconds = execution_timeout_seconds
-        self._background = Background()
-
-    def take_over(self, place: Place, replica: Replica, attempt: Attempt) -> None:
-        """Take over the place of a call that was closed because it was late or unwanted."""
-        place.leave_to_guard()
-        due_at = replica.calls[place] + max(attempt.order.execution_timeout_seconds, self._engine_seconds)
-        self._background.start(self._hold(place=place, replica=replica, job_id=attempt.job_id, due_at=due_at))
-
-    async def stop(self) -> None:
-        """Stop waiting for the calls that were given up."""
-        await self._background.close()
-
-    async def _hold(self, *, place: Place, replica: Replica, job_id: str, due_at: float) -> None:
-        try:
-            if await replica.client.cancel(job_id) or await self._ends(replica, due_at) or replica.restarting:
-                return
-            requested = self._restarts.request(replica)
-            if requested:
-                self._pool.set_health(replica, False)
-            _log.warning(
-                "A call hung past its time, so its engine is restarted"
-                if requested
-                else "A call hung past its time, and no supervisor can restart its engine",
-                action="engine_restart",
-                job_id=job_id,
-                engine_address=replica.client.address,
-            )
-        finally:
-            place.release()
-
-    async def _ends(self, replica: Replica, due_at: float) -> bool:
-        """Wait until the engine says that it works on fewer calls than are out; return whether it did.
-
-        Gives up `after_seconds` after `due_at`, or after this moment if `due_at` is past.
-        """
-        loop = asyncio.get_running_loop()
-        is_late = loop.time() >= due_at
-        deadline = max(loop.time(), due_at) + self._after_seconds
-        while not replica.restarting:
-            # Younger calls may be on their way to the engine or back, and prove nothing.
-            counted = {
-                place for place, since in replica.calls.items() if since <= loop.time() - self._pace.call_age_seconds
-            }
-            health = await replica.client.health()
-            if health.in_hand is not None and health.in_hand < len(counted & replica.calls.keys()):
-                return True
-            if health.ok and health.in_hand is None and not is_late:
-                return True  # It does not count its calls, and this call had time left: assume that it has ended.
-            left = deadline - loop.time()
-            if left <= 0:
-                break
-            await asyncio.sleep(min(left, self._pace.hang_poll_seconds))
-        return False

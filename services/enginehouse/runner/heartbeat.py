@@ -42,6 +42,7 @@ class Heartbeats:
         concurrency: int,
         in_hand: Callable[[], list[str]],
         healthy: Callable[[], bool],
+        warning: Callable[[], str | None],
     ) -> None:
         self._sidecar = sidecar
         self._store = results_component(spec.id)
@@ -53,6 +54,7 @@ class Heartbeats:
         self._concurrency = concurrency
         self._in_hand = in_hand
         self._healthy = healthy
+        self._warning = warning
         self._idle_since: datetime | None = now()
         self._background = Background()
 
@@ -92,6 +94,7 @@ class Heartbeats:
             healthy=self._healthy(),
             # A sidecar goes on showing the subscription of a component that is gone.
             subscribed=self._topic in metadata.subscribed_topics and self._jobs in metadata.components,
+            warning=self._warning(),
             at=now(),
         )
         value = beat.model_dump_json().encode()

@@ -7,7 +7,6 @@ reference. They are bounded by `predict_max_bytes`, because an answer is read wh
 
 import asyncio
 import base64
-import json
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -16,8 +15,10 @@ import pydantic_core
 import structlog
 
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
+from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobErrorCode
+from enginehouse.contracts.json_text import upload_json
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.http import sendable
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, jittered
@@ -113,16 +114,10 @@ class ObjectAccess:
 
 
 def _as_json(body: bytes, is_json: bool) -> bytes | Outcome:
-    """Return `body` as JSON text: unchanged if `is_json`, as a base64 string if not. Reject it if it is not JSON after all."""
+    """Return `body` as JSON text, if `is_json`; otherwise as a base64 string. Reject it if it is not JSON after all."""
     if not is_json:
         return b'"' + base64.b64encode(body) + b'"'
     try:
-        json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return Rejected("the uploaded input is not JSON")
-    return body
-
-
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
-    raise ValueError(name)
+        return upload_json(body, "input")
+    except RequestError as error:
+        return Rejected(str(error))

@@ -44,6 +44,8 @@ class TimedOut:
     """The execution clock ran out."""
 
     seconds: float
+    reason: str | None = None
+    """What is known about the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,9 @@ def record_for(outcome: Outcome, execution: Execution, moment: datetime) -> JobR
             if retryable and may_retry:
                 return _retry(execution, moment, error)
             return _final(execution, moment, Status.FAILED, error=error, dead_lettered=True)
-        case TimedOut(seconds):
+        case TimedOut(seconds, reason):
             message = f"the engine did not answer within execution_timeout_seconds ({seconds:g} s)"
+            message += f"; the job {reason}" if reason else ""
             error = JobError(code=JobErrorCode.PREDICT_TIMEOUT, message=message, retryable=True)
             if order.retry_on_timeout and may_retry:
                 return _retry(execution, moment, error)

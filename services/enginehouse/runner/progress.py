@@ -69,10 +69,10 @@ class ProgressPublisher:
 
     async def _publish(self) -> None:
         pubsub = jobs_component(self._engine_id)
-        job_id = self._execution.attempt.job_id
+        job_id, worker = self._execution.attempt.job_id, self._execution.attempt.worker
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            events = [progress_event(self._engine_id, job_id, data) for data in batch]
+            events = [progress_event(self._engine_id, job_id, data, worker) for data in batch]
             try:
                 await self._sidecar.publish_many(pubsub, COMPLETIONS_TOPIC, events)
             except EnginehouseError as error:

@@ -19,17 +19,38 @@ class Replica:
     """A call that was given up keeps its place until it is known to have ended."""
     healthy: bool = False
     restarting: bool = False
-    """True from the request to restart it until that is done. A call that breaks meanwhile is not the job's fault."""
+    """True from the request to restart it until that is done. It has no job in hand then."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when `healthy` changes."""
     calls: dict["Place", float] = field(default_factory=dict)
     """Calls that are out at the engine, given up ones included: when each went out, on the event loop's clock."""
+    answered_at: float = 0.0
+    """Moment at which it last answered a call."""
+    silent: bool = False
+    """Whether it gave no answer to the last health check."""
+    hung: set["Place"] = field(default_factory=set)
+    """Places of calls that were given up and go on past their time."""
+    draining: bool = False
+    """True while it gets no more jobs, so that it can be restarted when those in hand have ended."""
+    abandoned_since: float | None = None
+    """Moment since which the engine has said at each health check that it works on calls that were given up."""
+
+    def reason_to_wait(self, since: float) -> str | None:
+        """Explain why a call that went out at `since` may have waited behind others here. None: nothing says that it did."""
+        cause = self.client.warning
+        if cause is None and self.silent:
+            cause = "the engine answers no health check while it works, so it may work on one job at a time"
+        if cause is None or (len(self.calls) < 2 and self.answered_at <= since):
+            return None
+        waited = f"waited {self.answered_at - since:.1f} s" if self.answered_at > since else "waited"
+        return f"{waited} behind other jobs: {cause}"
 
 
 class ReplicaPool:
     """Gives each job a place at the healthy replica with the fewest places taken. Jobs that find none wait in order."""
 
     def __init__(self, clients: Sequence[EngineClient], concurrency_each: int) -> None:
+        self._concurrency_each = concurrency_each
         self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: deque[asyncio.Future[Replica | None]] = deque()
         self.stopped = False
@@ -39,6 +60,11 @@ class ReplicaPool:
     def any_healthy(self) -> bool:
         """Whether some replica can work at all."""
         return any(replica.healthy for replica in self.replicas)
+
+    @property
+    def warning(self) -> str | None:
+        """What slows the engine's jobs, in the words of the first replica that says so."""
+        return next((replica.client.warning for replica in self.replicas if replica.client.warning), None)
 
     @property
     def concurrency(self) -> int:
@@ -96,11 +122,17 @@ class ReplicaPool:
         if healthy:
             self._serve()
 
+    def limit(self, replica: Replica, concurrency: int | None) -> None:
+        """Give a replica no more jobs at once than it says it works on: others would wait there while their clocks run."""
+        replica.concurrency = min(self._concurrency_each, concurrency or self._concurrency_each)
+        self._serve()
+
     def _take(self) -> Replica | None:
         best: Replica | None = None
         for replica in self.replicas:
             if (
                 replica.healthy
+                and not replica.draining
                 and replica.places_taken < replica.concurrency
                 and (best is None or replica.places_taken < best.places_taken)
             ):

@@ -33,6 +33,7 @@ class EngineSummary(BaseModel):
     description: str = ""
     state: str
     reason: str | None = Field(None, description="Why it gets no jobs, or cannot give their results.")
+    warning: str | None = Field(None, description="What slows its jobs, as its workers see it.")
     health: str = Field(description="healthy, unhealthy, asleep (none needed at present), or unknown.")
     queue: Queue | None = None
 
@@ -61,6 +62,7 @@ class EngineViews:
             description=engine.card.description if engine.card else "",
             state=engine.state,
             reason=engine.reason or (engine.problem if engine.state == EngineState.ACTIVE else None),
+            warning=next((worker.warning for worker in engine.workers if worker.warning), None),
             health=health,
             queue=Queue(jobs=jobs, workers=WorkerCounts(idle=idle, running=len(engine.workers) - idle)),
         )

@@ -11,6 +11,7 @@ from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http import problems
 from enginehouse.gateway.http.fast_submit import FastSubmit
 from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
+from enginehouse.gateway.http.openapi import add_answered_headers
 from enginehouse.gateway.http.routes import dead_letters, engines, events, health, jobs, objects
 
 
@@ -20,6 +21,12 @@ class _Api(FastAPI):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._front: ASGIApp = RequestId(HeadersWithinBounds(FastSubmit(super().__call__, self)))
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, with the headers of all answers."""
+        if not self.openapi_schema:
+            add_answered_headers(super().openapi())
+        return self.openapi_schema or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._front(scope, receive, send)

@@ -1,18 +1,28 @@
 """Reads common parts of requests for the routes: caller, bounded body, time to wait, idempotency key."""
 
-from typing import Annotated, Any, TypeVar
+import re
+from typing import Annotated, TypeVar
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Request, Security
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from enginehouse.contracts.cloud_event import valid_traceparent
-from enginehouse.contracts.errors import Forbidden, InputTooLarge, RequestError
+from enginehouse.contracts.errors import (
+    Forbidden,
+    InputTooLarge,
+    InvalidHeader,
+    RequestError,
+    UnsupportedMediaType,
+)
 from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
+from enginehouse.contracts.text import header_text
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.problems import PROBLEM_TYPE, Problem, read_body
+from enginehouse.gateway.http.problems import read_body
 from enginehouse.gateway.tenants.tenants import Caller
 
 MAX_WAIT_SECONDS = 60
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -28,14 +38,18 @@ async def wired_gateway(request: Request) -> Gateway:
     return gateway_of(request)
 
 
-async def caller_of(request: Request) -> Caller:
-    """Return the authenticated caller, or raise Unauthenticated."""
+_BEARER = HTTPBearer(
+    scheme_name="key", description="An API key: 'enginehouse tenant add NAME' makes one.", auto_error=False
+)
+
+
+async def caller_of(request: Request, _: Annotated[object, Security(_BEARER)] = None) -> Caller:
+    """Return the authenticated caller, or raise Unauthenticated. The second argument only describes the call."""
     return gateway_of(request).tenants.authenticate(request.headers.get("authorization"))
 
 
-async def admin_of(request: Request) -> Caller:
+async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
     """Return an authenticated caller whose key is an administrator's, or raise Forbidden."""
-    caller = await caller_of(request)
     if not caller.is_admin:
         raise Forbidden("This call needs an administrator's key: 'enginehouse tenant add NAME --admin' makes one")
     return caller
@@ -44,7 +58,8 @@ async def admin_of(request: Request) -> Caller:
 async def no_query(request: Request) -> None:
     """Refuse every query parameter."""
     if request.url.query:
-        raise RequestError(f"This call takes no query parameters, not {sorted(request.query_params)[:5]}")
+        given = ", ".join(repr(name[:60]) for name in sorted(request.query_params)[:5]) or "'?'"
+        raise RequestError(f"This call takes no query parameters, and the request has {given}")
 
 
 async def job_id_of(
@@ -63,8 +78,19 @@ JobId = Annotated[str, Depends(job_id_of)]
 NoQueryAllowed = Depends(no_query)
 
 
+def refuse_encoded(request: Request) -> None:
+    """Raise UnsupportedMediaType if the body is compressed or in another character set than UTF-8."""
+    coding = ", ".join(request.headers.getlist("content-encoding"))
+    if coding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType(f"Content-Encoding is {coding[:60]!r}; send the body as it is")
+    charset = _CHARSET.search(request.headers.get("content-type", ""))
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType(f"Content-Type has the charset {charset[1][:60]!r}; send the body as UTF-8")
+
+
 async def body_of(request: Request, limit: int) -> bytes:
     """Return the body; raise InputTooLarge as soon as it is known to have more than `limit` bytes."""
+    refuse_encoded(request)
     declared = request.headers.get("content-length")
     if declared and declared.isdigit() and int(declared) > limit:
         raise InputTooLarge(f"The body has {declared} bytes; {limit} are allowed")
@@ -81,29 +107,9 @@ async def read_model(request: Request, model: type[M]) -> M:
     """Read the body as `model`. The framework does not read it, so that all errors have one form."""
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
-        raise RequestError(f"The body must be application/json, not {content_type[:60]!r}")
+        raise UnsupportedMediaType(f"Content-Type must be application/json, not {content_type[:60]!r}")
     body = await body_of(request, gateway_of(request).settings.body_max_bytes)
     return read_body(model, body)
-
-
-def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Describe a body that `read_model` reads, for the OpenAPI document."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": model.model_json_schema(ref_template="#/components/schemas/{model}")}
-            },
-        }
-    }
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe a route's errors, for the OpenAPI document."""
-    return {
-        status: {"model": Problem, "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-        for status in (400, 401, 422, 500, 503, *statuses)
-    }
 
 
 def wait_seconds(request: Request) -> float:
@@ -128,7 +134,14 @@ def traceparent_of(request: Request) -> str | None:
 
 def idempotency_key(request: Request, longest: int = 255) -> str | None:
     """Return the key that makes the request safe to repeat, if it has one; it may have `longest` characters."""
-    key = request.headers.get("idempotency-key")
+    key = header_of(request, "Idempotency-Key")
     if key is not None and not 1 <= len(key) <= longest:
-        raise RequestError(f"Idempotency-Key must have 1 to {longest} characters here")
+        raise InvalidHeader(f"Idempotency-Key must have 1 to {longest} characters here")
     return key
+
+
+def header_of(request: Request, name: str) -> str | None:
+    """Return the text of a header that becomes data, or None without it. Raise InvalidHeader if it cannot be read."""
+    wanted = name.lower().encode()
+    raw = next((value for found, value in request.scope["headers"] if found == wanted), None)
+    return None if raw is None else header_text(name, raw)

@@ -5,7 +5,7 @@ import re
 import uuid_utils
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.errors import InvalidHeader
 from enginehouse.gateway.http.problems import problem
 
 MAX_HEADERS = 100
@@ -40,7 +40,7 @@ class HeadersWithinBounds:
         wrong = wrong_headers(scope["headers"]) if scope["type"] == "http" else None
         if wrong:
             status, detail = wrong
-            await problem(RequestError(detail), status)(scope, receive, send)
+            await problem(InvalidHeader(detail), status)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

@@ -13,8 +13,8 @@ from starlette.routing import Match
 
 from enginehouse.contracts import errors
 from enginehouse.contracts.base import explain, explain_problems
-from enginehouse.contracts.errors import EnginehouseError, RequestError
-from enginehouse.gateway.intake.submission import parse_json
+from enginehouse.contracts.errors import EnginehouseError, MethodNotAllowed, NotFound, RequestError
+from enginehouse.contracts.json_text import read_json
 
 log = structlog.get_logger()
 
@@ -23,7 +23,11 @@ PROBLEM_TYPE = "application/problem+json"
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 STATUSES: dict[type[EnginehouseError], int] = {
+    errors.InvalidHeader: 400,
+    errors.MethodNotAllowed: 405,
+    errors.UnsupportedMediaType: 415,
     errors.InvalidName: 422,
+    errors.NotJson: 422,
     errors.InvalidInput: 422,
     errors.InputTooLarge: 413,
     errors.Unauthenticated: 401,
@@ -63,7 +67,7 @@ def problem_body(error: EnginehouseError, status: int | None = None) -> Problem:
     """Describe an error to a caller."""
     return Problem(
         type="about:blank",
-        title=(type(error).__doc__ or "").splitlines()[0].rstrip("."),
+        title=error.title,
         status=status or status_of(error),
         code=error.code,
         detail=str(error),
@@ -87,7 +91,7 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
 
 def read_body(model: type[M], body: bytes) -> M:
     """Read a request's body as `model`; raise RequestError, naming the fields that do not fit."""
-    return validated(model, parse_json(body, "The body is not JSON"))
+    return validated(model, read_json(body, "The body"))
 
 
 def validated(model: type[M], value: Any) -> M:
@@ -95,7 +99,7 @@ def validated(model: type[M], value: Any) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestError(explain(error)) from None
+        raise RequestError(explain(error, model)) from None
 
 
 def unexpected(request: Request) -> Response:
@@ -115,6 +119,13 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
     return [method for method in _METHODS if taken(method)]
 
 
+def _query_model(request: Request) -> type[BaseModel] | None:
+    """Return the model of the query parameters that the call takes."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    kinds = [field.field_info.annotation for field in dependant.query_params] if dependant else []
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
 def install(app: FastAPI) -> None:
     """Make the app answer every error as a problem."""
 
@@ -124,15 +135,17 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> Response:
-        return problem(RequestError(explain_problems(error.errors())))
+        return problem(RequestError(explain_problems(error.errors(), _query_model(request))))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        refused = RequestError(f"{request.method} {request.url.path}: {error.detail}")
-        headers = dict(error.headers or {})
+        call, headers = f"{request.method} {request.url.path}", dict(error.headers or {})
+        if error.status_code == 404:
+            return problem(NotFound(f"{call}: there is no such path; /docs shows every call"))
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(app, request))
-        return problem(refused, error.status_code, headers)
+            return problem(MethodNotAllowed(f"{call}: the path takes {headers['Allow']}"), headers=headers)
+        return problem(RequestError(f"{call}: {error.detail}"), error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:

@@ -2,22 +2,21 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import pydantic_core
 import structlog
 from cloudevents.core.base import BaseCloudEvent
-from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from pydantic import ValidationError
 
 from enginehouse.contracts.base import explain
-from enginehouse.contracts.cloud_event import CONTENT_TYPE, valid_traceparent
+from enginehouse.contracts.cloud_event import valid_traceparent
 from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.events import JOB_REFUSED, JOB_REQUESTED
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
 from enginehouse.contracts.names import DEFAULT_ENGINE
-from enginehouse.gateway.intake.submission import AcceptedJob, Submission, parse_json
+from enginehouse.gateway.intake.event_reader import read_structured
+from enginehouse.gateway.intake.submission import AcceptedJob, Submission
 from enginehouse.gateway.intake.submit import Submitter
 from enginehouse.gateway.ledger.accept import IdempotencyScope
 from enginehouse.gateway.notify.notifier import Notifier
@@ -29,58 +28,6 @@ log = structlog.get_logger()
 _DAPR_DEFAULT_TYPE = "com.dapr.event.sent"
 _BODY_TYPES = frozenset({JOB_REQUESTED, _DAPR_DEFAULT_TYPE})
 """Types of events whose data is the body of POST /v1/jobs. The data of all other events is the input itself."""
-_REQUIRED = ("specversion", "id", "source", "type")
-
-
-def read_cloud_event(headers: Mapping[str, str], body: bytes) -> BaseCloudEvent:
-    """Read one event, binary or structured; raise RequestError, naming the fault, if it is no CloudEvent."""
-    if any(name.lower().startswith("ce-") for name in headers):
-        _check_binary({name.lower(): value for name, value in headers.items()}, body)
-    else:
-        _check_envelope(body)
-    try:
-        return from_http_event(HTTPMessage(headers=dict(headers), body=body))
-    except Exception as error:
-        raise RequestError(f"Not a CloudEvent: {str(error)[:500]}") from None
-
-
-def _check_binary(headers: Mapping[str, str], body: bytes) -> None:
-    missing = [name for name in _REQUIRED if not headers.get(f"ce-{name}")]
-    if missing:
-        raise RequestError(f"Not a CloudEvent: {', '.join(f'ce-{name}' for name in missing)} must be given")
-    if headers["ce-specversion"] != "1.0":
-        raise RequestError("This CloudEvent cannot be taken: ce-specversion must be '1.0'")
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if body and (kind == "application/json" or kind.endswith("+json")):
-        parse_json(body, "Not a CloudEvent: its content type says JSON, but its data is not JSON")
-
-
-def _check_envelope(body: bytes) -> None:
-    """Refuse envelopes that the SDK would accept wrongly, or reject without a reason."""
-    envelope = parse_json(body, "Not a CloudEvent: the body is not JSON")
-    if not isinstance(envelope, dict):
-        raise RequestError("Not a CloudEvent: the body must be a JSON object")
-    missing = [name for name in _REQUIRED if not isinstance(envelope.get(name), str) or not envelope[name]]
-    if missing:
-        raise RequestError(f"Not a CloudEvent: {', '.join(missing)} must be given as non-empty text")
-    if envelope["specversion"] != "1.0":
-        raise RequestError("This CloudEvent cannot be taken: specversion must be '1.0'")
-    if "data" in envelope and "data_base64" in envelope:
-        raise RequestError("Not a CloudEvent: it has both data and data_base64")
-    try:
-        base64.b64decode(envelope.get("data_base64", ""), validate=True)
-    except (ValueError, TypeError):
-        raise RequestError("Not a CloudEvent: data_base64 must be base64 text") from None
-
-
-def read_batch(body: bytes, at_most: int) -> list[bytes]:
-    """Split a batch into structured events."""
-    events = parse_json(body, "The batch is not JSON")
-    if not isinstance(events, list):
-        raise RequestError("A batch is a JSON array of events")
-    if len(events) > at_most:
-        raise RequestError(f"The batch has {len(events)} events; {at_most} are allowed")
-    return [pydantic_core.to_json(event) for event in events]
 
 
 def _text(value: Any) -> str | None:
@@ -105,7 +52,7 @@ def submission_of(caller: Caller, event: BaseCloudEvent) -> Submission:
         else:
             request = JobRequest(input=data)
     except ValidationError as error:
-        raise RequestError(f"data: {explain(error)}") from None
+        raise RequestError(f"data: {explain(error, RoutedJobRequest)}") from None
     # Source and id are joined as JSON, because a source may contain any separator.
     identity = hashlib.sha256(pydantic_core.to_json([event.get_source(), event.get_id()])).hexdigest()
     return Submission(
@@ -127,9 +74,9 @@ class EventIntake:
         self._tenants = tenants
         self._notifier = notifier
 
-    async def accept(self, caller: Caller, headers: Mapping[str, str], body: bytes) -> AcceptedJob:
-        """Accept the job of one event that came over HTTP."""
-        return await self._submitter.submit(submission_of(caller, read_cloud_event(headers, body)))
+    async def accept(self, caller: Caller, event: BaseCloudEvent) -> AcceptedJob:
+        """Accept the job of one event."""
+        return await self._submitter.submit(submission_of(caller, event))
 
     async def deliver(self, body: bytes, tenant: str) -> bool:
         """Take a delivery of requests.<tenant>. Only the topic proves the tenant: `source` can be forged."""
@@ -144,7 +91,7 @@ class EventIntake:
             )
             return False
         try:
-            await self.accept(caller, {"content-type": CONTENT_TYPE}, raw)
+            await self.accept(caller, read_structured(raw))
         except EnginehouseError as error:
             return False if error.retryable else await self._refuse(caller, raw, error)
         return True

@@ -3,23 +3,16 @@
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any
-
-import pydantic_core
 
 from enginehouse.contracts.engine import EngineCard
-from enginehouse.contracts.errors import InvalidInput, RequestError
 from enginehouse.contracts.job import JobRequest
+from enginehouse.contracts.json_text import wire_json
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger.accept import IdempotencyKey, IdempotencyScope
 from enginehouse.gateway.ledger.rows import FinishedEvent, JobRow, StoredOptions
 from enginehouse.gateway.tenants.tenants import Caller
 
 _IDEMPOTENCY_SECONDS = 86_400
-_PARSER_DEPTH = 201
-"""Parsers refuse JSON that is nested this deep."""
-MAX_DEPTH = 128
-"""How deep an input may be nested: the events and records that carry it add levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +42,6 @@ class AcceptedJob:
     engine: str
     existing: bool
     """Whether an earlier submission with the same idempotency key made the job."""
-
-
-def parse_json(body: bytes, problem: str) -> Any:
-    """Parse JSON; raise RequestError, beginning with `problem`, if it is malformed or has an infinite number."""
-    try:
-        return pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"{problem}: {error}") from None
-
-
-def wire_json(name: str, value: Any) -> bytes:
-    """Write `value` as JSON that every part on its way can read.
-
-    Raise InvalidInput, naming `name`, if the value is nested too deep or has a number that JSON cannot hold: 1e400 is
-    well-formed as text, but becomes infinite when it is read.
-    """
-    text = pydantic_core.to_json(value)
-    if b"Infinity" in text or b"NaN" in text or text.count(b"[") + text.count(b"{") > MAX_DEPTH:
-        around = _PARSER_DEPTH - MAX_DEPTH
-        try:
-            pydantic_core.from_json(b"[" * around + text + b"]" * around, allow_inf_nan=False)
-        except ValueError:
-            raise InvalidInput(
-                f"{name} has a number that is too large for JSON, or is nested deeper than {MAX_DEPTH} levels"
-            ) from None
-    return text
 
 
 def options_of(submission: Submission, card: EngineCard) -> StoredOptions:

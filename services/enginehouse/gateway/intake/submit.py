@@ -6,10 +6,11 @@ from contextlib import contextmanager
 
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import InputTooLarge, QueueFull, RequestError
+from enginehouse.contracts.json_text import wire_json
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import DEFAULT_CARD, KnownEngine
 from enginehouse.gateway.handover.dispatch import Dispatcher
-from enginehouse.gateway.intake.submission import AcceptedJob, Submission, idempotency_of, row_of, wire_json
+from enginehouse.gateway.intake.submission import AcceptedJob, Submission, idempotency_of, row_of
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.accept import IdempotencyKey, NewJob
 from enginehouse.gateway.ledger.ledger import Ledger

@@ -1,5 +1,6 @@
 """Lists, reads, redrives and discards dead letters for their owners."""
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -28,6 +29,13 @@ def _cursor(row: DeadLetterRow) -> str:
     The time is written as bits, so that it is read back exactly.
     """
     return f"{struct.pack('>d', row.created_at).hex()}-{row.id}"
+
+
+def check_cursor(cursor: str) -> str:
+    """Return a cursor that `_cursor` may have made; raise ValueError if it cannot have."""
+    if not re.fullmatch(CURSOR_PATTERN, cursor):
+        raise ValueError("it must be the `next_cursor` of the page before, unchanged")
+    return cursor
 
 
 def _after(cursor: str) -> tuple[float, str]:

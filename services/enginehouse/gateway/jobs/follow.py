@@ -1,14 +1,13 @@
 """Follows a job: yields its engine's reports as they arrive, and its end."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
 
 from enginehouse.contracts.events import progress_place, progress_sequence
-from enginehouse.contracts.job import Status
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.rows import JobEventRow, JobRow
@@ -19,7 +18,7 @@ KEEP_ALIVE_SECONDS = 15.0
 _AT_ONCE = 200
 _LATE_SECONDS = 0.3
 """How long to wait for a missing event before the later events are sent without it."""
-_LAST = 2**53 - 1
+LAST = 2**53 - 1
 """Sequence of the last event of every job. A follower that names it has seen all."""
 
 
@@ -38,7 +37,7 @@ def _in_order(after: int, reported: Sequence[JobEventRow]) -> list[JobEventRow]:
     """Return the events up to the first gap: events that were published together may arrive in any order."""
     ready: list[JobEventRow] = []
     for item in reported:
-        if item.sequence != after + 1 and progress_place(item.sequence)[1] != 1:
+        if item.sequence != after + 1 and progress_place(item.sequence)[1] > 1:
             break
         ready.append(item)
         after = item.sequence
@@ -59,24 +58,31 @@ class _Follower:
         """Say whether the wait for the missing event is over."""
         return self.held_since is not None and time.monotonic() - self.held_since >= _LATE_SECONDS
 
-    def started(self, row: JobRow, sequence: int) -> list[FollowEvent]:
-        """Return the start event of the attempt that `sequence` belongs to, unless it was sent before."""
-        attempt, _ = progress_place(sequence)
-        start = progress_sequence(attempt, 0)
-        if start <= self.after:
-            return []
-        self.after = start
-        return [FollowEvent(start, "start", {"id": self.job_id, "attempt": attempt, "worker": row.worker})]
+    def _starts(self, row: JobRow, last: int) -> Iterator[FollowEvent]:
+        """Yield the starts that were not sent before of all attempts up to `last`. A row knows its last worker only."""
+        for attempt in range(progress_place(self.after)[0] + 1, last + 1):
+            yield self._start(attempt, row.worker if attempt == row.attempts else None)
+
+    def _start(self, attempt: int, worker: str | None) -> FollowEvent:
+        self.after = progress_sequence(attempt, 0)
+        return FollowEvent(self.after, "start", {"id": self.job_id, "attempt": attempt, "worker": worker})
 
     def take(self, row: JobRow, reported: Sequence[JobEventRow]) -> list[FollowEvent]:
-        """Return the events that can be sent now."""
+        """Return the events that can be sent now: each attempt's start before all that is reported of it."""
         sent: list[FollowEvent] = []
-        if row.status is Status.RUNNING:
-            sent += self.started(row, progress_sequence(row.attempts, 0))
-        for item in reported if self.is_late else _in_order(self.after, reported):
-            sent += self.started(row, item.sequence)
+        ready = reported if self.is_late else _in_order(self.after, reported)
+        for item in ready:
+            attempt, number = progress_place(item.sequence)
+            value = pydantic_core.from_json(item.value)
+            if number == 0:
+                sent += self._starts(row, attempt - 1)
+                sent.append(self._start(attempt, value["worker"]))
+                continue
+            sent += self._starts(row, attempt)
             self.after = item.sequence
-            sent.append(FollowEvent(item.sequence, item.kind, pydantic_core.from_json(item.value)))
+            sent.append(FollowEvent(item.sequence, item.kind, value))
+        if len(ready) == len(reported) < _AT_ONCE:
+            sent += self._starts(row, row.attempts)
         return sent
 
     def expects_more(self, row: JobRow, reported: Sequence[JobEventRow]) -> bool:
@@ -95,7 +101,7 @@ async def follow(jobs: Jobs, caller: Caller, job_id: str, after: int) -> AsyncIt
     """
     yield ()
     follower = _Follower(job_id, after)
-    while follower.after < _LAST:
+    while follower.after < LAST:
         with jobs.waiters.waiting_for(job_id) as woken:
             row = await jobs.owned(caller, job_id)
             reported = await jobs.ledger.read(read.job_events_after, job_id, follower.after, _AT_ONCE)
@@ -108,7 +114,7 @@ async def follow(jobs: Jobs, caller: Caller, job_id: str, after: int) -> AsyncIt
                 await wait_for(woken, _LATE_SECONDS)
                 continue
             if row.status.is_final:
-                yield [FollowEvent(_LAST, "completed", await jobs.read(caller, job_id))]
+                yield [FollowEvent(LAST, "completed", await jobs.read(caller, job_id))]
                 return
             began = time.monotonic()
             await wait_for(woken, KEEP_ALIVE_SECONDS)

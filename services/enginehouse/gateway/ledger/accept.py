@@ -191,4 +191,6 @@ def _seen_before(item: NewJob, known: dict[KeyName, tuple[str, str]]) -> Inserte
     request_hash, job_id = found
     if request_hash == item.idempotency.request_hash:
         return Inserted(job_id, handed_over=False, existing=True)
-    return EventReused() if item.idempotency.scope is IdempotencyScope.EVENT else IdempotencyKeyReused()
+    if item.idempotency.scope is IdempotencyScope.EVENT:
+        return EventReused("An event with this source and id came before and asked for something different")
+    return IdempotencyKeyReused("The Idempotency-Key was used before, with a different request")

@@ -13,9 +13,9 @@ from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
 from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.contracts.moments import moment_of, seconds_of
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
-from enginehouse.gateway.ledger.outbox import event_notice, finished_data, webhook_notice
-from enginehouse.gateway.ledger.rows import DeadLetterRow, JobRow, NoticeRow, to_column, to_columns
-from enginehouse.gateway.ledger.schema import dead_letters, engines, jobs, notices, upsert
+from enginehouse.gateway.ledger.outbox import completed_notice, event_notice, finished_data, start_notice
+from enginehouse.gateway.ledger.rows import DeadLetterRow, JobRow, NoticeRow, start_of, to_column, to_columns
+from enginehouse.gateway.ledger.schema import dead_letters, engines, job_events, jobs, notices, upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def _ended(row: JobRow, record: JobRecord, now: float) -> JobRow:
         status_reason=None,
         version=record.version or row.version,
         attempts=max(record.attempt, row.attempts),
-        worker=record.worker,
+        worker=record.worker or row.worker,
         handed_over_at=None,
         started_at=seconds_of(record.started_at) or row.started_at,
         finished_at=finished_at,
@@ -152,6 +152,7 @@ def _write(connection: Connection, changed: list[JobRow]) -> set[str]:
     """Write changed rows with their counts, dead letters and notices; return the ids of jobs with a notice."""
     connection.execute(_UPDATE, [_new_values(row) for row in changed])
     _count_ends(connection, changed)
+    _keep_starts(connection, changed)
     _keep_dead_letters(connection, changed)
     with_notices = _put_in_outbox(connection, changed)
     notify_others(connection, [row.id for row in changed if row.status.is_final])
@@ -164,21 +165,44 @@ def _new_values(row: JobRow) -> dict[str, Any]:
     return values
 
 
-def _notices_of(row: JobRow) -> Iterable[NoticeRow]:
-    """Make the notices of a job's start or end that its request asked for."""
-    ended = row.status.is_final
-    if not ended and row.status is not Status.RUNNING:
-        return
+def _keep_starts(connection: Connection, changed: list[JobRow]) -> None:
+    """Keep which worker began an attempt, for followers: the row of a job knows only the last one."""
+    starts = [start_of(row.id, row.attempts, row.worker) for row in changed if row.attempts and not row.status.is_final]
+    if starts:
+        statement = upsert(connection, job_events).on_conflict_do_nothing()
+        connection.execute(statement, [to_columns(start) for start in starts])
+
+
+def _wants_start(row: JobRow) -> bool:
+    """Whether a start is to be told of this job: it has begun, whether or not a record ever showed it as running."""
+    return row.attempts > 0 and bool(row.options.webhook) and "start" in row.options.webhook_events_filter
+
+
+def _told_starts(connection: Connection, job_ids: list[str]) -> set[str]:
+    """Return those of the jobs whose start is in the outbox, delivered or not."""
+    if not job_ids:
+        return set()
+    told = select(notices.c.job_id).where(notices.c.job_id.in_(job_ids), notices.c.event == JOB_STARTED)
+    return set(connection.execute(told).scalars())
+
+
+def _notices_of(row: JobRow, start_told: bool) -> Iterable[NoticeRow]:
+    """Make the notices of a job's start and end that its request asked for and that are not in the outbox yet."""
     options = row.options
-    if ended and options.finished_event:
+    if options.webhook and _wants_start(row) and not start_told:
+        yield start_notice(row, options.webhook)
+    if not row.status.is_final:
+        return
+    if options.finished_event:
         yield event_notice(row.tenant, JOB_COMPLETED, finished_data(row), row.id, options.finished_event.correlation_id)
-    if options.webhook and ("completed" if ended else "start") in options.webhook_events_filter:
-        yield webhook_notice(row, JOB_COMPLETED if ended else JOB_STARTED, options.webhook)
+    if options.webhook and "completed" in options.webhook_events_filter:
+        yield completed_notice(row, options.webhook)
 
 
 def _put_in_outbox(connection: Connection, changed: list[JobRow]) -> set[str]:
     """Add notices in the transaction in which the jobs begin or end; return the ids of these jobs."""
-    rows = [notice for row in changed for notice in _notices_of(row)]
+    told = _told_starts(connection, [row.id for row in changed if _wants_start(row)])
+    rows = [notice for row in changed for notice in _notices_of(row, row.id in told)]
     if rows:
         connection.execute(insert(notices), [to_columns(row) for row in rows])
     return {row.job_id for row in rows}

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
-from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, text, update
 
 from enginehouse.contracts.cloud_event import GATEWAY_SOURCE, cloud_event
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
+from enginehouse.contracts.job import Status
 from enginehouse.contracts.moments import moment_of
 from enginehouse.contracts.names import new_job_id
+from enginehouse.contracts.text import storable
 from enginehouse.gateway.ledger.rows import Channel, JobRow, NoticeRow, NoticeState, to_columns
 from enginehouse.gateway.ledger.schema import notices
 
@@ -60,15 +63,26 @@ def finished_data(row: JobRow) -> dict[str, Any]:
     }
 
 
-def webhook_notice(row: JobRow, kind: str, target: str) -> NoticeRow:
-    """Make a notice that becomes a webhook of a job. Its body is small: the receiver then reads the job."""
+def start_notice(row: JobRow, target: str) -> NoticeRow:
+    """Make the webhook of a job's start. The job may have ended since: its status is that of the start."""
+    data = {"id": row.id, "engine": row.engine, "status": Status.RUNNING, "error": None}
+    return owner_notice(row.tenant, JOB_STARTED, data, target, row.id, at=row.started_at)
+
+
+def completed_notice(row: JobRow, target: str) -> NoticeRow:
+    """Make the webhook of a job's end. Its body is small: the receiver then reads the job."""
     data = {"id": row.id, "engine": row.engine, "status": row.status, "error": row.error}
-    return owner_notice(row.tenant, kind, data, target, row.id)
+    return owner_notice(row.tenant, JOB_COMPLETED, data, target, row.id)
 
 
-def owner_notice(tenant: str, kind: str, data: dict[str, Any], target: str, job_id: str = "") -> NoticeRow:
-    """Make a notice that becomes a webhook to a tenant's address; `job_id` is empty if it is about an engine."""
-    body = {"type": kind, "timestamp": moment_of(time.time()), "data": data}
+def owner_notice(
+    tenant: str, kind: str, data: dict[str, Any], target: str, job_id: str = "", at: float | None = None
+) -> NoticeRow:
+    """Make a notice that becomes a webhook to a tenant's address; `job_id` is empty if it is about an engine.
+
+    `at` is the moment of what it is about, if that is not now.
+    """
+    body = {"type": kind, "timestamp": moment_of(at or time.time()), "data": data}
     return _notice(new_job_id(), job_id, tenant, kind, pydantic_core.to_json(body), target)
 
 
@@ -96,6 +110,16 @@ class NoticeOutcome:
     due_at: float = 0
 
 
+_start = notices.alias("start")
+# A webhook of an end waits for the first try of its job's start, and no longer: a receiver may refuse starts for ever.
+_START_UNTRIED = exists().where(
+    _start.c.job_id == notices.c.job_id,
+    _start.c.event == JOB_STARTED,
+    _start.c.state == text("'pending'"),
+    _start.c.last_error.is_(None),
+)
+
+
 def lease_notices(connection: Connection, items: list[Lease]) -> list[list[NoticeRow]]:
     """Take the due notices that each item asks for, the longest due first."""
     return [_lease(connection, item) for item in items]
@@ -109,6 +133,8 @@ def _lease(connection: Connection, item: Lease) -> list[NoticeRow]:
         notices.c.channel == item.channel.value,
         notices.c.tenant.not_in(item.without),
     ]
+    if item.channel is Channel.WEBHOOK:
+        due.append(or_(notices.c.event != JOB_COMPLETED, ~_START_UNTRIED))
     query = select(notices).where(*due)
     if item.of_one_tenant is not None:
         place = func.row_number().over(partition_by=notices.c.tenant, order_by=notices.c.due_at).label("place")
@@ -137,7 +163,7 @@ def record_outcomes(connection: Connection, items: list[NoticeOutcome]) -> list[
         if item.state is NoticeState.DELIVERED:
             not_kept = or_(notices.c.channel == Channel.EVENT.value, notices.c.job_id == "")
             connection.execute(delete(notices).where(notices.c.id == item.notice_id, not_kept))
-        values: dict[str, Any] = {"state": item.state.value, "last_error": item.error}
+        values: dict[str, Any] = {"state": item.state.value, "last_error": item.error and storable(item.error)}
         if item.state is NoticeState.PENDING:
             values["due_at"] = item.due_at
         connection.execute(update(notices).where(notices.c.id == item.notice_id).values(values))
@@ -147,4 +173,4 @@ def record_outcomes(connection: Connection, items: list[NoticeOutcome]) -> list[
 def webhooks_of(connection: Connection, job_id: str) -> list[NoticeRow]:
     """Return a job's webhooks, with the outcome of each."""
     query = select(notices).where(notices.c.job_id == job_id, notices.c.channel == Channel.WEBHOOK.value)
-    return [NoticeRow.from_row(row) for row in connection.execute(query.order_by(notices.c.created_at))]
+    return [NoticeRow.from_row(row) for row in connection.execute(query.order_by(notices.c.created_at, notices.c.id))]

@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import pydantic_core
 from pydantic import BaseModel
 from sqlalchemy import Row
 
 from enginehouse.contracts.base import WireModel
 from enginehouse.contracts.engine import EngineState
+from enginehouse.contracts.events import progress_sequence
 from enginehouse.contracts.job import JobError, RetryPolicy, Status, StatusReason
 
 UNFINISHED = [status.value for status in Status if not status.is_final]
@@ -254,6 +256,12 @@ class JobEventRow(NamedTuple):
     kind: str
     value: str
     """JSON."""
+
+
+def start_of(job_id: str, attempt: int, worker: str | None) -> JobEventRow:
+    """Make the report that a worker began an attempt."""
+    value = pydantic_core.to_json({"worker": worker}).decode()
+    return JobEventRow(job_id, progress_sequence(attempt, 0), "start", value)
 
 
 class Channel(StrEnum):

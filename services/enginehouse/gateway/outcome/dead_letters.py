@@ -9,6 +9,7 @@ import structlog
 from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malformed
 from enginehouse.contracts.events import DEAD_LETTERED, DeadLetter
 from enginehouse.contracts.names import EngineId
+from enginehouse.contracts.text import storable
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import DeadLetterRow
 from enginehouse.sidecar.delivery import Deliver, raw_payload
@@ -30,7 +31,7 @@ def letter_row(body: bytes) -> DeadLetterRow:
         reason=UNPARSABLE,
         attempts=0,
         error=None,
-        event=raw.decode("utf-8", "replace").replace("\x00", "\ufffd")[:_EVENT_MAX_CHARACTERS],
+        event=storable(raw.decode("utf-8", "replace"))[:_EVENT_MAX_CHARACTERS],
         created_at=time.time(),
         redriven_as=None,
     )
@@ -45,10 +46,10 @@ def letter_row(body: bytes) -> DeadLetterRow:
     return row._replace(
         tenant=engine.tenant,
         engine=str(engine),
-        reason=letter.reason[:40],
+        reason=storable(letter.reason)[:40],
         attempts=letter.attempts,
         error=letter.error,
-        event=letter.event[:_EVENT_MAX_CHARACTERS],
+        event=storable(letter.event)[:_EVENT_MAX_CHARACTERS],
     )
 
 

@@ -1,16 +1,18 @@
 """Takes runners' events from the topic `completions`: hints that records changed, progress, announcements of cards."""
 
+import asyncio
+
 import pydantic_core
 import structlog
 
 from enginehouse.background import Background
 from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import EnginehouseError, Malformed, Unavailable
-from enginehouse.contracts.events import ENGINE_ANNOUNCED, JOB_PROGRESS, Completion, ProgressReport
+from enginehouse.contracts.events import ENGINE_ANNOUNCED, JOB_PROGRESS, Completion, ProgressReport, progress_place
 from enginehouse.contracts.names import is_job_id
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.rows import JobEventRow
+from enginehouse.gateway.ledger.rows import JobEventRow, start_of
 from enginehouse.gateway.outcome.expected_jobs import ExpectedJobs
 from enginehouse.gateway.outcome.mirroring import Mirroring
 from enginehouse.gateway.outcome.waiters import Waiters
@@ -83,8 +85,12 @@ class Hints:
         engine_ids = await self._expected.engines_of([event.subject])
         if engine_ids.get(event.subject) == event.engineid:
             value = pydantic_core.to_json(event.data.value).decode()
-            row = JobEventRow(event.subject, event.data.sequence, event.data.kind, value)
-            await self._ledger.add_job_event(row)
+            rows = [JobEventRow(event.subject, event.data.sequence, event.data.kind, value)]
+            attempt, number = progress_place(event.data.sequence)
+            if number == 1 and event.worker:
+                # The record of the attempt may come later, or never show it as running.
+                rows.insert(0, start_of(event.subject, attempt, event.worker))
+            await asyncio.gather(*(self._ledger.add_job_event(row) for row in rows))
             self._waiters.wake(event.subject, None)
         return True
 

@@ -18,7 +18,7 @@ _NOT_REJECTIONS = frozenset({408, 429})
 _TRACEBACK = "Traceback (most recent call last)"
 # `1e400` is valid JSON and becomes infinity, which JSON does not have. Only digits like these can overflow a float.
 _MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 def malformed(reason: str) -> Failed:
@@ -155,8 +155,9 @@ def message_of(body: bytes) -> str:
     """Return the sentence in an error body: `detail`, `message` or `error` of JSON, or its text; never a stack trace."""
     text = body.decode("utf-8", "replace").strip()
     try:
-        said = _sentence(pydantic_core.from_json(body))
-    except ValueError:
+        # Python's own parser reads lone surrogates, which some languages put into messages that they cut.
+        said = _sentence(json.loads(body))
+    except (ValueError, RecursionError):
         said = "" if text.startswith("<") else text
     return bounded(without_trace(said), MESSAGE_MAX_CHARS)
 
@@ -185,5 +186,5 @@ def without_trace(text: str) -> str:
 
 def bounded(text: str, limit: int) -> str:
     """Return `text` with printable characters only, cut to `limit` characters."""
-    clean = _CONTROL.sub(" ", text).strip()
+    clean = _UNPRINTABLE.sub(" ", text).strip()
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

@@ -62,6 +62,10 @@ class Health:
     """False if a connection was made and no answer came in time: the engine is busy or hangs. A refusal is an answer."""
     in_hand: int | None = None
     """Number of calls that the engine says it works on (`in_hand` of a JSON answer). None if it does not say."""
+    abandoned: int = 0
+    """Number of threads that the engine says still work on calls that were given up (`abandoned`)."""
+    concurrency: int | None = None
+    """Number of calls that the engine says it works on at once (`concurrency`). None if it does not say."""
 
 
 class EngineClient(Protocol):
@@ -70,6 +74,10 @@ class EngineClient(Protocol):
     @property
     def address(self) -> str:
         """`host:port`, for logs and restarts."""
+
+    @property
+    def warning(self) -> str | None:
+        """What slows the engine's jobs, in its own words; None if it says nothing."""
 
     async def predict(self, prediction: Prediction) -> Reply:
         """Run one job. The call has no deadline of its own: the caller keeps the execution clock."""

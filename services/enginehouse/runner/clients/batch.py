@@ -81,6 +81,11 @@ class BatchingEngine:
         """`host:port`."""
         return self._client.address
 
+    @property
+    def warning(self) -> str | None:
+        """What slows the engine's jobs, in its own words."""
+        return self._client.warning
+
     async def predict(self, prediction: Prediction) -> Reply:
         """Run one job, in one call with others that come in time."""
         if prediction.clock is not None:

@@ -13,9 +13,11 @@ import aiohttp
 import pydantic_core
 
 from enginehouse.contracts.cloud_event import valid_traceparent
+from enginehouse.contracts.engine import ENGINE_WARNING_HEADER, ENGINE_WARNING_MAX_CHARS
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import PROGRESS_EVENT_MAX_BYTES
 from enginehouse.runner.clients.answers import (
+    bounded,
     malformed,
     read_answer,
     read_error,
@@ -50,6 +52,7 @@ class HttpEngine:
     def __init__(self, url: str, *, predict_max_bytes: int, output_max_bytes: int) -> None:
         self._url = url.rstrip("/")
         self._address = self._url.removeprefix("http://")
+        self._warning: str | None = None
         self._predict_max_bytes = predict_max_bytes
         self._output_max_bytes = output_max_bytes
         # An engine is not trusted: it gets no cookies back, no redirect is followed, no answer is unpacked (it may be a
@@ -67,6 +70,11 @@ class HttpEngine:
     def address(self) -> str:
         """`host:port`."""
         return self._address
+
+    @property
+    def warning(self) -> str | None:
+        """What slows the engine's jobs, in its own words, as of its last answer."""
+        return self._warning
 
     async def close(self) -> None:
         """Close the connections."""
@@ -111,6 +119,7 @@ class HttpEngine:
             async with self._session.post(
                 self._url + path, data=sendable(body), headers=headers, allow_redirects=False
             ) as response:
+                self._note_warning(response)
                 return await read(response)
         except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
             return Unreachable(f"the engine at {self._address} cannot be reached: {type(error).__name__}")
@@ -118,6 +127,10 @@ class HttpEngine:
             return Closed("the engine closed the connection before it had answered")
         except (aiohttp.ClientError, ValueError) as error:
             return malformed(f"it is not HTTP ({type(error).__name__})")
+
+    def _note_warning(self, response: aiohttp.ClientResponse) -> None:
+        said = response.headers.get(ENGINE_WARNING_HEADER)
+        self._warning = bounded(said, ENGINE_WARNING_MAX_CHARS) if said else None
 
     async def _read_reply(self, response: aiohttp.ClientResponse, limit: int, on_line: OnLine | None) -> Reply:
         try:
@@ -169,12 +182,19 @@ class HttpEngine:
         try:
             async with asyncio.timeout(_SIDE_CALL_SECONDS):
                 async with self._session.get(f"{self._url}/healthz", allow_redirects=False) as response:
+                    self._note_warning(response)
                     body = await _read(response, _ERROR_MAX_BYTES)
         except TimeoutError:
             return Health(ok=False, answered=False)
         except (aiohttp.ClientError, ValueError, _TooLarge):
             return Health(ok=False)
-        return Health(ok=response.status == 200, in_hand=_read_in_hand(body))
+        said = _read_counts(body)
+        return Health(
+            ok=response.status == 200,
+            in_hand=said.get("in_hand"),
+            abandoned=said.get("abandoned", 0),
+            concurrency=said.get("concurrency") or None,
+        )
 
     async def openapi(self) -> Mapping[str, Any] | None:
         """GET /openapi.json. Return None if it is too large or not a JSON object."""
@@ -253,10 +273,14 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-def _read_in_hand(body: bytes) -> int | None:
+def _read_counts(body: bytes) -> dict[str, int]:
+    """Return the counts in an answer to GET /healthz, by name."""
     try:
         said = pydantic_core.from_json(body)
     except ValueError:
-        return None
-    count = said.get("in_hand") if isinstance(said, dict) else None
-    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
+        return {}
+    return {name: count for name, count in said.items() if _is_count(count)} if isinstance(said, dict) else {}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

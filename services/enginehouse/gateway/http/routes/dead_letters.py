@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.job import Accepted, JobError
 from enginehouse.contracts.moments import moment_of
@@ -13,10 +13,10 @@ from enginehouse.gateway.http.dependencies import (
     NoQueryAllowed,
     WiredGateway,
     idempotency_key,
-    problems,
     traceparent_of,
 )
-from enginehouse.gateway.jobs.dead_letters import CURSOR_PATTERN
+from enginehouse.gateway.http.openapi import LOCATION, problems, submit_parameters
+from enginehouse.gateway.jobs.dead_letters import CURSOR_PATTERN, check_cursor
 from enginehouse.gateway.ledger.rows import DeadLetterRow
 
 router = APIRouter(prefix="/v1", tags=["dead letters"])
@@ -55,9 +55,11 @@ class DeadLetterQuery(BaseModel):
     unparsable: bool = Field(
         False, description="List deliveries that nobody could parse, which belong to no tenant: administrators only."
     )
-    cursor: (
-        Annotated[str, Field(pattern=f"^{CURSOR_PATTERN}$", description="`next_cursor` of the page before.")] | None
-    ) = None
+    cursor: Annotated[str, AfterValidator(check_cursor)] | None = Field(
+        None,
+        description="`next_cursor` of the page before.",
+        json_schema_extra={"pattern": f"^{CURSOR_PATTERN}$"},
+    )
     limit: Annotated[int, Field(ge=1, le=1_000)] = 50
 
 
@@ -95,8 +97,8 @@ async def read_dead_letter(gateway: WiredGateway, caller: AuthenticatedCaller, l
 @router.post(
     "/dead-letters/{letter_id}/redrive",
     status_code=202,
-    response_model=Accepted,
-    responses=problems(404, 409, 410, 413, 429),
+    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(404, 409, 410, 413, 429)},
+    openapi_extra=submit_parameters(),
     dependencies=[NoQueryAllowed],
 )
 async def redrive(

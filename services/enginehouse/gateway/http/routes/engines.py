@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.errors import EngineDoesNotExist
+from enginehouse.contracts.text import StorableText
 from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
 from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.http.dependencies import (
@@ -13,10 +14,9 @@ from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
     NoQueryAllowed,
     WiredGateway,
-    body_schema,
-    problems,
     read_model,
 )
+from enginehouse.gateway.http.openapi import body_schema, problems
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 
@@ -56,13 +56,13 @@ class QuarantineRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Annotated[str, Field(min_length=1, max_length=500)]
+    reason: Annotated[StorableText, Field(min_length=1, max_length=500)]
 
 
 @router.post(
     "/engines/{engine}/quarantine",
     response_model=EngineSummary,
-    responses=problems(403, 404),
+    responses=problems(403, 404, 415),
     openapi_extra=body_schema(QuarantineRequest),
     dependencies=[NoQueryAllowed],
 )

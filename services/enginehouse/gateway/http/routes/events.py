@@ -1,13 +1,15 @@
 """/v1/events: takes CloudEvents of upstream systems over HTTP."""
 
 import asyncio
+import re
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from enginehouse.contracts.cloud_event import BATCH_CONTENT_TYPE, CONTENT_TYPE
-from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.errors import EnginehouseError, InvalidHeader, UnsupportedMediaType
 from enginehouse.contracts.job import Accepted
+from enginehouse.contracts.tenant import Limits
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer
 from enginehouse.gateway.http.dependencies import (
@@ -15,14 +17,24 @@ from enginehouse.gateway.http.dependencies import (
     NoQueryAllowed,
     WiredGateway,
     body_of,
-    problems,
+    caller_of,
+    header_of,
 )
+from enginehouse.gateway.http.openapi import LOCATION, parameters, problems
 from enginehouse.gateway.http.problems import problem_body
 from enginehouse.gateway.http.routes.jobs import BATCH_MAX, BatchAnswer
-from enginehouse.gateway.intake.cloud_events import read_batch
+from enginehouse.gateway.intake.event_reader import (
+    Header,
+    binary_event,
+    is_binary,
+    read_batch,
+    read_structured,
+    structured_event,
+)
 from enginehouse.gateway.tenants.tenants import Caller
 
 router = APIRouter(prefix="/v1", tags=["events"])
+_ORIGIN = re.compile(r"[A-Za-z0-9._:*-]{1,255}")
 
 _EVENT_SCHEMA = {
     "type": "object",
@@ -59,30 +71,57 @@ _BODIES = {
 @router.post(
     "/events",
     status_code=202,
-    responses={202: {"model": Accepted | BatchAnswer}, **problems(404, 409, 413, 429)},
+    responses={202: {"model": Accepted | BatchAnswer, "headers": LOCATION}, **problems(404, 409, 413, 415, 429)},
     openapi_extra=_BODIES,
     dependencies=[NoQueryAllowed],
 )
 async def accept_events(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """Turn an event (binary or structured), or each event of a batch, into a job. A repeated event makes no new job."""
-    body = await body_of(request, gateway.settings.body_max_bytes)
+    headers: list[Header] = request.scope["headers"]
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    binary = any(name.startswith("ce-") for name in request.headers)
-    if kind == BATCH_CONTENT_TYPE:
-        return await _batch(gateway, caller, body)
-    if not binary and kind != CONTENT_TYPE:
-        raise RequestError(
+    if kind not in (CONTENT_TYPE, BATCH_CONTENT_TYPE) and not is_binary(headers):
+        raise UnsupportedMediaType(
             f"Content-Type must be {CONTENT_TYPE} or {BATCH_CONTENT_TYPE}, or the attributes must be ce-* headers"
         )
-    return accepted_answer(await gateway.events.accept(caller, dict(request.headers), body))
+    body = await body_of(request, gateway.settings.body_max_bytes)
+    if kind == BATCH_CONTENT_TYPE:
+        return await _batch(gateway, caller, body)
+    event = binary_event(headers, body) if is_binary(headers) else read_structured(body)
+    return accepted_answer(await gateway.events.accept(caller, event))
 
 
 async def _batch(gateway: Gateway, caller: Caller, body: bytes) -> Response:
-    async def one(event: bytes) -> dict[str, Any]:
+    async def one(envelope: Any) -> dict[str, Any]:
         try:
-            return accepted_view(await gateway.events.accept(caller, {"content-type": CONTENT_TYPE}, event))
+            return accepted_view(await gateway.events.accept(caller, structured_event(envelope)))
         except EnginehouseError as error:
             return {"problem": problem_body(error)}
 
-    answers = await asyncio.gather(*(one(event) for event in read_batch(body, BATCH_MAX)))
+    answers = await asyncio.gather(*(one(envelope) for envelope in read_batch(body, BATCH_MAX)))
     return json_answer({"jobs": answers}, 202)
+
+
+@router.options(
+    "/events",
+    status_code=204,
+    response_class=Response,
+    responses=problems(),
+    openapi_extra=parameters("WebHook-Request-Origin", "WebHook-Request-Rate"),
+    dependencies=[NoQueryAllowed],
+)
+async def allow_sender(request: Request, gateway: WiredGateway) -> Response:
+    """Allow a sender to deliver events here: the handshake of CloudEvents' web hooks. Needs no key; each event does."""
+    origin = header_of(request, "WebHook-Request-Origin") or ""
+    if not _ORIGIN.fullmatch(origin):
+        raise InvalidHeader(
+            "WebHook-Request-Origin must be given: the DNS name of the sender that asks to deliver events"
+        )
+    limits = Limits()
+    if "authorization" in request.headers:
+        limits = (await caller_of(request)).tenant.limits
+    headers = {
+        "Allow": "OPTIONS, POST",
+        "WebHook-Allowed-Origin": origin,
+        "WebHook-Allowed-Rate": str(max(1, int(limits.submits_per_second * 60))),
+    }
+    return Response(status_code=204, headers=headers)

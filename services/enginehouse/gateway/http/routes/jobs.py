@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
-from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN
+from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN, is_job_id
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer
 from enginehouse.gateway.http.dependencies import (
@@ -19,17 +19,16 @@ from enginehouse.gateway.http.dependencies import (
     JobId,
     NoQueryAllowed,
     WiredGateway,
-    body_schema,
     idempotency_key,
-    problems,
     read_model,
     traceparent_of,
     wait_seconds,
 )
+from enginehouse.gateway.http.openapi import LOCATION, body_schema, parameters, problems, submit_parameters
 from enginehouse.gateway.http.problems import Problem, problem_body, validated
 from enginehouse.gateway.http.sse import encode_events
 from enginehouse.gateway.intake.submission import Submission
-from enginehouse.gateway.jobs.follow import follow
+from enginehouse.gateway.jobs.follow import LAST, follow
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
 from enginehouse.gateway.tenants.tenants import Caller
@@ -56,9 +55,9 @@ EnginePath = Annotated[
     str, Path(description="'name' (your own engine, or else the shared one) or '<tenant>--<name>'.", max_length=64)
 ]
 _SUBMIT_RESPONSES = {
-    202: {"model": Accepted, "description": "Accepted: the job will reach a final state."},
-    200: {"model": Job, "description": "With Prefer: wait, a job that ended in time."},
-    **problems(404, 409, 413, 429),
+    202: {"model": Accepted, "description": "Accepted: the job will reach a final state.", "headers": LOCATION},
+    200: {"model": Job, "description": "With Prefer: wait, a job that ended in time.", "headers": LOCATION},
+    **problems(404, 409, 413, 415, 429),
 }
 
 
@@ -87,7 +86,7 @@ async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Respo
     "/engines/{engine}/jobs",
     status_code=202,
     responses=_SUBMIT_RESPONSES,
-    openapi_extra=body_schema(JobRequest),
+    openapi_extra=body_schema(JobRequest) | submit_parameters("Prefer"),
     dependencies=[NoQueryAllowed],
 )
 async def submit_to_engine(
@@ -101,7 +100,7 @@ async def submit_to_engine(
     "/jobs",
     status_code=202,
     responses=_SUBMIT_RESPONSES,
-    openapi_extra=body_schema(RoutedJobRequest),
+    openapi_extra=body_schema(RoutedJobRequest) | submit_parameters("Prefer"),
     dependencies=[NoQueryAllowed],
 )
 async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
@@ -110,6 +109,8 @@ async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedC
 
 
 BATCH_MAX = 1_000
+_STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+"""Headers that keep proxies from holding a stream's events back or keeping them."""
 
 
 class BatchRequest(BaseModel):
@@ -136,8 +137,8 @@ class BatchAnswer(BaseModel):
     "/jobs/batch",
     status_code=202,
     response_model=BatchAnswer,
-    responses=problems(413),
-    openapi_extra=body_schema(BatchRequest),
+    responses=problems(413, 415),
+    openapi_extra=body_schema(BatchRequest) | submit_parameters(),
     dependencies=[NoQueryAllowed],
 )
 async def submit_batch(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
@@ -167,7 +168,7 @@ class WaitQuery(BaseModel):
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for the job to end.")] = 0
 
 
-@router.get("/jobs/{job_id:job}", response_model=Job, responses=problems(404, 410))
+@router.get("/jobs/{job_id:job}", response_model=Job, responses=problems(404, 410), openapi_extra=parameters("Prefer"))
 async def read_job(
     request: Request,
     gateway: WiredGateway,
@@ -179,6 +180,12 @@ async def read_job(
     return json_answer(await gateway.jobs.read(caller, job_id, query.wait or wait_seconds(request)))
 
 
+def _check_cursor(cursor: str) -> str:
+    if not is_job_id(cursor):
+        raise ValueError("it must be the `next_cursor` of the page before, unchanged")
+    return cursor
+
+
 class ListQuery(BaseModel):
     """Query of GET /v1/jobs."""
 
@@ -186,9 +193,11 @@ class ListQuery(BaseModel):
 
     engine: Annotated[str, Field(max_length=64)] | None = None
     status: Status | None = None
-    cursor: (
-        Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$", description="`next_cursor` of the page before.")] | None
-    ) = None
+    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
+        None,
+        description="`next_cursor` of the page before.",
+        json_schema_extra={"pattern": f"^{JOB_ID_PATTERN}$"},
+    )
     limit: Annotated[int, Field(ge=1, le=1_000)] = 50
 
 
@@ -211,16 +220,23 @@ async def list_jobs(
 @router.get(
     "/jobs/{job_id:job}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **problems(404, 410)},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "The follower has seen the last event: it need not come again."},
+        **problems(404, 410),
+    },
+    openapi_extra=parameters("Last-Event-ID"),
     dependencies=[NoQueryAllowed],
 )
 async def follow_job(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:
     """Follow a job by server-sent events: start, the engine's reports, completed. Last-Event-ID resumes."""
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) <= 16 else 0
-    await gateway.jobs.read(caller, job_id)  # Answers 404 and 410 before the stream begins.
-    events = encode_events(follow(gateway.jobs, caller, job_id, after))
-    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    job = await gateway.jobs.read(caller, job_id)  # Answers 404 and 410 before the stream begins.
+    if after >= LAST and job["status"].is_final:
+        return Response(status_code=204, headers=_STREAM_HEADERS)  # A browser's EventSource comes again otherwise.
+    events = encode_events(follow(gateway.jobs, caller, job_id, after if after < LAST else 0))
+    return StreamingResponse(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
 @router.post(
@@ -238,8 +254,8 @@ async def cancel_job(gateway: WiredGateway, caller: AuthenticatedCaller, job_id:
 @router.post(
     "/jobs/{job_id:job}/retry",
     status_code=202,
-    response_model=Accepted,
-    responses=problems(404, 409, 410, 413, 429),
+    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(404, 409, 410, 413, 429)},
+    openapi_extra=submit_parameters(),
     dependencies=[NoQueryAllowed],
 )
 async def retry_job(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, job_id: JobId) -> Response:

@@ -15,10 +15,10 @@ from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
     NoQueryAllowed,
     WiredGateway,
-    body_schema,
-    problems,
     read_model,
+    refuse_encoded,
 )
+from enginehouse.gateway.http.openapi import body_schema, problems
 from enginehouse.gateway.objects import Objects, upload_key
 
 router = APIRouter(prefix="/v1", tags=["objects"])
@@ -65,7 +65,7 @@ def _objects(gateway: Gateway) -> Objects:
     "/uploads",
     status_code=201,
     response_model=Upload,
-    responses=problems(413),
+    responses=problems(413, 415),
     openapi_extra=body_schema(UploadRequest),
     dependencies=[NoQueryAllowed],
 )
@@ -82,13 +82,14 @@ async def create_upload(request: Request, gateway: WiredGateway, caller: Authent
     return json_answer(upload, 201)
 
 
-@router.put("/objects/{key:path}", status_code=201, responses=problems(403, 413), include_in_schema=False)
+@router.put("/objects/{key:path}", status_code=201, responses=problems(403, 413, 415), include_in_schema=False)
 async def put_object(
     request: Request, gateway: WiredGateway, key: str, query: Annotated[SignedQuery, Query()]
 ) -> Response:
     """Write the object that the signature names."""
     objects = _objects(gateway)
     objects.check("PUT", key, query.expires, query.signature)
+    refuse_encoded(request)
     await objects.put(key, request.stream())
     return Response(status_code=201)
 

@@ -1,0 +1,59 @@
+"""Reads text from outside that is not JSON: headers, and fields that reach a column or a file name."""
+
+import re
+from typing import Annotated
+from urllib.parse import unquote_to_bytes
+
+from pydantic import AfterValidator
+
+from enginehouse.contracts.errors import InvalidHeader
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def control_character(text: str) -> str | None:
+    """Name the first control character in `text`, as U+000A; None if there is none."""
+    found = _CONTROL.search(text)
+    return found and f"U+{ord(found[0]):04X}"
+
+
+def header_text(name: str, raw: bytes) -> str:
+    """Return the value of a header that becomes data. Different bytes are different texts.
+
+    Raise InvalidHeader, naming the header, if the value is not UTF-8 or has a control character.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidHeader(f"{name}: its byte {error.start + 1}, 0x{raw[error.start]:02X}, is not UTF-8") from None
+    if control := control_character(text):
+        raise InvalidHeader(f"{name}: it has the control character {control}")
+    return text
+
+
+def percent_decoded(name: str, raw: bytes) -> str:
+    """Return the value of a header that is percent-encoded, as CloudEvents' attributes are; it may be in quotes."""
+    text = header_text(name, raw).strip(" ")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = _ESCAPED.sub(r"\1", text[1:-1])
+    if _LONE_PERCENT.search(text):
+        raise InvalidHeader(f"{name}: '%' must be followed by two hexadecimal digits; write the character '%' as %25")
+    return header_text(name, unquote_to_bytes(text))
+
+
+def _without_null(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("it has the character U+0000, which cannot be stored")
+    return text
+
+
+StorableText = Annotated[str, AfterValidator(_without_null)]
+"""Text of a caller that reaches a column: PostgreSQL cannot hold U+0000. Inside JSON, which escapes it, it is fine."""
+
+
+def storable(text: str) -> str:
+    """Return text of an engine or another system with a replacement for each character that cannot be stored."""
+    return _UNSTORABLE.sub("\ufffd", text)

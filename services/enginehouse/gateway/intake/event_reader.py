@@ -1,0 +1,115 @@
+"""Reads CloudEvents: structured, binary and in batches. Names the fault where the SDK would guess or give no reason."""
+
+import base64
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.exceptions import BaseCloudEventException
+from cloudevents.core.v1.event import CloudEvent
+
+from enginehouse.contracts.errors import InvalidHeader, RequestError
+from enginehouse.contracts.json_text import read_json
+from enginehouse.contracts.text import control_character, header_text, percent_decoded
+
+Header = tuple[bytes, bytes]
+"""Name in lower case and value, as they were sent."""
+_PREFIX = b"ce-"
+_REQUIRED = ("specversion", "id", "source", "type")
+
+
+def is_binary(headers: Iterable[Header]) -> bool:
+    """Say whether a request carries an event whose attributes are headers."""
+    return any(name.startswith(_PREFIX) for name, _ in headers)
+
+
+def binary_event(headers: Iterable[Header], body: bytes) -> BaseCloudEvent:
+    """Read an event whose attributes are ce-* headers and whose data is the body; raise RequestError if it is none."""
+    attributes: dict[str, Any] = {}
+    content_type = None
+    for raw_name, value in headers:
+        name = raw_name.decode("latin-1")
+        if raw_name == b"content-type":
+            content_type = header_text("Content-Type", value)
+        elif raw_name.startswith(_PREFIX):
+            attribute = name.removeprefix("ce-")
+            if attribute in attributes:
+                raise InvalidHeader(f"The header {name} may be given only once")
+            attributes[attribute] = percent_decoded(name, value)
+    if content_type is not None:
+        attributes["datacontenttype"] = content_type
+    return _event(attributes, _binary_data(content_type, body), "ce-")
+
+
+def _binary_data(content_type: str | None, body: bytes) -> Any:
+    """Return the value in a body: JSON, text, or else bytes. A body without Content-Type may be each of them."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if not body:
+        return None
+    if kind == "application/json" or kind.endswith("+json"):
+        return read_json(body, "The event's data", "data")
+    if not kind:
+        try:
+            return read_json(body, "The event's data", "data")
+        except RequestError:
+            pass
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body
+
+
+def read_structured(body: bytes) -> BaseCloudEvent:
+    """Read one structured event; raise RequestError, naming the fault, if it is none."""
+    return structured_event(read_json(body, "The CloudEvent"))
+
+
+def read_batch(body: bytes, at_most: int) -> list[Any]:
+    """Read a batch as its events, which `structured_event` reads."""
+    events = read_json(body, "The batch")
+    if not isinstance(events, list):
+        raise RequestError("A batch is a JSON array of events")
+    if len(events) > at_most:
+        raise RequestError(f"The batch has {len(events)} events; {at_most} are allowed")
+    return events
+
+
+def structured_event(envelope: Any) -> BaseCloudEvent:
+    """Read an event from its parsed envelope; raise RequestError, naming the fault, if it is none."""
+    if not isinstance(envelope, dict):
+        raise RequestError("Not a CloudEvent: it must be a JSON object")
+    if "data" in envelope and "data_base64" in envelope:
+        raise RequestError("Not a CloudEvent: it has both data and data_base64")
+    attributes = {name: value for name, value in envelope.items() if name not in ("data", "data_base64")}
+    data = envelope.get("data")
+    if "data_base64" in envelope:
+        try:
+            data = base64.b64decode(envelope["data_base64"], validate=True)
+        except (ValueError, TypeError):
+            raise RequestError("Not a CloudEvent: data_base64 must be base64 text") from None
+    return _event(attributes, data, "")
+
+
+def _event(attributes: dict[str, Any], data: Any, prefix: str) -> BaseCloudEvent:
+    """Check attributes, whose names have `prefix` for the sender, and make the event."""
+    missing = [name for name in _REQUIRED if not isinstance(attributes.get(name), str) or not attributes[name]]
+    if missing:
+        names = ", ".join(prefix + name for name in missing)
+        raise RequestError(f"Not a CloudEvent: {names} must be given as non-empty text")
+    if attributes["specversion"] != "1.0":
+        raise RequestError(f"This CloudEvent cannot be taken: {prefix}specversion must be '1.0'")
+    for name, value in attributes.items():
+        if isinstance(value, str) and (control := control_character(value)):
+            raise RequestError(f"Not a CloudEvent: {prefix}{name} has the control character {control}")
+    if isinstance(attributes.get("time"), str):
+        try:
+            attributes["time"] = datetime.fromisoformat(attributes["time"])
+        except ValueError:
+            raise RequestError(
+                f"Not a CloudEvent: {prefix}time must be a moment such as 2018-04-05T17:31:00Z"
+            ) from None
+    try:
+        return CloudEvent(attributes, data)
+    except BaseCloudEventException as error:
+        raise RequestError(f"Not a CloudEvent: {str(error)[:500]}") from None

@@ -1,0 +1,62 @@
+"""Python drops docstrings and asserts where PYTHONOPTIMIZE is 2. Nothing that the product does depends on them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_REFUSALS = """
+import asyncio, json, sys
+from pathlib import Path
+import httpx2
+from tests.support.gateway import gateway_world
+
+async def main(folder):
+    async with gateway_world(folder) as world:
+        client = world.client()
+        answers = [
+            await client.get("/v1/jobs", headers={"Authorization": "Bearer nobody's"}),
+            await client.post("/v1/jobs", json={"engine": "none-such", "input": 1}),
+            await client.post("/v1/jobs", json={"inptu": 1}),
+            await client.get("/nope"),
+            await client.post("/v1/jobs", json={"engine": "echo", "input": 1}),
+        ]
+        sys.stdout.write(json.dumps([[answer.status_code, answer.json()] for answer in answers]))
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _python(*arguments: str) -> str:
+    environment = {**os.environ, "PYTHONOPTIMIZE": "2", "PYTHONPATH": str(_ROOT)}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr[-2_000:]
+    return done.stdout
+
+
+def test_a_refusal_is_the_same_refusal(tmp_path: Path) -> None:
+    answers = json.loads(_python("-c", _REFUSALS, str(tmp_path)).splitlines()[-1])
+    assert [status for status, _ in answers] == [401, 404, 422, 404, 202]
+    assert [body["title"] for _, body in answers[:4]] == [
+        "Unauthenticated",
+        "Engine does not exist",
+        "Invalid request",
+        "Not found",
+    ]
+
+
+def test_an_error_without_a_detail_says_its_kind() -> None:
+    assert _python("-c", "from enginehouse.contracts.errors import QueueFull as E; print(E())").strip() == "Queue full."
+
+
+def test_an_engine_without_a_docstring_is_described_as_nothing() -> None:
+    script = "from enginehouse.engine import Engine\nclass E(Engine):\n    'Scales.'\nprint(E().info())"
+    assert _python("-c", script).strip() == "{'engine': 'E', 'description': ''}"
+
+
+def test_the_command_shows_its_help() -> None:
+    assert "--input" in _python("-m", "enginehouse.cli.main", "submit", "--help")
