@@ -72,7 +72,10 @@ def _problem(line: str) -> str:
     command = typer.main.get_command(app)
     path: list[str] = []
     for word in shlex.split(line)[1:]:
-        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        # A group without a command lists, so it has the options of its `list`.
+        listing = getattr(command, "commands", {}).get("list")
+        parameters = [*command.params, *(listing.params if listing else [])]
+        options = {option for parameter in parameters for option in parameter.opts} | {"--help"}
         of = f" of {path[-1]!r}" if path else ""
         if word.startswith("--") and word.partition("=")[0] not in options:
             return f"no option {word!r}{of}"

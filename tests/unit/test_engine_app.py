@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -102,9 +103,9 @@ async def test_what_is_raised_becomes_a_status_and_never_a_trace(
         answer = await client.post("/predict", json={"data": data, "id": "j7"})
     assert answer.status_code == status
     assert answer.json() == {"error": {"message": message, "retryable": retryable}}
-    traces = [record for record in caplog.records if record.exc_info]
+    traces = [record.getMessage() for record in caplog.records if "Traceback" in record.getMessage()]
     assert len(traces) == (1 if status == 500 else 0)
-    assert all("j7" in record.getMessage() for record in traces)
+    assert all("j7" in trace and "codec.py" not in trace and "in predict" in trace for trace in traces)
 
 
 async def test_messages_are_cut() -> None:
@@ -253,6 +254,22 @@ async def test_a_failing_load_is_logged_and_told(caplog: pytest.LogCaptureFixtur
     await host.load()
     assert (told, host.ready) == ([True], False)
     assert "OSError: the model file is damaged" in caplog.text
+
+
+async def test_the_trace_of_a_failed_load_shows_only_the_authors_code(caplog: pytest.LogCaptureFixture) -> None:
+    class Damaged(Anything):
+        def load(self) -> None:
+            try:
+                json.loads("{")
+            except ValueError as error:
+                raise RuntimeError("weights.json is damaged") from error
+
+    host = EngineHost(Damaged)
+    await host.load()
+    frames = re.findall(r'File "(.*)", line', caplog.text)
+    assert set(frames) == {__file__}
+    assert caplog.text.rstrip().endswith("RuntimeError: weights.json is damaged")
+    assert "JSONDecodeError" in caplog.text
 
 
 async def test_load_may_be_async() -> None:

@@ -1,20 +1,44 @@
 """Register the subcommands of `enginehouse`."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from enginehouse.cli import demo, deploy, stack
+from enginehouse.cli.commands import Commands
+from enginehouse.cli.console import say
 from enginehouse.cli.dead_letters import dead_letters
 from enginehouse.cli.engines import engines
+from enginehouse.cli.failures import EXIT_STATUSES
 from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
 from enginehouse.cli.tenant import tenant
 
+# Plain help is wrapped between words at any width; tables with frames are not.
 app = typer.Typer(
     name="enginehouse",
-    help="Many clients' inference engines behind one API.",
-    no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
+    epilog=EXIT_STATUSES,
+    rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"enginehouse {version('enginehouse')}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    wanted: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Many clients' inference engines behind one API."""
+
+
 app.command()(stack.setup)
 app.command()(stack.up)
 app.command()(stack.down)

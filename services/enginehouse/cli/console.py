@@ -1,27 +1,112 @@
-"""Print the steps, errors and logs of commands. Steps change in place at a terminal, and are plain lines elsewhere."""
+"""Print text, steps and logs of commands so that every terminal can show them: what it cannot encode has a plain form."""
 
 import asyncio
+import codecs
+import io
+import json
+import re
+import sys
 import time
 import zlib
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from pydantic import BaseModel
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
-
-from enginehouse.contracts.errors import EnginehouseError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _PLAIN_EVERY_SECONDS = 10.0
+_SPINNER_WIDTH, _BAR_WIDTH, _SHARE_WIDTH = 2, 30, 6
 _COLOURS = ("cyan", "magenta", "blue", "yellow", "green", "bright_cyan", "bright_magenta", "bright_blue")
 
+_PLAIN_FORMS = {"·": "-", "…": "...", "✓": "+", "✗": "x", "µ": "u"}
+"""What stands for a character of our texts where it cannot be shown. Any other character becomes a question mark."""
 
-def print_error(error: EnginehouseError) -> None:
-    """Print an error: its sentence and what to do about it."""
-    err.print(Text(str(error), style="red"), soft_wrap=True)
+
+def _plain_forms(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN_FORMS.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("enginehouse-plain-forms", _plain_forms)
+
+
+def prepare_streams() -> None:
+    """Make standard output and standard error print a plain form of what they cannot encode, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="enginehouse-plain-forms")
+
+
+def can_show(letter: str, console: Console = out) -> bool:
+    """Whether the terminal's encoding has a character."""
+    try:
+        letter.encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def ellipsis(console: Console = out) -> str:
+    """Return what stands for letters that are left out, as the terminal can show it."""
+    return "…" if can_show("…", console) else ".."
+
+
+def clean(text: str) -> str:
+    """Return text of an engine or a server without characters that could control a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def clean_lines(text: str) -> str:
+    """Return text of several lines as `clean` does, and keep the lines."""
+    return "\n".join(clean(line) for line in text.splitlines())
+
+
+def wrap(text: Text, width: int) -> list[Text]:
+    """Break text into lines between words. A word that is wider than `width` stays whole on a line of its own."""
+    lines: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        breaks, begin = [], 0
+        for word in re.finditer(r"\S+", line.plain):
+            if cell_len(line.plain[begin : word.end()]) > width and line.plain[begin : word.start()].strip():
+                begin = word.start()
+                breaks.append(begin)
+        lines += line.divide(breaks)
+    for line in lines:
+        line.rstrip()
+    return lines
+
+
+def say(text: str | Text, style: str = "", console: Console = out) -> None:
+    """Print prose. At a terminal lines end between words; elsewhere each line stays one line."""
+    whole = Text(text, style) if isinstance(text, str) else text
+    for line in wrap(whole, console.width) if console.is_terminal else [whole]:
+        console.print(line, soft_wrap=True)
+
+
+def note(text: str, style: str = "dim") -> None:
+    """Print to standard error what is said beside the result."""
+    say(text, style, err)
+
+
+def print_exactly(text: str) -> None:
+    """Print a line to standard output exactly as it is, without colours or wrapping."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    print_exactly(json.dumps(value, indent=2))
 
 
 class _Bar(BarColumn):
@@ -48,9 +133,9 @@ class TerminalSteps:
         self._console = console
         self._live = (
             Progress(
-                SpinnerColumn(),
+                SpinnerColumn("dots" if can_show("⠋", console) else "line"),
                 TextColumn("{task.description}", markup=False),
-                _Bar(bar_width=30),
+                _Bar(bar_width=_BAR_WIDTH),
                 _Share(),
                 console=console,
             )
@@ -79,7 +164,9 @@ class TerminalSteps:
         if self._live:
             if key not in self._tasks:
                 self._tasks[key] = self._live.add_task("", total=None)
-            self._live.update(self._tasks[key], description=_short(text), completed=done, total=total or None)
+            self._live.update(
+                self._tasks[key], description=self._short(text, total), completed=done, total=total or None
+            )
         elif time.monotonic() - self._printed_at.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
             self._printed_at[key] = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
@@ -93,17 +180,19 @@ class TerminalSteps:
             self._live.refresh()
         self._printed_at.pop(key, None)
         mark = ("✓ ", "green") if ok else ("✗ ", "red")
-        self._console.print(Text.assemble(mark, text), soft_wrap=True)
+        say(Text.assemble(mark, text), console=self._console)
+
+    def _short(self, text: str, total: int) -> str:
+        # Cut to one line, because lines that change in place must not wrap.
+        room = self._console.width - _SPINNER_WIDTH - (_BAR_WIDTH + _SHARE_WIDTH if total else 0)
+        dots = ellipsis(self._console)
+        return text if cell_len(text) <= room else set_cell_size(text, max(room - len(dots), 0)) + dots
 
     def print(self, *parts: RenderableType) -> None:
         """Print to standard output, above the steps that still change."""
         # At a terminal, output goes through the console that redraws the steps.
         console = self._console if self._live and out.is_terminal else out
         console.print(*parts)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 90 else text[:89] + "…"
 
 
 async def follow_logs(folder: Path, every_seconds: float = 0.2) -> None:
@@ -133,6 +222,6 @@ def _print_lines(path: Path, start: int) -> int:
     style = _COLOURS[zlib.crc32(path.stem.encode()) % len(_COLOURS)]
     for line in text[:end].decode(errors="replace").splitlines():
         # Printed as plain text: the output of an engine must not control the terminal.
-        clean = "".join(letter if letter.isprintable() or letter == "\t" else "�" for letter in line)
-        out.print(Text.assemble((f"{path.stem:<28} ", style), clean), soft_wrap=True)
+        shown = "".join(letter if letter.isprintable() or letter == "\t" else "�" for letter in line)
+        out.print(Text.assemble((f"{path.stem:<28} ", style), shown), soft_wrap=True)
     return start + end

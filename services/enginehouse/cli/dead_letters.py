@@ -3,13 +3,15 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import clean, connected, print_table
-from enginehouse.cli.console import out
+from enginehouse.cli.commands import Lists
+from enginehouse.cli.connection import connected
+from enginehouse.cli.console import clean, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
-from enginehouse.cli.jobs import JsonOption, age, print_json
+from enginehouse.cli.options import JsonOption, LetterArgument
+from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
+from enginehouse.cli.units import age
 from enginehouse.client import DeadLetterInfo
 
 EXAMPLES = """Examples:
@@ -22,64 +24,57 @@ enginehouse dead-letters redrive 01890a5d-ac96-7b2a-8c4e-0123456789ab
 
 enginehouse dead-letters --unparsable --json"""
 
-dead_letters = typer.Typer(invoke_without_command=True, epilog=EXAMPLES)
+dead_letters = typer.Typer(cls=Lists, epilog=EXAMPLES)
 
-_BRIEF_LENGTH = 80
-LetterArgument = Annotated[
-    str, typer.Argument(help="Id of the dead letter, as listed. It is the job's id.", show_default=False)
-]
+_COLUMNS = (
+    Column("id"),
+    Column("engine", fit=Fit.MIDDLE),
+    Column("reason"),
+    Column("attempts", worth=2),
+    Column("age", worth=4, right=True),
+    Column("redriven as", worth=1),
+    Column("last error", worth=3, fit=Fit.WORDS),
+)
 UnparsableOption = Annotated[
     bool,
     typer.Option(
         "--unparsable", help="Only events that could not be parsed and so belong to no tenant. For operators."
     ),
 ]
-LimitOption = Annotated[int, typer.Option(min=1, help="Most dead letters to list.")]
+LimitOption = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Most dead letters to list.")]
 
 
 @dead_letters.callback()
-def list_dead_letters(
-    context: typer.Context,
-    unparsable: UnparsableOption = False,
-    limit: LimitOption = 20,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List dead letters, newest first, with the reason of each. Or show, redrive or discard one."""
-    if context.invoked_subcommand is None:
-        _list(unparsable, limit, home, as_json)
+def callback() -> None:
+    """List jobs and events that were given up, or show, redrive or discard one. Without a command: list."""
 
 
 @dead_letters.command("list")
-def list_again(
+def list_dead_letters(
     unparsable: UnparsableOption = False,
     limit: LimitOption = 20,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List dead letters, as 'enginehouse dead-letters' does."""
-    _list(unparsable, limit, home, as_json)
-
-
-def _list(unparsable: bool, limit: int, home: HomeOption, as_json: bool) -> None:
+    """List dead letters, newest first, with the reason of each."""
     with connected(home) as client:
         found = list(client.dead_letters(unparsable=unparsable, limit=limit))
     if as_json:
         print_json([letter.model_dump(mode="json", exclude={"event"}) for letter in found])
         return
-    table = Table("id", "engine", "reason", "attempts", "age", "redriven as", "last error", box=None)
-    for letter in found:
-        error = clean(letter.error.message)[:_BRIEF_LENGTH] if letter.error else ""
-        table.add_row(
+    rows = [
+        (
             letter.id,
             letter.engine or "-",
-            Text(clean(letter.reason), style="red"),
+            Text(letter.reason, "red"),
             str(letter.attempts),
             age(letter.created_at),
             letter.redriven_as or "",
-            Text(error),
+            letter.error.message if letter.error else "",
         )
-    print_table(table) if found else out.print("No dead letters.")
+        for letter in found
+    ]
+    print_table(_COLUMNS, rows) if rows else say("No dead letters.")
 
 
 @dead_letters.command()
@@ -98,7 +93,7 @@ def redrive(letter: LetterArgument, home: HomeOption = None, as_json: JsonOption
     """Submit the job again as a new job. Prints the new job's id."""
     with connected(home) as client:
         handle = client.redrive(letter)
-    print_json({"id": handle.id, "engine": handle.engine}) if as_json else typer.echo(handle.id)
+    print_json({"id": handle.id, "engine": handle.engine}) if as_json else print_exactly(handle.id)
 
 
 @dead_letters.command()
@@ -106,11 +101,11 @@ def discard(letter: LetterArgument, home: HomeOption = None, as_json: JsonOption
     """Delete a dead letter. Its job keeps its state."""
     with connected(home) as client:
         client.discard(letter)
-    print_json({"id": letter, "discarded": True}) if as_json else out.print(f"{clean(letter)} is discarded.")
+    print_json({"id": letter, "discarded": True}) if as_json else say(f"{clean(letter)} is discarded.")
 
 
 def _show(letter: DeadLetterInfo) -> None:
-    fields = {
+    fields: dict[str, Cell] = {
         "id": letter.id,
         "engine": letter.engine or "-",
         "reason": letter.reason,
@@ -121,9 +116,6 @@ def _show(letter: DeadLetterInfo) -> None:
         fields["last error"] = f"{letter.error.code}: {letter.error.message}"
     if letter.redriven_as:
         fields["redriven as"] = letter.redriven_as
-    table = Table.grid(padding=(0, 2))
-    for name, value in fields.items():
-        table.add_row(Text(name, style="dim"), Text(clean(value)))
-    print_table(table)
+    print_fields(fields)
     if letter.event:
-        typer.echo(clean(letter.event))
+        print_exactly(clean(letter.event))

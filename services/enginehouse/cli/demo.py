@@ -2,15 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from enginehouse.cli.connection import exit_on_error
-from enginehouse.cli.console import TerminalSteps, out
+from enginehouse.cli.console import TerminalSteps, note, out, print_json, say
 from enginehouse.cli.demonstration.examples import engines_of, examples
-from enginehouse.cli.demonstration.play import play, tenant_keys
+from enginehouse.cli.demonstration.play import play, raise_if_missing, tenant_keys
 from enginehouse.cli.homes import NewHomeOption, home_to_start
+from enginehouse.cli.options import JsonOption
 from enginehouse.cli.running import run
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
@@ -20,29 +22,38 @@ from enginehouse.local.stack import Stack
 
 def demo(
     home: NewHomeOption = None,
-    port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1. Default: any free port.")] = 0,
+    port: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Port of the API on 127.0.0.1. Default: any free port.")
+    ] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Start everything, run real jobs, show them and stop. If a stack runs in the home, use that one.
 
     An engine that does not come up does not end the demo: the others are shown, then what is missing and why, and the
     exit status is 1.
     """
-    with exit_on_error():
-        place = home_to_start(home)
-    run(_play_on_running_stack(place) if place.is_running() else _start_and_play(place, port))
+    place = home_to_start(home)
+    run(_play_on_running_stack(place, as_json) if place.is_running() else _start_and_play(place, port, as_json))
 
 
 def _engine_names() -> set[str]:
     return {engine.partition("--")[2] for engine in engines_of(examples())}
 
 
-async def _play_on_running_stack(home: Home) -> None:
-    out.print(f"Using the stack that runs in {home.path}.", soft_wrap=True)
+async def _play(home: Home, url: str, show: Callable[[Text], None], as_json: bool) -> None:
+    played = await play(home, url, (lambda line: None) if as_json else show, out.width)
+    if as_json:
+        print_json(played)
+    raise_if_missing(played["missing"])
+
+
+async def _play_on_running_stack(home: Home, as_json: bool) -> None:
+    note(f"Using the stack that runs in {home.path}.", "")
     deploy_platform_engines(home, _engine_names())
-    await play(home, home.read_local()["url"], out.print, out.width)
+    await _play(home, home.read_local()["url"], say, as_json)
 
 
-async def _start_and_play(home: Home, port: int) -> None:
+async def _start_and_play(home: Home, port: int, as_json: bool) -> None:
     began = time.monotonic()
     pool = PortPool()
     # Jobs are shown as soon as their engine is up; slow engines do not hold up the others.
@@ -59,7 +70,7 @@ async def _start_and_play(home: Home, port: int) -> None:
 
             reporting = asyncio.create_task(report_when_up())
             try:
-                await play(home, stack.url, steps.print, out.width)
+                await _play(home, stack.url, steps.print, as_json)
             finally:
                 reporting.cancel()
 

@@ -5,46 +5,51 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from enginehouse.cli.connection import clean_lines
-from enginehouse.cli.console import TerminalSteps, err, out, print_error
+from enginehouse.cli.console import TerminalSteps, clean_lines, note, print_json, say
 from enginehouse.cli.homes import HomeOption, home_to_change
+from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
-from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
-from enginehouse.registry.deploy import remove_engine
+from enginehouse.local.home import LOCAL_TENANT
+from enginehouse.registry.deploy import deployed_engine, remove_engine
 
 
 def deploy(
-    folder: Annotated[Path, typer.Argument(help="Folder with engine.yaml.", exists=True, file_okay=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with engine.yaml.", exists=True, file_okay=False)
+    ],
     home: HomeOption = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until the engine answers, or cannot work.")
     ] = True,
     timeout: Annotated[
-        float | None, typer.Option(min=0, help="Longest wait in seconds. Default: until it answers, or cannot work.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, help="Longest wait. Default: until it answers, or cannot work."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Deploy the engine in FOLDER, and wait until it answers. Exits with 1 if it does not work.
 
     A running 'enginehouse up' notices and starts it; nothing else changes.
     """
-    try:
-        place = home_to_change(home)
-        deployed = deployment.deploy(place, folder)
-    except EnginehouseError as error:
-        print_error(error)
-        raise typer.Exit(1) from None
+    place = home_to_change(home)
+    deployed = deployment.deploy(place, folder)
     what = f"{deployed.spec.id} {deployed.spec.version}"
-    out.print(f"{what} is deployed: {deployed.bundle}" if deployed.changed else f"{what} is unchanged.", soft_wrap=True)
+    if not as_json:
+        say(f"{what} is deployed: {deployed.bundle}" if deployed.changed else f"{what} is unchanged.")
     for warning in deployed.warnings():
-        err.print(Text(f"Note: {warning}", style="yellow"), soft_wrap=True)
-    if not place.is_running():
-        out.print("It starts with 'enginehouse up'.")
-    elif wait:
+        note(f"Note: {warning}", "yellow")
+    answers = place.is_running() and wait
+    if answers:
         run(_wait(deployed, timeout))
+    elif not place.is_running():
+        note("It starts with 'enginehouse up'.")
+    if as_json:
+        spec = deployed.spec
+        known = {"id": spec.id, "version": spec.version, "bundle": str(deployed.bundle)}
+        print_json({**known, "changed": deployed.changed, "answers": answers or None})
 
 
 async def _wait(deployed: Deployment, timeout: float | None) -> None:
@@ -52,28 +57,23 @@ async def _wait(deployed: Deployment, timeout: float | None) -> None:
     with TerminalSteps() as steps:
         try:
             view = await deployment.wait_until_answers(deployed, steps, timeout)
-        except NotWorking as error:
-            steps.finish(engine, clean_lines(str(error)), ok=False)
+        except NotWorking:
+            steps.close()
             logs = deployed.home.logs / f"{engine}--*.log"
-            err.print(f"Its logs: {logs}. It stays deployed: mend it and deploy it again.", style="dim", soft_wrap=True)
-            raise typer.Exit(1) from None
+            note(f"{engine} stays deployed: mend it and deploy it again. Its logs: {logs}")
+            raise
         except asyncio.CancelledError:
             steps.close()
-            err.print(f"{engine} stays deployed. 'enginehouse engines show {engine}' shows how it is.", soft_wrap=True)
+            note(f"{engine} stays deployed. 'enginehouse engines show {engine}' shows how it is.")
             raise
         steps.finish(engine, f"{engine} answers")
     if view["state"] != "active":
-        err.print(Text(f"It is {view['state']}: {clean_lines(view['reason'] or '')}", style="yellow"), soft_wrap=True)
+        note(f"It is {view['state']}: {clean_lines(view['reason'] or '')}", "yellow")
 
 
-def remove(
-    engine: Annotated[str, typer.Argument(help="<tenant>--<engine>")],
-    home: HomeOption = None,
-) -> None:
+def remove(engine: DeployedArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Remove an engine. A running 'enginehouse up' notices and stops it."""
-    try:
-        remove_engine(home_to_change(home).engines, engine)
-    except EnginehouseError as error:
-        print_error(error)
-        raise typer.Exit(1) from None
-    out.print(f"{engine} is removed.")
+    engines = home_to_change(home).engines
+    engine = deployed_engine(engines, engine, LOCAL_TENANT)
+    remove_engine(engines, engine)
+    print_json({"id": engine, "removed": True}) if as_json else say(f"{engine} is removed.")

@@ -4,14 +4,15 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import clean, clean_lines, connected, print_table
-from enginehouse.cli.console import out
+from enginehouse.cli.commands import Lists
+from enginehouse.cli.connection import connected
+from enginehouse.cli.console import clean_lines, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
-from enginehouse.cli.jobs import JsonOption, print_json
-from enginehouse.client import EngineInfo
+from enginehouse.cli.options import EngineArgument, JsonOption
+from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
+from enginehouse.client import Client, EngineInfo
 
 EXAMPLES = """Examples:
 
@@ -27,34 +28,43 @@ enginehouse engines resume acme--ocr
 
 enginehouse engines purge acme--ocr"""
 
-engines = typer.Typer(invoke_without_command=True, epilog=EXAMPLES)
+engines = typer.Typer(cls=Lists, epilog=EXAMPLES)
 
-_BRIEF_LENGTH = 60
+_COLUMNS = (
+    Column("engine", fit=Fit.MIDDLE),
+    Column("version", worth=1),
+    Column("state"),
+    Column("queued", worth=5, right=True),
+    Column("running", worth=3, right=True),
+    Column("workers", worth=2, right=True),
+    Column("what it does", worth=4, fit=Fit.WORDS),
+)
 _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 
 @engines.callback()
-def list_engines(context: typer.Context, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the engines you may use. Or show, deploy, quarantine, resume, purge or remove one."""
-    if context.invoked_subcommand:
-        return
+def callback() -> None:
+    """List the engines you may use, or show, deploy, quarantine, resume, purge or remove one. Without a command: list."""
+
+
+@engines.command("list")
+def list_engines(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the engines you may use."""
     with connected(home) as client:
         found = client.engines()
     if as_json:
         print_json([engine.model_dump(mode="json") for engine in found])
         return
-    table = Table("engine", "version", "state", "queued", "running", "workers", "what it does", box=None)
-    for engine in found:
-        table.add_row(engine.id, engine.version or "-", *_condition(engine), _brief(engine.description))
-    print_table(table) if found else out.print("No engines. 'enginehouse engines deploy FOLDER' adds one.")
+    rows = [(engine.id, engine.version or "-", *_condition(engine), engine.description) for engine in found]
+    print_table(_COLUMNS, rows) if rows else say("No engines. 'enginehouse engines deploy FOLDER' adds one.")
     for engine in found:
         if engine.reason:
-            out.print(Text(f"{engine.id}: {clean_lines(engine.reason)}", style="yellow"), soft_wrap=True)
+            say(f"{engine.id}: {clean_lines(engine.reason)}", "yellow")
 
 
 @engines.command()
 def show(
-    engine: Annotated[str, typer.Argument(help="NAME or TENANT--NAME.", show_default=False)],
+    engine: EngineArgument,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,60 +75,65 @@ def show(
         print_json(found)
         return
     state, queued, running, workers = _condition(found)
-    table = Table.grid(padding=(0, 2))
-    fields = {"engine": found.id, "version": found.version or "-", "what it does": clean(found.description)}
-    for name, value in fields.items():
-        table.add_row(Text(name, style="dim"), value)
     health = "" if found.state == "active" else f" · {found.health}"
-    table.add_row(Text("state", style="dim"), Text.assemble(state, health))
+    fields: dict[str, Cell] = {
+        "engine": found.id,
+        "version": found.version or "-",
+        "what it does": found.description,
+        "state": Text.assemble(state, health),
+    }
     if found.reason:
-        table.add_row(Text("reason", style="dim"), Text(clean_lines(found.reason)))
+        fields["reason"] = clean_lines(found.reason)
     if found.warning:
-        table.add_row(Text("warning", style="dim"), Text(clean(found.warning), style="yellow"))
-    table.add_row(Text("jobs", style="dim"), f"{queued} queued, {running} running, {workers} workers")
+        fields["warning"] = Text(found.warning, "yellow")
+    fields["jobs"] = f"{queued} queued, {running} running, {workers} workers"
     if card := found.card:
-        limits = f"{card.concurrency} jobs at once, {card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"
-        table.add_row(Text("limits", style="dim"), limits)
-    print_table(table)
+        limits = f"{card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"
+        fields["limits"] = f"{card.concurrency} jobs at once, {limits}"
+    print_fields(fields)
     if card := found.card:
         for name, schema in (("input", card.input_schema), ("output", card.output_schema), ("example", card.example)):
-            typer.echo(f"\n{name}: {json.dumps(schema, indent=2)}")
-
-
-EngineIdArgument = Annotated[str, typer.Argument(help="TENANT--NAME.", show_default=False)]
-EngineNameArgument = Annotated[str, typer.Argument(help="NAME of yours, or TENANT--NAME.", show_default=False)]
+            print_exactly(f"\n{name}: {json.dumps(schema, indent=2)}")
 
 
 @engines.command()
 def quarantine(
-    engine: EngineIdArgument,
-    reason: Annotated[str, typer.Option(help="The reason. The engine's owner can read it.", show_default=False)],
+    engine: EngineArgument,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="The reason. The engine's owner can read it.", show_default=False)
+    ],
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stop all delivery to an engine, also after restarts. Its jobs stay queued. Needs an administrator's key."""
     with connected(home) as client:
-        found = client.quarantine(engine, reason)
+        found = client.quarantine(_id(client, engine), reason)
     _print_state(found, as_json)
 
 
 @engines.command()
-def resume(engine: EngineNameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def resume(engine: EngineArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Deliver jobs to a paused or quarantined engine again, in order. An operator's quarantine needs an administrator's key."""
     with connected(home) as client:
-        found = client.resume(engine)
+        found = client.resume(_id(client, engine))
     _print_state(found, as_json)
 
 
 @engines.command()
-def purge(engine: EngineIdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def purge(engine: EngineArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Cancel every job that waits for an engine. Running jobs continue. Needs an administrator's key."""
     with connected(home) as client:
+        engine = _id(client, engine)
         canceled = client.purge(engine)
     if as_json:
         print_json({"engine": engine, "canceled": canceled})
     else:
-        out.print(f"{canceled} jobs of {clean(engine)} are canceled.")
+        say(f"{canceled} jobs of {clean_lines(engine)} are canceled.")
+
+
+def _id(client: Client, name: str) -> str:
+    """Return the id of the engine that a name means: your own engine, or a shared one. An administrator may name any id."""
+    return name if "--" in name else client.engine(name).id
 
 
 def _print_state(engine: EngineInfo, as_json: bool) -> None:
@@ -126,12 +141,7 @@ def _print_state(engine: EngineInfo, as_json: bool) -> None:
         print_json(engine)
         return
     waiting = engine.queue.jobs.queued if engine.queue else 0
-    out.print(f"{engine.id} is {engine.state}; {waiting} jobs are queued.", soft_wrap=True)
-
-
-def _brief(description: str) -> str:
-    text = clean(description)
-    return text if len(text) <= _BRIEF_LENGTH else text[: _BRIEF_LENGTH - 1] + "…"
+    say(f"{engine.id} is {engine.state}; {waiting} jobs are queued.")
 
 
 def _condition(engine: EngineInfo) -> tuple[Text, str, str, str]:

@@ -14,11 +14,18 @@ _NEAREST = f"the nearest {HOME_NAME}, in this folder or one above it"
 _HELP = "Folder of this deployment: bundles, data, logs."
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", envvar="ENGINEHOUSE_HOME", help=_HELP, show_default=_NEAREST)
+    Path | None,
+    typer.Option("--home", metavar="FOLDER", envvar="ENGINEHOUSE_HOME", help=_HELP, show_default=_NEAREST),
 ]
 NewHomeOption = Annotated[
     Path | None,
-    typer.Option("--home", envvar="ENGINEHOUSE_HOME", help=_HELP, show_default=f"{_NEAREST}; else a new one here"),
+    typer.Option(
+        "--home",
+        metavar="FOLDER",
+        envvar="ENGINEHOUSE_HOME",
+        help=_HELP,
+        show_default=f"{_NEAREST}; else a new one here",
+    ),
 ]
 
 

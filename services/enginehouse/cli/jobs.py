@@ -1,26 +1,23 @@
 """`enginehouse submit` and `enginehouse jobs`: send jobs, show them, end them."""
 
 import json
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
-from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import clean, clean_lines, connected, print_table
-from enginehouse.cli.console import err, out
+from enginehouse.cli.commands import Lists
+from enginehouse.cli.connection import connected
+from enginehouse.cli.console import clean, clean_lines, note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.inputs import read_input
-from enginehouse.cli.running import INTERRUPTED
-from enginehouse.client import JobFailed, JobNews, SubmitOptions
+from enginehouse.cli.options import EngineArgument, JobArgument, JsonOption
+from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
+from enginehouse.cli.units import age, duration
+from enginehouse.cli.waiting import goes_on, wait_in_sight
+from enginehouse.client import Handle, JobFailed, JobNews, SubmitOptions
 from enginehouse.contracts.job import Job, Status
-from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import DEFAULT_ENGINE
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-JobArgument = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 
 SUBMIT_EXAMPLES = """Examples:
 
@@ -38,32 +35,36 @@ enginehouse jobs show 01890a5d-ac96-7b2a-8c4e-0123456789ab
 
 enginehouse jobs follow 01890a5d-ac96-7b2a-8c4e-0123456789ab"""
 
-jobs = typer.Typer(invoke_without_command=True, epilog=JOBS_EXAMPLES)
+jobs = typer.Typer(cls=Lists, epilog=JOBS_EXAMPLES)
 
 _STYLES = {Status.SUCCEEDED: "green", Status.QUEUED: "cyan", Status.RUNNING: "yellow"}
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document exactly as it is, without colours or wrapping."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    typer.echo(json.dumps(value, indent=2))
+_STATUS_HELP = f"Only jobs with this status: {', '.join(Status)}."
+_COLUMNS = (
+    Column("id"),
+    Column("engine", fit=Fit.MIDDLE),
+    Column("status"),
+    Column("attempts", worth=2),
+    Column("queued for", worth=1, right=True),
+    Column("predicted in", worth=3, right=True),
+    Column("age", worth=4, right=True),
+)
 
 
 def submit(
-    engine: Annotated[
-        str,
-        typer.Argument(help="NAME (your own engine, or a shared one if you have none of that name) or TENANT--NAME."),
-    ] = DEFAULT_ENGINE,
+    engine: EngineArgument = DEFAULT_ENGINE,
     input_text: Annotated[
-        str | None, typer.Option("--input", "-i", help="JSON, @FILE with JSON, or - for standard input.")
+        str | None,
+        typer.Option("--input", "-i", metavar="JSON", help="JSON, @FILE with JSON, or - for standard input."),
     ] = None,
     input_file: Annotated[
-        list[str] | None, typer.Option(help="FIELD=PATH: a file's content as base64 in that field. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="FIELD=PATH", help="A file's content as base64 in that field. Repeatable."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the job to end, and print its output.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: longest wait in seconds.")] = None,
-    priority: Annotated[int | None, typer.Option(min=0, max=9, help="9 first, 0 last.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="With --wait: longest wait.")] = None,
+    priority: Annotated[int | None, typer.Option(min=0, max=9, metavar="NUMBER", help="9 first, 0 last.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,40 +74,50 @@ def submit(
     with connected(home) as client:
         handle = client.submit(engine, value, **options)
         if not wait:
-            print_json({"id": handle.id, "engine": handle.engine}) if as_json else typer.echo(handle.id)
-            err.print(f"Accepted. 'enginehouse jobs show {handle.id}' shows it.", style="dim", soft_wrap=True)
+            _print_handle(handle, as_json)
+            note(f"Accepted. 'enginehouse jobs show {handle.id}' shows it.")
             return
-        job = handle.wait(timeout)
+        job = wait_in_sight(client, handle, timeout, as_json)
         if as_json:
             print_json(job)
         if job.status is not Status.SUCCEEDED:
             raise JobFailed(job)
         if not as_json:
-            print_json(job.output)
+            print_json(client.output(job))
 
 
 @jobs.callback()
+def callback() -> None:
+    """List your jobs, or show, follow, cancel or retry one. Without a command: list."""
+
+
+@jobs.command("list")
 def list_jobs(
-    context: typer.Context,
-    engine: Annotated[str | None, typer.Option(help="Only jobs of this engine.")] = None,
-    status: Annotated[Status | None, typer.Option(help="Only jobs with this status.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
+    engine: Annotated[str | None, typer.Option(metavar="ENGINE", help="Only jobs of this engine.")] = None,
+    status: Annotated[Status | None, typer.Option(metavar="STATUS", help=_STATUS_HELP)] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Most jobs to list.")] = 20,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List your jobs, newest first. Or show, follow, cancel or retry one."""
-    if context.invoked_subcommand:
-        return
+    """List your jobs, newest first."""
     with connected(home) as client:
         found = list(client.jobs(engine=engine, status=status, limit=limit))
     if as_json:
         print_json([job.model_dump(mode="json") for job in found])
         return
-    table = Table("id", "engine", "status", "attempts", "queued for", "predicted in", "age", box=None)
-    for job in found:
-        waited, predicted = _seconds(job.metrics.queue_time), _seconds(job.metrics.predict_time)
-        table.add_row(job.id, job.engine, _status(job), str(job.attempts), waited, predicted, age(job.created_at))
-    print_table(table) if found else out.print("No jobs.")
+    rows = [
+        (
+            job.id,
+            job.engine,
+            _status(job),
+            str(job.attempts),
+            duration(job.metrics.queue_time),
+            duration(job.metrics.predict_time),
+            age(job.created_at),
+        )
+        for job in found
+    ]
+    print_table(_COLUMNS, rows) if rows else say("No jobs.")
 
 
 @jobs.command()
@@ -128,7 +139,7 @@ def retry(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = Fa
     """Submit the input of an ended job again as a new job. Prints the new job's id."""
     with connected(home) as client:
         handle = client.retry(job_id)
-        print_json({"id": handle.id, "engine": handle.engine}) if as_json else typer.echo(handle.id)
+        _print_handle(handle, as_json)
 
 
 @jobs.command()
@@ -145,10 +156,7 @@ def follow(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = F
                     job = Job.model_validate(news.data)
                 _print_news(news, as_json)
         except KeyboardInterrupt:
-            err.print(
-                f"The job goes on. 'enginehouse jobs follow {job_id}' follows it again.", style="dim", soft_wrap=True
-            )
-            raise typer.Exit(INTERRUPTED) from None
+            raise goes_on(job_id) from None
         if job and job.status is not Status.SUCCEEDED:
             raise JobFailed(job)
         if job and not as_json:
@@ -157,7 +165,7 @@ def follow(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = F
 
 def _print_news(news: JobNews, as_json: bool) -> None:
     if as_json:
-        typer.echo(news.model_dump_json())
+        print_exactly(news.model_dump_json())
         return
     value = news.data
     if news.kind == "completed":
@@ -165,32 +173,33 @@ def _print_news(news: JobNews, as_json: bool) -> None:
     elif news.kind == "start":
         value = f"attempt {value['attempt']}"
     text = value if isinstance(value, str) else json.dumps(value)
-    out.print(Text.assemble((f"{clean(news.kind):<10}", "dim"), clean(text)), soft_wrap=True)
+    say(Text.assemble((f"{clean(news.kind):<10}", "dim"), clean(text)))
+
+
+def _print_handle(handle: Handle, as_json: bool) -> None:
+    print_json({"id": handle.id, "engine": handle.engine}) if as_json else print_exactly(handle.id)
 
 
 def _show(job: Job, as_json: bool) -> None:
     if as_json:
         print_json(job)
         return
-    table = Table.grid(padding=(0, 2))
-    fields: dict[str, str | Text] = {
+    fields: dict[str, Cell] = {
         "id": job.id,
         "engine": job.engine,
         "version": job.version or "-",
         "status": _status(job),
     }
     fields |= {"attempts": str(job.attempts), "created": f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"}
-    fields |= {"queued for": _seconds(job.metrics.queue_time), "predicted in": _seconds(job.metrics.predict_time)}
+    fields |= {"queued for": duration(job.metrics.queue_time), "predicted in": duration(job.metrics.predict_time)}
     if job.status_detail:
-        fields["waits because"] = Text(clean_lines(job.status_detail), style="yellow")
+        fields["waits because"] = Text(clean_lines(job.status_detail), "yellow")
     if job.error:
-        fields["error"] = Text(f"{job.error.code}: {clean(job.error.message)}", style="red")
+        fields["error"] = Text(f"{job.error.code}: {job.error.message}", "red")
     for name, other in (("retry of", job.retry_of), ("retried as", job.retried_as), ("output at", job.output_url)):
         if other:
             fields[name] = other
-    for name, value in fields.items():
-        table.add_row(Text(name, style="dim"), value)
-    print_table(table)
+    print_fields(fields)
     if job.output is not None:
         print_json(job.output)
 
@@ -198,18 +207,3 @@ def _show(job: Job, as_json: bool) -> None:
 def _status(job: Job) -> Text:
     reason = f" ({job.status_reason})" if job.status_reason else ""
     return Text(f"{job.status}{reason}", style=_STYLES.get(job.status, "red"))
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{1000 * value:.1f} ms" if value < 1 else f"{value:.1f} s"
-
-
-def age(moment: datetime) -> str:
-    """Return roughly how long ago a moment was."""
-    seconds = (now() - moment).total_seconds()
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

@@ -8,20 +8,13 @@ from typing import Any
 
 import typer
 
-from enginehouse.cli.console import print_error
-from enginehouse.contracts.errors import EnginehouseError
-
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended."""
+from enginehouse.cli.failures import INTERRUPTED
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, or until a signal has stopped everything. Print an expected error and exit with 1."""
+    """Run to the end, or until a signal has stopped everything."""
     try:
         asyncio.run(_with_signals(main))
-    except EnginehouseError as error:
-        print_error(error)
-        raise typer.Exit(1) from None
     except asyncio.CancelledError:
         raise typer.Exit(INTERRUPTED) from None
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import clean_lines, exit_on_error
-from enginehouse.cli.console import TerminalSteps, err, follow_logs, out
+from enginehouse.cli.console import TerminalSteps, clean_lines, err, follow_logs, note, print_json, say
 from enginehouse.cli.homes import HomeOption, NewHomeOption, existing_home, home_to_start
+from enginehouse.cli.options import JsonOption
 from enginehouse.cli.running import run
+from enginehouse.cli.tables import Column, Fit, print_table
+from enginehouse.cli.units import span
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.guard import Guard
@@ -30,30 +30,46 @@ from enginehouse.local.stack import Stack
 
 _STOP_SECONDS = 60
 
+_COLUMNS = (
+    Column("name", fit=Fit.MIDDLE),
+    Column("kind", worth=2),
+    Column("pid", worth=1, right=True),
+    Column("port", worth=3, right=True),
+    Column("health"),
+    Column("restarts", worth=5, right=True),
+    Column("uptime", worth=4, right=True),
+)
+
 EnginesOption = Annotated[
-    str, typer.Option(help="Engines that come with the system to deploy: all, none, or names separated by commas.")
+    str,
+    typer.Option(
+        metavar="NAMES", help="Engines that come with the system to deploy: all, none, or names separated by commas."
+    ),
 ]
 
 
-def setup() -> None:
+def setup(as_json: JsonOption = False) -> None:
     """Get what the system needs to run on this machine: find, download or build daprd, and look for Redis."""
 
     async def get() -> None:
         guard = Guard()
         try:
             with TerminalSteps() as steps:
-                await get_daprd(guard, steps)
+                daprd = await get_daprd(guard, steps)
                 address = external()
-                steps.finish("redis", f"Redis: {f'{address.host}:{address.port}' if address else find_server()}")
+                redis = f"{address.host}:{address.port}" if address else str(find_server())
+                steps.finish("redis", f"Redis: {redis}")
         finally:
             guard.close()
+        if as_json:
+            print_json({"daprd": str(daprd), "redis": redis})
 
     run(get())
 
 
 def up(
     home: NewHomeOption = None,
-    port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1.")] = 8080,
+    port: Annotated[int, typer.Option(metavar="NUMBER", help="Port of the API on 127.0.0.1.")] = 8080,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when everything is up. 'enginehouse down' stops it.")
     ] = False,
@@ -61,8 +77,7 @@ def up(
     logs: Annotated[bool, typer.Option(help="Print the logs of all processes.")] = True,
 ) -> None:
     """Start everything and run until Ctrl-C. Engines start and stop as their bundles appear in and leave the home."""
-    with exit_on_error():
-        place = home_to_start(home)
+    place = home_to_start(home)
     if detach:
         _detach(place, port, engines)
         return
@@ -72,7 +87,7 @@ def up(
     async def stay(stack: Stack) -> None:
         steps.close()
         print_ready(place, stack.url)
-        err.print("Ctrl-C stops everything.")
+        note("Ctrl-C stops everything.", "")
         if logs:
             await follow_logs(place.logs)
         await asyncio.Event().wait()
@@ -90,12 +105,12 @@ def parse_engine_names(text: str) -> list[str] | None:
 def print_ready(home: Home, url: str) -> None:
     """Print the URL of the API, the place of the key, and engines with problems."""
     places = f"{url}   docs: {url}/docs   key: {home.local_json}"
-    out.print(Text.assemble(("Ready: ", "bold green"), places), soft_wrap=True)
+    say(Text.assemble(("Ready: ", "bold green"), places))
     problems = home.read_state().get("engines", {})
     for engine, entry in problems.items():
         if entry["problem"]:
-            err.print(Text(f"{engine}: {clean_lines(entry['problem'])}", style="red"), soft_wrap=True)
-    out.print("This mode runs engines as plain processes: it does not contain hostile code.", style="dim")
+            note(f"{engine}: {clean_lines(entry['problem'])}", "red")
+    say("This mode runs engines as plain processes: it does not contain hostile code.", "dim")
 
 
 def _detach(home: Home, port: int, engines: str) -> None:
@@ -134,13 +149,12 @@ def _echo(log: Path, start: int) -> int:
     return start + len(text)
 
 
-def down(home: HomeOption = None) -> None:
+def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Stop everything that runs for this home, and wait until it has stopped."""
-    with exit_on_error():
-        place = existing_home(home)
+    place = existing_home(home)
     pid = place.read_state().get("supervisor")
     if not place.is_running() or not pid:
-        out.print(f"Nothing is running in {place.path}.")
+        print_json({"stopped": False}) if as_json else say(f"Nothing is running in {place.path}.")
         return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
@@ -151,23 +165,19 @@ def down(home: HomeOption = None) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
-    out.print("Everything is stopped.")
+    print_json({"stopped": True}) if as_json else say("Everything is stopped.")
 
 
-def status(
-    home: HomeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
+def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show every process of this home and its health. Exits with 1 if something is not healthy."""
-    with exit_on_error():
-        place = existing_home(home)
+    place = existing_home(home)
     state = place.read_state() if place.is_running() else {}
     if not state:
-        out.print_json(json.dumps({"running": False})) if as_json else out.print(f"Nothing is running in {place.path}.")
+        print_json({"running": False}) if as_json else say(f"Nothing is running in {place.path}.")
         raise typer.Exit(1)
     processes = asyncio.run(_probe(state["processes"]))
     if as_json:
-        out.print_json(json.dumps({"running": True, **state, "processes": processes}))
+        print_json({"running": True, **state, "processes": processes})
     else:
         _show(state, processes)
     well = all(process["healthy"] for process in processes) and not state["refused"]
@@ -193,20 +203,29 @@ async def _probe(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
-    table = Table("name", "kind", "pid", "port", "health", "restarts", "uptime", box=None, header_style="bold")
-    for process in processes:
-        health = Text("well", style="green") if process["healthy"] else Text(process["state"], style="red")
-        if not process["healthy"] and process["state"] == "running":
-            health = Text("not well", style="red")
-        pid, uptime = str(process["pid"] or "-"), f"{process['uptime_seconds']:.0f} s"
-        table.add_row(
-            process["name"], process["kind"], pid, str(process["port"]), health, str(process["restarts"]), uptime
+    rows = [
+        (
+            process["name"],
+            process["kind"],
+            str(process["pid"] or "-"),
+            str(process["port"]),
+            _health(process),
+            str(process["restarts"]),
+            span(process["uptime_seconds"]),
         )
-    out.print(table)
-    out.print(f"\nAPI: {state['url']}" + ("" if state["ready"] else "   (still starting)"))
+        for process in processes
+    ]
+    print_table(_COLUMNS, rows)
+    say(f"\nAPI: {state['url']}" + ("" if state["ready"] else "   (still starting)"))
     for engine, entry in state["engines"].items():
         if entry["state"] != "running":
             reason = entry["problem"] or entry["doing"] or ""
-            out.print(Text(f"{engine}: {entry['state']}. {clean_lines(reason)}", style="red"), soft_wrap=True)
+            say(f"{engine}: {entry['state']}. {clean_lines(reason)}", "red")
     for owner, problem in state["refused"].items():
-        out.print(Text(f"{owner}: not given to the gateway. {problem}", style="red"))
+        say(f"{owner}: not given to the gateway. {problem}", "red")
+
+
+def _health(process: dict[str, Any]) -> Text:
+    if process["healthy"]:
+        return Text("well", "green")
+    return Text("not well" if process["state"] == "running" else process["state"], "red")

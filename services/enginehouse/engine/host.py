@@ -15,6 +15,7 @@ from typing import Any
 import pydantic_core
 
 from enginehouse.contracts.errors import InvalidInput
+from enginehouse.engine.author_trace import author_trace
 from enginehouse.engine.base import Engine
 from enginehouse.engine.codec import Answer, BatchCodec, Codec, error_answer, failure, join_results
 from enginehouse.engine.loop_watch import LoopWatch, WatchPace
@@ -105,7 +106,7 @@ class EngineHost:
             else:
                 await _in_daemon_thread(self.engine.load)
         except _CAUGHT as error:
-            log.critical("The engine cannot be loaded: %s: %s", type(error).__name__, error, exc_info=error)
+            log.critical("The engine cannot be loaded: %s: %s\n%s", type(error).__name__, error, author_trace(error))
             self._on_load_failure()
         else:
             self.ready = True
@@ -304,7 +305,7 @@ def _async_methods(engine_class: type[Engine]) -> dict[str, CodeType]:
 def _error_of(error: BaseException, job_id: str | None) -> Answer:
     status, body = failure(error)
     if status == 500:
-        log.error("Job %s failed: %s", job_id or "without id", body["message"], exc_info=error)
+        log.error("Job %s failed: %s\n%s", job_id or "without id", body["message"], author_trace(error))
     return error_answer(status, body)
 
 

@@ -11,3 +11,5 @@ class LocalError(EnginehouseError):
 
     def __init__(self, detail: str, remedy: str) -> None:
         super().__init__(f"{detail}\n{remedy}")
+        self.detail = detail
+        self.remedy = remedy

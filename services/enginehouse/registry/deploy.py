@@ -7,7 +7,7 @@ import yaml
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.moments import now
-from enginehouse.contracts.names import EngineId
+from enginehouse.contracts.names import EngineId, resolve_candidates
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
@@ -58,6 +58,17 @@ def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
         return False  # If the folder itself is wrong, deploying it says why.
     is_named = workloads.content == content and workloads.source == snapshot_source(spec.id, content)
     return is_named and source_folder(bundle, workloads.source).is_dir()
+
+
+def deployed_engine(engines: Path, name: str, tenant: str) -> str:
+    """Return the id of the bundle that `name` means to `tenant`: its own engine, or a shared one. Raise InvalidName."""
+    candidates = [str(candidate) for candidate in resolve_candidates(name, tenant)]
+    for candidate in candidates:
+        if (engines / candidate).is_dir():
+            return candidate
+    others = sorted(path.name for path in engines.glob(f"*--{name}"))
+    meant = f"; it may be {' or '.join(others)}: give the whole id" if others else ""
+    raise InvalidName(f"engine {' or '.join(candidates)} is not deployed here{meant}")
 
 
 def remove_engine(engines: Path, engine_id: str) -> None:

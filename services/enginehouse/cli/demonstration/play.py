@@ -4,16 +4,15 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 from rich.text import Text
 
-from enginehouse.cli.connection import clean
 from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines_of, examples
-from enginehouse.cli.demonstration.show import Board
+from enginehouse.cli.demonstration.show import Board, remark_lines
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home, write_private
@@ -175,29 +174,40 @@ class Play:
             raise LocalError(f"The API did not answer: {error!r}", f"The logs are in {self.home.logs}.") from None
 
 
-async def play(home: Home, url: str, show: Callable[..., None], width: int) -> None:
-    """Play the examples, then the refused calls, then say which engines are missing and why.
+async def play(home: Home, url: str, show: Callable[[Text], None], width: int) -> dict[str, Any]:
+    """Play the examples, then the refused calls, then show which engines are missing and why. Return all of it.
 
-    Raise EnginehouseError if an engine is missing or the API does not answer.
+    Raise EnginehouseError if the API does not answer.
     """
     async with httpx2.AsyncClient(base_url=url, timeout=_WAIT_SECONDS + 10, trust_env=False) as http:
         keys = {LOCAL_TENANT: home.read_local()["api_key"], **tenant_keys(home)}
         run = Play(home, Board(show, width), http, keys)
         await run.run()
+        refusals = []
         for refusal in REFUSALS:
             if refused := await run.refused(refusal):
                 status, problem = refused
-                show(Text(f"\nRefused: {refusal.what}", style="bold"))
-                show(Text(f"  {status} {problem['code']}: {problem['detail']}"))
+                refusals.append({"what": refusal.what, "status": status, "problem": problem})
+                answer = f"{status} {problem['code']}: {problem['detail']}"
+                _show_all(show, remark_lines(f"Refused: {refusal.what}", answer, width))
         for engine, reason in run.problems.items():
-            show(Text(f"\nMissing: {engine}", style="bold red"))
-            show(Text("\n".join(f"  {clean(line)}" for line in reason.splitlines())))
-    if run.problems:
+            _show_all(show, remark_lines(f"Missing: {engine}", reason, width, "red"))
+    return {"jobs": run.jobs, "refusals": refusals, "missing": run.problems}
+
+
+def raise_if_missing(missing: dict[str, str]) -> None:
+    """Raise LocalError if there are engines that did not answer as they should."""
+    if missing:
         raise LocalError(
-            f"{len(run.problems)} of {len(engines_of(examples()))} engines did not answer as they should: "
-            f"{', '.join(run.problems)}.",
+            f"{len(missing)} of {len(engines_of(examples()))} engines did not answer as they should: "
+            f"{', '.join(missing)}.",
             "The reasons are shown above. The other engines are not affected.",
         )
+
+
+def _show_all(show: Callable[[Text], None], lines: Iterable[Text]) -> None:
+    for line in lines:
+        show(line)
 
 
 def _event(example: Example) -> dict[str, Any]:

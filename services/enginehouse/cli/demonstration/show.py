@@ -1,18 +1,28 @@
 """Show the demo's jobs as rows that are printed one after the other and still form one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from enginehouse.cli.connection import clean
+from enginehouse.cli.console import clean, ellipsis, wrap
 from enginehouse.cli.demonstration.examples import Example, How
+from enginehouse.cli.tables import Column, Fit, field_lines, fit
+from enginehouse.cli.units import duration
 
-_ENGINE_WIDTH, _TIME_WIDTH, _WIDEST = 17, 8, 120
+_WIDEST = 120
 _LONGEST = 200
+
+_COLUMNS = (
+    Column("engine"),
+    Column("input", fit=Fit.WORDS),
+    Column("result", fit=Fit.WORDS),
+    Column("queue time", right=True),
+    Column("predict time", right=True),
+)
+_WIDE = ("globex--embedding", "x" * _WIDEST, "x" * _WIDEST, "100.0 ms", "100.0 ms")
+"""A row that is as wide as rows get. Rows are printed as they come, so the widths are fixed before the first."""
 
 _HOW: dict[How, str] = {
     "inline": "{shown}",
@@ -23,31 +33,45 @@ _HOW: dict[How, str] = {
 
 
 class Board:
-    """The table of jobs. Rows are printed as they come, so the widths are fixed before the first."""
+    """The table of jobs, of records in a narrow terminal. Also in a pipe it is for people: a program reads --json."""
 
-    def __init__(self, print_above: Callable[[RenderableType], None], width: int) -> None:
+    def __init__(self, print_above: Callable[[Text], None], width: int) -> None:
         self._print = print_above
-        free = min(width, _WIDEST) - _ENGINE_WIDTH - 2 * _TIME_WIDTH - 4
-        self._widths = (_ENGINE_WIDTH, free - free * 9 // 20, free * 9 // 20, _TIME_WIDTH, _TIME_WIDTH)
+        self._width = width
+        self._layout = fit(_COLUMNS, [_WIDE], min(width, _WIDEST), ellipsis())
         self._is_empty = True
 
     def add(self, example: Example, job: dict[str, Any]) -> None:
         """Print the row of a job."""
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_header=self._is_empty)
-        for name, width in zip(("engine", "input", "result", "queue time", "predict time"), self._widths, strict=True):
-            table.add_column(name, width=width, justify="right" if name.endswith("time") else "left")
         metrics = job.get("metrics") or {}
-        table.add_row(
-            Text(example.engine),
-            Text(describe_input(example)),
-            Text(describe_result(example.engine, job)),
-            describe_time(metrics.get("queue_time")),
-            describe_time(metrics.get("predict_time")),
+        row = (
+            example.engine,
+            describe_input(example),
+            describe_result(example.engine, job),
+            duration(metrics.get("queue_time")),
+            duration(metrics.get("predict_time")),
         )
-        if self._is_empty:
-            self._print("")
+        for line in self._lines(row):
+            self._print(line)
         self._is_empty = False
-        self._print(table)
+
+    def _lines(self, row: tuple[str, ...]) -> Iterator[Text]:
+        if self._layout is None:
+            yield Text()
+            yield from field_lines({column.name: cell for column, cell in zip(_COLUMNS, row, strict=True)}, self._width)
+            return
+        if self._is_empty:
+            yield Text()
+            yield from self._layout.head(ellipsis())
+        yield from self._layout.lines(row, ellipsis())
+
+
+def remark_lines(title: str, text: str, width: int, colour: str = "") -> Iterator[Text]:
+    """Return the lines of a remark below the table: a title, and an indented text."""
+    yield Text()
+    yield from wrap(Text(title, f"bold {colour}"), width)
+    for line in wrap(Text("\n".join(clean(line) for line in text.splitlines())), width - 2):
+        yield Text.assemble("  ", line)
 
 
 def describe_input(example: Example) -> str:
@@ -61,13 +85,6 @@ def describe_result(engine: str, job: dict[str, Any]) -> str:
         error = job.get("error") or {}
         return clean(f"{job.get('status')}: {error.get('code')} {error.get('message')}")
     return _RESULTS[engine](job["output"])
-
-
-def describe_time(seconds: float | None) -> str:
-    """Return a duration with a sensible number of digits."""
-    if seconds is None:
-        return "-"
-    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _sentiment(output: Any) -> str:
