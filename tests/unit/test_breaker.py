@@ -87,7 +87,7 @@ def test_each_failed_probe_pauses_twice_as_long_up_to_a_limit_and_then_it_is_qua
         verdict = fail(made, 1, Phase.PROBING, first=number)
         assert verdict is not None
         assert not verdict.quarantine
-        assert verdict.reason.endswith("in a row failed; the last: PREDICT_ERROR")
+        assert verdict.reason.endswith("; the last: PREDICT_ERROR")
         pauses.append(verdict.pause_seconds)
     assert pauses == [10, 20, 40, 80, 160, 300, 300]
     verdict = fail(made, 1, Phase.PROBING, "WORKER_LOST", first=100)

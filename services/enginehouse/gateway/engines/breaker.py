@@ -150,7 +150,8 @@ class Breaker:
     def _failed_probe(self, job_id: str, tenant: str, code: str, now: float) -> Verdict:
         self.probes.add(job_id, tenant, now)
         self.failed_probes += 1
-        reason = f"{self.failed_probes} probes in a row failed; the last: {code}"
+        many = f"{self.failed_probes} probes in a row failed" if self.failed_probes > 1 else "a probe failed again"
+        reason = f"{many}; the last: {code}"
         if self.failed_probes >= QUARANTINE_AFTER_PROBES and self.probes.are_enough:
             return Verdict(True, 0, reason)
         return self._pause(reason)

@@ -28,12 +28,11 @@ class EngineOperations:
         return engine
 
     def _resumable(self, caller: Caller, name: str) -> KnownEngine:
-        if caller.is_admin:
-            return self._catalogue.resolve_any(name)
-        engine = self._catalogue.resolve(name, caller.name)
-        if engine.tenant != caller.name:
+        by_id = caller.is_admin and "--" in name
+        engine = self._catalogue.resolve_any(name) if by_id else self._catalogue.resolve(name, caller.name)
+        if not caller.is_admin and engine.tenant != caller.name:
             raise Forbidden(f"{engine.id} is not yours: only its owner or an administrator can resume it")
-        if engine.by_operator:
+        if not caller.is_admin and engine.by_operator:
             raise Forbidden(
                 f"An operator quarantined {engine.id} ({engine.reason}): only an administrator can resume it"
             )
