@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi.routing import APIRoute
-from pydantic import AliasChoices, SecretStr
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from enginehouse.contracts.base import variable
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobErrorCode
 from enginehouse.gateway.app import create_app
@@ -144,14 +145,6 @@ def job_errors_table() -> str:
     if len(rows) != len(JobErrorCode):
         raise ValueError("each member of JobErrorCode needs a text below it that says what it means")
     return _table(["code", "meaning"], rows)
-
-
-def variable(settings: type[BaseSettings], name: str) -> str:
-    """Return the environment variable of a setting."""
-    alias = settings.model_fields[name].validation_alias
-    if alias is None:
-        return f"{settings.model_config['env_prefix']}{name}".upper()
-    return str(alias.choices[0] if isinstance(alias, AliasChoices) else alias)
 
 
 _BOUNDS = {

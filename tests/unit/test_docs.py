@@ -11,6 +11,7 @@ from tests.support import generate_docs
 from tests.support.documents import ROOT, Document, Table, documents
 
 from enginehouse.cli.app import app
+from enginehouse.contracts.base import variable
 from enginehouse.contracts.job import TRANSITIONS, JobErrorCode
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.runner.settings import RunnerSettings
@@ -176,11 +177,7 @@ class TestTables:
 
     def test_variables_that_the_documents_name_are_read_somewhere(self) -> None:
         code = "".join(path.read_text() for path in _CODE.rglob("*.py"))
-        settings = {
-            generate_docs.variable(kind, name)
-            for kind in (GatewaySettings, RunnerSettings)
-            for name in kind.model_fields
-        }
+        settings = {variable(kind, name) for kind in (GatewaySettings, RunnerSettings) for name in kind.model_fields}
         named = {
             name
             for document in _ALL

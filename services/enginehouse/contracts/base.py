@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
 
 class StrictModel(BaseModel):
@@ -30,6 +30,27 @@ def explain_problems(problems: Sequence[Mapping[str, Any]], model: type[BaseMode
     """Say in a line what pydantic's list of problems says; the first five."""
     return "; ".join(
         f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {_reason(item, model)}" for item in problems[:5]
+    )
+
+
+def variable(settings: type[BaseModel], name: str) -> str:
+    """Return the environment variable of a setting. `name` is its field, or the alias by which an error names it."""
+    field = settings.model_fields.get(name)
+    if field is None:
+        return name
+    alias = field.validation_alias
+    if alias is None:
+        return f"{settings.model_config.get('env_prefix', '')}{name}".upper()
+    return str(alias.choices[0] if isinstance(alias, AliasChoices) else alias)
+
+
+def explain_settings(error: ValidationError, settings: type[BaseModel]) -> str:
+    """Say in a line which environment variables are missing or wrong, and why. Show no value: some are secret."""
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(
+        f"{variable(settings, str(item['loc'][0]))}: "
+        + ("it must be set" if item["type"] == "missing" else _reason(item, settings))
+        for item in problems
     )
 
 

@@ -7,7 +7,7 @@ import sys
 import structlog
 from pydantic import ValidationError
 
-from enginehouse.contracts.base import explain_problems
+from enginehouse.contracts.base import explain_settings
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.gateway.app import create_app, create_delivery_app
 from enginehouse.gateway.settings import GatewaySettings
@@ -45,7 +45,7 @@ def main() -> None:
         configure_logs(settings.log_level, as_json=settings.log_json)
         run(serve(settings))
     except ValidationError as error:
-        sys.exit(f"gateway: settings are missing or wrong: {explain_problems(error.errors(include_input=False))}")
+        sys.exit(f"gateway: settings are missing or wrong: {explain_settings(error, GatewaySettings)}")
     except EnginehouseError as error:
         sys.exit(f"gateway: {error}")
 

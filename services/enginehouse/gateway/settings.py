@@ -8,7 +8,6 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
-from enginehouse.contracts.errors import UnsafeSettings
 
 
 class GatewaySettings(BaseSettings):
@@ -75,7 +74,7 @@ class GatewaySettings(BaseSettings):
     @classmethod
     def _long_enough(cls, value: SecretStr) -> SecretStr:
         if len(value.get_secret_value()) < 16:
-            raise UnsafeSettings("DAPR_API_TOKEN and APP_API_TOKEN must have at least 16 characters")
+            raise ValueError("it must have at least 16 characters")
         return value
 
     @property

@@ -1,6 +1,7 @@
 """The settings of a runner, from the environment. A runner refuses to start with unsafe ones."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from enginehouse.contracts.base import explain_settings, variable
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.names import Slot
 
@@ -107,10 +109,8 @@ def load_settings() -> RunnerSettings:
     try:
         return RunnerSettings()
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False, include_context=False)
-        )
-        raise UnsafeSettings(f"the runner does not start: {wrong}") from None
+        raise UnsafeSettings(f"the runner does not start: {explain_settings(error, RunnerSettings)}") from None
     except SettingsError as error:
-        raise UnsafeSettings(f"the runner does not start: {error}") from None
+        # It names the field only, of a list or an object that is not JSON.
+        named = re.sub(r'^.*field "(\w+)".*$', lambda found: variable(RunnerSettings, found[1]), str(error))
+        raise UnsafeSettings(f"the runner does not start: {named}: it must be JSON") from None

@@ -86,7 +86,9 @@ class Ledger:
     def _claim_file(self) -> None:
         path = make_url(self._url).database
         if not path or path == ":memory:":
-            raise UnsafeSettings("ledger_url: a ledger in memory would lose accepted jobs; name a file")
+            raise UnsafeSettings(
+                "ENGINEHOUSE_GATEWAY_LEDGER_URL: a ledger in memory would lose accepted jobs; name a file"
+            )
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         lock = Path(f"{path}.lock").open("w")  # noqa: SIM115 - held as long as the gateway lives
         try:
@@ -97,7 +99,7 @@ class Ledger:
         except BlockingIOError:
             lock.close()
             raise UnsafeSettings(
-                f"ledger_url: {path} belongs to a gateway that is running; several gateways need PostgreSQL"
+                f"ENGINEHOUSE_GATEWAY_LEDGER_URL: {path} belongs to a gateway that is running; several gateways need PostgreSQL"
             ) from None
 
     def _migrate_sqlite(self) -> None:
