@@ -132,9 +132,10 @@ def test_jobs_of_a_removed_engine_end_and_new_ones_are_refused(stack: StackHandl
 def test_an_engine_that_does_not_start_is_told_of_and_the_others_go_on(stack: StackHandle, tmp_path: Path) -> None:
     engine = stack.deploy(_engine(tmp_path, "broken", _ENGINES / "raises_on_load"), wait=False)
     entry = until(
-        lambda: (found := stack.state()["engines"].get(engine)) and found["problem"] and found, "it has failed", 60
+        lambda: (found := stack.state()["engines"].get(engine)) and found["state"] == "failed" and found,
+        "it has failed",
+        60,
     )
-    assert entry["state"] == "failed"
     assert "keeps ending, with exit status 1" in entry["problem"]
     _echoes(stack)
     stack.remove(engine)

@@ -65,6 +65,17 @@ async def test_the_limit_holds_for_what_the_process_starts(supervisor: Superviso
     assert "MemoryError" in await _problem(supervisor, _spec(tmp_path, code))
 
 
+async def test_a_limit_adds_nothing_to_the_environment_of_a_process(supervisor: Supervisor, tmp_path: Path) -> None:
+    spec = _spec(tmp_path, "import os; raise SystemExit(sorted(os.environ))")
+    said = await _problem(supervisor, replace(spec, environment=lambda: {"LC_CTYPE": "C.UTF-8", "PORT": "1"}))
+    assert said.endswith("['LC_CTYPE', 'PORT']")
+
+
+async def test_a_command_that_does_not_exist_is_told_of(supervisor: Supervisor, tmp_path: Path) -> None:
+    said = await _problem(supervisor, replace(_spec(tmp_path, ""), command=["/no/such/program"]))
+    assert "cannot start /no/such/program: No such file" in said
+
+
 async def test_other_ends_are_told_by_status_or_signal_in_words_that_stay_the_same(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard, signal_group
+from enginehouse.local.limit import limited
 
 HealthCheck = Callable[[], Awaitable[bool]]
 ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
@@ -187,7 +188,7 @@ class Supervised:
     async def _run_once(self) -> int:
         spec = self.spec
         self._log_start = _size(spec.log)
-        command = limited(spec.command, spec.memory_bytes)
+        command = limited(spec.command, spec.memory_bytes) if spec.memory_bytes else spec.command
         process = await launch(command, spec.environment(), spec.cwd, spec.log, self.guard)
         self.status.pid, self.status.started_at = process.pid, time.time()
         self._set("running")
@@ -246,14 +247,6 @@ async def launch(
         )
     guard.watch(process.pid)
     return process
-
-
-def limited(command: Sequence[str], memory_bytes: int | None) -> list[str]:
-    """Return a command that runs `command`, in the same process, with at most this much private memory."""
-    if memory_bytes is None:
-        return list(command)
-    # The shell sets the limit before the engine's first instruction. It counts in KiB.
-    return ["/bin/sh", "-c", 'ulimit -d "$0"; exec "$@"', str(memory_bytes // 1024), *command]
 
 
 def last_lines(log: Path, start: int) -> str:
