@@ -161,12 +161,17 @@ def test_a_webhook_secret_is_an_existing_tenants(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"), [("again", "quarantined: again · healthy"), (None, "quarantined · healthy")]
+    ("state", "health", "reason", "said"),
+    [
+        ("quarantined", "healthy", "again", ["quarantined · healthy", "again"]),
+        ("active", "unhealthy", "It keeps ending:\n  SyntaxError\x1b[2J", ["unhealthy", "SyntaxError [2J"]),
+        ("active", "healthy", None, ["healthy"]),
+    ],
 )
-def test_an_engines_state_reason_and_health_are_told_apart(
-    monkeypatch: pytest.MonkeyPatch, reason: str | None, said: str
+def test_an_engine_is_never_called_active_and_its_reason_stands_by_itself(
+    monkeypatch: pytest.MonkeyPatch, state: str, health: str, reason: str | None, said: list[str]
 ) -> None:
-    found = EngineInfo(id="acme--ocr", state="quarantined", health="healthy", reason=reason)
+    found = EngineInfo(id="acme--ocr", state=state, health=health, reason=reason)
 
     @contextlib.contextmanager
     def connected(home: Path) -> Iterator[Any]:
@@ -174,7 +179,9 @@ def test_an_engines_state_reason_and_health_are_told_apart(
 
     monkeypatch.setattr(engines, "connected", connected)
     shown = runner.invoke(app, ["engines", "show", "ocr"]).stdout
-    assert said in shown
+    assert all(part in shown for part in said)
+    assert "active" not in shown
+    assert ("reason" in shown) == (reason is not None)
 
 
 @pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant", "dead-letters"])

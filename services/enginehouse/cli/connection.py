@@ -53,10 +53,10 @@ def print_table(table: Table) -> None:
 
 def print_error_with_advice(error: EnginehouseError) -> None:
     """Print an error: the problem, and what to do about it. One line, unless it quotes several."""
-    detail = clean_lines(str(error)).rstrip(". ")
-    # The text of a LocalError already contains its remedy.
-    advice = "" if isinstance(error, LocalError) else _ADVICE.get(error.code, error.advice)
-    # The last words of an engine stand on lines of their own.
+    # The text of a LocalError is a sentence and its remedy. Other errors may quote an engine's last words, line by line.
+    is_local = isinstance(error, LocalError)
+    detail = (clean if is_local else clean_lines)(str(error)).rstrip(". ")
+    advice = "" if is_local else _ADVICE.get(error.code, error.advice)
     joint = "\n" if "\n" in detail else ". "
     err.print(Text(f"{detail}{joint}{advice}".strip(), style="red"), soft_wrap=True)
 

@@ -69,7 +69,8 @@ def show(
     fields = {"engine": found.id, "version": found.version or "-", "what it does": clean(found.description)}
     for name, value in fields.items():
         table.add_row(Text(name, style="dim"), value)
-    table.add_row(Text("state", style="dim"), state)
+    health = "" if found.state == "active" else f" · {found.health}"
+    table.add_row(Text("state", style="dim"), Text.assemble(state, health))
     if found.reason:
         table.add_row(Text("reason", style="dim"), Text(clean_lines(found.reason)))
     table.add_row(Text("jobs", style="dim"), f"{queued} queued, {running} running, {workers} workers")
