@@ -39,6 +39,7 @@ ENGINES = [
             "description": "Finds sender, sum and date.",
             "state": "active",
             "health": "asleep",
+            "reason": "No replica runs: it starts with the next job.",
             "queue": {"jobs": {"queued": 0, "running": 0}, "workers": {"idle": 0, "running": 0}},
         },
         {
@@ -132,8 +133,12 @@ STATE = {
     "ready": True,
     "processes": PROCESSES,
     "engines": {
-        "shared--standard": {"state": "running", "problem": None},
-        LONG_NAME: {"state": "failing", "problem": "ModuleNotFoundError: there is no module named 'torch'"},
+        "shared--standard": {"state": "running", "problem": None, "doing": None},
+        LONG_NAME: {
+            "state": "failing",
+            "problem": "ModuleNotFoundError: there is no module named 'torch'",
+            "doing": None,
+        },
     },
     "refused": {},
 }

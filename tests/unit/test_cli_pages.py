@@ -97,6 +97,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Any:
 class PlainSteps:
     """Shows nothing, where a terminal would show a spinner."""
 
+    def __init__(self, quiet: bool = False) -> None:
+        pass
+
     def __enter__(self) -> "PlainSteps":
         return self
 

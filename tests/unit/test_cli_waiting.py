@@ -55,6 +55,17 @@ def test_with_json_the_error_of_a_wait_is_the_only_thing_on_standard_error(monke
     assert IDS[3] in error["detail"]
 
 
+def test_with_json_a_deploy_that_fails_writes_one_document_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path))
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engine.yaml").write_text("tenant: stranger\nname: one\n")
+    result = RUN.invoke(app, ["engines", "deploy", str(tmp_path), "--json"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no tenant 'stranger' here" in json.loads(result.stderr)["error"]["detail"]
+
+
 def test_a_wait_that_is_over_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, MemoryClient(waits=9))
     result = RUN.invoke(app, [*WAIT, "--timeout", "0"])

@@ -129,8 +129,10 @@ class TerminalSteps:
     Elsewhere than at a terminal: one line per step, and one now and then during it.
     """
 
-    def __init__(self, console: Console = err) -> None:
+    def __init__(self, console: Console = err, *, quiet: bool = False) -> None:
+        """Show the steps. With `quiet`, for programs that read standard error: only at a terminal."""
         self._console = console
+        self._quiet = quiet and not console.is_terminal
         self._live = (
             Progress(
                 SpinnerColumn("dots" if can_show("⠋", console) else "line"),
@@ -167,7 +169,7 @@ class TerminalSteps:
             self._live.update(
                 self._tasks[key], description=self._short(text, total), completed=done, total=total or None
             )
-        elif time.monotonic() - self._printed_at.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
+        elif not self._quiet and time.monotonic() - self._printed_at.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
             self._printed_at[key] = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
             self._console.print(Text(f"… {text}{share}"), soft_wrap=True)
@@ -180,7 +182,8 @@ class TerminalSteps:
             self._live.refresh()
         self._printed_at.pop(key, None)
         mark = ("✓ ", "green") if ok else ("✗ ", "red")
-        say(Text.assemble(mark, text), console=self._console)
+        if not self._quiet:
+            say(Text.assemble(mark, text), console=self._console)
 
     def _short(self, text: str, total: int) -> str:
         # Cut to one line, because lines that change in place must not wrap.

@@ -48,7 +48,8 @@ async def _play(home: Home, url: str, show: Callable[[Text], None], as_json: boo
 
 
 async def _play_on_running_stack(home: Home, as_json: bool) -> None:
-    note(f"Using the stack that runs in {home.path}.", "")
+    if not as_json:
+        note(f"Using the stack that runs in {home.path}.", "")
     deploy_platform_engines(home, _engine_names())
     await _play(home, home.read_local()["url"], say, as_json)
 
@@ -59,7 +60,7 @@ async def _start_and_play(home: Home, port: int, as_json: bool) -> None:
     # Jobs are shown as soon as their engine is up; slow engines do not hold up the others.
     options = RunOptions(port or pool.take(), _engine_names(), wait_for_engines=False)
 
-    with TerminalSteps() as steps:
+    with TerminalSteps(quiet=as_json) as steps:
 
         async def work(stack: Stack) -> None:
             async def report_when_up() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ def deploy(
     ] = True,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0, help="Longest wait. Default: until it answers, or cannot work."),
+        typer.Option(min=0, metavar="SECONDS", help="Longest wait. Default: until it answers, or cannot work."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,39 +36,52 @@ def deploy(
     """
     place = home_to_change(home)
     deployed = deployment.deploy(place, folder)
-    what = f"{deployed.spec.id} {deployed.spec.version}"
     if not as_json:
-        say(f"{what} is deployed: {deployed.bundle}" if deployed.changed else f"{what} is unchanged.")
+        _say_deployed(deployed)
+    view = None
+    if place.is_running() and wait:
+        view = run(_wait(deployed, timeout, as_json))
+    elif not place.is_running() and not as_json:
+        say("It starts with 'enginehouse up'.")
+    if as_json:
+        print_json(
+            {
+                "id": deployed.spec.id,
+                "version": deployed.spec.version,
+                "bundle": str(deployed.bundle),
+                "changed": deployed.changed,
+                "warnings": deployed.warnings(),
+                "engine": view,
+            }
+        )
+
+
+def _say_deployed(deployed: Deployment) -> None:
+    what = f"{deployed.spec.id} {deployed.spec.version}"
+    say(f"{what} is deployed: {deployed.bundle}" if deployed.changed else f"{what} is unchanged.")
     for warning in deployed.warnings():
         note(f"Note: {warning}", "yellow")
-    answers = place.is_running() and wait
-    if answers:
-        run(_wait(deployed, timeout))
-    elif not place.is_running():
-        note("It starts with 'enginehouse up'.")
-    if as_json:
-        spec = deployed.spec
-        known = {"id": spec.id, "version": spec.version, "bundle": str(deployed.bundle)}
-        print_json({**known, "changed": deployed.changed, "answers": answers or None})
 
 
-async def _wait(deployed: Deployment, timeout: float | None) -> None:
+async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> dict[str, Any]:
     engine = deployed.spec.id
-    with TerminalSteps() as steps:
+    with TerminalSteps(quiet=as_json) as steps:
         try:
             view = await deployment.wait_until_answers(deployed, steps, timeout)
         except NotWorking:
             steps.close()
-            logs = deployed.home.logs / f"{engine}--*.log"
-            note(f"{engine} stays deployed: mend it and deploy it again. Its logs: {logs}")
+            if not as_json:
+                logs = deployed.home.logs / f"{engine}--*.log"
+                note(f"{engine} stays deployed: mend it and deploy it again. Its logs: {logs}")
             raise
         except asyncio.CancelledError:
             steps.close()
-            note(f"{engine} stays deployed. 'enginehouse engines show {engine}' shows how it is.")
+            note(f"{engine} stays deployed. 'enginehouse engines show {engine}' shows how it is.", "")
             raise
         steps.finish(engine, f"{engine} answers")
-    if view["state"] != "active":
+    if view["state"] != "active" and not as_json:
         note(f"It is {view['state']}: {clean_lines(view['reason'] or '')}", "yellow")
+    return view
 
 
 def remove(engine: DeployedArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:

@@ -83,7 +83,7 @@ def show(
         "state": Text.assemble(state, health),
     }
     if found.reason:
-        fields["reason"] = clean_lines(found.reason)
+        fields["reason"] = found.reason
     if found.warning:
         fields["warning"] = Text(found.warning, "yellow")
     fields["jobs"] = f"{queued} queued, {running} running, {workers} workers"

@@ -46,12 +46,12 @@ def print_error(error: EnginehouseError, as_json: bool = False) -> None:
         said, advice = error.detail, error.remedy
     else:
         said, advice = str(error), _ADVICE.get(error.code, error.advice)
-    # Both may quote the last words of an engine.
     detail, advice = clean_lines(said), clean_lines(advice)
     if as_json:
         document = {"code": error.code, "detail": detail, "advice": advice, "retryable": error.retryable}
         err.file.write(json.dumps({"error": document}) + "\n")
         return
+    # The last words of an engine stand on lines of their own.
     between = "\n" if "\n" in detail + advice else " "
     stop = "" if detail.endswith((".", "?", "!", ":")) else "."
     say(Text(f"Error: {detail}{stop}{between}{advice}".rstrip(), "red"), console=err)

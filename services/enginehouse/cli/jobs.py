@@ -8,7 +8,7 @@ from rich.text import Text
 
 from enginehouse.cli.commands import Lists
 from enginehouse.cli.connection import connected
-from enginehouse.cli.console import clean, clean_lines, note, print_exactly, print_json, say
+from enginehouse.cli.console import clean, note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.inputs import read_input
 from enginehouse.cli.options import EngineArgument, JobArgument, JsonOption
@@ -193,7 +193,7 @@ def _show(job: Job, as_json: bool) -> None:
     fields |= {"attempts": str(job.attempts), "created": f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"}
     fields |= {"queued for": duration(job.metrics.queue_time), "predicted in": duration(job.metrics.predict_time)}
     if job.status_detail:
-        fields["waits because"] = Text(clean_lines(job.status_detail), "yellow")
+        fields["waits because"] = Text(job.status_detail, "yellow")
     if job.error:
         fields["error"] = Text(f"{job.error.code}: {job.error.message}", "red")
     for name, other in (("retry of", job.retry_of), ("retried as", job.retried_as), ("output at", job.output_url)):

@@ -4,22 +4,24 @@ import asyncio
 import os
 import signal
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
 from enginehouse.cli.failures import INTERRUPTED
 
+T = TypeVar("T")
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, or until a signal has stopped everything."""
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end and return the result, or until a signal has stopped everything."""
     try:
-        asyncio.run(_with_signals(main))
+        return asyncio.run(_with_signals(main))
     except asyncio.CancelledError:
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
+async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(main)
     signals = 0
 
@@ -34,4 +36,4 @@ async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    await task
+    return await task

@@ -54,7 +54,7 @@ def setup(as_json: JsonOption = False) -> None:
     async def get() -> None:
         guard = Guard()
         try:
-            with TerminalSteps() as steps:
+            with TerminalSteps(quiet=as_json) as steps:
                 daprd = await get_daprd(guard, steps)
                 address = external()
                 redis = f"{address.host}:{address.port}" if address else str(find_server())

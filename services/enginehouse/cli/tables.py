@@ -8,7 +8,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from enginehouse.cli.console import clean, ellipsis, out, say, wrap
+from enginehouse.cli.console import clean_lines, ellipsis, out, say, wrap
 
 Cell = str | Text
 Row = Sequence[Cell]
@@ -212,8 +212,8 @@ def _say_what_is_missing(columns: Sequence[Column], console: Console) -> None:
 def _text(cell: Cell) -> Text:
     """Return a cell as text that cannot control a terminal. Its lines are kept."""
     if isinstance(cell, Text):
-        return Text("\n".join(clean(line) for line in cell.plain.split("\n")), cell.style) if not cell.spans else cell
-    return Text("\n".join(clean(line) for line in cell.split("\n")))
+        return cell if cell.spans else Text(clean_lines(cell.plain), cell.style)
+    return Text(clean_lines(cell))
 
 
 def _one_line(text: Text) -> Text:

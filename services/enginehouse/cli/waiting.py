@@ -7,26 +7,20 @@ from enginehouse.cli.failures import Interrupted
 from enginehouse.cli.units import duration, span
 from enginehouse.client import Client, Handle, WaitOver
 from enginehouse.contracts.job import Job, Status
-from enginehouse.local.steps import SilentSteps, Steps
+from enginehouse.local.steps import Steps
 
 _LOOK_SECONDS = 1.0
 
 
 def wait_in_sight(client: Client, handle: Handle, timeout_seconds: float | None, as_json: bool) -> Job:
     """Return the job when it has ended. Raise WaitOver after `timeout_seconds`, Interrupted after Ctrl-C."""
-    if as_json and not err.is_terminal:
-        # A program that reads standard error finds there nothing but an error.
-        return _interruptible(client, handle, timeout_seconds, SilentSteps())
-    note(f"Accepted by {handle.engine}: {handle.id}")
-    with TerminalSteps() as steps:
-        return _interruptible(client, handle, timeout_seconds, steps)
-
-
-def _interruptible(client: Client, handle: Handle, timeout_seconds: float | None, steps: Steps) -> Job:
-    try:
-        return _wait(client, handle, timeout_seconds, steps)
-    except KeyboardInterrupt:
-        raise goes_on(handle.id) from None
+    if err.is_terminal or not as_json:
+        note(f"Accepted by {handle.engine}: {handle.id}")
+    with TerminalSteps(quiet=as_json) as steps:
+        try:
+            return _wait(client, handle, timeout_seconds, steps)
+        except KeyboardInterrupt:
+            raise goes_on(handle.id) from None
 
 
 def goes_on(job_id: str) -> Interrupted:

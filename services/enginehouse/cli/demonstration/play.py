@@ -140,7 +140,7 @@ class Play:
         while time.monotonic() < give_up:
             entry = self.home.read_state().get("engines", {}).get(engine, {})
             if entry.get("state") == "failed":
-                raise LocalError(f"{engine} did not start: {entry['problem']}", "The other engines are not affected.")
+                raise LocalError(f"It did not start: {entry['problem']}", f"Its logs are in {self.home.logs}.")
             if entry.get("state") == "running":
                 answer = await self._call(caller, "GET", f"/v1/engines/{engine}")
                 if answer.is_success and answer.json().get("card"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
-from enginehouse.cli.console import clean, ellipsis, wrap
+from enginehouse.cli.console import clean, clean_lines, ellipsis, wrap
 from enginehouse.cli.demonstration.examples import Example, How
 from enginehouse.cli.tables import Column, Fit, field_lines, fit
 from enginehouse.cli.units import duration
@@ -70,7 +70,7 @@ def remark_lines(title: str, text: str, width: int, colour: str = "") -> Iterato
     """Return the lines of a remark below the table: a title, and an indented text."""
     yield Text()
     yield from wrap(Text(title, f"bold {colour}"), width)
-    for line in wrap(Text("\n".join(clean(line) for line in text.splitlines())), width - 2):
+    for line in wrap(Text(clean_lines(text)), width - 2):
         yield Text.assemble("  ", line)
 
 
