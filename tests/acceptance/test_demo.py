@@ -57,8 +57,12 @@ def _rows(printed: str) -> dict[str, list[list[str]]]:
     """The table's cells by engine; a cell's lines are joined."""
     rows: dict[str, list[list[str]]] = {}
     cells: list[str] = []
-    for line in printed.split("Refused:")[0].splitlines():
-        parts = [line[:18], line[18:43], line[43:63], line[63:72], line[72:]]
+    lines = printed.split("Refused:")[0].splitlines()
+    (head,) = (line for line in lines if line.startswith("engine "))
+    # Names of columns of numbers stand at the right: these begin where the column before ends.
+    starts = [0, head.index("input"), head.index("result"), head.index("result") + 20, head.index("queue") + 5]
+    for line in lines:
+        parts = [line[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
         if "--" in parts[0]:
             cells = [""] * 5
             rows.setdefault(parts[0].strip(), []).append(cells)

@@ -41,7 +41,7 @@ _ENGINES = {
     "pathless": ("run: {command: [python, serve.py]}\n", {"serve.py": _NOT_FOUND}),
     "unmade": (
         "run: {command: [python, x.py], requirements: requirements.txt}\n",
-        {"requirements.txt": "enginehouse-has-no-such-file @ file:///nonexistent/wheel.whl\n"},
+        {"requirements.txt": "./torn-1.0-py3-none-any.whl\n", "torn-1.0-py3-none-any.whl": "not a wheel"},
     ),
 }
 _SAYS = {
@@ -49,7 +49,7 @@ _SAYS = {
     "hungry": ["keeps ending, with exit status 1", "more memory than the 256 MiB", "MemoryError"],
     "deaf": ["After 10 s, nothing listens on 127.0.0.1:", "the port in its variable PORT"],
     "pathless": ["After 10 s, GET /healthz at 127.0.0.1:", "answers 501"],
-    "unmade": ["The requirements of demo--unmade cannot be installed", "nonexistent"],
+    "unmade": ["The requirements of demo--unmade cannot be installed", "torn-1.0"],
 }
 
 
