@@ -101,7 +101,7 @@ def test_a_job_is_followed_to_its_end(stack: StackHandle) -> None:
     assert lines[1].split() == ["completed", "succeeded"]
     assert json.loads("".join(lines[2:])) == {"slept": 2}
     told = command(stack, "jobs", "follow", submit(stack, FAILS, "x", retry={"max_attempts": 1}), "--json")
-    assert [json.loads(line)["kind"] for line in told.stdout.splitlines()] == ["completed"]
+    assert [json.loads(line)["kind"] for line in told.stdout.splitlines()] == ["start", "completed"]
     assert (told.returncode, told.stderr.count("\n")) == (1, 1)
 
 
