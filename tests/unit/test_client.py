@@ -119,6 +119,18 @@ def test_a_retry_or_redrive_is_repeated_under_one_key_so_that_it_makes_one_job(
     assert key in (None, first)
 
 
+def test_an_idempotency_key_is_sent_as_utf8_or_refused_before_anything_is_sent(connect: Connect) -> None:
+    client, server = connect(accepted(), accepted())
+    client.submit("ocr", 1, idempotency_key="schlüssel")
+    client.retry(JOB, idempotency_key="ключ")
+    sent = [dict(request.headers.raw)[b"idempotency-key"].decode() for request in server.requests]
+    assert sent == ["schlüssel", "ключ"]
+    for wrong in ("\ud800", "a\nb", "a\x00"):
+        with pytest.raises(errors.InvalidHeader, match="idempotency_key"):
+            client.submit("ocr", 1, idempotency_key=wrong)
+    assert len(server.requests) == 2
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [

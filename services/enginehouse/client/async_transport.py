@@ -93,8 +93,8 @@ class AsyncTransport:
         timeout = httpx2.Timeout(
             self._timeout_seconds, connect=5, read=max(self._timeout_seconds, wait_seconds + _WAIT_MARGIN_SECONDS)
         )
-        http = self._http
-        request = http.build_request(method, path, content=content, params=params, headers=sent, timeout=timeout)
+        http, encoded = self._http, httpx2.Headers(sent, encoding="utf-8")
+        request = http.build_request(method, path, content=content, params=params, headers=encoded, timeout=timeout)
         tried = 0
         while True:
             tried += 1

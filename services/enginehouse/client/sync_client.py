@@ -28,6 +28,7 @@ from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
 from enginehouse.contracts.json_text import upload_json
 from enginehouse.contracts.names import DEFAULT_ENGINE
+from enginehouse.contracts.text import header_text
 from enginehouse.homes import find_access
 
 _LONGEST_WAIT_SECONDS = 60.0
@@ -246,7 +247,7 @@ class Client(Operations):
         'positive'
         'negative'
         """
-        key = idempotency_key or str(uuid.uuid4())
+        key = _key_header(idempotency_key)["idempotency-key"]
         answers: list[Handle | EnginehouseError] = []
         for start in range(0, len(jobs), _BATCH_MAX):
             body = {"jobs": jobs[start : start + _BATCH_MAX]}
@@ -329,7 +330,8 @@ class Client(Operations):
 
 def _key_header(key: str | None) -> dict[str, str]:
     """Return the header that makes a request safe to repeat: with the caller's key, or a new one."""
-    return {"idempotency-key": key or str(uuid.uuid4())}
+    key = key or str(uuid.uuid4())
+    return {"idempotency-key": header_text("idempotency_key", key.encode("utf-8", "surrogatepass"))}
 
 
 def _whole_job(content: bytes) -> Job | None:

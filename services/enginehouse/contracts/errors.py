@@ -17,7 +17,7 @@ class EnginehouseError(Exception):
     @property
     def title(self) -> str:
         """Name the kind in words. They are its code's, because Python drops docstrings where PYTHONOPTIMIZE is 2."""
-        return self.code.replace("_", " ").capitalize()
+        return self.code.replace("_", " ").capitalize().replace("json", "JSON")
 
 
 class RequestError(EnginehouseError):
