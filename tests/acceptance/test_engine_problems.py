@@ -41,7 +41,7 @@ _ENGINES = {
     "pathless": ("run: {command: [python, serve.py]}\n", {"serve.py": _NOT_FOUND}),
     "unmade": (
         "run: {command: [python, x.py], requirements: requirements.txt}\n",
-        {"requirements.txt": "enginehouse-has-no-such-file @ file:///nonexistent/wheel.whl\n"},
+        {"requirements.txt": "--no-index\nnonexistent-package\n"},
     ),
 }
 _SAYS = {
