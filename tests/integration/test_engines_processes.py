@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.support.waiting import NotInTime, until
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.ports import PortPool
+from enginehouse.yaml_files import read_yaml
 
 ENGINES = Path(__file__).parents[1] / "engines"
 FOLDERS = sorted(folder.name for folder in ENGINES.iterdir() if folder.is_dir() and folder.name != "__pycache__")
@@ -68,7 +68,7 @@ class Process:
 
 
 def read_spec(folder: str) -> EngineSpec:
-    return EngineSpec.model_validate(yaml.safe_load((ENGINES / folder / "engine.yaml").read_text()))
+    return read_yaml(EngineSpec, ENGINES / folder / "engine.yaml")
 
 
 @pytest.fixture
