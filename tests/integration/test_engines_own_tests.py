@@ -8,12 +8,12 @@ from pathlib import Path
 
 import jsonschema_rs
 import pytest
-import yaml
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.environments import prepare
 from enginehouse.local.guard import Guard
 from enginehouse.local.steps import SilentSteps
+from enginehouse.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "engine_template"
@@ -33,7 +33,7 @@ each_engine = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: fold
 
 
 def read_spec(folder: Path) -> EngineSpec:
-    return EngineSpec.model_validate(yaml.safe_load((folder / "engine.yaml").read_text()))
+    return read_yaml(EngineSpec, folder / "engine.yaml")
 
 
 def without_network() -> list[str]:

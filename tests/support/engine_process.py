@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tests.support.waiting import NotInTime, until
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.ports import PortPool
+from enginehouse.yaml_files import read_yaml
 
 ENGINES = Path(__file__).parents[1] / "engines"
 
@@ -95,4 +95,4 @@ def engine_processes(logs: Path) -> Iterator[Callable[..., EngineProcess]]:
 
 def read_spec(folder: str) -> EngineSpec:
     """Return the engine.yaml in that folder."""
-    return EngineSpec.model_validate(yaml.safe_load((ENGINES / folder / "engine.yaml").read_text()))
+    return read_yaml(EngineSpec, ENGINES / folder / "engine.yaml")
