@@ -5,9 +5,10 @@ from typing import Annotated
 import numpy as np
 from lines import Line, Share, joined
 from pictures import open_pages
+from PIL import Image
 from pydantic import BaseModel, Field
 from rapidocr import RapidOCR
-from tiles import SIDE, Tile, tiles
+from tiles import OVERVIEW, SIDE, Tile, tiles
 
 from enginehouse.engine import Engine
 
@@ -78,12 +79,34 @@ class Ocr(Engine):
 
     def read_tile(self, tile: Tile, min_confidence: float, page: int) -> list[Line]:
         """Return the lines of a tile, at their places in the whole picture."""
-        found = self.reader(np.ascontiguousarray(tile.pixels[:, :, ::-1]), text_score=min_confidence)
-        if found.boxes is None:  # The tile holds no text.
+        if is_blank(tile.pixels):
             return []
-        boxes = (found.boxes + np.array([tile.left, tile.top])).tolist()
+        found, scale = self.reader(bgr(tile.pixels), text_score=min_confidence), 1.0
+        if found.boxes is None and max(tile.pixels.shape) > OVERVIEW:
+            # Perhaps it holds only a short line. On a smaller picture it is not overlooked.
+            scale = max(tile.pixels.shape) / OVERVIEW
+            found = self.reader(bgr(reduced(tile.pixels, scale)), text_score=min_confidence)
+        if found.boxes is None:
+            return []
+        boxes = (found.boxes * scale + np.array([tile.left, tile.top])).tolist()
         return [
             # By rounding, a confidence may exceed 1.
             Line(text=text, confidence=min(float(confidence), 1.0), box=box, page=page)
             for text, confidence, box in zip(found.txts, found.scores, boxes, strict=True)
         ]
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Say whether a picture has the same colour everywhere."""
+    return bool((pixels == pixels[0, 0]).all())
+
+
+def reduced(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """Return a picture whose sides are shorter by `scale`."""
+    height, width = pixels.shape[:2]
+    return np.asarray(Image.fromarray(pixels).resize((max(1, round(width / scale)), max(1, round(height / scale)))))
+
+
+def bgr(pixels: np.ndarray) -> np.ndarray:
+    """Return an RGB picture in the order that the reader takes."""
+    return np.ascontiguousarray(pixels[:, :, ::-1])

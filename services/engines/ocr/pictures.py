@@ -19,6 +19,8 @@ MIN_SIDE = 8
 """Fewer pixels hold no letter."""
 MAX_SIDE = 30_000
 """A longer picture would not be read within the engine's time."""
+_SAMPLE_SIDE = 2_000
+"""A picture is reduced to this many pixels a side to tell whether its content is light or dark."""
 
 
 def open_pages(encoded: str) -> Iterator[Image.Image]:
@@ -65,8 +67,10 @@ def on_contrast(image: Image.Image) -> Image.Image:
     if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
         return image.convert("RGB")
     image = image.convert("RGBA")
-    opacity = np.asarray(image.getchannel("A"), dtype=np.float32)
-    brightness = np.asarray(image.convert("L"), dtype=np.float32)
+    sample = image.copy()
+    sample.thumbnail((_SAMPLE_SIDE, _SAMPLE_SIDE), Image.Resampling.BOX)
+    opacity = np.asarray(sample.getchannel("A"), dtype=np.float32)
+    brightness = np.asarray(sample.convert("L"), dtype=np.float32)
     light = float((brightness * opacity).sum()) > 127.5 * float(opacity.sum())
     background = Image.new("RGBA", image.size, "black" if light else "white")
     return Image.alpha_composite(background, image).convert("RGB")

@@ -137,11 +137,20 @@ def test_text_is_read_on_any_background_and_depth(engine, image, text):
     assert engine.predict({"image": encode(image, kind)})["text"] == text
 
 
+@pytest.mark.parametrize("size", [(900, 1_200), (1_330, 1_600), (1_000, 6_000), (2_480, 3_508)], ids=str)
+def test_a_single_short_line_on_a_large_page_is_not_overlooked(engine, size):
+    page = engine.predict({"image": encode(render(["Top line"], size=size))})
+    assert page["text"].replace(" ", "") == "Topline"
+    (left, top), _, (right, bottom), _ = page["lines"][0]["box"]
+    assert left < 60 < 100 < right
+    assert top < 45 < bottom < 80
+
+
 def test_a_tall_screenshot_is_read_line_by_line(engine):
-    lines = [f"Entry {number} of the log" for number in range(60)]
-    page = engine.predict({"image": encode(render(lines, size=(900, 12_000), step=199))})
+    lines = [f"Entry {number} of the log" for number in range(40)]
+    page = engine.predict({"image": encode(render(lines, size=(900, 8_000), step=199))})
     assert page["text"].splitlines() == lines
-    for number in (0, 30, 59):  # Places are those of the whole picture.
+    for number in (0, 20, 39):  # Places are those of the whole picture.
         top, bottom = page["lines"][number]["box"][0][1], page["lines"][number]["box"][2][1]
         assert top < 30 + 199 * number + 20 < bottom
 

@@ -8,15 +8,17 @@ import numpy as np
 
 SIDE = 1_600
 """Longest side, in pixels, of what is read without reducing it."""
+OVERVIEW = 900
+"""Longest side of a surface on which the reader overlooks no short line. On larger ones it may, if little else is drawn."""
 LONG = 2.0
 """A picture whose sides are in this ratio is long. Pages of books and screens are not."""
-LINE = 800
-"""Longest part of a line, in pixels, if a picture is cut from left to right. In longer ones letters are misread."""
 SEARCHED = 300
 """Pixels at the end of a tile in which the cut is placed: where the least is drawn, which is between lines or words."""
 THINNEST = 8
 """The reader misreads strips that are thinner than this part of their length, so they are widened."""
 SMALLEST = 64
+BORDER = 24
+"""Pixels of background around each part of a picture that was cut: letters at the very edge are misread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,18 @@ def tiles(pixels: np.ndarray) -> Iterator[Tile]:
     edges = _edges(pixels, axis)
     for start, end in pairwise(edges):
         part = pixels[start:end] if axis == 0 else pixels[:, start:end]
-        widened, left, top = _widened(part)
+        widened, left, top = _widened(part, BORDER if len(edges) > 2 else 0)
         yield Tile(widened, (start if axis == 1 else 0) - left, (start if axis == 0 else 0) - top)
 
 
 def _edges(pixels: np.ndarray, axis: int) -> list[int]:
     """Return where to cut along `axis`, with both ends."""
     long, short = pixels.shape[axis], pixels.shape[1 - axis]
-    step = max(SIDE if axis == 0 else LINE, round(short * 1.5))
-    if long <= SIDE or long <= step or long < LONG * short:
+    step = max(OVERVIEW, round(short * 0.75))
+    if long <= SIDE or long < LONG * short:
         return [0, long]
-    drawn = np.abs(np.diff(pixels.mean(axis=2, dtype=np.float32), axis=1 - axis)).sum(axis=1 - axis)
-    drawn = np.convolve(drawn, np.ones(5), "same")
+    changes = np.diff(pixels.sum(axis=2, dtype=np.int16), axis=1 - axis)
+    drawn = np.convolve(np.abs(changes, out=changes).sum(axis=1 - axis), np.ones(5), "same")
     edges = [0]
     while long - edges[-1] > step:
         begin = edges[-1] + step - SEARCHED
@@ -54,11 +56,14 @@ def _edges(pixels: np.ndarray, axis: int) -> list[int]:
     return [*edges, long]
 
 
-def _widened(part: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Return a strip with a border in its own background, so that it is thick enough; and the border's left and top."""
+def _widened(part: np.ndarray, border: int) -> tuple[np.ndarray, int, int]:
+    """Return a part with a border in its own background, and the border's left and top.
+
+    It is `border` thick, or more where the part would be too thin.
+    """
     height, width = part.shape[:2]
-    top = max(0, max(SMALLEST, -(-width // THINNEST)) - height + 1) // 2
-    left = max(0, max(SMALLEST, -(-height // THINNEST)) - width + 1) // 2
+    top = max(border, (max(SMALLEST, -(-width // THINNEST)) - height + 1) // 2)
+    left = max(border, (max(SMALLEST, -(-height // THINNEST)) - width + 1) // 2)
     if not top and not left:
         return part, 0, 0
     edge = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
