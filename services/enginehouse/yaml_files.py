@@ -1,6 +1,8 @@
 """Read YAML that people write: values as they stand there, and every mistake at once, each with its path."""
 
 import difflib
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,6 +15,7 @@ from enginehouse.contracts.errors import RequestError
 
 M = TypeVar("M", bound=BaseModel)
 
+_MAX_BYTES = 1024 * 1024
 _RESOLVED = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 _SENTENCES = {
     "missing": "is missing",
@@ -67,7 +70,7 @@ _AsWritten.yaml_implicit_resolvers = {
 def read_yaml(kind: type[M], path: Path) -> M:
     """Read a file as `kind`. Raise InvalidFile with every mistake and its place."""
     try:
-        return kind.model_validate(yaml.load(path.read_bytes(), _AsWritten))  # noqa: S506 - a SafeLoader
+        return kind.model_validate(yaml.load(_content(path), _AsWritten))  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise InvalidFile(f"{path}: {error.strerror}") from None
     except yaml.YAMLError as error:
@@ -77,6 +80,18 @@ def read_yaml(kind: type[M], path: Path) -> M:
     if len(mistakes) == 1:
         raise InvalidFile(f"{path}: {mistakes[0]}")
     raise InvalidFile("\n  ".join([f"{path} has {len(mistakes)} mistakes:", *mistakes]))
+
+
+def _content(path: Path) -> bytes:
+    # Not blocking, so that a pipe is refused instead of waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidFile(f"{path} is not a file")
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise InvalidFile(f"{path} has more than the {_MAX_BYTES:,} bytes that are read")
+    return content
 
 
 def _explain(kind: type[BaseModel], mistake: Mapping[str, Any]) -> str:
@@ -135,4 +150,5 @@ def _shown(value: Any) -> str:
         return "keys and values"
     if isinstance(value, list):
         return "a list"
-    return "nothing" if value is None else repr(value)[:60]
+    # Long text is not quoted: the file may be another one than its author thinks.
+    return "nothing" if value is None else "text" if len(str(value)) > 60 else repr(value)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from enginehouse.contracts.engine import EngineSpec, LocalRun
 from enginehouse.local.environments import environment_key, install_arguments
 from enginehouse.local.guard import Guard
-from enginehouse.local.interpreters import Interpreter, PythonMissing, find_interpreter, search_path
+from enginehouse.local.interpreters import Interpreter, PythonMissing, find_interpreter, search_path, uv_environment
 from enginehouse.local.steps import SilentSteps
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.deploy import deploy_engine
@@ -191,3 +191,19 @@ def test_shims_that_fail_do_not_hide_the_python_that_a_version_manager_has(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(shim.parent))
     assert shutil.which("python3.98", path=search_path("3.98")) == str(real)
+
+
+def test_packages_that_are_built_see_no_secret_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEHOUSE_API_KEY", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("UV_INDEX_URL", "file:///packages")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:3128")
+    found = uv_environment()
+    assert "secret" not in found.values()
+    assert {"PATH", "UV_INDEX_URL", "https_proxy"} <= found.keys()
+
+
+def test_requirements_that_are_a_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").touch()
+    with pytest.raises(InvalidBundle, match="is a folder, and must be a file"):
+        environment_files(tmp_path, ".")

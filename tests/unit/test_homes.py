@@ -115,6 +115,7 @@ def test_a_home_that_is_only_near_is_not_changed_while_the_url_means_another_pla
 ) -> None:
     monkeypatch.setenv("ENGINEHOUSE_URL", "https://enginehouse.example")
     assert _RUN.invoke(app, ["engines", "deploy", "."]).exit_code == 1
+    assert _RUN.invoke(app, ["engines", "deploy", "."], env={"ENGINEHOUSE_HOME": str(home)}).exit_code == 1
     assert not list((home / "engines").iterdir())
     assert _RUN.invoke(app, ["engines", "deploy", ".", "--home", str(home)]).exit_code == 0
     monkeypatch.setenv("ENGINEHOUSE_URL", f"{LOCAL['url']}/")

@@ -55,7 +55,9 @@ def home_to_change(given: Path | None) -> Home:
         if url:
             raise _only_here(url) from None
         raise
-    if given is None and url and url != home.read_local().get("url"):
+    # A home that was named in the command itself is meant. ENGINEHOUSE_HOME may only be left over.
+    named = given is not None and str(given) != os.environ.get("ENGINEHOUSE_HOME")
+    if not named and url and url != home.read_local().get("url"):
         raise _only_here(url)
     return home
 

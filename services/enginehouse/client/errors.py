@@ -71,7 +71,8 @@ def from_answer(status: int, body: bytes, retry_after_header: str | None) -> Eng
     except ValueError:
         problem = None
     if not isinstance(problem, dict) or "code" not in problem:
-        problem = {"code": "", "detail": f"HTTP {status}: {body[:200].decode(errors='replace')}"}
+        said = "it redirects, so it is not Enginehouse" if 300 <= status < 400 else body[:200].decode(errors="replace")
+        problem = {"code": "", "detail": f"HTTP {status}: {said}"}
     return from_problem({**problem, "status": status}, retry_after(retry_after_header))
 
 

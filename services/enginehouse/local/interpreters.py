@@ -1,6 +1,7 @@
 """Find the Python interpreter that an engine asks for, or have uv fetch it."""
 
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
 
 _IDENTITY = "import platform, sys; print(platform.python_version(), sys.version, sys.base_prefix)"
+_FOR_UV = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|UV_\w+|XDG_\w+|NETRC|CC|CXX|CFLAGS|LDFLAGS|PYENV_ROOT"
+    r"|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?:https?|all|no)_proxy|(?:HTTPS?|ALL|NO)_PROXY"
+)
+"""Names of variables that finding, downloading and building packages need."""
 _VERSION_MANAGERS = (".pyenv/versions", ".asdf/installs/python", ".local/share/mise/installs/python")
 """Folders below a user's home where version managers keep interpreters, each in a folder named after its version."""
 
@@ -47,8 +53,11 @@ def find_uv() -> Path:
 
 
 def uv_environment() -> dict[str, str]:
-    """Return the environment of a uv that works for an engine and not for this project."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    """Return the environment of a uv that works for an engine and not for this project.
+
+    Packages that are built run their authors' code with it, so it holds no secrets but those for package indexes.
+    """
+    kept = {name: value for name, value in os.environ.items() if _FOR_UV.fullmatch(name)}
     # Use the certificates that this machine trusts, as pip does: uv's own list does not know a company's proxy.
     return {"UV_SYSTEM_CERTS": "1", **kept}
 

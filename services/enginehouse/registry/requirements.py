@@ -52,7 +52,10 @@ class _Search:
 
     def include(self, place: str, base: str, where: str) -> None:
         """Add a file of requirements, and everything that it names. `where` says in messages who names the file."""
-        for name in self._deployed_at(place, base, where):
+        found = self._deployed_at(place, base, where)
+        if posixpath.normpath(posixpath.join(base, place)) not in found:
+            raise InvalidBundle(f"{where}: {place} is a folder, and must be a file.")
+        for name in found:
             if name not in self.found:
                 self.found.add(name)
                 self._read_toml(name) if name.endswith(".toml") else self._read_lines(name)

@@ -81,11 +81,18 @@ class Standard(Engine):
         return word in self.analyzer.emojis or word.lower() in self.analyzer.lexicon or bare in self.analyzer.lexicon
 
     def _parts(self, text: str) -> Iterator[tuple[str, int]]:
-        """Yield the text in parts of at most PART_WORDS words, with their number. End a part with a sentence."""
+        """Yield the text in parts of at most PART_WORDS words, with their number. End a part with a sentence.
+
+        An emoji counts as the words of its description, which VADER puts in its place.
+        """
         words = list(self.word.finditer(text))
+        weights = [len(self.analyzer.emojis.get(word.group(), "-").split()) for word in words]
         start = 0
         while start < len(words):
-            end = min(start + PART_WORDS, len(words))
+            end, weight = start + 1, weights[start]
+            while end < len(words) and weight + weights[end] <= PART_WORDS:
+                weight += weights[end]
+                end += 1
             if end < len(words):
                 ends = (at for at in range(end, start, -1) if words[at - 1].group().endswith((".", "!", "?")))
                 end = next(ends, end)

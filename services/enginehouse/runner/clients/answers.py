@@ -18,7 +18,8 @@ _NOT_REJECTIONS = frozenset({408, 429})
 _TRACEBACK = "Traceback (most recent call last)"
 # `1e400` is valid JSON and becomes infinity, which JSON does not have. Only digits like these can overflow a float.
 _MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+# Also those that turn the direction of writing, and surrogates, which cannot be stored.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def malformed(reason: str) -> Failed:
