@@ -66,10 +66,10 @@ def test_stops_at_sigterm_once_what_is_in_hand_is_finished(start: Any) -> None:
     assert engine.popen.wait(10) == -signal.SIGTERM
 
 
-def test_raises_on_load_ends_with_the_reason(start: Any) -> None:
+def test_raises_on_load_ends_with_the_reason_as_the_last_line(start: Any) -> None:
     engine = start("raises_on_load")
     assert engine.popen.wait(30) == 1
-    assert "RuntimeError: the model file is damaged" in engine.log.read_text()
+    assert engine.log.read_text().splitlines()[-1] == "RuntimeError: the model file is damaged"
 
 
 def test_slow_to_load_listens_at_once(start: Any) -> None:

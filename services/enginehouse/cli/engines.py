@@ -59,10 +59,7 @@ def list_engines(home: HomeOption = None, as_json: JsonOption = False) -> None:
     print_table(_COLUMNS, rows) if rows else say("No engines. 'enginehouse engines deploy FOLDER' adds one.")
     for engine in found:
         if engine.reason:
-            first, *more = clean_lines(engine.reason).splitlines()
-            # The last words of an engine fill a screen.
-            hint = f" 'enginehouse engines show {engine.id}' shows them." if more else ""
-            say(f"{engine.id}: {first}{hint}", "yellow")
+            say(f"{engine.id}: {clean_lines(engine.reason)}", "yellow")
 
 
 @engines.command()

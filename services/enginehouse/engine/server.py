@@ -27,6 +27,8 @@ def serve(engine: type[Engine]) -> None:
     def give_up() -> None:
         nonlocal loaded
         loaded = False
+        # What uvicorn says while it stops would stand below the reason, where only the last lines are shown.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         server.should_exit = True
 
     app = EngineApp(EngineHost(engine, on_load_failure=give_up))
