@@ -5,12 +5,12 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from enginehouse.contracts.base import StrictModel
+from enginehouse.contracts.base import StrictModel, model_at, model_in
 from enginehouse.contracts.errors import RequestError
 
 M = TypeVar("M", bound=BaseModel)
@@ -106,7 +106,7 @@ def _explain(kind: type[BaseModel], mistake: Mapping[str, Any]) -> str:
 
 def _unknown_key(kind: type[BaseModel], place: tuple[str | int, ...]) -> str:
     *parents, key = place
-    model = _model_at(kind, parents)
+    model = model_at(kind, parents)
     if issubclass(model, StrictModel) and (new := model.renamed.get(str(key))):
         return f"is called {new!r} now: rename it"
     near = difflib.get_close_matches(str(key), model.model_fields, 1)
@@ -116,24 +116,10 @@ def _unknown_key(kind: type[BaseModel], place: tuple[str | int, ...]) -> str:
     return f"is not a known key; the known ones are {', '.join(model.model_fields)}"
 
 
-def _model_at(kind: type[BaseModel], place: list[str | int]) -> type[BaseModel]:
-    for part in place:
-        kind = _model_of(kind.model_fields[str(part)].annotation) or kind
-    return kind
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that an annotation allows, perhaps beside None."""
-    models = [
-        one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
-    ]
-    return models[0] if models else None
-
-
 def _paths(kind: type[BaseModel], parent: str = "") -> Iterator[str]:
     for name, field in kind.model_fields.items():
         yield parent + name
-        if model := _model_of(field.annotation):
+        if model := model_in(field.annotation):
             yield from _paths(model, f"{parent}{name}.")
 
 

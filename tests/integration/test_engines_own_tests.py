@@ -8,11 +8,9 @@ from pathlib import Path
 
 import jsonschema_rs
 import pytest
+from tests.support.environments import make_environment
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.local.environments import prepare
-from enginehouse.local.guard import Guard
-from enginehouse.local.steps import SilentSteps
 from enginehouse.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -51,13 +49,7 @@ async def environment_with_pytest(folder: Path, copy: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", copy.parent)
     with (copy / "requirements.txt").open("a") as requirements:
         requirements.write("\npytest\n")
-    guard = Guard()
-    try:
-        environment = await prepare(read_spec(copy), copy, guard, SilentSteps())
-    finally:
-        guard.close()
-    assert environment is not None
-    return environment
+    return await make_environment(read_spec(copy), copy)
 
 
 def run(environment: Path, copy: Path, *arguments: str) -> str:

@@ -9,14 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.support.environments import make_environment
 
 from enginehouse.contracts.engine import EngineSpec, LocalRun
-from enginehouse.local import environments
 from enginehouse.local.checkout import root
 from enginehouse.local.environments import EnvironmentFailed
-from enginehouse.local.guard import Guard
 from enginehouse.local.interpreters import find_uv
-from enginehouse.local.steps import SilentSteps
 
 pytestmark = pytest.mark.timeout(300)  # The first run downloads packages.
 _SPEC = EngineSpec(tenant="acme", name="one", run=LocalRun(command=["python"], requirements="requirements.txt"))
@@ -59,13 +57,7 @@ def prepare(folder: Path, requirements: str, uv_toml: str = "") -> Path:
     (folder / "requirements.txt").write_text(requirements)
     if uv_toml:
         (folder / "uv.toml").write_text(uv_toml)
-    guard = Guard()
-    try:
-        made = asyncio.run(environments.prepare(_SPEC, folder, guard, SilentSteps()))
-    finally:
-        guard.close()
-    assert made
-    return made
+    return asyncio.run(make_environment(_SPEC, folder))
 
 
 def origin(environment: Path) -> str:

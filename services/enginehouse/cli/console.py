@@ -59,16 +59,6 @@ def ellipsis(console: Console = out) -> str:
     return "…" if can_show("…", console) else ".."
 
 
-def clean(text: str) -> str:
-    """Return text of an engine or a server without characters that could control a terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def clean_lines(text: str) -> str:
-    """Return text of several lines as `clean` does, and keep the lines."""
-    return "\n".join(clean(line) for line in text.splitlines())
-
-
 def wrap(text: Text, width: int) -> list[Text]:
     """Break text into lines between words. A word that is wider than `width` stays whole on a line of its own."""
     lines: list[Text] = []

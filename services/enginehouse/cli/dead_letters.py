@@ -7,12 +7,13 @@ from rich.text import Text
 
 from enginehouse.cli.commands import Lists
 from enginehouse.cli.connection import connected
-from enginehouse.cli.console import clean, print_exactly, print_json, say
+from enginehouse.cli.console import print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.options import JsonOption, LetterArgument
 from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
 from enginehouse.cli.units import age
 from enginehouse.client import DeadLetterInfo
+from enginehouse.contracts.text import clean
 
 EXAMPLES = """Examples:
 

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from enginehouse.cli.console import TerminalSteps, clean_lines, note, print_json, say
+from enginehouse.cli.console import TerminalSteps, note, print_json, say
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
+from enginehouse.contracts.text import clean_lines
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.home import LOCAL_TENANT

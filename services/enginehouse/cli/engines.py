@@ -8,11 +8,12 @@ from rich.text import Text
 
 from enginehouse.cli.commands import Lists
 from enginehouse.cli.connection import connected
-from enginehouse.cli.console import clean_lines, print_exactly, print_json, say
+from enginehouse.cli.console import print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.options import EngineArgument, JsonOption
 from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
 from enginehouse.client import Client, EngineInfo
+from enginehouse.contracts.text import clean_lines
 
 EXAMPLES = """Examples:
 

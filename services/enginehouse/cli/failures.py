@@ -4,8 +4,9 @@ import json
 
 from rich.text import Text
 
-from enginehouse.cli.console import clean_lines, err, say
+from enginehouse.cli.console import err, say
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.text import clean_lines
 from enginehouse.local.errors import LocalError
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from enginehouse.cli.commands import Lists
 from enginehouse.cli.connection import connected
-from enginehouse.cli.console import clean, note, print_exactly, print_json, say
+from enginehouse.cli.console import note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.inputs import read_input
 from enginehouse.cli.options import EngineArgument, JobArgument, JsonOption
@@ -18,6 +18,7 @@ from enginehouse.cli.waiting import goes_on, wait_in_sight
 from enginehouse.client import Handle, JobFailed, JobNews, SubmitOptions
 from enginehouse.contracts.job import Job, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE
+from enginehouse.contracts.text import clean
 
 SUBMIT_EXAMPLES = """Examples:
 

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from enginehouse.cli.console import TerminalSteps, clean_lines, err, follow_logs, note, print_json, say
+from enginehouse.cli.console import TerminalSteps, err, follow_logs, note, print_json, say
 from enginehouse.cli.homes import HomeOption, NewHomeOption, existing_home, home_to_start
 from enginehouse.cli.options import JsonOption
 from enginehouse.cli.running import run
 from enginehouse.cli.tables import Column, Fit, print_table
 from enginehouse.cli.units import span
 from enginehouse.contracts.names import PLATFORM_TENANT
+from enginehouse.contracts.text import clean_lines
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober, listens

@@ -8,7 +8,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from enginehouse.cli.console import clean_lines, ellipsis, out, say, wrap
+from enginehouse.cli.console import ellipsis, out, say, wrap
+from enginehouse.contracts.text import clean_lines
 
 Cell = str | Text
 Row = Sequence[Cell]

@@ -60,21 +60,22 @@ def _reason(item: Mapping[str, Any], model: type[BaseModel] | None) -> str:
     if item["type"] != "extra_forbidden" or model is None:
         return str(item["msg"])
     *path, name = item["loc"]
-    known = _fields(model, path)
+    known = list(model_at(model, path).model_fields)
     nearest = difflib.get_close_matches(str(name), known, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known) or 'none'}"
     return f"there is no such field; {hint}"
 
 
-def _fields(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    """Return the names of the fields of the model at `path` within `model`."""
+def model_at(model: type[BaseModel], path: Sequence[Any]) -> type[BaseModel]:
+    """Return the model at `path` within `model`, where pydantic found a mistake."""
     for part in path:
         if field := model.model_fields.get(part):
-            model = _model_in(field.annotation) or model
-    return list(model.model_fields)
+            model = model_in(field.annotation) or model
+    return model
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that an annotation allows, perhaps in a list or beside None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return next((found for part in get_args(annotation) if (found := model_in(part))), None)

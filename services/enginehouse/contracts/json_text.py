@@ -31,8 +31,8 @@ _FORMS = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# A number like 1e400 is well-formed, but becomes infinite when it is read. Only digits like these can overflow a float.
-_MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
+MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
+"""A number like 1e400 is well-formed, but becomes infinite when it is read. Only digits like these can overflow a float."""
 Path = tuple[str | int, ...]
 
 
@@ -91,7 +91,7 @@ def upload_json(body: bytes, name: str) -> bytes:
     """Return the text of an upload that is the field `name`, without a byte order mark, after the checks of inline JSON."""
     value = read_json(body, f"The upload of {name}", name)
     body = body.removeprefix(codecs.BOM_UTF8)
-    _check_for_all(name, value, body, _MAY_OVERFLOW.search(body) is not None)
+    _check_for_all(name, value, body, MAY_OVERFLOW.search(body) is not None)
     return body
 
 

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from enginehouse.contracts.text import clean
+
 PROBLEM_MAX_CHARS = 2_000
 _HEAD_CHARS = 400
 PROBLEM_FILE = "problem"
@@ -15,14 +17,10 @@ def problem_text(text: str) -> str:
 
     The reason stands at the beginning, and the end of an engine's last words at the end.
     """
-    clean = "\n".join(_printable(line).rstrip() for line in text.strip().splitlines())
-    if len(clean) <= PROBLEM_MAX_CHARS:
-        return clean
-    return clean[:_HEAD_CHARS] + "\n…\n" + clean[_HEAD_CHARS + 3 - PROBLEM_MAX_CHARS :]
-
-
-def _printable(line: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in line)
+    kept = "\n".join(clean(line).rstrip() for line in text.strip().splitlines())
+    if len(kept) <= PROBLEM_MAX_CHARS:
+        return kept
+    return kept[:_HEAD_CHARS] + "\n…\n" + kept[_HEAD_CHARS + 3 - PROBLEM_MAX_CHARS :]
 
 
 Problem = Annotated[str, AfterValidator(problem_text)]

@@ -1,4 +1,4 @@
-"""Reads text from outside that is not JSON: headers, and fields that reach a column or a file name."""
+"""Reads text from outside that is not JSON: headers, fields that reach a column or a file name, words for a terminal."""
 
 import re
 from typing import Annotated
@@ -57,3 +57,13 @@ StorableText = Annotated[str, AfterValidator(_without_null)]
 def storable(text: str) -> str:
     """Return text of an engine or another system with a replacement for each character that cannot be stored."""
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def clean(text: str) -> str:
+    """Return text of an engine or a server without characters that could control a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def clean_lines(text: str) -> str:
+    """Return text of several lines as `clean` does, and keep the lines."""
+    return "\n".join(clean(line) for line in text.splitlines())

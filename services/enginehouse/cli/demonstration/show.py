@@ -6,10 +6,11 @@ from typing import Any
 
 from rich.text import Text
 
-from enginehouse.cli.console import clean, clean_lines, ellipsis, wrap
+from enginehouse.cli.console import ellipsis, wrap
 from enginehouse.cli.demonstration.examples import Example, How
 from enginehouse.cli.tables import Column, Fit, field_lines, fit
 from enginehouse.cli.units import duration
+from enginehouse.contracts.text import clean, clean_lines
 
 _WIDEST = 120
 _LONGEST = 200

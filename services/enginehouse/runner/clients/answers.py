@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic_core
 
 from enginehouse.contracts.job import OUTPUT_MAX_DEPTH, JobErrorCode
+from enginehouse.contracts.json_text import MAY_OVERFLOW
 from enginehouse.runner.clients.base import Busy, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
 from enginehouse.runner.schema import depth
@@ -16,8 +17,6 @@ MESSAGE_MAX_CHARS = 2_000
 MAX_RETRY_AFTER_SECONDS = 60.0
 _NOT_REJECTIONS = frozenset({408, 429})
 _TRACEBACK = "Traceback (most recent call last)"
-# `1e400` is valid JSON and becomes infinity, which JSON does not have. Only digits like these can overflow a float.
-_MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
 # Also those that turn the direction of writing, and surrogates, which cannot be stored.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -53,7 +52,7 @@ def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
         return malformed('it is JSON without "result"')
     if len(body) > limit:
         return too_large(f"{len(body)} bytes", limit)
-    if (trouble := _trouble(answer["result"], body)) is not None:
+    if (trouble := _trouble(answer["result"], _doubts(body))) is not None:
         return malformed(trouble)
     return Succeeded(answer["result"], len(body))
 
@@ -67,12 +66,13 @@ def read_results(body: bytes, limits: Sequence[int]) -> Reply | list[Reply]:
     items = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(items, list) or len(items) != len(limits):
         return malformed(f'it is JSON without "results", a list of {len(limits)}')
-    return [_read_item(item, limit, body) for item, limit in zip(items, limits, strict=True)]
+    doubts = _doubts(body)
+    return [_read_item(item, limit, doubts) for item, limit in zip(items, limits, strict=True)]
 
 
-def _read_item(item: Any, limit: int, body: bytes) -> Reply:
+def _read_item(item: Any, limit: int, doubts: "_Doubts") -> Reply:
     if isinstance(item, dict) and "result" in item:
-        if (trouble := _trouble(item["result"], body)) is not None:
+        if (trouble := _trouble(item["result"], doubts)) is not None:
             return malformed(trouble)
         size = len(pydantic_core.to_json(item["result"]))
         return too_large(f"{size} bytes", limit) if size > limit else Succeeded(item["result"], size)
@@ -99,11 +99,25 @@ def _is_final(error: Any) -> bool:
     return isinstance(error, dict) and error.get("retryable") is False
 
 
-def _trouble(result: Any, body: bytes) -> str | None:
-    """Return why JSON readers could not read a result that was parsed from `body`. None: they can."""
-    if _MAY_OVERFLOW.search(body) and not _is_finite(result):
+class _Doubts(NamedTuple):
+    """What the text of an answer may hide, so that most results need not be looked through."""
+
+    may_overflow: bool
+    may_be_deep: bool
+
+
+def _doubts(body: bytes) -> _Doubts:
+    return _Doubts(
+        may_overflow=MAY_OVERFLOW.search(body) is not None,
+        may_be_deep=body.count(b"[") + body.count(b"{") > OUTPUT_MAX_DEPTH,
+    )
+
+
+def _trouble(result: Any, doubts: _Doubts) -> str | None:
+    """Return why JSON readers could not read a result of the answer that these doubts are about. None: they can."""
+    if doubts.may_overflow and not _is_finite(result):
         return "it holds a number that is too large for JSON readers"
-    if body.count(b"[") + body.count(b"{") > OUTPUT_MAX_DEPTH and depth(result) > OUTPUT_MAX_DEPTH:
+    if doubts.may_be_deep and depth(result) > OUTPUT_MAX_DEPTH:
         return f"it is nested deeper than {OUTPUT_MAX_DEPTH} levels"
     return None
 
