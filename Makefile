@@ -15,9 +15,9 @@ demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop
 up: $(ENVIRONMENT) ## Start everything and stay until Ctrl-C
 	@$(BIN)/enginehouse up
 
-test: $(ENVIRONMENT) ## Run every test; ARGS='-k name' runs some
+test: $(ENVIRONMENT) ## Run every test, two at a time; ARGS='-k name' runs some
 	@$(BIN)/enginehouse setup
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 pythons: $(ENVIRONMENT) ## Run the demo on every other Python of this machine, 3.11 to 3.14
 	@$(BIN)/enginehouse setup

@@ -98,7 +98,7 @@ async def test_while_the_store_is_away_a_cancel_says_so_and_works_later(world: G
     world.runner.answer = never
     job_id = await world.submit()
     await world.until_status(job_id, Status.RUNNING)
-    world.dapr.fail("read", Unavailable("the store is away"))
+    world.dapr.fail("read", Unavailable("the store is away"), on=job_id)
     answer = await world.client().post(f"/v1/jobs/{job_id}/cancel")
     assert problem_of(answer, 503, "UNAVAILABLE")["retryable"]
     assert answer.headers["retry-after"]

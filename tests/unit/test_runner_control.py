@@ -67,7 +67,7 @@ async def test_a_runner_that_starts_while_its_engine_is_stopped_begins_nothing(t
 
 async def test_a_store_that_does_not_answer_changes_nothing(world: World) -> None:
     reads = world.dapr.calls["read"]
-    world.dapr.fail("read", times=5)
+    world.dapr.fail("read", on=names.CONTROL_KEY, times=5)
     await until_async(lambda: world.dapr.calls["read"] > reads + 5)
     assert world.runner.ready()
 

@@ -53,7 +53,7 @@ async def test_the_same_garbage_is_the_same_dead_letter(world: World) -> None:
 
 
 async def test_garbage_is_not_acknowledged_before_it_is_dead_lettered(world: World) -> None:
-    world.dapr.fail("publish")
+    world.dapr.fail("publish", on=names.DEAD_LETTERS_TOPIC)
     assert not await world.runner.receiver.deliver(b"{}")
     assert await world.runner.receiver.deliver(b"{}")
 

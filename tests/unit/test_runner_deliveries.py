@@ -127,7 +127,7 @@ async def test_a_worker_lost_in_the_last_attempt_ends_the_job(world: World) -> N
 
 async def test_a_delivery_that_cannot_be_judged_is_asked_for_again(world: World) -> None:
     job_id = names.new_job_id()
-    world.dapr.fail("read")
+    world.dapr.fail("read", on=job_id)
     assert not await begin(world, job_id, attempt=2)
     assert await begin(world, job_id, attempt=2)
     assert world.record(job_id).status is Status.SUCCEEDED

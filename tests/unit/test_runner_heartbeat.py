@@ -99,7 +99,7 @@ async def test_joining_drops_the_vanished_and_keeps_the_living(tmp_path: Path) -
 
 async def test_a_conflict_is_tried_again(world: World) -> None:
     del world.dapr.stores[STORE][names.WORKERS_KEY]
-    world.dapr.fail("create", Conflict("somebody was first"))
+    world.dapr.fail("create", Conflict("somebody was first"), on=names.WORKERS_KEY)
     await world.runner.heartbeats.beat()
     assert listed(world) == ["worker-1"]
 

@@ -89,16 +89,16 @@ async def test_a_job_canceled_while_it_waits_for_a_place_does_not_reach_its_engi
     assert world.runner.pool.replicas[0].places_taken == 0
 
 
-async def test_a_job_that_gets_a_place_at_once_is_not_read_before(world: World) -> None:
-    assert (await world.run()).status is Status.SUCCEEDED
-    read = [key for key in world.runners_sidecar.keys_read if names.is_job_id(key)]
-    assert read == []
+async def test_a_job_that_gets_a_place_at_once_is_not_read_before(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, claim_after_seconds=60) as world:
+        assert (await world.run()).status is Status.SUCCEEDED
+        assert [key for key in world.runners_sidecar.keys_read if names.is_job_id(key)] == []
 
 
 async def test_a_claim_that_cannot_be_written_is_written_later(world: World) -> None:
     gate = Gate(world)
-    world.dapr.fail("create", times=2)
     job_id = names.new_job_id()
+    world.dapr.fail("create", on=job_id, times=2)
     delivery = begin(world, job_id)
     await world.running(job_id)
     gate.open.set()
@@ -123,7 +123,7 @@ async def test_trouble_while_watching_ends_no_job(world: World) -> None:
     job_id = names.new_job_id()
     delivery = begin(world, job_id)
     await world.running(job_id)
-    world.dapr.fail("read_many", times=3)
+    world.dapr.fail("read_many", on=job_id, times=3)
     await until_async(lambda: not world.dapr.failures["read_many"])
     gate.open.set()
     assert await delivery

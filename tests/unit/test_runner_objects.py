@@ -115,8 +115,8 @@ async def test_a_record_that_cannot_be_read_after_the_fetch_leaves_the_job_to_an
     world: World, store: Store
 ) -> None:
     store.objects["in"] = b"1"
-    world.dapr.fail("read", times=1)
     job_id = names.new_job_id()
+    world.dapr.fail("read", on=job_id)
     body = world.event(job_id, None, objects=store.of_job(input_key="in"))
     assert not await world.runner.receiver.deliver(body)
     assert world.runner.pool.replicas[0].places_taken == 0

@@ -49,8 +49,8 @@ async def test_the_record_is_written_before_the_completion(world: World) -> None
 
 
 async def test_a_result_is_kept_in_hand_until_it_can_be_written(world: World) -> None:
-    world.dapr.fail("create", times=3)
     job_id = names.new_job_id()
+    world.dapr.fail("create", on=job_id, times=3)
     assert await world.runner.receiver.deliver(world.event(job_id))
     assert world.record(job_id).status is Status.SUCCEEDED
     assert len(world.engine.calls) == 1
@@ -64,13 +64,13 @@ async def test_a_write_whose_answer_was_lost_counts(world: World) -> None:
 
 
 async def test_a_completion_that_cannot_be_published_loses_nothing(world: World) -> None:
-    world.dapr.fail("publish", times=10)
+    world.dapr.fail("publish", on=names.COMPLETIONS_TOPIC, times=10)
     assert (await world.run()).status is Status.SUCCEEDED
 
 
 async def test_jobs_that_end_while_a_hint_is_on_its_way_share_the_next_one(world: World) -> None:
     await until_async(lambda: world.dapr.published[names.COMPLETIONS_TOPIC])
-    world.dapr.fail("publish", times=3)
+    world.dapr.fail("publish", on=names.COMPLETIONS_TOPIC, times=3)
     job_ids = [names.new_job_id() for _ in range(5)]
     assert all(await asyncio.gather(*(world.runner.receiver.deliver(world.event(job_id)) for job_id in job_ids)))
     events = map(json.loads, world.dapr.published[names.COMPLETIONS_TOPIC])

@@ -76,10 +76,10 @@ class MortalSidecar(FakeSidecar):
 
     killed = False
 
-    async def _enter(self, method: str, component: str | None = None) -> Exception | None:
+    async def _enter(self, method: str, component: str | None = None, *on: str) -> Exception | None:
         if self.killed:
             await asyncio.Event().wait()
-        return await super()._enter(method, component)
+        return await super()._enter(method, component, *on)
 
 
 class Whole(Gateway):

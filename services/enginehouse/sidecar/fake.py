@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from enginehouse.contracts.moments import now
 from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
@@ -16,6 +17,12 @@ class _Entry:
     value: bytes
     version: int
     expires_at: float | None
+
+
+class _Failure(NamedTuple):
+    error: Exception
+    after_doing: bool
+    on: str | None
 
 
 @dataclass
@@ -31,16 +38,25 @@ class FakeDapr:
     missing: set[str] = field(default_factory=set)
     """Components that no sidecar has loaded. Using one fails as with a real sidecar."""
     calls: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, list[tuple[Exception, bool]]] = field(default_factory=lambda: defaultdict(list))
+    failures: dict[str, list[_Failure]] = field(default_factory=lambda: defaultdict(list))
     _version: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def fail(self, method: str, error: Exception | None = None, *, times: int = 1, after_doing: bool = False) -> None:
-        """Make the next `times` calls of `method` raise.
+    def fail(
+        self,
+        method: str,
+        error: Exception | None = None,
+        *,
+        on: str | None = None,
+        times: int = 1,
+        after_doing: bool = False,
+    ) -> None:
+        """Make the next `times` calls of `method` raise; with `on`, only those for this key or topic.
 
+        Name the key wherever something in the background makes the same call: it could take the failure instead.
         With `after_doing` the effect happens and only the answer is lost.
         """
-        self.failures[method] += [(error or Unavailable("made to fail"), after_doing)] * times
+        self.failures[method] += [_Failure(error or Unavailable("made to fail"), after_doing, on)] * times
 
     def subscribe(self, topic: str, handler: Subscriber) -> None:
         """Deliver every later event on `topic` to `handler`, again and again while it returns False."""
@@ -76,22 +92,24 @@ class FakeSidecar:
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    async def _enter(self, method: str, component: str | None = None) -> Exception | None:
+    async def _enter(self, method: str, component: str | None = None, *on: str) -> Exception | None:
         """Count the call. Raise a planned failure now, or return one to raise after the effect."""
         self._world.calls[method] += 1
         await asyncio.sleep(0)
         if component in self._world.missing:
             raise Unavailable(f"sidecar: component {component} is not loaded")
-        if self._world.failures[method]:
-            error, after_doing = self._world.failures[method].pop(0)
-            if not after_doing:
-                raise error
-            return error
-        return None
+        planned = self._world.failures[method]
+        failure = next((one for one in planned if one.on is None or one.on in on), None)
+        if failure is None:
+            return None
+        planned.remove(failure)
+        if not failure.after_doing:
+            raise failure.error
+        return failure.error
 
     async def publish(self, pubsub: str, topic: str, event: bytes) -> None:
         """Keep the event and give it to the subscribers."""
-        late = await self._enter("publish", pubsub)
+        late = await self._enter("publish", pubsub, topic)
         if (pubsub, topic) in self._world.forbidden_topics:
             raise NotPermitted(f"{self._app_id} may not publish to {topic}")
         self._world.published[topic].append(event)
@@ -101,7 +119,7 @@ class FakeSidecar:
 
     async def publish_many(self, pubsub: str, topic: str, events: Sequence[bytes]) -> list[bool]:
         """Publish each event."""
-        await self._enter("publish_many", pubsub)
+        await self._enter("publish_many", pubsub, topic)
         taken = []
         for event in events:
             try:
@@ -119,13 +137,13 @@ class FakeSidecar:
 
     async def read(self, store: str, key: str) -> StateItem | None:
         """Return the present value, or None."""
-        await self._enter("read", store)
+        await self._enter("read", store, key)
         entry = self._present(store, key)
         return StateItem(entry.value, str(entry.version)) if entry else None
 
     async def read_many(self, store: str, keys: Sequence[str]) -> dict[str, StateItem]:
         """Return the present values of the keys that exist."""
-        await self._enter("read_many", store)
+        await self._enter("read_many", store, *keys)
         found = {key: entry for key in keys if (entry := self._present(store, key))}
         return {key: StateItem(entry.value, str(entry.version)) for key, entry in found.items()}
 
@@ -135,7 +153,7 @@ class FakeSidecar:
 
     async def create(self, store: str, key: str, value: bytes, ttl_seconds: int) -> None:
         """First-write a key that must not exist."""
-        late = await self._enter("create", store)
+        late = await self._enter("create", store, key)
         if self._present(store, key):
             raise Conflict(f"{store}: {key} exists")
         self._store(store, key, value, ttl_seconds)
@@ -144,7 +162,7 @@ class FakeSidecar:
 
     async def replace(self, store: str, key: str, value: bytes, etag: str, ttl_seconds: int) -> None:
         """First-write a key over exactly the version `etag`."""
-        late = await self._enter("replace", store)
+        late = await self._enter("replace", store, key)
         entry = self._present(store, key)
         # Redis does the same: it writes a key that is gone.
         if entry is not None and str(entry.version) != etag:
@@ -155,12 +173,12 @@ class FakeSidecar:
 
     async def put(self, store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
         """Last-write a key."""
-        await self._enter("put", store)
+        await self._enter("put", store, key)
         self._store(store, key, value, ttl_seconds)
 
     async def delete(self, store: str, key: str) -> None:
         """Remove a key."""
-        await self._enter("delete", store)
+        await self._enter("delete", store, key)
         self._world.stores[store].pop(key, None)
 
     async def metadata(self) -> Metadata:
