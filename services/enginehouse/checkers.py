@@ -1,0 +1,77 @@
+"""Runs checks of strangers' data in processes of their own, so that no data can hold up, fill or end the service.
+
+A parser and a validator hold the interpreter while they work, so a thread does not help. A process can be bounded in
+processor time and memory, and killed.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
+
+T = TypeVar("T")
+
+_AT_ONCE = 2
+_MEMORY_BYTES = 768 * 1024 * 1024
+"""Most memory of a process: JSON of 64 MiB takes up to about ten times its size, once it is parsed."""
+_WAIT_SECONDS = 30.0
+"""Longest time of a check. Its processor time is over much earlier, unless the machine is very busy."""
+_NICE = 5
+"""The service itself comes first when there are too few processors."""
+
+
+class TooCostly(Exception):
+    """A check was given up: it took more processor time or memory than it may."""
+
+
+class Checkers:
+    """Runs functions in a few bounded processes, which start when they are needed and end after idle minutes."""
+
+    def __init__(self, at_once: int = _AT_ONCE) -> None:
+        self._limiter: CapacityLimiter | None = None
+        self._at_once = at_once
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self, owner: str, cpu_seconds: float, check: Callable[..., T], *arguments: Any) -> T:
+        """Return `check(*arguments)`, which must be a function of a module and take and return what pickle can carry.
+
+        Checks for the same owner run one after the other, so no owner has all processes. Raise TooCostly after
+        `cpu_seconds` of processor time, or where the check takes too much memory.
+        """
+        turn = self._turns.setdefault(owner, asyncio.Lock())
+        async with turn:
+            if self._limiter is None:  # It belongs to the event loop.
+                self._limiter = CapacityLimiter(self._at_once)
+            try:
+                async with asyncio.timeout(_WAIT_SECONDS):
+                    return await to_process.run_sync(
+                        _bounded, cpu_seconds, check, arguments, cancellable=True, limiter=self._limiter
+                    )
+            except (BrokenWorkerProcess, MemoryError, TimeoutError):
+                raise TooCostly(f"{check.__name__} took too much time or memory") from None
+
+
+def _bounded(cpu_seconds: float, check: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    _settle()
+    # The default action of SIGPROF ends the process, also while native code runs.
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    try:
+        return check(*arguments)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _settle() -> None:
+    """Bound this process, once."""
+    if resource.getrlimit(resource.RLIMIT_DATA)[0] == _MEMORY_BYTES:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
