@@ -10,8 +10,6 @@ import structlog.testing
 from tests.support.gateway import GatewayWorld, gateway_world
 from tests.support.problems import anonymous, problem_of, refused
 
-from enginehouse.contracts.names import new_job_id
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -27,10 +25,11 @@ async def test_names_that_are_too_long(world: GatewayWorld) -> None:
     await refused(world, "POST", "/v1/jobs", 422, json={"engine": "x" * 65})
 
 
+A_JOB = "01890a5d-ac96-7b2a-8c4e-0123456789ab"
 BAD_IDS = ["abc", "1", "%00", "..%2f", "0" * 36, "01890a5d-ac96-4b2a-8c4e-0123456789ab", "é", "x" * 2_000]
 
 
-@pytest.mark.parametrize("job_id", [*BAD_IDS, str(new_job_id()).upper()])
+@pytest.mark.parametrize("job_id", [*BAD_IDS, A_JOB.upper()])
 async def test_a_malformed_id(world: GatewayWorld, job_id: str) -> None:
     for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/retry")):
         answer = await world.client().request(method, f"/v1/jobs/{job_id}{path}")
@@ -52,12 +51,12 @@ QUERIES = [
     ("GET", "/v1/jobs?limit=1&limit=2&x=1"),
     ("GET", "/v1/engines?x=1"),
     ("GET", "/v1/engines/echo?x=1"),
-    ("GET", f"/v1/jobs/{new_job_id()}?wait=-1"),
-    ("GET", f"/v1/jobs/{new_job_id()}?wait=61"),
-    ("GET", f"/v1/jobs/{new_job_id()}?wait=nan"),
-    ("GET", f"/v1/jobs/{new_job_id()}?wait=inf"),
-    ("GET", f"/v1/jobs/{new_job_id()}?wait=soon"),
-    ("POST", f"/v1/jobs/{new_job_id()}/cancel?force=1"),
+    ("GET", f"/v1/jobs/{A_JOB}?wait=-1"),
+    ("GET", f"/v1/jobs/{A_JOB}?wait=61"),
+    ("GET", f"/v1/jobs/{A_JOB}?wait=nan"),
+    ("GET", f"/v1/jobs/{A_JOB}?wait=inf"),
+    ("GET", f"/v1/jobs/{A_JOB}?wait=soon"),
+    ("POST", f"/v1/jobs/{A_JOB}/cancel?force=1"),
     ("GET", "/healthz/ready?x=1"),
 ]
 
@@ -127,7 +126,7 @@ async def test_an_unknown_field_is_told_its_nearest_neighbour_and_a_cursor_where
     [
         ("DELETE", "/v1/jobs", "GET, POST"),
         ("PUT", "/v1/engines/echo/jobs", "POST"),
-        ("PATCH", f"/v1/jobs/{new_job_id()}", "GET"),
+        ("PATCH", f"/v1/jobs/{A_JOB}", "GET"),
         ("GET", "/v1/jobs/batch", "POST"),
         ("POST", "/healthz/ready", "GET"),
     ],
