@@ -14,9 +14,10 @@ from tests.support.waiting import until_async
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, EngineSpec
 from enginehouse.contracts.job import Status
+from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.card import build_card
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.schema import Unusable, depth, stand_alone
+from enginehouse.runner.schema import depth, stand_alone
 
 SPEC = EngineSpec(tenant="acme", name="echo", version="v7", concurrency=3)
 
@@ -116,12 +117,12 @@ def test_too_deep_and_too_many_are_refused() -> None:
     deep: Any = {}
     for _ in range(100):
         deep = {"items": deep}
-    with pytest.raises(Unusable, match="deep"):
+    with pytest.raises(UnusableSchema, match="deep"):
         stand_alone(deep, {})
-    with pytest.raises(Unusable, match="large"):
+    with pytest.raises(UnusableSchema, match="large"):
         stand_alone({"enum": ["x" * 70_000]}, {})
     bomb = {f"S{i}": {"anyOf": [{"$ref": f"#/components/schemas/S{i + 1}"}] * 900} for i in range(30)}
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableSchema):
         stand_alone({"$ref": "#/components/schemas/S0"}, {"components": {"schemas": bomb}})
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from enginehouse.background import Background
+from enginehouse.checkers import Checkers
 from enginehouse.gateway.engines.breaker_feed import BreakerFeed
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
@@ -62,7 +63,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     # ledger | objects | tenants
     ledger = Ledger(settings.ledger_url.get_secret_value(), pace.ledger)
     objects = _objects(settings)
-    tenants, limits = Tenants(settings.tenants_dir), Limits()
+    tenants, limits, checkers = Tenants(settings.tenants_dir), Limits(), Checkers()
     # Callers have a budget without places, so that a sweep over many stores that hang keeps none of them waiting.
     budget = StoreBudget(pace.store_seconds)
     sweep_budget = StoreBudget(pace.store_seconds, at_once=_STORES_SWEPT_AT_ONCE)
@@ -118,6 +119,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         webhooks=webhooks,
         objects=objects,
         inline_max_bytes=settings.inline_max_bytes,
+        checkers=checkers,
     )
     jobs = Jobs(ledger, catalogue, submitter, records, waiters, objects)
     # recovery, in the order of a sweep

@@ -14,9 +14,10 @@ from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EngineC
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
+from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.schema import Unusable, depth, predict_schemas, stand_alone
+from enginehouse.runner.schema import depth, predict_schemas, stand_alone
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, 
 def _usable(which: str, schema: Any, openapi: Mapping[str, Any], engine_id: str) -> dict[str, Any]:
     try:
         return stand_alone(schema, openapi)
-    except Unusable as error:
+    except UnusableSchema as error:
         _log.warning(
             "A schema of the engine cannot be used, so every value passes",
             action="schema_unusable",

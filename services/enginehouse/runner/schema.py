@@ -3,17 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jsonschema_rs
 import pydantic_core
 
 from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH
+from enginehouse.json_schema import UnusableSchema, compiled, measure
 
 _COMPONENTS = "#/components/schemas/"
 _MAX_NODES = 20_000
-
-
-class Unusable(Exception):
-    """A schema that cannot be part of the card. The message says why."""
 
 
 def predict_schemas(openapi: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -47,7 +43,7 @@ def batch_offer(openapi: Mapping[str, Any]) -> BatchOffer:
 
 
 def stand_alone(schema: Any, openapi: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `schema` with every component it refers to in its own `$defs`; raise Unusable if it refers elsewhere."""
+    """Return `schema` with every component it refers to in its own `$defs`; raise UnusableSchema if it refers elsewhere."""
     if not isinstance(schema, dict):
         return {}
     components = _object_at(openapi, "components", "schemas")
@@ -61,7 +57,7 @@ def stand_alone(schema: Any, openapi: Mapping[str, Any]) -> dict[str, Any]:
             continue
         found = components.get(name)
         if found is None:
-            raise Unusable(f"its $ref to component {name[:100]!r} leads nowhere")
+            raise UnusableSchema(f"its $ref to component {name[:100]!r} leads nowhere")
         definitions[name] = _convert(found, wanted, 0, budget)
     if definitions:
         whole = {**whole, "$defs": {**whole.get("$defs", {}), **definitions}}
@@ -71,19 +67,11 @@ def stand_alone(schema: Any, openapi: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(schema: Any) -> None:
     if depth(schema) > CARD_MAX_DEPTH - 2:
-        raise Unusable(f"it is nested more than {CARD_MAX_DEPTH - 2} deep")
+        raise UnusableSchema(f"it is nested more than {CARD_MAX_DEPTH - 2} deep")
     if len(pydantic_core.to_json(schema)) > CARD_MAX_BYTES:
-        raise Unusable(f"it is larger than {CARD_MAX_BYTES} bytes")
-    if not _is_schema(schema):
-        raise Unusable("it is not a valid JSON Schema")
-
-
-def _is_schema(schema: Any) -> bool:
-    try:
-        jsonschema_rs.Draft202012Validator(schema)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
-        return False
-    return True
+        raise UnusableSchema(f"it is larger than {CARD_MAX_BYTES} bytes")
+    measure(schema)
+    compiled(schema)
 
 
 def depth(value: Any) -> int:
@@ -107,7 +95,7 @@ def _convert(node: Any, wanted: list[str], level: int, budget: list[int]) -> Any
     """Return a copy whose component references are `$defs` references, and add their names to `wanted`."""
     budget[0] -= 1
     if budget[0] < 0 or level > CARD_MAX_DEPTH:
-        raise Unusable("it is too large or nested too deep")
+        raise UnusableSchema("it is too large or nested too deep")
     if isinstance(node, list):
         return [_convert(item, wanted, level + 1, budget) for item in node]
     if not isinstance(node, dict):
@@ -119,7 +107,7 @@ def _convert(node: Any, wanted: list[str], level: int, budget: list[int]) -> Any
             wanted.append(reference.removeprefix(_COMPONENTS))
             copy["$ref"] = "#/$defs/" + reference.removeprefix(_COMPONENTS)
         elif not reference.startswith("#/$defs/"):
-            raise Unusable(f"its $ref {reference[:100]!r} is not one inside the same description")
+            raise UnusableSchema(f"its $ref {reference[:100]!r} is not one inside the same description")
     if copy.pop("nullable", None) is True and isinstance(copy.get("type"), str):
         copy["type"] = [copy["type"], "null"]  # OpenAPI 3.0 writes it like this.
     return copy

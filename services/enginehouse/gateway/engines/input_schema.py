@@ -1,74 +1,60 @@
 """Checks inputs against the schemas on engines' cards, which come from tenants and may be hostile."""
 
-import asyncio
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
+import pydantic_core
 
-from enginehouse.contracts.engine import CARD_MAX_DEPTH
+from enginehouse.checkers import Checkers, TooCostly
 from enginehouse.contracts.errors import InvalidInput
+from enginehouse.json_schema import compiled, measure, problems
 
-_MAX_REPORTED = 3
-_SMALL_SCHEMA_NODES = 400
-_EXPLAINED_MAX_BYTES = 1024 * 1024
-"""To explain an error, the validator copies the whole value: 8 MB would hold up the event loop for a second."""
-_BRANCHING = frozenset({"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "not", "if", "dependentSchemas", "contains"})
-
-
-def _weight(schema: Any, depth: int = 0) -> int:
-    """Estimate how much work one value can cause: the number of nodes, with branching keywords counted heavily."""
-    if depth > CARD_MAX_DEPTH:
-        return 1_000_000
-    if isinstance(schema, dict):
-        heavy = sum(20 for key in schema if key in _BRANCHING)
-        return 1 + heavy + sum(_weight(value, depth + 1) for value in schema.values())
-    if isinstance(schema, list):
-        return 1 + sum(_weight(value, depth + 1) for value in schema)
-    return 1
+_INLINE_MAX_COST = 2_000_000
+"""Nodes of the schema times bytes of the input: up to this, a check takes 20 ms at most, and mostly microseconds."""
+_CPU_SECONDS = 1.0
+_CPU_SECONDS_FOR_EACH_BYTE = 0.25 / 1024 / 1024
+_COMPILED_SCHEMAS = 64
+"""Schemas that each process keeps compiled."""
 
 
 class InputSchema:
-    """Checks inputs against a compiled schema. Patterns run in linear time, and references are never fetched."""
+    """A compiled schema. A check that cannot take long runs here, and any other one in a bounded process."""
 
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self._validator = jsonschema_rs.validator_for(
-            schema,
-            validate_formats=False,
-            pattern_options=jsonschema_rs.RegexOptions(),
-            retriever=_refuse,
-        )
-        self._cheap = _weight(schema) <= _SMALL_SCHEMA_NODES
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        """Raise UnusableSchema if the schema is out of bounds, is none, or refers to something outside it."""
+        self._cost = measure(schema)
+        self._validator = compiled(schema)
+        self._text = pydantic_core.to_json(schema)
 
-    async def check(self, value: Any, size: int) -> None:
+    async def check(self, value: Any, size: int, *, checkers: Checkers, caller: str) -> None:
         """Raise InvalidInput, naming the place and the reason, if `value` (`size` bytes as JSON) does not fit."""
-        if self._cheap:
-            problems = self._problems(value, size)
+        if self._cost.bounded and self._cost.nodes * size <= _INLINE_MAX_COST:
+            _refuse_if(problems(self._validator, value, size))
         else:
-            problems = await asyncio.to_thread(self._problems, value, size)
-        if problems:
-            raise InvalidInput("; ".join(problems))
+            await self.check_text(pydantic_core.to_json(value), checkers=checkers, caller=caller)
 
-    def _problems(self, value: Any, size: int) -> list[str]:
-        if self._validator.is_valid(value):
-            return []
-        if size > _EXPLAINED_MAX_BYTES:
-            return [f"input: it does not fit the engine's schema; with {size} bytes it is too large to say where"]
-        problems: list[str] = []
-        for error in self._validator.iter_errors(value):
-            if len(problems) == _MAX_REPORTED:
-                problems.append("…")
-                break
-            where = "input" + "".join(
-                f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path
-            )
-            problems.append(f"{where}: {_short(error.message)}")
-        return problems
+    async def check_text(self, text: bytes, *, checkers: Checkers, caller: str) -> None:
+        """Raise InvalidInput if the input with this JSON text does not fit, or if checking it takes too long."""
+        seconds = _CPU_SECONDS + len(text) * _CPU_SECONDS_FOR_EACH_BYTE
+        try:
+            found = await checkers.run(caller, seconds, _problems_of, self._text, text)
+        except TooCostly:
+            found = ["input: checking it takes too long; the engine's schema is too complex for an input like this one"]
+        _refuse_if(found)
 
 
-def _short(message: str) -> str:
-    """Shorten a message that quotes a long value; the reason stands at the end and stays."""
-    return message if len(message) <= 200 else f"{message[:60]} … {message[-120:]}"
+def _refuse_if(found: list[str]) -> None:
+    if found:
+        raise InvalidInput("; ".join(found))
 
 
-def _refuse(uri: str) -> Any:
-    raise ValueError(f"a card's schema may only refer to itself, not to {uri[:100]}")
+def _problems_of(schema: bytes, text: bytes) -> list[str]:
+    """Check in a process of its own."""
+    return problems(_compiled(schema), pydantic_core.from_json(text), len(text))
+
+
+@lru_cache(_COMPILED_SCHEMAS)
+def _compiled(schema: bytes) -> jsonschema_rs.Validator:
+    return compiled(pydantic_core.from_json(schema))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import InputTooLarge, QueueFull, RequestError
 from enginehouse.contracts.json_text import wire_json
@@ -37,6 +38,7 @@ class Submitter:
         webhooks: Webhooks,
         objects: Objects | None,
         inline_max_bytes: int,
+        checkers: Checkers,
     ) -> None:
         """Move inputs larger than `inline_max_bytes` to the object store; without one, refuse them."""
         self._ledger = ledger
@@ -47,6 +49,7 @@ class Submitter:
         self._webhooks = webhooks
         self._objects = objects
         self._inline_max_bytes = inline_max_bytes
+        self._checkers = checkers
         self._arriving: Counter[str] = Counter()
         """Number of each engine's jobs that are being accepted at this moment."""
 
@@ -136,7 +139,9 @@ class Submitter:
         if len(input_json) > limit:
             raise InputTooLarge(f"input has {len(input_json)} bytes as JSON; {limit} are allowed")
         if engine.schema is not None:
-            await engine.schema.check(request.input, len(input_json))
+            await engine.schema.check(
+                request.input, len(input_json), checkers=self._checkers, caller=submission.caller.name
+            )
         return input_json
 
     async def _check_reference(self, submission: Submission, input_ref: str) -> None:
