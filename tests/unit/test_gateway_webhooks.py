@@ -301,8 +301,8 @@ async def test_a_name_that_leads_inside_is_told_as_one_that_leads_nowhere(
         job_id = await world.submit(webhook=f"http://localhost:{receiver.port}/hook")
 
         async def tried() -> dict[str, Any] | None:
-            (hook,) = (await world.job(job_id)).get("webhooks", [{}])
-            return hook if hook.get("attempts") else None
+            found: list[dict[str, Any]] = (await world.job(job_id))["webhooks"]
+            return found[0] if found and found[0]["attempts"] else None
 
         hook = await until_async(tried)
         assert hook["state"] == "pending"

@@ -82,7 +82,7 @@ class Webhooks:
         nowhere = ConnectionError(f"{host} has no address outside of the platform")
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
+        except OSError:
             raise nowhere from None
         addresses = [str(address[0]) for *_, address in found]
         inside = [address for address in addresses if not self._may_reach(address)]
