@@ -1,6 +1,7 @@
 """Reads text from outside that is not JSON: headers, fields that reach a column or a file name, words for a terminal."""
 
 import re
+import unicodedata
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
@@ -72,8 +73,22 @@ def _without_query(word: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return text of an engine or a server without characters that could control a terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    """Return text of an engine or a server in which characters that could control a terminal can be seen.
+
+    Each becomes one other character, so that places in the text stay what they are.
+    """
+    return text if text.isprintable() else "".join(map(_seen, text))
+
+
+def _seen(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    if letter == "\t" or unicodedata.category(letter) == "Zs":
+        return " "
+    if letter <= "\x1f":
+        return chr(0x2400 + ord(letter))
+    # C1, and in other alphabets: marks that turn the direction of writing, marks without width, private characters.
+    return "\u2421" if letter == "\x7f" else "\ufffd"
 
 
 def clean_lines(text: str) -> str:
