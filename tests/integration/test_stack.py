@@ -41,6 +41,20 @@ def test_a_job_goes_through_every_part(stack: StackHandle) -> None:
     assert set(stack.processes()) == {"redis", "gateway", "gateway.daprd", *_ECHO_PROCESSES}
 
 
+def test_others_on_this_machine_can_read_no_data(stack: StackHandle) -> None:
+    _echoes(stack)
+    until(lambda: list((stack.home.data / "redis").rglob("*.aof")), "Redis has written its data")
+    private = [stack.home.data, stack.home.logs, stack.home.run]
+    paths = [path for folder in private for path in (folder, *folder.rglob("*"))]
+    assert len(paths) > 20
+    assert [(str(path), oct(path.lstat().st_mode)) for path in paths if path.lstat().st_mode & 0o077] == []
+    # Bundles hold no data. What else is in a home is closed as well.
+    bundles = {stack.home.engines, stack.home.tenants}
+    assert [
+        path.name for path in stack.home.path.iterdir() if path.stat().st_mode & 0o077 and path not in bundles
+    ] == []
+
+
 def test_every_part_listens_on_loopback_only_and_below_outgoing_ports(stack: StackHandle) -> None:
     seen = set()
     for name in stack.processes():

@@ -213,3 +213,6 @@ class MemoryClient:
 
     def dead_letter(self, letter_id: str) -> DeadLetterInfo:
         return LETTERS[0]
+
+    def discard(self, letter_id: str) -> None:
+        self.called.append(("discard", letter_id))

@@ -4,21 +4,21 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import uvicorn
 from tests.support.dapr import PORTS
 from tests.support.gateway import GatewayWorld
 from tests.support.waiting import until_async
+
+from enginehouse.serving import Server
 
 
 @contextlib.asynccontextmanager
 async def listening(world: GatewayWorld) -> AsyncIterator[int]:
     """Serve a world's API during the block, as `python -m enginehouse.gateway` does. Give the block its port."""
     port = PORTS.take()
-    config = uvicorn.Config(world.app, "127.0.0.1", port, lifespan="off", log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
+    server = Server(world.app, "127.0.0.1", port, close_seconds=5)
     with contextlib.ExitStack() as stack:
         stack.callback(PORTS.release, port)
-        serving = asyncio.create_task(server._serve())
+        serving = asyncio.create_task(server.serve())
         await until_async(lambda: server.started)
         try:
             yield port

@@ -175,7 +175,7 @@ def test_a_webhook_secret_is_an_existing_tenants(tmp_path: Path) -> None:
     ("state", "health", "reason", "said"),
     [
         ("quarantined", "healthy", "again", ["quarantined · healthy", "again"]),
-        ("active", "unhealthy", "It keeps ending:\n  SyntaxError\x1b[2J", ["unhealthy", "SyntaxError [2J"]),
+        ("active", "unhealthy", "It keeps ending:\n  SyntaxError\x1b[2J", ["unhealthy", "SyntaxError␛[2J"]),
         ("active", "healthy", None, ["healthy"]),
     ],
 )

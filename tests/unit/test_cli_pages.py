@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import BaseModel
 from tests.support import cli_data
 from tests.support.cli_data import MemoryClient
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from enginehouse.cli.app import app
 from enginehouse.cli.console import err, out
 from enginehouse.cli.demonstration.examples import Example
 from enginehouse.cli.demonstration.show import Board, remark_lines
+from enginehouse.contracts.errors import EnginehouseError
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WIDTHS = (80, 40)
@@ -212,6 +214,72 @@ def test_in_a_pipe_every_row_is_one_line_with_all_that_there_is() -> None:
     for command, rows in lists.items():
         lines = CliRunner().invoke(app, [command]).stdout.splitlines()
         assert all(line.startswith(start) and end in line for (start, end), line in zip(rows, lines[1:], strict=False))
+
+
+HOSTILE = "\x1b]0;mine\x07\x9b31m\u202e\u2066\r\x7f[/nope][bold]:boom:"
+
+
+def poisoned(value: Any) -> Any:
+    """Return data of strangers with controls and markup in each text that has no fixed form."""
+    if isinstance(value, BaseModel):
+        fixed = ("id", "job_id", "status", "state", "created_at")
+        changed = {name: poisoned(part) for name, part in value if name not in fixed}
+        return value.model_copy(update=changed)
+    if isinstance(value, list | tuple):
+        return type(value)(map(poisoned, value))
+    if isinstance(value, dict):
+        fixed_keys = ("pid", "port", "state", "status", "url")
+        return {name: part if name in fixed_keys else poisoned(part) for name, part in value.items()}
+    return value + HOSTILE if type(value) is str else value
+
+
+class PoisonedClient(MemoryClient):
+    """Answers with what strangers may have written."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not callable(found):
+            return found
+
+        def answer(*arguments: Any, **options: Any) -> Any:
+            try:
+                answered = found(*arguments, **options)
+            except EnginehouseError as error:
+                raise type(error)(str(error) + HOSTILE) from None
+            return iter([*map(poisoned, answered)]) if isinstance(answered, Iterator) else poisoned(answered)
+
+        return answer
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("width", [*WIDTHS, None])
+def test_no_command_prints_what_strangers_wrote_so_that_it_acts(
+    width: int | None, as_json: bool, terminal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if width:
+        terminal(width)
+        monkeypatch.setattr(out, "_color_system", None)
+        monkeypatch.setattr(err, "_color_system", None)
+    monkeypatch.setattr(connection, "Client", lambda **options: PoisonedClient())
+    monkeypatch.setattr(cli_data, "STATE", poisoned(cli_data.STATE) | {"refused": {"acme": HOSTILE}})
+    commands = [
+        *(command for name, group in PAGES.items() if name not in ("help", "tenant") for command in group),
+        ["engines", "show", "none" + HOSTILE],
+        ["dead-letters", "discard", HOSTILE],
+    ]
+    shown = 0
+    for command in commands:
+        chosen = (
+            [*command, "--json"]
+            if as_json and "--json" not in command and "--no-such-option" not in command
+            else command
+        )
+        result = CliRunner(charset="utf-8").invoke(app, chosen, prog_name="enginehouse")
+        assert result.exception is None or isinstance(result.exception, SystemExit), (chosen, result.exception)
+        acting = {letter for letter in result.output if not letter.isprintable()} - {"\n"}
+        assert acting == set(), (chosen, acting)
+        shown += result.output.count("[/nope][bold]:boom:")
+    assert shown >= 20
 
 
 NOT_AS_JSON = {("up",): "its output is the logs of what runs; 'status --json' says what runs"}

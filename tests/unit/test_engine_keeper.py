@@ -96,8 +96,8 @@ async def test_an_engine_that_starts_shows_what_for_and_tells_its_runners(
 async def test_an_engine_that_keeps_ending_has_failed_until_it_is_well(keeper: EngineKeeper, app: _Processes) -> None:
     app.own = "It keeps ending.\x1b[2J"
     keeper.want("one")
-    await _until(keeper, state="failed", problem="It keeps ending. [2J")
-    assert app.told[-1] == "It keeps ending. [2J"
+    await _until(keeper, state="failed", problem="It keeps ending.␛[2J")
+    assert app.told[-1] == "It keeps ending.␛[2J"
     app.own = None
     await _until(keeper, state="starting", problem=None)
     assert app.told[-1] is None

@@ -18,7 +18,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.events import DeadLetter, JobEvent, ProgressData, dead_letter_event, progress_event
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import job_events, metadata
-from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, Objects, output_key, upload_key
+from enginehouse.gateway.objects import UPLOAD_TTL_SECONDS, Objects, upload_key
 from enginehouse.gateway.pace import Pace
 
 KEPT = 1_000.0
@@ -33,7 +33,7 @@ async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
 
 
 async def succeed_large(runner: ScriptedRunner, event: JobEvent) -> bool:
-    await runner.end(event, output_ref=output_key("acme", event.id))
+    await runner.end(event, output_ref=names.output_key("acme", event.id, event.handover))
     return True
 
 
@@ -62,7 +62,7 @@ async def test_a_result_past_its_time_is_gone_and_so_is_all_it_held(world: Gatew
     world.runner.answer = succeed_large
     job_id, other = await world.submit("x" * 100), await world.submit("y" * 100)
     for one in (job_id, other):
-        await world.gateway.objects.put(output_key("acme", one), b'"long"')
+        await world.gateway.objects.put(names.output_key("acme", one, 1), b'"long"')
         await world.until_status(one, Status.SUCCEEDED)
     progress = progress_event(ECHO, job_id, ProgressData(kind="log", value="hello", sequence=1_000_001))
     await world.gateway.hints.deliver(progress)
@@ -76,7 +76,7 @@ async def test_a_result_past_its_time_is_gone_and_so_is_all_it_held(world: Gatew
         world.client().post(f"/v1/jobs/{job_id}/retry"),
     ):
         problem_of(await call, 410, "RESULT_EXPIRED")
-    assert files(tmp_path) == [f"acme/inputs/{other}.json", f"acme/outputs/{other}.json"]
+    assert files(tmp_path) == [f"acme/inputs/{other}.json", f"acme/outputs/{other}.1.json"]
     assert await rows(world, job_events.name) == 0
     kept = await world.job(other)
     assert kept["output_url"]
@@ -122,7 +122,7 @@ async def test_a_job_that_has_not_ended_is_kept_however_old_it_is(world: Gateway
 async def test_uploads_go_by_their_age_and_so_does_what_no_job_can_name(world: GatewayWorld, tmp_path: Path) -> None:
     assert world.gateway.objects is not None
     old, recent = upload_key("acme", is_json=False), upload_key("acme", is_json=False)
-    orphan = output_key("acme", names.new_job_id())
+    orphan = names.output_key("acme", names.new_job_id(), 1)
     for key in (old, recent, orphan):
         await world.gateway.objects.put(key, b"x")
     age(tmp_path / "objects" / old, UPLOAD_TTL_SECONDS + 60)

@@ -1,6 +1,7 @@
 """A home has one supervisor and keeps its secrets, and an engine's process gets none of them."""
 
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from enginehouse.local.engine_processes import engine_command, engine_environmen
 from enginehouse.local.environments import needs_environment
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
-from enginehouse.local.running import write_local
+from enginehouse.local.running import private_files, write_local
 from enginehouse.registry.deploy import add_key, deploy_engine, is_deployed, read_tenant
 
 
@@ -33,6 +34,36 @@ def test_secrets_are_made_once_and_are_their_owners_alone(tmp_path: Path) -> Non
     assert home.secret("other") != secret
     assert stat.S_IMODE((home.run / "redis.secret").stat().st_mode) == 0o600
     assert stat.S_IMODE(home.run.stat().st_mode) == 0o700
+
+
+def test_what_others_could_read_in_a_home_of_before_is_the_owners_alone(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    outside = tmp_path / "a file of somebody's"
+    wide = [home.data / "redis/appendonly.aof", home.logs / "gateway.log", home.run / "exchange/x", home.data / "o/1/2"]
+    for path in (*wide, outside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("data")
+        path.chmod(0o644)
+        path.parent.chmod(0o755)
+    (home.run / "link").symlink_to(outside)
+    script = home.data / "script"
+    script.touch(mode=0o755)
+    script.chmod(0o755)
+    home.keep_private()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in wide} == {0o600}
+    assert {stat.S_IMODE(path.parent.stat().st_mode) for path in wide} == {0o700}
+    assert stat.S_IMODE(script.stat().st_mode) == 0o700
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o644
+
+
+def test_processes_of_a_stack_write_for_their_owner_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import os; open('written', 'w').close(); os.mkdir('made')"]
+    with private_files():
+        subprocess.run(command, cwd=tmp_path, check=True)
+    assert stat.S_IMODE((tmp_path / "written").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
+    (tmp_path / "after").touch()
+    assert stat.S_IMODE((tmp_path / "after").stat().st_mode) & 0o077
 
 
 def test_what_is_no_bundle_is_passed_over(tmp_path: Path) -> None:

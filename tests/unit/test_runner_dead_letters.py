@@ -9,6 +9,7 @@ import pytest
 from tests.support.runner import ENGINE, STORE, World, begin, runner_world
 
 from enginehouse.contracts import names
+from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import Status
 
 
@@ -44,6 +45,18 @@ async def test_garbage_is_dead_lettered_with_a_reason_and_the_engine_goes_on(wor
     assert len({letter["id"] for letter in world.dead_letters()}) == len(garbage)
     assert world.engine.calls == []
     assert (await world.run()).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("cut", [0, 40])
+async def test_a_dead_letter_holds_no_signature(world: World, cut: int) -> None:
+    url = "https://store.example/acme/outputs/1.json?X-Amz-Credential=me&X-Amz-Signature=5ec2e7"
+    objects = JobObjects(input_url=url, output_url=url)
+    body = world.event(names.new_job_id(), objects=objects).replace(b"job.requested", b"something.else")
+    assert await world.runner.receiver.deliver(body[: len(body) - cut])
+    said = world.dead_letters()[-1]["data"]["event"]
+    assert "https://store.example/acme/outputs/1.json?..." in said
+    assert "Credential" not in said
+    assert "5ec2e7" not in said
 
 
 async def test_the_same_garbage_is_the_same_dead_letter(world: World) -> None:

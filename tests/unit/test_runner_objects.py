@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ class Store:
         self.objects: dict[str, bytes] = {}
         self.refuse_with: list[int] = []
         self.headers: list[Any] = []
+        self.refuses_other_with = 409
+        self.loses_answers = 0
+        """After so many PUTs the connection breaks before the answer."""
         self.gate: asyncio.Event | None = None
         """If set, the store answers only after it."""
         self.port = PORTS.take()
@@ -39,7 +43,13 @@ class Store:
         if self.refuse_with:
             return web.Response(status=self.refuse_with.pop(0))
         if request.method == "PUT":
-            self.objects[key] = await request.read()
+            body = await request.read()
+            if self.objects.setdefault(key, body) != body:
+                return web.Response(status=self.refuses_other_with)
+            if self.loses_answers:
+                self.loses_answers -= 1
+                assert request.transport is not None
+                request.transport.abort()
             return web.Response(status=201)
         if key not in self.objects:
             return web.Response(status=404)
@@ -232,3 +242,48 @@ async def test_an_output_beyond_what_is_ever_read(world: World, store: Store) ->
     record = await world.run(objects=store.of_job())
     assert (record.status, error_of(record)) == (Status.FAILED, "OUTPUT_TOO_LARGE")
     assert "at most 8388608" in (record.error.message if record.error else "")
+
+
+async def test_an_output_whose_answer_was_lost_is_sent_again(world: World, store: Store) -> None:
+    world.engine.predict = large
+    store.loses_answers = 1
+    record = await world.run(objects=store.of_job())
+    assert (record.status, record.output_ref) == (Status.SUCCEEDED, "acme/outputs/out.json")
+    assert len(world.engine.calls) == 1
+
+
+@pytest.mark.parametrize("status", [409, 412])
+async def test_another_output_of_a_former_run_makes_a_new_hand_over(world: World, store: Store, status: int) -> None:
+    world.engine.predict = large
+    store.objects["out"], store.refuses_other_with = b"of a worker that died", status
+    record = await world.run(objects=store.of_job())
+    assert (record.status, record.attempt, record.error) == (Status.QUEUED, 0, None)
+    assert store.objects["out"] == b"of a worker that died"
+    renewed = store.of_job().model_copy(update={"output_url": f"http://127.0.0.1:{store.port}/out2"})
+    assert (await world.run(objects=renewed)).status is Status.SUCCEEDED
+
+
+async def test_the_same_output_of_a_former_run_is_as_good(world: World, store: Store) -> None:
+    world.engine.predict = large
+    store.objects["out"] = json.dumps("x" * 2_000_000).encode()
+    assert (await world.run(objects=store.of_job())).output_ref is not None
+
+
+async def test_a_refused_output_is_a_failed_attempt_at_once(world: World, store: Store) -> None:
+    world.engine.predict = large
+    store.refuse_with = [403]
+    record = await world.run(objects=store.of_job())
+    assert (record.status, record.attempt, error_of(record)) == (Status.QUEUED, 1, "PREDICT_ERROR")
+    assert len(store.headers) == 1
+
+
+@pytest.mark.parametrize("too_old", [True, False])
+async def test_a_job_whose_urls_may_end_before_it_does_is_handed_back_for_new_ones(
+    world: World, store: Store, too_old: bool
+) -> None:
+    seconds = 30.0
+    objects = store.of_job().model_copy(update={"expires_at": time.time() + seconds + (-5 if too_old else 60)})
+    record = await world.run("small", objects=objects, seconds=seconds)
+    assert record.status is (Status.QUEUED if too_old else Status.SUCCEEDED)
+    assert record.attempt == (0 if too_old else 1)
+    assert len(world.engine.calls) == (0 if too_old else 1)

@@ -106,7 +106,7 @@ async def test_a_supervisor_knows_better_and_its_word_is_told_at_once(world: Wor
     await until_async(lambda: names.worker_key("worker-1") in world.dapr.stores[STORE])
     assert _told(world.dapr) is None
     (tmp_path / PROBLEM_FILE).write_text("It keeps ending.\x07 Its last lines:\nSyntaxError\n")
-    await _until_told(world.dapr, "It keeps ending.  Its last lines:\nSyntaxError")
+    await _until_told(world.dapr, "It keeps ending.␇ Its last lines:\nSyntaxError")
     (tmp_path / PROBLEM_FILE).unlink()
     await until_async(lambda: _told(world.dapr) is None, "it is forgotten")
 

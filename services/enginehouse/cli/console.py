@@ -16,10 +16,14 @@ from pydantic import BaseModel
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.style import Style
 from rich.text import Text
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+from enginehouse.contracts.text import clean
+
+# No markup: what is printed contains what strangers wrote, such as the description of an engine.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 _PLAIN_EVERY_SECONDS = 10.0
 _SPINNER_WIDTH, _BAR_WIDTH, _SHARE_WIDTH = 2, 30, 6
@@ -74,9 +78,18 @@ def wrap(text: Text, width: int) -> list[Text]:
     return lines
 
 
+def harmless(text: str | Text, style: str | Style = "") -> Text:
+    """Return text in which nothing but lines can control a terminal, whoever wrote it: every printing goes through here."""
+    shown = text.copy() if isinstance(text, Text) else Text(style=style)
+    plain = text.plain if isinstance(text, Text) else text
+    # Line by line, as `clean` keeps the length, and with it the places of styles.
+    shown.plain = "\n".join(map(clean, plain.split("\n")))
+    return shown
+
+
 def say(text: str | Text, style: str = "", console: Console = out) -> None:
     """Print prose. At a terminal lines end between words; elsewhere each line stays one line."""
-    whole = Text(text, style) if isinstance(text, str) else text
+    whole = harmless(text, style)
     for line in wrap(whole, console.width) if console.is_terminal else [whole]:
         console.print(line, soft_wrap=True)
 
@@ -87,16 +100,16 @@ def note(text: str, style: str = "dim") -> None:
 
 
 def print_exactly(text: str) -> None:
-    """Print a line to standard output exactly as it is, without colours or wrapping."""
-    sys.stdout.write(f"{text}\n")
+    """Print lines to standard output without colours or wrapping."""
+    sys.stdout.write(f"{harmless(text).plain}\n")
     sys.stdout.flush()
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document."""
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print one JSON document, in ASCII: what could control a terminal is escaped. `indent` None: on one line."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    print_exactly(json.dumps(value, indent=2))
+    print_exactly(json.dumps(value, indent=indent).replace("\x7f", r"\u007f"))
 
 
 class _Bar(BarColumn):
@@ -162,7 +175,7 @@ class TerminalSteps:
         elif not self._quiet and time.monotonic() - self._printed_at.get(key, float("-inf")) > _PLAIN_EVERY_SECONDS:
             self._printed_at[key] = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
-            self._console.print(Text(f"… {text}{share}"), soft_wrap=True)
+            self._console.print(harmless(f"… {text}{share}"), soft_wrap=True)
 
     def finish(self, key: str, text: str, ok: bool = True) -> None:
         """Show that step `key` is over."""
@@ -177,6 +190,7 @@ class TerminalSteps:
 
     def _short(self, text: str, total: int) -> str:
         # Cut to one line, because lines that change in place must not wrap.
+        text = clean(text)
         room = self._console.width - _SPINNER_WIDTH - (_BAR_WIDTH + _SHARE_WIDTH if total else 0)
         dots = ellipsis(self._console)
         return text if cell_len(text) <= room else set_cell_size(text, max(room - len(dots), 0)) + dots
@@ -213,8 +227,6 @@ def _print_lines(path: Path, start: int) -> int:
         return start
     end = end or len(text)
     style = _COLOURS[zlib.crc32(path.stem.encode()) % len(_COLOURS)]
-    for line in text[:end].decode(errors="replace").splitlines():
-        # Printed as plain text: the output of an engine must not control the terminal.
-        shown = "".join(letter if letter.isprintable() or letter == "\t" else "�" for letter in line)
-        out.print(Text.assemble((f"{path.stem:<28} ", style), shown), soft_wrap=True)
+    for line in text[:end].decode(errors="replace").removesuffix("\n").split("\n"):
+        out.print(Text.assemble((f"{path.stem:<28} ", style), clean(line)), soft_wrap=True)
     return start + end

@@ -13,7 +13,6 @@ from enginehouse.cli.options import JsonOption, LetterArgument
 from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
 from enginehouse.cli.units import age
 from enginehouse.client import DeadLetterInfo
-from enginehouse.contracts.text import clean
 
 EXAMPLES = """Examples:
 
@@ -102,7 +101,7 @@ def discard(letter: LetterArgument, home: HomeOption = None, as_json: JsonOption
     """Delete a dead letter. Its job keeps its state."""
     with connected(home) as client:
         client.discard(letter)
-    print_json({"id": letter, "discarded": True}) if as_json else say(f"{clean(letter)} is discarded.")
+    print_json({"id": letter, "discarded": True}) if as_json else say(f"{letter} is discarded.")
 
 
 def _show(letter: DeadLetterInfo) -> None:
@@ -119,4 +118,4 @@ def _show(letter: DeadLetterInfo) -> None:
         fields["redriven as"] = letter.redriven_as
     print_fields(fields)
     if letter.event:
-        print_exactly(clean(letter.event))
+        print_exactly(letter.event)

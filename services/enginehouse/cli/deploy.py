@@ -10,7 +10,6 @@ from enginehouse.cli.console import TerminalSteps, note, print_json, say
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
-from enginehouse.contracts.text import clean_lines
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.home import LOCAL_TENANT
@@ -81,7 +80,7 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
             raise
         steps.finish(engine, f"{engine} answers")
     if view["state"] != "active" and not as_json:
-        note(f"It is {view['state']}: {clean_lines(view['reason'] or '')}", "yellow")
+        note(f"It is {view['state']}: {view['reason'] or ''}", "yellow")
     return view
 
 

@@ -13,7 +13,6 @@ from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.options import EngineArgument, JsonOption
 from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
 from enginehouse.client import Client, EngineInfo
-from enginehouse.contracts.text import clean_lines
 
 EXAMPLES = """Examples:
 
@@ -60,7 +59,7 @@ def list_engines(home: HomeOption = None, as_json: JsonOption = False) -> None:
     print_table(_COLUMNS, rows) if rows else say("No engines. 'enginehouse engines deploy FOLDER' adds one.")
     for engine in found:
         if engine.reason:
-            say(f"{engine.id}: {clean_lines(engine.reason)}", "yellow")
+            say(f"{engine.id}: {engine.reason}", "yellow")
 
 
 @engines.command()
@@ -129,7 +128,7 @@ def purge(engine: EngineArgument, home: HomeOption = None, as_json: JsonOption =
     if as_json:
         print_json({"engine": engine, "canceled": canceled})
     else:
-        say(f"{canceled} jobs of {clean_lines(engine)} are canceled.")
+        say(f"{canceled} jobs of {engine} are canceled.")
 
 
 def _id(client: Client, name: str) -> str:

@@ -18,7 +18,6 @@ from enginehouse.cli.waiting import goes_on, wait_in_sight
 from enginehouse.client import Handle, JobFailed, JobNews, SubmitOptions
 from enginehouse.contracts.job import Job, Status
 from enginehouse.contracts.names import DEFAULT_ENGINE
-from enginehouse.contracts.text import clean
 
 SUBMIT_EXAMPLES = """Examples:
 
@@ -166,7 +165,7 @@ def follow(job_id: JobArgument, home: HomeOption = None, as_json: JsonOption = F
 
 def _print_news(news: JobNews, as_json: bool) -> None:
     if as_json:
-        print_exactly(news.model_dump_json())
+        print_json(news, indent=None)
         return
     value = news.data
     if news.kind == "completed":
@@ -174,7 +173,7 @@ def _print_news(news: JobNews, as_json: bool) -> None:
     elif news.kind == "start":
         value = f"attempt {value['attempt']}"
     text = value if isinstance(value, str) else json.dumps(value)
-    say(Text.assemble((f"{clean(news.kind):<10}", "dim"), clean(text)))
+    say(Text.assemble((f"{news.kind:<10}", "dim"), text))
 
 
 def _print_handle(handle: Handle, as_json: bool) -> None:

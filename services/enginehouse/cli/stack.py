@@ -13,14 +13,13 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from enginehouse.cli.console import TerminalSteps, err, follow_logs, note, print_json, say
+from enginehouse.cli.console import TerminalSteps, err, follow_logs, harmless, note, print_json, say
 from enginehouse.cli.homes import HomeOption, NewHomeOption, existing_home, home_to_start
 from enginehouse.cli.options import JsonOption
 from enginehouse.cli.running import run
 from enginehouse.cli.tables import Column, Fit, print_table
 from enginehouse.cli.units import span
 from enginehouse.contracts.names import PLATFORM_TENANT
-from enginehouse.contracts.text import clean_lines
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober, listens
@@ -110,7 +109,7 @@ def print_ready(home: Home, url: str) -> None:
     problems = home.read_state().get("engines", {})
     for engine, entry in problems.items():
         if entry["problem"]:
-            note(f"{engine}: {clean_lines(entry['problem'])}", "red")
+            note(f"{engine}: {entry['problem']}", "red")
     say("This mode runs engines as plain processes: it does not contain hostile code.", "dim")
 
 
@@ -146,7 +145,7 @@ def _echo(log: Path, start: int) -> int:
     with log.open("rb") as file:
         file.seek(start)
         text = file.read()
-    err.print(Text(text.decode(errors="replace")), end="", soft_wrap=True)
+    err.print(harmless(text.decode(errors="replace")), end="", soft_wrap=True)
     return start + len(text)
 
 
@@ -221,7 +220,7 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
     for engine, entry in state["engines"].items():
         if entry["state"] != "running":
             reason = entry["problem"] or entry["doing"] or ""
-            say(f"{engine}: {entry['state']}. {clean_lines(reason)}", "red")
+            say(f"{engine}: {entry['state']}. {reason}", "red")
     for owner, problem in state["refused"].items():
         say(f"{owner}: not given to the gateway. {problem}", "red")
 

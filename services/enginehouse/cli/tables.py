@@ -8,8 +8,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from enginehouse.cli.console import ellipsis, out, say, wrap
-from enginehouse.contracts.text import clean_lines
+from enginehouse.cli.console import ellipsis, harmless, out, say, wrap
 
 Cell = str | Text
 Row = Sequence[Cell]
@@ -212,9 +211,7 @@ def _say_what_is_missing(columns: Sequence[Column], console: Console) -> None:
 
 def _text(cell: Cell) -> Text:
     """Return a cell as text that cannot control a terminal. Its lines are kept."""
-    if isinstance(cell, Text):
-        return cell if cell.spans else Text(clean_lines(cell.plain), cell.style)
-    return Text(clean_lines(cell))
+    return harmless(cell)
 
 
 def _one_line(text: Text) -> Text:

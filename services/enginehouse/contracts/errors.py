@@ -110,6 +110,13 @@ class JobDoesNotExist(NotFound):
     advice = "GET /v1/jobs lists your jobs."
 
 
+class ObjectExists(RequestError):
+    """Another object was written under this key."""
+
+    code = "OBJECT_EXISTS"
+    advice = "An object is written once; POST /v1/uploads gives a new key for a new upload."
+
+
 class ResultExpired(RequestError):
     """The job's result has expired."""
 

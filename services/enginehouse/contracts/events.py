@@ -33,6 +33,7 @@ class JobObjects(WireModel):
     output_url: str | None = Field(None, description="PUT: place for an output that is too large to be inline.")
     output_ref: str | None = Field(None, description="Key of that object, for the record.")
     max_bytes: int = Field(64 * 1024 * 1024, description="Largest size of an object.")
+    expires_at: float | None = Field(None, description="End of the URLs' validity, in seconds since the epoch.")
 
 
 class JobOrder(WireModel):
@@ -147,7 +148,7 @@ class DeadLetter(WireModel):
     reason: str = Field(description="A code: UNPARSABLE, PREDICT_ERROR, …")
     error: JobError | None = None
     attempts: int = 0
-    event: str = Field("", description="The delivered event as text, cut at 64 KiB.")
+    event: str = Field("", description="The delivered event as text, without signatures and cut at 64 KiB.")
 
 
 def job_event(

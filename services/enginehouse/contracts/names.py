@@ -182,3 +182,13 @@ def new_job_id() -> str:
 def is_job_id(text: str) -> bool:
     """Return whether `text` can be a job id."""
     return _JOB_ID.fullmatch(text) is not None
+
+
+def output_key(tenant: str, job_id: str, hand_over: int) -> str:
+    """Return the key of the object for a large output. Each hand-over of a job has one of its own."""
+    return f"{tenant}/outputs/{job_id}.{hand_over}.json"
+
+
+def is_output_key(key: str, tenant: str, job_id: str) -> bool:
+    """Return whether `key` is for an output of this job. Jobs of former versions have one key without a number."""
+    return re.fullmatch(rf"{re.escape(f'{tenant}/outputs/{job_id}')}(?:\.[0-9]{{1,9}})?\.json", key) is not None

@@ -31,7 +31,14 @@ async def serve(settings: GatewaySettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
     if settings.listens_beyond_loopback:
         log.warning(f"The API listens on {settings.host}: put TLS in front of it", action="listens_beyond_loopback")
-    delivering = asyncio.create_task(deliveries.serve())
+
+    async def deliver() -> None:
+        # Deliveries need the ledger, which is open once the public API has begun.
+        await public.begun.wait()
+        if public.started:
+            await deliveries.serve()
+
+    delivering = asyncio.create_task(deliver())
     await public.serve()
     # The sidecar can deliver until the API has stopped, so that waiting callers still get their answers.
     deliveries.should_exit = True

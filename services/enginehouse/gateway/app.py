@@ -186,7 +186,6 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
         await asyncio.gather(gateway.hints.close(), gateway.mirroring.close())
         await gateway.dispatcher.close()
         await gateway.ledger.close()
-        await gateway.webhooks.close()
         await gateway.sidecar.close()
 
 

@@ -3,6 +3,8 @@
 The clouds' stores serve signed URLs themselves. A folder cannot, so the gateway serves its objects on signed routes.
 """
 
+import asyncio
+import filecmp
 import hashlib
 import hmac
 import os
@@ -16,12 +18,13 @@ from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from enginehouse.contracts.errors import Forbidden, InputTooLarge, NotFound, RequestError, Unavailable
+from enginehouse.contracts.errors import Forbidden, InputTooLarge, NotFound, ObjectExists, RequestError, Unavailable
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_RESULT_TTL_SECONDS
-from enginehouse.contracts.names import JOB_ID_PATTERN, NAME_PATTERN, new_job_id
+from enginehouse.contracts.names import JOB_ID_PATTERN, NAME_PATTERN, new_job_id, output_key
 
 Method = Literal["GET", "PUT"]
 _KEY_FILE = ".signing-key"
@@ -31,7 +34,12 @@ UPLOAD_TTL_SECONDS = 8 * 86_400
 """Longer than the longest time in a queue, so that a waiting job keeps its upload."""
 _JOBS_OWN_TTL_SECONDS = UPLOAD_TTL_SECONDS + MAX_EXECUTION_SECONDS + MAX_RESULT_TTL_SECONDS
 """For objects that were not deleted with their job, such as an output whose worker died before it wrote the record."""
-_TTL_SECONDS = {"uploads": UPLOAD_TTL_SECONDS, "inputs": _JOBS_OWN_TTL_SECONDS, "outputs": _JOBS_OWN_TTL_SECONDS}
+_TTL_SECONDS = {
+    "uploads": UPLOAD_TTL_SECONDS,
+    "inputs": _JOBS_OWN_TTL_SECONDS,
+    "outputs": _JOBS_OWN_TTL_SECONDS,
+    "arriving": 86_400,
+}
 
 
 class UploadDoesNotExist(NotFound):
@@ -51,11 +59,6 @@ def input_key(tenant: str, job_id: str) -> str:
     return f"{tenant}/inputs/{job_id}.json"
 
 
-def output_key(tenant: str, job_id: str) -> str:
-    """Return the key of a job's output that is too large to be inline."""
-    return f"{tenant}/outputs/{job_id}.json"
-
-
 def is_jobs_own(key: str | None) -> bool:
     """Say whether an object belongs to one job and is deleted with it. Uploads are deleted by their age."""
     return key is not None and key.split("/")[1:2] in (["inputs"], ["outputs"])
@@ -69,23 +72,31 @@ class Objects:
         self.max_bytes = max_bytes
         self._store: ObjectStore
         self._secret: bytes | None = None
+        self._folder: Path | None = None
         if urlsplit(url).scheme == "file":
             folder = Path(unquote(urlsplit(url).path))
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder = folder
             self._store = LocalStore(folder)
             self._secret = _folder_secret(folder)
         else:
             self._store = from_url(url)
 
-    def _signature(self, method: Method, key: str, expires: int) -> str:
+    def _signature(self, method: Method, key: str, expires: int, job_id: str | None) -> str:
         assert self._secret is not None
-        return hmac.new(self._secret, f"{method}\n{key}\n{expires}".encode(), hashlib.sha256).hexdigest()
+        signed = "\n".join([method, key, str(expires), *([job_id] if job_id else [])])
+        return hmac.new(self._secret, signed.encode(), hashlib.sha256).hexdigest()
 
-    async def sign(self, method: Method, key: str, expires_at: float) -> str:
-        """Return a URL that allows `method` on `key` until `expires_at` (seconds since the epoch)."""
+    async def sign(self, method: Method, key: str, expires_at: float, job_id: str | None = None) -> str:
+        """Return a URL that allows `method` on `key` until `expires_at` (seconds since the epoch).
+
+        In a folder, a URL with `job_id` is also worth nothing once this job has ended: the route that serves it asks.
+        """
         if self._secret is not None:
             expires = int(expires_at) + 1
-            query = f"expires={expires}&signature={self._signature(method, key, expires)}"
+            query = f"expires={expires}&signature={self._signature(method, key, expires, job_id)}"
+            if job_id:
+                query += f"&job={job_id}"
             return f"{self._public_url}/v1/objects/{quote(key)}?{query}"
         seconds = min(max(expires_at - time.time(), 1), _LONGEST_SIGNATURE_SECONDS)
         try:
@@ -94,11 +105,14 @@ class Objects:
             # Some stores ask another service for the key that signs.
             raise Unavailable(f"object store: {type(error).__name__}") from error
 
-    def check(self, method: Method, key: str, expires: int, signature: str) -> None:
-        """Raise Forbidden unless `signature` allows `method` on `key` now. Works for a folder only."""
+    def check(self, method: Method, key: str, expires: int, signature: str, job_id: str | None = None) -> None:
+        """Raise Forbidden unless `signature` allows `method` on `key` now. Works for a folder only.
+
+        Whether the job has ended must be asked as well.
+        """
         if self._secret is None:
             raise Forbidden("Objects of this store are served by the store itself")
-        if not hmac.compare_digest(self._signature(method, key, expires).encode(), signature.encode()):
+        if not hmac.compare_digest(self._signature(method, key, expires, job_id).encode(), signature.encode()):
             raise Forbidden("The signature does not match this URL")
         if expires < time.time():
             raise Forbidden("This URL has expired")
@@ -113,6 +127,26 @@ class Objects:
                 raise InputTooLarge(f"The object has more than the {self.max_bytes} bytes that are allowed") from None
             raise Unavailable(f"object store: {type(error).__name__}") from error
         return bounded.size
+
+    async def put_once(self, key: str, body: AsyncIterable[bytes]) -> None:
+        """Write a new object of a folder completely or not at all; raise ObjectExists if the key has another one.
+
+        The same bytes may come again, because a caller that lost the answer sends them again.
+        """
+        assert self._folder is not None
+        arriving = f"{key.split('/')[0]}/arriving/{new_job_id()}"
+        try:
+            await self.put(arriving, body)
+            try:
+                await obstore.rename_async(self._store, arriving, key, overwrite=False)
+            except AlreadyExistsError:
+                paths = (self._folder / arriving, self._folder / key)
+                if not await asyncio.to_thread(filecmp.cmp, *paths, shallow=False):
+                    raise ObjectExists("An object was written here before, and it differs") from None
+            except Exception as error:
+                raise Unavailable(f"object store: {type(error).__name__}") from error
+        finally:
+            await self.delete([arriving])
 
     async def get(self, key: str) -> AsyncIterator[bytes]:
         """Return a stream of the object's bytes; raise UploadDoesNotExist if there is no such object."""
@@ -176,16 +210,19 @@ class Objects:
         if size > self.max_bytes:
             raise RequestError(f"input_ref: the upload has {size} bytes; {self.max_bytes} are allowed")
 
-    async def of_job(self, tenant: str, job_id: str, input_ref: str | None, expires_at: float) -> JobObjects:
-        """Sign URLs for the objects of this job only, valid until `expires_at`."""
-        key = output_key(tenant, job_id)
-        output_url = await self.sign("PUT", key, expires_at)
+    async def of_job(
+        self, tenant: str, job_id: str, hand_over: int, input_ref: str | None, expires_at: float
+    ) -> JobObjects:
+        """Sign URLs for one hand-over of this job only, valid until `expires_at`."""
+        key = output_key(tenant, job_id, hand_over)
+        output_url = await self.sign("PUT", key, expires_at, job_id)
         return JobObjects(
-            input_url=await self.sign("GET", input_ref, expires_at) if input_ref else None,
+            input_url=await self.sign("GET", input_ref, expires_at, job_id) if input_ref else None,
             input_is_json=input_ref is None or input_ref.endswith(".json"),
             output_url=output_url,
             output_ref=key,
             max_bytes=self.max_bytes,
+            expires_at=expires_at,
         )
 
 

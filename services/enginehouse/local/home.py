@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,24 @@ class Home:
         home = cls(path.expanduser().resolve())
         for folder in (home.engines, home.tenants, home.run, home.logs, home.data, home.gateway_parts, home.exchange):
             folder.mkdir(parents=True, exist_ok=True)
-        home.run.chmod(0o700)
+        for folder in home.private_folders:
+            folder.chmod(0o700)
         return home
+
+    @property
+    def private_folders(self) -> tuple[Path, ...]:
+        """Folders with data, logs and secrets: mode 0700. Bundles hold none of these, and may be a team's repository."""
+        return (self.run, self.logs, self.data)
+
+    def keep_private(self) -> None:
+        """Take away what others than the owner may do with the private files: a former version let them be read."""
+        for folder in (*self.private_folders, self.webhook_secrets):
+            for parent, _, names in os.walk(folder):
+                for path in (Path(parent), *(Path(parent, name) for name in names)):
+                    with contextlib.suppress(FileNotFoundError):
+                        mode = path.lstat().st_mode
+                        if mode & 0o077 and not stat.S_ISLNK(mode):
+                            path.chmod(mode & 0o700)
 
     @property
     def engines(self) -> Path:
@@ -59,12 +76,12 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """Folder with one log file per process."""
+        """Folder with one log file per process; mode 0700."""
         return self.path / "logs"
 
     @property
     def data(self) -> Path:
-        """Folder for everything that must survive a restart: ledger, data of Redis, objects."""
+        """Folder for everything that must survive a restart: ledger, data of Redis, objects; mode 0700."""
         return self.path / "data"
 
     @property

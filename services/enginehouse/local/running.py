@@ -1,8 +1,10 @@
 """Run a home's stack from preparation to the last process. Shared by `up`, `demo` and tests."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Collection
+import os
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from enginehouse.local import checkout
@@ -29,7 +31,8 @@ async def run_stack(
     home: Home, options: RunOptions, steps: Steps, while_running: Callable[[Stack], Awaitable[None]]
 ) -> None:
     """Start the stack of `home` and run `while_running`. Stop everything when that ends or this task is cancelled."""
-    with home.lock():
+    with home.lock(), private_files():
+        home.keep_private()
         if not is_free(options.port):
             raise LocalError(f"Port {options.port} is taken.", "Choose another: --port PORT.")
         deploy_platform_engines(home, options.platform_engines)
@@ -51,6 +54,19 @@ async def run_stack(
             steps.update("stop", "stopping everything")
             await stack.stop()
             steps.finish("stop", "everything is stopped")
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Let nobody but the owner read the files that this process and those that it starts write during the block.
+
+    Redis writes inputs and results with whatever mode it is started with, and engines and daprd write logs of them.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def deploy_platform_engines(home: Home, wanted: Collection[str] | None) -> None:

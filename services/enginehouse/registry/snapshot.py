@@ -109,10 +109,12 @@ def _sources(engines: Path) -> Path:
     """Return the folder of all copies, made if missing.
 
     It lies beside the bundles, because those are watched and replaced whole, while an engine writes into its copy and
-    must find its files under the same path until it has ended.
+    must find its files under the same path until it has ended. It is its owner's alone, for what engines write.
     """
     folder = engines.parent / "sources"
     folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
     return folder
 
 

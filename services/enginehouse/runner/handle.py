@@ -11,7 +11,7 @@ from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.execute import Executor
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
-from enginehouse.runner.outcome import Failed
+from enginehouse.runner.outcome import Failed, HandedBack
 from enginehouse.runner.pace import Pace
 from enginehouse.runner.progress import ProgressPublisher
 from enginehouse.runner.replicas import Place
@@ -101,6 +101,8 @@ class JobHandler:
         self, event: JobEvent, execution: Execution, *, objects: JobObjects, place: Place
     ) -> Ending | None:
         """Fetch the job's large input, if it has one. Return None if the job is to be run, or how its delivery ends."""
+        if self._objects.must_be_renewed(execution.attempt, objects):
+            return Settle(execution, HandedBack("the URLs of its objects are too old"))
         if objects.output_url is not None:
             execution.output_max_bytes = self._objects.output_max_bytes(objects)
         if objects.input_url is None or place.replica is None:

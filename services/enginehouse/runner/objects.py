@@ -7,6 +7,7 @@ reference. They are bounded by `predict_max_bytes`, because an answer is read wh
 
 import asyncio
 import base64
+import time
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -29,10 +30,20 @@ _log = structlog.get_logger(__name__)
 _TRANSFER_SECONDS = 300.0
 _UNAVAILABLE_DELAY_SECONDS = 5.0
 _GONE = (403, 404, 410)
+_WRITTEN_BEFORE = (409, 412)
+_NOT_ALLOWED = 403
 
 
 class _StoreUnavailable(Exception):
     """The object store did not take the object this time."""
+
+
+class _Refused(Exception):
+    """The object store will not take the object, however often it is sent."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the object store answered {status}")
+        self.status = status
 
 
 class ObjectAccess:
@@ -58,6 +69,13 @@ class ObjectAccess:
     def output_max_bytes(self, objects: JobObjects) -> int:
         """Return the most bytes of an answer that a job can keep if it has an object for its output."""
         return min(self._answer_max_bytes, objects.max_bytes)
+
+    def must_be_renewed(self, attempt: Attempt, objects: JobObjects) -> bool:
+        """Return whether the URLs may end before the attempt does. The next hand-over brings new ones."""
+        return (
+            objects.expires_at is not None
+            and time.time() + attempt.order.execution_timeout_seconds > objects.expires_at
+        )
 
     async def fetch_input(self, objects: JobObjects) -> bytes | Outcome:
         """Return the input as JSON text, or the outcome of an attempt whose input cannot be fetched."""
@@ -89,6 +107,14 @@ class ObjectAccess:
             try:
                 await self._put(objects.output_url, body)
                 return replace(outcome, output=None, output_ref=objects.output_ref)
+            except _Refused as error:
+                if len(body) <= self._record_max_bytes:
+                    return outcome
+                if error.status in _WRITTEN_BEFORE:
+                    # A worker that died before it wrote the record has stored another output of the same hand-over. The
+                    # next hand-over has an object of its own.
+                    return HandedBack("an output of a former run of this hand-over is in the object store")
+                return Failed(f"the engine answered, but its output could not be stored: {error}")
             except _StoreUnavailable as error:
                 _log.warning(
                     "An output could not be stored yet",
@@ -107,6 +133,8 @@ class ObjectAccess:
             headers["x-ms-blob-type"] = "BlockBlob"  # Azure refuses a PUT without it.
         try:
             async with self._session.put(url, data=sendable(body), headers=headers, allow_redirects=False) as response:
+                if response.status in (*_WRITTEN_BEFORE, _NOT_ALLOWED):
+                    raise _Refused(response.status)
                 if not 200 <= response.status < 300:
                     raise _StoreUnavailable(f"the object store answered {response.status}")
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -9,6 +9,7 @@ from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import JOB_REQUESTED, DeadLetter, JobEvent, dead_letter_event
 from enginehouse.contracts.job import JobError
 from enginehouse.contracts.names import DEAD_LETTERS_TOPIC, is_job_id, jobs_component
+from enginehouse.contracts.text import without_signatures
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.sidecar.base import Sidecar
 
@@ -50,7 +51,7 @@ class DeliveryReader:
         letter = DeadLetter(
             reason="UNPARSABLE",
             error=JobError(code=error.code, message=str(error)),
-            event=body[:_EVENT_TEXT_MAX_BYTES].decode("utf-8", "replace"),
+            event=without_signatures(body[:_EVENT_TEXT_MAX_BYTES].decode("utf-8", "replace")),
         )
         # The same bytes get the same id, so that a second delivery is recognised as the same dead letter.
         event = dead_letter_event(

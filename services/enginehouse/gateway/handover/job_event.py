@@ -1,5 +1,7 @@
 """Makes the event that hands a job's row to its engine."""
 
+import time
+
 import pydantic_core
 
 from enginehouse.contracts.events import JobOrder, job_event
@@ -8,13 +10,19 @@ from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.objects import Objects
 
 _OBJECTS_MARGIN_SECONDS = 600.0
-"""Keeps signed URLs valid longer than a job that begins at its queue deadline and uses all its execution time."""
+"""Keeps signed URLs valid longer than a job that begins at the last moment and uses all its execution time."""
+_LONGEST_WAIT_SECONDS = 3_600.0
+"""Signed URLs serve a job that begins within this time of its hand-over. A runner hands back one that begins later, and
+the next hand-over signs new ones: the clouds' stores cannot take a signed URL back, so it must not live for days."""
 
 
 async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int) -> bytes:
     """Make the event of a job's next attempt; `objects` None leaves out the signed URLs."""
     options = row.options
-    reachable_until = row.queue_deadline + options.execution_timeout_seconds + _OBJECTS_MARGIN_SECONDS
+    begun_by = min(row.queue_deadline, time.time() + _LONGEST_WAIT_SECONDS)
+    reachable_until = begun_by + options.execution_timeout_seconds + _OBJECTS_MARGIN_SECONDS
+    # The row of a job that was just accepted does not count its first hand-over yet.
+    hand_over = row.hand_overs or 1
     expires = moment_of(row.queue_deadline)
     assert expires
     return job_event(
@@ -30,9 +38,10 @@ async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int
             retry=options.retry,
             retry_on_timeout=options.retry_on_timeout,
             record_ttl_seconds=record_ttl_seconds,
-            objects=await objects.of_job(row.tenant, row.id, row.input_ref, reachable_until) if objects else None,
+            objects=await objects.of_job(row.tenant, row.id, hand_over, row.input_ref, reachable_until)
+            if objects
+            else None,
         ),
         row.traceparent,
-        # The row of a job that was just accepted does not count its first hand-over yet.
-        row.hand_overs or 1,
+        hand_over,
     )

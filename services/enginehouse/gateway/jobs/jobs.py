@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 
 import pydantic_core
 
-from enginehouse.contracts.errors import EnginehouseError, JobDoesNotExist, JobIsFinal, NotFinalYet, ResultExpired
+from enginehouse.contracts.errors import (
+    EnginehouseError,
+    Forbidden,
+    JobDoesNotExist,
+    JobIsFinal,
+    NotFinalYet,
+    ResultExpired,
+)
 from enginehouse.contracts.job import JobRequest, Status
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
@@ -54,6 +61,11 @@ class Jobs:
         if row is None or row.tenant != caller.name:
             raise JobDoesNotExist(f"No job {job_id} of {caller.name}")
         return row
+
+    async def check_unfinished(self, job_id: str) -> None:
+        """Raise Forbidden if the job has ended: what its workers were given for it is then worth nothing."""
+        if not await self.ledger.read(read.is_unfinished, job_id):
+            raise Forbidden("This URL was for the work on a job that has ended")
 
     async def submit(self, submission: Submission) -> AcceptedJob:
         """Accept a job."""

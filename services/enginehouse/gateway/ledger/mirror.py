@@ -10,8 +10,9 @@ from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.sql import bindparam
 
 from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
-from enginehouse.contracts.job import JobRecord, Status, StatusReason
+from enginehouse.contracts.job import JobError, JobErrorCode, JobRecord, Status, StatusReason
 from enginehouse.contracts.moments import moment_of, seconds_of
+from enginehouse.contracts.names import is_output_key
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
 from enginehouse.gateway.ledger.outbox import completed_notice, event_notice, finished_data, start_notice
 from enginehouse.gateway.ledger.rows import DeadLetterRow, JobRow, NoticeRow, start_of, to_column, to_columns
@@ -39,7 +40,16 @@ class Mirrored:
     """The moment of the hand-over that led to this record."""
 
 
+def _with_own_output(row: JobRow, record: JobRecord) -> JobRecord:
+    """Return the record, or a failure where it names the object of another job as its output."""
+    if record.output_ref is None or is_output_key(record.output_ref, row.tenant, row.id):
+        return record
+    error = JobError(code=JobErrorCode.MALFORMED_ANSWER, message="the worker named an output that is not this job's")
+    return record.model_copy(update={"status": Status.FAILED, "output": None, "output_ref": None, "error": error})
+
+
 def _ended(row: JobRow, record: JobRecord, now: float) -> JobRow:
+    record = _with_own_output(row, record)
     finished_at = seconds_of(record.finished_at) or now
     return row._replace(
         status=record.status,

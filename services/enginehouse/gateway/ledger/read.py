@@ -40,6 +40,12 @@ def job(connection: Connection, job_id: str) -> JobRow | None:
     return None if row is None else JobRow.from_row(row)
 
 
+def is_unfinished(connection: Connection, job_id: str) -> bool:
+    """Say whether there is such a job and it has not ended."""
+    query = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.status.in_(UNFINISHED))
+    return connection.execute(query).first() is not None
+
+
 def engines_of(connection: Connection, job_ids: list[str]) -> dict[str, str]:
     """Return the engine of each of these jobs that the ledger has."""
     return dict(connection.execute(select(jobs.c.id, jobs.c.engine).where(jobs.c.id.in_(job_ids))).all())

@@ -1,22 +1,26 @@
 """Sends webhooks: signed notices to addresses that tenants name, and that may aim at the platform's inside."""
 
 import asyncio
+import functools
 import ipaddress
 import socket
+import ssl
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import httpx2
+import structlog
 from standardwebhooks import Webhook
 
 from enginehouse.contracts.errors import RequestError
 from enginehouse.gateway.ledger.rows import NoticeRow
+from enginehouse.gateway.notify.addresses import is_outside
 from enginehouse.gateway.notify.webhook_secrets import WebhookSecrets
+
+log = structlog.get_logger()
 
 _TIMEOUT_SECONDS = 10.0
 _GONE = 410
-_HOLDS_IPV4 = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
-"""Networks whose IPv6 addresses end in the IPv4 address to which they lead: IPv4-compatible and NAT64 addresses."""
 
 
 class WebhookRefused(RequestError):
@@ -30,14 +34,10 @@ class GiveUp(Exception):
     """The webhook cannot be delivered, and trying again cannot help."""
 
 
-def _destination(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the address to which packets go: for an IPv6 address that maps or tunnels to IPv4, the IPv4 address."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip
-    if any(ip in network for network in _HOLDS_IPV4):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-    return ip.ipv4_mapped or ip.sixtofour or ip
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Return the certificates to trust, which all calls share, because reading them takes long."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 class Webhooks:
@@ -46,13 +46,6 @@ class Webhooks:
     def __init__(self, secrets: WebhookSecrets, *, allow_inside: bool) -> None:
         self._secrets = secrets
         self._allow_inside = allow_inside
-        self._client = httpx2.AsyncClient(
-            timeout=_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False, headers={"User-Agent": "enginehouse"}
-        )
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
     def check(self, tenant: str, url: str) -> None:
         """Raise WebhookRefused if a job may not name this address.
@@ -72,28 +65,36 @@ class Webhooks:
             raise WebhookRefused(
                 f"webhook: {tenant} has no signing secret yet; 'enginehouse tenant webhook-secret {tenant}' makes one"
             )
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return
-        self._check_address(str(address))
-
-    def _check_address(self, address: str) -> None:
-        ip = _destination(address)
-        if not self._allow_inside and (not ip.is_global or ip.is_multicast):
+        if _is_address(host) and not self._may_reach(host):
             raise WebhookRefused(
-                f"webhook: {address} is an inside address, and the platform sends webhooks to outside addresses only"
+                f"webhook: {host} is an inside address, and the platform sends webhooks to outside addresses only"
             )
 
-    async def _resolve(self, host: str, port: int) -> str:
-        """Return a checked address of `host`. It must be used as it is: a second look-up could give another one."""
+    def _may_reach(self, address: str) -> bool:
+        return self._allow_inside or is_outside(address)
+
+    async def _resolve(self, notice: NoticeRow, host: str, port: int) -> str:
+        """Return a checked address of `host`. It must be used as it is: a second look-up could give another one.
+
+        A name that leads inside is told in the same words as one that leads nowhere, and tried again in the same way:
+        otherwise tenants could ask which names the platform's inside has, and where they lead.
+        """
+        nowhere = ConnectionError(f"{host} has no address outside of the platform")
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
-            raise ConnectionError(f"{host} cannot be resolved") from None
-        for *_, address in found:
-            self._check_address(str(address[0]))
-        return str(found[0][4][0])
+            raise nowhere from None
+        addresses = [str(address[0]) for *_, address in found]
+        inside = [address for address in addresses if not self._may_reach(address)]
+        if inside or not addresses:
+            log.warning(
+                f"A webhook of {notice.tenant} is not sent: {host} leads inside, to {', '.join(inside)}",
+                action="webhook_leads_inside",
+                job_id=notice.job_id,
+                tenant=notice.tenant,
+            )
+            raise nowhere
+        return addresses[0]
 
     async def send(self, notice: NoticeRow) -> None:
         """Send a notice. Raise ConnectionError if trying again later may help, or GiveUp if it cannot."""
@@ -102,14 +103,10 @@ class Webhooks:
             raise ConnectionError(f"{notice.tenant} has no signing secret")
         target = httpx2.URL(notice.target or "")
         port = target.port or (443 if target.scheme == "https" else 80)
+        address = await self._resolve(notice, target.host, port)
         try:
-            address = await self._resolve(target.host, port)
-        except WebhookRefused as error:
-            raise GiveUp(str(error)) from None
-        request = self._request(notice, target, address, secrets)
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                response = await self._client.send(request, stream=True)
+            async with asyncio.timeout(_TIMEOUT_SECONDS), self._client() as client:
+                response = await client.send(_request(client, notice, target, address, secrets), stream=True)
                 await response.aclose()
         except (httpx2.HTTPError, OSError, TimeoutError) as error:
             raise ConnectionError(f"{type(error).__name__}") from None
@@ -118,20 +115,42 @@ class Webhooks:
         if not response.is_success:
             raise ConnectionError(f"the receiver answered {response.status_code}")
 
-    def _request(self, notice: NoticeRow, target: httpx2.URL, address: str, secrets: list[str]) -> httpx2.Request:
-        """Build the signed request to `address`, with the target's host name in its headers."""
-        moment = datetime.now(UTC)
-        signature = " ".join(Webhook(secret).sign(notice.id, moment, notice.body) for secret in secrets)
-        return self._client.build_request(
-            "POST",
-            target.copy_with(host=address),
-            content=notice.body,
-            headers={
-                "Host": target.netloc.decode("ascii"),
-                "Content-Type": "application/json",
-                "webhook-id": notice.id,
-                "webhook-timestamp": str(int(moment.timestamp())),
-                "webhook-signature": signature,
-            },
-            extensions={"sni_hostname": target.host} if target.scheme == "https" else {},
+    @staticmethod
+    def _client() -> httpx2.AsyncClient:
+        """Return a client for one call. No connection, cookie or session of one tenant's call may reach another one."""
+        return httpx2.AsyncClient(
+            verify=_trusted(),
+            timeout=_TIMEOUT_SECONDS,
+            follow_redirects=False,
+            trust_env=False,
+            headers={"User-Agent": "enginehouse"},
         )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _request(
+    client: httpx2.AsyncClient, notice: NoticeRow, target: httpx2.URL, address: str, secrets: list[str]
+) -> httpx2.Request:
+    """Build the signed request to `address`, with the target's host name in its headers."""
+    moment = datetime.now(UTC)
+    signature = " ".join(Webhook(secret).sign(notice.id, moment, notice.body) for secret in secrets)
+    return client.build_request(
+        "POST",
+        target.copy_with(host=address),
+        content=notice.body,
+        headers={
+            "Host": target.netloc.decode("ascii"),
+            "Content-Type": "application/json",
+            "webhook-id": notice.id,
+            "webhook-timestamp": str(int(moment.timestamp())),
+            "webhook-signature": signature,
+        },
+        extensions={"sni_hostname": target.host} if target.scheme == "https" else {},
+    )

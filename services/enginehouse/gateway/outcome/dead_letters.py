@@ -9,7 +9,7 @@ import structlog
 from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malformed
 from enginehouse.contracts.events import DEAD_LETTERED, DeadLetter
 from enginehouse.contracts.names import EngineId
-from enginehouse.contracts.text import storable
+from enginehouse.contracts.text import storable, without_signatures
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import DeadLetterRow
 from enginehouse.sidecar.delivery import Deliver, raw_payload
@@ -18,6 +18,11 @@ log = structlog.get_logger()
 
 _EVENT_MAX_CHARACTERS = 64 * 1024
 UNPARSABLE = "UNPARSABLE"
+
+
+def _kept(event: str) -> str:
+    """Return an event's text as it is kept: whoever reads a dead letter gets no right to a job's objects."""
+    return without_signatures(storable(event[:_EVENT_MAX_CHARACTERS]))
 
 
 def letter_row(body: bytes) -> DeadLetterRow:
@@ -31,7 +36,7 @@ def letter_row(body: bytes) -> DeadLetterRow:
         reason=UNPARSABLE,
         attempts=0,
         error=None,
-        event=storable(raw.decode("utf-8", "replace"))[:_EVENT_MAX_CHARACTERS],
+        event=_kept(raw.decode("utf-8", "replace")),
         created_at=time.time(),
         redriven_as=None,
     )
@@ -49,7 +54,7 @@ def letter_row(body: bytes) -> DeadLetterRow:
         reason=storable(letter.reason)[:40],
         attempts=letter.attempts,
         error=letter.error,
-        event=storable(letter.event)[:_EVENT_MAX_CHARACTERS],
+        event=_kept(letter.event),
     )
 
 

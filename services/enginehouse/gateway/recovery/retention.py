@@ -3,11 +3,23 @@
 import time
 from collections.abc import Callable
 
+from enginehouse.contracts.names import output_key
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.objects import Objects, is_jobs_own
 
 _AT_ONCE = 500
+_HAND_OVERS = 100
+"""Objects of later ones, which hardly any job has, are deleted by their age."""
+
+
+def _own_objects(row: JobRow) -> list[str]:
+    """Return the keys of a job's objects, with those that earlier hand-overs may have left."""
+    keys = [key for key in (row.input_ref, row.output_ref) if key and is_jobs_own(key)]
+    if row.hand_overs > 1:
+        keys += [output_key(row.tenant, row.id, number + 1) for number in range(min(row.hand_overs, _HAND_OVERS))]
+    return keys
 
 
 class Retention:
@@ -38,8 +50,7 @@ class Retention:
         now = self._clock()
         while rows := await self._ledger.read(read.past_result, now, _AT_ONCE):
             if self._objects:
-                keys = (key for row in rows for key in (row.input_ref, row.output_ref))
-                await self._objects.delete([key for key in keys if key and is_jobs_own(key)])
+                await self._objects.delete([key for row in rows for key in _own_objects(row)])
             await self._ledger.delete_payloads(tuple(row.id for row in rows))
         if now >= self._next_clean_up:
             self._next_clean_up = now + self._clean_up_seconds

@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.names import JOB_ID_PATTERN
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.http.dependencies import (
@@ -19,7 +20,7 @@ from enginehouse.gateway.http.dependencies import (
     refuse_encoded,
 )
 from enginehouse.gateway.http.openapi import body_schema, problems
-from enginehouse.gateway.objects import Objects, upload_key
+from enginehouse.gateway.objects import Method, Objects, upload_key
 
 router = APIRouter(prefix="/v1", tags=["objects"])
 
@@ -53,6 +54,8 @@ class SignedQuery(BaseModel):
 
     expires: int
     signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    job: Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$")] | None = None
+    """Only while this job has not ended is the URL worth something."""
 
 
 def _objects(gateway: Gateway) -> Objects:
@@ -82,23 +85,30 @@ async def create_upload(request: Request, gateway: WiredGateway, caller: Authent
     return json_answer(upload, 201)
 
 
-@router.put("/objects/{key:path}", status_code=201, responses=problems(403, 413, 415), include_in_schema=False)
+async def _check(gateway: Gateway, method: Method, key: str, query: SignedQuery) -> Objects:
+    """Return the store, if the signature allows `method` on `key` and the job for which it was made goes on."""
+    objects = _objects(gateway)
+    objects.check(method, key, query.expires, query.signature, query.job)
+    if query.job is not None:
+        await gateway.jobs.check_unfinished(query.job)
+    return objects
+
+
+@router.put("/objects/{key:path}", status_code=201, responses=problems(403, 409, 413, 415), include_in_schema=False)
 async def put_object(
     request: Request, gateway: WiredGateway, key: str, query: Annotated[SignedQuery, Query()]
 ) -> Response:
-    """Write the object that the signature names."""
-    objects = _objects(gateway)
-    objects.check("PUT", key, query.expires, query.signature)
+    """Write the object that the signature names, once."""
+    objects = await _check(gateway, "PUT", key, query)
     refuse_encoded(request)
-    await objects.put(key, request.stream())
+    await objects.put_once(key, request.stream())
     return Response(status_code=201)
 
 
 @router.get("/objects/{key:path}", responses=problems(403, 404), include_in_schema=False)
 async def get_object(gateway: WiredGateway, key: str, query: Annotated[SignedQuery, Query()]) -> Response:
     """Read the object that the signature names."""
-    objects = _objects(gateway)
-    objects.check("GET", key, query.expires, query.signature)
+    objects = await _check(gateway, "GET", key, query)
     chunks: AsyncIterator[bytes] = await objects.get(key)
     return StreamingResponse(
         chunks,
