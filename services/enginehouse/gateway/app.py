@@ -89,6 +89,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         ledger,
         catalogue,
         objects,
+        weights=tenants.weights,
         record_margin_seconds=settings.record_margin_seconds,
         broker_retry_seconds=pace.broker_retry_seconds,
     )

@@ -12,7 +12,7 @@ from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachabl
 from enginehouse.runner.clock import Clock
 from enginehouse.runner.hangs import HangGuard
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, Superseded, TimedOut
-from enginehouse.runner.replicas import Place, Replica, ReplicaPool
+from enginehouse.runner.replicas import Asker, Place, Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
@@ -56,9 +56,9 @@ class Executor:
         self._patience = hand_back_after_seconds
         self._calls: set[_Call] = set()
 
-    def place(self) -> Place:
+    def place(self, asker: Asker) -> Place:
         """Return a place to be taken by `async with`. It has no replica if none is healthy for too long."""
-        return Place(self._pool, self._patience)
+        return Place(self._pool, self._patience, asker)
 
     def hand_back_running(self) -> None:
         """Close every call that is out. Its job returns to the queue, and no attempt is counted."""

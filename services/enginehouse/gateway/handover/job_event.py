@@ -11,8 +11,11 @@ _OBJECTS_MARGIN_SECONDS = 600.0
 """Keeps signed URLs valid longer than a job that begins at its queue deadline and uses all its execution time."""
 
 
-async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int) -> bytes:
-    """Make the event of a job's next attempt; `objects` None leaves out the signed URLs."""
+async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int, weight: float = 1.0) -> bytes:
+    """Make the event of a job's next attempt; `objects` None leaves out the signed URLs.
+
+    `weight` is the tenant's share of a shared engine.
+    """
     options = row.options
     reachable_until = row.queue_deadline + options.execution_timeout_seconds + _OBJECTS_MARGIN_SECONDS
     expires = moment_of(row.queue_deadline)
@@ -30,6 +33,7 @@ async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int
             retry=options.retry,
             retry_on_timeout=options.retry_on_timeout,
             record_ttl_seconds=record_ttl_seconds,
+            weight=weight,
             objects=await objects.of_job(row.tenant, row.id, row.input_ref, reachable_until) if objects else None,
         ),
         row.traceparent,
