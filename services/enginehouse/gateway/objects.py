@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +60,11 @@ def output_key(tenant: str, job_id: str) -> str:
 def is_jobs_own(key: str | None) -> bool:
     """Say whether an object belongs to one job and is deleted with it. Uploads are deleted by their age."""
     return key is not None and key.split("/")[1:2] in (["inputs"], ["outputs"])
+
+
+def is_upload(key: str) -> bool:
+    """Say whether an object is an upload, and not a job's own."""
+    return _UPLOAD_KEY.fullmatch(key) is not None
 
 
 class Objects:
@@ -155,26 +161,36 @@ class Objects:
             except FileNotFoundError:
                 continue
 
-    async def delete_old(self, now: float) -> int:
-        """Delete uploads past their time, and jobs' objects that no job can name any longer; return how many."""
+    async def delete_old(self, now: float) -> Counter[str]:
+        """Delete uploads past their time, and jobs' objects that no job can name any longer.
+
+        Return how many bytes each tenant keeps.
+        """
         old: list[str] = []
+        kept: Counter[str] = Counter()
         async for page in obstore.list(self._store):
             for item in page:
                 parts = str(item["path"]).split("/")
                 ttl = _TTL_SECONDS.get(parts[1]) if len(parts) == 3 else None
                 if ttl and item["last_modified"].timestamp() < now - ttl:
                     old.append(str(item["path"]))
+                elif len(parts) > 1:
+                    kept[parts[0]] += int(item["size"])
         await self.delete(old)
-        return len(old)
+        return kept
 
-    async def check_upload(self, tenant: str, key: str) -> None:
-        """Raise UploadDoesNotExist unless `key` names an upload of this tenant, and RequestError if it is too large."""
+    async def check_upload(self, tenant: str, key: str) -> int:
+        """Return the size of an upload of this tenant.
+
+        Raise UploadDoesNotExist if `key` does not name one, and RequestError if it is too large.
+        """
         # Only keys as `upload_key` makes them reach the store, which fails on others in ways of its own.
         own = _UPLOAD_KEY.fullmatch(key)
         if own is None or own[1] != tenant or (size := await self.size(key)) is None:
             raise UploadDoesNotExist(f"input_ref: {tenant} has no upload {key[:200]!r}")
         if size > self.max_bytes:
             raise RequestError(f"input_ref: the upload has {size} bytes; {self.max_bytes} are allowed")
+        return size
 
     async def of_job(self, tenant: str, job_id: str, input_ref: str | None, expires_at: float) -> JobObjects:
         """Sign URLs for the objects of this job only, valid until `expires_at`."""

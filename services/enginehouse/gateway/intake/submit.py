@@ -19,6 +19,7 @@ from enginehouse.gateway.notify.webhooks import Webhooks
 from enginehouse.gateway.objects import Objects, input_key, is_jobs_own
 from enginehouse.gateway.outcome.expected_jobs import ExpectedJobs
 from enginehouse.gateway.tenants.limits import Limits
+from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 
 _QUEUE_FULL_RETRY_SECONDS = 5
 
@@ -36,6 +37,7 @@ class Submitter:
         limits: Limits,
         webhooks: Webhooks,
         objects: Objects | None,
+        stored: StoredBytes,
         inline_max_bytes: int,
     ) -> None:
         """Move inputs larger than `inline_max_bytes` to the object store; without one, refuse them."""
@@ -46,6 +48,7 @@ class Submitter:
         self._limits = limits
         self._webhooks = webhooks
         self._objects = objects
+        self._stored = stored
         self._inline_max_bytes = inline_max_bytes
         self._arriving: Counter[str] = Counter()
         """Number of each engine's jobs that are being accepted at this moment."""
@@ -132,11 +135,13 @@ class Submitter:
         own = input_key(row.tenant, row.id)
         if input_json is not None:
             assert self._objects is not None
-            await self._objects.put(own, input_json)
+            with self._stored.writing(own, len(input_json)):
+                await self._objects.put(own, input_json)
             return row._replace(input=None, input_ref=own)
         if self._objects and row.input_ref and is_jobs_own(row.input_ref):
             # The job is a retry, and the old job's object will be deleted with the old job.
-            await self._objects.copy(row.input_ref, own)
+            with self._stored.writing(own, await self._objects.size(row.input_ref) or 0):
+                await self._objects.copy(row.input_ref, own)
             return row._replace(input_ref=own)
         return row
 
@@ -166,7 +171,8 @@ class Submitter:
             raise RequestError("input_ref: this gateway has no object store; send the input inline")
         if submission.retry_of and is_jobs_own(input_ref):
             return
-        await self._objects.check_upload(submission.caller.name, input_ref)
+        # A cloud's store takes uploads without the gateway, which sees their size here first.
+        self._stored.note_upload(input_ref, await self._objects.check_upload(submission.caller.name, input_ref))
 
 
 def _queue_full(detail: str) -> QueueFull:
