@@ -1,4 +1,4 @@
-"""Tenants take turns at a shared engine's places: however many jobs of one wait, another one's waits for one place."""
+"""Tenants take turns at a shared engine's places, and those whose jobs it dies of or hangs with are held back."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,6 +12,7 @@ from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
+from enginehouse.runner.blame import Blame
 from enginehouse.runner.pace import Pace
 from enginehouse.runner.replicas import Asker
 
@@ -148,3 +149,86 @@ async def test_a_stopped_engine_hands_the_waiting_jobs_of_every_tenant_back(worl
     await until_async(lambda: len(world.runner.receiver.in_hand) == PLACES)
     await finish(steps, tasks)
     assert [world.record(job_id).status for job_id in ids].count(Status.QUEUED) == 5
+
+
+async def dies(request: web.Request) -> web.StreamResponse:
+    """End the connection, as an engine does that is killed by its input."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+@pytest.fixture
+async def shared(world: World) -> World:
+    """Return a runner that treats its engine as one of many tenants."""
+    world.runner.pool.blame = Blame()
+    return world
+
+
+class Crash:
+    """An engine that dies of umbra's inputs, with all calls that are out."""
+
+    def __init__(self, world: World) -> None:
+        self._dead = asyncio.Event()
+        self.entered = 0
+        world.engine.predict = self.predict
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        self.entered += 1
+        if (await request.json())["data"] == "umbra" and self.entered >= 2:
+            self._dead.set()
+        await self._dead.wait()
+        return await dies(request)
+
+
+async def test_a_job_that_is_at_the_engine_when_it_dies_of_anothers_loses_no_attempt(shared: World) -> None:
+    Crash(shared)
+    tasks = await wait_in_line(shared, "acme", 1)
+    tasks += await wait_in_line(shared, "umbra", 1)
+    ids = shared.runner.receiver.in_hand
+    assert all(await asyncio.gather(*tasks))
+    assert [(shared.record(job_id).status, shared.record(job_id).attempt) for job_id in ids] == [("queued", 0)] * 2
+    assert all(shared.record(job_id).error is None for job_id in ids)
+
+
+async def test_the_next_time_counts_and_so_does_a_death_without_company(shared: World) -> None:
+    shared.engine.predict = dies
+    alone = await shared.run(tenant="umbra")
+    assert (alone.status, alone.attempt) == (Status.QUEUED, 1)
+    assert alone.error is not None
+    blame = Blame()
+    assert blame.excuses("job")
+    assert not blame.excuses("job")
+
+
+async def test_the_waiting_jobs_of_a_tenant_whose_job_killed_the_engine_go_back_and_others_go_on(
+    shared: World,
+) -> None:
+    async def predict(request: web.Request) -> web.StreamResponse:
+        return await (dies if (await request.json())["data"] == "umbra" else echo)(request)
+
+    shared.engine.predict = predict
+    assert (await shared.run("umbra", tenant="umbra")).error is not None
+    calls = len(shared.engine.calls)
+    held_back = await shared.run("umbra", tenant="umbra")
+    assert (held_back.status, held_back.attempt, held_back.error) == (Status.QUEUED, 0, None)
+    assert len(shared.engine.calls) == calls
+    assert (await shared.run("acme", tenant="acme")).status is Status.SUCCEEDED
+
+
+async def test_each_trouble_holds_a_tenant_back_longer_and_successes_make_up_for_them() -> None:
+    blame = Blame()
+    now = asyncio.get_running_loop().time()
+    held = []
+    for _ in range(8):
+        blame.note_trouble("umbra")
+        blame.note_trouble("umbra")  # Another job that was at the engine when it died.
+        held.append(round(blame.seconds_left("umbra")))
+        blame._troubles["umbra"].held_until = now
+    assert held == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert blame.allows("umbra", 0)
+    assert not blame.allows("umbra", 1), "one at a time"
+    assert blame.allows("acme", 5)
+    for _ in range(8):
+        blame.note_success("umbra")
+    assert blame.allows("umbra", 1)

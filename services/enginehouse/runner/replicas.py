@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from enginehouse.runner.blame import Blame
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.turns import Turns
 
@@ -64,7 +65,9 @@ class ReplicaPool:
     of others wait, and however long those take.
     """
 
-    def __init__(self, clients: Sequence[EngineClient], concurrency_each: int) -> None:
+    def __init__(self, clients: Sequence[EngineClient], concurrency_each: int, *, blame: Blame | None = None) -> None:
+        """Hold tenants back as `blame` says; None at an engine that works for one tenant."""
+        self.blame = blame
         self._concurrency_each = concurrency_each
         self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: dict[Asker, deque[asyncio.Future[Replica | None]]] = {}
@@ -92,14 +95,16 @@ class ReplicaPool:
 
     def take(self, asker: Asker) -> Replica | None:
         """Take a place at once and return its replica; None if none is free, or if other jobs wait already."""
-        return None if self._waiting or self.stopped else self._take(asker)
+        return None if self._waiting or self.stopped or not self._allows(asker) else self._take(asker)
 
     async def wait(self, asker: Asker, patience_seconds: float) -> Replica | None:
         """Wait for a place and return its replica; None once no replica has been healthy for `patience_seconds`.
 
+        None also if the pool is stopped, or the tenant's jobs are held back.
+
         While a replica is healthy and only busy, this waits without limit.
         """
-        if self.stopped:
+        if self.stopped or self.held_back_seconds(asker.tenant):
             return None
         mine: asyncio.Future[Replica | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(asker, deque()).append(mine)
@@ -173,13 +178,31 @@ class ReplicaPool:
         return best
 
     def _serve(self) -> None:
-        while self._waiting:
+        while allowed := [asker for asker in self._waiting if self._allows(asker)]:
             # Of tenants whose turns are equal, the one that has waited longer stands first in the dictionary.
-            asker = min(self._waiting, key=lambda who: self._turns.of(who.tenant, self._held[who.tenant], who.weight))
+            asker = min(allowed, key=lambda who: self._turns.of(who.tenant, self._held[who.tenant], who.weight))
             if (replica := self._take(asker)) is None:
                 return
             self._waiting[asker].popleft().set_result(replica)
             self._forget_if_empty(asker)
+
+    def _allows(self, asker: Asker) -> bool:
+        return self.blame is None or self.blame.allows(asker.tenant, self._held[asker.tenant])
+
+    def note_trouble(self, tenant: str) -> None:
+        """Hold back the tenant's jobs for a while: the engine died of one of them, or one hung in it.
+
+        Those that wait get None, so that they go back to the queue and leave the window to others.
+        """
+        if self.blame is not None:
+            self.blame.note_trouble(tenant)
+            for asker in [asker for asker in self._waiting if asker.tenant == tenant]:
+                for job in self._waiting.pop(asker):
+                    job.set_result(None)
+
+    def held_back_seconds(self, tenant: str) -> float:
+        """Return how long the tenant's jobs get no places; 0 if they may wait for one."""
+        return 0.0 if self.blame is None else self.blame.seconds_left(tenant)
 
     def _forget_if_empty(self, asker: Asker) -> None:
         if not self._waiting[asker]:
@@ -189,7 +212,7 @@ class ReplicaPool:
 class Place:
     """A job's place at a replica. `async with` takes one, and gives it back at the end unless it was handed over."""
 
-    __slots__ = ("_asker", "_left_to_guard", "_patience", "_pool", "replica", "waited_seconds")
+    __slots__ = ("_asker", "_left_to_guard", "_patience", "_pool", "in_company", "replica", "waited_seconds")
 
     def __init__(self, pool: ReplicaPool, patience_seconds: float, asker: Asker) -> None:
         self._pool = pool
@@ -200,6 +223,13 @@ class Place:
         """None if the pool gives no places, or no replica has been healthy for `patience_seconds`."""
         self.waited_seconds = 0.0
         """Seconds until the first place was free."""
+        self.in_company = False
+        """Whether jobs of other tenants were at the replica when trouble came, so that one of them may be the cause."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the job."""
+        return self._asker.tenant
 
     async def __aenter__(self) -> "Place":
         self.replica = self._pool.take(self._asker)
@@ -221,6 +251,12 @@ class Place:
     def call_out(self, replica: Replica) -> None:
         """Note that a call goes out to the engine from here; `release` notes its end."""
         replica.calls[self] = asyncio.get_running_loop().time()
+
+    def note_company(self, replica: Replica) -> None:
+        """Note that trouble came to all calls that are out at the replica."""
+        for other in replica.calls:
+            if other.tenant != self.tenant:
+                self.in_company = other.in_company = True
 
     def release(self) -> None:
         """Give the place back, if it is still held."""
