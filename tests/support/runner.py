@@ -150,13 +150,14 @@ class World:
         expires_in: float = 3600,
         max_attempts: int = 3,
         published_ago: float = 0,
+        tenant: str = "acme",
         **order: Any,
     ) -> bytes:
         """Return a job event as the gateway publishes it."""
         order.setdefault("retry", RetryPolicy(max_attempts=max_attempts, initial_delay_ms=1000))
         body = JobOrder(input=data, execution_timeout_seconds=seconds, record_ttl_seconds=600, **order)
         expires = now() + timedelta(seconds=expires_in)
-        made = json.loads(job_event(job_id, "acme", ENGINE, attempt, expires, body, None))
+        made = json.loads(job_event(job_id, tenant, ENGINE, attempt, expires, body, None))
         made["time"] = (now() - timedelta(seconds=published_ago)).isoformat()
         return json.dumps(made).encode()
 

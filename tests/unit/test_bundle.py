@@ -64,6 +64,17 @@ def test_the_jobs_component_paces_by_slots_and_outlasts_three_executions() -> No
     assert settings["redeliverInterval"].isdigit()
 
 
+@pytest.mark.parametrize(("concurrency", "deliveries", "seconds"), [(8, 32, 390), (16, 64, 390), (1, 32, 2070)])
+def test_the_runner_of_a_shared_engine_gets_the_whole_window_since_tenants_take_turns_there(
+    concurrency: int, deliveries: int, seconds: int
+) -> None:
+    shared = _SPEC.model_copy(update={"tenant": "shared", "concurrency": concurrency})
+    settings = _settings(_engine(shared)["engine/jobs.yaml"])
+    assert settings["concurrency"] == str(deliveries)
+    # A job that waits for its turn is not delivered once more meanwhile.
+    assert settings["processingTimeout"] == f"{seconds}s"
+
+
 def test_both_sides_name_the_same_keys_and_the_gateway_survives_a_broken_store() -> None:
     objects = _engine()
     engine, gateway = objects["engine/results.yaml"], objects["gateway/results.yaml"]

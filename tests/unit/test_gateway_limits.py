@@ -131,12 +131,56 @@ async def test_a_refused_submit_leaves_nothing(tmp_path: Path) -> None:
         await until_async(lambda: not world.gateway.hints._expected._engine_of)
 
 
+async def fill_queue(world: GatewayWorld, tenant: str) -> int:
+    """Submit to the shared engine until that is refused; return how many jobs were accepted."""
+    accepted = 0
+    while (answer := await post(world, tenant)).status_code == 202:
+        accepted += 1
+    assert refused(answer, QueueFull.code) == 5
+    assert "its own share" in answer.json()["detail"]
+    return accepted
+
+
+async def test_one_tenant_leaves_room_in_a_shared_queue_to_every_newcomer(tmp_path: Path) -> None:
+    cards = {STANDARD: {"max_queued_jobs": 24}}
+    async with gateway_world(tmp_path, cards=cards, window_min=2, window_factor=1) as world:
+        world.runners[STANDARD].answer = lose
+        # Alone it gets half of the queue, and the two that the window takes.
+        assert await fill_queue(world, "acme") == 2 + 12
+        # The free half is shared out in the same way, also after a sweep has counted what waits.
+        await world.sweep()
+        assert await fill_queue(world, "umbra") == 6
+        assert world.gateway.dispatcher.backlog.of(STANDARD) == 18
+        problem_of(await post(world), 429, QueueFull.code)
+
+
+async def test_the_owner_of_an_engine_has_its_whole_queue(tmp_path: Path) -> None:
+    cards = {ECHO: {"max_queued_jobs": 8}}
+    async with gateway_world(tmp_path, cards=cards, window_min=2, window_factor=1) as world:
+        world.runner.answer = lose
+        for number in range(2 + 8):
+            await world.submit(number)
+        answer = await world.client().post("/v1/engines/echo/jobs", json={"input": 1})
+        refused(answer, QueueFull.code)
+        assert "8 jobs waiting, its limit" in answer.json()["detail"]
+
+
+async def test_a_batch_cannot_take_more_than_a_share_of_a_shared_queue(tmp_path: Path) -> None:
+    cards = {STANDARD: {"max_queued_jobs": 40}}
+    async with gateway_world(tmp_path, cards=cards, window_min=4, window_factor=1) as world:
+        world.runners[STANDARD].answer = lose
+        told = refusals(await world.client("umbra").post(BATCH, json=batch(200, "standard")))
+        assert {item["code"] for item in told} == {"QUEUE_FULL"}
+        assert 20 <= 200 - len(told) <= 20 + 4
+        assert (await post(world)).status_code == 202
+
+
 @pytest.mark.parametrize("window", [4, 32])
-async def test_ten_thousand_jobs_of_one_tenant_delay_anothers_by_one_window_at_most(
+async def test_ten_thousand_urgent_jobs_of_one_tenant_delay_anothers_by_one_window_at_most(
     tmp_path: Path, window: int
 ) -> None:
     async with gateway_world(tmp_path, window_min=window, window_factor=1) as world:
-        flood = [new_job("umbra", STANDARD, window=0) for _ in range(10_000)]
+        flood = [new_job("umbra", STANDARD, window=0, priority=9) for _ in range(10_000)]
         await asyncio.gather(*(world.gateway.ledger.insert(job) for job in flood))
         runner = world.runners[STANDARD]
         enough = asyncio.Event()

@@ -14,6 +14,7 @@ from enginehouse.contracts.errors import EnginehouseError, Unavailable, UnsafeSe
 from enginehouse.gateway.ledger.database import as_unavailable
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.schema import jobs
+from enginehouse.gateway.ledger.windows import FillWindow
 
 
 class Transactions:
@@ -47,7 +48,7 @@ async def test_only_what_a_caller_was_promised_waits_for_the_disk(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transactions = Transactions(ledger, monkeypatch)
-    await ledger.fill_window("acme--echo", 10, 0)
+    await ledger.fill_window(FillWindow("acme--echo", 10, 0))
     await ledger.insert(new_job())
     assert transactions.durable == [False, True]
 

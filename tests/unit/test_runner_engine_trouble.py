@@ -15,7 +15,9 @@ from enginehouse.contracts.moments import now
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
-from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.replicas import Asker, ReplicaPool
+
+ACME = Asker("acme")
 
 
 @pytest.fixture
@@ -130,13 +132,13 @@ async def test_silence_while_it_works_is_not_illness() -> None:
     watch.start()
     replica = pool.replicas[0]
     await until_async(lambda: replica.healthy)
-    assert pool.take() is replica
+    assert pool.take(ACME) is replica
     engine.says = Health(ok=False, answered=False)
     asked = engine.asked
     replica.changed.set()
     await until_async(lambda: engine.asked > asked)
     assert replica.healthy
-    pool.release(replica)
+    pool.release(replica, ACME)
     replica.changed.set()
     await until_async(lambda: not replica.healthy)
     await watch.stop()
@@ -169,20 +171,20 @@ async def test_an_engine_gets_no_more_jobs_at_once_than_it_says_it_works_on(worl
 async def test_the_replica_with_the_fewest_jobs_gets_the_next() -> None:
     pool = ReplicaPool([ScriptedEngine(), ScriptedEngine()], 2)
     one, two = pool.replicas
-    assert pool.take() is None
+    assert pool.take(ACME) is None
     for replica in pool.replicas:
         pool.set_health(replica, True)
-    taken = [pool.take() for _ in range(4)]
+    taken = [pool.take(ACME) for _ in range(4)]
     assert taken == [one, two, one, two]
-    assert pool.take() is None
-    waiting = [asyncio.create_task(pool.wait(5)) for _ in range(2)]
+    assert pool.take(ACME) is None
+    waiting = [asyncio.create_task(pool.wait(ACME, 5)) for _ in range(2)]
     await asyncio.sleep(0)
-    pool.release(two)
+    pool.release(two, ACME)
     assert await waiting[0] is two
     waiting[1].cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    pool.release(one)
-    assert pool.take() is one
+    pool.release(one, ACME)
+    assert pool.take(ACME) is one
 
 
 async def test_a_sick_replica_gets_nothing(tmp_path: Path) -> None:
@@ -202,13 +204,13 @@ async def test_a_sick_replica_gets_nothing(tmp_path: Path) -> None:
 async def test_a_cancelled_wait_gives_its_place_back() -> None:
     pool = ReplicaPool([ScriptedEngine()], 1)
     pool.set_health(pool.replicas[0], True)
-    assert pool.take()
-    waiting = asyncio.create_task(pool.wait(5))
+    assert pool.take(ACME)
+    waiting = asyncio.create_task(pool.wait(ACME, 5))
     await asyncio.sleep(0)
-    pool.release(pool.replicas[0])
+    pool.release(pool.replicas[0], ACME)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert pool.take() is pool.replicas[0]
+    assert pool.take(ACME) is pool.replicas[0]
 
 
 # Stopping

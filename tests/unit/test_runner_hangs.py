@@ -12,7 +12,9 @@ from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
 from enginehouse.runner.clients.base import Health
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.replicas import Place
+from enginehouse.runner.replicas import Asker, Place
+
+ACME = Asker("acme")
 
 
 @pytest.fixture
@@ -170,15 +172,15 @@ async def test_replicas_drain_one_after_the_other(tmp_path: Path) -> None:
         replicas = world.runner.pool.replicas
         await until_async(lambda: all(replica.healthy for replica in replicas))
         replicas[0].draining = True
-        taken = world.runner.pool.take()
+        taken = world.runner.pool.take(ACME)
         assert taken is replicas[1]
-        assert world.runner.pool.take() is None
-        taken.hung.add(Place(world.runner.pool, 1))
+        assert world.runner.pool.take(ACME) is None
+        taken.hung.add(Place(world.runner.pool, 1, ACME))
         assert not world.runner._hangs._is_blocked(taken)
         replicas[0].draining = False
         assert world.runner._hangs._is_blocked(taken)
         taken.hung.clear()
-        world.runner.pool.release(taken)
+        world.runner.pool.release(taken, ACME)
     for engine in (first, second):
         await engine.stop()
 
@@ -187,14 +189,14 @@ async def test_an_engine_whose_given_up_work_never_ends_is_restarted_when_it_is_
     async with runner_world(tmp_path, execution_timeout_seconds=0.05) as world:
         (replica,) = world.runner.pool.replicas
         hangs = world.runner._hangs
-        taken = world.runner.pool.take()
+        taken = world.runner.pool.take(ACME)
         told = Health(ok=True, in_hand=0, abandoned=1)
         hangs.look_at(replica, told)
         await asyncio.sleep(0.15)
         hangs.look_at(replica, told)
         assert not restart_file(world, tmp_path).exists(), "a job is in hand"
         assert taken is replica
-        world.runner.pool.release(replica)
+        world.runner.pool.release(replica, ACME)
         hangs.look_at(replica, Health(ok=True, in_hand=0))
         hangs.look_at(replica, told)
         assert not restart_file(world, tmp_path).exists(), "the work before has ended"

@@ -29,6 +29,10 @@ WORKER_TTL_SECONDS = 15
 _PYTHON = re.compile(r"3\.(1[1-9]|[2-9]\d)(\.\d{1,3})?")
 """Versions that the engine package works with."""
 
+WINDOW_MIN, WINDOW_FACTOR = 32, 4
+"""An engine's window, unless the gateway's settings say otherwise: so many jobs, or so many for each job that its workers
+can run at once. It keeps the workers busy while the gateway learns of ends and hands over the next jobs."""
+
 JOBS_AT_ONCE_MAX = 1_024
 """Most jobs that a replica is given at once, whatever its concurrency and batch size."""
 

@@ -174,6 +174,16 @@ class QueueFull(EnginehouseError):
     advice = "Wait as long as Retry-After says."
 
 
+class StorageFull(EnginehouseError):
+    """The tenant keeps as many bytes in the object store as it may."""
+
+    code = "STORAGE_FULL"
+    advice = (
+        "Wait as long as Retry-After says: objects are deleted when they expire, those of a job with its result "
+        "(result_ttl_seconds). The operator can raise limits.stored_bytes in tenant.yaml."
+    )
+
+
 class Unavailable(EnginehouseError):
     """A part that this needs cannot be reached."""
 

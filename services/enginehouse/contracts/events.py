@@ -45,6 +45,7 @@ class JobOrder(WireModel):
     retry: RetryPolicy
     retry_on_timeout: bool = False
     record_ttl_seconds: int = Field(description="TTL of the job's record. It outlives every possible delivery.")
+    weight: float = Field(1.0, gt=0, description="The tenant's weight among the tenants of a shared engine.")
     objects: JobObjects | None = None
 
 

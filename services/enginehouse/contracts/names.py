@@ -179,6 +179,11 @@ def new_job_id() -> str:
     return str(uuid_utils.uuid7())
 
 
+def made_at(job_id: str) -> float:
+    """Return the moment at which an id was made, in seconds since the epoch: a UUIDv7 begins with its milliseconds."""
+    return int(job_id.replace("-", "")[:12], 16) / 1000
+
+
 def is_job_id(text: str) -> bool:
     """Return whether `text` can be a job id."""
     return _JOB_ID.fullmatch(text) is not None

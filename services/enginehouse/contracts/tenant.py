@@ -31,6 +31,14 @@ class Limits(StrictModel):
     jobs_in_flight: Annotated[int, Field(ge=1)] = Field(
         100_000, description="Jobs that were accepted and have not ended."
     )
+    stored_bytes: Annotated[int, Field(ge=0)] = Field(
+        20 * 2**30,
+        description="Bytes of uploads, large inputs and large outputs in the object store. Beyond it uploads and large inputs are refused.",
+    )
+    weight: Annotated[float, Field(ge=0.1, le=100)] = Field(
+        1.0,
+        description="Share of shared engines: a tenant of weight 3 gets three places for one of a tenant of weight 1.",
+    )
 
 
 class Tenant(StrictModel):

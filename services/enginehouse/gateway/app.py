@@ -45,6 +45,7 @@ from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.store_budget import StoreBudget
 from enginehouse.gateway.tenants.limits import Limits
+from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
@@ -64,6 +65,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     ledger = Ledger(settings.ledger_url.get_secret_value(), pace.ledger)
     objects = _objects(settings)
     tenants, limits, checkers = Tenants(settings.tenants_dir), Limits(), Checkers()
+    stored = StoredBytes(tenants.get, recounted_every_seconds=pace.clean_up_seconds)
     # Callers have a budget without places, so that a sweep over many stores that hang keeps none of them waiting.
     budget = StoreBudget(pace.store_seconds)
     sweep_budget = StoreBudget(pace.store_seconds, at_once=_STORES_SWEPT_AT_ONCE)
@@ -90,6 +92,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         ledger,
         catalogue,
         objects,
+        weights=tenants.weights,
         record_margin_seconds=settings.record_margin_seconds,
         broker_retry_seconds=pace.broker_retry_seconds,
     )
@@ -118,6 +121,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         limits=limits,
         webhooks=webhooks,
         objects=objects,
+        stored=stored,
         inline_max_bytes=settings.inline_max_bytes,
         checkers=checkers,
     )
@@ -134,6 +138,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
             "retention": Retention(
                 ledger,
                 objects,
+                stored,
                 rows_kept_seconds=settings.rows_kept_seconds,
                 clean_up_seconds=pace.clean_up_seconds,
                 clock=pace.clock,
@@ -147,6 +152,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         ledger=ledger,
         objects=objects,
         tenants=tenants,
+        stored=stored,
         notifier=notifier,
         webhooks=webhooks,
         catalogue=catalogue,

@@ -20,6 +20,7 @@ from enginehouse.gateway.outcome.mirroring import Mirroring
 from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
+from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 
@@ -34,6 +35,7 @@ class Gateway:
     ledger: Ledger
     objects: Objects | None
     tenants: Tenants
+    stored: StoredBytes
     notifier: Notifier
     webhooks: Webhooks
     catalogue: Catalogue

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -62,6 +63,11 @@ def input_key(tenant: str, job_id: str) -> str:
 def is_jobs_own(key: str | None) -> bool:
     """Say whether an object belongs to one job and is deleted with it. Uploads are deleted by their age."""
     return key is not None and key.split("/")[1:2] in (["inputs"], ["outputs"])
+
+
+def is_upload(key: str) -> bool:
+    """Say whether an object is an upload, and not a job's own."""
+    return _UPLOAD_KEY.fullmatch(key) is not None
 
 
 class Objects:
@@ -128,21 +134,24 @@ class Objects:
             raise Unavailable(f"object store: {type(error).__name__}") from error
         return bounded.size
 
-    async def put_once(self, key: str, body: AsyncIterable[bytes]) -> None:
+    async def put_once(self, key: str, body: AsyncIterable[bytes]) -> int:
         """Write a new object of a folder completely or not at all; raise ObjectExists if the key has another one.
 
-        The same bytes may come again, because a caller that lost the answer sends them again.
+        The same bytes may come again, because a caller that lost the answer sends them again. Return how many bytes are
+        stored now that were not before.
         """
         assert self._folder is not None
         arriving = f"{key.split('/')[0]}/arriving/{new_job_id()}"
         try:
-            await self.put(arriving, body)
+            size = await self.put(arriving, body)
             try:
                 await obstore.rename_async(self._store, arriving, key, overwrite=False)
+                return size
             except AlreadyExistsError:
                 paths = (self._folder / arriving, self._folder / key)
                 if not await asyncio.to_thread(filecmp.cmp, *paths, shallow=False):
                     raise ObjectExists("An object was written here before, and it differs") from None
+                return 0
             except Exception as error:
                 raise Unavailable(f"object store: {type(error).__name__}") from error
         finally:
@@ -189,26 +198,36 @@ class Objects:
             except FileNotFoundError:
                 continue
 
-    async def delete_old(self, now: float) -> int:
-        """Delete uploads past their time, and jobs' objects that no job can name any longer; return how many."""
+    async def delete_old(self, now: float) -> Counter[str]:
+        """Delete uploads past their time, and jobs' objects that no job can name any longer.
+
+        Return how many bytes each tenant keeps.
+        """
         old: list[str] = []
+        kept: Counter[str] = Counter()
         async for page in obstore.list(self._store):
             for item in page:
                 parts = str(item["path"]).split("/")
                 ttl = _TTL_SECONDS.get(parts[1]) if len(parts) == 3 else None
                 if ttl and item["last_modified"].timestamp() < now - ttl:
                     old.append(str(item["path"]))
+                elif len(parts) > 1:
+                    kept[parts[0]] += int(item["size"])
         await self.delete(old)
-        return len(old)
+        return kept
 
-    async def check_upload(self, tenant: str, key: str) -> None:
-        """Raise UploadDoesNotExist unless `key` names an upload of this tenant, and RequestError if it is too large."""
+    async def check_upload(self, tenant: str, key: str) -> int:
+        """Return the size of an upload of this tenant.
+
+        Raise UploadDoesNotExist if `key` does not name one, and RequestError if it is too large.
+        """
         # Only keys as `upload_key` makes them reach the store, which fails on others in ways of its own.
         own = _UPLOAD_KEY.fullmatch(key)
         if own is None or own[1] != tenant or (size := await self.size(key)) is None:
             raise UploadDoesNotExist(f"input_ref: {tenant} has no upload {key[:200]!r}")
         if size > self.max_bytes:
             raise RequestError(f"input_ref: the upload has {size} bytes; {self.max_bytes} are allowed")
+        return size
 
     async def of_job(
         self, tenant: str, job_id: str, hand_over: int, input_ref: str | None, expires_at: float

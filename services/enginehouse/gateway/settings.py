@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from enginehouse.contracts.engine import INLINE_MAX_BYTES
+from enginehouse.contracts.engine import INLINE_MAX_BYTES, WINDOW_FACTOR, WINDOW_MIN
 
 
 class GatewaySettings(BaseSettings):
@@ -42,12 +42,14 @@ class GatewaySettings(BaseSettings):
         8 * 1024 * 1024, description="Largest request body. A larger one is refused before it is read whole."
     )
     window_min: int = Field(
-        32,
+        WINDOW_MIN,
         ge=1,
         description="Least size of an engine's window: how many of its jobs may be handed over and unfinished.",
     )
     window_factor: int = Field(
-        4, ge=1, description="Size of an engine's window for each job that its workers can run at the same time."
+        WINDOW_FACTOR,
+        ge=1,
+        description="Size of an engine's window for each job that its workers can run at the same time.",
     )
     sweep_seconds: float = Field(
         2.0,

@@ -18,7 +18,7 @@ from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
 from enginehouse.local.gateway_parts import read_object
-from enginehouse.local.processes import ProcessSpec, Supervised
+from enginehouse.local.processes import ENGINE_KIND, ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
 from enginehouse.local.steps import Steps
@@ -204,7 +204,7 @@ class EngineProcesses:
         url = f"http://127.0.0.1:{port}/healthz"
         return ProcessSpec(
             name=name,
-            kind="engine",
+            kind=ENGINE_KIND,
             command=engine_command(spec.run.command, environment),
             environment=lambda: scrubbed,
             cwd=source,

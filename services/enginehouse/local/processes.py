@@ -19,6 +19,8 @@ from enginehouse.local.limit import limited
 HealthCheck = Callable[[], Awaitable[bool]]
 ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
 
+ENGINE_KIND = "engine"
+"""The kind of process that is an engine, and not one of our own parts."""
 _DEATHS_BEFORE_HEALTHY = 3
 _POLL_SECONDS = 0.05
 _LAST_LINES = 12
@@ -37,8 +39,10 @@ class ProcessPace:
 
     first_backoff_seconds: float = 0.5
     """Wait before the first restart after a death. It doubles with each further death."""
-    longest_backoff_seconds: float = 30.0
-    """Longest wait before a restart."""
+    longest_backoff_seconds: float = 5.0
+    """Longest wait before a restart of one of our own parts. Everybody's jobs wait for it, whatever killed it."""
+    longest_engine_backoff_seconds: float = 30.0
+    """Longest wait before a restart of an engine. One that cannot start must not keep the machine busy."""
     settled_seconds: float = 30.0
     """A process that has run this long is settled: its next death starts the backoff from the beginning."""
     insist_seconds: float = 3.0
@@ -160,6 +164,8 @@ class Supervised:
         self._retry.set()
 
     async def _keep_running(self) -> None:
+        is_engine = self.spec.kind == ENGINE_KIND
+        longest = self.pace.longest_engine_backoff_seconds if is_engine else self.pace.longest_backoff_seconds
         backoff = self.pace.first_backoff_seconds
         while not self._stopping:
             began = time.monotonic()
@@ -181,7 +187,7 @@ class Supervised:
                 self._retry.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._retry.wait(), backoff)
-                backoff = min(2 * backoff, self.pace.longest_backoff_seconds)
+                backoff = min(2 * backoff, longest)
             self._at_once = False
         self._set("stopped")
 

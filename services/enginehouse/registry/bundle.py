@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.engine import WINDOW_FACTOR, WINDOW_MIN, EngineSpec
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import (
     COMPLETIONS_TOPIC,
     DEAD_LETTERS_TOPIC,
     GATEWAY_APP,
     JOBS_ROUTE,
+    PLATFORM_TENANT,
     Slot,
     app_id,
     app_ids,
@@ -77,6 +78,15 @@ def local_replicas(spec: EngineSpec) -> int:
     return max(1, spec.scale.min)
 
 
+def deliveries_at_once(tenant: str, places: int) -> int:
+    """Return how many jobs a sidecar delivers at once to the runner of an engine that works on `places` jobs.
+
+    As many as the engine works on, with almost nothing prefetched behind them. The runner of a shared engine gets the
+    whole window, because only there tenants take turns: in the topic, a job waits behind all that came before it.
+    """
+    return max(WINDOW_MIN, WINDOW_FACTOR * places) if tenant == PLATFORM_TENANT else places
+
+
 def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: Slot = "a") -> dict[str, str]:
     """Return the files of an engine's bundle, by path. Its processes start in `source`, whose files have this hash."""
     engine = spec.id
@@ -84,14 +94,15 @@ def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: S
     subscribes = [job_topic(engine), trial_topic(engine)]
     publishes = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
     replicas = local_replicas(spec)
+    places = spec.jobs_at_once * replicas
+    deliveries = deliveries_at_once(spec.tenant, places)
     settings = {
         "consumerID": engine,
-        # Deliver only as many jobs as the engine works on, and prefetch almost nothing behind them.
-        "concurrency": str(spec.jobs_at_once * replicas),
+        "concurrency": str(deliveries),
         "queueDepth": "1",
-        # After this time Redis delivers again, even while the handler still runs. Until then the ledger recovers lost
-        # jobs.
-        "processingTimeout": f"{math.ceil(3 * spec.execution_timeout_seconds) + _PROCESSING_MARGIN_SECONDS}s",
+        # After this time Redis delivers again, even while the handler still runs or its job waits for a place. Until
+        # then the ledger recovers lost jobs.
+        "processingTimeout": f"{math.ceil((2 + deliveries / places) * spec.execution_timeout_seconds) + _PROCESSING_MARGIN_SECONDS}s",
         "redeliverInterval": REDELIVER_INTERVAL_MS,
         "streamTTL": STREAM_TTL,
         "allowedTopics": ",".join(subscribes + publishes),

@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.contracts.names import JOBS_ROUTE, RUNNER_ENGINE_ROUTE
+from enginehouse.contracts.names import JOBS_ROUTE, PLATFORM_TENANT, RUNNER_ENGINE_ROUTE
 from enginehouse.runner.admit import Admission
+from enginehouse.runner.blame import Blame
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import EngineClient, Health
@@ -82,7 +83,8 @@ class Runner:
         settings, spec, pace = self._settings, self.spec, self._pace
         clients = [make_client(url) for url in settings.engine_urls]
         self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
-        self.pool = ReplicaPool(clients, spec.jobs_at_once)
+        blame = Blame() if spec.tenant == PLATFORM_TENANT else None
+        self.pool = ReplicaPool(clients, spec.jobs_at_once, blame=blame)
         restarts = Restarts(settings.supervisor_dir)
         self._hangs = HangGuard(
             pool=self.pool,

@@ -12,7 +12,7 @@ from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachabl
 from enginehouse.runner.clock import Clock
 from enginehouse.runner.hangs import HangGuard
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, Superseded, TimedOut
-from enginehouse.runner.replicas import Place, Replica, ReplicaPool
+from enginehouse.runner.replicas import Asker, Place, Replica, ReplicaPool
 
 _log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ NO_JOBS_NOW = "the engine is given no jobs at present"
 class _Call:
     """A call that is out at an engine."""
 
-    task: "asyncio.Task[Outcome | Unreachable]"
+    task: "asyncio.Task[Outcome | Unreachable | Closed]"
     ended_by: Outcome | None = None
     """The outcome with which the runner ended the call before the engine answered."""
 
@@ -56,9 +56,9 @@ class Executor:
         self._patience = hand_back_after_seconds
         self._calls: set[_Call] = set()
 
-    def place(self) -> Place:
+    def place(self, asker: Asker) -> Place:
         """Return a place to be taken by `async with`. It has no replica if none is healthy for too long."""
-        return Place(self._pool, self._patience)
+        return Place(self._pool, self._patience, asker)
 
     def hand_back_running(self) -> None:
         """Close every call that is out. Its job returns to the queue, and no attempt is counted."""
@@ -77,7 +77,8 @@ class Executor:
             outcome = await self._run_on(replica, execution)
             if isinstance(outcome, TimedOut):
                 outcome = replace(outcome, reason=replica.reason_to_wait(replica.calls[place]))
-            if isinstance(outcome, TimedOut | Superseded):
+            was_late, outcome = isinstance(outcome, TimedOut), self._blamed(outcome, place, replica, execution)
+            if was_late or isinstance(outcome, Superseded):
                 self._hangs.take_over(place, replica, execution.attempt)
             else:
                 if isinstance(outcome, Succeeded | Rejected | Failed):
@@ -90,9 +91,27 @@ class Executor:
                 return HandedBack(outcome.message)
             await asyncio.sleep(_UNREACHABLE_PAUSE_SECONDS)
             await place.take()
+        if not self._pool.stopped and (seconds := self._pool.held_back_seconds(place.tenant)):
+            return HandedBack("the tenant's jobs are held back: the engine died or hung with the last", seconds)
         return HandedBack(NO_JOBS_NOW if self._pool.stopped else "no replica of the engine is well")
 
-    async def _run_on(self, replica: Replica, execution: Execution) -> Outcome | Unreachable:
+    def _blamed(
+        self, reply: Outcome | Unreachable | Closed, place: Place, replica: Replica, execution: Execution
+    ) -> Outcome | Unreachable:
+        """Return the outcome of a call. A job that may have failed of another tenant's is tried again, once, uncounted."""
+        blame = self._pool.blame
+        if blame is not None:
+            if isinstance(reply, Succeeded):
+                blame.note_success(place.tenant)
+            if isinstance(reply, Closed):
+                self._pool.note_trouble(place.tenant)
+            if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.reason):
+                place.note_company(replica)
+                if place.in_company and blame.excuses(execution.attempt.job_id):
+                    return HandedBack("jobs of several tenants were at the engine, and one of them may be the cause")
+        return Failed(reply.message) if isinstance(reply, Closed) else reply
+
+    async def _run_on(self, replica: Replica, execution: Execution) -> Outcome | Unreachable | Closed:
         call = _Call(asyncio.create_task(self._predict(replica, execution)))
         self._calls.add(call)
         try:
@@ -127,7 +146,7 @@ class Executor:
         finally:
             self._watch.remove(execution)
 
-    async def _predict(self, replica: Replica, execution: Execution) -> Outcome | Unreachable:
+    async def _predict(self, replica: Replica, execution: Execution) -> Outcome | Unreachable | Closed:
         """Call the engine, and call it again while it is busy. A busy answer counts no attempt; each call has the whole time."""
         loop = asyncio.get_running_loop()
         clock = Clock(execution.attempt.order.execution_timeout_seconds)
@@ -153,8 +172,8 @@ class Executor:
                 case Unreachable():
                     self._pool.set_health(replica, False)
                     return reply
-                case Closed(message):
-                    return Failed(message)
+                case Closed():
+                    return reply
 
 
 def _prediction(execution: Execution, clock: Clock) -> Prediction:

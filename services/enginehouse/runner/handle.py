@@ -14,7 +14,7 @@ from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import Failed, HandedBack
 from enginehouse.runner.pace import Pace
 from enginehouse.runner.progress import ProgressPublisher
-from enginehouse.runner.replicas import Place
+from enginehouse.runner.replicas import Asker, Place
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class JobHandler:
 
         A job that waited is judged again first: it may have been canceled meanwhile, and is then not run.
         """
-        async with self._executor.place() as place:
+        async with self._executor.place(Asker(event.tenantid, event.data.weight)) as place:
             if place.replica is not None and place.waited_seconds > self._look_again_seconds:
                 judgement = await self._admission.look_again(event)
                 if not isinstance(judgement, Run):

@@ -1,11 +1,22 @@
 """The engine's replicas and their places: which replica works on the next job, and which can work at all."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from enginehouse.runner.blame import Blame
 from enginehouse.runner.clients.base import EngineClient
+from enginehouse.turns import Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The tenant for whose job a place is asked."""
+
+    tenant: str = ""
+    weight: float = 1.0
+    """Its weight among the tenants of the engine."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,12 +58,23 @@ class Replica:
 
 
 class ReplicaPool:
-    """Gives each job a place at the healthy replica with the fewest places taken. Jobs that find none wait in order."""
+    """Gives each job a place at the healthy replica with the fewest places taken.
 
-    def __init__(self, clients: Sequence[EngineClient], concurrency_each: int) -> None:
+    Jobs that find none wait: tenants take turns, of which one that holds fewer places comes first, and the jobs of a
+    tenant are served in the order in which they came. So a tenant waits for one place to become free, however many jobs
+    of others wait, and however long those take.
+    """
+
+    def __init__(self, clients: Sequence[EngineClient], concurrency_each: int, *, blame: Blame | None = None) -> None:
+        """Hold tenants back as `blame` says; None at an engine that works for one tenant."""
+        self.blame = blame
         self._concurrency_each = concurrency_each
         self.replicas = [Replica(client, concurrency_each) for client in clients]
-        self._waiting: deque[asyncio.Future[Replica | None]] = deque()
+        self._waiting: dict[Asker, deque[asyncio.Future[Replica | None]]] = {}
+        """The waiting jobs of each tenant that has some."""
+        self._turns = Turns()
+        self._held: Counter[str] = Counter()
+        """Number of places that each tenant holds. A call that was given up counts until it is known to have ended."""
         self.stopped = False
         """True while the pool gives no places."""
 
@@ -71,19 +93,21 @@ class ReplicaPool:
         """Places of all replicas together."""
         return sum(replica.concurrency for replica in self.replicas)
 
-    def take(self) -> Replica | None:
+    def take(self, asker: Asker) -> Replica | None:
         """Take a place at once and return its replica; None if none is free, or if other jobs wait already."""
-        return None if self._waiting or self.stopped else self._take()
+        return None if self._waiting or self.stopped or not self._allows(asker) else self._take(asker)
 
-    async def wait(self, patience_seconds: float) -> Replica | None:
+    async def wait(self, asker: Asker, patience_seconds: float) -> Replica | None:
         """Wait for a place and return its replica; None once no replica has been healthy for `patience_seconds`.
+
+        None also if the pool is stopped, or the tenant's jobs are held back.
 
         While a replica is healthy and only busy, this waits without limit.
         """
-        if self.stopped:
+        if self.stopped or self.held_back_seconds(asker.tenant):
             return None
         mine: asyncio.Future[Replica | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(mine)
+        self._waiting.setdefault(asker, deque()).append(mine)
         self._serve()
         try:
             while not mine.done():
@@ -93,25 +117,31 @@ class ReplicaPool:
             return mine.result()
         except asyncio.CancelledError:
             if mine.done() and (replica := mine.result()) is not None:
-                self.release(replica)
+                self.release(replica, asker)
             raise
         finally:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
+            if mine in self._waiting.get(asker, ()):
+                self._waiting[asker].remove(mine)
+                self._forget_if_empty(asker)
 
     def stop(self) -> None:
         """Give no more places. Jobs that wait for one get None."""
         self.stopped = True
-        while self._waiting:
-            self._waiting.popleft().set_result(None)
+        waiting, self._waiting = self._waiting, {}
+        for line in waiting.values():
+            for job in line:
+                job.set_result(None)
 
     def resume(self) -> None:
         """Give places again."""
         self.stopped = False
 
-    def release(self, replica: Replica) -> None:
+    def release(self, replica: Replica, asker: Asker) -> None:
         """Give back a place at `replica`."""
         replica.places_taken -= 1
+        self._held[asker.tenant] -= 1
+        if not self._held[asker.tenant]:
+            del self._held[asker.tenant]
         self._serve()
 
     def set_health(self, replica: Replica, healthy: bool) -> None:
@@ -127,7 +157,15 @@ class ReplicaPool:
         replica.concurrency = min(self._concurrency_each, concurrency or self._concurrency_each)
         self._serve()
 
-    def _take(self) -> Replica | None:
+    def _take(self, asker: Asker) -> Replica | None:
+        best = self._best()
+        if best is not None:
+            best.places_taken += 1
+            self._held[asker.tenant] += 1
+            self._turns.take(asker.tenant, asker.weight)
+        return best
+
+    def _best(self) -> Replica | None:
         best: Replica | None = None
         for replica in self.replicas:
             if (
@@ -137,31 +175,64 @@ class ReplicaPool:
                 and (best is None or replica.places_taken < best.places_taken)
             ):
                 best = replica
-        if best is not None:
-            best.places_taken += 1
         return best
 
     def _serve(self) -> None:
-        while self._waiting and (replica := self._take()) is not None:
-            self._waiting.popleft().set_result(replica)
+        while allowed := [asker for asker in self._waiting if self._allows(asker)]:
+            # Of tenants whose turns are equal, the one that has waited longer stands first in the dictionary.
+            asker = min(allowed, key=lambda who: self._turns.of(who.tenant, self._held[who.tenant], who.weight))
+            if (replica := self._take(asker)) is None:
+                return
+            self._waiting[asker].popleft().set_result(replica)
+            self._forget_if_empty(asker)
+
+    def _allows(self, asker: Asker) -> bool:
+        return self.blame is None or self.blame.allows(asker.tenant, self._held[asker.tenant])
+
+    def note_trouble(self, tenant: str) -> None:
+        """Hold back the tenant's jobs for a while: the engine died of one of them, or one hung in it.
+
+        Those that wait get None, so that they go back to the queue and leave the window to others.
+        """
+        if self.blame is not None:
+            self.blame.note_trouble(tenant)
+            for asker in [asker for asker in self._waiting if asker.tenant == tenant]:
+                for job in self._waiting.pop(asker):
+                    job.set_result(None)
+
+    def held_back_seconds(self, tenant: str) -> float:
+        """Return how long the tenant's jobs get no places; 0 if they may wait for one."""
+        return 0.0 if self.blame is None else self.blame.seconds_left(tenant)
+
+    def _forget_if_empty(self, asker: Asker) -> None:
+        if not self._waiting[asker]:
+            del self._waiting[asker]
 
 
 class Place:
     """A job's place at a replica. `async with` takes one, and gives it back at the end unless it was handed over."""
 
-    __slots__ = ("_left_to_guard", "_patience", "_pool", "replica", "waited_seconds")
+    __slots__ = ("_asker", "_left_to_guard", "_patience", "_pool", "in_company", "replica", "waited_seconds")
 
-    def __init__(self, pool: ReplicaPool, patience_seconds: float) -> None:
+    def __init__(self, pool: ReplicaPool, patience_seconds: float, asker: Asker) -> None:
         self._pool = pool
+        self._asker = asker
         self._patience = patience_seconds
         self._left_to_guard = False
         self.replica: Replica | None = None
         """None if the pool gives no places, or no replica has been healthy for `patience_seconds`."""
         self.waited_seconds = 0.0
         """Seconds until the first place was free."""
+        self.in_company = False
+        """Whether jobs of other tenants were at the replica when trouble came, so that one of them may be the cause."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the job."""
+        return self._asker.tenant
 
     async def __aenter__(self) -> "Place":
-        self.replica = self._pool.take()
+        self.replica = self._pool.take(self._asker)
         if self.replica is None:
             loop = asyncio.get_running_loop()
             waiting_since = loop.time()
@@ -175,18 +246,24 @@ class Place:
 
     async def take(self) -> None:
         """Wait for a place, at whichever replica has one first."""
-        self.replica = self._pool.take() or await self._pool.wait(self._patience)
+        self.replica = self._pool.take(self._asker) or await self._pool.wait(self._asker, self._patience)
 
     def call_out(self, replica: Replica) -> None:
         """Note that a call goes out to the engine from here; `release` notes its end."""
         replica.calls[self] = asyncio.get_running_loop().time()
+
+    def note_company(self, replica: Replica) -> None:
+        """Note that trouble came to all calls that are out at the replica."""
+        for other in replica.calls:
+            if other.tenant != self.tenant:
+                self.in_company = other.in_company = True
 
     def release(self) -> None:
         """Give the place back, if it is still held."""
         replica, self.replica = self.replica, None
         if replica is not None:
             replica.calls.pop(self, None)
-            self._pool.release(replica)
+            self._pool.release(replica, self._asker)
 
     def leave_to_guard(self) -> None:
         """Let the hang guard release the place."""

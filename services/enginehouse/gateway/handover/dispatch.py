@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -12,13 +12,15 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import StatusReason
 from enginehouse.contracts.names import GATEWAY_JOBS_COMPONENT, job_topic
 from enginehouse.gateway.engines.catalogue import Catalogue
+from enginehouse.gateway.handover.backlog import Backlog
 from enginehouse.gateway.handover.job_event import event_of
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow
-from enginehouse.gateway.ledger.windows import Requeue
+from enginehouse.gateway.ledger.windows import FillWindow, Requeue
 from enginehouse.gateway.objects import Objects
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.gather import Gather
+from enginehouse.turns import Turns
 
 log = structlog.get_logger()
 
@@ -36,14 +38,19 @@ class Dispatcher:
         catalogue: Catalogue,
         objects: Objects | None,
         *,
+        weights: Callable[[], Mapping[str, float]],
         record_margin_seconds: int,
         broker_retry_seconds: float,
     ) -> None:
-        """After a failed hand-over, wait `broker_retry_seconds` before the next one to the same engine."""
+        """Take `weights` for the weights of the tenants that have another one than 1.
+
+        After a failed hand-over, wait `broker_retry_seconds` before the next one to the same engine.
+        """
         self._sidecar = sidecar
         self._ledger = ledger
         self._catalogue = catalogue
         self._objects = objects
+        self._weights = weights
         self._record_margin_seconds = record_margin_seconds
         self._broker_retry_seconds = broker_retry_seconds
         self._publishing: Gather[str, JobRow, None] = Gather(self._publish, at_most=_BATCH_MAX)
@@ -52,8 +59,9 @@ class Dispatcher:
         """Engines that were woken while their window was being filled: it is filled once more."""
         self._broken_until: dict[str, float] = {}
         self._background = Background()
-        self.backlog: Counter[str] = Counter()
-        """Number of each engine's jobs that wait in the ledger: counted by the last sweep and kept up to date since."""
+        self._turns: defaultdict[str, Turns] = defaultdict(Turns)
+        """The tenants' turns at each engine. Each gateway counts its own, so each gives every tenant its turns."""
+        self.backlog = Backlog()
 
     def window(self, engine_id: str) -> int:
         """Return the engine's window; 0 while hand-overs to it fail, so that its jobs stay in the ledger."""
@@ -73,9 +81,9 @@ class Dispatcher:
             self._filling.add(engine_id)
             self._background.start(self._fill(engine_id))
 
-    def note_waiting(self, engine_id: str) -> None:
+    def note_waiting(self, row: JobRow) -> None:
         """Count a job that was accepted while the window was full."""
-        self.backlog[engine_id] += 1
+        self.backlog.add(row.engine, row.tenant)
 
     async def close(self, finish_seconds: float = _CLOSE_SECONDS) -> None:
         """Publish the jobs that are on their way, for a few seconds at most: the ledger hands over the rest later."""
@@ -95,7 +103,12 @@ class Dispatcher:
         topic, now = job_topic(engine_id), time.time()
         try:
             events = [
-                await event_of(row, self._objects, row.record_ttl_seconds(now, self._record_margin_seconds))
+                await event_of(
+                    row,
+                    self._objects,
+                    row.record_ttl_seconds(now, self._record_margin_seconds),
+                    self._weights().get(row.tenant, 1.0),
+                )
                 for row in rows
             ]
             if len(events) == 1:
@@ -115,7 +128,8 @@ class Dispatcher:
     async def _requeue(self, engine_id: str, failed: Sequence[JobRow]) -> None:
         self._broken_until[engine_id] = time.monotonic() + self._broker_retry_seconds
         # These jobs wait again: when another job of the engine ends, the dispatcher must look for them.
-        self.backlog[engine_id] += len(failed)
+        for row in failed:
+            self.note_waiting(row)
         item = Requeue(tuple(row.id for row in failed), StatusReason.WAITING_FOR_BROKER, time.time())
         try:
             await self._ledger.requeue(item)
@@ -134,10 +148,10 @@ class Dispatcher:
             while True:
                 self._woken.discard(engine_id)
                 window = self.window(engine_id)
-                rows = await self._ledger.fill_window(engine_id, window, time.time()) if window else []
+                rows = await self._next_jobs(engine_id, window) if window else []
                 for row in rows:
                     self.send(row)
-                self.backlog[engine_id] = max(self.backlog[engine_id] - len(rows), 0)
+                    self.backlog.remove(engine_id, row.tenant)
                 if engine_id not in self._woken:
                     return
         except EnginehouseError as error:
@@ -148,3 +162,10 @@ class Dispatcher:
             )
         finally:
             self._filling.discard(engine_id)
+
+    async def _next_jobs(self, engine_id: str, window: int) -> list[JobRow]:
+        weights, turns = self._weights(), self._turns[engine_id]
+        rows = await self._ledger.fill_window(FillWindow(engine_id, window, time.time(), weights, turns))
+        for row in rows:
+            turns.take(row.tenant, weights.get(row.tenant, 1.0))
+        return rows

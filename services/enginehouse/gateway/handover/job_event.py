@@ -16,8 +16,11 @@ _LONGEST_WAIT_SECONDS = 3_600.0
 the next hand-over signs new ones: the clouds' stores cannot take a signed URL back, so it must not live for days."""
 
 
-async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int) -> bytes:
-    """Make the event of a job's next attempt; `objects` None leaves out the signed URLs."""
+async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int, weight: float = 1.0) -> bytes:
+    """Make the event of a job's next attempt; `objects` None leaves out the signed URLs.
+
+    `weight` is the tenant's share of a shared engine.
+    """
     options = row.options
     begun_by = min(row.queue_deadline, time.time() + _LONGEST_WAIT_SECONDS)
     reachable_until = begun_by + options.execution_timeout_seconds + _OBJECTS_MARGIN_SECONDS
@@ -38,6 +41,7 @@ async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int
             retry=options.retry,
             retry_on_timeout=options.retry_on_timeout,
             record_ttl_seconds=record_ttl_seconds,
+            weight=weight,
             objects=await objects.of_job(row.tenant, row.id, hand_over, row.input_ref, reachable_until)
             if objects
             else None,

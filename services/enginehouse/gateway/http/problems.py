@@ -41,6 +41,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
     errors.IdempotencyKeyReused: 422,
     errors.RateLimited: 429,
     errors.QueueFull: 429,
+    errors.StorageFull: 429,
     errors.Unavailable: 503,
     errors.RequestError: 422,
     errors.EnginehouseError: 500,

@@ -20,6 +20,7 @@ from enginehouse.gateway.notify.webhooks import Webhooks
 from enginehouse.gateway.objects import Objects, input_key, is_jobs_own
 from enginehouse.gateway.outcome.expected_jobs import ExpectedJobs
 from enginehouse.gateway.tenants.limits import Limits
+from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 
 _QUEUE_FULL_RETRY_SECONDS = 5
 
@@ -37,6 +38,7 @@ class Submitter:
         limits: Limits,
         webhooks: Webhooks,
         objects: Objects | None,
+        stored: StoredBytes,
         inline_max_bytes: int,
         checkers: Checkers,
     ) -> None:
@@ -48,10 +50,13 @@ class Submitter:
         self._limits = limits
         self._webhooks = webhooks
         self._objects = objects
+        self._stored = stored
         self._inline_max_bytes = inline_max_bytes
         self._checkers = checkers
         self._arriving: Counter[str] = Counter()
         """Number of each engine's jobs that are being accepted at this moment."""
+        self._arriving_of: Counter[tuple[str, str]] = Counter()
+        """The same, by engine and tenant."""
 
     async def submit(self, submission: Submission) -> AcceptedJob:
         """Check and accept one job.
@@ -64,24 +69,42 @@ class Submitter:
             engine = self._catalogue.resolve(submission.engine, submission.caller.name)
             card = engine.card or DEFAULT_CARD
             input_json = await self._checked_input(submission, engine)
-            with self._place_in_queue(engine, card):
+            with self._place_in_queue(engine, card, submission.caller.name):
                 row = row_of(submission, engine.id, card, input_json)
                 return await self._accept(submission, row, idempotency_of(submission, input_json), input_json)
 
     @contextmanager
-    def _place_in_queue(self, engine: KnownEngine, card: EngineCard) -> Iterator[None]:
+    def _place_in_queue(self, engine: KnownEngine, card: EngineCard, tenant: str) -> Iterator[None]:
         """Count a job while it is being accepted. Raise QueueFull if too many jobs wait or are about to wait."""
         about_to_wait = max(self._arriving[engine.id] - self._dispatcher.window(engine.id), 0)
-        if self._dispatcher.backlog.get(engine.id, 0) + about_to_wait >= card.max_queued_jobs:
-            raise QueueFull(
-                f"{engine.id} has {card.max_queued_jobs} jobs waiting, its limit",
-                retry_after_seconds=_QUEUE_FULL_RETRY_SECONDS,
-            )
+        free = card.max_queued_jobs - self._dispatcher.backlog.of(engine.id) - about_to_wait
+        if free <= 0:
+            raise _queue_full(f"{engine.id} has {card.max_queued_jobs} jobs waiting, its limit")
+        if engine.is_shared and tenant != engine.tenant:
+            about_to_wait = min(self._arriving_of[engine.id, tenant], about_to_wait)
+            self._check_share(engine, tenant, about_to_wait=about_to_wait, free=free)
         self._arriving[engine.id] += 1
+        self._arriving_of[engine.id, tenant] += 1
         try:
             yield
         finally:
             self._arriving[engine.id] -= 1
+            self._arriving_of[engine.id, tenant] -= 1
+            if not self._arriving_of[engine.id, tenant]:
+                del self._arriving_of[engine.id, tenant]
+
+    def _check_share(self, engine: KnownEngine, tenant: str, *, about_to_wait: int, free: int) -> None:
+        """Raise QueueFull if a tenant has its share of a shared engine's queue.
+
+        A tenant may have as many jobs waiting as places are free (the dynamic threshold of Choudhury and Hahne, 1998):
+        alone it gets half of the queue, n greedy tenants get 1/(n+1) each, and a newcomer always finds room.
+        """
+        waiting = self._dispatcher.backlog.of_tenant(engine.id, tenant) + about_to_wait
+        if waiting >= free:
+            raise _queue_full(
+                f"{waiting} jobs of {tenant} wait for {engine.id}, its own share: no tenant may have more jobs in the "
+                f"queue of a shared engine than places are free there, now {free}"
+            )
 
     async def _accept(
         self, submission: Submission, row: JobRow, idempotency: IdempotencyKey | None, input_json: bytes | None
@@ -106,7 +129,7 @@ class Submitter:
         if inserted.handed_over:
             self._dispatcher.send(row)
         else:
-            self._dispatcher.note_waiting(row.engine)
+            self._dispatcher.note_waiting(row)
             self._dispatcher.wake(row.engine)
         return AcceptedJob(row.id, row.engine, existing=False)
 
@@ -115,11 +138,13 @@ class Submitter:
         own = input_key(row.tenant, row.id)
         if input_json is not None:
             assert self._objects is not None
-            await self._objects.put(own, input_json)
+            with self._stored.writing(own, len(input_json)):
+                await self._objects.put(own, input_json)
             return row._replace(input=None, input_ref=own)
         if self._objects and row.input_ref and is_jobs_own(row.input_ref):
             # The job is a retry, and the old job's object will be deleted with the old job.
-            await self._objects.copy(row.input_ref, own)
+            with self._stored.writing(own, await self._objects.size(row.input_ref) or 0):
+                await self._objects.copy(row.input_ref, own)
             return row._replace(input_ref=own)
         return row
 
@@ -151,4 +176,9 @@ class Submitter:
             raise RequestError("input_ref: this gateway has no object store; send the input inline")
         if submission.retry_of and is_jobs_own(input_ref):
             return
-        await self._objects.check_upload(submission.caller.name, input_ref)
+        # A cloud's store takes uploads without the gateway, which sees their size here first.
+        self._stored.note_upload(input_ref, await self._objects.check_upload(submission.caller.name, input_ref))
+
+
+def _queue_full(detail: str) -> QueueFull:
+    return QueueFull(detail, retry_after_seconds=_QUEUE_FULL_RETRY_SECONDS)

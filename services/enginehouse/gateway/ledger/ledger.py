@@ -136,9 +136,8 @@ class Ledger:
         result: Inserted = await self._writer.write(insert_jobs, job, durable=True)
         return result
 
-    async def fill_window(self, engine: str, window: int, now: float) -> list[JobRow]:
+    async def fill_window(self, item: FillWindow) -> list[JobRow]:
         """Mark the next jobs of an engine as handed over and return them: they must be published now."""
-        item = FillWindow(engine, window, now)
         rows: list[JobRow] | None = await self._writer.write(fill_windows, item)
         while rows is None:
             await asyncio.sleep(_WINDOW_LOCK_RETRY_SECONDS)

@@ -74,10 +74,14 @@ def list_jobs(connection: Connection, listing: Listing) -> list[JobRow]:
     return _jobs(connection, query.order_by(jobs.c.id.desc()).limit(listing.limit))
 
 
-def backlogs(connection: Connection) -> dict[str, int]:
-    """Count the jobs of each engine that wait in the ledger for room in its window."""
-    query = select(jobs.c.engine, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine)
-    return dict(connection.execute(query).all())
+BACKLOGS = (
+    select(jobs.c.engine, jobs.c.tenant, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine, jobs.c.tenant)
+)
+
+
+def backlogs(connection: Connection) -> dict[tuple[str, str], int]:
+    """Count, by engine and tenant, the jobs that wait in the ledger for room in their engine's window."""
+    return {(engine, tenant): number for engine, tenant, number in connection.execute(BACKLOGS)}
 
 
 def in_flight(connection: Connection) -> dict[str, int]:

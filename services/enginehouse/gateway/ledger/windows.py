@@ -1,7 +1,7 @@
 """Fills engines' windows with the next jobs in fair order, and puts lost jobs back into the queue."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, func, select, text, update
 from enginehouse.contracts.job import Status, StatusReason
 from enginehouse.gateway.ledger.rows import UNFINISHED, JobRow
 from enginehouse.gateway.ledger.schema import BACKLOG, jobs
+from enginehouse.turns import Turn, Turns
 
 _TRY_LOCKS = text("SELECT e FROM unnest(CAST(:engines AS text[])) e WHERE pg_try_advisory_xact_lock(hashtext(e))")
 
@@ -32,6 +33,10 @@ class FillWindow:
     engine: str
     window: int
     now: float
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """The weights of the tenants that have another one than 1."""
+    turns: Turns = field(default_factory=Turns)
+    """The tenants' turns at this engine so far. They are only read."""
 
 
 _TENANTS_WAITING = f"""
@@ -64,18 +69,21 @@ _CANDIDATES = {
 
 @dataclass(slots=True)
 class _FairOrder:
-    """Orders candidates by priority, then by the number of jobs of the same tenant before them, then by age."""
+    """Orders candidates by their tenants' turns; a tenant's own jobs by priority, then by age."""
 
-    in_window: Counter[str] = field(default_factory=Counter)
+    weights: Mapping[str, float]
+    turns: Turns
+    in_window: Counter[str]
     """Number of each tenant's jobs that are already in the window: they count as before its candidates."""
-    positions: dict[str, Any] = field(default_factory=lambda: defaultdict(count))
 
     def order(self, candidates: Sequence[Row[Any]]) -> list[Row[Any]]:
-        ranked = []
+        positions: dict[str, Iterator[int]] = defaultdict(count)
+        ranked: list[tuple[Turn, str, Row[Any]]] = []
         for row in sorted(candidates, key=lambda row: (-row.priority, row.id)):
-            rank = self.in_window[row.tenant] + next(self.positions[row.tenant])
-            ranked.append(((-row.priority, rank, row.id), row))
-        return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
+            weight, ahead = self.weights.get(row.tenant, 1.0), next(positions[row.tenant])
+            ranked.append((self.turns.of(row.tenant, self.in_window[row.tenant], weight, ahead), row.id, row))
+        # No two jobs have the same id, so rows are never compared.
+        return [row for _, _, row in sorted(ranked)]
 
 
 def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[JobRow] | None]:
@@ -103,7 +111,7 @@ def _fill_window(connection: Connection, item: FillWindow) -> list[JobRow]:
     candidates = connection.execute(
         _CANDIDATES[connection.dialect.name], {"engine": item.engine, "now": item.now, "room": room}
     ).all()
-    chosen = [row.id for row in _FairOrder(in_window).order(candidates)[:room]]
+    chosen = [row.id for row in _FairOrder(item.weights, item.turns, in_window).order(candidates)[:room]]
     if not chosen:
         return []
     taken = (

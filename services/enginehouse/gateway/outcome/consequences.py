@@ -57,7 +57,7 @@ class Consequences:
                 self._ended(item)
             if item.changed:
                 await self._changed(item)
-        if mirrored and self._dispatcher.backlog.get(engine_id):
+        if mirrored and self._dispatcher.backlog.of(engine_id):
             self._dispatcher.wake(engine_id)
 
     def _ended(self, item: Mirrored) -> None:

@@ -1,7 +1,5 @@
 """Corrects this gateway's counters from the ledger, and wakes the dispatcher for waiting jobs."""
 
-from collections import Counter
-
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -18,7 +16,7 @@ class Recount:
 
     async def recount(self) -> None:
         """Count, and wake the dispatcher for every engine that has jobs waiting in the ledger."""
-        self._dispatcher.backlog = Counter(await self._ledger.read(read.backlogs))
-        for engine_id in list(self._dispatcher.backlog):
+        self._dispatcher.backlog.replace(await self._ledger.read(read.backlogs))
+        for engine_id in self._dispatcher.backlog:
             self._dispatcher.wake(engine_id)
         self._limits.in_flight = await self._ledger.read(read.in_flight)

@@ -8,6 +8,7 @@ from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.objects import Objects, is_jobs_own
+from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 
 _AT_ONCE = 500
 _HAND_OVERS = 100
@@ -29,6 +30,7 @@ class Retention:
         self,
         ledger: Ledger,
         objects: Objects | None,
+        stored: StoredBytes,
         *,
         rows_kept_seconds: float,
         clean_up_seconds: float,
@@ -40,6 +42,7 @@ class Retention:
         """
         self._ledger = ledger
         self._objects = objects
+        self._stored = stored
         self._rows_kept_seconds = rows_kept_seconds
         self._clean_up_seconds = min(clean_up_seconds, rows_kept_seconds / 2)
         self._clock = clock
@@ -56,4 +59,5 @@ class Retention:
             self._next_clean_up = now + self._clean_up_seconds
             await self._ledger.forget(now - self._rows_kept_seconds)
             if self._objects:
-                await self._objects.delete_old(now)
+                self._stored.begin_listing(now)
+                self._stored.end_listing(await self._objects.delete_old(now))

@@ -1,6 +1,7 @@
 """Identifies callers by the tenants' files and the hashes of API keys in them."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Tenants:
         self._folder = folder
         self._callers: dict[str, Caller] = {}
         self._tenants: dict[str, Tenant] = {}
+        self._weights: dict[str, float] = {}
         self.load()
 
     def load(self) -> None:
@@ -61,6 +63,11 @@ class Tenants:
             tenants[tenant.name] = tenant
             callers |= {key.sha256: Caller(tenant, key) for key in tenant.keys}
         self._callers, self._tenants = callers, tenants
+        self._weights = {name: tenant.limits.weight for name, tenant in tenants.items() if tenant.limits.weight != 1}
+
+    def weights(self) -> Mapping[str, float]:
+        """Return the weights of the tenants that have another one than 1."""
+        return self._weights
 
     def get(self, name: str) -> Tenant | None:
         """Return a tenant by its name, if there is one."""

@@ -20,7 +20,7 @@ from enginehouse.gateway.http.dependencies import (
     refuse_encoded,
 )
 from enginehouse.gateway.http.openapi import body_schema, problems
-from enginehouse.gateway.objects import Method, Objects, upload_key
+from enginehouse.gateway.objects import Method, Objects, is_upload, upload_key
 
 router = APIRouter(prefix="/v1", tags=["objects"])
 
@@ -68,7 +68,7 @@ def _objects(gateway: Gateway) -> Objects:
     "/uploads",
     status_code=201,
     response_model=Upload,
-    responses=problems(413, 415),
+    responses=problems(413, 415, 429),
     openapi_extra=body_schema(UploadRequest),
     dependencies=[NoQueryAllowed],
 )
@@ -76,6 +76,7 @@ async def create_upload(request: Request, gateway: WiredGateway, caller: Authent
     """Make a key and a signed URL for an upload, which can then be the input of a job."""
     body = await read_model(request, UploadRequest)
     objects = _objects(gateway)
+    gateway.stored.check(caller.name)
     is_json = body.content_type.partition(";")[0].strip().lower() == "application/json"
     key = upload_key(caller.name, is_json=is_json)
     expires_at = time.time() + _UPLOAD_SECONDS
@@ -94,15 +95,27 @@ async def _check(gateway: Gateway, method: Method, key: str, query: SignedQuery)
     return objects
 
 
-@router.put("/objects/{key:path}", status_code=201, responses=problems(403, 409, 413, 415), include_in_schema=False)
+@router.put(
+    "/objects/{key:path}", status_code=201, responses=problems(403, 409, 413, 415, 429), include_in_schema=False
+)
 async def put_object(
     request: Request, gateway: WiredGateway, key: str, query: Annotated[SignedQuery, Query()]
 ) -> Response:
     """Write the object that the signature names, once."""
     objects = await _check(gateway, "PUT", key, query)
     refuse_encoded(request)
-    await objects.put_once(key, request.stream())
+    if is_upload(key):
+        with gateway.stored.writing(key, _announced_size(request), at_most=objects.max_bytes) as room:
+            room.size = await objects.put_once(key, request.stream())
+    else:
+        gateway.stored.note(key, await objects.put_once(key, request.stream()))
     return Response(status_code=201)
+
+
+def _announced_size(request: Request) -> int | None:
+    """Return the size that the request announces; None if it announces none."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isdecimal() else None
 
 
 @router.get("/objects/{key:path}", responses=problems(403, 404), include_in_schema=False)

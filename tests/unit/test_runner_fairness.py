@@ -1,0 +1,234 @@
+"""Tenants take turns at a shared engine's places, and those whose jobs it dies of or hangs with are held back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from tests.support.runner import World, begin, echo, runner_world
+from tests.support.waiting import until_async
+
+from enginehouse.contracts import names
+from enginehouse.contracts.job import Status
+from enginehouse.runner.blame import Blame
+from enginehouse.runner.pace import Pace
+from enginehouse.runner.replicas import Asker
+
+PLACES = 2
+
+
+class Steps:
+    """An engine's predict that ends one call at each step, the oldest one first."""
+
+    def __init__(self, world: World) -> None:
+        self.begun: list[Any] = []
+        self._ends: list[asyncio.Event] = []
+        world.engine.predict = self.predict
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        end = asyncio.Event()
+        self.begun.append((await request.json())["data"])
+        self._ends.append(end)
+        await end.wait()
+        return await echo(request)
+
+    async def end_one(self) -> None:
+        """End the oldest call, and wait until its place has gone to the next job."""
+        begun = len(self.begun)
+        self._ends.pop(0).set()
+        await until_async(lambda: len(self.begun) > begun)
+
+    def end_all(self) -> None:
+        """End every call that is out."""
+        while self._ends:
+            self._ends.pop(0).set()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with runner_world(tmp_path, concurrency=PLACES) as made:
+        yield made
+
+
+async def wait_in_line(world: World, tenant: str, jobs: int, **options: Any) -> list["asyncio.Task[bool]"]:
+    """Deliver jobs that find no place free."""
+    before = len(world.runner.receiver.in_hand)
+    options = {"data": tenant, **options}
+    tasks = [begin(world, names.new_job_id(), tenant=tenant, **options) for _ in range(jobs)]
+    await until_async(lambda: len(world.runner.receiver.in_hand) == before + jobs)
+    return tasks
+
+
+async def finish(steps: Steps, tasks: list["asyncio.Task[bool]"]) -> None:
+    while not all(task.done() for task in tasks):
+        steps.end_all()
+        await asyncio.sleep(0.005)
+    assert all(task.result() for task in tasks)
+
+
+async def test_a_job_waits_for_one_place_however_many_jobs_of_another_tenant_wait(world: World) -> None:
+    steps = Steps(world)
+    tasks = await wait_in_line(world, "umbra", 60)
+    await until_async(lambda: len(steps.begun) == PLACES)
+    tasks += await wait_in_line(world, "acme", 1)
+    await steps.end_one()
+    assert steps.begun == ["umbra", "umbra", "acme"]
+    await finish(steps, tasks)
+
+
+async def test_places_are_shared_as_the_weights_say(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, concurrency=4) as world:
+        steps = Steps(world)
+        tasks = await wait_in_line(world, "bronze", 30)
+        tasks += await wait_in_line(world, "gold", 30, weight=3)
+        await until_async(lambda: len(steps.begun) == 4)
+        for _ in range(28):
+            await steps.end_one()
+        assert steps.begun[4:].count("gold") in (21, 22, 23)
+        # From the moment at which the first jobs have ended, each four in a row are of both.
+        assert all(steps.begun[at : at + 4].count("gold") == 3 for at in range(8, 28))
+        await finish(steps, tasks)
+
+
+async def test_a_tenants_own_jobs_begin_in_the_order_in_which_they_came(world: World) -> None:
+    steps = Steps(world)
+    tasks: list[asyncio.Task[bool]] = []
+    for number in range(8):
+        tasks += await wait_in_line(world, "acme", 1, data=number)
+    await until_async(lambda: len(steps.begun) == PLACES)
+    for _ in range(6):
+        await steps.end_one()
+    assert steps.begun == list(range(8))
+    await finish(steps, tasks)
+
+
+async def test_a_canceled_wait_leaves_the_line_to_the_next_of_its_tenant(world: World) -> None:
+    steps = Steps(world)
+    tasks = await wait_in_line(world, "umbra", PLACES)
+    canceled = asyncio.create_task(world.runner.pool.wait(Asker("umbra"), 5))
+    await asyncio.sleep(0)
+    tasks += await wait_in_line(world, "umbra", 1)
+    canceled.cancel()
+    await asyncio.gather(canceled, return_exceptions=True)
+    await steps.end_one()
+    assert len(steps.begun) == PLACES + 1
+    await finish(steps, tasks)
+    assert not world.runner.pool._waiting
+    assert not world.runner.pool._held
+
+
+async def test_calls_that_hang_count_as_places_of_their_tenant(tmp_path: Path) -> None:
+    pace = Pace(hang_poll_seconds=0.01)
+    async with runner_world(
+        tmp_path, concurrency=PLACES, execution_timeout_seconds=0.1, restart_after_seconds=30, pace=pace
+    ) as world:
+        world.engine.in_hand = 9  # It says that nothing has ended.
+        steps = Steps(world)
+        hanging = await wait_in_line(world, "umbra", 1, seconds=0.1)
+        assert await hanging[0]
+        assert world.runner.pool._held == {"umbra": 1}
+        tasks = await wait_in_line(world, "umbra", 4)
+        await until_async(lambda: len(steps.begun) == PLACES)
+        tasks += await wait_in_line(world, "acme", 2)
+        steps._ends.pop(0)  # Nobody waits for the call that hangs.
+        for _ in range(2):
+            await steps.end_one()
+        assert steps.begun[PLACES:] == ["acme", "acme"]
+        await finish(steps, tasks)
+
+
+async def test_a_stopped_engine_hands_the_waiting_jobs_of_every_tenant_back(world: World) -> None:
+    steps = Steps(world)
+    tasks = await wait_in_line(world, "umbra", 5)
+    tasks += await wait_in_line(world, "acme", 2)
+    await until_async(lambda: len(steps.begun) == PLACES)
+    ids = world.runner.receiver.in_hand
+    world.runner.pool.stop()
+    await until_async(lambda: len(world.runner.receiver.in_hand) == PLACES)
+    await finish(steps, tasks)
+    assert [world.record(job_id).status for job_id in ids].count(Status.QUEUED) == 5
+
+
+async def dies(request: web.Request) -> web.StreamResponse:
+    """End the connection, as an engine does that is killed by its input."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+@pytest.fixture
+async def shared(world: World) -> World:
+    """Return a runner that treats its engine as one of many tenants."""
+    world.runner.pool.blame = Blame()
+    return world
+
+
+class Crash:
+    """An engine that dies of umbra's inputs, with all calls that are out."""
+
+    def __init__(self, world: World) -> None:
+        self._dead = asyncio.Event()
+        self.entered = 0
+        world.engine.predict = self.predict
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        self.entered += 1
+        if (await request.json())["data"] == "umbra" and self.entered >= 2:
+            self._dead.set()
+        await self._dead.wait()
+        return await dies(request)
+
+
+async def test_a_job_that_is_at_the_engine_when_it_dies_of_anothers_loses_no_attempt(shared: World) -> None:
+    Crash(shared)
+    tasks = await wait_in_line(shared, "acme", 1)
+    tasks += await wait_in_line(shared, "umbra", 1)
+    ids = shared.runner.receiver.in_hand
+    assert all(await asyncio.gather(*tasks))
+    assert [(shared.record(job_id).status, shared.record(job_id).attempt) for job_id in ids] == [("queued", 0)] * 2
+    assert all(shared.record(job_id).error is None for job_id in ids)
+
+
+async def test_the_next_time_counts_and_so_does_a_death_without_company(shared: World) -> None:
+    shared.engine.predict = dies
+    alone = await shared.run(tenant="umbra")
+    assert (alone.status, alone.attempt) == (Status.QUEUED, 1)
+    assert alone.error is not None
+    blame = Blame()
+    assert blame.excuses("job")
+    assert not blame.excuses("job")
+
+
+async def test_the_waiting_jobs_of_a_tenant_whose_job_killed_the_engine_go_back_and_others_go_on(
+    shared: World,
+) -> None:
+    async def predict(request: web.Request) -> web.StreamResponse:
+        return await (dies if (await request.json())["data"] == "umbra" else echo)(request)
+
+    shared.engine.predict = predict
+    assert (await shared.run("umbra", tenant="umbra")).error is not None
+    calls = len(shared.engine.calls)
+    held_back = await shared.run("umbra", tenant="umbra")
+    assert (held_back.status, held_back.attempt, held_back.error) == (Status.QUEUED, 0, None)
+    assert len(shared.engine.calls) == calls
+    assert (await shared.run("acme", tenant="acme")).status is Status.SUCCEEDED
+
+
+async def test_each_trouble_holds_a_tenant_back_longer_and_successes_make_up_for_them() -> None:
+    blame = Blame()
+    now = asyncio.get_running_loop().time()
+    held = []
+    for _ in range(8):
+        blame.note_trouble("umbra")
+        blame.note_trouble("umbra")  # Another job that was at the engine when it died.
+        held.append(round(blame.seconds_left("umbra")))
+        blame._troubles["umbra"].held_until = now
+    assert held == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert blame.allows("umbra", 0)
+    assert not blame.allows("umbra", 1), "one at a time"
+    assert blame.allows("acme", 5)
+    for _ in range(8):
+        blame.note_success("umbra")
+    assert blame.allows("umbra", 1)
