@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineSpec, LocalRun
+from enginehouse.local import environments
 from enginehouse.local.environments import environment_key, install_arguments
-from enginehouse.local.guard import Guard
+from enginehouse.local.guard import Guard, signal_group
 from enginehouse.local.interpreters import Interpreter, PythonMissing, find_interpreter, search_path, uv_environment
 from enginehouse.local.steps import SilentSteps
+from enginehouse.local.tools import ToolFailed, run_tool
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.deploy import deploy_engine
 from enginehouse.registry.requirements import environment_files
@@ -196,6 +199,7 @@ def test_shims_that_fail_do_not_hide_the_python_that_a_version_manager_has(
 def test_packages_that_are_built_see_no_secret_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEHOUSE_API_KEY", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("UV_PUBLISH_TOKEN", "secret")
     monkeypatch.setenv("UV_INDEX_URL", "file:///packages")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:3128")
     found = uv_environment()
@@ -207,3 +211,47 @@ def test_requirements_that_are_a_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").touch()
     with pytest.raises(InvalidBundle, match="is a folder, and must be a file"):
         environment_files(tmp_path, ".")
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "said"),
+    [
+        ("_MOST_SECONDS", 0.2, "minutes that are allowed"),
+        ("_MOST_BYTES", 1_000_000, "MiB that are allowed"),
+        ("_LEAST_FREE_BYTES", 2**60, "are left on the disk"),
+    ],
+)
+async def test_a_build_that_takes_too_much_ends_with_all_its_processes(
+    guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: float, said: str
+) -> None:
+    monkeypatch.setattr(environments, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(environments, bound, value)
+    script = (
+        "import os, time; open('pid', 'w').write(str(os.getpid())); os.fork()\n"
+        "open(str(os.getpid()), 'wb').write(b'x' * 5_000_000)\nwhile True: time.sleep(1)"
+    )
+
+    async def build() -> None:
+        await run_tool([sys.executable, "-c", script], guard, environment={}, cwd=tmp_path)
+
+    if bound == "_LEAST_FREE_BYTES":
+        monkeypatch.setattr(environments, "_LOOK_SECONDS", 1)
+    with pytest.raises(ToolFailed, match=said):
+        await environments._within_bounds(build(), tmp_path)
+    leader = int((tmp_path / "pid").read_text())
+    await until_async(lambda: not signal_group(leader, 0))
+
+
+async def test_a_build_that_fails_or_ends_does_so_with_its_own_words(guard: Guard, tmp_path: Path) -> None:
+    async def build(script: str) -> None:
+        await run_tool([sys.executable, "-c", script], guard, environment={}, cwd=tmp_path)
+
+    await environments._within_bounds(build("pass"), tmp_path)
+    with pytest.raises(ToolFailed, match="no compiler"):
+        await environments._within_bounds(build("import sys; sys.exit('no compiler')"), tmp_path)
+
+
+async def test_a_line_that_is_longer_than_anybody_reads_breaks_nothing(guard: Guard, tmp_path: Path) -> None:
+    script = "import sys; sys.stderr.write('x' * 3_000_000 + chr(10) + 'the end'); sys.exit(1)"
+    with pytest.raises(ToolFailed, match="the end"):
+        await run_tool([sys.executable, "-c", script], guard, environment={}, cwd=tmp_path)

@@ -1,13 +1,15 @@
 """Make a virtual environment for each engine: engines' dependencies clash, and the platform's do not belong there."""
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.checkout import root, source_folders
@@ -22,6 +24,13 @@ from enginehouse.registry.requirements import UV_CONFIG, environment_files
 
 _INPUTS = "inputs"
 """Folder in an environment with exactly the files that it was made from."""
+
+
+_LOOK_SECONDS = 5.0
+_MOST_SECONDS = 3_600.0
+_MOST_BYTES = 20 * 2**30
+_LEAST_FREE_BYTES = 2**30
+"""Room that a build leaves on the disk: the ledger and the engines that run may need it."""
 
 
 class EnvironmentFailed(LocalError):
@@ -101,7 +110,7 @@ async def _build(
     async def run_uv(arguments: list[str], cwd: Path) -> None:
         await run_tool([str(uv), *arguments], guard, environment=uv_environment(), cwd=cwd, on_line=show)
 
-    try:
+    async def build() -> None:
         await run_uv(["venv", "--quiet", "--no-project", "--python", interpreter.path, str(folder)], folder.parent)
         # Installed from a copy of exactly what the key was computed from: anything else is missing, and cannot make two
         # environments of one key differ. Kept, because `-e` installs links into it.
@@ -110,7 +119,11 @@ async def _build(
         # `override-dependencies` in a uv.toml would otherwise fetch it from there.
         _constraint(folder).write_text(f"enginehouse @ {root().as_uri()}\n")
         await run_uv(install_arguments(folder, requirements, files), folder / _INPUTS)
+
+    try:
+        await _within_bounds(build(), folder)
     except ToolFailed as error:
+        shutil.rmtree(folder, ignore_errors=True)
         steps.finish(key, f"environment of {spec.id} failed", ok=False)
         raise EnvironmentFailed(
             f"The requirements of {spec.id} cannot be installed on Python {interpreter.version}:\n{error}",
@@ -119,6 +132,37 @@ async def _build(
         ) from None
     (folder / "complete").touch()
     steps.finish(key, f"environment of {spec.id} made")
+
+
+async def _within_bounds(build: Coroutine[Any, Any, None], folder: Path) -> None:
+    """Await the build. End it with ToolFailed if it takes too long or too much of the disk: packages run their own code."""
+    building = asyncio.ensure_future(build)
+    give_up_at = asyncio.get_running_loop().time() + _MOST_SECONDS
+    try:
+        while not (await asyncio.wait({building}, timeout=_LOOK_SECONDS))[0]:
+            if asyncio.get_running_loop().time() > give_up_at:
+                raise ToolFailed(f"it has taken more than the {_MOST_SECONDS / 60:g} minutes that are allowed")
+            if await asyncio.to_thread(_size, folder) > _MOST_BYTES:
+                raise ToolFailed(f"it takes more than the {_MOST_BYTES // 2**20} MiB that are allowed")
+            if _free_bytes(folder) < _LEAST_FREE_BYTES:
+                raise ToolFailed(f"less than {_LEAST_FREE_BYTES // 2**20} MiB are left on the disk of {folder.parent}")
+        await building
+    finally:
+        building.cancel()
+        await asyncio.wait({building})
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder.parent).free
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
 
 
 def _copy(files: dict[str, Path], folder: Path) -> None:

@@ -15,7 +15,7 @@ from enginehouse.local.tools import ToolFailed, run_tool
 
 _IDENTITY = "import platform, sys; print(platform.python_version(), sys.version, sys.base_prefix)"
 _FOR_UV = re.compile(
-    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|UV_\w+|XDG_\w+|NETRC|CC|CXX|CFLAGS|LDFLAGS|PYENV_ROOT"
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|UV_(?!PUBLISH_)\w+|XDG_\w+|NETRC|CC|CXX|CFLAGS|LDFLAGS|PYENV_ROOT"
     r"|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?:https?|all|no)_proxy|(?:HTTPS?|ALL|NO)_PROXY"
 )
 """Names of variables that finding, downloading and building packages need."""
@@ -84,7 +84,7 @@ async def find_interpreter(spec: EngineSpec, guard: Guard, steps: Steps) -> Inte
         path = sys.executable
     else:
         path = await _find(spec, guard, steps)
-    identity = await run_tool([path, "-I", "-c", _IDENTITY], guard, environment=os.environ, cwd=Path.cwd())
+    identity = await run_tool([path, "-I", "-c", _IDENTITY], guard, environment=uv_environment(), cwd=Path.cwd())
     return Interpreter(path, " ".join(identity.split()))
 
 

@@ -47,7 +47,13 @@ async def run_tool(
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     async def listen(stream: asyncio.StreamReader) -> None:
-        async for line in stream:
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:
+                continue  # The line is longer than any that a person could read.
+            if not line:
+                return
             text = line.decode(errors="replace").rstrip()
             last_lines.append(text)
             if on_line:

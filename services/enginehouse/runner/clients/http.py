@@ -37,6 +37,8 @@ _ERROR_MAX_BYTES = 64 * 1024
 _QUOTED_MAX_CHARS = 200
 _OPENAPI_MAX_BYTES = 1024 * 1024
 _STREAM = "application/x-ndjson"
+_LINES_AT_ONCE = 500
+"""So many lines are read before other jobs get their turn: an engine may send more than can be read."""
 _LINE_MAX_BYTES = 2 * PROGRESS_EVENT_MAX_BYTES
 _JSON = {"Content-Type": "application/json"}
 OnLine = Callable[[dict[str, Any]], None]
@@ -156,8 +158,12 @@ class HttpEngine:
         """Read lines of `{progress|output|log|metric}`, up to the one with `{result}` or `{error}`."""
         line = bytearray()
         async for chunk in response.content.iter_any():
+            if not line and chunk.isspace():
+                continue
             *ended, rest = chunk.split(b"\n")
-            for part in ended:
+            for at, part in enumerate(ended):
+                if at % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
+                    await asyncio.sleep(0)
                 line += part
                 if (reply := _read_line(bytes(line), limit, on_line)) is not None:
                     return reply
