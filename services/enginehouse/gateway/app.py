@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from enginehouse.background import Background
+from enginehouse.checkers import Checkers
 from enginehouse.gateway.engines.breaker_feed import BreakerFeed
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
@@ -15,6 +16,7 @@ from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.http.api import create_api
+from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.intake.submit import Submitter
 from enginehouse.gateway.jobs.dead_letters import DeadLetters
@@ -43,7 +45,7 @@ from enginehouse.gateway.recovery.retention import Retention
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.store_budget import StoreBudget
-from enginehouse.gateway.tenants.limits import Limits
+from enginehouse.gateway.tenants.limits import BytesInHand, Limits
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
@@ -109,11 +111,14 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         for spent in (budget, sweep_budget)
     )
     # intake and jobs
+    checkers = Checkers()
+    bodies = Bodies(checkers)
     submitter = Submitter(
         ledger,
         catalogue,
         dispatcher,
         expected,
+        checkers,
         limits=limits,
         webhooks=webhooks,
         objects=objects,
@@ -155,7 +160,9 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         mirroring=mirroring,
         hints=Hints(ledger, catalogue, expected, mirroring, waiters),
         sweep=sweep,
-        events=EventIntake(submitter, tenants, notifier),
+        bytes_in_hand=BytesInHand(),
+        bodies=bodies,
+        events=EventIntake(bodies, submitter, tenants, notifier),
         jobs=jobs,
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
@@ -166,7 +173,12 @@ def _objects(settings: GatewaySettings) -> Objects | None:
     if settings.objects_url is None:
         return None
     public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
-    return Objects(settings.objects_url.get_secret_value(), public_url, max_bytes=settings.object_max_bytes)
+    return Objects(
+        settings.objects_url.get_secret_value(),
+        public_url,
+        max_bytes=settings.object_max_bytes,
+        shared_max_bytes=settings.shared_object_max_bytes,
+    )
 
 
 @asynccontextmanager

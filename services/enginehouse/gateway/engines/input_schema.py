@@ -4,11 +4,14 @@ import asyncio
 from typing import Any
 
 import jsonschema_rs
+import pydantic_core
 
+from enginehouse.checkers import Checkers, TooCostly
 from enginehouse.contracts.engine import CARD_MAX_DEPTH
 from enginehouse.contracts.errors import InvalidInput
 
 _MAX_REPORTED = 3
+_TEXT_CPU_SECONDS = 10.0
 _SMALL_SCHEMA_NODES = 400
 _EXPLAINED_MAX_BYTES = 1024 * 1024
 """To explain an error, the validator copies the whole value: 8 MB would hold up the event loop for a second."""
@@ -31,6 +34,7 @@ class InputSchema:
     """Checks inputs against a compiled schema. Patterns run in linear time, and references are never fetched."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
         self._validator = jsonschema_rs.validator_for(
             schema,
             validate_formats=False,
@@ -45,6 +49,17 @@ class InputSchema:
             problems = self._problems(value, size)
         else:
             problems = await asyncio.to_thread(self._problems, value, size)
+        if problems:
+            raise InvalidInput("; ".join(problems))
+
+    async def check_text(self, input_json: bytes, checkers: Checkers, tenant: str) -> None:
+        """Raise InvalidInput if a large input of `tenant`, as JSON text, does not fit; it is parsed in a checker."""
+        try:
+            problems = await checkers.run(tenant, _TEXT_CPU_SECONDS, _problems_of_text, self._schema, input_json)
+        except TooCostly:
+            raise InvalidInput(
+                f"input: to check its {len(input_json)} bytes by the engine's schema took too much time or memory"
+            ) from None
         if problems:
             raise InvalidInput("; ".join(problems))
 
@@ -63,6 +78,10 @@ class InputSchema:
             )
             problems.append(f"{where}: {_short(error.message)}")
         return problems
+
+
+def _problems_of_text(schema: dict[str, Any], input_json: bytes) -> list[str]:
+    return InputSchema(schema)._problems(pydantic_core.from_json(input_json), len(input_json))
 
 
 def _short(message: str) -> str:

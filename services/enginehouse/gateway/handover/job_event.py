@@ -30,7 +30,11 @@ async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int
             retry=options.retry,
             retry_on_timeout=options.retry_on_timeout,
             record_ttl_seconds=record_ttl_seconds,
-            objects=await objects.of_job(row.tenant, row.id, row.input_ref, reachable_until) if objects else None,
+            objects=await objects.of_job(
+                row.tenant, row.id, engine_id=row.engine, input_ref=row.input_ref, expires_at=reachable_until
+            )
+            if objects
+            else None,
         ),
         row.traceparent,
         # The row of a job that was just accepted does not count its first hand-over yet.

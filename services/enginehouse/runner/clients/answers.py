@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pydantic_core
 
 from enginehouse.contracts.job import OUTPUT_MAX_DEPTH, JobErrorCode
-from enginehouse.contracts.json_text import MAY_OVERFLOW
+from enginehouse.contracts.json_text import first_fault, may_hold_long_number, may_overflow
 from enginehouse.runner.clients.base import Busy, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
 from enginehouse.runner.schema import depth
@@ -103,12 +103,14 @@ class _Doubts(NamedTuple):
     """What the text of an answer may hide, so that most results need not be looked through."""
 
     may_overflow: bool
+    may_hold_long_number: bool
     may_be_deep: bool
 
 
 def _doubts(body: bytes) -> _Doubts:
     return _Doubts(
-        may_overflow=MAY_OVERFLOW.search(body) is not None,
+        may_overflow=may_overflow(body),
+        may_hold_long_number=may_hold_long_number(body),
         may_be_deep=body.count(b"[") + body.count(b"{") > OUTPUT_MAX_DEPTH,
     )
 
@@ -117,6 +119,8 @@ def _trouble(result: Any, doubts: _Doubts) -> str | None:
     """Return why JSON readers could not read a result of the answer that these doubts are about. None: they can."""
     if doubts.may_overflow and not _is_finite(result):
         return "it holds a number that is too large for JSON readers"
+    if doubts.may_hold_long_number and (fault := first_fault(result, "result")):
+        return fault
     if doubts.may_be_deep and depth(result) > OUTPUT_MAX_DEPTH:
         return f"it is nested deeper than {OUTPUT_MAX_DEPTH} levels"
     return None
