@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import pickle
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import pytest_asyncio
 from tests.support.gateway import ECHO, PRIVATE, STANDARD, GatewayWorld, gateway_world
 from tests.support.problems import refused
+from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 
 from enginehouse.contracts import errors
 from enginehouse.contracts.errors import EnginehouseError, RateLimited
@@ -21,7 +21,6 @@ from enginehouse.gateway.tenants.limits import BytesInHand
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-LONGEST_STALL_SECONDS = 0.25
 TYPED = "acme--typed"
 SUBMIT = "/v1/engines/echo/jobs"
 OBJECTS = b"[" + b"{}," * 2_600_000 + b"{}]"
@@ -40,29 +39,6 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gatew
         cards={TYPED: {"input_schema": {"type": "object", "properties": {"n": {"maximum": 10}}}}},
     ) as made:
         yield made
-
-
-@contextlib.contextmanager
-def watched_loop() -> Iterator[list[float]]:
-    """Measure the longest time for which the event loop did one thing only. The list gets it at the end.
-
-    It is time of the processors that this process used: how much others leave it is no matter of this test.
-    """
-    turns: list[float] = []
-
-    async def watch() -> None:
-        while True:
-            began = time.process_time()
-            await asyncio.sleep(0.002)
-            turns.append(time.process_time() - began)
-
-    longest: list[float] = []
-    watching = asyncio.ensure_future(watch())
-    try:
-        yield longest
-    finally:
-        watching.cancel()
-        longest.append(max(turns))
 
 
 def event(data: bytes, kind: str = "t") -> bytes:

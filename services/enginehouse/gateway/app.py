@@ -231,7 +231,7 @@ def create_delivery_app(gateway: Gateway) -> DeliveryApp:
     return delivery_app(
         {
             "/completions": gateway.hints.deliver,
-            "/dead-letters": dead_letters.receiver(gateway.ledger),
+            "/dead-letters": dead_letters.receiver(gateway.ledger, gateway.jobs.records),
             "/requests/{tenant}": gateway.events.deliver,
         },
         gateway.settings.app_api_token.get_secret_value(),

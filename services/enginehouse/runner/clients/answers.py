@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pydantic_core
@@ -44,6 +45,18 @@ def read_result(body: bytes, limit: int) -> Reply:
     except ValueError as error:
         return malformed(f"it is not JSON ({bounded(str(error), 200)})")
     return read_answer(answer, body, limit)
+
+
+def read_apart(read: Callable[..., Any], body: bytes, *more: Any) -> Any:
+    """Return `read(body, *more)`, a reply or a list of them, with outputs as JSON text: for another process."""
+    replies = read(body, *more)
+    return [_as_text(reply) for reply in replies] if isinstance(replies, list) else _as_text(replies)
+
+
+def _as_text(reply: Reply | None) -> Reply | None:
+    if not isinstance(reply, Succeeded):
+        return reply
+    return replace(reply, output=None, output_json=pydantic_core.to_json(reply.output))
 
 
 def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
