@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
+from anyio import BrokenResourceError, BrokenWorkerProcess, CapacityLimiter, to_process
 
 T = TypeVar("T")
 
@@ -50,11 +50,23 @@ class Checkers:
                 self._limiter = CapacityLimiter(self._at_once)
             try:
                 async with asyncio.timeout(_WAIT_SECONDS):
-                    return await to_process.run_sync(
-                        _bounded, cpu_seconds, check, arguments, cancellable=True, limiter=self._limiter
-                    )
+                    return await self._in_process(cpu_seconds, check, arguments)
             except (BrokenWorkerProcess, MemoryError, TimeoutError):
                 raise TooCostly(f"{check.__name__} took too much time or memory") from None
+
+    async def _in_process(self, cpu_seconds: float, check: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        async def run() -> T:
+            return await to_process.run_sync(
+                _bounded, cpu_seconds, check, arguments, cancellable=True, limiter=self._limiter
+            )
+
+        try:
+            return await run()
+        except BrokenWorkerProcess as error:
+            if not isinstance(error.__cause__, BrokenResourceError):
+                raise
+            # The process did not take the check: it was ended while it was idle, perhaps by the machine for its memory.
+            return await run()
 
 
 def _bounded(cpu_seconds: float, check: Callable[..., T], arguments: tuple[Any, ...]) -> T:

@@ -9,11 +9,20 @@ from tests.contract.worlds import ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC,
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.contracts.json_text import NUMBER_MAX
 from enginehouse.sidecar.base import Conflict, NotPermitted, Sidecar, Unavailable
 
 CROWD = 40
 TTL = 60
-DATA = {"float": 1.0, "large": 2**53 + 1, "none": None, "text": "ä </>"}
+DATA = {
+    "float": 1.0,
+    "large": 2**53 + 1,
+    "larger": -(2**64) - 1,
+    "largest": NUMBER_MAX,
+    "none": None,
+    "smallest": 5e-324,
+    "text": "ä </>",
+}
 """Values that change if a part on the way reads numbers into floats or writes text anew."""
 
 

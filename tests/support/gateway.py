@@ -246,7 +246,7 @@ async def gateway_world(
         await show_card(dapr, engine, **card)
     gateway = wire(gateway_settings(folder, **changes), FakeSidecar(dapr, "gateway"), pace)
     dapr.subscribe(names.COMPLETIONS_TOPIC, gateway.hints.deliver)
-    dapr.subscribe(names.DEAD_LETTERS_TOPIC, dead_letters.receiver(gateway.ledger))
+    dapr.subscribe(names.DEAD_LETTERS_TOPIC, dead_letters.receiver(gateway.ledger, gateway.jobs.records))
     async with running(gateway):
         with _app() as app:
             app.state.gateway = gateway

@@ -14,7 +14,7 @@ from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.job import RetryPolicy, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
-from enginehouse.gateway.intake.event_reader import binary_event, read_batch, read_structured, structured_event
+from enginehouse.gateway.intake.event_reader import binary_event, read_batch, read_structured
 from enginehouse.gateway.ledger.outbox import event_notice
 
 SOURCE = "/mycontext/subcontext"
@@ -81,8 +81,14 @@ def test_extensions_and_binary_data_are_kept() -> None:
 
 
 def test_a_batch_is_its_events() -> None:
-    found = [structured_event(one) for one in read_batch(json.dumps([ATTRIBUTES]).encode(), 5)]
-    assert [event.get_id() for event in found] == ["1234-1234-1234"]
+    (found,) = read_batch(json.dumps([ATTRIBUTES]).encode(), 5)
+    assert not isinstance(found, RequestError)
+    assert found.get_id() == "1234-1234-1234"
+    twice = json.dumps(ATTRIBUTES).encode()[:-1] + b', "id": "another"}'
+    first, second = read_batch(b"[%s, %s]" % (json.dumps(ATTRIBUTES | {"data": {"a": {"a": 1}}}).encode(), twice), 5)
+    assert not isinstance(first, RequestError)
+    with pytest.raises(RequestError, match="'id' may be given only once"):
+        raise second  # type: ignore[misc]
     for wrong in (b"{}", b"nope", json.dumps([ATTRIBUTES] * 6).encode()):
         with pytest.raises(RequestError):
             read_batch(wrong, 5)
@@ -102,6 +108,9 @@ def test_a_batch_is_its_events() -> None:
         json.dumps(ATTRIBUTES | {"Bad_Name": "x"}).encode(),
         json.dumps(ATTRIBUTES | {"data": 1, "data_base64": "AA=="}).encode(),
         json.dumps(ATTRIBUTES | {"data_base64": "?"}).encode(),
+        json.dumps(ATTRIBUTES).encode()[:-1] + b', "id": "another"}',
+        json.dumps(ATTRIBUTES | {"data": 1}).encode()[:-1] + b', "data": 2}',
+        json.dumps(ATTRIBUTES | {"comexampleextension1": "x" * 40_000}).encode(),
     ],
 )
 def test_what_is_no_event_is_refused_with_a_reason(wrong: bytes) -> None:

@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld
+from tests.support.gateway import ECHO, PRIVATE, GatewayWorld
 from tests.support.problems import problem_of
-from tests.support.scripted_runner import fail, succeed
+from tests.support.scripted_runner import ScriptedRunner, fail, succeed
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.events import DeadLetter, JobEvent, dead_letter_event
-from enginehouse.contracts.job import Status
+from enginehouse.contracts.job import JobError, Status
 
 
 async def given_up(world: GatewayWorld, value: Any = "x", **options: Any) -> str:
@@ -215,3 +215,55 @@ async def test_an_unknown_one_is_not_there_and_a_malformed_id_is_refused(world: 
         problem_of(await world.client().get(f"/v1/dead-letters/{letter_id}"), 404, "DEAD_LETTER_DOES_NOT_EXIST")
     for letter_id in ("x", "%00", "a" * 65):
         problem_of(await world.client().get(f"/v1/dead-letters/{letter_id}"), 422, "INVALID_REQUEST")
+
+
+async def came_back(_: ScriptedRunner, __: JobEvent) -> bool:
+    """Acknowledge a delivery that could not be read: only a dead letter says so."""
+    return True
+
+
+def named_by_runner(job_id: str, engine: str = ECHO) -> bytes:
+    letter = DeadLetter(
+        reason="UNPARSABLE", error=JobError(code="UNPARSABLE", message="data: no good"), event="…", job_id=job_id
+    )
+    return dead_letter_event(engine, names.new_job_id(), letter)
+
+
+async def waiting(world: GatewayWorld) -> tuple[str, bytes]:
+    """Submit a job whose delivery comes back, and return its id and its event."""
+    world.runner.answer = came_back
+    job_id = await world.submit()
+    await world.delivered(job_id)
+    return job_id, world.dapr.published[names.job_topic(ECHO)][-1]
+
+
+@pytest.mark.parametrize("by_sidecar", [True, False])
+async def test_a_job_that_comes_back_unreadable_ends_at_once(world: GatewayWorld, by_sidecar: bool) -> None:
+    job_id, event = await waiting(world)
+    body = event if by_sidecar else named_by_runner(job_id)
+    await world.sidecar.publish(names.DEAD_LETTERS_COMPONENT, names.DEAD_LETTERS_TOPIC, body)
+    job = await world.until_status(job_id, Status.FAILED)
+    assert job["error"]["code"] == "UNPARSABLE"
+    assert ("could not deliver" if by_sidecar else "data: no good") in job["error"]["message"]
+    record = world.record(job_id)
+    assert record is not None
+    assert record.status is Status.FAILED
+    await world.sidecar.publish(names.DEAD_LETTERS_COMPONENT, names.DEAD_LETTERS_TOPIC, body)
+    await world.idle()
+    assert [(letter["job_id"], letter["reason"]) for letter in await letters(world)] == [(job_id, "UNPARSABLE")]
+    assert await letters(world, "admin", unparsable="true") == []
+
+
+async def test_a_dead_letter_ends_no_job_of_another_engine_and_none_that_runs(world: GatewayWorld) -> None:
+    job_id, event = await waiting(world)
+    await dead_letter(world, named_by_runner(job_id, PRIVATE))
+    await dead_letter(world, event.replace(ECHO.encode(), PRIVATE.encode()))
+    await dead_letter(world, named_by_runner(names.new_job_id()))
+    await dead_letter(world, named_by_runner("no id"))
+    await world.runner.write(world.runner.events[-1], Status.RUNNING)
+    await world.sidecar.publish(names.DEAD_LETTERS_COMPONENT, names.DEAD_LETTERS_TOPIC, named_by_runner(job_id))
+    await world.idle()
+    assert (await world.job(job_id))["status"] in ("queued", "running")
+    record = world.record(job_id)
+    assert record is not None
+    assert record.status is Status.RUNNING

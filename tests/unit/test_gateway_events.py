@@ -184,7 +184,19 @@ def refusals(world: GatewayWorld) -> list[dict[str, Any]]:
     return [event for event in heard if event["type"] == JOB_REFUSED]
 
 
-async def test_an_event_over_the_topic_of_nobody_comes_again(world: GatewayWorld) -> None:
+async def test_an_event_over_the_topic_of_nobody_ends(world: GatewayWorld) -> None:
     before = await world.stored()
+    assert await world.gateway.events.deliver(event(id="nobody"), "nobody")
+    assert await world.stored() == before
+
+
+async def test_an_event_of_a_tenant_that_cannot_be_read_comes_again(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await world.stored()
+    folder = world.gateway.settings.tenants_dir
+    (folder / "soon").mkdir()  # Its file is being written.
+    assert not await world.gateway.events.deliver(event(id="soon"), "soon")
+    monkeypatch.setattr(world.gateway.tenants, "_folder", folder / "away")
     assert not await world.gateway.events.deliver(event(id="nobody"), "nobody")
     assert await world.stored() == before

@@ -141,7 +141,8 @@ async def test_objects_of_earlier_hand_overs_go_with_the_job(world: GatewayWorld
 
 async def test_no_dead_letter_holds_a_signature(world: GatewayWorld) -> None:
     event, _ = await handed_over(world)
-    body = world.dapr.published[names.job_topic(ECHO)][-1]
+    unknown = names.new_job_id()  # The dead letter of a job that the ledger knows ends that job.
+    body = world.dapr.published[names.job_topic(ECHO)][-1].replace(event.id.encode(), unknown.encode())
     assert b"signature=" in body
     for changed in (body, body[:-10], body.replace(b"&", b"\\u0026"), body.replace(b"/", b"\\/")):
         await world.runner.sidecar.publish(names.jobs_component(ECHO), names.DEAD_LETTERS_TOPIC, changed)
@@ -151,6 +152,6 @@ async def test_no_dead_letter_holds_a_signature(world: GatewayWorld) -> None:
     assert len(letters) == 4
     for letter in letters:
         shown = (await world.client("admin").get(f"/v1/dead-letters/{letter['id']}")).text
-        assert event.id in shown
+        assert unknown in shown
         assert "signature" not in shown
         assert "expires=" not in shown

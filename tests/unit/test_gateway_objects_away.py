@@ -46,6 +46,6 @@ async def test_any_failure_of_the_store_is_unavailable(call: str, monkeypatch: p
 
     for name in ("sign_async", "copy_async"):
         monkeypatch.setattr(obstore, name, broken)
-    objects = Objects("memory:///", "http://gateway", max_bytes=100)
+    objects = Objects("memory:///", "http://gateway", max_bytes=100, shared_max_bytes=100)
     with pytest.raises(Unavailable):
         await (objects.sign("GET", "a", 0) if call == "sign" else objects.copy("a", "b"))

@@ -11,6 +11,7 @@ from tests.support.gateway import ECHO, PRIVATE, STANDARD, GatewayWorld, gateway
 from tests.support.problems import refused
 
 from enginehouse.contracts.job import Status
+from enginehouse.contracts.json_text import NUMBER_MAX
 
 SCHEMA = {
     "type": "object",
@@ -98,9 +99,36 @@ MISFITS = {
     "a value of the wrong type": ({"text": 5}, "input.text"),
     "too long": ({"text": "a" * 21}, "input.text"),
     "too large": ({"text": "a", "n": 11}, "input.n"),
-    "far too large": ({"text": "a", "n": 10**400}, "input.n"),
+    "far too large": ({"text": "a", "n": 10**300}, "input.n"),
     "nothing": (None, "input"),
 }
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**64) - 1, 10**100, NUMBER_MAX, -NUMBER_MAX, 5e-324, 0.1, 1.0])
+async def test_numbers_in_the_range_of_a_double_arrive_exact(world: GatewayWorld, number: float) -> None:
+    job_id = await world.submit([number], parameters={"n": number})
+    order = (await world.delivered(job_id)).data
+    assert (order.input, order.parameters) == ([number], {"n": number})
+    done = await world.until_status(job_id, Status.SUCCEEDED)
+    assert done["output"] == {"echo": [number]}
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 309, "-" + "9" * 400, "1e400"])
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [('{"input": {"n": [%s]}}', "input.n[0]"), ('{"parameters": {"n": %s}}', "parameters.n")],
+)
+async def test_a_number_beyond_the_range_of_a_double_is_refused(
+    world: GatewayWorld, body: str, where: str, number: str
+) -> None:
+    said = await refused(world, "POST", "/v1/engines/echo/jobs", 422, "NOT_JSON", content=body % number)
+    assert where in said["detail"]
+
+
+async def test_parameters_beyond_their_limit_are_refused(world: GatewayWorld) -> None:
+    body = {"input": 1, "parameters": {"a": ["é"] * 13_200}}
+    said = await refused(world, "POST", "/v1/engines/echo/jobs", 413, "INPUT_TOO_LARGE", json=body)
+    assert "parameters have" in said["detail"]
 
 
 @pytest.mark.parametrize(("value", "names"), MISFITS.values(), ids=MISFITS.keys())

@@ -214,6 +214,6 @@ async def test_a_record_outlives_every_delivery_and_its_result(world: GatewayWor
 
 async def test_objects_are_kept_in_the_folder_named_whatever_is_in_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "my home" / "ö%20"
-    objects = Objects(folder.as_uri(), "http://gateway", max_bytes=100)
+    objects = Objects(folder.as_uri(), "http://gateway", max_bytes=100, shared_max_bytes=100)
     await objects.put("acme/inputs/1.json", b"1")
     assert (folder / "acme/inputs/1.json").read_bytes() == b"1"

@@ -302,7 +302,7 @@ async def test_a_name_that_leads_inside_is_told_as_one_that_leads_nowhere(
 
         async def tried() -> dict[str, Any] | None:
             found: list[dict[str, Any]] = (await world.job(job_id))["webhooks"]
-            return found[0] if found and found[0]["attempts"] else None
+            return found[0] if found and found[0]["last_error"] else None
 
         hook = await until_async(tried)
         assert hook["state"] == "pending"

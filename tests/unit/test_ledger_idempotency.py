@@ -13,7 +13,7 @@ from enginehouse.gateway.ledger.accept import NewJob
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import DeadLetterRow
 from enginehouse.gateway.ledger.schema import idempotency_keys, jobs
-from enginehouse.gateway.outcome.dead_letters import letter_row
+from enginehouse.gateway.outcome.dead_letters import read_letter
 
 
 async def count(ledger: Ledger) -> int:
@@ -68,7 +68,7 @@ async def test_a_key_past_its_time_may_be_used_again(ledger: Ledger) -> None:
 
 
 def dead_letter(letter_id: str) -> DeadLetterRow:
-    return letter_row(b"{")._replace(id=letter_id, tenant="acme", reason="X")
+    return read_letter(b"{").row._replace(id=letter_id, tenant="acme", reason="X")
 
 
 def redriving(letter_id: str) -> NewJob:

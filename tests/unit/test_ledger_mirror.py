@@ -19,7 +19,7 @@ from enginehouse.gateway.ledger.mirror import Mirror
 from enginehouse.gateway.ledger.read import QueueCounts
 from enginehouse.gateway.ledger.schema import dead_letters
 from enginehouse.gateway.ledger.windows import Requeue
-from enginehouse.gateway.outcome.dead_letters import letter_row
+from enginehouse.gateway.outcome.dead_letters import read_letter
 
 Step = tuple[Status, int]
 """What a record says: a status and how many attempts have begun."""
@@ -176,7 +176,7 @@ async def test_a_job_that_failed_for_its_input_leaves_no_letter(ledger: Ledger) 
 
 
 async def test_a_delivery_that_could_not_be_read_is_kept_once(ledger: Ledger) -> None:
-    letter = letter_row(b"{")
+    letter = read_letter(b"{").row
     await asyncio.gather(*(ledger.keep_dead_letter(letter) for _ in range(3)))
     found = await ledger.read(read.dead_letter, letter.id)
     assert found is not None

@@ -65,6 +65,7 @@ async def test_the_engine_sees_id_data_parameters_and_nothing_of_ours(world: Wor
         (b"[1]", 'without "result"'),
         (b'{"result": NaN}', "not JSON"),
         (b'{"result": [1e400]}', "too large for JSON"),
+        (b'{"result": {"n": [1, ' + b"9" * 400 + b"]}}", "result.n[1]: JSON cannot hold an integer this large"),
         (b'{"result": ' + b"[" * 500 + b"]" * 500 + b"}", "not JSON"),
         (b'{"result": "\\ud800"}', "not JSON"),
         (b'{"result": 1', "not JSON"),

@@ -59,6 +59,14 @@ async def test_a_dead_letter_holds_no_signature(world: World, cut: int) -> None:
     assert "5ec2e7" not in said
 
 
+async def test_a_dead_letter_names_the_job_that_it_was(world: World) -> None:
+    job_id = names.new_job_id()
+    event = json.loads(world.event(job_id))
+    for body in (json.dumps({**event, "attempt": 0}).encode(), json.dumps(event).encode()[:-5]):
+        assert await world.runner.receiver.deliver(body)
+        assert world.dead_letters()[-1]["data"]["job_id"] == job_id
+
+
 async def test_the_same_garbage_is_the_same_dead_letter(world: World) -> None:
     await world.runner.receiver.deliver(b"{}")
     await world.runner.receiver.deliver(b"{}")
@@ -76,3 +84,4 @@ async def test_a_record_that_cannot_be_read_is_dead_lettered(world: World) -> No
     await world.sidecar.put(STORE, job_id, b"not a record")
     assert await begin(world, job_id, attempt=2)
     assert world.dead_letters()[-1]["data"]["reason"] == "UNPARSABLE"
+    assert world.dead_letters()[-1]["data"]["job_id"] == job_id

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from tests.support.runner import PORTS, World, runner_world
+from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
+from enginehouse.runner.outcome import Rejected
 from enginehouse.runner.pace import Pace
 
 
@@ -155,6 +157,7 @@ async def test_an_upload_that_is_not_json_is_the_callers_mistake(world: World, s
         (b'{"a": NaN}', "input.a: JSON cannot hold NaN"),
         (b'{"a": 1e400}', "input.a: JSON cannot hold Infinity, or a number this large"),
         (b'{"a": tru}', "line 1 column 10"),
+        (b'{"a": ' + b"9" * 400 + b"}", "input.a: JSON cannot hold an integer this large"),
         (b"[" * 129 + b"]" * 129, "input: it is nested deeper than 128 levels"),
         ('{"a": 1}'.encode("utf-16"), "UTF-16"),
         (gzip.compress(b'{"a": 1}', mtime=0), "compressed by gzip"),
@@ -287,3 +290,53 @@ async def test_a_job_whose_urls_may_end_before_it_does_is_handed_back_for_new_on
     assert record.status is (Status.QUEUED if too_old else Status.SUCCEEDED)
     assert record.attempt == (0 if too_old else 1)
     assert len(world.engine.calls) == (0 if too_old else 1)
+
+
+LISTS = b"[" + b"[]," * 2_000_000 + b"[]]"
+"""6 MB that become two million lists when they are parsed."""
+
+
+async def test_a_large_upload_is_checked_without_holding_up_other_jobs(world: World, store: Store) -> None:
+    store.objects["in"] = b"\xef\xbb\xbf" + LISTS
+    store.objects["broken"] = LISTS[:-1]
+    with watched_loop() as longest:
+        assert await world.runner.objects.fetch_input(store.of_job(input_key="in"), "acme") == LISTS
+        broken = await world.runner.objects.fetch_input(store.of_job(input_key="broken"), "acme")
+    assert isinstance(broken, Rejected)
+    assert longest[0] < LONGEST_STALL_SECONDS
+
+
+async def test_an_upload_that_is_too_costly_to_check_is_refused(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginehouse.runner.objects._CPU_SECONDS", 0.01)
+    store.objects["in"] = LISTS
+    record = await world.run(None, objects=store.of_job(input_key="in"))
+    assert (record.status, error_of(record)) == (Status.FAILED, "INVALID_INPUT")
+    assert "processor time" in (record.error.message if record.error else "")
+    assert world.engine.calls == []
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
+async def test_a_large_answer_is_read_without_holding_up_other_jobs(world: World, store: Store, kind: str) -> None:
+    async def predict(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b'{"result":%s}' % LISTS, content_type=kind)
+
+    world.engine.predict = predict
+    with watched_loop() as longest:
+        record = await world.run(objects=store.of_job())
+    assert (record.status, record.output_ref) == (Status.SUCCEEDED, "acme/outputs/out.json")
+    assert store.objects["out"] == LISTS
+    assert longest[0] < LONGEST_STALL_SECONDS
+
+
+async def test_a_large_answer_that_is_too_costly_to_read_cannot_be_used(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def predict(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b'{"result":%s}' % LISTS, content_type="application/json")
+
+    monkeypatch.setattr("enginehouse.runner.clients.http._CPU_SECONDS", 0.01)
+    world.engine.predict = predict
+    record = await world.run(objects=store.of_job())
+    assert (record.status, error_of(record)) == (Status.FAILED, "MALFORMED_ANSWER")

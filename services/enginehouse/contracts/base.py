@@ -6,6 +6,9 @@ from typing import Any, ClassVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
+_NAME_MAX_CHARS = 100
+"""Most characters of a field's name that an explanation repeats: names come from strangers."""
+
 
 class StrictModel(BaseModel):
     """Data written by people. Refuses an unknown field, which is most likely a misspelt one."""
@@ -29,7 +32,8 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 def explain_problems(problems: Sequence[Mapping[str, Any]], model: type[BaseModel] | None = None) -> str:
     """Say in a line what pydantic's list of problems says; the first five."""
     return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {_reason(item, model)}" for item in problems[:5]
+        f"{'.'.join(str(part)[:_NAME_MAX_CHARS] for part in item['loc']) or 'body'}: {_reason(item, model)}"
+        for item in problems[:5]
     )
 
 
@@ -61,7 +65,7 @@ def _reason(item: Mapping[str, Any], model: type[BaseModel] | None) -> str:
         return str(item["msg"])
     *path, name = item["loc"]
     known = list(model_at(model, path).model_fields)
-    nearest = difflib.get_close_matches(str(name), known, 1)
+    nearest = difflib.get_close_matches(str(name)[:_NAME_MAX_CHARS], known, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known) or 'none'}"
     return f"there is no such field; {hint}"
 

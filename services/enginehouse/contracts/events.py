@@ -150,6 +150,7 @@ class DeadLetter(WireModel):
     error: JobError | None = None
     attempts: int = 0
     event: str = Field("", description="The delivered event as text, without signatures and cut at 64 KiB.")
+    job_id: str | None = Field(None, description="The job that the event hands over, as far as that can be read.")
 
 
 def job_event(

@@ -89,10 +89,16 @@ OUTPUT_MAX_DEPTH = 150
 """Most levels of lists and objects in a result. JSON readers give up at about 200, and records and answers put some around it."""
 
 
+PARAMETERS_MAX_BYTES = 64 * 1024
+"""Most bytes of a job's `parameters` as JSON: they always travel in the message."""
+
+
 class JobOptions(StrictModel):
     """Options of a job beside its input. None means: as the engine's card says."""
 
-    parameters: dict[str, Any] | None = Field(None, description="Given to the engine beside the input.")
+    parameters: dict[str, Any] | None = Field(
+        None, description="Given to the engine beside the input. At most 64 KiB as JSON."
+    )
     priority: Annotated[int, Field(ge=0, le=9, description="9 first, 0 last.")] = 4
     retry: RetryPolicy | None = Field(None, description="Default: the engine's own policy.")
     retry_on_timeout: bool = Field(False, description="Whether to try again after an attempt that ran out of time.")
@@ -144,6 +150,8 @@ class JobErrorCode(StrEnum):
     """The engine's answer is not a result."""
     OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
     """The engine's result is too large to be kept."""
+    UNPARSABLE = "UNPARSABLE"
+    """The job's message came back from its way unreadable, so no worker could run it."""
     WORKER_LOST = "WORKER_LOST"
     """The worker vanished, and no attempts are left."""
     EXPIRED = "EXPIRED"

@@ -7,7 +7,8 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pydantic_core
@@ -18,6 +19,8 @@ from enginehouse.contracts.text import storable
 
 MAX_DEPTH = 128
 """How deep an input may be nested: the events and records that carry it add levels."""
+NUMBER_MAX = int(sys.float_info.max)
+"""Largest number that may travel. Up to it, integers arrive exact; a larger one makes sidecars refuse its whole message."""
 _PARSER_DEPTH = 201
 """Parsers refuse JSON that is nested this deep."""
 _AROUND = _PARSER_DEPTH - MAX_DEPTH
@@ -31,8 +34,10 @@ _FORMS = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{290}")
-"""A number like 1e400 is well-formed, but becomes infinite when it is read. Only digits like these can overflow a float."""
+_EXPONENT = re.compile(rb"[eE]\+?\d\d")
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 290
+"""Numbers of fewer digits, and without an exponent, are in the range of a double."""
 Path = tuple[str | int, ...]
 
 
@@ -83,20 +88,36 @@ def wire_json(name: str, value: Any) -> bytes:
     Raise NotJson if it is nested too deep or has a number that JSON's readers cannot hold.
     """
     text = pydantic_core.to_json(value)
-    _check_for_all(name, value, text, b"Infinity" in text)
+    _check_for_all(name, value, text, b"Infinity" in text or may_hold_long_number(text))
     return text
+
+
+def check_upload(body: bytes, name: str) -> None:
+    """Check the text of an upload as `upload_json` does, and return nothing: for a check in another process."""
+    upload_json(body, name)
 
 
 def upload_json(body: bytes, name: str) -> bytes:
     """Return the text of an upload that is the field `name`, without a byte order mark, after the checks of inline JSON."""
     value = read_json(body, f"The upload of {name}", name)
     body = body.removeprefix(codecs.BOM_UTF8)
-    _check_for_all(name, value, body, MAY_OVERFLOW.search(body) is not None)
+    _check_for_all(name, value, body, may_overflow(body))
     return body
 
 
-def _check_for_all(name: str, value: Any, text: bytes, may_overflow: bool) -> None:
-    if may_overflow and (fault := first_fault(value, name)):
+def may_overflow(text: bytes) -> bool:
+    """Say whether JSON text may hold a number beyond the range of a double: few texts do, and need a closer look."""
+    return may_hold_long_number(text) or _EXPONENT.search(text) is not None
+
+
+def may_hold_long_number(text: bytes) -> bool:
+    """Say whether JSON text has so many digits in a row that an integer of them may be beyond the range of a double."""
+    # A regular expression would look at each of many digits as often as there are digits behind it.
+    return len(text) >= len(_LONG_NUMBER) and _LONG_NUMBER in text.translate(_DIGITS_ALIKE)
+
+
+def _check_for_all(name: str, value: Any, text: bytes, doubtful: bool) -> None:
+    if doubtful and (fault := first_fault(value, name)):
         raise NotJson(fault)
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         try:
@@ -109,7 +130,7 @@ def write_json(value: Any) -> bytes:
     """Write a value of Python as JSON. Raise NotJson, with the path of what cannot be JSON."""
     try:
         text = pydantic_core.to_json(value)
-        if not (b"NaN" in text or b"Infinity" in text):
+        if not (b"NaN" in text or b"Infinity" in text or may_hold_long_number(text)):
             return text
         error = None
     except ValueError as caught:
@@ -121,16 +142,23 @@ def write_json(value: Any) -> bytes:
 
 def first_fault(value: Any, root: str = "") -> str | None:
     """Say which part of a value JSON cannot hold, by its path and the cause; None if it can hold all of it."""
-    open_values: list[tuple[Path, Any]] = [((root,) if root else (), value)]
+    # Iterators, and no list of what is left to see: a value can have millions of parts.
+    open_values: list[tuple[Path, Iterator[tuple[str | int, Any]]]] = [((), iter([(root, value)]))]
     while open_values:
-        path, item = open_values.pop()
+        above, parts = open_values[-1]
+        if (found := next(parts, None)) is None:
+            open_values.pop()
+            continue
+        name, item = found
+        path = above if name == "" and not above else (*above, name)
         if len(path) > _PARSER_DEPTH:
             return f"{_written(path[:2])}: it is nested deeper than {MAX_DEPTH} levels"
         inside = _inside(item)
         cause = _name_fault(item) if inside is not None else _leaf_fault(item)
         if cause:
             return f"{_written(path)}: JSON cannot hold {cause}"
-        open_values.extend(reversed([((*path, name), part) for name, part in inside or ()]))
+        if inside is not None:
+            open_values.append((path, iter(inside)))
     return None
 
 
@@ -147,15 +175,17 @@ def _inside(item: Any) -> Iterable[tuple[str | int, Any]] | None:
 
 def _name_fault(item: Any) -> str | None:
     lone = isinstance(item, dict) and next((n for n in item if isinstance(n, str) and _SURROGATE.search(n)), None)
-    return f"a lone surrogate in the name {lone!a}" if lone else None
+    return f"a lone surrogate in the name {lone[:60]!a}" if lone else None
 
 
 def _leaf_fault(item: Any) -> str | None:
     if isinstance(item, str):
         lone = _SURROGATE.search(item)
         return lone and f"a lone surrogate ({ascii(lone[0])[1:-1]})"
-    if item is None or isinstance(item, int):
+    if item is None:
         return None
+    if isinstance(item, int):
+        return None if abs(item) <= NUMBER_MAX else "an integer this large (numbers go up to 1.797e308)"
     if isinstance(item, float):
         return None if math.isfinite(item) else ("NaN" if math.isnan(item) else "Infinity, or a number this large")
     try:

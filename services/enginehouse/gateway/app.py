@@ -16,6 +16,7 @@ from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.http.api import create_api
+from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.intake.submit import Submitter
 from enginehouse.gateway.jobs.dead_letters import DeadLetters
@@ -44,7 +45,7 @@ from enginehouse.gateway.recovery.retention import Retention
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.store_budget import StoreBudget
-from enginehouse.gateway.tenants.limits import Limits
+from enginehouse.gateway.tenants.limits import BytesInHand, Limits
 from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
@@ -64,7 +65,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     # ledger | objects | tenants
     ledger = Ledger(settings.ledger_url.get_secret_value(), pace.ledger)
     objects = _objects(settings)
-    tenants, limits, checkers = Tenants(settings.tenants_dir), Limits(), Checkers()
+    tenants, limits = Tenants(settings.tenants_dir), Limits()
     stored = StoredBytes(tenants.get, recounted_every_seconds=pace.clean_up_seconds)
     # Callers have a budget without places, so that a sweep over many stores that hang keeps none of them waiting.
     budget = StoreBudget(pace.store_seconds)
@@ -113,17 +114,19 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         for spent in (budget, sweep_budget)
     )
     # intake and jobs
+    checkers = Checkers()
+    bodies = Bodies(checkers)
     submitter = Submitter(
         ledger,
         catalogue,
         dispatcher,
         expected,
+        checkers,
         limits=limits,
         webhooks=webhooks,
         objects=objects,
         stored=stored,
         inline_max_bytes=settings.inline_max_bytes,
-        checkers=checkers,
     )
     jobs = Jobs(ledger, catalogue, submitter, records, waiters, objects)
     # recovery, in the order of a sweep
@@ -163,7 +166,9 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         mirroring=mirroring,
         hints=Hints(ledger, catalogue, expected, mirroring, waiters),
         sweep=sweep,
-        events=EventIntake(submitter, tenants, notifier),
+        bytes_in_hand=BytesInHand(),
+        bodies=bodies,
+        events=EventIntake(bodies, submitter, tenants, notifier),
         jobs=jobs,
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
@@ -174,7 +179,12 @@ def _objects(settings: GatewaySettings) -> Objects | None:
     if settings.objects_url is None:
         return None
     public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
-    return Objects(settings.objects_url.get_secret_value(), public_url, max_bytes=settings.object_max_bytes)
+    return Objects(
+        settings.objects_url.get_secret_value(),
+        public_url,
+        max_bytes=settings.object_max_bytes,
+        shared_max_bytes=settings.shared_object_max_bytes,
+    )
 
 
 @asynccontextmanager
@@ -226,7 +236,7 @@ def create_delivery_app(gateway: Gateway) -> DeliveryApp:
     return delivery_app(
         {
             "/completions": gateway.hints.deliver,
-            "/dead-letters": dead_letters.receiver(gateway.ledger),
+            "/dead-letters": dead_letters.receiver(gateway.ledger, gateway.jobs.records),
             "/requests/{tenant}": gateway.events.deliver,
         },
         gateway.settings.app_api_token.get_secret_value(),

@@ -7,6 +7,7 @@ from enginehouse.gateway.engines.engine_view import EngineViews
 from enginehouse.gateway.engines.operations import EngineOperations
 from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.handover.dispatch import Dispatcher
+from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.jobs.dead_letters import DeadLetters
 from enginehouse.gateway.jobs.jobs import Jobs
@@ -20,6 +21,7 @@ from enginehouse.gateway.outcome.mirroring import Mirroring
 from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
+from enginehouse.gateway.tenants.limits import BytesInHand
 from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
@@ -46,6 +48,8 @@ class Gateway:
     mirroring: Mirroring
     hints: Hints
     sweep: Sweep
+    bytes_in_hand: BytesInHand
+    bodies: Bodies
     events: EventIntake
     jobs: Jobs
     dead_letters: DeadLetters

@@ -22,10 +22,17 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from enginehouse.contracts.errors import Forbidden, InputTooLarge, NotFound, ObjectExists, RequestError, Unavailable
+from enginehouse.contracts.errors import Forbidden, InputTooLarge, NotFound, ObjectExists, Unavailable
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_RESULT_TTL_SECONDS
-from enginehouse.contracts.names import JOB_ID_PATTERN, NAME_PATTERN, new_job_id, output_key
+from enginehouse.contracts.names import (
+    JOB_ID_PATTERN,
+    NAME_PATTERN,
+    PLATFORM_TENANT,
+    EngineId,
+    new_job_id,
+    output_key,
+)
 
 Method = Literal["GET", "PUT"]
 _KEY_FILE = ".signing-key"
@@ -73,9 +80,11 @@ def is_upload(key: str) -> bool:
 class Objects:
     """Stores objects at a URL: file:///FOLDER, s3://…, az://…, gs://…"""
 
-    def __init__(self, url: str, public_url: str, *, max_bytes: int) -> None:
+    def __init__(self, url: str, public_url: str, *, max_bytes: int, shared_max_bytes: int) -> None:
+        """Keep objects up to `max_bytes`; those of jobs of shared engines, up to `shared_max_bytes`."""
         self._public_url = public_url.rstrip("/")
         self.max_bytes = max_bytes
+        self._shared_max_bytes = min(shared_max_bytes, max_bytes)
         self._store: ObjectStore
         self._secret: bytes | None = None
         self._folder: Path | None = None
@@ -216,21 +225,25 @@ class Objects:
         await self.delete(old)
         return kept
 
-    async def check_upload(self, tenant: str, key: str) -> int:
+    async def check_upload(self, tenant: str, key: str, limit: int) -> int:
         """Return the size of an upload of this tenant.
 
-        Raise UploadDoesNotExist if `key` does not name one, and RequestError if it is too large.
+        Raise UploadDoesNotExist if `key` does not name one, and InputTooLarge if it has more than `limit` bytes.
         """
         # Only keys as `upload_key` makes them reach the store, which fails on others in ways of its own.
         own = _UPLOAD_KEY.fullmatch(key)
         if own is None or own[1] != tenant or (size := await self.size(key)) is None:
             raise UploadDoesNotExist(f"input_ref: {tenant} has no upload {key[:200]!r}")
-        if size > self.max_bytes:
-            raise RequestError(f"input_ref: the upload has {size} bytes; {self.max_bytes} are allowed")
+        if size > limit:
+            raise InputTooLarge(f"input_ref: the upload has {size} bytes; {limit} are allowed at this engine")
         return size
 
+    def max_bytes_at(self, engine_id: str) -> int:
+        """Return the most bytes of an input or output of a job of this engine."""
+        return self._shared_max_bytes if EngineId.parse(engine_id).tenant == PLATFORM_TENANT else self.max_bytes
+
     async def of_job(
-        self, tenant: str, job_id: str, hand_over: int, input_ref: str | None, expires_at: float
+        self, tenant: str, job_id: str, hand_over: int, *, engine_id: str, input_ref: str | None, expires_at: float
     ) -> JobObjects:
         """Sign URLs for one hand-over of this job only, valid until `expires_at`."""
         key = output_key(tenant, job_id, hand_over)
@@ -240,7 +253,7 @@ class Objects:
             input_is_json=input_ref is None or input_ref.endswith(".json"),
             output_url=output_url,
             output_ref=key,
-            max_bytes=self.max_bytes,
+            max_bytes=self.max_bytes_at(engine_id),
             expires_at=expires_at,
         )
 

@@ -33,6 +33,9 @@ class GatewaySettings(BaseSettings):
         None, description="The API as runners and clients reach it, for signed URLs. Default: host and port."
     )
     object_max_bytes: int = Field(64 * 1024 * 1024, description="Largest input or output by reference.")
+    shared_object_max_bytes: int = Field(
+        16 * 1024 * 1024, description="The same for jobs of engines that all tenants share."
+    )
     webhook_secrets_dir: Path | None = Field(
         None, description="Folder with a file for each tenant that holds its signing secrets."
     )

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.names import JOBS_ROUTE, PLATFORM_TENANT, RUNNER_ENGINE_ROUTE
@@ -72,6 +73,7 @@ class Runner:
         self._sidecar = sidecar
         self._pace = pace
         self.metrics = RunnerMetrics()
+        self._checkers = Checkers()
         self._wire_engine(make_client or self._http_client)
         self._wire_jobs()
         self._wire_gateway()
@@ -137,6 +139,7 @@ class Runner:
     def _http_client(self, url: str) -> EngineClient:
         client = HttpEngine(
             url,
+            self._checkers,
             predict_max_bytes=self._settings.predict_max_bytes,
             output_max_bytes=self._settings.output_max_bytes,
         )
@@ -188,7 +191,10 @@ class Runner:
     def _job_handler(self, admission: Admission) -> JobHandler:
         settings, pace = self._settings, self._pace
         self.objects = ObjectAccess(
-            pace, record_max_bytes=settings.output_max_bytes, answer_max_bytes=settings.predict_max_bytes
+            pace,
+            self._checkers,
+            record_max_bytes=settings.output_max_bytes,
+            answer_max_bytes=settings.predict_max_bytes,
         )
         return JobHandler(
             sidecar=self._sidecar,

@@ -107,7 +107,7 @@ class JobHandler:
             execution.output_max_bytes = self._objects.output_max_bytes(objects)
         if objects.input_url is None or place.replica is None:
             return None
-        fetched = await self._objects.fetch_input(objects)
+        fetched = await self._objects.fetch_input(objects, event.tenantid)
         if not isinstance(fetched, bytes):
             return Settle(execution, fetched)
         judgement = await self._admission.look_again(event)

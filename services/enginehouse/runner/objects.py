@@ -1,12 +1,13 @@
 """Reads large inputs and stores large outputs by the signed URLs in the job: a runner holds no storage credentials.
 
-Decision, 2026-11-22: an input by reference is checked to be JSON, and its bytes are then handed to the engine unchanged.
+Decision, 2026-11-22: an input by reference is checked to be JSON, in a process of its own, and its bytes are then handed to the engine unchanged.
 Parsed, 64 MiB of JSON would take ten times that memory for as long as the job runs. Outputs above INLINE_MAX_BYTES go by
 reference. They are bounded by `predict_max_bytes`, because an answer is read whole before it is checked.
 """
 
 import asyncio
 import base64
+import codecs
 import time
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -15,11 +16,12 @@ import aiohttp
 import pydantic_core
 import structlog
 
+from enginehouse.checkers import Checkers, TooCostly
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobErrorCode
-from enginehouse.contracts.json_text import upload_json
+from enginehouse.contracts.json_text import check_upload
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.clients.http import sendable
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, jittered
@@ -28,6 +30,8 @@ from enginehouse.runner.pace import Pace
 _log = structlog.get_logger(__name__)
 
 _TRANSFER_SECONDS = 300.0
+_CPU_SECONDS = 20.0
+"""Most processor time for the check of one upload: usual JSON of 64 MiB takes a few seconds."""
 _UNAVAILABLE_DELAY_SECONDS = 5.0
 _GONE = (403, 404, 410)
 _WRITTEN_BEFORE = (409, 412)
@@ -49,8 +53,9 @@ class _Refused(Exception):
 class ObjectAccess:
     """Reads and writes the objects of jobs. Made inside the event loop that uses it."""
 
-    def __init__(self, pace: Pace, *, record_max_bytes: int, answer_max_bytes: int) -> None:
+    def __init__(self, pace: Pace, checkers: Checkers, *, record_max_bytes: int, answer_max_bytes: int) -> None:
         """Outputs up to `record_max_bytes` fit the job's record. An answer is read up to `answer_max_bytes`."""
+        self._checkers = checkers
         self._record_max_bytes = record_max_bytes
         self._answer_max_bytes = answer_max_bytes
         self._store_tries = pace.output_store_tries
@@ -77,7 +82,7 @@ class ObjectAccess:
             and time.time() + attempt.order.execution_timeout_seconds > objects.expires_at
         )
 
-    async def fetch_input(self, objects: JobObjects) -> bytes | Outcome:
+    async def fetch_input(self, objects: JobObjects, tenant: str) -> bytes | Outcome:
         """Return the input as JSON text, or the outcome of an attempt whose input cannot be fetched."""
         assert objects.input_url is not None
         try:
@@ -94,7 +99,25 @@ class ObjectAccess:
                         return Rejected(f"the input is larger than the {objects.max_bytes} bytes that are allowed")
         except (aiohttp.ClientError, TimeoutError):
             return HandedBack("the object store cannot be reached", _UNAVAILABLE_DELAY_SECONDS)
-        return await asyncio.to_thread(_as_json, bytes(body), objects.input_is_json)
+        if not objects.input_is_json:
+            return b'"' + await asyncio.to_thread(base64.b64encode, body) + b'"'
+        return await self._as_json(bytes(body), tenant)
+
+    async def _as_json(self, body: bytes, tenant: str) -> bytes | Outcome:
+        """Return an upload's text, or the rejection of what is not JSON. Only small ones are parsed in this process."""
+        try:
+            if len(body) > INLINE_MAX_BYTES:
+                await self._checkers.run(tenant, _CPU_SECONDS, check_upload, body, "input")
+            else:
+                check_upload(body, "input")
+        except RequestError as error:
+            return Rejected(str(error))
+        except TooCostly:
+            return Rejected(
+                f"the input of {len(body)} bytes took more than {_CPU_SECONDS:g} s of processor time or too much memory to "
+                "be read; send fewer and larger values"
+            )
+        return body.removeprefix(codecs.BOM_UTF8)
 
     async def store_output(self, attempt: Attempt, objects: JobObjects, outcome: Outcome) -> Outcome:
         """Return `outcome`, after its output was moved to the job's own object if it is too large to be inline."""
@@ -102,11 +125,11 @@ class ObjectAccess:
             return outcome
         if objects.output_url is None or objects.output_ref is None:
             return outcome
-        body = await asyncio.to_thread(pydantic_core.to_json, outcome.output)
+        body = outcome.output_json or pydantic_core.to_json(outcome.output)
         for tries in range(self._store_tries):
             try:
                 await self._put(objects.output_url, body)
-                return replace(outcome, output=None, output_ref=objects.output_ref)
+                return replace(outcome, output=None, output_json=None, output_ref=objects.output_ref)
             except _Refused as error:
                 if len(body) <= self._record_max_bytes:
                     return outcome
@@ -139,13 +162,3 @@ class ObjectAccess:
                     raise _StoreUnavailable(f"the object store answered {response.status}")
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _StoreUnavailable(f"the object store cannot be reached: {type(error).__name__}") from None
-
-
-def _as_json(body: bytes, is_json: bool) -> bytes | Outcome:
-    """Return `body` as JSON text, if `is_json`; otherwise as a base64 string. Reject it if it is not JSON after all."""
-    if not is_json:
-        return b'"' + base64.b64encode(body) + b'"'
-    try:
-        return upload_json(body, "input")
-    except RequestError as error:
-        return Rejected(str(error))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import pydantic_core
+
 from enginehouse.contracts.job import JobError, JobErrorCode, JobRecord, RetryPolicy, Status, may_change
 from enginehouse.runner.attempt import Attempt, Execution
 
@@ -19,6 +21,8 @@ class Succeeded:
     output: Any
     size: int = 0
     """Bytes of the answer that held the output."""
+    output_json: bytes | None = None
+    """The output as JSON text instead, if it was too large to be parsed here."""
     output_ref: str | None = None
     """Key of the object that holds the output instead of the record."""
 
@@ -112,7 +116,9 @@ def record_for(outcome: Outcome, execution: Execution, moment: datetime) -> JobR
     may_retry = number < order.retry.max_attempts
     match outcome:
         case Succeeded():
-            done = _final(execution, moment, Status.SUCCEEDED, output=outcome.output)
+            # Only where no object took a large output.
+            output = outcome.output if outcome.output_json is None else pydantic_core.from_json(outcome.output_json)
+            done = _final(execution, moment, Status.SUCCEEDED, output=output)
             return done.model_copy(update={"output_ref": outcome.output_ref}) if outcome.output_ref else done
         case Rejected(message):
             error = JobError(code=JobErrorCode.INVALID_INPUT, message=message)

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pydantic_core
 import structlog
 
 from enginehouse.contracts.cloud_event import read_event
@@ -42,6 +43,7 @@ class DeliveryReader:
 
         `job_id`: given if the event can be read, and the job's record cannot.
         """
+        job_id = job_id or _job_in(body)
         log = _log.bind(engine_id=self._engine_id, **({"job_id": job_id} if job_id else {}))
         log.warning(
             "A delivery cannot be read as a job of this engine and is dead-lettered",
@@ -52,6 +54,7 @@ class DeliveryReader:
             reason="UNPARSABLE",
             error=JobError(code=error.code, message=str(error)),
             event=without_signatures(body[:_EVENT_TEXT_MAX_BYTES].decode("utf-8", "replace")),
+            job_id=job_id,
         )
         # The same bytes get the same id, so that a second delivery is recognised as the same dead letter.
         event = dead_letter_event(
@@ -68,3 +71,13 @@ class DeliveryReader:
             return False
         self._metrics.deliveries.labels("unparsable").inc()
         return True
+
+
+def _job_in(body: bytes) -> str | None:
+    """Return the id of the job in a delivery that is no job event otherwise, also if its end is missing."""
+    try:
+        event = pydantic_core.from_json(body, allow_partial=True)
+    except ValueError:
+        return None
+    found = event.get("id") if isinstance(event, dict) else None
+    return found if isinstance(found, str) and is_job_id(found) else None

@@ -22,7 +22,13 @@ QUARANTINE_AFTER_NONSENSE = 20
 """After this number of senseless answers, with no success between them, the engine waits until it is resumed."""
 NONSENSE = frozenset({JobErrorCode.MALFORMED_ANSWER, JobErrorCode.OUTPUT_TOO_LARGE})
 NEUTRAL = frozenset(
-    {JobErrorCode.INVALID_INPUT, JobErrorCode.CANCELED, JobErrorCode.EXPIRED, JobErrorCode.ENGINE_REMOVED}
+    {
+        JobErrorCode.INVALID_INPUT,
+        JobErrorCode.CANCELED,
+        JobErrorCode.EXPIRED,
+        JobErrorCode.ENGINE_REMOVED,
+        JobErrorCode.UNPARSABLE,
+    }
 )
 """Error codes that say nothing about the engine."""
 LATE = JobErrorCode.PREDICT_TIMEOUT

@@ -42,7 +42,14 @@ async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int
             retry_on_timeout=options.retry_on_timeout,
             record_ttl_seconds=record_ttl_seconds,
             weight=weight,
-            objects=await objects.of_job(row.tenant, row.id, hand_over, row.input_ref, reachable_until)
+            objects=await objects.of_job(
+                row.tenant,
+                row.id,
+                hand_over,
+                engine_id=row.engine,
+                input_ref=row.input_ref,
+                expires_at=reachable_until,
+            )
             if objects
             else None,
         ),

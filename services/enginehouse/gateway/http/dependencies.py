@@ -1,13 +1,15 @@
 """Reads common parts of requests for the routes: caller, bounded body, time to wait, idempotency key."""
 
 import re
-from typing import Annotated, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from enginehouse.contracts.cloud_event import valid_traceparent
+from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.errors import (
     Forbidden,
     InputTooLarge,
@@ -19,12 +21,13 @@ from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
 from enginehouse.contracts.text import header_text
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.openapi import MAX_KEY_LENGTH
-from enginehouse.gateway.http.problems import read_body
+from enginehouse.gateway.intake.bodies import read_body
 from enginehouse.gateway.tenants.tenants import Caller
 
 MAX_WAIT_SECONDS = 60
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -89,28 +92,52 @@ def refuse_encoded(request: Request) -> None:
         raise UnsupportedMediaType(f"Content-Type has the charset {charset[1][:60]!r}; send the body as UTF-8")
 
 
-async def body_of(request: Request, limit: int) -> bytes:
-    """Return the body; raise InputTooLarge as soon as it is known to have more than `limit` bytes."""
+async def body_of(request: Request, limit: int, hold: Callable[[int], None] | None = None) -> bytes:
+    """Return the body; raise InputTooLarge as soon as it is known to have more than `limit` bytes.
+
+    `hold` is called with the size of a large body before it is read, or with `limit` if its size is not declared.
+    """
     refuse_encoded(request)
     declared = request.headers.get("content-length")
-    if declared and declared.isdigit() and int(declared) > limit:
-        raise InputTooLarge(f"The body has {declared} bytes; {limit} are allowed")
+    size_known = declared is not None and declared.isdigit()
+    if declared and size_known:
+        if int(declared) > limit:
+            raise InputTooLarge(f"The body has {declared} bytes; {limit} are allowed")
+        if hold and int(declared) > INLINE_MAX_BYTES:
+            hold(int(declared))
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
             raise InputTooLarge(f"The body has more than the {limit} bytes that are allowed")
+        if hold and not size_known and size - len(chunk) <= INLINE_MAX_BYTES < size:
+            hold(limit)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-async def read_model(request: Request, model: type[M]) -> M:
-    """Read the body as `model`. The framework does not read it, so that all errors have one form."""
+def require_json(request: Request) -> None:
+    """Raise UnsupportedMediaType unless the body is declared as JSON, or as nothing."""
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise UnsupportedMediaType(f"Content-Type must be application/json, not {content_type[:60]!r}")
-    body = await body_of(request, gateway_of(request).settings.body_max_bytes)
-    return read_body(model, body)
+
+
+async def read_model(request: Request, model: type[M]) -> M:
+    """Read a small body as `model`. The framework does not read it, so that all errors have one form."""
+    require_json(request)
+    return read_body(model, await body_of(request, INLINE_MAX_BYTES))
+
+
+async def read_jobs(request: Request, caller: Caller, read: Callable[..., T], *more: Any) -> T:
+    """Read the body, and return the jobs that `read(body, *more)` finds in it.
+
+    Raise RequestError, naming the fault, or RateLimited while too many large bodies are in hand.
+    """
+    gateway = gateway_of(request)
+    with gateway.bytes_in_hand.holding(caller.name) as hold:
+        body = await body_of(request, gateway.settings.body_max_bytes, hold)
+        return await gateway.bodies.read(caller.name, read, body, *more)
 
 
 def wait_seconds(request: Request) -> float:

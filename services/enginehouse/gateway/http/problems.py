@@ -1,24 +1,21 @@
 """Answers errors as application/problem+json (RFC 9457); holds the one table from exceptions to HTTP statuses."""
 
 import math
-from typing import Any, TypeVar
 
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from enginehouse.contracts import errors
-from enginehouse.contracts.base import explain, explain_problems
+from enginehouse.contracts.base import explain_problems
 from enginehouse.contracts.errors import EnginehouseError, MethodNotAllowed, NotFound, RequestError
-from enginehouse.contracts.json_text import read_json
 
 log = structlog.get_logger()
 
-M = TypeVar("M", bound=BaseModel)
 PROBLEM_TYPE = "application/problem+json"
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
@@ -89,19 +86,6 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(problem_body(error, status).model_dump_json(), status, headers, PROBLEM_TYPE)
-
-
-def read_body(model: type[M], body: bytes) -> M:
-    """Read a request's body as `model`; raise RequestError, naming the fields that do not fit."""
-    return validated(model, read_json(body, "The body"))
-
-
-def validated(model: type[M], value: Any) -> M:
-    """Check `value` as `model`; raise RequestError, naming the fields that do not fit."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise RequestError(explain(error, model)) from None
 
 
 def unexpected(request: Request) -> Response:

@@ -1,6 +1,7 @@
 """Reads CloudEvents: structured, binary and in batches. Names the fault where the SDK would guess or give no reason."""
 
 import base64
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,8 @@ from enginehouse.contracts.text import control_character, header_text, percent_d
 Header = tuple[bytes, bytes]
 """Name in lower case and value, as they were sent."""
 _PREFIX = b"ce-"
+_ATTRIBUTES_MAX_CHARS = 32 * 1024
+"""As many as fit the headers of an event in binary mode."""
 _REQUIRED = ("specversion", "id", "source", "type")
 
 
@@ -62,23 +65,41 @@ def _binary_data(content_type: str | None, body: bytes) -> Any:
 
 def read_structured(body: bytes) -> BaseCloudEvent:
     """Read one structured event; raise RequestError, naming the fault, if it is none."""
-    return structured_event(read_json(body, "The CloudEvent"))
+    return _structured_event(read_json(body, "The CloudEvent"), _names_in(body))
 
 
-def read_batch(body: bytes, at_most: int) -> list[Any]:
-    """Read a batch as its events, which `structured_event` reads."""
-    events = read_json(body, "The batch")
-    if not isinstance(events, list):
+def read_batch(body: bytes, at_most: int) -> list[BaseCloudEvent | RequestError]:
+    """Read a batch as its events; a RequestError, which names the fault, stands in the place of what is none."""
+    envelopes = read_json(body, "The batch")
+    if not isinstance(envelopes, list):
         raise RequestError("A batch is a JSON array of events")
-    if len(events) > at_most:
-        raise RequestError(f"The batch has {len(events)} events; {at_most} are allowed")
+    if len(envelopes) > at_most:
+        raise RequestError(f"The batch has {len(envelopes)} events; {at_most} are allowed")
+    events: list[BaseCloudEvent | RequestError] = []
+    for envelope, names in zip(envelopes, _names_in(body), strict=True):
+        try:
+            events.append(_structured_event(envelope, names))
+        except RequestError as error:
+            events.append(error)
     return events
 
 
-def structured_event(envelope: Any) -> BaseCloudEvent:
-    """Read an event from its parsed envelope; raise RequestError, naming the fault, if it is none."""
+def _names_in(body: bytes) -> Any:
+    """Return JSON that was read before with lists of names in the place of objects; names may be there twice.
+
+    What is inside these objects is dropped at once.
+    """
+    return json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs], parse_int=str)
+
+
+def _structured_event(envelope: Any, names: Any) -> BaseCloudEvent:
+    """Read an event from its parsed envelope and all names in it; raise RequestError, naming the fault, if it is none."""
     if not isinstance(envelope, dict):
         raise RequestError("Not a CloudEvent: it must be a JSON object")
+    if len(names) > len(envelope):
+        # Parts that read it after each other could take different ones.
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(f"Not a CloudEvent: {twice[:60]!r} may be given only once")
     if "data" in envelope and "data_base64" in envelope:
         raise RequestError("Not a CloudEvent: it has both data and data_base64")
     attributes = {name: value for name, value in envelope.items() if name not in ("data", "data_base64")}
@@ -99,6 +120,11 @@ def _event(attributes: dict[str, Any], data: Any, prefix: str) -> BaseCloudEvent
         raise RequestError(f"Not a CloudEvent: {names} must be given as non-empty text")
     if attributes["specversion"] != "1.0":
         raise RequestError(f"This CloudEvent cannot be taken: {prefix}specversion must be '1.0'")
+    size = sum(len(name) + len(value) for name, value in attributes.items() if isinstance(value, str))
+    if size > _ATTRIBUTES_MAX_CHARS:
+        raise RequestError(
+            f"This CloudEvent cannot be taken: its attributes have {size} characters; {_ATTRIBUTES_MAX_CHARS} are allowed"
+        )
     for name, value in attributes.items():
         if isinstance(value, str) and (control := control_character(value)):
             raise RequestError(f"Not a CloudEvent: {prefix}{name} has the control character {control}")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.job import JobRequest
-from enginehouse.contracts.json_text import wire_json
 from enginehouse.contracts.names import new_job_id
+from enginehouse.gateway.intake.requested import check_parameters
 from enginehouse.gateway.ledger.accept import IdempotencyKey, IdempotencyScope
 from enginehouse.gateway.ledger.rows import FinishedEvent, JobRow, StoredOptions
 from enginehouse.gateway.tenants.tenants import Caller
@@ -32,6 +32,8 @@ class Submission:
     """Id of the dead letter that becomes this job. It cannot become another one."""
     correlation_id: str | None = None
     """For upstream events: the id that the answering event repeats."""
+    input_json: bytes | None = None
+    """The input as checked JSON text, if it was too large to be parsed here. Otherwise the request has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,7 @@ class AcceptedJob:
 def options_of(submission: Submission, card: EngineCard) -> StoredOptions:
     """Return the options of a job: from its request, or from the engine's card where the request says nothing."""
     request = submission.request
-    if request.parameters is not None:
-        wire_json("parameters", request.parameters)
+    check_parameters(request)
     wants_event = submission.idempotency_scope is IdempotencyScope.EVENT or submission.caller.tenant.publish_finished
     return StoredOptions(
         retry=request.retry or card.retry,
@@ -86,8 +87,9 @@ def idempotency_of(submission: Submission, input_json: bytes | None) -> Idempote
         return None
     request = submission.request.model_dump_json(exclude={"input", "engine"})
     again = f"{submission.retry_of} {submission.redrives}\n" if submission.retry_of else ""
-    digest = hashlib.sha256(f"{submission.engine}\n{request}\n{again}".encode() + (input_json or b"")).hexdigest()
+    digest = hashlib.sha256(f"{submission.engine}\n{request}\n{again}".encode())
+    digest.update(input_json or b"")
     lives = max(_IDEMPOTENCY_SECONDS, submission.request.result_ttl_seconds)
     return IdempotencyKey(
-        submission.idempotency_scope, submission.idempotency_key, digest, expires_at=time.time() + lives
+        submission.idempotency_scope, submission.idempotency_key, digest.hexdigest(), expires_at=time.time() + lives
     )

@@ -34,25 +34,25 @@ class Submitter:
         catalogue: Catalogue,
         dispatcher: Dispatcher,
         expected: ExpectedJobs,
+        checkers: Checkers,
         *,
         limits: Limits,
         webhooks: Webhooks,
         objects: Objects | None,
         stored: StoredBytes,
         inline_max_bytes: int,
-        checkers: Checkers,
     ) -> None:
         """Move inputs larger than `inline_max_bytes` to the object store; without one, refuse them."""
         self._ledger = ledger
         self._catalogue = catalogue
         self._dispatcher = dispatcher
         self._expected = expected
+        self._checkers = checkers
         self._limits = limits
         self._webhooks = webhooks
         self._objects = objects
         self._stored = stored
         self._inline_max_bytes = inline_max_bytes
-        self._checkers = checkers
         self._arriving: Counter[str] = Counter()
         """Number of each engine's jobs that are being accepted at this moment."""
         self._arriving_of: Counter[tuple[str, str]] = Counter()
@@ -157,27 +157,37 @@ class Submitter:
         """Return the input as JSON; None for an upload, whose content only the engine checks."""
         request = submission.request
         if request.input_ref is not None:
-            await self._check_reference(submission, request.input_ref)
+            await self._check_reference(submission, request.input_ref, self._input_max_bytes(engine))
             return None
-        input_json = wire_json("input", request.input)
-        limit = self._objects.max_bytes if self._objects else self._inline_max_bytes
+        input_json = submission.input_json
+        if input_json is None:
+            input_json = wire_json("input", request.input)
+        limit = self._input_max_bytes(engine)
         if len(input_json) > limit:
-            raise InputTooLarge(f"input has {len(input_json)} bytes as JSON; {limit} are allowed")
-        if engine.schema is not None:
-            await engine.schema.check(
-                request.input, len(input_json), checkers=self._checkers, caller=submission.caller.name
-            )
+            raise InputTooLarge(f"input has {len(input_json)} bytes as JSON; {limit} are allowed at {engine.id}")
+        if engine.schema is None:
+            return input_json
+        caller = submission.caller.name
+        if submission.input_json is None:
+            await engine.schema.check(request.input, len(input_json), checkers=self._checkers, caller=caller)
+        else:
+            await engine.schema.check_text(input_json, checkers=self._checkers, caller=caller)
         return input_json
 
-    async def _check_reference(self, submission: Submission, input_ref: str) -> None:
-        if submission.request.input is not None:
+    def _input_max_bytes(self, engine: KnownEngine) -> int:
+        if self._objects is None:
+            return self._inline_max_bytes
+        return self._objects.max_bytes_at(engine.id)
+
+    async def _check_reference(self, submission: Submission, input_ref: str, limit: int) -> None:
+        if submission.request.input is not None or submission.input_json is not None:
             raise RequestError("A job has an input or an input_ref, not both")
         if self._objects is None:
             raise RequestError("input_ref: this gateway has no object store; send the input inline")
         if submission.retry_of and is_jobs_own(input_ref):
             return
         # A cloud's store takes uploads without the gateway, which sees their size here first.
-        self._stored.note_upload(input_ref, await self._objects.check_upload(submission.caller.name, input_ref))
+        self._stored.note_upload(input_ref, await self._objects.check_upload(submission.caller.name, input_ref, limit))
 
 
 def _queue_full(detail: str) -> QueueFull:

@@ -1,17 +1,24 @@
-"""Takes the dead-letter topic's deliveries and keeps them, with the reason why they could not become a job."""
+"""Takes the dead-letter topic's deliveries: ends the jobs that they name, and keeps what names none.
+
+A runner dead-letters what it cannot read; a sidecar dead-letters the event itself if it cannot even deliver it.
+"""
 
 import hashlib
 import time
+from typing import NamedTuple
 
 import pydantic_core
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malformed
-from enginehouse.contracts.events import DEAD_LETTERED, DeadLetter
-from enginehouse.contracts.names import EngineId
+from enginehouse.contracts.events import DEAD_LETTERED, JOB_REQUESTED, DeadLetter
+from enginehouse.contracts.names import EngineId, is_job_id
 from enginehouse.contracts.text import storable, without_signatures
+from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import DeadLetterRow
+from enginehouse.gateway.outcome import decisions
+from enginehouse.gateway.outcome.records import Records
 from enginehouse.sidecar.delivery import Deliver, raw_payload
 
 log = structlog.get_logger()
@@ -25,7 +32,20 @@ def _kept(event: str) -> str:
     return without_signatures(storable(event[:_EVENT_MAX_CHARACTERS]))
 
 
-def letter_row(body: bytes) -> DeadLetterRow:
+def _cause(row: DeadLetterRow) -> str:
+    return row.error.message if row.error else "its engine's sidecar could not deliver it"
+
+
+class Letter(NamedTuple):
+    """A delivery of the topic."""
+
+    row: DeadLetterRow
+    engine_id: str | None = None
+    job_id: str | None = None
+    """The job that it names, of the engine that it names. Nothing proves them yet."""
+
+
+def read_letter(body: bytes) -> Letter:
     """Read a delivery. A runner's dead letter belongs to the tenant; one that cannot be parsed belongs to operators."""
     raw = raw_payload(body)
     row = DeadLetterRow(
@@ -42,13 +62,15 @@ def letter_row(body: bytes) -> DeadLetterRow:
     )
     try:
         event = pydantic_core.from_json(raw)
-        if event["type"] != DEAD_LETTERED:
-            return row
-        letter = DeadLetter.model_validate(event["data"])
         engine = EngineId.parse(event["engineid"])
+        if event["type"] == JOB_REQUESTED:
+            return Letter(row, str(engine), storable(str(event["id"])))
+        if event["type"] != DEAD_LETTERED:
+            return Letter(row)
+        letter = DeadLetter.model_validate(event["data"])
     except (ValueError, KeyError, TypeError, InvalidName, Malformed):
-        return row
-    return row._replace(
+        return Letter(row)
+    row = row._replace(
         tenant=engine.tenant,
         engine=str(engine),
         reason=storable(letter.reason)[:40],
@@ -56,14 +78,39 @@ def letter_row(body: bytes) -> DeadLetterRow:
         error=letter.error,
         event=_kept(letter.event),
     )
+    return Letter(row, str(engine), letter.job_id)
 
 
-def receiver(ledger: Ledger) -> Deliver:
+def receiver(ledger: Ledger, records: Records) -> Deliver:
     """Make the function that takes the dead-letter topic's deliveries."""
 
+    async def ends_its_job(letter: Letter) -> bool:
+        """End the job that a letter names; return False if it names no job of its engine by the ledger.
+
+        Otherwise the job would be handed over again and again, and come back each time.
+        """
+        if letter.job_id is None or not is_job_id(letter.job_id):
+            return False
+        job = await ledger.read(read.job, letter.job_id)
+        if job is None or job.engine != letter.engine_id:
+            return False
+        if not job.status.is_final:
+            await records.decide(job, decisions.unparsable(_cause(letter.row)))
+        log.warning(
+            f"A delivery of a job came back unreadable: {_cause(letter.row)}",
+            action="job_unparsable",
+            engine_id=job.engine,
+            tenant=job.tenant,
+            job_id=job.id,
+        )
+        return True
+
     async def deliver(body: bytes) -> bool:
-        row = letter_row(body)
+        letter = read_letter(body)
+        row = letter.row
         try:
+            if await ends_its_job(letter):
+                return True  # The job itself is a dead letter now, of its own tenant.
             await ledger.keep_dead_letter(row)
         except EnginehouseError as error:
             log.warning(

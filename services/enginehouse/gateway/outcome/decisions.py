@@ -59,6 +59,21 @@ purge = _end(Status.CANCELED, JobErrorCode.CANCELED, "Purged from the engine's q
 """Cancel the job together with all others that wait for its engine."""
 
 
+def unparsable(cause: str) -> Decision:
+    """Fail a job whose message came back unreadable, unless it has ended or another delivery of it runs."""
+    end = _end(
+        Status.FAILED,
+        JobErrorCode.UNPARSABLE,
+        f"The job's message came back from its way unreadable, so it cannot be run: {cause}",
+        dead_lettered=True,
+    )
+
+    def decide(present: JobRecord | None) -> JobRecord | None:
+        return None if present and present.status is Status.RUNNING else end(present)
+
+    return decide
+
+
 def give_up(hand_overs: int) -> Decision:
     """Fail a job that was handed over `hand_overs` times and that no worker ended."""
     return _end(

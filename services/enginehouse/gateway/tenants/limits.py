@@ -13,6 +13,46 @@ _BURST_SECONDS = 2.0
 """Size of a burst: a tenant that was quiet may submit the jobs of this number of seconds at once."""
 
 
+_HELD_BYTES_OF_TENANT = 32 * 1024 * 1024
+_HELD_BYTES = 256 * 1024 * 1024
+"""Most bytes of large bodies in hand, of one tenant and of all: four and 32 bodies of the usual largest size."""
+_HELD_RETRY_SECONDS = 1.0
+
+
+class BytesInHand:
+    """Counts the bytes of large bodies that are being read or checked. They are counted before they are read."""
+
+    def __init__(self) -> None:
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def holding(self, tenant: str) -> Iterator[Callable[[int], None]]:
+        """Return a function that counts so many bytes more until the block ends.
+
+        It raises RateLimited if they would be too many, but never for the only body in hand.
+        """
+        mine = 0
+
+        def hold(count: int) -> None:
+            nonlocal mine
+            held, in_all = self._held[tenant], self._held.total()
+            if (held and held + count > _HELD_BYTES_OF_TENANT) or (in_all and in_all + count > _HELD_BYTES):
+                whose = f"{tenant} has" if held and held + count > _HELD_BYTES_OF_TENANT else "the gateway has"
+                raise RateLimited(
+                    f"{whose} too many large bodies in hand for {count} bytes more; upload large inputs",
+                    retry_after_seconds=_HELD_RETRY_SECONDS,
+                )
+            self._held[tenant] += count
+            mine += count
+
+        try:
+            yield hold
+        finally:
+            self._held[tenant] -= mine
+            if not self._held[tenant]:
+                del self._held[tenant]
+
+
 @dataclass(slots=True)
 class _Bucket:
     tokens: float

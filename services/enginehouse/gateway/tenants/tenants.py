@@ -1,6 +1,7 @@
 """Identifies callers by the tenants' files and the hashes of API keys in them."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,17 @@ class Tenants:
     def get(self, name: str) -> Tenant | None:
         """Return a tenant by its name, if there is one."""
         return self._tenants.get(name)
+
+    def may_exist(self, name: str) -> bool:
+        """Say whether there is, or soon may be, a tenant of this name whose file could not be read.
+
+        There is none if the folder of all tenants can be listed and has no folder of that name. A file that is being
+        written anew is gone for a moment; its folder is not.
+        """
+        try:
+            return name in os.listdir(self._folder)
+        except OSError:
+            return True
 
     def as_caller(self, name: str) -> Caller | None:
         """Return a tenant as a caller without a key, for events from its own topic: the topic proves the sender."""

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pydantic_core
 
 from enginehouse.contracts.job import OUTPUT_MAX_DEPTH, JobErrorCode
-from enginehouse.contracts.json_text import MAY_OVERFLOW
+from enginehouse.contracts.json_text import first_fault, may_hold_long_number, may_overflow
 from enginehouse.runner.clients.base import Busy, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
 from enginehouse.runner.schema import depth
@@ -44,6 +45,18 @@ def read_result(body: bytes, limit: int) -> Reply:
     except ValueError as error:
         return malformed(f"it is not JSON ({bounded(str(error), 200)})")
     return read_answer(answer, body, limit)
+
+
+def read_apart(read: Callable[..., Any], body: bytes, *more: Any) -> Any:
+    """Return `read(body, *more)`, a reply or a list of them, with outputs as JSON text: for another process."""
+    replies = read(body, *more)
+    return [_as_text(reply) for reply in replies] if isinstance(replies, list) else _as_text(replies)
+
+
+def _as_text(reply: Reply | None) -> Reply | None:
+    if not isinstance(reply, Succeeded):
+        return reply
+    return replace(reply, output=None, output_json=pydantic_core.to_json(reply.output))
 
 
 def read_answer(answer: Any, body: bytes, limit: int) -> Reply:
@@ -103,12 +116,14 @@ class _Doubts(NamedTuple):
     """What the text of an answer may hide, so that most results need not be looked through."""
 
     may_overflow: bool
+    may_hold_long_number: bool
     may_be_deep: bool
 
 
 def _doubts(body: bytes) -> _Doubts:
     return _Doubts(
-        may_overflow=MAY_OVERFLOW.search(body) is not None,
+        may_overflow=may_overflow(body),
+        may_hold_long_number=may_hold_long_number(body),
         may_be_deep=body.count(b"[") + body.count(b"{") > OUTPUT_MAX_DEPTH,
     )
 
@@ -117,6 +132,8 @@ def _trouble(result: Any, doubts: _Doubts) -> str | None:
     """Return why JSON readers could not read a result of the answer that these doubts are about. None: they can."""
     if doubts.may_overflow and not _is_finite(result):
         return "it holds a number that is too large for JSON readers"
+    if doubts.may_hold_long_number and (fault := first_fault(result, "result")):
+        return fault
     if doubts.may_be_deep and depth(result) > OUTPUT_MAX_DEPTH:
         return f"it is nested deeper than {OUTPUT_MAX_DEPTH} levels"
     return None

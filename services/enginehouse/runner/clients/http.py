@@ -12,14 +12,16 @@ from typing import Any, TypeVar
 import aiohttp
 import pydantic_core
 
+from enginehouse.checkers import Checkers, TooCostly
 from enginehouse.contracts.cloud_event import valid_traceparent
-from enginehouse.contracts.engine import ENGINE_WARNING_HEADER, ENGINE_WARNING_MAX_CHARS
+from enginehouse.contracts.engine import ENGINE_WARNING_HEADER, ENGINE_WARNING_MAX_CHARS, INLINE_MAX_BYTES
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import PROGRESS_EVENT_MAX_BYTES
 from enginehouse.runner.clients.answers import (
     bounded,
     malformed,
     read_answer,
+    read_apart,
     read_error,
     read_refusal,
     read_result,
@@ -32,6 +34,8 @@ _CONNECT_SECONDS = 5.0
 # Servers close idle connections after 2 to 5 s. A job sent at that moment would look as if the engine died of it.
 _KEEPALIVE_SECONDS = 1.0
 _SIDE_CALL_SECONDS = 2.0
+_CPU_SECONDS = 10.0
+"""Most processor time for reading one answer."""
 _WHOLE_MAX_BYTES = 256 * 1024
 _ERROR_MAX_BYTES = 64 * 1024
 _QUOTED_MAX_CHARS = 200
@@ -52,10 +56,11 @@ class _TooLarge(Exception):
 class HttpEngine:
     """One replica of an engine at `url` (`http://host:port`). Made inside the event loop that uses it."""
 
-    def __init__(self, url: str, *, predict_max_bytes: int, output_max_bytes: int) -> None:
+    def __init__(self, url: str, checkers: Checkers, *, predict_max_bytes: int, output_max_bytes: int) -> None:
         self._url = url.rstrip("/")
         self._address = self._url.removeprefix("http://")
         self._warning: str | None = None
+        self._checkers = checkers
         self._predict_max_bytes = predict_max_bytes
         self._output_max_bytes = output_max_bytes
         # An engine is not trusted: it gets no cookies back, no redirect is followed, no answer is unpacked (it may be a
@@ -102,7 +107,9 @@ class HttpEngine:
             try:
                 if not 200 <= response.status < 300:
                     return await self._read_refusal(response)
-                return read_results(await _read(response, self._predict_max_bytes), limits)
+                body = await _read(response, self._predict_max_bytes)
+                replies: Reply | list[Reply] = await self._read_large(read_results, body, limits)
+                return replies
             except _TooLarge:
                 return too_large(f"more than {self._predict_max_bytes} bytes", self._predict_max_bytes)
 
@@ -141,7 +148,8 @@ class HttpEngine:
                 return await self._read_refusal(response)
             if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _STREAM:
                 return await self._read_stream(response, limit, on_line)
-            return read_result(await _read(response, self._predict_max_bytes), limit)
+            reply: Reply = await self._read_large(read_result, await _read(response, self._predict_max_bytes), limit)
+            return reply
         except _TooLarge:
             size = response.headers.get("Content-Length")
             said = f"{size} bytes" if size and size.isdigit() else f"more than {self._predict_max_bytes} bytes"
@@ -165,13 +173,30 @@ class HttpEngine:
                 if at % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
                     await asyncio.sleep(0)
                 line += part
-                if (reply := _read_line(bytes(line), limit, on_line)) is not None:
+                if (reply := await self._read_line(bytes(line), limit, on_line)) is not None:
                     return reply
                 line.clear()
             line += rest
             if len(line) > self._predict_max_bytes:
                 raise _TooLarge
-        return _read_line(bytes(line), limit, on_line) or malformed('its stream ended without a line {"result": …}')
+        return await self._read_line(bytes(line), limit, on_line) or malformed(
+            'its stream ended without a line {"result": …}'
+        )
+
+    async def _read_line(self, line: bytes, limit: int, on_line: OnLine | None) -> Reply | None:
+        if len(line) <= INLINE_MAX_BYTES:
+            return _read_line(line, limit, on_line)
+        reply: Reply | None = await self._read_large(_read_line, line, limit, None)
+        return reply
+
+    async def _read_large(self, read: Callable[..., Any], body: bytes, *more: Any) -> Any:
+        """Return `read(body, *more)`. A large answer is read in another process: it would hold up the jobs of others."""
+        if len(body) <= INLINE_MAX_BYTES:
+            return read(body, *more)
+        try:
+            return await self._checkers.run(self._address, _CPU_SECONDS, read_apart, read, body, *more)
+        except TooCostly:
+            return malformed(f"to read its {len(body)} bytes took too much processor time or memory")
 
     async def cancel(self, job_id: str) -> bool:
         """POST /predict/{id}/cancel, which an engine may offer."""

@@ -1,37 +1,27 @@
 """/v1/events: takes CloudEvents of upstream systems over HTTP."""
 
-import asyncio
 import re
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from enginehouse.contracts.cloud_event import BATCH_CONTENT_TYPE, CONTENT_TYPE
-from enginehouse.contracts.errors import EnginehouseError, InvalidHeader, UnsupportedMediaType
+from enginehouse.contracts.errors import InvalidHeader, UnsupportedMediaType
 from enginehouse.contracts.job import Accepted
 from enginehouse.contracts.tenant import Limits
-from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer
+from enginehouse.gateway.http.answers import accepted_answer
 from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
     NoQueryAllowed,
     WiredGateway,
-    body_of,
     caller_of,
     header_of,
+    read_jobs,
 )
 from enginehouse.gateway.http.openapi import LOCATION, parameters, problems
-from enginehouse.gateway.http.problems import problem_body
-from enginehouse.gateway.http.routes.jobs import BATCH_MAX, BatchAnswer
-from enginehouse.gateway.intake.event_reader import (
-    Header,
-    binary_event,
-    is_binary,
-    read_batch,
-    read_structured,
-    structured_event,
-)
-from enginehouse.gateway.tenants.tenants import Caller
+from enginehouse.gateway.http.routes.jobs import BatchAnswer, batch_answer
+from enginehouse.gateway.intake.bodies import BATCH_MAX
+from enginehouse.gateway.intake.event_jobs import job_of_binary_event, job_of_event, jobs_of_events
+from enginehouse.gateway.intake.event_reader import Header, is_binary
 
 router = APIRouter(prefix="/v1", tags=["events"])
 _ORIGIN = re.compile(r"[A-Za-z0-9._:*-]{1,255}")
@@ -83,22 +73,14 @@ async def accept_events(request: Request, gateway: WiredGateway, caller: Authent
         raise UnsupportedMediaType(
             f"Content-Type must be {CONTENT_TYPE} or {BATCH_CONTENT_TYPE}, or the attributes must be ce-* headers"
         )
-    body = await body_of(request, gateway.settings.body_max_bytes)
     if kind == BATCH_CONTENT_TYPE:
-        return await _batch(gateway, caller, body)
-    event = binary_event(headers, body) if is_binary(headers) else read_structured(body)
-    return accepted_answer(await gateway.events.accept(caller, event))
-
-
-async def _batch(gateway: Gateway, caller: Caller, body: bytes) -> Response:
-    async def one(envelope: Any) -> dict[str, Any]:
-        try:
-            return accepted_view(await gateway.events.accept(caller, structured_event(envelope)))
-        except EnginehouseError as error:
-            return {"problem": problem_body(error)}
-
-    answers = await asyncio.gather(*(one(envelope) for envelope in read_batch(body, BATCH_MAX)))
-    return json_answer({"jobs": answers}, 202)
+        jobs = await read_jobs(request, caller, jobs_of_events)
+        return await batch_answer(jobs, lambda job, _: gateway.events.accept(caller, job))
+    if is_binary(headers):
+        job = await read_jobs(request, caller, job_of_binary_event, headers)
+    else:
+        job = await read_jobs(request, caller, job_of_event)
+    return accepted_answer(await gateway.events.accept(caller, job))
 
 
 @router.options(

@@ -1,6 +1,7 @@
 """/v1/jobs and /v1/engines/{engine}/jobs: submit, read, list, follow, cancel and retry jobs."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -10,7 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
-from enginehouse.contracts.names import DEFAULT_ENGINE, JOB_ID_PATTERN, is_job_id
+from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer
 from enginehouse.gateway.http.dependencies import (
@@ -20,7 +21,8 @@ from enginehouse.gateway.http.dependencies import (
     NoQueryAllowed,
     WiredGateway,
     idempotency_key,
-    read_model,
+    read_jobs,
+    require_json,
     traceparent_of,
     wait_seconds,
 )
@@ -32,9 +34,12 @@ from enginehouse.gateway.http.openapi import (
     problems,
     submit_parameters,
 )
-from enginehouse.gateway.http.problems import Problem, problem_body, validated
+from enginehouse.gateway.http.problems import Problem, problem_body
 from enginehouse.gateway.http.sse import encode_events
-from enginehouse.gateway.intake.submission import Submission
+from enginehouse.gateway.intake.bodies import BATCH_MAX, BatchRequest, job_in, jobs_in
+from enginehouse.gateway.intake.bodies import Jobs as RequestedJobs
+from enginehouse.gateway.intake.requested import RequestedJob
+from enginehouse.gateway.intake.submission import AcceptedJob, Submission
 from enginehouse.gateway.jobs.follow import LAST, follow
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
@@ -70,13 +75,16 @@ _SUBMIT_RESPONSES = {
 
 async def submit_job(request: Request, gateway: Gateway, caller: Caller, engine: str | None) -> Response:
     """Submit the job in the body to `engine`, or to the one that the body names."""
-    body: JobRequest
-    if engine is None:
-        body = routed = await read_model(request, RoutedJobRequest)
-        engine = routed.engine if routed.engine is not None else DEFAULT_ENGINE
-    else:
-        body = await read_model(request, JobRequest)
-    submission = Submission(caller, engine, body, idempotency_key(request), traceparent=traceparent_of(request))
+    require_json(request)
+    job = await read_jobs(request, caller, job_in, RoutedJobRequest if engine is None else JobRequest)
+    submission = Submission(
+        caller,
+        engine or job.engine,
+        job.request,
+        idempotency_key(request),
+        traceparent=traceparent_of(request),
+        input_json=job.input_json,
+    )
     return await _submit(request, gateway.jobs, submission)
 
 
@@ -115,19 +123,10 @@ async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedC
     return await submit_job(request, gateway, caller, None)
 
 
-BATCH_MAX = 1_000
 _BATCH_KEY_MAX = MAX_KEY_LENGTH - len(f":{BATCH_MAX}")
 """The key of each job of a batch is the batch's key with the job's index."""
 _STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 """Headers that keep proxies from holding a stream's events back or keeping them."""
-
-
-class BatchRequest(BaseModel):
-    """The body of POST /v1/jobs/batch."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    jobs: Annotated[list[Any], Field(min_length=1, max_length=BATCH_MAX, description="Bodies of POST /v1/jobs.")]
 
 
 class RefusedItem(BaseModel):
@@ -152,20 +151,36 @@ class BatchAnswer(BaseModel):
 )
 async def submit_batch(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
-    batch = await read_model(request, BatchRequest)
+    require_json(request)
+    jobs = await read_jobs(request, caller, jobs_in)
     key, traceparent = idempotency_key(request, longest=_BATCH_KEY_MAX), traceparent_of(request)
 
-    async def one(index: int, item: Any) -> dict[str, Any]:
+    async def accept(job: RequestedJob, index: int) -> AcceptedJob:
+        submission = Submission(
+            caller,
+            job.engine,
+            job.request,
+            f"{key}:{index}" if key else None,
+            traceparent=traceparent,
+            input_json=job.input_json,
+        )
+        return await gateway.jobs.submit(submission)
+
+    return await batch_answer(jobs, accept)
+
+
+async def batch_answer(jobs: RequestedJobs, accept: Callable[[RequestedJob, int], Awaitable[AcceptedJob]]) -> Response:
+    """Accept each job of a batch by `accept(job, index)`, and answer for each in the same order."""
+
+    async def one(index: int, job: RequestedJob | EnginehouseError) -> dict[str, Any]:
         try:
-            body = validated(RoutedJobRequest, item)
-            submission = Submission(
-                caller, body.engine or DEFAULT_ENGINE, body, f"{key}:{index}" if key else None, traceparent=traceparent
-            )
-            return accepted_view(await gateway.jobs.submit(submission))
+            if isinstance(job, EnginehouseError):
+                raise job
+            return accepted_view(await accept(job, index))
         except EnginehouseError as error:
             return {"problem": problem_body(error)}
 
-    return json_answer({"jobs": await asyncio.gather(*(one(*item) for item in enumerate(batch.jobs)))}, 202)
+    return json_answer({"jobs": await asyncio.gather(*(one(*item) for item in enumerate(jobs)))}, 202)
 
 
 class WaitQuery(BaseModel):
