@@ -134,6 +134,15 @@ def test_an_answer_that_is_none_fails_the_job_with_what_was_wrong_with_it(stack:
     assert says in job["error"]["message"]
 
 
+def test_a_large_body_reaches_its_engine_and_a_large_wrong_one_is_refused(stack: StackHandle) -> None:
+    value = {"text": "x" * 300_000, "n": 2**64 + 1}
+    job = submit(stack, "echo", value)
+    assert job["status"] == "succeeded", job
+    assert stack.call("GET", job["output_url"].removeprefix(stack.base_url)).body == value
+    answer = stack.call("POST", "/v1/engines/echo/jobs", {"input": value, "inptu": 1}, tenant=TENANT)
+    assert (answer.status, answer.body["code"]) == (422, "INVALID_REQUEST")
+
+
 def test_a_large_answer_is_kept_beside_the_job(stack: StackHandle) -> None:
     job = submit(stack, "answers-too-much", {"bytes": 100_000})
     assert (job["status"], job["output"]) == ("succeeded", None)

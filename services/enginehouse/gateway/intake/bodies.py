@@ -1,7 +1,6 @@
 """Reads the bodies of requests and events: small ones at once, large ones in a process bounded in time and memory."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -72,7 +71,7 @@ def _compact(job: RequestedJob) -> RequestedJob:
     if request.input is None and request.input_ref is not None:
         return job
     input_json = wire_json("input", request.input)
-    return replace(job, request=request.model_copy(update={"input": None}), input_json=input_json)
+    return job._replace(request=request.model_copy(update={"input": None}), input_json=input_json)
 
 
 def _compact_item(job: RequestedJob | EnginehouseError) -> RequestedJob | EnginehouseError:

@@ -1,14 +1,13 @@
 """A job as its sender asks for it. Imports little, because processes that check bodies import it at their start."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from enginehouse.contracts.errors import InputTooLarge
 from enginehouse.contracts.job import PARAMETERS_MAX_BYTES, JobRequest
 from enginehouse.contracts.json_text import wire_json
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedJob:
+class RequestedJob(NamedTuple):
     """A job as a body or an event asks for it: a submission without its sender."""
 
     engine: str

@@ -48,9 +48,10 @@ class BytesInHand:
         try:
             yield hold
         finally:
-            self._held[tenant] -= mine
-            if not self._held[tenant]:
-                del self._held[tenant]
+            if mine:
+                self._held[tenant] -= mine
+                if not self._held[tenant]:
+                    del self._held[tenant]
 
 
 @dataclass(slots=True)
