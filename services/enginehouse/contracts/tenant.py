@@ -31,6 +31,9 @@ class Limits(StrictModel):
     jobs_in_flight: Annotated[int, Field(ge=1)] = Field(
         100_000, description="Jobs that were accepted and have not ended."
     )
+    followers: Annotated[int, Field(ge=1)] = Field(
+        200, description="Streams of jobs' events that may be open at one gateway at the same time."
+    )
 
 
 class Tenant(StrictModel):

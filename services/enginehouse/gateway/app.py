@@ -18,6 +18,7 @@ from enginehouse.gateway.http.api import create_api
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.intake.submit import Submitter
 from enginehouse.gateway.jobs.dead_letters import DeadLetters
+from enginehouse.gateway.jobs.follow import Followers
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.jobs.purge import Purge
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -157,6 +158,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         sweep=sweep,
         events=EventIntake(submitter, tenants, notifier),
         jobs=jobs,
+        followers=Followers(jobs),
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
     )

@@ -1,9 +1,12 @@
-"""/docs: shows the API to people, by files from a package. The page loads nothing from other hosts."""
+"""/openapi.json describes the API; /docs shows it to people, by files from a package and nothing from other hosts."""
 
+import asyncio
+import hashlib
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import APIRouter, Response
+import pydantic_core
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse
 
 router = APIRouter(tags=["docs"], include_in_schema=False)
@@ -42,6 +45,25 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _KEPT = {**_HEADERS, "Cache-Control": "max-age=3600"}
+
+
+def _describe(app: FastAPI) -> tuple[bytes, str]:
+    """Return the OpenAPI document and its entity tag."""
+    body = pydantic_core.to_json(app.openapi())
+    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """Give the OpenAPI document. It is written once, in a thread, because that takes half a second of computing."""
+    state = request.app.state
+    if not hasattr(state, "description"):
+        state.description = asyncio.ensure_future(asyncio.to_thread(_describe, request.app))
+    body, tag = await asyncio.shield(state.description)
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
 
 
 @router.get("/docs")
