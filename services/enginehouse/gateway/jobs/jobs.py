@@ -1,8 +1,10 @@
 """Submits, reads, lists, cancels and retries jobs for callers: the functions behind the routes."""
 
+import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 
 import pydantic_core
 
@@ -47,6 +49,8 @@ class Jobs:
     records: Records
     waiters: Waiters
     objects: Objects | None
+    _listing: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """Held by a tenant while its page is read: each of several readers' threads would make the event loop wait."""
 
     async def owned(self, caller: Caller, job_id: str) -> JobRow:
         """Return a job of this caller; raise JobDoesNotExist if there is none, or if it is another tenant's."""
@@ -122,7 +126,8 @@ class Jobs:
         """Show a page of the caller's jobs, newest first."""
         if listing.engine:
             listing = replace(listing, engine=self.catalogue.resolve(listing.engine, listing.tenant).id)
-        rows = await self.ledger.read(read.list_jobs, listing)
+        async with self._listing[listing.tenant]:
+            rows = await self.ledger.read(read.list_jobs, listing)
         views = [listed_view(row, self.catalogue.get(row.engine)) for row in rows]
         return JobPage(views, rows[-1].id if len(rows) == listing.limit else None)
 
