@@ -27,3 +27,14 @@ def test_a_small_job_of_another_tenant_comes_in_time(
     if attempt.broken:
         most = _AFTER_A_DEATH_SECONDS
     assert attacked.p99 <= most, f"p50/p99/max {attacked}, at rest {idle}"
+
+
+def test_nothing_of_it_stays(door: Door, note: Callable[[str, str, str], None]) -> None:
+    """Runs after the attacks: the stack serves both tenants, and nobody's engine is paused."""
+    states = {
+        engine["id"]: engine["state"] for engine in door.call("GET", "/v1/engines", tenant="victim").body["engines"]
+    }
+    note("nothing of the attacks stays", "no pause, no quarantine", str(states))
+    assert set(states.values()) == {"active"}
+    assert door.stack.submit("obeys", {"small": 1}, tenant="victim", wait=45)["status"] == "succeeded"
+    assert door.stack.submit("obeys", {"small": 1}, tenant="hostile")["status"] == "succeeded"

@@ -1,6 +1,7 @@
 """A hostile tenant reads, names and forges nothing of its victim's, whatever it sends."""
 
 import json
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from urllib.parse import quote
 import pytest
 from tests.support.abuse.door import HOSTILE, VICTIM, Door
 from tests.support.stack import until
+
+from enginehouse.local.home import LOCAL_TENANT
 
 Noted = Callable[[str, str, str], None]
 SECRET = "the victim's secret 4711"
@@ -249,6 +252,14 @@ def test_requests_hidden_in_others(door: Door, victims: Victims, note: Noted) ->
     note("requests hidden in others by lengths and codings", "contradictions are refused", f"{len(tried)} x refused")
 
 
+def test_a_key_in_a_trailer(door: Door, note: Noted) -> None:
+    body = b'b\r\n{"input":1}\r\n0\r\nAuthorization: Bearer ' + door.key().encode() + b"\r\n\r\n"
+    headers = ("Transfer-Encoding: chunked", "Content-Type: application/json", "Trailer: Authorization")
+    answer = _raw(door, "/v1/engines/obeys/jobs", *headers, body=body, method="POST")
+    note("a key in a chunked trailer", "trailers are no headers", answer.split(b"\r\n")[0].decode())
+    assert answer.split(b" ")[1] in (b"400", b"401"), answer
+
+
 def test_the_operators_calls(door: Door, note: Noted) -> None:
     assert door.call("GET", "/v1/dead-letters?unparsable=true").status == 403
     for what in ("quarantine", "purge"):
@@ -302,3 +313,35 @@ def test_an_output_written_after_the_end(door: Door, note: Noted) -> None:
         assert "signature=" not in text or "output_url" not in text, text
         assert f"outputs/{dead}" not in text
     note("a signed PUT of an output, from the dead letter", "dead letters hold no signed address", "none found")
+
+
+INTEGER = "9" * 400
+
+
+@pytest.mark.parametrize("where", ["input", "parameters", "event"])
+def test_integers_that_the_way_cannot_carry(door: Door, where: str, note: Noted) -> None:
+    if where == "event":
+        event = '{"specversion":"1.0","id":"%s","source":"/big","type":"any","engineid":"obeys","data":{"n":%s}}'
+        answer = door.call(
+            "POST",
+            "/v1/events",
+            (event % (uuid.uuid4(), INTEGER)).encode(),
+            Content_Type="application/cloudevents+json",
+        )
+    else:
+        body = '{"input":{"n":%s}}' if where == "input" else '{"input":{},"parameters":{"n":%s}}'
+        answer = door.call("POST", "/v1/engines/obeys/jobs", (body % INTEGER).encode())
+    evidence = f"{answer.status} at submit"
+    if answer.status == 202:
+        began = time.monotonic()
+        job = door.call("GET", f"/v1/jobs/{answer.body['id']}?wait=8").body
+        evidence = f"{job['status']} after {time.monotonic() - began:.1f} s"
+        if job["status"] in ("queued", "running"):
+            door.purge()
+        note(f"an integer of 400 digits in {where}", "carried untouched", evidence)
+        assert job["status"] == "succeeded", job
+    else:
+        note(f"an integer of 400 digits in {where}", "refused at submit", evidence)
+        assert (answer.status, answer.body["retryable"]) == (422, False), answer
+    letters = door.call("GET", "/v1/dead-letters?unparsable=true", tenant=LOCAL_TENANT).body["dead_letters"]
+    assert letters == [], "a job that was accepted became a dead letter without an owner"

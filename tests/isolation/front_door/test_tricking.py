@@ -55,6 +55,17 @@ def test_webhooks_that_lead_inside(door: Door, field: str, note: Noted) -> None:
     )
 
 
+@pytest.mark.parametrize("engine", ["fetching", "refers"])
+def test_schemas_that_name_addresses(door: Door, engine: str, note: Noted) -> None:
+    engine_runs(door, engine)
+    until(lambda: door.call("GET", f"/v1/engines/{engine}").body.get("card"), "the runner has read its schema")
+    answer = door.call("POST", f"/v1/engines/{engine}/jobs", {"input": {}}, Prefer="wait=10")
+    assert answer.status in (200, 202, 422), answer
+    found = f"{len(door.listener.requests)} requests came"
+    note(f"a schema that names an address ({engine})", "nothing is ever fetched", found)
+    assert door.listener.requests == []
+
+
 def test_escape_sequences_and_markup(door: Door, note: Noted) -> None:
     engine_runs(door, "pattern")
     answer = door.call("POST", "/v1/engines/obeys/jobs", {"input": ESCAPES, "parameters": ESCAPES}, Prefer="wait=10")

@@ -235,12 +235,22 @@ class Attempt:
 
 _TURN = (32 / 4 + 1) * _FLOOD_SECONDS
 FREEZING = [
+    Attempt(schema_that_doubles, "bounded schemas, checked in processes with a time limit"),
+    Attempt(pattern_of_patterns, "bounded patterns"),
+    Attempt(bodies_of_small_objects, "bodies read off the loop, bytes in hand bounded"),
+    Attempt(bodies_that_are_refused, "bodies read off the loop, errors bounded"),
+    Attempt(large_events, "bodies read off the loop"),
+    Attempt(large_parameters, "what the way cannot carry is refused"),
     Attempt(listings, "rows without models"),
     Attempt(documents, "written once"),
     Attempt(many_streams, "followers bounded, one serialisation"),
     Attempt(half_open_connections, "connections cost nothing, and time out"),
 ]
 STARVING = [
+    Attempt(arrays_of_arrays, "smaller limits of a shared engine", SHARED_ENGINE, 1.0),
+    Attempt(first_in_line, "fair share before priority", SHARED_ENGINE, _TURN),
+    Attempt(a_full_queue, "a share of the queue each", SHARED_ENGINE, _TURN),
+    Attempt(inputs_that_fail, "the breaker counts tenants", SHARED_ENGINE, _TURN),
     Attempt(inputs_that_time_out, "a share of the places each", SHARED_ENGINE, _TURN),
     Attempt(inputs_that_kill, "restarted; the victim's jobs are tried again", SHARED_ENGINE, broken=True),
 ]
