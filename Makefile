@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest
 GENERATE_DOCS := $(BIN)/python tests/support/generate_docs.py
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop
 	@$(BIN)/enginehouse demo
@@ -22,6 +22,10 @@ test: $(ENVIRONMENT) ## Run every test, two at a time; ARGS='-k name' runs some
 pythons: $(ENVIRONMENT) ## Run the demo on every other Python of this machine, 3.11 to 3.14
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python tests/support/pythons.py
+
+isolation: $(ENVIRONMENT) ## Attack a deployment as a hostile tenant, and show what stopped it
+	@$(BIN)/enginehouse setup
+	@$(PYTEST) -q tests/isolation $(ARGS)
 
 faults: $(ENVIRONMENT) ## Break everything under load; ARGS='--seed 7 --jobs 2000'
 	@$(BIN)/enginehouse setup
@@ -59,4 +63,4 @@ clean: ## Delete the environment and the local home; daprd stays cached
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test pythons faults soak bench check fix clean
+.PHONY: help demo up test pythons isolation faults soak bench check fix clean

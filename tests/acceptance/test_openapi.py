@@ -1,5 +1,6 @@
 """The API keeps to its own OpenAPI description: schemathesis sends valid and invalid requests to a live stack."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,13 +20,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
 
 @pytest.mark.timeout(300)
 def test_every_answer_is_as_described(stack: StackHandle, tmp_path: Path) -> None:
-    """Its command, since what it brings for pytest does not run under this pytest."""
+    """Its command, since what it brings for pytest does not run under this pytest. FUZZ_EXAMPLES makes it try more."""
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{stack.base_url}/openapi.json"]
     done = subprocess.run(
         [
             *command,
             *("--header", f"Authorization: Bearer {stack.key_for('tests')}"),
-            *("--max-examples", "5"),
+            *("--max-examples", os.environ.get("FUZZ_EXAMPLES", "5")),
             "--no-color",
             # Only an engine's own schema says which inputs are right: a request that this API's allows may be refused.
             *("--exclude-checks", "positive_data_acceptance"),

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
+from tests.benchmarks.abuse import show_delays
 from tests.benchmarks.load import find_wrk
 from tests.benchmarks.measure import MANY, burst, drain, rounds
 from tests.benchmarks.processes import memory
@@ -19,10 +20,14 @@ ENGINES_FEW, ENGINES_MANY = 3, 1_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--abuse", action="store_true", help="Only: the delays of a victim's job under each attack.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="Of each burst.")
     arguments = parser.parse_args()
     console = Console()
+    if arguments.abuse:
+        show_delays(console)
+        return
     find_wrk()
     folder = Path(tempfile.mkdtemp(prefix="enginehouse-bench-"))
     began = time.monotonic()

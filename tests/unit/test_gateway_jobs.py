@@ -142,3 +142,25 @@ async def test_by_engine_and_status(world: GatewayWorld) -> None:
     ]:
         page = (await world.client().get("/v1/jobs", params=query)).json()
         assert [job["id"] for job in page["jobs"]] == wanted
+
+
+async def test_a_tenants_pages_are_read_one_after_the_other_and_no_other_tenants_wait(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reading, most = world.gateway.ledger.read, {"acme": 0, "umbra": 0}, {"acme": 0, "umbra": 0}
+    together = asyncio.Event()
+
+    async def noting(query: Any, listing: Any) -> Any:
+        reading[listing.tenant] += 1
+        most[listing.tenant] = max(most[listing.tenant], reading[listing.tenant])
+        if all(reading.values()):
+            together.set()
+        await asyncio.wait_for(together.wait(), 5)
+        found = await read(query, listing)
+        reading[listing.tenant] -= 1
+        return found
+
+    monkeypatch.setattr(world.gateway.ledger, "read", noting)
+    answers = await asyncio.gather(*(world.client(tenant).get("/v1/jobs") for tenant in ("acme", "umbra") * 4))
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == {"acme": 1, "umbra": 1}

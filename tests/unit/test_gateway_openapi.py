@@ -1,6 +1,8 @@
 """The OpenAPI document names the key, the headers and the answers; the page that shows it loads nothing from elsewhere."""
 
+import asyncio
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -45,6 +47,32 @@ def test_the_headers_of_answers_are_described(document: dict[str, Any]) -> None:
                 assert ("Retry-After" in answer["headers"]) == (status in ("429", "503"))
     for path in (*SUBMITS, "/v1/events", *AGAIN[1:]):
         assert "Location" in document["paths"][path]["post"]["responses"]["202"]["headers"]
+
+
+async def test_the_document_is_written_once_off_the_loop_and_sent_again_only_if_it_changed(world: GatewayWorld) -> None:
+    world.app.openapi_schema = None
+    vars(world.app.state)["_state"].pop("description", None)
+    written: list[str] = []
+    write = world.app.openapi
+
+    def noting() -> dict[str, Any]:
+        written.append(threading.current_thread().name)
+        return write()
+
+    world.app.openapi = noting  # type: ignore[method-assign]
+    try:
+        async with anonymous(world, []) as client:
+            first, *others = await asyncio.gather(*(client.get("/openapi.json") for _ in range(5)))
+            assert first.json() == write()
+            assert {answer.content for answer in others} == {first.content}
+            again = await client.get("/openapi.json", headers={"If-None-Match": first.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+            changed = await client.get("/openapi.json", headers={"If-None-Match": '"another"'})
+            assert (changed.status_code, changed.content) == (200, first.content)
+    finally:
+        del world.app.openapi
+    assert len(written) == 1
+    assert written != [threading.current_thread().name]
 
 
 async def test_the_page_loads_its_own_files_only(world: GatewayWorld) -> None:

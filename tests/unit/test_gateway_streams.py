@@ -15,7 +15,9 @@ from tests.support.waiting import until_async
 from enginehouse.contracts.events import ProgressData, progress_event, progress_sequence
 from enginehouse.contracts.job import JobError, Status
 from enginehouse.contracts.moments import now
-from enginehouse.gateway.jobs.follow import follow
+from enginehouse.contracts.tenant import Limits
+from enginehouse.gateway.jobs.follow import MAX_FOLLOWERS_OF_JOB
+from enginehouse.gateway.ledger.read import followed
 
 
 class Event(NamedTuple):
@@ -138,16 +140,16 @@ async def test_what_is_replayed_is_what_was_sent_live(world: GatewayWorld) -> No
     live = following(world, job_id)
     await tell(world, job_id, 1, "log", "before the record shows the attempt", worker="worker-1")
     event = await world.delivered(job_id)
+    world.runner.worker = "worker-2"
     await world.runner.end(event, Status.QUEUED, retry_at=now(), error=JobError(code="PREDICT_ERROR", message="no"))
     event = await world.delivered(job_id, 2)
-    world.runner.worker = "worker-2"
     await world.until_status(job_id, Status.RUNNING)
     await tell(world, job_id, 1, "log", "again", attempt=2, worker="worker-2")
     await world.client().post(f"/v1/jobs/{job_id}/cancel")
     sent = await live
     assert [(event.kind, event.data.get("worker")) for event in sent if event.kind == "start"] == [
         ("start", "worker-1"),
-        ("start", "worker-1"),
+        ("start", "worker-2"),
     ]
     assert [event.kind for event in sent] == ["start", "log", "start", "log", "completed"]
     assert await following(world, job_id) == sent
@@ -161,7 +163,7 @@ async def test_events_come_while_the_job_runs(world: GatewayWorld) -> None:
     async def watch() -> None:
         caller = world.gateway.tenants.as_caller("acme")
         assert caller is not None
-        async for events in follow(world.gateway.jobs, caller, job_id, 0):
+        async for events in world.gateway.followers.follow(caller, job_id, 0):
             seen.extend(event.kind for event in events)
 
     watching = asyncio.create_task(watch())
@@ -208,4 +210,58 @@ async def test_a_canceled_job_ends_its_streams(world: GatewayWorld) -> None:
     for stream in streams:
         (only,) = await stream
         assert (only.kind, only.data["status"]) == ("completed", "canceled")
+    assert not world.gateway.jobs.waiters._endings
+
+
+async def test_all_followers_of_a_job_share_what_is_read_for_them(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await world.submit()
+    streams = [following(world, job_id) for _ in range(40)]
+    await world.until_status(job_id, Status.RUNNING)
+    followers = world.gateway.followers
+    await until_async(lambda: [step.followers for step in followers._steps.values()] == [40])
+    read, reads = world.gateway.ledger.read, []
+
+    async def noting(query: Any, *arguments: Any) -> Any:
+        reads.append(query)
+        return await read(query, *arguments)
+
+    monkeypatch.setattr(world.gateway.ledger, "read", noting)
+    await tell(world, job_id, 1, "log", "to all of them")
+    await until_async(lambda: [step.followers for step in followers._steps.values()] == [40])
+    await until_async(lambda: reads.count(followed) >= 2)
+    assert reads.count(followed) <= 4
+    await end(world, job_id)
+    first, *others = [await stream for stream in streams]
+    assert [event.kind for event in first] == ["start", "log", "completed"]
+    assert all(other == first for other in others)
+    assert not followers._steps
+
+
+async def open_streams(world: GatewayWorld, job_id: str, number: int) -> list[asyncio.Task[list[Event]]]:
+    before = world.gateway.followers._of_job[job_id]
+    streams = [following(world, job_id) for _ in range(number)]
+    await until_async(lambda: world.gateway.followers._of_job[job_id] == before + number)
+    return streams
+
+
+async def test_a_job_and_a_tenant_have_so_many_followers_and_no_more(world: GatewayWorld) -> None:
+    jobs = [await world.submit() for _ in range(3)]
+    streams = [stream for job_id in jobs[:2] for stream in await open_streams(world, job_id, MAX_FOLLOWERS_OF_JOB)]
+    assert len(streams) == Limits().followers
+    for job_id in (jobs[0], jobs[2]):
+        refusal = await world.client().get(f"/v1/jobs/{job_id}/events")
+        problem_of(refusal, 429, "RATE_LIMITED")
+        assert refusal.headers["retry-after"] == "5"
+    await end(world, jobs[0])
+    await asyncio.gather(*streams[:MAX_FOLLOWERS_OF_JOB])
+    (again,) = await open_streams(world, jobs[2], 1)
+    refusal = await world.client().get(f"/v1/jobs/{jobs[1]}/events")
+    assert "followers" in problem_of(refusal, 429, "RATE_LIMITED")["detail"]
+    for stream in (*streams[MAX_FOLLOWERS_OF_JOB:], again):
+        stream.cancel()
+    await until_async(lambda: not world.gateway.followers._of_tenant)
+    assert not world.gateway.followers._of_job
+    assert not world.gateway.followers._steps
     assert not world.gateway.jobs.waiters._endings

@@ -20,6 +20,7 @@ from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.intake.submit import Submitter
 from enginehouse.gateway.jobs.dead_letters import DeadLetters
+from enginehouse.gateway.jobs.follow import Followers
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.jobs.purge import Purge
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -170,6 +171,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         bodies=bodies,
         events=EventIntake(bodies, submitter, tenants, notifier),
         jobs=jobs,
+        followers=Followers(jobs),
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
     )

@@ -10,6 +10,7 @@ from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.jobs.dead_letters import DeadLetters
+from enginehouse.gateway.jobs.follow import Followers
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.jobs.purge import Purge
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -52,5 +53,6 @@ class Gateway:
     bodies: Bodies
     events: EventIntake
     jobs: Jobs
+    followers: Followers
     dead_letters: DeadLetters
     purge: Purge

@@ -43,7 +43,9 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         version=__version__,
         summary="Many clients' inference engines behind one API.",
         lifespan=lifespan,
-        # `routes/docs_page.py` serves the page: FastAPI's own loads its script from another host.
+        # `routes/docs_page.py` serves both: FastAPI writes the document anew for each request, and its page loads its
+        # script from another host.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # A path with an extra slash is not found: a redirect would lead to any address that the Host header names.

@@ -1,8 +1,10 @@
 """Submits, reads, lists, cancels and retries jobs for callers: the functions behind the routes."""
 
+import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 
 import pydantic_core
 
@@ -19,7 +21,7 @@ from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.intake.submission import AcceptedJob, Submission
 from enginehouse.gateway.intake.submit import Submitter
-from enginehouse.gateway.jobs.view import JobView, WebhookView, job_view
+from enginehouse.gateway.jobs.view import JobView, WebhookView, job_view, listed_view
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.outbox import webhooks_of
@@ -54,6 +56,8 @@ class Jobs:
     records: Records
     waiters: Waiters
     objects: Objects | None
+    _listing: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """Held by a tenant while its page is read: each of several readers' threads would make the event loop wait."""
 
     async def owned(self, caller: Caller, job_id: str) -> JobRow:
         """Return a job of this caller; raise JobDoesNotExist if there is none, or if it is another tenant's."""
@@ -115,8 +119,7 @@ class Jobs:
     async def read(self, caller: Caller, job_id: str, wait_seconds: float = 0) -> JobView:
         """Show a job of the caller once it has ended or `wait_seconds` are over. Raise ResultExpired past its time."""
         row = await self._when_ended(caller, job_id, time.monotonic() + wait_seconds)
-        if row.is_expired(time.time()):
-            raise ResultExpired(f"The result of job {job_id} was kept until its expires_at and has been deleted")
+        refuse_expired(row)
         return await self._view(row, caller)
 
     async def _when_ended(self, caller: Caller, job_id: str, deadline: float) -> JobRow:
@@ -135,8 +138,9 @@ class Jobs:
         """Show a page of the caller's jobs, newest first."""
         if listing.engine:
             listing = replace(listing, engine=self.catalogue.resolve(listing.engine, listing.tenant).id)
-        rows = await self.ledger.read(read.list_jobs, listing)
-        views = [job_view(row, self.catalogue.get(row.engine), with_input=False) for row in rows]
+        async with self._listing[listing.tenant]:
+            rows = await self.ledger.read(read.list_jobs, listing)
+        views = [listed_view(row, self.catalogue.get(row.engine)) for row in rows]
         return JobPage(views, rows[-1].id if len(rows) == listing.limit else None)
 
     async def cancel(self, caller: Caller, job_id: str) -> JobView:
@@ -181,6 +185,12 @@ class Jobs:
         )
         await self.ledger.link_retry(job_id, accepted.id)
         return accepted
+
+
+def refuse_expired(row: JobRow) -> None:
+    """Raise ResultExpired if the job's result is past its time."""
+    if row.is_expired(time.time()):
+        raise ResultExpired(f"The result of job {row.id} was kept until its expires_at and has been deleted")
 
 
 def _same_request(row: JobRow) -> JobRequest:

@@ -5,10 +5,10 @@ from typing import Any, TypedDict
 
 import pydantic_core
 
-from enginehouse.contracts.job import JobError, Metrics, Status, StatusReason
+from enginehouse.contracts.job import JobError, Status, StatusReason
 from enginehouse.contracts.moments import moment_of
 from enginehouse.gateway.engines.known_engine import KnownEngine
-from enginehouse.gateway.ledger.rows import JobRow
+from enginehouse.gateway.ledger.rows import JobRow, ListedJob
 
 
 class WebhookView(TypedDict):
@@ -26,17 +26,17 @@ class JobView(TypedDict, total=False):
     id: str
     engine: str
     version: str | None
-    status: Status
-    status_reason: StatusReason | None
+    status: str
+    status_reason: str | None
     status_detail: str | None
     input: Any
     input_ref: str | None
     input_url: str
     output: Any
     output_url: str
-    error: JobError | None
+    error: JobError | dict[str, Any] | None
     attempts: int
-    metrics: Metrics
+    metrics: dict[str, float | None]
     created_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -55,38 +55,54 @@ def urls(job_id: str) -> dict[str, str]:
     return {"get": path, "events": f"{path}/events", "cancel": f"{path}/cancel"}
 
 
+_KNOWN_REASONS = frozenset(StatusReason)
+"""A gateway of a newer version may have stored a reason that this one does not know: it shows none."""
+
+
 def _json(text: str | None) -> Any:
     return None if text is None else pydantic_core.from_json(text)
 
 
-def _reason(row: JobRow, engine: KnownEngine | None) -> StatusReason | None:
+def _reason(row: JobRow | ListedJob, engine: KnownEngine | None) -> str | None:
     """Explain why a queued job does not run yet; None for other jobs. A pause of its engine is named first."""
-    if row.status is not Status.QUEUED:
+    if row.status != Status.QUEUED:
         return None
     if engine is None or engine.takes_no_jobs:
         return StatusReason.ENGINE_PAUSED
-    if row.status_reason:
+    if row.status_reason in _KNOWN_REASONS:
         return row.status_reason
     if engine.is_asleep:
         return StatusReason.ENGINE_ASLEEP
     return StatusReason.WAITING_FOR_WORKER
 
 
-def job_view(row: JobRow, engine: KnownEngine | None, *, with_input: bool = True) -> JobView:
+def listed_view(row: ListedJob, engine: KnownEngine | None) -> JobView:
+    """Show a job in a listing, without its input and output."""
+    return _view(row, engine, output=None, error=_json(row.error))
+
+
+def job_view(row: JobRow, engine: KnownEngine | None) -> JobView:
     """Show a job to its owner."""
+    view = _view(row, engine, output=_json(row.output), error=row.error)
+    view["input"] = _json(row.input)
+    view["input_ref"] = row.input_ref
+    return view
+
+
+def _view(row: JobRow | ListedJob, engine: KnownEngine | None, *, output: Any, error: Any) -> JobView:
     reason = _reason(row, engine)
     queue_time = max(0.0, round(row.started_at - row.created_at, 6)) if row.started_at else None
-    view = JobView(
+    return JobView(
         id=row.id,
         engine=row.engine,
         version=row.version,
         status=row.status,
         status_reason=reason,
-        status_detail=engine.wait_reason if engine and reason is StatusReason.ENGINE_PAUSED else None,
-        output=_json(row.output),
-        error=row.error,
+        status_detail=engine.wait_reason if engine and reason == StatusReason.ENGINE_PAUSED else None,
+        output=output,
+        error=error,
         attempts=row.attempts,
-        metrics=Metrics(queue_time=queue_time, predict_time=row.predict_time and round(row.predict_time, 6)),
+        metrics={"queue_time": queue_time, "predict_time": row.predict_time and round(row.predict_time, 6)},
         created_at=moment_of(row.created_at),
         started_at=moment_of(row.started_at),
         finished_at=moment_of(row.finished_at),
@@ -97,7 +113,3 @@ def job_view(row: JobRow, engine: KnownEngine | None, *, with_input: bool = True
         retried_as=row.retried_as,
         urls=urls(row.id),
     )
-    if with_input:
-        view["input"] = _json(row.input)
-        view["input_ref"] = row.input_ref
-    return view

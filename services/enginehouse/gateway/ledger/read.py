@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Select, case, func, null, select, text, tuple_
 
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.ledger.rows import UNFINISHED, DeadLetterRow, EngineRow, JobEventRow, JobRow
+from enginehouse.gateway.ledger.rows import UNFINISHED, DeadLetterRow, EngineRow, JobEventRow, JobRow, ListedJob
 from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, engines, job_events, jobs
 
 
@@ -22,6 +22,7 @@ def _without(columns: Any, *left_out: str) -> "Select[Any]":
 _WITHOUT_PAYLOAD = _without(jobs.c, "input", "output")
 _WITHOUT_OPTIONS = _without(jobs.c, "input", "output", "options")
 """For queries that return many jobs and need no options."""
+_LISTED = select(*(jobs.c[name] for name in ListedJob._fields))
 _LETTERS_WITHOUT_EVENT = _without(dead_letters.c, "event")
 
 
@@ -62,16 +63,17 @@ class Listing:
     limit: int
 
 
-def list_jobs(connection: Connection, listing: Listing) -> list[JobRow]:
-    """Return a page of a tenant's jobs, without inputs and outputs."""
-    query = _WITHOUT_OPTIONS.where(jobs.c.tenant == listing.tenant)
+def list_jobs(connection: Connection, listing: Listing) -> list[ListedJob]:
+    """Return a page of a tenant's jobs."""
+    query = _LISTED.where(jobs.c.tenant == listing.tenant)
     if listing.engine:
         query = query.where(jobs.c.engine == listing.engine)
     if listing.status:
         query = query.where(jobs.c.status == listing.status.value)
     if listing.cursor:
         query = query.where(jobs.c.id < listing.cursor)
-    return _jobs(connection, query.order_by(jobs.c.id.desc()).limit(listing.limit))
+    found = connection.execute(query.order_by(jobs.c.id.desc()).limit(listing.limit))
+    return [ListedJob._make(row) for row in found]
 
 
 BACKLOGS = (
@@ -193,10 +195,12 @@ def dead_letter(connection: Connection, letter_id: str) -> DeadLetterRow | None:
     return None if row is None else DeadLetterRow.from_row(row)
 
 
-def job_events_after(connection: Connection, job_id: str, sequence: int, limit: int) -> list[JobEventRow]:
-    """Return an engine's reports about a job after the event `sequence`."""
+def followed(connection: Connection, job_id: str, sequence: int, limit: int) -> tuple[JobRow | None, list[JobEventRow]]:
+    """Return a job without its payload, and its engine's reports about it after the event `sequence`."""
+    row = connection.execute(_WITHOUT_OPTIONS.where(jobs.c.id == job_id)).first()
     query = select(job_events).where(job_events.c.job_id == job_id, job_events.c.sequence > sequence)
-    return [JobEventRow._make(row) for row in connection.execute(query.order_by(job_events.c.sequence).limit(limit))]
+    reported = connection.execute(query.order_by(job_events.c.sequence).limit(limit))
+    return None if row is None else JobRow.from_row(row), [JobEventRow._make(event) for event in reported]
 
 
 def known_engines(connection: Connection) -> list[EngineRow]:

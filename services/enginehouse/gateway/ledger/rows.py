@@ -198,6 +198,28 @@ def by_engine(rows: Iterable[JobRow]) -> dict[str, list[JobRow]]:
     return grouped
 
 
+class ListedJob(NamedTuple):
+    """A job in a listing: plain values, because a page has up to a thousand of them. The fields are columns of `jobs`."""
+
+    id: str
+    engine: str
+    version: str | None
+    status: str
+    status_reason: str | None
+    attempts: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    predict_time: float | None
+    result_expires_at: float | None
+    error: str | None
+    """JSON of a `JobError`."""
+    dead_lettered: bool
+    cancel_requested: bool
+    retry_of: str | None
+    retried_as: str | None
+
+
 _REASONS = {reason.value: reason for reason in StatusReason}
 _STATUS, _REASON, _OPTIONS, _ERROR = (
     JobRow._fields.index(name) for name in ("status", "status_reason", "options", "error")

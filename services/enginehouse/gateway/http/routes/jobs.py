@@ -35,12 +35,12 @@ from enginehouse.gateway.http.openapi import (
     submit_parameters,
 )
 from enginehouse.gateway.http.problems import Problem, problem_body
-from enginehouse.gateway.http.sse import encode_events
+from enginehouse.gateway.http.sse import STREAM_HEADERS, EventStream
 from enginehouse.gateway.intake.bodies import BATCH_MAX, BatchRequest, job_in, jobs_in
 from enginehouse.gateway.intake.bodies import Jobs as RequestedJobs
 from enginehouse.gateway.intake.requested import RequestedJob
 from enginehouse.gateway.intake.submission import AcceptedJob, Submission
-from enginehouse.gateway.jobs.follow import LAST, follow
+from enginehouse.gateway.jobs.follow import LAST
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
 from enginehouse.gateway.tenants.tenants import Caller
@@ -92,7 +92,7 @@ async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Respo
     seconds = wait_seconds(request)
     if seconds:
         accepted, job = await jobs.submit_and_wait(submission, seconds)
-        status = 200 if job["status"].is_final else 202
+        status = 200 if Status(job["status"]).is_final else 202
         return json_answer(job, status, {"Location": f"/v1/jobs/{accepted.id}", "Preference-Applied": "wait"})
     return accepted_answer(await jobs.submit(submission))
 
@@ -125,8 +125,6 @@ async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedC
 
 _BATCH_KEY_MAX = MAX_KEY_LENGTH - len(f":{BATCH_MAX}")
 """The key of each job of a batch is the batch's key with the job's index."""
-_STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
-"""Headers that keep proxies from holding a stream's events back or keeping them."""
 
 
 class RefusedItem(BaseModel):
@@ -246,7 +244,7 @@ async def list_jobs(
     responses={
         200: {"content": {"text/event-stream": {}}},
         204: {"description": "The follower has seen the last event: it need not come again."},
-        **problems(404, 410),
+        **problems(404, 410, 429),
     },
     openapi_extra=parameters("Last-Event-ID"),
     dependencies=[NoQueryAllowed],
@@ -255,11 +253,10 @@ async def follow_job(request: Request, gateway: WiredGateway, caller: Authentica
     """Follow a job by server-sent events: start, the engine's reports, completed. Last-Event-ID resumes."""
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) <= 16 else 0
-    job = await gateway.jobs.read(caller, job_id)  # Answers 404 and 410 before the stream begins.
-    if after >= LAST and job["status"].is_final:
-        return Response(status_code=204, headers=_STREAM_HEADERS)  # A browser's EventSource comes again otherwise.
-    events = encode_events(follow(gateway.jobs, caller, job_id, after if after < LAST else 0))
-    return StreamingResponse(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
+    job = await gateway.followers.find(caller, job_id)  # Answers 404 and 410 before the stream begins.
+    if after >= LAST and job.status.is_final:
+        return Response(status_code=204, headers=STREAM_HEADERS)  # A browser's EventSource comes again otherwise.
+    return EventStream(gateway.followers, caller, job_id, after if after < LAST else 0)
 
 
 @router.post(
