@@ -12,7 +12,7 @@ import psutil
 import pytest
 from tests.support.waiting import until, until_async
 
-from enginehouse.local.processes import ENGINE_KIND, ProcessPace, ProcessSpec, StartFailed, Supervised, Supervisor
+from enginehouse.local.processes import ProcessPace, ProcessSpec, StartFailed, Supervised, Supervisor
 
 _CHILD_AND_GRANDCHILD = "sleep 300 & echo $! > grandchild; echo up; wait"
 _DEAF = "trap '' TERM; echo up; while :; do sleep 0.2; done"
@@ -22,7 +22,9 @@ def _alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def _spec(folder: Path, script: str, name: str = "one", grace_seconds: float = 5, kind: str = "test") -> ProcessSpec:
+def _spec(
+    folder: Path, script: str, name: str = "one", grace_seconds: float = 5, is_tenants: bool = False
+) -> ProcessSpec:
     log = folder / f"{name}.log"
 
     async def healthy() -> bool:
@@ -30,7 +32,8 @@ def _spec(folder: Path, script: str, name: str = "one", grace_seconds: float = 5
 
     return ProcessSpec(
         name=name,
-        kind=kind,
+        kind="test",
+        is_tenants=is_tenants,
         command=["/bin/sh", "-c", script],
         environment=lambda: {"PATH": os.environ["PATH"]},
         cwd=folder,
@@ -177,17 +180,17 @@ async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
 
 @pytest.mark.parametrize(
     "pace",
-    [ProcessPace(first_backoff_seconds=0.01, longest_backoff_seconds=0.02, longest_engine_backoff_seconds=300)],
+    [ProcessPace(first_backoff_seconds=0.01, longest_backoff_seconds=0.02, longest_tenants_backoff_seconds=300)],
 )
-async def test_our_own_parts_are_soon_started_again_and_engines_ever_later(
+async def test_what_everybody_waits_for_is_soon_started_again_and_a_tenants_own_engine_ever_later(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:
-    engine = supervisor.start(_spec(tmp_path, "exit 1", "engine", kind=ENGINE_KIND))
-    ours = supervisor.start(_spec(tmp_path, "exit 1", "ours", kind="gateway"))
+    engine = supervisor.start(_spec(tmp_path, "exit 1", "engine", is_tenants=True))
+    ours = supervisor.start(_spec(tmp_path, "exit 1", "ours"))
     await until_async(lambda: ours.deaths >= 40, "it has died forty times", 20)
     # Twice as long with each death: the sixteenth would come after ten minutes.
     assert engine.deaths < 16
 
 
-def test_our_own_parts_are_away_for_five_seconds_at_most() -> None:
-    assert ProcessPace().longest_backoff_seconds <= 5 < ProcessPace().longest_engine_backoff_seconds
+def test_what_everybody_waits_for_is_away_for_five_seconds_at_most() -> None:
+    assert ProcessPace().longest_backoff_seconds <= 5 < ProcessPace().longest_tenants_backoff_seconds

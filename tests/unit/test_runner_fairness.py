@@ -100,7 +100,8 @@ async def test_a_tenants_own_jobs_begin_in_the_order_in_which_they_came(world: W
     await until_async(lambda: len(steps.begun) == PLACES)
     for _ in range(6):
         await steps.end_one()
-    assert steps.begun == list(range(8))
+    assert set(steps.begun[:PLACES]) == {0, 1}, "they found a place at once"
+    assert steps.begun[PLACES:] == list(range(PLACES, 8))
     await finish(steps, tasks)
 
 
@@ -232,3 +233,65 @@ async def test_each_trouble_holds_a_tenant_back_longer_and_successes_make_up_for
     for _ in range(8):
         blame.note_success("umbra")
     assert blame.allows("umbra", 1)
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path) -> AsyncIterator[World]:
+    """Run a runner whose engine has a tenth of a second, and treat the engine as one of many tenants."""
+    async with runner_world(tmp_path, concurrency=PLACES, execution_timeout_seconds=0.1) as made:
+        made.engine.offers_cancel = True
+        made.runner.pool.blame = Blame()
+        yield made
+
+
+async def test_a_tenant_whose_job_ran_out_of_the_engines_own_time_is_held_back(hasty: World) -> None:
+    steps = Steps(hasty)
+    shorter = await hasty.run(tenant="umbra", seconds=0.05)
+    assert shorter.status is Status.TIMED_OUT
+    assert hasty.runner.pool.held_back_seconds("umbra") == 0, "its own short time says nothing"
+    assert (await hasty.run(tenant="umbra", seconds=0.1)).status is Status.TIMED_OUT
+    begun = len(steps.begun)
+    assert (await hasty.run(tenant="umbra", seconds=0.1)).status is Status.QUEUED
+    assert len(steps.begun) == begun
+    hasty.engine.predict = echo
+    assert (await hasty.run(tenant="acme", seconds=0.1)).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize(("warning", "statuses"), [("it blocks", ["queued"] * 2), (None, ["timed_out"] * 2)])
+async def test_a_job_that_waited_behind_anothers_until_its_time_was_over_is_tried_again(
+    hasty: World, warning: str | None, statuses: list[str]
+) -> None:
+    (replica,) = hasty.runner.pool.replicas
+    hasty.engine.warning = warning
+    replica.changed.set()
+    await until_async(lambda: replica.client.warning == warning)
+    Steps(hasty)
+    tasks = await wait_in_line(hasty, "umbra", 1, seconds=0.1)
+    tasks += await wait_in_line(hasty, "acme", 1, seconds=0.1)
+    ids = hasty.runner.receiver.in_hand
+    assert all(await asyncio.gather(*tasks))
+    assert [hasty.record(job_id).status for job_id in ids] == statuses
+
+
+async def test_when_the_engine_is_back_others_come_before_the_tenant_that_killed_it(shared: World) -> None:
+    pool, (replica,) = shared.runner.pool, shared.runner.pool.replicas
+    assert pool.blame is not None
+    pool.note_trouble("umbra")
+    pool.blame._troubles["umbra"].held_until = 0.0  # Its restart took longer.
+    pool.set_health(replica, False)
+    waits = [asyncio.create_task(pool.wait(Asker(tenant), 5)) for tenant in ("umbra", "acme")]
+    await asyncio.sleep(0)
+    pool.set_health(replica, True)
+    assert await asyncio.gather(*waits) == [None, replica]
+    assert pool.held_back_seconds("umbra") > 0
+    pool.release(replica, Asker("acme"))
+
+
+async def test_tenants_under_suspicion_come_back_one_after_the_other_the_least_troubled_first() -> None:
+    blame = Blame()
+    for tenant, times in (("umbra", 2), ("acme", 1), ("zeta", 1)):
+        for _ in range(times):
+            blame.note_trouble(tenant)
+            blame._troubles[tenant].held_until = 0.0
+    blame.hold_anew()
+    assert [round(blame.seconds_left(tenant)) for tenant in ("acme", "zeta", "umbra")] == [1, 2, 4]

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.names import RUNNER_ENGINE_ROUTE, SLOTS, Slot, app_id
+from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, SLOTS, Slot, app_id
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
 from enginehouse.local.gateway_parts import read_object
-from enginehouse.local.processes import ENGINE_KIND, ProcessSpec, Supervised
+from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
 from enginehouse.local.steps import Steps
@@ -204,7 +204,8 @@ class EngineProcesses:
         url = f"http://127.0.0.1:{port}/healthz"
         return ProcessSpec(
             name=name,
-            kind=ENGINE_KIND,
+            kind="engine",
+            is_tenants=spec.tenant != PLATFORM_TENANT,
             command=engine_command(spec.run.command, environment),
             environment=lambda: scrubbed,
             cwd=source,

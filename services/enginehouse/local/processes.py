@@ -19,8 +19,6 @@ from enginehouse.local.limit import limited
 HealthCheck = Callable[[], Awaitable[bool]]
 ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
 
-ENGINE_KIND = "engine"
-"""The kind of process that is an engine, and not one of our own parts."""
 _DEATHS_BEFORE_HEALTHY = 3
 _POLL_SECONDS = 0.05
 _LAST_LINES = 12
@@ -40,9 +38,9 @@ class ProcessPace:
     first_backoff_seconds: float = 0.5
     """Wait before the first restart after a death. It doubles with each further death."""
     longest_backoff_seconds: float = 5.0
-    """Longest wait before a restart of one of our own parts. Everybody's jobs wait for it, whatever killed it."""
-    longest_engine_backoff_seconds: float = 30.0
-    """Longest wait before a restart of an engine. One that cannot start must not keep the machine busy."""
+    """Longest wait before a restart of a part that everybody's jobs wait for, whatever killed it."""
+    longest_tenants_backoff_seconds: float = 30.0
+    """Longest wait before a restart of a tenant's own engine. One that cannot start must not keep the machine busy."""
     settled_seconds: float = 30.0
     """A process that has run this long is settled: its next death starts the backoff from the beginning."""
     insist_seconds: float = 3.0
@@ -65,6 +63,8 @@ class ProcessSpec:
     health: HealthCheck
     grace_seconds: float = 10
     """Time between SIGTERM and the second SIGTERM."""
+    is_tenants: bool = False
+    """Whether only one tenant's jobs wait for it."""
     memory_bytes: int | None = None
     """Most private memory that the process may have. More of it is refused to the process. None: no limit."""
 
@@ -164,8 +164,8 @@ class Supervised:
         self._retry.set()
 
     async def _keep_running(self) -> None:
-        is_engine = self.spec.kind == ENGINE_KIND
-        longest = self.pace.longest_engine_backoff_seconds if is_engine else self.pace.longest_backoff_seconds
+        pace = self.pace
+        longest = pace.longest_tenants_backoff_seconds if self.spec.is_tenants else pace.longest_backoff_seconds
         backoff = self.pace.first_backoff_seconds
         while not self._stopping:
             began = time.monotonic()

@@ -179,6 +179,7 @@ class Runner:
             hangs=self._hangs,
             claim_after_seconds=settings.claim_after_seconds,
             hand_back_after_seconds=settings.hand_back_after_seconds,
+            execution_timeout_seconds=self.spec.execution_timeout_seconds,
         )
         self.receiver = Receiver(
             reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id),

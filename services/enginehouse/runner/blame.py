@@ -5,6 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 _FIRST_HOLD_SECONDS, _LONGEST_HOLD_SECONDS = 1.0, 60.0
+_TURNS_MAX = 10
 _EXCUSED_MAX = 4_096
 """Most jobs that are remembered as excused. Only a bound on memory: who is forgotten is excused once more."""
 
@@ -14,6 +15,11 @@ class _Trouble:
     times: int
     held_until: float
     """On the event loop's clock."""
+
+    @property
+    def hold_seconds(self) -> float:
+        """How long its jobs are held back after so many times."""
+        return min(_FIRST_HOLD_SECONDS * 2.0 ** min(self.times - 1, 30), _LONGEST_HOLD_SECONDS)
 
 
 class Blame:
@@ -34,7 +40,17 @@ class Blame:
         trouble = self._troubles.setdefault(tenant, _Trouble(0, 0.0))
         if trouble.held_until <= now:  # All jobs that end with one death of the engine are one trouble.
             trouble.times += 1
-            trouble.held_until = now + min(_FIRST_HOLD_SECONDS * 2 ** (trouble.times - 1), _LONGEST_HOLD_SECONDS)
+            trouble.held_until = now + trouble.hold_seconds
+
+    def hold_anew(self) -> list[str]:
+        """Begin every hold anew, because the engine is back: others come first. Return the tenants held back.
+
+        They come back one after the other, the least troubled first: so one is soon at the engine without the others.
+        """
+        now = asyncio.get_running_loop().time()
+        for rank, trouble in enumerate(sorted(self._troubles.values(), key=lambda trouble: trouble.times)):
+            trouble.held_until = now + trouble.hold_seconds + min(rank, _TURNS_MAX) * _FIRST_HOLD_SECONDS
+        return list(self._troubles)
 
     def note_success(self, tenant: str) -> None:
         """Note that a job of the tenant succeeded."""

@@ -47,13 +47,16 @@ class Executor:
         *,
         claim_after_seconds: float,
         hand_back_after_seconds: float,
+        execution_timeout_seconds: float,
     ) -> None:
+        """Take `execution_timeout_seconds` as the engine's own time: a job that runs out of it is blamed on its tenant."""
         self._pool = pool
         self._claims = claims
         self._watch = watch
         self._hangs = hangs
         self._claim_after = claim_after_seconds
         self._patience = hand_back_after_seconds
+        self._engine_seconds = execution_timeout_seconds
         self._calls: set[_Call] = set()
 
     def place(self, asker: Asker) -> Place:
@@ -103,12 +106,12 @@ class Executor:
         if blame is not None:
             if isinstance(reply, Succeeded):
                 blame.note_success(place.tenant)
-            if isinstance(reply, Closed):
+            if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.seconds >= self._engine_seconds):
                 self._pool.note_trouble(place.tenant)
             if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.reason):
                 place.note_company(replica)
-                if place.in_company and blame.excuses(execution.attempt.job_id):
-                    return HandedBack("jobs of several tenants were at the engine, and one of them may be the cause")
+            if isinstance(reply, Closed | TimedOut) and place.in_company and blame.excuses(execution.attempt.job_id):
+                return HandedBack("jobs of several tenants were at the engine, and one of them may be the cause")
         return Failed(reply.message) if isinstance(reply, Closed) else reply
 
     async def _run_on(self, replica: Replica, execution: Execution) -> Outcome | Unreachable | Closed:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from enginehouse.runner.blame import Blame
@@ -149,6 +149,8 @@ class ReplicaPool:
         if healthy != replica.healthy:
             replica.healthy = healthy
             replica.changed.set()
+            if healthy and self.blame is not None:
+                self._hand_back(self.blame.hold_anew())
         if healthy:
             self._serve()
 
@@ -196,9 +198,12 @@ class ReplicaPool:
         """
         if self.blame is not None:
             self.blame.note_trouble(tenant)
-            for asker in [asker for asker in self._waiting if asker.tenant == tenant]:
-                for job in self._waiting.pop(asker):
-                    job.set_result(None)
+            self._hand_back([tenant])
+
+    def _hand_back(self, tenants: Collection[str]) -> None:
+        for asker in [asker for asker in self._waiting if asker.tenant in tenants]:
+            for job in self._waiting.pop(asker):
+                job.set_result(None)
 
     def held_back_seconds(self, tenant: str) -> float:
         """Return how long the tenant's jobs get no places; 0 if they may wait for one."""
