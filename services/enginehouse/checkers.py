@@ -15,58 +15,60 @@ from weakref import WeakValueDictionary
 
 from anyio import BrokenResourceError, BrokenWorkerProcess, CapacityLimiter, to_process
 
+from enginehouse.contracts.errors import Unavailable
+
 T = TypeVar("T")
 
 _AT_ONCE = 2
 _MEMORY_BYTES = 768 * 1024 * 1024
 """Most memory of a process: JSON of 64 MiB takes up to about ten times its size, once it is parsed."""
-_WAIT_SECONDS = 30.0
-"""Longest time of a check. Its processor time is over much earlier, unless the machine is very busy."""
+_WAIT_SECONDS = 60.0
+"""Longest time until a check has ended, with the wait for its turn."""
 _NICE = 5
 """The service itself comes first when there are too few processors."""
 
 
 class TooCostly(Exception):
-    """A check was given up: it took more processor time or memory than it may."""
+    """A check was ended: it took more processor time or memory than it may."""
 
 
 class Checkers:
     """Runs functions in a few bounded processes, which start when they are needed and end after idle minutes."""
 
     def __init__(self, at_once: int = _AT_ONCE) -> None:
-        self._limiter: CapacityLimiter | None = None
-        self._at_once = at_once
+        self._free = asyncio.Semaphore(at_once)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, owner: str, cpu_seconds: float, check: Callable[..., T], *arguments: Any) -> T:
         """Return `check(*arguments)`, which must be a function of a module and take and return what pickle can carry.
 
         Checks for the same owner run one after the other, so no owner has all processes. Raise TooCostly after
-        `cpu_seconds` of processor time, or where the check takes too much memory.
+        `cpu_seconds` of processor time, or where the check takes too much memory, and Unavailable on a machine that has
+        no time for it.
         """
         turn = self._turns.setdefault(owner, asyncio.Lock())
-        async with turn:
-            if self._limiter is None:  # It belongs to the event loop.
-                self._limiter = CapacityLimiter(self._at_once)
-            try:
-                async with asyncio.timeout(_WAIT_SECONDS):
-                    return await self._in_process(cpu_seconds, check, arguments)
-            except (BrokenWorkerProcess, MemoryError, TimeoutError):
-                raise TooCostly(f"{check.__name__} took too much time or memory") from None
-
-    async def _in_process(self, cpu_seconds: float, check: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-        async def run() -> T:
-            return await to_process.run_sync(
-                _bounded, cpu_seconds, check, arguments, cancellable=True, limiter=self._limiter
-            )
-
         try:
-            return await run()
-        except BrokenWorkerProcess as error:
-            if not isinstance(error.__cause__, BrokenResourceError):
-                raise
-            # The process did not take the check: it was ended while it was idle, perhaps by the machine for its memory.
-            return await run()
+            async with asyncio.timeout(_WAIT_SECONDS), turn, self._free:
+                return await _in_process(cpu_seconds, check, arguments)
+        except TimeoutError:
+            raise Unavailable(f"{check.__name__} did not end in {_WAIT_SECONDS:g} s: too much is checked now") from None
+        except (BrokenWorkerProcess, MemoryError):
+            raise TooCostly(f"{check.__name__} took too much time or memory") from None
+
+
+async def _in_process(cpu_seconds: float, check: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    async def run() -> T:
+        # What bounds the processes is `Checkers`. The default limiter would be shared with all other work in processes.
+        limiter = CapacityLimiter(1)
+        return await to_process.run_sync(_bounded, cpu_seconds, check, arguments, cancellable=True, limiter=limiter)
+
+    try:
+        return await run()
+    except BrokenWorkerProcess as error:
+        if not isinstance(error.__cause__, BrokenResourceError):
+            raise
+        # The process did not take the check: it was ended while it was idle, perhaps by the machine for its memory.
+        return await run()
 
 
 def _bounded(cpu_seconds: float, check: Callable[..., T], arguments: tuple[Any, ...]) -> T:

@@ -1,6 +1,8 @@
 """Says in one line which extra is missing where a part of the package is used without the packages that it needs."""
 
 import contextlib
+import importlib
+import sys
 from collections.abc import Iterator
 
 
@@ -20,3 +22,13 @@ def needs(extra: str, what: str) -> Iterator[None]:
             f"{what} needs the extra '{extra}' ({error.name} is missing). "
             f"Install it from the checkout of Enginehouse: pip install 'CHECKOUT[{extra}]'"
         ) from None
+
+
+def run_main(module: str, extra: str, what: str) -> None:
+    """Run `main` of a module that needs `extra`, and exit with what it returns."""
+    try:
+        with needs(extra, what):
+            main = importlib.import_module(module).main
+    except MissingExtra as missing:
+        sys.exit(str(missing))
+    sys.exit(main())

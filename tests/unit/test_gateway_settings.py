@@ -2,7 +2,7 @@
 
 import pytest
 
-from enginehouse.gateway import __main__ as gateway
+from enginehouse.gateway import serve as gateway
 
 GOOD = {
     "ENGINEHOUSE_GATEWAY_LEDGER_URL": "sqlite:////nowhere/ledger",

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.runner.__main__ import main
 from enginehouse.runner.app import load_spec
+from enginehouse.runner.serve import main
 from enginehouse.runner.settings import load_settings
 
 GOOD = {

@@ -1,65 +1,6 @@
-"""`python -m enginehouse.gateway`: serves the public API and the sidecar's listener in one event loop."""
+"""`python -m enginehouse.gateway`. Processes that check something for the gateway load this module again: it imports almost nothing."""
 
-import asyncio
-import signal
-import sys
-
-import structlog
-from pydantic import ValidationError
-
-from enginehouse.contracts.base import explain_settings
-from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.gateway.app import create_app, create_delivery_app
-from enginehouse.gateway.settings import GatewaySettings
-from enginehouse.serving import Server, configure_logs, run
-
-log = structlog.get_logger()
-_CLOSE_SECONDS = 10
-_SWITCH_SECONDS = 0.001
-"""How long another thread may compute while the event loop waits to go on. Python's own 5 ms, at each of the many steps of
-a job, would add up to a quarter of a second while the ledger's threads read large pages."""
-
-
-async def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the work in hand."""
-    app = create_app(settings)
-    public = Server(app, settings.host, settings.port, close_seconds=_CLOSE_SECONDS, lifespan=True)
-    app_for_sidecar = create_delivery_app(app.state.gateway)
-    deliveries = Server(app_for_sidecar, "127.0.0.1", settings.delivery_port, close_seconds=_CLOSE_SECONDS)
-
-    def stop() -> None:
-        public.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    if settings.listens_beyond_loopback:
-        log.warning(f"The API listens on {settings.host}: put TLS in front of it", action="listens_beyond_loopback")
-
-    async def deliver() -> None:
-        # Deliveries need the ledger, which is open once the public API has begun.
-        await public.begun.wait()
-        if public.started:
-            await deliveries.serve()
-
-    delivering = asyncio.create_task(deliver())
-    await public.serve()
-    # The sidecar can deliver until the API has stopped, so that waiting callers still get their answers.
-    deliveries.should_exit = True
-    await delivering
-
-
-def main() -> None:
-    """Start a gateway from its environment."""
-    try:
-        settings = GatewaySettings()
-        sys.setswitchinterval(_SWITCH_SECONDS)
-        configure_logs(settings.log_level, as_json=settings.log_json)
-        run(serve(settings))
-    except ValidationError as error:
-        sys.exit(f"gateway: settings are missing or wrong: {explain_settings(error, GatewaySettings)}")
-    except EnginehouseError as error:
-        sys.exit(f"gateway: {error}")
-
+from enginehouse.extras import run_main
 
 if __name__ == "__main__":
-    main()
+    run_main("enginehouse.gateway.serve", "platform", "The gateway")
