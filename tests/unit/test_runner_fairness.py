@@ -4,21 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
-from tests.support.runner import World, begin, echo, runner_settings, runner_world
+from tests.support.runner import World, begin, echo, runner_world
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
-from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.job import Status
-from enginehouse.runner.app import Runner
 from enginehouse.runner.blame import Blame
 from enginehouse.runner.pace import Pace
 from enginehouse.runner.replicas import Asker
-from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 PLACES = 2
 
@@ -302,8 +298,6 @@ async def test_tenants_under_suspicion_come_back_one_after_the_other_the_least_t
 
 
 @pytest.mark.parametrize(("tenant", "is_shared"), [("shared", True), ("acme", False)])
-def test_only_a_shared_engine_holds_tenants_back(tmp_path: Path, tenant: str, is_shared: bool) -> None:
-    spec = EngineSpec(tenant=tenant, name="echo")
-    sidecar = FakeSidecar(FakeDapr(), "test")
-    runner = Runner(runner_settings(tmp_path, "http://127.0.0.1:1"), spec, sidecar, make_client=lambda _: Mock())
-    assert (runner.pool.blame is not None) == is_shared
+async def test_only_a_shared_engine_holds_tenants_back(tmp_path: Path, tenant: str, is_shared: bool) -> None:
+    async with runner_world(tmp_path, tenant=tenant) as world:
+        assert (world.runner.pool.blame is not None) == is_shared
