@@ -271,6 +271,7 @@ async def runner_world(
     batch: Batch | None = None,
     execution_timeout_seconds: float = 60,
     pace: Pace = DEFAULT_PACE,
+    tenant: str = "acme",
     **changes: Any,
 ) -> AsyncIterator[World]:
     """Start a runner whose engine is healthy, and stop it at the end."""
@@ -281,7 +282,7 @@ async def runner_world(
         engine.openapi = None if batch is None else batch_openapi(parameters={})
         await engine.start()
     spec = EngineSpec(
-        tenant="acme",
+        tenant=tenant,
         name="echo",
         concurrency=concurrency,
         batch=batch or Batch(),

@@ -198,3 +198,19 @@ async def test_ten_thousand_urgent_jobs_of_one_tenant_delay_anothers_by_one_wind
         assert (await world.job(job_id, wait=5))["status"] == "succeeded"
         enough.set()
         assert before_it <= window
+
+
+async def test_an_operators_weight_of_a_tenant_reaches_the_queue_and_the_runner(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, window_min=4, window_factor=1) as world:
+        limit(tmp_path, world, "umbra", weight=3)
+        runner = world.runners[STANDARD]
+        runner.answer = lose
+        for tenant in ("acme", "umbra"):
+            for _ in range(8):
+                await world.gateway.ledger.insert(new_job(tenant, STANDARD, window=0))
+        await world.sweep()
+        await until_async(lambda: len(runner.events) == 4)
+        assert sorted((event.tenantid, event.data.weight) for event in runner.events) == [
+            ("acme", 1.0),
+            *[("umbra", 3.0)] * 3,
+        ]

@@ -295,3 +295,9 @@ async def test_tenants_under_suspicion_come_back_one_after_the_other_the_least_t
             blame._troubles[tenant].held_until = 0.0
     blame.hold_anew()
     assert [round(blame.seconds_left(tenant)) for tenant in ("acme", "zeta", "umbra")] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("tenant", "is_shared"), [("shared", True), ("acme", False)])
+async def test_only_a_shared_engine_holds_tenants_back(tmp_path: Path, tenant: str, is_shared: bool) -> None:
+    async with runner_world(tmp_path, tenant=tenant) as world:
+        assert (world.runner.pool.blame is not None) == is_shared
