@@ -1,5 +1,19 @@
-"""Make every test run end on Ctrl-C. A shell's background job ignores it, and so would each process that a test starts."""
+"""What holds for every test: it ends on Ctrl-C, and what it prints can be reported.
+
+A shell's background job ignores Ctrl-C, and so would each process that a test starts.
+"""
 
 import signal
+from collections.abc import Generator
+
+import pytest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Replace lone surrogates in what a test printed: pytest-xdist cannot send them, and its run would end."""
+    report = yield
+    report.sections = [(title, text.encode(errors="replace").decode()) for title, text in report.sections]
+    return report
