@@ -29,8 +29,10 @@ _OF_NAMES = frozenset({"properties", "patternProperties", "dependentSchemas", "$
 """Keywords whose value gives a schema for each name."""
 _DEFINITIONS = frozenset({"$defs", "definitions"})
 """Keywords whose schemas cost time only where a `$ref` names them."""
-_DATA = frozenset({"enum", "const", "default", "example", "examples"})
-"""Keywords whose value is data, and no schema."""
+_COMPARED = frozenset({"enum", "const"})
+"""Keywords whose value is data with which a value is compared."""
+_REMARKS = frozenset({"default", "example", "examples"})
+"""Keywords whose value is data that nothing is compared with."""
 _COSTLY = frozenset({"pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"})
 _MAX_REPORTED = 3
 _EXPLAINED_MAX_BYTES = 1024 * 1024
@@ -105,7 +107,7 @@ class _Measure:
         if depth > _MAX_DEPTH:
             raise UnusableSchema(f"it is nested more than {_MAX_DEPTH} deep once its references are followed")
         if isinstance(node, list):
-            return self._sum(node, depth)
+            return sum(self._nodes(part, depth + 1) or 1 for part in node)
         if not isinstance(node, dict):
             return 0
         nodes = 1
@@ -123,15 +125,15 @@ class _Measure:
         if keyword in _OF_NAMES and isinstance(value, dict):
             for pattern in value if keyword == "patternProperties" else ():
                 _check_pattern(pattern)
-            inside = self._sum(list(value.values()), depth + 1)
+            inside = self._nodes(list(value.values()), depth + 1)
             return 0 if keyword in _DEFINITIONS else inside
-        if keyword in _DATA:
+        if keyword in _REMARKS:
             return 0
+        if keyword in _COMPARED:
+            # Texts are looked up; other values are compared one by one.
+            return 0 if _is_all_text(value) else _parts(value)
         _check_keyword(keyword, value, depth)
         return self._nodes(value, depth + 1)
-
-    def _sum(self, parts: list[Any], depth: int) -> int:
-        return sum(self._nodes(part, depth + 1) for part in parts)
 
     def _reference(self, keyword: str, reference: Any, depth: int) -> int:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
@@ -153,11 +155,28 @@ class _Measure:
             name = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(node, dict) and name in node:
                 node = node[name]
-            elif isinstance(node, list) and name.isascii() and name.isdigit() and int(name) < len(node):
+            elif (
+                isinstance(node, list) and name.isascii() and name.isdigit() and len(name) < 6 and int(name) < len(node)
+            ):
                 node = node[int(name)]
             else:
                 raise UnusableSchema(f"its $ref {reference[:100]!r} leads nowhere")
         return node
+
+
+def _is_all_text(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _parts(value: Any) -> int:
+    """Return of how many values data consists."""
+    parts, inside = 0, [value]
+    while inside:
+        node = inside.pop()
+        parts += 1
+        if isinstance(node, dict | list):
+            inside.extend(node.values() if isinstance(node, dict) else node)
+    return parts
 
 
 def _check_keyword(keyword: str, value: Any, depth: int) -> None:

@@ -54,7 +54,7 @@ async def test_a_check_that_costs_too_much_is_given_up(check: object, argument: 
     began = time.monotonic()
     with pytest.raises(TooCostly):
         await checkers.run("acme", 1, check, argument)  # type: ignore[arg-type]
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert await checkers.run("acme", 5, spin, 0) == "done"
 
 

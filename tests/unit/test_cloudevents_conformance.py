@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -78,6 +79,14 @@ def test_extensions_and_binary_data_are_kept() -> None:
     event = read_structured(json.dumps(body).encode())
     assert event.get_extension("comexampleextension2") == '{"othervalue": 5}'
     assert event.get_data() == b"\xff\x00"
+
+
+def test_many_names_are_looked_through_at_once() -> None:
+    body = b"{%s}" % b",".join(b'"n%d":1' % (number % 6_000) for number in range(6_001))
+    began = time.process_time()
+    with pytest.raises(RequestError, match="'n0' may be given only once"):
+        read_structured(body)
+    assert time.process_time() - began < 0.25
 
 
 def test_a_batch_is_its_events() -> None:

@@ -47,6 +47,30 @@ def refused(answer: httpx2.Response, code: str) -> int:
     return int(answer.headers["retry-after"])
 
 
+async def test_one_tenant_has_so_many_open_requests_and_no_more(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        limit(tmp_path, world, open_requests=3)
+        world.runner.answer = lose
+        job_id = await world.submit()
+        waiting = [
+            asyncio.create_task(world.client().get(f"/v1/jobs/{job_id}", params={"wait": 30})),
+            asyncio.create_task(world.client().get(f"/v1/jobs/{job_id}/events")),
+            asyncio.create_task(
+                world.client().post("/v1/engines/standard/jobs", json={"input": 1}, headers={"Prefer": "wait=30"})
+            ),
+        ]
+        await until_async(lambda: world.gateway.open_requests._open["acme"] == 3)
+        for path in ("/v1/jobs", f"/v1/jobs/{job_id}"):
+            assert refused(await world.client().get(path), RateLimited.code) == 1
+        assert "3 requests open" in (await post(world)).json()["detail"]
+        assert (await post(world, "umbra")).status_code == 202
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        await until_async(lambda: not world.gateway.open_requests._open)
+        assert (await post(world)).status_code == 202
+
+
 async def test_who_submits_too_fast_is_told_when_to_come_back_and_nobody_else_is(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
         limit(tmp_path, world, submits_per_second=0.3)

@@ -1,14 +1,13 @@
 """Schemas of strangers: bounded before use, never fetched, checked in a bounded process where a check may take long."""
 
-import asyncio
 import http.server
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pydantic_core
 import pytest
+from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.errors import InvalidInput
@@ -66,7 +65,9 @@ def listener() -> Iterator[tuple[str, list[str]]]:
     ("schema", "cost"),
     [
         ({"type": "integer"}, Cost(1, bounded=True)),
-        ({"properties": {"a": {"type": "string"}, "pattern": {"enum": [{"$ref": "x"}]}}}, Cost(3, bounded=True)),
+        ({"properties": {"a": {"type": "string"}, "pattern": {"enum": [{"$ref": "x"}]}}}, Cost(6, bounded=True)),
+        ({"enum": ["a"] * 5_000}, Cost(1, bounded=True)),
+        ({"enum": [1, {"a": [2, 3]}]}, Cost(7, bounded=True)),
         ({"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "string"}, "unused": {}}}, Cost(3, bounded=True)),
         (doubling(3), Cost(30, bounded=True)),
         ({"items": {"$ref": "#"}}, Cost(2, bounded=False)),
@@ -83,6 +84,8 @@ def test_the_cost_of_a_schema_counts_what_its_references_name(schema: dict[str, 
     ("schema", "reason"),
     [
         (doubling(27), "10000 parts"),
+        ({"items": {"enum": [1] * 20_000}}, "10000 parts"),
+        ({"$ref": "#/" + "9" * 5_000}, "leads nowhere"),
         (doubling(60, "anyOf"), "deep once"),
         (chain(300), "deep once"),
         ({"$ref": f"{HOST}/x"}, "inside itself"),
@@ -166,17 +169,6 @@ async def test_a_check_that_takes_too_long_refuses_its_input_and_holds_up_nobody
     value: Any = 1
     for _ in range(40):
         value = [value]
-    checkers, longest = Checkers(), 0.0
-
-    async def watch() -> None:
-        nonlocal longest
-        while True:
-            began = time.monotonic()
-            await asyncio.sleep(0.005)
-            longest = max(longest, time.monotonic() - began)
-
-    watching = asyncio.create_task(watch())
-    with pytest.raises(InvalidInput, match="takes too long"):
-        await schema.check(value, 81, checkers=checkers, caller="mallory")
-    watching.cancel()
-    assert longest < 0.25
+    with watched_loop() as longest, pytest.raises(InvalidInput, match="takes too long"):
+        await schema.check(value, 81, checkers=Checkers(), caller="mallory")
+    assert longest[0] < LONGEST_STALL_SECONDS

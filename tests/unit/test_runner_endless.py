@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from tests.support.runner import World, runner_world
+from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 
 from enginehouse.contracts.job import Status
 
@@ -26,16 +27,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
-async def longest_stall(during: "asyncio.Task[object]") -> float:
-    """Return the longest time for which the loop did not come back, until the task is done."""
-    longest, at = 0.0, time.monotonic()
-    while not during.done():
-        await asyncio.sleep(0.005)
-        at, before = time.monotonic(), at
-        longest = max(longest, at - before - 0.005)
-    return longest
-
-
 def answering(content_type: str, part: bytes, pause: float) -> object:
     async def predict(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": content_type})
@@ -51,11 +42,10 @@ def answering(content_type: str, part: bytes, pause: float) -> object:
 async def test_a_flood_of_lines_obeys_the_clock_and_stalls_nobody(world: World, flood: str) -> None:
     world.engine.predict = answering("application/x-ndjson", FLOODS[flood], 0)  # type: ignore[assignment]
     began = time.monotonic()
-    job = asyncio.create_task(world.run(seconds=0.5))
-    stall = await longest_stall(job)
-    assert (await job).status is Status.TIMED_OUT
+    with watched_loop() as longest:
+        assert (await world.run(seconds=0.5)).status is Status.TIMED_OUT
     assert time.monotonic() - began < 3
-    assert stall < 0.25
+    assert longest[0] < LONGEST_STALL_SECONDS
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson"])

@@ -39,6 +39,9 @@ class Limits(StrictModel):
         1.0,
         description="Share of shared engines: a tenant of weight 3 gets three places for one of a tenant of weight 1.",
     )
+    open_requests: Annotated[int, Field(ge=1)] = Field(
+        1_000, description="Requests that one gateway answers at the same time, those that wait for a job included."
+    )
     followers: Annotated[int, Field(ge=1)] = Field(
         200, description="Streams of jobs' events that may be open at one gateway at the same time."
     )

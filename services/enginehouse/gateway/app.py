@@ -46,7 +46,7 @@ from enginehouse.gateway.recovery.retention import Retention
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.store_budget import StoreBudget
-from enginehouse.gateway.tenants.limits import BytesInHand, Limits
+from enginehouse.gateway.tenants.limits import BytesInHand, Limits, OpenRequests
 from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
@@ -168,6 +168,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         hints=Hints(ledger, catalogue, expected, mirroring, waiters),
         sweep=sweep,
         bytes_in_hand=BytesInHand(),
+        open_requests=OpenRequests(),
         bodies=bodies,
         events=EventIntake(bodies, submitter, tenants, notifier),
         jobs=jobs,

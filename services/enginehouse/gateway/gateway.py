@@ -22,7 +22,7 @@ from enginehouse.gateway.outcome.mirroring import Mirroring
 from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
-from enginehouse.gateway.tenants.limits import BytesInHand
+from enginehouse.gateway.tenants.limits import BytesInHand, OpenRequests
 from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
@@ -50,6 +50,7 @@ class Gateway:
     hints: Hints
     sweep: Sweep
     bytes_in_hand: BytesInHand
+    open_requests: OpenRequests
     bodies: Bodies
     events: EventIntake
     jobs: Jobs

@@ -4,6 +4,7 @@ The clouds' stores serve signed URLs themselves. A folder cannot, so the gateway
 """
 
 import asyncio
+import contextlib
 import filecmp
 import hashlib
 import hmac
@@ -35,6 +36,7 @@ from enginehouse.contracts.names import (
 )
 
 Method = Literal["GET", "PUT"]
+_DELETED_AT_ONCE = 32
 _KEY_FILE = ".signing-key"
 _UPLOAD_KEY = re.compile(rf"({NAME_PATTERN})/uploads/{JOB_ID_PATTERN}\.(?:json|bin)")
 _LONGEST_SIGNATURE_SECONDS = 7 * 86_400
@@ -201,11 +203,13 @@ class Objects:
 
     async def delete(self, keys: list[str]) -> None:
         """Delete objects; ignore those that do not exist."""
-        for key in keys:
-            try:
+
+        async def delete_one(key: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
                 await obstore.delete_async(self._store, key)
-            except FileNotFoundError:
-                continue
+
+        for first in range(0, len(keys), _DELETED_AT_ONCE):
+            await asyncio.gather(*(delete_one(key) for key in keys[first : first + _DELETED_AT_ONCE]))
 
     async def delete_old(self, now: float) -> Counter[str]:
         """Delete uploads past their time, and jobs' objects that no job can name any longer.

@@ -47,7 +47,7 @@ class GatewaySettings(BaseSettings):
     window_min: int = Field(
         WINDOW_MIN,
         ge=1,
-        description="Least size of an engine's window: how many of its jobs may be handed over and unfinished.",
+        description="Least size of an engine's window: how many of its jobs may be handed over and unfinished. A shared engine's sidecar takes no more than the default at once, so in a larger window its tenants take no turns.",
     )
     window_factor: int = Field(
         WINDOW_FACTOR,

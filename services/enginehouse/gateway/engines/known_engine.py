@@ -10,7 +10,6 @@ from enginehouse.contracts.names import PLATFORM_TENANT, EngineId, results_compo
 from enginehouse.gateway.engines.breaker import Breaker, Phase
 from enginehouse.gateway.engines.input_schema import InputSchema
 from enginehouse.gateway.tenants.tenants import Caller
-from enginehouse.json_schema import UnusableSchema
 
 log = structlog.get_logger()
 
@@ -170,10 +169,10 @@ class KnownEngine:
         self.card = card
         try:
             self.schema = InputSchema(card.input_schema) if card.input_schema else None
-        except UnusableSchema as error:
+        except Exception as error:  # Whatever a stranger wrote there, the gateway goes on.
             self.schema = None
             log.warning(
-                f"The input schema on the card of {self.id} cannot be used: {error}",
+                f"The input schema on the card of {self.id} cannot be used: {str(error)[:300]}",
                 action="card_schema_unusable",
                 engine_id=self.id,
             )

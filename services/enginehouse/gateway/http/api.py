@@ -1,6 +1,6 @@
 """Builds the public API as one ASGI app: the routes, behind the front and the fast way for submits."""
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,7 +29,12 @@ class _Api(FastAPI):
         return self.openapi_schema or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._front(scope, receive, send)
+        if scope["type"] != "http":
+            await self._front(scope, receive, send)
+            return
+        with ExitStack() as until_answered:
+            scope.setdefault("state", {})["until_answered"] = until_answered
+            await self._front(scope, receive, send)
 
 
 def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> FastAPI:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Request, Security
@@ -36,6 +37,12 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
+def until_answered(request: Request) -> ExitStack:
+    """Return the stack of what is held until the request is answered."""
+    stack: ExitStack = request.state.until_answered
+    return stack
+
+
 # Dependencies are coroutines, although they await nothing: FastAPI runs a plain function in a thread.
 async def wired_gateway(request: Request) -> Gateway:
     """Return the gateway that answers this request."""
@@ -48,8 +55,14 @@ _BEARER = HTTPBearer(
 
 
 async def caller_of(request: Request, _: Annotated[object, Security(_BEARER)] = None) -> Caller:
-    """Return the authenticated caller, or raise Unauthenticated. The second argument only describes the call."""
-    return gateway_of(request).tenants.authenticate(request.headers.get("authorization"))
+    """Return the authenticated caller, and count the request as open until it is answered.
+
+    Raise Unauthenticated, or RateLimited if the tenant has too many. The second argument only describes the call.
+    """
+    gateway = gateway_of(request)
+    caller = gateway.tenants.authenticate(request.headers.get("authorization"))
+    until_answered(request).enter_context(gateway.open_requests.counted(caller))
+    return caller
 
 
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
@@ -135,9 +148,10 @@ async def read_jobs(request: Request, caller: Caller, read: Callable[..., T], *m
     Raise RequestError, naming the fault, or RateLimited while too many large bodies are in hand.
     """
     gateway = gateway_of(request)
-    with gateway.bytes_in_hand.holding(caller.name) as hold:
-        body = await body_of(request, gateway.settings.body_max_bytes, hold)
-        return await gateway.bodies.read(caller.name, read, body, *more)
+    # Until the request is answered: the inputs are in memory until their jobs are accepted.
+    hold = until_answered(request).enter_context(gateway.bytes_in_hand.holding(caller.name))
+    body = await body_of(request, gateway.settings.body_max_bytes, hold)
+    return await gateway.bodies.read(caller.name, read, body, *more)
 
 
 def wait_seconds(request: Request) -> float:

@@ -80,8 +80,8 @@ class EventIntake:
 
         Return False if that failed: the event is then delivered again.
         """
-        cause = await self._cause(caller, raw)
         try:
+            cause = await self._cause(caller, raw)
             await self._notifier.send_event(
                 caller.name,
                 JOB_REFUSED,

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -98,7 +99,7 @@ def _structured_event(envelope: Any, names: Any) -> BaseCloudEvent:
         raise RequestError("Not a CloudEvent: it must be a JSON object")
     if len(names) > len(envelope):
         # Parts that read it after each other could take different ones.
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(names).most_common(1)[0]
         raise RequestError(f"Not a CloudEvent: {twice[:60]!r} may be given only once")
     if "data" in envelope and "data_base64" in envelope:
         raise RequestError("Not a CloudEvent: it has both data and data_base64")

@@ -12,13 +12,13 @@ from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 
 _AT_ONCE = 500
 _HAND_OVERS = 100
-"""Objects of later ones, which hardly any job has, are deleted by their age."""
+"""Objects of later ones, which hardly any job has, and of jobs whose result was small are deleted by their age."""
 
 
 def _own_objects(row: JobRow) -> list[str]:
     """Return the keys of a job's objects, with those that earlier hand-overs may have left."""
     keys = [key for key in (row.input_ref, row.output_ref) if key and is_jobs_own(key)]
-    if row.hand_overs > 1:
+    if row.output_ref and row.hand_overs > 1:
         keys += [output_key(row.tenant, row.id, number + 1) for number in range(min(row.hand_overs, _HAND_OVERS))]
     return keys
 

@@ -13,10 +13,37 @@ _BURST_SECONDS = 2.0
 """Size of a burst: a tenant that was quiet may submit the jobs of this number of seconds at once."""
 
 
+_OPEN_RETRY_SECONDS = 1.0
 _HELD_BYTES_OF_TENANT = 32 * 1024 * 1024
 _HELD_BYTES = 256 * 1024 * 1024
 """Most bytes of large bodies in hand, of one tenant and of all: four and 32 bodies of the usual largest size."""
 _HELD_RETRY_SECONDS = 1.0
+
+
+class OpenRequests:
+    """Counts the requests of each tenant that this gateway is answering, those that wait for a job included.
+
+    Connections are bounded in number, so one tenant must not have all of them.
+    """
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Count a request until the block ends. Raise RateLimited if the tenant has too many."""
+        name, most = caller.name, caller.tenant.limits.open_requests
+        if self._open[name] >= most:
+            raise RateLimited(
+                f"{name} has {most} requests open at this gateway, its limit", retry_after_seconds=_OPEN_RETRY_SECONDS
+            )
+        self._open[name] += 1
+        try:
+            yield
+        finally:
+            self._open[name] -= 1
+            if not self._open[name]:
+                del self._open[name]
 
 
 class BytesInHand:

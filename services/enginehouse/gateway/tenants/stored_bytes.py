@@ -17,7 +17,7 @@ class Room:
     """Room for an object that is being written."""
 
     size: int
-    """Bytes that it has or may have; the writer corrects it when it knows better."""
+    """Bytes that it has or may have. The writer corrects it when it knows better: 0 if nothing new was stored."""
 
 
 class StoredBytes:
@@ -74,7 +74,8 @@ class StoredBytes:
             yield room
         finally:
             self._used[tenant] -= size
-        self.note(key, room.size)
+        if room.size:
+            self.note(key, room.size)
 
     def note(self, key: str, size: int) -> None:
         """Count an object that is in the store, once however often it is noted."""

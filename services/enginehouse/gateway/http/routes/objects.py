@@ -107,8 +107,8 @@ async def put_object(
     if is_upload(key):
         with gateway.stored.writing(key, _announced_size(request), at_most=objects.max_bytes) as room:
             room.size = await objects.put_once(key, request.stream())
-    else:
-        gateway.stored.note(key, await objects.put_once(key, request.stream()))
+    elif size := await objects.put_once(key, request.stream()):
+        gateway.stored.note(key, size)
     return Response(status_code=201)
 
 
