@@ -95,7 +95,7 @@ class Executor:
             await asyncio.sleep(_UNREACHABLE_PAUSE_SECONDS)
             await place.take()
         if not self._pool.stopped and (seconds := self._pool.held_back_seconds(place.tenant)):
-            return HandedBack("the tenant's jobs are held back: the engine died or hung with the last", seconds)
+            return HandedBack("the tenant's jobs are held back: the engine died or hung with one of them", seconds)
         return HandedBack(NO_JOBS_NOW if self._pool.stopped else "no replica of the engine is well")
 
     def _blamed(
@@ -107,7 +107,7 @@ class Executor:
             if isinstance(reply, Succeeded):
                 blame.note_success(place.tenant)
             if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.seconds >= self._engine_seconds):
-                self._pool.note_trouble(place.tenant)
+                place.note_trouble()
             if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.reason):
                 place.note_company(replica)
             if isinstance(reply, Closed | TimedOut) and place.in_company and blame.excuses(execution.attempt.job_id):
