@@ -245,10 +245,10 @@ async def test_after_the_hold_one_job_of_the_tenant_waits_or_runs_and_the_others
     tasks = await wait_in_line(shared, "acme", PLACES)
     await until_async(lambda: len(steps.begun) == PLACES)
     tasks += await wait_in_line(shared, "umbra", 1)
-    while_it_waits = await shared.run(tenant="umbra")
+    while_it_waits = await asyncio.wait_for(shared.run(tenant="umbra"), 5)
     await steps.end_one()
     assert steps.begun[PLACES:] == ["umbra"]
-    while_it_runs = await shared.run(tenant="umbra")
+    while_it_runs = await asyncio.wait_for(shared.run(tenant="umbra"), 5)
     for record in (while_it_waits, while_it_runs):
         assert (record.status, record.attempt, record.error) == (Status.QUEUED, 0, None)
         assert record.retry_at is not None
