@@ -104,6 +104,18 @@ async def test_a_job_that_is_handed_over_for_ever_ends_as_a_dead_letter(world: G
     assert len(world.runner.events) == 20
 
 
+async def test_hand_overs_that_ended_with_a_hand_back_are_no_losses(world: GatewayWorld, clock: Clock) -> None:
+    world.runner.answer = lose
+    job_id = await world.submit()
+    await world.delivered(job_id)
+    await world.change(job_id, hand_overs=40)
+    await world.aged(job_id, 10)
+    await world.runner.beat(idle_for=10)
+    await sweep_in(world, clock, 0)
+    await world.delivered(job_id, 2)
+    assert (await world.job(job_id))["status"] == "queued"
+
+
 async def test_a_record_that_cannot_be_read_is_given_up_like_any_and_others_are_handed_over_again(
     world: GatewayWorld, clock: Clock
 ) -> None:
@@ -112,7 +124,7 @@ async def test_a_record_that_cannot_be_read_is_given_up_like_any_and_others_are_
     await world.delivered(hopeless)
     await world.delivered(other)
     await world.sidecar.put(names.results_component(ECHO), hopeless, b"no record")
-    await world.change(hopeless, hand_overs=20)
+    await world.change(hopeless, losses=19)
     for job_id in (hopeless, other):
         await world.aged(job_id, 100_000)
     await world.runner.beat(idle_for=100_000)

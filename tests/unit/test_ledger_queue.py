@@ -217,7 +217,7 @@ async def test_taken_back_a_job_waits_again_with_its_reason(ledger: Ledger) -> N
     assert (row.status, row.status_reason, row.handed_over_at) == ("queued", "waiting_for_broker", None)
     assert await fill(ledger, 1) == [job_id]
     row = await row_of(ledger, job_id)
-    assert (row.status_reason, row.hand_overs) == (None, 2)
+    assert (row.status_reason, row.hand_overs, row.losses) == (None, 2, 0), "the broker was away"
 
 
 async def test_taken_back_from_a_vanished_worker_the_attempt_that_began_is_counted(ledger: Ledger) -> None:
@@ -225,7 +225,7 @@ async def test_taken_back_from_a_vanished_worker_the_attempt_that_began_is_count
     await mirror(ledger, job_id, Status.RUNNING)
     await ledger.requeue(Requeue((job_id,), None, time.time()))
     row = await row_of(ledger, job_id)
-    assert (row.status, row.attempts) == ("queued", 1)
+    assert (row.status, row.attempts, row.losses) == ("queued", 1, 1)
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status.is_final])

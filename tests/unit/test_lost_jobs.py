@@ -29,9 +29,9 @@ def _beat(worker: str = "w1", in_hand: tuple[str, ...] = (), idle: float | None 
     return beat.model_copy(update=changes)
 
 
-def _lost(handed_over_ago: float, workers: list[Heartbeat], progress_ago: float = 1e6, hand_overs: int = 1) -> bool:
+def _lost(handed_over_ago: float, workers: list[Heartbeat], progress_ago: float = 1e6, losses: int = 0) -> bool:
     moment = time.time()
-    row: Any = SimpleNamespace(id="j", attempts=0, hand_overs=hand_overs, handed_over_at=moment - handed_over_ago)
+    row: Any = SimpleNamespace(id="j", losses=losses, handed_over_at=moment - handed_over_ago)
     return is_lost(row, workers, moment - progress_ago, moment)
 
 
@@ -52,10 +52,10 @@ def test_what_an_idle_worker_does_not_get_is_lost() -> None:
 
 def test_what_is_lost_again_is_given_more_time_so_that_it_is_not_given_up() -> None:
     idle = [_beat(idle=3_600)]
-    assert _lost(LOST_AFTER_SECONDS * 2 + 1, idle, hand_overs=2)
-    assert not _lost(LOST_AFTER_SECONDS * 2 - 1, idle, hand_overs=2)
-    assert _lost(LOST_AFTER_SECONDS * 16 + 1, idle, hand_overs=19)
-    assert not _lost(LOST_AFTER_SECONDS * 16 - 1, idle, hand_overs=19)
+    assert _lost(LOST_AFTER_SECONDS * 2 + 1, idle, losses=1)
+    assert not _lost(LOST_AFTER_SECONDS * 2 - 1, idle, losses=1)
+    assert _lost(LOST_AFTER_SECONDS * 16 + 1, idle, losses=18)
+    assert not _lost(LOST_AFTER_SECONDS * 16 - 1, idle, losses=18)
 
 
 def test_what_was_overtaken_by_far_is_lost() -> None:

@@ -227,12 +227,33 @@ async def test_each_trouble_holds_a_tenant_back_longer_and_successes_make_up_for
         held.append(round(blame.seconds_left("umbra")))
         blame._troubles["umbra"].held_until = now
     assert held == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert blame.allows("umbra", 0)
-    assert not blame.allows("umbra", 1), "one at a time"
-    assert blame.allows("acme", 5)
+    assert blame.seconds_left("umbra") == 0
+    assert 30 <= blame.seconds_left("umbra", 1) <= 60, "one at a time"
+    assert blame.seconds_left("acme", 5) == 0
     for _ in range(8):
         blame.note_success("umbra")
-    assert blame.allows("umbra", 1)
+    assert blame.seconds_left("umbra", 1) == 0
+
+
+async def test_after_the_hold_one_job_of_the_tenant_waits_or_runs_and_the_others_leave_the_window(
+    shared: World,
+) -> None:
+    steps, pool = Steps(shared), shared.runner.pool
+    assert pool.blame is not None
+    pool.note_trouble("umbra")
+    pool.blame._troubles["umbra"].held_until = 0.0
+    tasks = await wait_in_line(shared, "acme", PLACES)
+    await until_async(lambda: len(steps.begun) == PLACES)
+    tasks += await wait_in_line(shared, "umbra", 1)
+    while_it_waits = await asyncio.wait_for(shared.run(tenant="umbra"), 5)
+    await steps.end_one()
+    assert steps.begun[PLACES:] == ["umbra"]
+    while_it_runs = await asyncio.wait_for(shared.run(tenant="umbra"), 5)
+    for record in (while_it_waits, while_it_runs):
+        assert (record.status, record.attempt, record.error) == (Status.QUEUED, 0, None)
+        assert record.retry_at is not None
+    tasks += await wait_in_line(shared, "acme", 1)
+    await finish(steps, tasks)
 
 
 @pytest.fixture
@@ -255,6 +276,20 @@ async def test_a_tenant_whose_job_ran_out_of_the_engines_own_time_is_held_back(h
     assert len(steps.begun) == begun
     hasty.engine.predict = echo
     assert (await hasty.run(tenant="acme", seconds=0.1)).status is Status.SUCCEEDED
+
+
+async def test_a_job_that_runs_out_of_time_and_then_hangs_is_one_trouble(tmp_path: Path) -> None:
+    pace = Pace(hang_poll_seconds=0.01)
+    async with runner_world(
+        tmp_path, concurrency=PLACES, execution_timeout_seconds=0.1, restart_after_seconds=0.1, pace=pace
+    ) as world:
+        world.engine.in_hand = 9  # It says that nothing has ended.
+        Steps(world)
+        blame = world.runner.pool.blame = Blame()
+        assert (await world.run(tenant="umbra", seconds=0.1)).status is Status.TIMED_OUT
+        blame._troubles["umbra"].held_until = 0.0  # A hold is shorter than the time until a restart.
+        await until_async(lambda: world.runner.pool.replicas[0].restarting)
+        assert blame._troubles["umbra"].times == 1
 
 
 @pytest.mark.parametrize(("warning", "statuses"), [("it blocks", ["queued"] * 2), (None, ["timed_out"] * 2)])

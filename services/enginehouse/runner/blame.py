@@ -4,6 +4,8 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from enginehouse.runner.outcome import jittered
+
 _FIRST_HOLD_SECONDS, _LONGEST_HOLD_SECONDS = 1.0, 60.0
 _TURNS_MAX = 10
 _EXCUSED_MAX = 4_096
@@ -25,9 +27,10 @@ class _Trouble:
 class Blame:
     """Remembers which tenants' jobs were at the engine when it died, or hung in it.
 
-    Their next jobs go back to the queue for a second, twice as long each time, and then run one at a time until as many
-    have succeeded: between two troubles of one tenant the others' jobs get through. Where jobs of several tenants were
-    at the engine nobody knows whose it was, so each of them is held back and, once, none loses an attempt.
+    Their next jobs go back to the queue for a second, twice as long each time. Then one of them runs at a time, and the
+    others go back, until as many have succeeded: between two troubles of one tenant the others' jobs get through. Where
+    jobs of several tenants were at the engine nobody knows whose it was, so each of them is held back and, once, none
+    loses an attempt.
     """
 
     def __init__(self) -> None:
@@ -60,14 +63,16 @@ class Blame:
             if trouble.times <= 0:
                 del self._troubles[tenant]
 
-    def seconds_left(self, tenant: str) -> float:
-        """Return how long the tenant's jobs go back to the queue; 0 if they may wait for a place."""
-        trouble = self._troubles.get(tenant)
-        return 0.0 if trouble is None else max(trouble.held_until - asyncio.get_running_loop().time(), 0.0)
+    def seconds_left(self, tenant: str, ahead: int = 0) -> float:
+        """Return how long a job of the tenant stays in the queue, with `ahead` of its jobs before it; 0 if it may begin.
 
-    def allows(self, tenant: str, held: int) -> bool:
-        """Say whether a job of the tenant may begin, while it holds that many places."""
-        return tenant not in self._troubles or (held == 0 and not self.seconds_left(tenant))
+        After the hold one may run. The others would wait here as deliveries, which fill the engine's window.
+        """
+        trouble = self._troubles.get(tenant)
+        if trouble is None:
+            return 0.0
+        left = max(trouble.held_until - asyncio.get_running_loop().time(), 0.0)
+        return left if left or not ahead else jittered(trouble.hold_seconds)
 
     def excuses(self, job_id: str) -> bool:
         """Say whether a job that failed in company is excused. Each is once: the next time may be its own fault."""

@@ -77,7 +77,7 @@ class Executor:
         give_up_at = loop.time() + self._patience
         while (replica := place.replica) is not None and not self._pool.stopped:
             place.call_out(replica)
-            outcome = await self._run_on(replica, execution)
+            outcome = await self._run_on(replica, execution, place.tenant)
             if isinstance(outcome, TimedOut):
                 outcome = replace(outcome, reason=replica.reason_to_wait(replica.calls[place]))
             was_late, outcome = isinstance(outcome, TimedOut), self._blamed(outcome, place, replica, execution)
@@ -95,7 +95,7 @@ class Executor:
             await asyncio.sleep(_UNREACHABLE_PAUSE_SECONDS)
             await place.take()
         if not self._pool.stopped and (seconds := self._pool.held_back_seconds(place.tenant)):
-            return HandedBack("the tenant's jobs are held back: the engine died or hung with the last", seconds)
+            return HandedBack("the tenant's jobs are held back: the engine died or hung with one of them", seconds)
         return HandedBack(NO_JOBS_NOW if self._pool.stopped else "no replica of the engine is well")
 
     def _blamed(
@@ -107,15 +107,15 @@ class Executor:
             if isinstance(reply, Succeeded):
                 blame.note_success(place.tenant)
             if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.seconds >= self._engine_seconds):
-                self._pool.note_trouble(place.tenant)
+                place.note_trouble()
             if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.reason):
                 place.note_company(replica)
             if isinstance(reply, Closed | TimedOut) and place.in_company and blame.excuses(execution.attempt.job_id):
                 return HandedBack("jobs of several tenants were at the engine, and one of them may be the cause")
         return Failed(reply.message) if isinstance(reply, Closed) else reply
 
-    async def _run_on(self, replica: Replica, execution: Execution) -> Outcome | Unreachable | Closed:
-        call = _Call(asyncio.create_task(self._predict(replica, execution)))
+    async def _run_on(self, replica: Replica, execution: Execution, tenant: str) -> Outcome | Unreachable | Closed:
+        call = _Call(asyncio.create_task(self._predict(replica, execution, tenant)))
         self._calls.add(call)
         try:
             claim_at_once = execution.attempt.takes_over is not None
@@ -149,12 +149,12 @@ class Executor:
         finally:
             self._watch.remove(execution)
 
-    async def _predict(self, replica: Replica, execution: Execution) -> Outcome | Unreachable | Closed:
+    async def _predict(self, replica: Replica, execution: Execution, tenant: str) -> Outcome | Unreachable | Closed:
         """Call the engine, and call it again while it is busy. A busy answer counts no attempt; each call has the whole time."""
         loop = asyncio.get_running_loop()
         clock = Clock(execution.attempt.order.execution_timeout_seconds)
         give_up_at = loop.time() + min(clock.seconds, self._patience)
-        prediction = _prediction(execution, clock)
+        prediction = _prediction(execution, tenant, clock)
         while True:
             try:
                 async with clock.running():
@@ -179,7 +179,7 @@ class Executor:
                     return reply
 
 
-def _prediction(execution: Execution, clock: Clock) -> Prediction:
+def _prediction(execution: Execution, tenant: str, clock: Clock) -> Prediction:
     attempt = execution.attempt
     return Prediction(
         job_id=attempt.job_id,
@@ -190,5 +190,6 @@ def _prediction(execution: Execution, clock: Clock) -> Prediction:
         traceparent=attempt.traceparent,
         on_line=execution.on_line,
         clock=clock,
+        tenant=tenant,
         alone=attempt.number > 1,
     )

@@ -18,7 +18,7 @@ import structlog
 
 from enginehouse.checkers import Checkers, TooCostly
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
-from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.errors import RequestError, Unavailable
 from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobErrorCode
 from enginehouse.contracts.json_text import check_upload
@@ -117,6 +117,8 @@ class ObjectAccess:
                 f"the input of {len(body)} bytes took more than {_CPU_SECONDS:g} s of processor time or too much memory to "
                 "be read; send fewer and larger values"
             )
+        except Unavailable:
+            return HandedBack("the machine has no time to check the input", _UNAVAILABLE_DELAY_SECONDS)
         return body.removeprefix(codecs.BOM_UTF8)
 
     async def store_output(self, attempt: Attempt, objects: JobObjects, outcome: Outcome) -> Outcome:

@@ -189,12 +189,13 @@ class ReplicaPool:
             self._forget_if_empty(asker)
 
     def _allows(self, asker: Asker) -> bool:
-        return self.blame is None or self.blame.allows(asker.tenant, self._held[asker.tenant])
+        return self.blame is None or not self.blame.seconds_left(asker.tenant, self._held[asker.tenant])
 
     def note_trouble(self, tenant: str) -> None:
         """Hold back the tenant's jobs for a while: the engine died of one of them, or one hung in it.
 
-        Those that wait get None, so that they go back to the queue and leave the window to others.
+        Those that wait get None, so that they go back to the queue and leave the window to others. `Place.note_trouble`
+        is for what happens to a single job.
         """
         if self.blame is not None:
             self.blame.note_trouble(tenant)
@@ -206,8 +207,12 @@ class ReplicaPool:
                 job.set_result(None)
 
     def held_back_seconds(self, tenant: str) -> float:
-        """Return how long the tenant's jobs get no places; 0 if they may wait for one."""
-        return 0.0 if self.blame is None else self.blame.seconds_left(tenant)
+        """Return how long the tenant's next job is to stay in the queue; 0 if it may wait for a place."""
+        return 0.0 if self.blame is None else self.blame.seconds_left(tenant, self._ahead(tenant))
+
+    def _ahead(self, tenant: str) -> int:
+        """Count the tenant's jobs that hold a place or wait for one."""
+        return self._held[tenant] + sum(len(line) for asker, line in self._waiting.items() if asker.tenant == tenant)
 
     def _forget_if_empty(self, asker: Asker) -> None:
         if not self._waiting[asker]:
@@ -217,13 +222,23 @@ class ReplicaPool:
 class Place:
     """A job's place at a replica. `async with` takes one, and gives it back at the end unless it was handed over."""
 
-    __slots__ = ("_asker", "_left_to_guard", "_patience", "_pool", "in_company", "replica", "waited_seconds")
+    __slots__ = (
+        "_asker",
+        "_is_blamed",
+        "_left_to_guard",
+        "_patience",
+        "_pool",
+        "in_company",
+        "replica",
+        "waited_seconds",
+    )
 
     def __init__(self, pool: ReplicaPool, patience_seconds: float, asker: Asker) -> None:
         self._pool = pool
         self._asker = asker
         self._patience = patience_seconds
         self._left_to_guard = False
+        self._is_blamed = False
         self.replica: Replica | None = None
         """None if the pool gives no places, or no replica has been healthy for `patience_seconds`."""
         self.waited_seconds = 0.0
@@ -256,6 +271,12 @@ class Place:
     def call_out(self, replica: Replica) -> None:
         """Note that a call goes out to the engine from here; `release` notes its end."""
         replica.calls[self] = asyncio.get_running_loop().time()
+
+    def note_trouble(self) -> None:
+        """Note that the engine died of the job, or that it hung. A job that runs out of time and then hangs counts once."""
+        if not self._is_blamed:
+            self._is_blamed = True
+            self._pool.note_trouble(self.tenant)
 
     def note_company(self, replica: Replica) -> None:
         """Note that trouble came to all calls that are out at the replica."""

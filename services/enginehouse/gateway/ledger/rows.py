@@ -109,6 +109,8 @@ class JobRow(NamedTuple):
     retried_as: str | None
     purged: bool
     """Whether its input and output have been deleted."""
+    losses: int
+    """How often it got lost after a hand-over, or its worker vanished."""
 
     @classmethod
     def accepted(
@@ -160,6 +162,7 @@ class JobRow(NamedTuple):
             retry_of=retry_of,
             retried_as=None,
             purged=False,
+            losses=0,
         )
 
     @classmethod

@@ -56,6 +56,7 @@ jobs = Table(
     Column("retry_of", String(36)),
     Column("retried_as", String(36)),
     Column("purged", Boolean, nullable=False, server_default=text("false")),
+    Column("losses", Integer, nullable=False, server_default="0"),
     Index("ix_jobs_tenant", "tenant", "id"),
     # The queue: from it, the dispatcher takes the first jobs of each tenant of an engine.
     Index(

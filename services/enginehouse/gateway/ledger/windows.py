@@ -130,6 +130,7 @@ class Requeue:
 
     job_ids: tuple[str, ...]
     reason: StatusReason | None
+    """Why they wait again. None: they got lost, which is counted."""
     handed_over_until: float
     """A job that was handed over later than this stays: another gateway has just handed it over again."""
 
@@ -137,6 +138,7 @@ class Requeue:
 def requeue(connection: Connection, items: list[Requeue]) -> list[None]:
     """Put the unfinished ones of these jobs back into the queue."""
     for item in items:
+        more = 1 if item.reason is None else 0
         connection.execute(
             update(jobs)
             .where(
@@ -144,6 +146,11 @@ def requeue(connection: Connection, items: list[Requeue]) -> list[None]:
                 jobs.c.status.in_(UNFINISHED),
                 jobs.c.handed_over_at <= item.handed_over_until,
             )
-            .values(handed_over_at=None, status=Status.QUEUED.value, status_reason=item.reason)
+            .values(
+                handed_over_at=None,
+                status=Status.QUEUED.value,
+                status_reason=item.reason,
+                losses=jobs.c.losses + more,
+            )
         )
     return [None] * len(items)

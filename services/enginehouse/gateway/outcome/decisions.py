@@ -74,11 +74,11 @@ def unparsable(cause: str) -> Decision:
     return decide
 
 
-def give_up(hand_overs: int) -> Decision:
-    """Fail a job that was handed over `hand_overs` times and that no worker ended."""
+def give_up(losses: int) -> Decision:
+    """Fail a job that got lost `losses` times."""
     return _end(
         Status.FAILED,
         JobErrorCode.WORKER_LOST,
-        f"Handed over {hand_overs} times, and no worker reported how it ended.",
+        f"Lost {losses} times after it was handed over: no worker reported how it ended.",
         dead_lettered=True,
     )

@@ -29,7 +29,8 @@ OVERTAKEN_SECONDS = 15.0
 """A job is lost if another job that was handed over this much later has begun: topics are first in, first out."""
 _YOUNG_SECONDS = 2.0
 """Jobs are not checked for this time after their hand-over."""
-_HAND_OVERS_MAX = 20
+_LOSSES_MAX = 20
+"""So often a job may get lost. A hand-over that a runner ended by handing the job back is none."""
 _PATIENCE_DOUBLED_MAX = 4
 _LOGGED_MAX = 20
 
@@ -43,7 +44,7 @@ def is_lost(row: JobRow, workers: Sequence[Heartbeat], last_begun: float, now: f
         return False
     # A job that is lost repeatedly shows that its way is broken. Doubling the patience each time saves its hand-overs
     # until the way is mended.
-    patience = 2.0 ** min(max(row.hand_overs - row.attempts - 1, 0), _PATIENCE_DOUBLED_MAX)
+    patience = 2.0 ** min(row.losses, _PATIENCE_DOUBLED_MAX)
     handed_over_at = row.handed_over_at or 0
     for worker in workers:
         if worker.subscribed and worker.healthy and worker.idle_since is not None:
@@ -144,9 +145,9 @@ class LostJobs:
 
     async def _hand_over_again(self, engine_id: str, lost: list[JobRow], now: float) -> None:
         for row in lost:
-            if row.hand_overs >= _HAND_OVERS_MAX:
+            if row.losses + 1 >= _LOSSES_MAX:
                 await self._give_up(row)
-        again = [row.id for row in lost if row.hand_overs < _HAND_OVERS_MAX]
+        again = [row.id for row in lost if row.losses + 1 < _LOSSES_MAX]
         if again:
             log.warning(
                 f"{len(again)} jobs of {engine_id} are handed over again: their worker vanished, or they got lost",
@@ -159,7 +160,7 @@ class LostJobs:
 
     async def _give_up(self, row: JobRow) -> None:
         try:
-            await self._records.decide(row, decisions.give_up(row.hand_overs))
+            await self._records.decide(row, decisions.give_up(row.losses + 1))
         except EnginehouseError as error:
             log.warning(
                 f"Job {row.id} of {row.engine} cannot be given up now: {error}",

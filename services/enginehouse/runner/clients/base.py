@@ -24,6 +24,8 @@ class Prediction:
     """Called with each line that the engine streams before its result."""
     clock: Clock | None = None
     """Runs while the call does. A client that lets the call wait for others holds it until the call goes out."""
+    tenant: str = ""
+    """Whose job it is: the costly answers of one tenant are read one after the other."""
     alone: bool = False
     """Whether this job must not share a call with others: it failed before, and might make them fail."""
 
@@ -50,7 +52,7 @@ class Closed:
 
 
 Reply = Succeeded | Rejected | Failed | Busy | Unreachable | Closed | HandedBack
-"""`HandedBack`: the client did not let the call begin."""
+"""`HandedBack`: the client did not let the call begin, or could not read the answer on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,10 @@ class EngineClient(Protocol):
         """What slows the engine's jobs, in its own words; None if it says nothing."""
 
     async def predict(self, prediction: Prediction) -> Reply:
-        """Run one job. The call has no deadline of its own: the caller keeps the execution clock."""
+        """Run one job. The call has no deadline of its own: the caller keeps the execution clock.
+
+        Once an answer has arrived, a client that takes long to read it holds the clock: the engine has done its part.
+        """
 
     async def cancel(self, job_id: str) -> bool:
         """Tell the engine that nobody waits for this job any more; return whether it says that it stopped."""

@@ -29,6 +29,7 @@ from enginehouse.runner.clients.answers import (
     too_large,
 )
 from enginehouse.runner.clients.base import Closed, Health, Prediction, Reply, Unreachable
+from enginehouse.runner.outcome import HandedBack
 
 _CONNECT_SECONDS = 5.0
 # Servers close idle connections after 2 to 5 s. A job sent at that moment would look as if the engine died of it.
@@ -36,6 +37,7 @@ _KEEPALIVE_SECONDS = 1.0
 _SIDE_CALL_SECONDS = 2.0
 _CPU_SECONDS = 10.0
 """Most processor time for reading one answer."""
+_NOT_READ_DELAY_SECONDS = 5.0
 _WHOLE_MAX_BYTES = 256 * 1024
 _ERROR_MAX_BYTES = 64 * 1024
 _QUOTED_MAX_CHARS = 200
@@ -95,7 +97,7 @@ class HttpEngine:
             headers = {**_JSON, "traceparent": traceparent}
 
         async def read(response: aiohttp.ClientResponse) -> Reply:
-            return await self._read_reply(response, self._limit(prediction), prediction.on_line)
+            return await self._read_reply(response, prediction)
 
         return await self._post("/predict", _body(prediction), headers, read)
 
@@ -108,7 +110,7 @@ class HttpEngine:
                 if not 200 <= response.status < 300:
                     return await self._read_refusal(response)
                 body = await _read(response, self._predict_max_bytes)
-                replies: Reply | list[Reply] = await self._read_large(read_results, body, limits)
+                replies: Reply | list[Reply] = await self._read_large(predictions, read_results, body, limits)
                 return replies
             except _TooLarge:
                 return too_large(f"more than {self._predict_max_bytes} bytes", self._predict_max_bytes)
@@ -142,13 +144,15 @@ class HttpEngine:
         said = response.headers.get(ENGINE_WARNING_HEADER)
         self._warning = bounded(said, ENGINE_WARNING_MAX_CHARS) if said else None
 
-    async def _read_reply(self, response: aiohttp.ClientResponse, limit: int, on_line: OnLine | None) -> Reply:
+    async def _read_reply(self, response: aiohttp.ClientResponse, prediction: Prediction) -> Reply:
+        limit = self._limit(prediction)
         try:
             if not 200 <= response.status < 300:
                 return await self._read_refusal(response)
             if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _STREAM:
-                return await self._read_stream(response, limit, on_line)
-            reply: Reply = await self._read_large(read_result, await _read(response, self._predict_max_bytes), limit)
+                return await self._read_stream(response, prediction, limit)
+            body = await _read(response, self._predict_max_bytes)
+            reply: Reply = await self._read_large([prediction], read_result, body, limit)
             return reply
         except _TooLarge:
             size = response.headers.get("Content-Length")
@@ -162,7 +166,7 @@ class HttpEngine:
             body = b""
         return read_refusal(response.status, response.headers.get("Retry-After"), body)
 
-    async def _read_stream(self, response: aiohttp.ClientResponse, limit: int, on_line: OnLine | None) -> Reply:
+    async def _read_stream(self, response: aiohttp.ClientResponse, prediction: Prediction, limit: int) -> Reply:
         """Read lines of `{progress|output|log|metric}`, up to the one with `{result}` or `{error}`."""
         line = bytearray()
         async for chunk in response.content.iter_any():
@@ -173,30 +177,43 @@ class HttpEngine:
                 if at % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
                     await asyncio.sleep(0)
                 line += part
-                if (reply := await self._read_line(bytes(line), limit, on_line)) is not None:
+                if (reply := await self._read_line(bytes(line), prediction, limit)) is not None:
                     return reply
                 line.clear()
             line += rest
             if len(line) > self._predict_max_bytes:
                 raise _TooLarge
-        return await self._read_line(bytes(line), limit, on_line) or malformed(
+        return await self._read_line(bytes(line), prediction, limit) or malformed(
             'its stream ended without a line {"result": …}'
         )
 
-    async def _read_line(self, line: bytes, limit: int, on_line: OnLine | None) -> Reply | None:
+    async def _read_line(self, line: bytes, prediction: Prediction, limit: int) -> Reply | None:
         if len(line) <= INLINE_MAX_BYTES:
-            return _read_line(line, limit, on_line)
-        reply: Reply | None = await self._read_large(_read_line, line, limit, None)
+            return _read_line(line, limit, prediction.on_line)
+        reply: Reply | None = await self._read_large([prediction], _read_line, line, limit, None)
+        if reply is None and prediction.clock is not None:
+            prediction.clock.go_on()
         return reply
 
-    async def _read_large(self, read: Callable[..., Any], body: bytes, *more: Any) -> Any:
-        """Return `read(body, *more)`. A large answer is read in another process: it would hold up the jobs of others."""
+    async def _read_large(
+        self, predictions: Sequence[Prediction], read: Callable[..., Any], body: bytes, *more: Any
+    ) -> Any:
+        """Return `read(body, *more)`, the answer to `predictions`.
+
+        A large answer is read in another process, because it would hold up the jobs of others. It waits for its turn
+        there, so their clocks are held: the engine has answered.
+        """
         if len(body) <= INLINE_MAX_BYTES:
             return read(body, *more)
+        for prediction in predictions:
+            if prediction.clock is not None:
+                prediction.clock.hold()
         try:
-            return await self._checkers.run(self._address, _CPU_SECONDS, read_apart, read, body, *more)
+            return await self._checkers.run(predictions[0].tenant, _CPU_SECONDS, read_apart, read, body, *more)
         except TooCostly:
             return malformed(f"to read its {len(body)} bytes took too much processor time or memory")
+        except Unavailable:
+            return HandedBack("the machine has no time to read the engine's answer", _NOT_READ_DELAY_SECONDS)
 
     async def cancel(self, job_id: str) -> bool:
         """POST /predict/{id}/cancel, which an engine may offer."""
