@@ -33,7 +33,10 @@ _COMPARED = frozenset({"enum", "const"})
 """Keywords whose value is data with which a value is compared."""
 _REMARKS = frozenset({"default", "example", "examples"})
 """Keywords whose value is data that nothing is compared with."""
-_COSTLY = frozenset({"pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"})
+_COSTLY = frozenset(
+    {"pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties", "multipleOf"}
+)
+"""Keywords that can take much longer than a look at the value. `multipleOf` divides large numbers exactly."""
 _MAX_REPORTED = 3
 _EXPLAINED_MAX_BYTES = 1024 * 1024
 """To explain an error, the validator copies the whole value."""

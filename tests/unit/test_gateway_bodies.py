@@ -71,6 +71,17 @@ async def test_no_body_holds_up_the_others(world: GatewayWorld) -> None:
     assert longest[0] < LONGEST_STALL_SECONDS
 
 
+async def test_a_batch_of_mistakes_holds_up_nobody(world: GatewayWorld) -> None:
+    body = json.dumps({"jobs": [{"execution_timeout_seconsd": 1, "a": number} for number in range(1_000)]})
+    with watched_loop() as longest:
+        answer = await world.client().post("/v1/jobs/batch", content=body)
+    said = [item["problem"]["detail"] for item in answer.json()["jobs"]]
+    assert "did you mean 'execution_timeout_seconds'?" in said[0]
+    assert len(said) == 1_000
+    assert "execution_timeout_seconsd" in said[-1]
+    assert longest[0] < LONGEST_STALL_SECONDS / 2
+
+
 async def test_no_event_of_a_topic_holds_up_the_others(world: GatewayWorld) -> None:
     half = event(b"[" + b"{}," * 1_000_000 + b"{}]").replace(b'"id":"1"', b'"id":"of a topic"')
     await world.submit(LARGE)

@@ -74,6 +74,7 @@ def listener() -> Iterator[tuple[str, list[str]]]:
         ({"pattern": "^a+$"}, Cost(1, bounded=False)),
         ({"patternProperties": {"^a": {}}}, Cost(2, bounded=False)),
         ({"uniqueItems": True}, Cost(1, bounded=False)),
+        ({"multipleOf": 1e-7}, Cost(1, bounded=False)),
     ],
 )
 def test_the_cost_of_a_schema_counts_what_its_references_name(schema: dict[str, Any], cost: Cost) -> None:

@@ -142,7 +142,7 @@ async def read_model(request: Request, model: type[M]) -> M:
     return read_body(model, await body_of(request, INLINE_MAX_BYTES))
 
 
-async def read_jobs(request: Request, caller: Caller, read: Callable[..., T], *more: Any) -> T:
+async def read_jobs(request: Request, caller: Caller, read: Callable[..., T], *more: Any, **how: Any) -> T:
     """Read the body, and return the jobs that `read(body, *more)` finds in it.
 
     Raise RequestError, naming the fault, or RateLimited while too many large bodies are in hand.
@@ -151,7 +151,7 @@ async def read_jobs(request: Request, caller: Caller, read: Callable[..., T], *m
     # Until the request is answered: the inputs are in memory until their jobs are accepted.
     hold = until_answered(request).enter_context(gateway.bytes_in_hand.holding(caller.name))
     body = await body_of(request, gateway.settings.body_max_bytes, hold)
-    return await gateway.bodies.read(caller.name, read, body, *more)
+    return await gateway.bodies.read(caller.name, read, body, *more, **how)
 
 
 def wait_seconds(request: Request) -> float:

@@ -16,7 +16,13 @@ from enginehouse.gateway.intake.requested import RequestedJob, check_parameters
 
 _CPU_SECONDS = 10.0
 """Most processor time for one body. The most costly 8 MiB that still fit the memory take about half of that."""
+_ONE_MAX_BYTES = 16 * 1024
+"""A body of one job up to this size is read at once: even if it is all small objects, that takes about a millisecond."""
+BATCH_MAX_BYTES = INLINE_MAX_BYTES
+"""A batch up to this size is read at once: its jobs would take longer to come back from a process than to read."""
 BATCH_MAX = 1_000
+HINTS_MAX = 5
+"""Items of a batch that are told the nearest name of a field that does not exist: to find it costs more than all the rest."""
 Jobs = list[RequestedJob | EnginehouseError]
 """The jobs of a batch. An error stands in the place of one that cannot be accepted."""
 M = TypeVar("M", bound=BaseModel)
@@ -37,12 +43,14 @@ class Bodies:
     def __init__(self, checkers: Checkers) -> None:
         self._checkers = checkers
 
-    async def read(self, tenant: str, read: Callable[..., T], body: bytes, *more: Any) -> T:
-        """Return `read(body, *more)`, with the inputs of a large body as JSON text. `read` is a function of a module.
+    async def read(
+        self, tenant: str, read: Callable[..., T], body: bytes, *more: Any, at_once: int = _ONE_MAX_BYTES
+    ) -> T:
+        """Return `read(body, *more)`, with the inputs of a body above `at_once` bytes as JSON text.
 
-        Raise RequestError, naming the fault.
+        `read` is a function of a module. Raise RequestError, naming the fault.
         """
-        if len(body) <= INLINE_MAX_BYTES:
+        if len(body) <= at_once:
             return read(body, *more)
         try:
             return await self._checkers.run(tenant, _CPU_SECONDS, _read_apart, read, body, *more)
@@ -88,11 +96,11 @@ def read_body(model: type[M], body: bytes) -> M:
     return _validated(model, read_json(body, "The body"))
 
 
-def _validated(model: type[M], value: Any) -> M:
+def _validated(model: type[M], value: Any, *, hint: bool = True) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestError(explain(error, model)) from None
+        raise RequestError(explain(error, model if hint else None)) from None
 
 
 def job_in(body: bytes, model: type[JobRequest]) -> RequestedJob:
@@ -103,11 +111,13 @@ def job_in(body: bytes, model: type[JobRequest]) -> RequestedJob:
 def jobs_in(body: bytes) -> Jobs:
     """Read the body of a batch; raise RequestError if it is none. Each of its jobs is read on its own."""
     jobs: Jobs = []
+    refused = 0
     for item in read_body(BatchRequest, body).jobs:
         try:
-            jobs.append(_requested(_validated(RoutedJobRequest, item)))
+            jobs.append(_requested(_validated(RoutedJobRequest, item, hint=refused < HINTS_MAX)))
         except EnginehouseError as error:
             jobs.append(error)
+            refused += 1
     return jobs
 
 

@@ -15,7 +15,7 @@ from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.events import JOB_REQUESTED
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
 from enginehouse.contracts.names import DEFAULT_ENGINE
-from enginehouse.gateway.intake.bodies import BATCH_MAX, Jobs
+from enginehouse.gateway.intake.bodies import BATCH_MAX, HINTS_MAX, Jobs
 from enginehouse.gateway.intake.event_reader import Header, binary_event, read_batch, read_structured
 from enginehouse.gateway.intake.requested import RequestedJob
 
@@ -29,7 +29,7 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def requested_by(event: BaseCloudEvent) -> RequestedJob:
+def requested_by(event: BaseCloudEvent, *, hint: bool = True) -> RequestedJob:
     """Read the job that an event asks for. The same (source, id) of a tenant is the same job."""
     attributes = event.get_attributes()
     data = event.get_data()
@@ -47,7 +47,7 @@ def requested_by(event: BaseCloudEvent) -> RequestedJob:
         else:
             request = JobRequest(input=data)
     except ValidationError as error:
-        raise RequestError(f"data: {explain(error, RoutedJobRequest)}") from None
+        raise RequestError(f"data: {explain(error, RoutedJobRequest if hint else None)}") from None
     # Source and id are joined as JSON, because a source may contain any separator.
     identity = hashlib.sha256(pydantic_core.to_json([event.get_source(), event.get_id()])).hexdigest()
     return RequestedJob(
@@ -72,11 +72,13 @@ def job_of_binary_event(body: bytes, headers: Sequence[Header]) -> RequestedJob:
 def jobs_of_events(body: bytes) -> Jobs:
     """Read the jobs that a batch of events asks for; raise RequestError if it is none."""
     jobs: Jobs = []
+    refused = 0
     for event in read_batch(body, BATCH_MAX):
         try:
-            jobs.append(event if isinstance(event, RequestError) else requested_by(event))
+            jobs.append(event if isinstance(event, RequestError) else requested_by(event, hint=refused < HINTS_MAX))
         except EnginehouseError as error:
             jobs.append(error)
+            refused += 1
     return jobs
 
 

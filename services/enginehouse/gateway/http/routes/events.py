@@ -19,7 +19,7 @@ from enginehouse.gateway.http.dependencies import (
 )
 from enginehouse.gateway.http.openapi import LOCATION, parameters, problems
 from enginehouse.gateway.http.routes.jobs import BatchAnswer, batch_answer
-from enginehouse.gateway.intake.bodies import BATCH_MAX
+from enginehouse.gateway.intake.bodies import BATCH_MAX, BATCH_MAX_BYTES
 from enginehouse.gateway.intake.event_jobs import job_of_binary_event, job_of_event, jobs_of_events
 from enginehouse.gateway.intake.event_reader import Header, is_binary
 
@@ -74,7 +74,7 @@ async def accept_events(request: Request, gateway: WiredGateway, caller: Authent
             f"Content-Type must be {CONTENT_TYPE} or {BATCH_CONTENT_TYPE}, or the attributes must be ce-* headers"
         )
     if kind == BATCH_CONTENT_TYPE:
-        jobs = await read_jobs(request, caller, jobs_of_events)
+        jobs = await read_jobs(request, caller, jobs_of_events, at_once=BATCH_MAX_BYTES)
         return await batch_answer(jobs, lambda job, _: gateway.events.accept(caller, job))
     if is_binary(headers):
         job = await read_jobs(request, caller, job_of_binary_event, headers)

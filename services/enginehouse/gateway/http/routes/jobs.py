@@ -36,7 +36,7 @@ from enginehouse.gateway.http.openapi import (
 )
 from enginehouse.gateway.http.problems import Problem, problem_body
 from enginehouse.gateway.http.sse import STREAM_HEADERS, EventStream
-from enginehouse.gateway.intake.bodies import BATCH_MAX, BatchRequest, job_in, jobs_in
+from enginehouse.gateway.intake.bodies import BATCH_MAX, BATCH_MAX_BYTES, BatchRequest, job_in, jobs_in
 from enginehouse.gateway.intake.bodies import Jobs as RequestedJobs
 from enginehouse.gateway.intake.requested import RequestedJob
 from enginehouse.gateway.intake.submission import AcceptedJob, Submission
@@ -123,6 +123,7 @@ async def submit(request: Request, gateway: WiredGateway, caller: AuthenticatedC
     return await submit_job(request, gateway, caller, None)
 
 
+_ACCEPTED_AT_ONCE = 100
 _BATCH_KEY_MAX = MAX_KEY_LENGTH - len(f":{BATCH_MAX}")
 """The key of each job of a batch is the batch's key with the job's index."""
 
@@ -150,7 +151,7 @@ class BatchAnswer(BaseModel):
 async def submit_batch(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """Submit up to 1,000 jobs at once; each is accepted or refused on its own."""
     require_json(request)
-    jobs = await read_jobs(request, caller, jobs_in)
+    jobs = await read_jobs(request, caller, jobs_in, at_once=BATCH_MAX_BYTES)
     key, traceparent = idempotency_key(request, longest=_BATCH_KEY_MAX), traceparent_of(request)
 
     async def accept(job: RequestedJob, index: int) -> AcceptedJob:
@@ -178,7 +179,13 @@ async def batch_answer(jobs: RequestedJobs, accept: Callable[[RequestedJob, int]
         except EnginehouseError as error:
             return {"problem": problem_body(error)}
 
-    return json_answer({"jobs": await asyncio.gather(*(one(*item) for item in enumerate(jobs)))}, 202)
+    answers: list[dict[str, Any]] = []
+    # In parts, so that the event loop serves others between them.
+    for first in range(0, len(jobs), _ACCEPTED_AT_ONCE):
+        part = enumerate(jobs[first : first + _ACCEPTED_AT_ONCE], first)
+        answers += await asyncio.gather(*(one(*item) for item in part))
+        await asyncio.sleep(0)
+    return json_answer({"jobs": answers}, 202)
 
 
 class WaitQuery(BaseModel):
