@@ -15,9 +15,17 @@ demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop
 up: $(ENVIRONMENT) ## Start everything and stay until Ctrl-C
 	@$(BIN)/enginehouse up
 
-test: $(ENVIRONMENT) ## Run every test, two at a time; ARGS='-k name' runs some
+# Those that measure how long something takes run alone, after the others.
+TIMED := tests/faults tests/isolation/front_door
+
+test: $(ENVIRONMENT) ## Run every test, most two at a time; ARGS='-k name' runs some
 	@$(BIN)/enginehouse setup
-	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(TIMED))
+	@$(PYTEST) $(TIMED)
+else
+	@$(PYTEST) $(ARGS)
+endif
 
 pythons: $(ENVIRONMENT) ## Run the demo on every other Python of this machine, 3.11 to 3.14
 	@$(BIN)/enginehouse setup
