@@ -4,21 +4,20 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, TypeVar
 
 import psutil
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 from structlog.testing import capture_logs
+from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "8"))
 """How long each fuzzer runs. The variable makes them run longer."""
-STALL_SECONDS = 0.25
 GROWTH_BYTES = 32 * 1024 * 1024
 """More than caches and the allocator's reserves take, and far less than any leak of these many examples."""
-_TICK_SECONDS = 0.005
 _REPLAYED, _REPLAYS = 60, 4
 """How many of the first examples come again at the end, and how often."""
 
@@ -28,34 +27,6 @@ X = TypeVar("X")
 
 class Stalled(AssertionError):
     """The loop stood still while an example was checked."""
-
-
-@asynccontextmanager
-async def without_stall() -> AsyncIterator[None]:
-    """Fail if the loop computes for longer than STALL_SECONDS without a pause.
-
-    The time is that of the processor, so that other load on this machine is no stall. It includes threads that keep the
-    loop waiting; those that let it go on do not matter, because the loop then ticks meanwhile.
-    """
-    worst, last = 0.0, time.process_time()
-    over = asyncio.Event()
-
-    async def tick() -> None:
-        nonlocal worst, last
-        while not over.is_set():
-            await asyncio.sleep(_TICK_SECONDS)
-            now = time.process_time()
-            worst, last = max(worst, now - last), now
-
-    ticking = asyncio.create_task(tick())
-    try:
-        yield
-    finally:
-        worst = max(worst, time.process_time() - last)
-        over.set()
-        await ticking
-    if worst >= STALL_SECONDS:
-        raise Stalled(f"the loop stood still for {worst:.2f} s")
 
 
 def fuzz(
@@ -79,8 +50,11 @@ def fuzz(
         made = runner.run(opened.__aenter__())
 
         async def bounded(example: X) -> None:
-            async with asyncio.timeout(30), without_stall():
-                await check(made, example)
+            async with asyncio.timeout(30):
+                with watched_loop() as longest:
+                    await check(made, example)
+            if longest[0] >= LONGEST_STALL_SECONDS:
+                raise Stalled(f"the loop stood still for {longest[0]:.2f} s")
             errors = [entry for entry in logs if entry["log_level"] in ("error", "critical") or entry.get("exc_info")]
             logs.clear()
             assert not errors, errors[0]

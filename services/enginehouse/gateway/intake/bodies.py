@@ -1,6 +1,6 @@
 """Reads the bodies of requests and events: small ones at once, large ones in a process bounded in time and memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,12 +21,13 @@ _ONE_MAX_BYTES = 16 * 1024
 BATCH_MAX_BYTES = INLINE_MAX_BYTES
 """A batch up to this size is read at once: its jobs would take longer to come back from a process than to read."""
 BATCH_MAX = 1_000
-HINTS_MAX = 5
+_HINTS_MAX = 5
 """Items of a batch that are told the nearest name of a field that does not exist: to find it costs more than all the rest."""
 Jobs = list[RequestedJob | EnginehouseError]
 """The jobs of a batch. An error stands in the place of one that cannot be accepted."""
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class BatchRequest(BaseModel):
@@ -110,11 +111,21 @@ def job_in(body: bytes, model: type[JobRequest]) -> RequestedJob:
 
 def jobs_in(body: bytes) -> Jobs:
     """Read the body of a batch; raise RequestError if it is none. Each of its jobs is read on its own."""
+    return each_job(
+        read_body(BatchRequest, body).jobs, lambda item, hint: _requested(_validated(RoutedJobRequest, item, hint=hint))
+    )
+
+
+def each_job(items: Iterable[Item], read: Callable[[Item, bool], RequestedJob]) -> Jobs:
+    """Return `read(item, hint)` for each item of a batch, or the error with which it refuses the item.
+
+    `hint` says whether a refusal may name the nearest field.
+    """
     jobs: Jobs = []
     refused = 0
-    for item in read_body(BatchRequest, body).jobs:
+    for item in items:
         try:
-            jobs.append(_requested(_validated(RoutedJobRequest, item, hint=refused < HINTS_MAX)))
+            jobs.append(read(item, refused < _HINTS_MAX))
         except EnginehouseError as error:
             jobs.append(error)
             refused += 1

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from enginehouse.contracts.base import explain
 from enginehouse.contracts.cloud_event import valid_traceparent
-from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.events import JOB_REQUESTED
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
 from enginehouse.contracts.names import DEFAULT_ENGINE
-from enginehouse.gateway.intake.bodies import BATCH_MAX, HINTS_MAX, Jobs
+from enginehouse.gateway.intake.bodies import BATCH_MAX, Jobs, each_job
 from enginehouse.gateway.intake.event_reader import Header, binary_event, read_batch, read_structured
 from enginehouse.gateway.intake.requested import RequestedJob
 
@@ -71,15 +71,13 @@ def job_of_binary_event(body: bytes, headers: Sequence[Header]) -> RequestedJob:
 
 def jobs_of_events(body: bytes) -> Jobs:
     """Read the jobs that a batch of events asks for; raise RequestError if it is none."""
-    jobs: Jobs = []
-    refused = 0
-    for event in read_batch(body, BATCH_MAX):
-        try:
-            jobs.append(event if isinstance(event, RequestError) else requested_by(event, hint=refused < HINTS_MAX))
-        except EnginehouseError as error:
-            jobs.append(error)
-            refused += 1
-    return jobs
+
+    def read(event: BaseCloudEvent | RequestError, hint: bool) -> RequestedJob:
+        if isinstance(event, RequestError):
+            raise event
+        return requested_by(event, hint=hint)
+
+    return each_job(read_batch(body, BATCH_MAX), read)
 
 
 def cause_in(body: bytes) -> dict[str, str | None]:
