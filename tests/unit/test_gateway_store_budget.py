@@ -22,7 +22,7 @@ HANGING = [f"acme--broken-{number}" for number in range(70)]
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path, engines=[ECHO, *HANGING], pace=Pace(store_seconds=2)) as made:
+    async with gateway_world(tmp_path, engines=[ECHO, *HANGING], pace=Pace(store_seconds=60)) as made:
         yield made
 
 
@@ -51,7 +51,7 @@ async def test_a_caller_does_not_wait_for_a_sweep_over_many_stores_that_hang(
         canceled = await world.client().post(f"/v1/jobs/{job_id}/cancel")
         shown = await world.client().get("/v1/engines/echo")
         assert (canceled.status_code, canceled.json()["status"], shown.status_code) == (202, "canceled", 200)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
         assert len(hanging) == 64, "the sweep was over before the caller was answered"
     finally:
         sweep.cancel()

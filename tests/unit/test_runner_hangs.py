@@ -51,12 +51,13 @@ async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: Worl
 
 
 async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, execution_timeout_seconds=0.05, pace=Pace(call_age_seconds=0)) as hasty:
+    async with runner_world(tmp_path, execution_timeout_seconds=0.5, pace=Pace(call_age_seconds=0)) as hasty:
         gate = Gate(hasty)
         hasty.engine.in_hand = 0
-        await hasty.run(seconds=0.05)
+        delivery = begin(hasty, names.new_job_id())
+        await until_async(lambda: gate.entered == 1)
+        assert await delivery
         await until_async(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
-        assert gate.entered == 1
         assert not restart_file(hasty, tmp_path).exists()
         assert hasty.runner.ready()
 

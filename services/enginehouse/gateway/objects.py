@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
@@ -50,6 +50,17 @@ _TTL_SECONDS = {
     "outputs": _JOBS_OWN_TTL_SECONDS,
     "arriving": 86_400,
 }
+_YOUNG_SECONDS = 60
+"""Covers the store's clock being behind ours, and the moment between an object's last byte and its place."""
+
+
+class Listing(NamedTuple):
+    """What the store keeps. Young objects may have been written while it was listed."""
+
+    tenants_bytes: Counter[str]
+    """Bytes that each tenant keeps in objects that are not young."""
+    young: dict[str, int]
+    """Bytes of each young object, by key."""
 
 
 class UploadDoesNotExist(NotFound):
@@ -211,23 +222,23 @@ class Objects:
         for first in range(0, len(keys), _DELETED_AT_ONCE):
             await asyncio.gather(*(delete_one(key) for key in keys[first : first + _DELETED_AT_ONCE]))
 
-    async def delete_old(self, now: float) -> Counter[str]:
-        """Delete uploads past their time, and jobs' objects that no job can name any longer.
-
-        Return how many bytes each tenant keeps.
-        """
+    async def delete_old(self, now: float) -> Listing:
+        """Delete uploads past their time, and jobs' objects that no job can name any longer. Return what is kept."""
         old: list[str] = []
-        kept: Counter[str] = Counter()
+        kept, young = Counter[str](), dict[str, int]()
         async for page in obstore.list(self._store):
             for item in page:
-                parts = str(item["path"]).split("/")
+                path, written_at = str(item["path"]), item["last_modified"].timestamp()
+                parts = path.split("/")
                 ttl = _TTL_SECONDS.get(parts[1]) if len(parts) == 3 else None
-                if ttl and item["last_modified"].timestamp() < now - ttl:
-                    old.append(str(item["path"]))
+                if ttl and written_at < now - ttl:
+                    old.append(path)
+                elif len(parts) > 1 and written_at >= now - _YOUNG_SECONDS:
+                    young[path] = int(item["size"])
                 elif len(parts) > 1:
                     kept[parts[0]] += int(item["size"])
         await self.delete(old)
-        return kept
+        return Listing(kept, young)
 
     async def check_upload(self, tenant: str, key: str, limit: int) -> int:
         """Return the size of an upload of this tenant.

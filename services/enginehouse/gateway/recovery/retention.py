@@ -60,4 +60,4 @@ class Retention:
             await self._ledger.forget(now - self._rows_kept_seconds)
             if self._objects:
                 self._stored.begin_listing(now)
-                self._stored.end_listing(await self._objects.delete_old(now))
+                self._stored.end_listing(*await self._objects.delete_old(now))

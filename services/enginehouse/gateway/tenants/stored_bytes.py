@@ -34,7 +34,7 @@ class StoredBytes:
         self._listed: Mapping[str, int] = {}
         self._listed_at = 0.0
         self._since: dict[str, int] = {}
-        """Sizes of the objects that were written since the last listing began, by key."""
+        """Sizes of the objects that were written since the last listing began or shortly before, by key."""
         self._before: dict[str, int] = {}
         """The same for the listing before, while a listing runs."""
         self._used: Counter[str] = Counter()
@@ -92,13 +92,19 @@ class StoredBytes:
         self._listed_at = now
         self._before, self._since = {**self._before, **self._since}, {}
 
-    def end_listing(self, listed: Mapping[str, int]) -> None:
-        """Take over how many bytes each tenant keeps according to the list, in place of what was counted before."""
+    def end_listing(self, listed: Mapping[str, int], young: Mapping[str, int]) -> None:
+        """Take over what the list says, in place of what was counted before it began.
+
+        `listed` has the bytes of each tenant but those of `young`, the sizes of objects by key that may have been
+        written while the store was listed: whoever writes them may note them as well, before this or after.
+        """
         self._used.subtract(self._listed)
         self._used.update(listed)
         for key, size in self._before.items():
             self._used[_owner(key)] -= size
         self._listed, self._before = listed, {}
+        for key in young.keys() - self._since.keys():
+            self.note(key, young[key])
 
 
 def _owner(key: str) -> str:
