@@ -52,7 +52,7 @@ async def test_a_caller_does_not_wait_for_a_sweep_over_many_stores_that_hang(
         shown = await world.client().get("/v1/engines/echo")
         assert (canceled.status_code, canceled.json()["status"], shown.status_code) == (202, "canceled", 200)
         assert time.monotonic() - began < 10
-        assert len(hanging) == 64, "the sweep was over before the caller was answered"
+        assert not sweep.done(), "the sweep was over before the caller was answered"
     finally:
         sweep.cancel()
         await asyncio.gather(sweep, return_exceptions=True)

@@ -54,7 +54,7 @@ async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(tmp_path:
     async with runner_world(tmp_path, execution_timeout_seconds=0.5, pace=Pace(call_age_seconds=0)) as hasty:
         gate = Gate(hasty)
         hasty.engine.in_hand = 0
-        delivery = begin(hasty, names.new_job_id())
+        delivery = begin(hasty, names.new_job_id(), seconds=0.5)
         await until_async(lambda: gate.entered == 1)
         assert await delivery
         await until_async(lambda: hasty.runner.pool.replicas[0].places_taken == 0)

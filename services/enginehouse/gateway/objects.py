@@ -44,11 +44,12 @@ UPLOAD_TTL_SECONDS = 8 * 86_400
 """Longer than the longest time in a queue, so that a waiting job keeps its upload."""
 _JOBS_OWN_TTL_SECONDS = UPLOAD_TTL_SECONDS + MAX_EXECUTION_SECONDS + MAX_RESULT_TTL_SECONDS
 """For objects that were not deleted with their job, such as an output whose worker died before it wrote the record."""
+_ARRIVING = "arriving"
 _TTL_SECONDS = {
     "uploads": UPLOAD_TTL_SECONDS,
     "inputs": _JOBS_OWN_TTL_SECONDS,
     "outputs": _JOBS_OWN_TTL_SECONDS,
-    "arriving": 86_400,
+    _ARRIVING: 86_400,
 }
 _YOUNG_SECONDS = 60
 """Covers the store's clock being behind ours, and the moment between an object's last byte and its place."""
@@ -60,7 +61,7 @@ class Listing(NamedTuple):
     tenants_bytes: Counter[str]
     """Bytes that each tenant keeps in objects that are not young."""
     young: dict[str, int]
-    """Bytes of each young object, by key."""
+    """Bytes of each young object, by key. Neither counts objects that are still being written."""
 
 
 class UploadDoesNotExist(NotFound):
@@ -163,7 +164,7 @@ class Objects:
         stored now that were not before.
         """
         assert self._folder is not None
-        arriving = f"{key.split('/')[0]}/arriving/{new_job_id()}"
+        arriving = f"{key.split('/')[0]}/{_ARRIVING}/{new_job_id()}"
         try:
             size = await self.put(arriving, body)
             try:
@@ -233,9 +234,11 @@ class Objects:
                 ttl = _TTL_SECONDS.get(parts[1]) if len(parts) == 3 else None
                 if ttl and written_at < now - ttl:
                     old.append(path)
-                elif len(parts) > 1 and written_at >= now - _YOUNG_SECONDS:
+                elif len(parts) == 1 or parts[1] == _ARRIVING:
+                    continue  # The gateway's own, or counted as long as it is being written.
+                elif written_at >= now - _YOUNG_SECONDS:
                     young[path] = int(item["size"])
-                elif len(parts) > 1:
+                else:
                     kept[parts[0]] += int(item["size"])
         await self.delete(old)
         return Listing(kept, young)
