@@ -105,3 +105,20 @@ async def test_one_who_no_longer_waits_does_not_disturb_the_others(victim: int) 
     tasks.pop(victim).cancel()
     line.release()
     assert await settled(tasks) == [None, None]
+
+
+async def test_owners_take_turns_where_more_are_waiting_than_a_call_takes() -> None:
+    sent: list[list[str]] = []
+    go = asyncio.Event()
+
+    async def send(_: str, items: Sequence[str]) -> list[None]:
+        sent.append(list(items))
+        await go.wait()
+        return [None] * len(items)
+
+    gather: Gather[str, str, None] = Gather(send, at_most=3, owner=lambda item: item[0])
+    tasks = [asyncio.create_task(gather.do("k", item)) for item in ("a1", *(f"a{n}" for n in range(2, 7)), "b1", "c1")]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    assert sent == [["a1", "b1", "c1"], ["a2", "a3", "a4"], ["a5", "a6"]]

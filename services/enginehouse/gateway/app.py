@@ -47,6 +47,7 @@ from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.store_budget import StoreBudget
 from enginehouse.gateway.tenants.limits import BytesInHand, Limits, OpenRequests
+from enginehouse.gateway.tenants.loop_time import LoopTime
 from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
@@ -169,6 +170,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         sweep=sweep,
         bytes_in_hand=BytesInHand(),
         open_requests=OpenRequests(),
+        loop_time=LoopTime(),
         bodies=bodies,
         events=EventIntake(bodies, submitter, tenants, notifier),
         jobs=jobs,

@@ -23,6 +23,7 @@ from enginehouse.gateway.pace import Pace
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.tenants.limits import BytesInHand, OpenRequests
+from enginehouse.gateway.tenants.loop_time import LoopTime
 from enginehouse.gateway.tenants.stored_bytes import StoredBytes
 from enginehouse.gateway.tenants.tenants import Tenants
 from enginehouse.sidecar.base import Sidecar
@@ -51,6 +52,7 @@ class Gateway:
     sweep: Sweep
     bytes_in_hand: BytesInHand
     open_requests: OpenRequests
+    loop_time: LoopTime
     bodies: Bodies
     events: EventIntake
     jobs: Jobs

@@ -86,7 +86,11 @@ class DaprSidecar:
         self._api_token = api_token
         self._timeout = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
-        bounds = {"at_most": _GATHER_MAX, "at_most_bytes": _GATHER_MAX_BYTES, "in_flight": _GATHER_IN_FLIGHT}
+        bounds: dict[str, Any] = {
+            "at_most": _GATHER_MAX,
+            "at_most_bytes": _GATHER_MAX_BYTES,
+            "in_flight": _GATHER_IN_FLIGHT,
+        }
         self._publishing = Gather(self._publish_gathered, size=len, **bounds)
         self._saving = Gather(self._save_gathered, size=lambda item: len(item["value"]), **bounds)
 

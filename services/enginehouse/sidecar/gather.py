@@ -1,7 +1,7 @@
 """Gathers calls of one kind that arrive during a round trip, so that they share the next one."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
@@ -29,13 +29,18 @@ class Gather(Generic[K, T, R]):
         size: Callable[[T], int] | None = None,
         at_most_bytes: int = 1,
         in_flight: int = 1,
+        owner: Callable[[T], str] | None = None,
     ) -> None:
-        """Send at most `at_most` items in one call, with at most `at_most_bytes` in `size` together."""
+        """Send at most `at_most` items in one call, with at most `at_most_bytes` in `size` together.
+
+        If more are waiting than one call takes, the owners of the items take turns.
+        """
         self._send = send
         self._size = size
         self._at_most = at_most
         self._at_most_bytes = at_most_bytes
         self._in_flight = in_flight
+        self._owner = owner
         self._waiting: dict[K, list[tuple[T, asyncio.Future[R]]]] = defaultdict(list)
         self._under_way: dict[K, int] = defaultdict(int)
         self._background = Background()
@@ -60,6 +65,8 @@ class Gather(Generic[K, T, R]):
     async def _run(self, key: K) -> None:
         try:
             while waiting := self._waiting[key]:
+                if self._owner and len(waiting) > self._at_most:
+                    waiting = _by_turns(waiting, self._owner)
                 count = self._fitting(waiting)
                 batch, self._waiting[key] = waiting[:count], waiting[count:]
                 self._resolve(batch, await self._outcomes(key, [item for item, _ in batch]))
@@ -99,3 +106,15 @@ class Gather(Generic[K, T, R]):
                 done.set_exception(outcome)
             else:
                 done.set_result(outcome)
+
+
+def _by_turns(
+    waiting: Sequence[tuple[T, "asyncio.Future[R]"]], owner: Callable[[T], str]
+) -> list[tuple[T, "asyncio.Future[R]"]]:
+    """Order items so that the first of each owner come first, then the second of each, and so on."""
+    before = Counter[str]()
+    turns: list[int] = []
+    for item, _ in waiting:
+        turns.append(before[owner(item)])
+        before[owner(item)] += 1
+    return [waiting[index] for index in sorted(range(len(waiting)), key=turns.__getitem__)]

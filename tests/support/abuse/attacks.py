@@ -2,18 +2,22 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
+from pathlib import Path
 
 from tests.support.abuse.door import PRIVATE_ENGINE, SHARED_ENGINE, Door
 
 Attack = Callable[[Door, threading.Event], str]
 
 _MB = 1024 * 1024
+_FLOOD_PROGRAM = Path(__file__).with_name("flood.py")
 _HALF_OPEN, _STREAMS = 320, 300
 _FLOOD, _FLOOD_SECONDS = 1_500, 0.05
 """Jobs of a flood, and how long the engine works on each."""
@@ -68,6 +72,51 @@ def _repeat(door: Door, over: threading.Event, at_once: int, *requests: Request,
 def _counted(statuses: Counter[int]) -> str:
     named = {0: "connection closed"}
     return ", ".join(f"{number} x {named.get(status, status)}" for status, number in statuses.most_common())
+
+
+def _flooded(door: Door, over: threading.Event, connections: int, request: Request) -> str:
+    """Repeat a request over many connections without a pause, from a process of its own."""
+    head = [f"{request.method} {request.path} HTTP/1.1", "Host: gateway", f"Content-Type: {request.content_type}"]
+    if not request.anonymous:
+        head.append(f"Authorization: Bearer {door.key()}")
+    head.append(f"Content-Length: {len(request.body)}")
+    sent = "\r\n".join(head).encode() + b"\r\n\r\n" + request.body
+    command = [sys.executable, str(_FLOOD_PROGRAM), *map(str, door.address), str(connections)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(b"%d\n%b" % (len(sent), sent))
+        program.stdin.flush()
+        over.wait(60)
+        program.stdin.close()
+        statuses = Counter({int(status): count for status, count in json.loads(program.stdout.readline()).items()})
+    return _counted(statuses)
+
+
+def requests_without_a_key(door: Door, over: threading.Event) -> str:
+    """Ask for what needs a key over 300 connections, without one."""
+    return _flooded(door, over, 300, Request("GET", "/v1/engines", anonymous=True))
+
+
+def submits_that_are_refused(door: Door, over: threading.Event) -> str:
+    """Submit jobs to an engine that does not exist over 64 connections."""
+    return _flooded(door, over, 64, _submit("nobody", b"{}"))
+
+
+def batches(door: Door, over: threading.Event) -> str:
+    """Submit batches of a thousand jobs over 8 connections."""
+    batch = b'{"jobs":[' + b",".join([b'{"engine":"obeys","input":{}}'] * 1_000) + b"]}"
+    return _purged(door, _flooded(door, over, 8, Request("POST", "/v1/jobs/batch", batch)))
+
+
+def bodies_below_the_limit(door: Door, over: threading.Event) -> str:
+    """Submit jobs of 63 KB of small objects over 16 connections."""
+    return _purged(door, _flooded(door, over, 16, _submit("obeys", b"[" + b",".join([b"{}"] * 21_000) + b"]")))
+
+
+def _purged(door: Door, answers: str) -> str:
+    door.purge()
+    return answers
 
 
 def schema_that_doubles(door: Door, over: threading.Event) -> str:
@@ -244,6 +293,10 @@ FREEZING = [
     Attempt(listings, "rows without models"),
     Attempt(documents, "written once"),
     Attempt(many_streams, "followers bounded, one serialisation"),
+    Attempt(requests_without_a_key, "a share of the event loop each"),
+    Attempt(submits_that_are_refused, "a share of the event loop each"),
+    Attempt(batches, "a share of the event loop each, and turns in the ledger's groups"),
+    Attempt(bodies_below_the_limit, "a share of the event loop each"),
     Attempt(half_open_connections, "connections cost nothing, and time out"),
 ]
 STARVING = [

@@ -1,6 +1,8 @@
 """Writes JSON answers, and the answers that several routes share."""
 
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pydantic_core
 from fastapi import Response
@@ -9,10 +11,25 @@ from enginehouse.contracts.job import Status
 from enginehouse.gateway.intake.submission import AcceptedJob
 from enginehouse.gateway.jobs.view import urls
 
+R = TypeVar("R")
+_SHOWN_AT_ONCE = 50
+"""About a millisecond's work."""
+
 
 def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with `content` as JSON."""
     return Response(pydantic_core.to_json(content), status, headers, "application/json")
+
+
+async def page_answer(name: str, rows: Sequence[R], show: Callable[[R], Any], next_cursor: str | None) -> Response:
+    """Answer with a page of rows, as `show` shows them, under `name`. Others have the event loop between its parts."""
+    parts: list[bytes] = []
+    for first in range(0, len(rows), _SHOWN_AT_ONCE):
+        parts.append(pydantic_core.to_json([show(row) for row in rows[first : first + _SHOWN_AT_ONCE]])[1:-1])
+        await asyncio.sleep(0)
+    cursor = pydantic_core.to_json(next_cursor)
+    content = b'{"%b":[%b],"next_cursor":%b}' % (name.encode(), b",".join(parts), cursor)
+    return Response(content, media_type="application/json")
 
 
 def accepted_view(job: AcceptedJob) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from enginehouse import __version__
 from enginehouse.gateway.gateway import Gateway
@@ -20,7 +20,7 @@ class _Api(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._front: ASGIApp = RequestId(HeadersWithinBounds(FastSubmit(super().__call__, self)))
+        self._front = RequestId(HeadersWithinBounds(FastSubmit(super().__call__, self)))
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, with the headers of all answers."""
@@ -32,9 +32,18 @@ class _Api(FastAPI):
         if scope["type"] != "http":
             await self._front(scope, receive, send)
             return
+        gateway: Gateway = self.state.gateway
         with ExitStack() as until_answered:
             scope.setdefault("state", {})["until_answered"] = until_answered
-            await self._front(scope, receive, send)
+            await gateway.loop_time.share(_sender(gateway, scope), self._front(scope, receive, send))
+
+
+def _sender(gateway: Gateway, scope: Scope) -> str:
+    """Return the tenant whose key the request has, or the address from which it comes."""
+    for name, value in scope["headers"]:
+        if name == b"authorization" and (caller := gateway.tenants.find(value.decode("latin-1"))):
+            return caller.name
+    return scope["client"][0] if scope["client"] else ""
 
 
 def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> FastAPI:

@@ -26,7 +26,7 @@ from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.outbox import webhooks_of
 from enginehouse.gateway.ledger.read import Listing
-from enginehouse.gateway.ledger.rows import JobRow
+from enginehouse.gateway.ledger.rows import JobRow, ListedJob
 from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.outcome import decisions
 from enginehouse.gateway.outcome.records import Records
@@ -42,7 +42,7 @@ _SOON_SECONDS = 2.0
 class JobPage:
     """Jobs, newest first, without their inputs and outputs."""
 
-    jobs: list[JobView]
+    jobs: list[ListedJob]
     next_cursor: str | None
 
 
@@ -140,8 +140,11 @@ class Jobs:
             listing = replace(listing, engine=self.catalogue.resolve(listing.engine, listing.tenant).id)
         async with self._listing[listing.tenant]:
             rows = await self.ledger.read(read.list_jobs, listing)
-        views = [listed_view(row, self.catalogue.get(row.engine)) for row in rows]
-        return JobPage(views, rows[-1].id if len(rows) == listing.limit else None)
+        return JobPage(rows, rows[-1].id if len(rows) == listing.limit else None)
+
+    def listed_view(self, row: ListedJob) -> JobView:
+        """Show a job of a page."""
+        return listed_view(row, self.catalogue.get(row.engine))
 
     async def cancel(self, caller: Caller, job_id: str) -> JobView:
         """Cancel a job; raise JobIsFinal if it has ended, even if it ends during this call."""

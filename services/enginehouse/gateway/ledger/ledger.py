@@ -133,7 +133,7 @@ class Ledger:
 
     async def insert(self, job: NewJob) -> Inserted:
         """Accept a job. When this returns, the job is on disk."""
-        result: Inserted = await self._writer.write(insert_jobs, job, durable=True)
+        result: Inserted = await self._writer.write(insert_jobs, job, durable=True, owner=job.row.tenant)
         return result
 
     async def fill_window(self, item: FillWindow) -> list[JobRow]:

@@ -99,11 +99,21 @@ class Tenants:
 
     def authenticate(self, authorization: str | None) -> Caller:
         """Return the caller that an Authorization header names; raise Unauthenticated if it names none."""
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = _key_in(authorization or "")
+        if not key:
             raise Unauthenticated("This call needs a header 'Authorization: Bearer KEY'")
         # The key is looked up by its hash, so the time that this takes reveals nothing about the key.
-        caller = self._callers.get(hash_key(key.strip()))
+        caller = self._callers.get(hash_key(key))
         if caller is None:
             raise Unauthenticated("The API key is not known")
         return caller
+
+    def find(self, authorization: str) -> Caller | None:
+        """Return the caller that an Authorization header names, if it names one."""
+        key = _key_in(authorization)
+        return self._callers.get(hash_key(key)) if key else None
+
+
+def _key_in(authorization: str) -> str:
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""

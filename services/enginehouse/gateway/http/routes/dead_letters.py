@@ -7,7 +7,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.job import Accepted, JobError
 from enginehouse.contracts.moments import moment_of
-from enginehouse.gateway.http.answers import accepted_answer, json_answer
+from enginehouse.gateway.http.answers import accepted_answer, json_answer, page_answer
 from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
     NoQueryAllowed,
@@ -83,7 +83,7 @@ async def list_dead_letters(
 ) -> Response:
     """List the caller's dead letters, newest first."""
     page = await gateway.dead_letters.list(caller, unparsable=query.unparsable, cursor=query.cursor, limit=query.limit)
-    return json_answer({"dead_letters": [_view(row) for row in page.letters], "next_cursor": page.next_cursor})
+    return await page_answer("dead_letters", page.letters, _view, page.next_cursor)
 
 
 @router.get(

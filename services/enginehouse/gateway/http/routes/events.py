@@ -75,7 +75,7 @@ async def accept_events(request: Request, gateway: WiredGateway, caller: Authent
         )
     if kind == BATCH_CONTENT_TYPE:
         jobs = await read_jobs(request, caller, jobs_of_events, at_once=BATCH_MAX_BYTES)
-        return await batch_answer(jobs, lambda job, _: gateway.events.accept(caller, job))
+        return await batch_answer(gateway, caller, jobs, lambda job, _: gateway.events.accept(caller, job))
     if is_binary(headers):
         job = await read_jobs(request, caller, job_of_binary_event, headers)
     else:

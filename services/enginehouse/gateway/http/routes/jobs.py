@@ -13,7 +13,7 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
 from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer
+from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer, page_answer
 from enginehouse.gateway.http.dependencies import (
     MAX_WAIT_SECONDS,
     AuthenticatedCaller,
@@ -165,10 +165,15 @@ async def submit_batch(request: Request, gateway: WiredGateway, caller: Authenti
         )
         return await gateway.jobs.submit(submission)
 
-    return await batch_answer(jobs, accept)
+    return await batch_answer(gateway, caller, jobs, accept)
 
 
-async def batch_answer(jobs: RequestedJobs, accept: Callable[[RequestedJob, int], Awaitable[AcceptedJob]]) -> Response:
+async def batch_answer(
+    gateway: Gateway,
+    caller: Caller,
+    jobs: RequestedJobs,
+    accept: Callable[[RequestedJob, int], Awaitable[AcceptedJob]],
+) -> Response:
     """Accept each job of a batch by `accept(job, index)`, and answer for each in the same order."""
 
     async def one(index: int, job: RequestedJob | EnginehouseError) -> dict[str, Any]:
@@ -180,11 +185,9 @@ async def batch_answer(jobs: RequestedJobs, accept: Callable[[RequestedJob, int]
             return {"problem": problem_body(error)}
 
     answers: list[dict[str, Any]] = []
-    # In parts, so that the event loop serves others between them.
     for first in range(0, len(jobs), _ACCEPTED_AT_ONCE):
         part = enumerate(jobs[first : first + _ACCEPTED_AT_ONCE], first)
-        answers += await asyncio.gather(*(one(*item) for item in part))
-        await asyncio.sleep(0)
+        answers += await asyncio.gather(*(gateway.loop_time.share(caller.name, one(*item)) for item in part))
     return json_answer({"jobs": answers}, 202)
 
 
@@ -242,7 +245,8 @@ async def list_jobs(
 ) -> Response:
     """List the caller's own jobs, newest first."""
     listing = Listing(caller.name, query.engine, query.status, query.cursor, query.limit)
-    return json_answer(await gateway.jobs.list(listing))
+    page = await gateway.jobs.list(listing)
+    return await page_answer("jobs", page.jobs, gateway.jobs.listed_view, page.next_cursor)
 
 
 @router.get(
