@@ -32,7 +32,7 @@ def witnessed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Witnessed]:
     evidence.folder.mkdir()
     home = Home.at(folder / "home")
     impatient = deploy_engine(home.engines, make_witness(folder, "impatient", evidence))
-    jobs = home.engines / impatient.id / "engine" / "jobs.yaml"
+    jobs = home.engines / impatient.id / "slots" / "a" / "dapr" / "jobs.yaml"
     text = jobs.read_text().replace("value: 150s", "value: 3s").replace("value: '15000'", "value: '1000'")
     assert "value: 3s" in text, text
     assert "'1000'" in text, text

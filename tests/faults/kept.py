@@ -131,13 +131,13 @@ def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str)
     """Another runner of an engine with a replica of its own, as on another machine, until the end of the block."""
     home, app, bundle = stack.home, app_id(engine, "a"), stack.home.engines / engine
     replica_port, delivery, sidecar = PORTS.take(), PORTS.take(), SidecarPorts.take(PORTS)
-    run = read_spec(bundle / ENGINE_FILE).run
+    run = read_spec(bundle / "slots" / "a" / ENGINE_FILE).run
     assert run
     engine_env = {**os.environ, **run.env, "PORT": str(replica_port)}
     replica = Kept(f"{app}-2.engine", [sys.executable, *run.command[1:]], lambda: engine_env, home.logs, source)
     fixed = {
         **_app_environment(stack, sidecar),
-        "ENGINEHOUSE_RUNNER_SPEC": str(bundle / ENGINE_FILE),
+        "ENGINEHOUSE_RUNNER_SPEC": str(bundle / "slots" / "a" / ENGINE_FILE),
         "ENGINEHOUSE_RUNNER_SLOT": "a",
         "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{replica_port}"]),
         "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
@@ -151,7 +151,7 @@ def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str)
     plan = SidecarPlan(
         app_id=app,
         ports=sidecar,
-        resources=[bundle / "engine", *checkout.runner_resources()],
+        resources=[bundle / "engine", bundle / "slots" / "a" / "dapr", *checkout.runner_resources()],
         config=checkout.configuration("runner"),
         app_port=delivery,
         block_shutdown_seconds=100,

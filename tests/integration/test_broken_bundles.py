@@ -43,7 +43,7 @@ def _half_written(path: Path) -> None:
 
 
 _BREAKS = [_wrong_password, _missing_secret, _duplicate, _half_written]
-_FILES = ["engine/jobs.yaml", "engine/results.yaml", "gateway/results.yaml"]
+_FILES = ["slots/a/dapr/jobs.yaml", "slots/a/dapr/results.yaml", "gateway/results.yaml"]
 _SAYS: dict[Break, str] = {
     _wrong_password: "WRONGPASS",
     _missing_secret: "NOAUTH",

@@ -110,7 +110,11 @@ class World:
 
     def engine_daprd(self) -> DaprdHandle:
         """Start a sidecar of the engine's app."""
-        return self.daprd(APP, [self._folder / "engine/engine", ROOT / "dapr/resiliency"], self.engine_port)
+        return self.daprd(
+            APP,
+            [self._folder / "engine/engine", self._folder / "engine/slots/a/dapr", ROOT / "dapr/resiliency"],
+            self.engine_port,
+        )
 
     def daprd(self, app_id: str, resources: list[Path], port: int) -> DaprdHandle:
         log = self._folder / f"daprd-{app_id}-{secrets.token_hex(3)}.log"
@@ -208,7 +212,7 @@ async def test_a_job_whose_sidecar_was_killed_is_delivered_by_the_next_one(
     with contextlib.ExitStack() as stack:
         folder = tmp_path_factory.mktemp("killed")
         other = World(folder, stack)
-        jobs = folder / "engine/engine/jobs.yaml"
+        jobs = folder / "engine/slots/a/dapr/jobs.yaml"
         # The same file with shorter clocks: the real ones are half a minute and more.
         jobs.write_text(
             _with_setting(_with_setting(jobs.read_text(), "processingTimeout", "2s"), "redeliverInterval", "500")

@@ -65,7 +65,7 @@ class Stack:
 
     def quick_broker(self, processing_timeout: str) -> None:
         """Let Redis deliver again much sooner than it would."""
-        path = self.bundle / "engine/jobs.yaml"
+        path = self.bundle / "slots/a/dapr/jobs.yaml"
         component = yaml.safe_load(path.read_text())
         for item in component["spec"]["metadata"]:
             if item["name"] == "processingTimeout":
@@ -90,11 +90,11 @@ class Stack:
         """Start a runner with its daprd."""
         port = PORTS.take()
         app = names.app_id(SPEC.id, "a")
-        daprd = self._daprd(app, [self.bundle / "engine"], port, worker)
+        daprd = self._daprd(app, [self.bundle / "engine", self.bundle / "slots/a/dapr"], port, worker)
         environment = {
             **os.environ,
             **app_environment(daprd.plan.ports, API_TOKEN, APP_TOKEN),
-            "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / "engine.yaml"),
+            "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / "slots/a/engine.yaml"),
             "ENGINEHOUSE_RUNNER_SLOT": "a",
             "ENGINEHOUSE_RUNNER_WORKER": worker,
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([engine_url]),

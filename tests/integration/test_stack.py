@@ -106,7 +106,7 @@ def test_an_engine_added_while_all_runs_takes_jobs_and_nothing_else_restarts(
     _echoes(stack)
 
 
-def test_changed_code_takes_effect_when_it_is_deployed_not_before_and_jobs_wait_meanwhile(
+def test_changed_code_takes_effect_when_it_is_deployed_not_before_and_the_version_before_serves_meanwhile(
     stack: StackHandle, tmp_path: Path
 ) -> None:
     folder = _engine(tmp_path, "changing")
@@ -124,7 +124,9 @@ def test_changed_code_takes_effect_when_it_is_deployed_not_before_and_jobs_wait_
     stack.until_engine(engine)
     _echoes(stack, engine)  # Editing and moving do not deploy, even when the engine starts again.
     stack.deploy(moved, wait=False)
-    stack.until_restarted(f"{engine}--a.runner", runner)
+    _echoes(stack, engine)
+    until(lambda: stack.state()["engines"][engine]["slot"] == "b", "the new version has taken over", 60)
+    until(lambda: f"{engine}--a.runner" not in stack.processes(), "the version before has ended", 60)
     job = stack.submit(engine, 1, tenant="tests")
     assert (job["status"], job.get("output")) == ("succeeded", {"was": 1}), job
     stack.remove(engine)

@@ -27,8 +27,8 @@ def _bundles() -> Iterator[dict[str, Any]]:
     specs = [read_spec(path) for path in ENGINE_FILES] + [EngineSpec(tenant="acme", name="one")]
     rendered = [render_engine(spec, ".") for spec in specs] + [render_tenant(Tenant(name="acme"))]
     for files in rendered:
-        for path, text in files.items():
-            if "/" in path:
+        for text in files.values():
+            if yaml.safe_load(text).get("kind"):
                 yield yaml.safe_load(text)
 
 

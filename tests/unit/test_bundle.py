@@ -34,10 +34,10 @@ def _engine(spec: EngineSpec = _SPEC) -> dict[str, Any]:
 
 
 def test_the_jobs_component_lets_each_slot_do_its_part_and_no_more() -> None:
-    jobs = _engine()["engine/jobs.yaml"]
+    jobs = _engine()["slots/a/dapr/jobs.yaml"]
     settings = _settings(jobs)
     assert jobs["metadata"]["name"] == "jobs-acme--sentiment"
-    assert jobs["scopes"] == ["acme--sentiment--a", "acme--sentiment--b"]
+    assert jobs["scopes"] == ["acme--sentiment--a"]
     assert settings["consumerID"] == "acme--sentiment"
     assert settings["allowedTopics"].split(",") == [
         "engine.acme--sentiment",
@@ -55,9 +55,9 @@ def test_the_jobs_component_lets_each_slot_do_its_part_and_no_more() -> None:
 
 
 def test_the_jobs_component_paces_by_slots_and_outlasts_three_executions() -> None:
-    settings = _settings(_engine(_SPEC.model_copy(update={"scale": Scale(min=2, max=2)}))["engine/jobs.yaml"])
+    settings = _settings(_engine(_SPEC.model_copy(update={"scale": Scale(min=2, max=2)}))["slots/a/dapr/jobs.yaml"])
     assert settings["concurrency"] == "16"
-    batching = _engine(_SPEC.model_copy(update={"batch": Batch(max_size=4)}))["engine/jobs.yaml"]
+    batching = _engine(_SPEC.model_copy(update={"batch": Batch(max_size=4)}))["slots/a/dapr/jobs.yaml"]
     assert _settings(batching)["concurrency"] == "32"
     assert settings["queueDepth"] == "1"
     assert settings["processingTimeout"] == "210s"
@@ -69,7 +69,7 @@ def test_the_runner_of_a_shared_engine_gets_the_whole_window_since_tenants_take_
     concurrency: int, deliveries: int, seconds: int
 ) -> None:
     shared = _SPEC.model_copy(update={"tenant": "shared", "concurrency": concurrency})
-    settings = _settings(_engine(shared)["engine/jobs.yaml"])
+    settings = _settings(_engine(shared)["slots/a/dapr/jobs.yaml"])
     assert settings["concurrency"] == str(deliveries)
     # A job that waits for its turn is not delivered once more meanwhile.
     assert settings["processingTimeout"] == f"{seconds}s"
@@ -77,13 +77,13 @@ def test_the_runner_of_a_shared_engine_gets_the_whole_window_since_tenants_take_
 
 def test_both_sides_name_the_same_keys_and_the_gateway_survives_a_broken_store() -> None:
     objects = _engine()
-    engine, gateway = objects["engine/results.yaml"], objects["gateway/results.yaml"]
+    engine, gateway = objects["slots/a/dapr/results.yaml"], objects["gateway/results.yaml"]
     assert engine["metadata"] == gateway["metadata"] == {"name": "results-acme--sentiment"}
     assert _settings(engine) == _settings(gateway) == {"keyPrefix": "acme--sentiment"}
     assert gateway["scopes"] == ["gateway"]
     assert gateway["spec"]["ignoreErrors"] is True
     assert gateway["spec"]["initTimeout"] == "3s"
-    assert engine["scopes"] == ["acme--sentiment--a", "acme--sentiment--b"]
+    assert engine["scopes"] == ["acme--sentiment--a"]
 
 
 def test_the_active_slot_is_subscribed_and_nobody_is_on_trial() -> None:
@@ -133,8 +133,8 @@ def test_a_bundle_is_read_back_as_it_was_written_and_replaced_whole(tmp_path: Pa
     folder = tmp_path / "engines" / _SPEC.id
     write_bundle(folder, {**render_engine(_SPEC, "."), "engine/extra.yaml": "{}"})
     write_bundle(folder, render_engine(_SPEC, "."))
-    assert read_spec(folder / "engine.yaml") == _SPEC
-    assert read_workloads(folder / "workloads.yaml").slots == {"a": "v1"}
+    assert read_spec(folder / "slots/a/engine.yaml") == _SPEC
+    assert read_workloads(folder / "workloads.yaml").slots["a"].version == "v1"
     assert not (folder / "engine" / "extra.yaml").exists()
     assert [path.name for path in folder.parent.iterdir()] == [_SPEC.id]
 

@@ -30,7 +30,7 @@ def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     (source / "engine.yaml").write_text("tenant: demo\nname: one\n")
     deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
     assert deployed.exit_code == 0, deployed.output
-    assert (home / "engines" / "demo--one" / "engine" / "jobs.yaml").is_file()
+    assert (home / "engines" / "demo--one" / "slots" / "a" / "dapr" / "jobs.yaml").is_file()
     assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)]).exit_code == 0
     assert list((home / "engines").iterdir()) == []
     again = _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)])

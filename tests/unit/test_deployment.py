@@ -117,7 +117,7 @@ def deployed(home: Home, tmp_path: Path) -> Deployment:
 
 def _write_state(deployed: Deployment, state: str, *, fresh: bool = True, **fields: Any) -> None:
     entry = {"state": state, "problem": None, "doing": None, **fields}
-    entry["deployed"] = fingerprint(deployed.bundle) if fresh else "an earlier one"
+    entry["deployed"] = fingerprint(deployed.bundle, "a") if fresh else "an earlier one"
     deployed.home.state_file.write_text(json.dumps({"engines": {_ENGINE: entry}, "refused": {}}))
 
 
@@ -136,7 +136,7 @@ async def test_the_failure_of_the_deployment_before_is_not_taken_for_this_ones(d
     await until_async(lambda: "the gateway does not know it yet" in steps.text)
     api.view = {"health": "unhealthy", "reason": "None of its workers is up", "card": {}}
     await until_async(lambda: "None of its workers is up" in steps.text)
-    api.view = {"health": "healthy", "state": "active", "reason": None, "card": {"engine": _ENGINE}}
+    api.view = {"health": "healthy", "state": "active", "reason": None, "card": {"engine": _ENGINE, "slot": "a"}}
     assert (await asyncio.wait_for(waiting, 10))["state"] == "active"
 
 

@@ -52,14 +52,14 @@ class _Processes:
     def retry(self) -> None:
         pass
 
-    async def stop(self) -> None:
+    async def stop(self, *, finish_jobs: bool) -> None:
         pass
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> _Processes:
     made = _Processes()
-    monkeypatch.setattr(engine_keeper, "EngineProcesses", lambda *_: made)
+    monkeypatch.setattr(engine_keeper, "SlotProcesses", lambda *_: made)
     monkeypatch.setattr(engine_keeper, "_LOOK_AGAIN_SECONDS", 0.01)
     return made
 
@@ -67,7 +67,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> _Processes:
 @pytest.fixture
 async def keeper(app: _Processes, tmp_path: Path) -> AsyncIterator[EngineKeeper]:
     context: Any = SimpleNamespace(steps=SilentSteps())
-    made = EngineKeeper(context, "acme--one", tmp_path, lambda: None)
+    made = EngineKeeper(context, "acme--one", "a", tmp_path, lambda _: None)
     yield made
     made.want(None)
     await asyncio.wait_for(made.task, 5)

@@ -9,11 +9,13 @@ import pytest
 import yaml
 from tests.support.waiting import until
 
+from enginehouse.contracts.names import Slot
 from enginehouse.registry import content
-from enginehouse.registry.bundle import InvalidBundle, read_workloads
+from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.content import content_hash
 from enginehouse.registry.deploy import deploy_engine, is_deployed, remove_engine
 from enginehouse.registry.snapshot import hold, only_deployer, source_folder, tidy_snapshots
+from enginehouse.registry.versions import read_versions
 
 _ID = "acme--one"
 
@@ -36,7 +38,14 @@ def engines(tmp_path: Path) -> Path:
 
 def _source(engines: Path) -> Path:
     bundle = engines / _ID
-    return source_folder(bundle, read_workloads(bundle / "workloads.yaml").source)
+    return source_folder(bundle, read_versions(bundle).slots[_newest(bundle)].source)
+
+
+def _newest(bundle: Path) -> Slot:
+    versions = read_versions(bundle)
+    newest = versions.wanted
+    assert newest
+    return newest
 
 
 def _copies(engines: Path) -> list[str]:

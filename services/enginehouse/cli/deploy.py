@@ -1,6 +1,7 @@
-"""`enginehouse engines deploy FOLDER` and `engines remove ID`: put an engine's bundle into a home, or remove it."""
+"""`enginehouse engines deploy`, `promote`, `rollback` and `remove`: bring versions of an engine into a home, or remove it."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,13 @@ from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
-from enginehouse.local.home import LOCAL_TENANT
+from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import deployed_engine, remove_engine
+
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="Longest wait. Default: until it answers, or cannot work."),
+]
 
 
 def deploy(
@@ -24,30 +30,39 @@ def deploy(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until the engine answers, or cannot work.")
     ] = True,
-    timeout: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Longest wait. Default: until it answers, or cannot work."),
-    ] = None,
+    timeout: TimeoutOption = None,
+    promote: Annotated[
+        bool,
+        typer.Option(
+            "--promote/--no-promote", help="Give it the engine's jobs once it is fit to, or leave it on trial."
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy the engine in FOLDER, and wait until it answers. Exits with 1 if it does not work.
 
-    A running 'enginehouse up' notices and starts it; nothing else changes.
+    A running 'enginehouse up' notices and starts it; nothing else changes. A new version of an engine comes up beside
+    the one that serves, and takes over once it is healthy and has answered its own examples (example.json, examples/).
     """
     place = home_to_change(home)
-    deployed = deployment.deploy(place, folder)
+    deployed = deployment.deploy(place, folder, promote=promote)
     if not as_json:
         _say_deployed(deployed)
+    _follow(deployed, timeout, wait=wait, as_json=as_json)
+
+
+def _follow(deployed: Deployment, timeout: float | None, *, wait: bool, as_json: bool) -> None:
     view = None
-    if place.is_running() and wait:
+    if deployed.home.is_running() and wait:
         view = run(_wait(deployed, timeout, as_json))
-    elif not place.is_running() and not as_json:
+    elif not deployed.home.is_running() and not as_json:
         say("It starts with 'enginehouse up'.")
     if as_json:
         print_json(
             {
                 "id": deployed.spec.id,
                 "version": deployed.spec.version,
+                "slot": deployed.slot,
                 "bundle": str(deployed.bundle),
                 "changed": deployed.changed,
                 "warnings": deployed.warnings(),
@@ -70,18 +85,46 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
             view = await deployment.wait_until_answers(deployed, steps, timeout)
         except NotWorking:
             steps.close()
+            went_back = deployed.give_up()
             if not as_json:
-                logs = deployed.home.logs / f"{engine}--*.log"
-                note(f"{engine} stays deployed: mend it and deploy it again. Its logs: {logs}")
+                logs = deployed.home.logs / f"{engine}--{deployed.slot}*.log"
+                what = f"The version before goes on serving {engine}" if went_back else f"{engine} stays deployed"
+                note(f"{what}: mend it and deploy it again. Its logs: {logs}")
             raise
         except asyncio.CancelledError:
             steps.close()
             note(f"{engine} stays deployed. 'enginehouse engines show {engine}' shows how it is.", "")
             raise
-        steps.finish(engine, f"{engine} answers")
+        steps.finish(engine, f"{engine} answers{_on_trial(deployed)}")
     if view["state"] != "active" and not as_json:
         note(f"It is {view['state']}: {view['reason'] or ''}", "yellow")
     return view
+
+
+def _on_trial(deployed: Deployment) -> str:
+    return f" on trial, as {deployed.spec.id}@trial" if deployed.is_update else ""
+
+
+def promote(
+    engine: DeployedArgument, home: HomeOption = None, timeout: TimeoutOption = None, as_json: JsonOption = False
+) -> None:
+    """Give an engine's version on trial the engine's jobs. The version before ends those that it has."""
+    _change(deployment.promote, engine, home, timeout, as_json)
+
+
+def rollback(
+    engine: DeployedArgument, home: HomeOption = None, timeout: TimeoutOption = None, as_json: JsonOption = False
+) -> None:
+    """Go back to an engine's version before the active one: it comes up beside it, and takes over once it is fit to."""
+    _change(deployment.roll_back, engine, home, timeout, as_json)
+
+
+def _change(
+    change: Callable[[Home, str], Deployment], engine: str, home: Path | None, timeout: float | None, as_json: bool
+) -> None:
+    place = home_to_change(home)
+    changed = change(place, deployed_engine(place.engines, engine, LOCAL_TENANT))
+    _follow(changed, timeout, wait=True, as_json=as_json)
 
 
 def remove(engine: DeployedArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:

@@ -22,6 +22,8 @@ enginehouse engines show standard
 
 enginehouse engines deploy my-engine/
 
+enginehouse engines rollback my-engine
+
 enginehouse engines quarantine acme--ocr --reason "answers nonsense since v3"
 
 enginehouse engines resume acme--ocr
@@ -44,7 +46,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def callback() -> None:
-    """List the engines you may use, or show, deploy, quarantine, resume, purge or remove one. Without a command: list."""
+    """List the engines you may use, or show, deploy, promote, roll back, quarantine, resume, purge or remove one. Without a command: list."""
 
 
 @engines.command("list")

@@ -221,6 +221,9 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
         if entry["state"] != "running":
             reason = entry["problem"] or entry["doing"] or ""
             say(f"{engine}: {entry['state']}. {reason}", "red")
+    for engine, entry in state.get("trials", {}).items():
+        reason = entry["problem"] or entry["doing"] or ""
+        say(f"{engine}, on trial: {entry['state']}. {reason}", "red" if reason else "")
     for owner, problem in state["refused"].items():
         say(f"{owner}: not given to the gateway. {problem}", "red")
 

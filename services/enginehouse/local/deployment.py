@@ -12,13 +12,20 @@ from typing import Any
 import httpx2
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.names import PLATFORM_TENANT
+from enginehouse.contracts.names import PLATFORM_TENANT, Slot
 from enginehouse.local.engine_keeper import fingerprint
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, local_replicas, read_spec
-from enginehouse.registry.deploy import deploy_engine, is_deployed
+from enginehouse.registry.deploy import (
+    deploy_engine,
+    drop_trial_of,
+    is_deployed,
+    promote_engine,
+    roll_back_engine,
+)
+from enginehouse.registry.versions import read_versions, spec_of
 
 _LOOK_SECONDS = 0.2
 
@@ -33,6 +40,7 @@ class Deployment:
 
     home: Home
     spec: EngineSpec
+    slot: Slot
     changed: bool
     """False: it was deployed before, exactly as its folder is now."""
 
@@ -50,16 +58,55 @@ class Deployment:
             found.append("resources.memory is not enforced: only Linux limits the memory of a process.")
         return found
 
+    @property
+    def is_update(self) -> bool:
+        """Say whether another version serves until this one is fit to."""
+        return read_versions(self.bundle).active != self.slot
 
-def deploy(home: Home, folder: Path) -> Deployment:
-    """Deploy the engine in `folder`. Raise InvalidBundle with everything that is wrong with it here."""
+    def give_up(self) -> bool:
+        """Take a version that does not work off trial. Return whether another version goes on serving."""
+        if not self.is_update:
+            return False
+        drop_trial_of(self.home.engines, self.spec.id)
+        return True
+
+
+def deploy(home: Home, folder: Path, *, promote: bool = True) -> Deployment:
+    """Deploy the engine in `folder`, to be promoted or to stay on trial.
+
+    Raise InvalidBundle with everything that is wrong with it here.
+    """
     spec = read_spec(folder / ENGINE_FILE)
     if mistakes := [*_wrong_tenant(home, spec), *_too_much_memory(spec)]:
         raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
-    changed = not is_deployed(home.engines, folder, spec)
-    if changed:
-        deploy_engine(home.engines, folder)
-    return Deployment(home, spec, changed)
+    if is_deployed(home.engines, folder, spec):
+        return Deployment(home, spec, _newest(home, spec.id), changed=False)
+    spec = deploy_engine(home.engines, folder, promote=promote)
+    return Deployment(home, spec, _newest(home, spec.id), changed=True)
+
+
+def _newest(home: Home, engine_id: str) -> Slot:
+    versions = read_versions(home.engines / engine_id)
+    newest = versions.trial or versions.active
+    assert newest, "an engine that is deployed has a version"
+    return newest
+
+
+def promote(home: Home, engine_id: str) -> Deployment:
+    """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotWorking if it is not fit to."""
+    bundle = home.engines / engine_id
+    trial = read_versions(bundle).trial
+    entry = home.read_state().get("trials", {}).get(engine_id)
+    if trial and home.is_running() and (entry is None or entry["state"] != "running"):
+        raise NotWorking(f"{engine_id}@trial is not promoted:", (entry and entry["problem"]) or "It does not run yet.")
+    slot = promote_engine(home.engines, engine_id)
+    return Deployment(home, spec_of(bundle, slot), slot, changed=True)
+
+
+def roll_back(home: Home, engine_id: str) -> Deployment:
+    """Bring an engine's version before the active one back, as a new one comes. Raise NoOtherVersion."""
+    slot = roll_back_engine(home.engines, engine_id)
+    return Deployment(home, spec_of(home.engines / engine_id, slot), slot, changed=True)
 
 
 def _wrong_tenant(home: Home, spec: EngineSpec) -> list[str]:
@@ -81,21 +128,27 @@ def _too_much_memory(spec: EngineSpec) -> list[str]:
 
 
 async def wait_until_answers(deployment: Deployment, steps: Steps, timeout_seconds: float | None) -> dict[str, Any]:
-    """Wait until the engine answers, and return the API's view of it. Show `steps` what the wait is for.
+    """Wait until the version answers, and return the API's view of the engine. Show `steps` what the wait is for.
 
-    Raise NotWorking with the reason if it cannot work, or does not within the time; None: no limit.
+    A version that is to stay on trial answers on trial. Raise NotWorking with the reason if it cannot work, or does not
+    within the time; None: no limit.
     """
     began = time.monotonic()
-    wanted, engine = fingerprint(deployment.bundle), deployment.spec.id
+    wanted, engine = fingerprint(deployment.bundle, deployment.slot), deployment.spec.id
     async with httpx2.AsyncClient(timeout=5, trust_env=False) as http:
         while True:
+            versions = read_versions(deployment.bundle)
+            on_trial = versions.trial == deployment.slot
             state = deployment.home.read_state()
-            doing = _progress(state, engine, wanted)
+            doing = _progress(state, engine, wanted, on_trial=on_trial)
             if doing is None:
                 view = await _api_view(http, deployment.home, engine)
-                if view.get("health") == "healthy" and view.get("card"):
+                if on_trial and versions.promote is None:
                     return view
-                doing = view.get("reason") or "the gateway does not know it yet"
+                card = view.get("card")
+                if view.get("health") == "healthy" and card and card.get("slot") == deployment.slot:
+                    return view
+                doing = "taking over" if on_trial else view.get("reason") or "the gateway does not know it yet"
             steps.update(engine, f"{engine}: {doing}")
             if timeout_seconds is not None and time.monotonic() - began > timeout_seconds:
                 raise NotWorking(f"{engine} does not answer after {timeout_seconds:g} s.", doing)
@@ -106,14 +159,14 @@ async def wait_until_answers(deployment: Deployment, steps: Steps, timeout_secon
             await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _progress(state: dict[str, Any], engine: str, wanted: str) -> str | None:
-    """Say what a starting engine waits for; None once it runs. Raise NotWorking if it cannot work."""
-    entry = state.get("engines", {}).get(engine, {})
+def _progress(state: dict[str, Any], engine: str, wanted: str, *, on_trial: bool) -> str | None:
+    """Say what a starting version waits for; None once it runs. Raise NotWorking if it cannot work."""
+    entry = state.get("trials" if on_trial else "engines", {}).get(engine, {})
     if refused := state.get("refused", {}).get(engine):
         raise NotWorking(f"{engine} is not given to the gateway:", refused)
     if entry.get("deployed") != wanted:
         return "stopping what ran before" if entry.get("state") == "stopping" else "waiting to be noticed"
-    if entry["state"] == "failed":
+    if entry["state"] == "failed" or (on_trial and entry["state"] == "running" and entry["problem"]):
         raise NotWorking(f"{engine} does not work:", entry["problem"])
     return None if entry["state"] == "running" else entry["doing"] or entry["problem"] or "loading"
 

@@ -11,11 +11,12 @@ from typing import Literal
 
 import structlog
 
+from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.problem import problem_text
-from enginehouse.local.engine_processes import EngineProcesses
+from enginehouse.local.engine_processes import SlotProcesses
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
-from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE
+from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE, InvalidBundle, read_workloads, slot_folder
 
 log = structlog.get_logger(__name__)
 
@@ -27,47 +28,58 @@ _LOAD_SECONDS = 600
 """A model may take this long to load. After that its engine counts as failed."""
 
 
-def fingerprint(bundle: Path) -> str:
-    """Return a hash that changes when the engine's processes must restart. daprd itself reloads Dapr objects."""
-    digest = hashlib.sha256()
-    for name in (ENGINE_FILE, WORKLOADS_FILE):
-        try:
-            digest.update((bundle / name).read_bytes())
-        except OSError as error:
-            digest.update(str(error.errno).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()
+def fingerprint(bundle: Path, slot: Slot) -> str:
+    """Return a hash that changes when the slot's processes must restart. daprd itself reloads Dapr objects."""
+    try:
+        workload = read_workloads(bundle / WORKLOADS_FILE).slots.get(slot)
+        wanted = [str(workload), (bundle / slot_folder(slot) / ENGINE_FILE).read_text()]
+    except (InvalidBundle, OSError) as error:
+        wanted = [str(error)]
+    return hashlib.sha256("\0".join(wanted).encode()).hexdigest()
 
 
 class EngineKeeper:
-    """One engine of a home, from the moment its bundle appears until it is gone."""
+    """One slot of an engine, from the moment a version in it is to run until it is not any longer."""
 
-    def __init__(self, context: StackContext, engine_id: str, bundle: Path, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        context: StackContext,
+        engine_id: str,
+        slot: Slot,
+        bundle: Path,
+        on_change: Callable[["EngineKeeper"], None],
+    ) -> None:
         self.engine_id = engine_id
+        self.slot: Slot = slot
         self.state: EngineRunState = "starting"
         self.problem: str | None = None
         """Why it does not work, in the words that the gateway gets as well."""
         self._doing: str | None = None
         """What its start waits for."""
+        self.is_judged = False
+        """Whether the version has been sent its own examples since its processes were started."""
+        self.rejected: str | None = None
+        """Why the version on trial does not become the active one, although it runs."""
         self.settled = asyncio.Event()
         """Set while it is running or has failed; cleared while it changes."""
         self._context = context
-        self._step = f"engine {engine_id}"
+        self._step = f"engine {app_id(engine_id, slot)}"
         self._bundle = bundle
         self._on_change = on_change
         self._wanted: str | None = None
+        self._finishes_jobs = False
         self._running: str | None = None
         self._was_up = False
         self._again = asyncio.Event()
         """Set when a start that failed may be tried again."""
         self._changed = asyncio.Event()
-        self._app: EngineProcesses | None = None
-        self.task = asyncio.create_task(self._keep(), name=f"keep {engine_id}")
+        self._app: SlotProcesses | None = None
+        self.task = asyncio.create_task(self._keep(), name=f"keep {app_id(engine_id, slot)}")
 
-    def want(self, wanted: str | None) -> None:
-        """Run the engine as of this fingerprint. None: stop it; then `task` ends."""
+    def want(self, wanted: str | None, *, finish_jobs: bool = False) -> None:
+        """Run the version as of this fingerprint. None: stop it, once its jobs have ended if so asked; then `task` ends."""
         if wanted != self._wanted:
-            self._wanted = wanted
+            self._wanted, self._finishes_jobs = wanted, finish_jobs
             self.settled.clear()
             self._changed.set()
 
@@ -87,18 +99,18 @@ class EngineKeeper:
         while self._wanted is not None:
             self._changed.clear()
             self._running = self._wanted
-            self._app = EngineProcesses(self._context, self.engine_id, self._bundle)
+            self._app = SlotProcesses(self._context, self.engine_id, self.slot, self._bundle)
             living = asyncio.create_task(self._live(self._app))
             await self._changed.wait()
             living.cancel()
             await asyncio.wait([living])
             self._set("stopping")
-            await self._app.stop()
+            await self._app.stop(finish_jobs=self._finishes_jobs)
         self.settled.set()
 
-    async def _live(self, app: EngineProcesses) -> None:
+    async def _live(self, app: SlotProcesses) -> None:
         """Start the engine and follow its health. Its processes are started again and again, so it can come up late."""
-        self._was_up = False
+        self._was_up, self.is_judged, self.rejected = False, False, None
         self._set("starting")
         self._context.steps.update(self._step, f"starting {self.engine_id}")
         while not await self._start(app):
@@ -110,7 +122,7 @@ class EngineKeeper:
         while True:
             await self._look(app, loading_until)
 
-    async def _start(self, app: EngineProcesses) -> bool:
+    async def _start(self, app: SlotProcesses) -> bool:
         self._again.clear()
         try:
             await app.start(_NotedSteps(self._context.steps, self._note_step))
@@ -122,7 +134,7 @@ class EngineKeeper:
         self._tell(None)
         return True
 
-    async def _look(self, app: EngineProcesses, loading_until: float) -> None:
+    async def _look(self, app: SlotProcesses, loading_until: float) -> None:
         """See how the engine is, for about a second."""
         if problem := await app.problem():
             self._fails(problem)
@@ -141,7 +153,7 @@ class EngineKeeper:
         if self._doing is None and self.state == "starting":
             self._tell("Its environment is being made.")
         self._doing = text
-        self._on_change()
+        self._on_change(self)
 
     def _waits(self, found: str | None, *, is_late: bool) -> None:
         """Note what an engine that is not up yet waits for, according to its runners."""
@@ -179,13 +191,23 @@ class EngineKeeper:
 
     def _set(self, state: EngineRunState, problem: str | None = None) -> None:
         self.state, self.problem = state, problem
-        self._on_change()
+        self._on_change(self)
+
+    async def judge(self) -> bool:
+        """Return whether the version answers its own examples. If not, `rejected` says which and why."""
+        assert self._app
+        self.rejected = await self._app.wrong_example()
+        if self.rejected:
+            self._context.steps.finish(self._step, f"{self.engine_id}: {self.rejected}", ok=False)
+        self._on_change(self)
+        return self.rejected is None
 
     def shown(self) -> dict[str, str | None]:
         """Return what `run/state.json` says about the engine. `deployed` is the fingerprint of what runs now."""
         return {
             "state": self.state,
-            "problem": self.problem,
+            "slot": self.slot,
+            "problem": self.rejected or self.problem,
             "doing": self._doing,
             "deployed": self._running,
         }

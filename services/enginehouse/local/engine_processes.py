@@ -1,4 +1,4 @@
-"""Run one engine as processes: its replicas, its runner and the runner's daprd."""
+"""Run one version of an engine as processes: its replicas, its runner and the runner's daprd."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, SLOTS, Slot, app_id
+from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Slot, app_id
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
+from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
@@ -26,11 +27,12 @@ from enginehouse.registry.bundle import (
     ENGINE_FILE,
     WORKLOADS_FILE,
     InvalidBundle,
-    Workloads,
-    read_spec,
+    Workload,
     read_workloads,
+    slot_folder,
 )
 from enginehouse.registry.snapshot import hold, source_folder, tidy_snapshots
+from enginehouse.registry.versions import spec_of
 
 _DRAIN_SECONDS = 10
 _POLL_SECONDS = 0.05
@@ -38,50 +40,50 @@ _POLL_SECONDS = 0.05
 
 @dataclass(slots=True)
 class SlotProcesses:
-    """The processes of one slot of an engine."""
-
-    app: str
-    runner: Supervised
-    daprd: Supervised
-    engine_ports: list[int]
-    """The ports of its replicas, also of those that are not started yet."""
-    other_ports: list[int]
-    replicas: dict[str, Supervised] = field(default_factory=dict)
-    """Replicas by `<host>_<port>`. A runner asks for a restart under this name."""
-
-    def all(self) -> list[Supervised]:
-        """Return every process of the slot."""
-        return [*self.replicas.values(), self.runner, self.daprd]
-
-
-@dataclass(slots=True)
-class EngineProcesses:
-    """An engine's processes, started from its bundle."""
+    """The processes of the version in one slot of an engine, started from its bundle."""
 
     context: StackContext
     engine_id: str
+    slot: Slot
     bundle: Path
-    _slots: list[SlotProcesses] = field(default_factory=list)
+    _runner_process: Supervised | None = None
+    _daprd: Supervised | None = None
+    _replicas: dict[str, Supervised] = field(default_factory=dict)
+    """Replicas by `<host>_<port>`. A runner asks for a restart under this name."""
+    _engine_ports: list[int] = field(default_factory=list)
+    """The ports of its replicas, also of those that are not started yet."""
+    _other_ports: list[int] = field(default_factory=list)
+    _longest_job_seconds: float = 0.0
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    """Keeps the engine's files while its processes use them."""
+    """Keeps the version's files while its processes use them."""
+
+    @property
+    def app(self) -> str:
+        """Return the app id of the slot."""
+        return app_id(self.engine_id, self.slot)
+
+    def _processes(self) -> list[Supervised]:
+        return [
+            *self._replicas.values(),
+            *(process for process in (self._runner_process, self._daprd) if process is not None),
+        ]
 
     async def start(self, steps: Steps) -> None:
         """Start all processes, without waiting for them. Show `steps` how the environment is made.
 
         Raise LocalError or InvalidBundle; another call tries again, and `stop` cleans up.
         """
-        spec, workloads, source = self._read()
-        # The runners come first, so that somebody tells the gateway of an environment that cannot be made.
-        if not self._slots:
-            self._slots = [self._start_slot(spec, workloads, slot) for slot in SLOTS if slot in workloads.slots]
+        spec, workload, source = self._read()
+        # The runner comes first, so that somebody tells the gateway of an environment that cannot be made.
+        if self._runner_process is None:
+            self._start_runner(spec, workload)
         environment = await environments.prepare(spec, source, self.context.guard, steps)
-        for slot in self._slots:
-            slot.replicas = {
-                f"127.0.0.1_{port}": self.context.supervisor.start(
-                    self._replica(spec, source, f"{slot.app}.engine-{number}", port, environment)
-                )
-                for number, port in enumerate(slot.engine_ports)
-            }
+        self._replicas = {
+            f"127.0.0.1_{port}": self.context.supervisor.start(
+                self._replica(spec, source, f"{self.app}.engine-{number}", port, environment)
+            )
+            for number, port in enumerate(self._engine_ports)
+        }
 
     async def wait_healthy(self, seconds: float) -> bool:
         """Wait at most `seconds` until all processes are healthy; return whether they are."""
@@ -92,109 +94,122 @@ class EngineProcesses:
             await asyncio.sleep(_POLL_SECONDS)
         return True
 
-    async def stop(self) -> None:
-        """Give running jobs a while to end, hand back the rest, then stop all processes."""
-        slots, self._slots = self._slots, []
-        for slot in slots:
-            await stop_app_and_sidecar(self.context.supervisor, slot.runner, slot.daprd, _DRAIN_SECONDS)
-            await self.context.supervisor.stop(*slot.replicas.values(), grace_seconds=5)
-            self.context.ports.release(*slot.engine_ports, *slot.other_ports)
+    async def stop(self, *, finish_jobs: bool = False) -> None:
+        """Give running jobs a while to end, or all their time, hand back the rest, then stop all processes."""
+        if self._runner_process is not None and self._daprd is not None:
+            seconds = self._longest_job_seconds if finish_jobs else _DRAIN_SECONDS
+            await stop_app_and_sidecar(self.context.supervisor, self._runner_process, self._daprd, seconds)
+            await self.context.supervisor.stop(*self._replicas.values(), grace_seconds=5)
+            self.context.ports.release(*self._engine_ports, *self._other_ports)
+        self._runner_process = self._daprd = None
+        self._replicas = {}
         self._held.close()
         await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
 
     async def healthy(self) -> bool:
-        """Return whether all processes run and are healthy, and the runners find nothing wrong."""
-        for slot in self._slots:
-            for process in slot.all():
-                if not await process.is_healthy():
-                    return False
-        return bool(self._slots) and await self.runners_problem() is None
+        """Return whether all processes run and are healthy, and the runner finds nothing wrong."""
+        for process in self._processes():
+            if not await process.is_healthy():
+                return False
+        return bool(self._replicas) and await self.runners_problem() is None
 
     async def runners_problem(self) -> str | None:
-        """Return what the runners' health checks of the engine find; None if nothing is wrong or they do not answer."""
-        for slot in self._slots:
-            url = f"http://127.0.0.1:{slot.runner.spec.port}{RUNNER_ENGINE_ROUTE}"
-            if problem := await self.context.prober.fault(url):
-                return problem_text(problem)
-        return None
+        """Return what the runner's health checks of the engine find; None if nothing is wrong or it does not answer."""
+        if self._runner_process is None:
+            return None
+        url = f"http://127.0.0.1:{self._runner_process.spec.port}{RUNNER_ENGINE_ROUTE}"
+        found = await self.context.prober.fault(url)
+        return problem_text(found) if found else None
 
     def tell(self, problem: str | None) -> None:
-        """Leave for the runners why the engine does not work, or take it back."""
-        for slot in self._slots:
-            file = self.context.home.exchange / slot.app / PROBLEM_FILE
-            if problem is None:
-                file.unlink(missing_ok=True)
-                continue
-            # Made elsewhere: a file that appears in the shared folder is a runner's request.
-            draft = self.context.home.run / f"{slot.app}.{PROBLEM_FILE}"
-            draft.write_text(problem)
-            draft.replace(file)
+        """Leave for the runner why the engine does not work, or take it back."""
+        if self._runner_process is None:
+            return
+        file = self.context.home.exchange / self.app / PROBLEM_FILE
+        if problem is None:
+            file.unlink(missing_ok=True)
+            return
+        # Made elsewhere: a file that appears in the shared folder is a runner's request.
+        draft = self.context.home.run / f"{self.app}.{PROBLEM_FILE}"
+        draft.write_text(problem)
+        draft.replace(file)
 
     async def problem(self) -> str | None:
         """Return why the engine cannot work: a file that daprd ignores, or a process that keeps dying.
 
         None: no problem.
         """
-        for path in sorted((self.bundle / "engine").glob("*.yaml")):
+        for path in (path for folder in self._resources() for path in sorted(folder.glob("*.yaml"))):
             try:
                 read_object(path)
             except InvalidBundle as error:
                 return str(error)
             except OSError:
                 continue  # The bundle is being replaced at this moment.
-        for process in (process for slot in self._slots for process in slot.all()):
+        for process in self._processes():
             if problem := await process.problem():
                 return problem
         return None
 
+    async def wrong_example(self) -> str | None:
+        """Return which of the version's own examples it does not answer, and how it answers it; None if all is well."""
+        spec, workload = spec_of(self.bundle, self.slot), read_workloads(self.bundle / WORKLOADS_FILE).slots[self.slot]
+        for name, data in own_examples(source_folder(self.bundle, workload.source)).items():
+            url = f"http://127.0.0.1:{self._engine_ports[0]}/predict"
+            if wrong := await wrong_answer(url, data, spec.execution_timeout_seconds):
+                return f"{spec.version} does not answer its own {name}: {wrong}"
+        return None
+
     def retry(self) -> None:
         """Start waiting processes at once, because the bundle has changed."""
-        for slot in self._slots:
-            for process in slot.all():
-                process.retry()
+        for process in self._processes():
+            process.retry()
 
     def restart_replica(self, asked: Path) -> None:
         """Restart a replica that hangs. `asked` is the file by which its runner asked for it."""
-        for slot in self._slots:
-            if asked.parent.name == slot.app and asked.name in slot.replicas:
-                slot.replicas[asked.name].kill_and_restart()
+        if asked.parent.name == self.app and asked.name in self._replicas:
+            self._replicas[asked.name].kill_and_restart()
 
-    def _read(self) -> tuple[EngineSpec, Workloads, Path]:
-        spec = read_spec(self.bundle / ENGINE_FILE)
-        if spec.id != self.engine_id:
-            raise LocalError(f"{self.bundle / ENGINE_FILE} describes {spec.id}.", f"It must describe {self.engine_id}.")
+    def _resources(self) -> list[Path]:
+        """Return the folders of the bundle that the slot's sidecar loads."""
+        return [self.bundle / "engine", self.bundle / slot_folder(self.slot) / "dapr"]
+
+    def _read(self) -> tuple[EngineSpec, Workload, Path]:
+        workload = read_workloads(self.bundle / WORKLOADS_FILE).slots.get(self.slot)
+        if workload is None:
+            raise InvalidBundle(f"{self.bundle / WORKLOADS_FILE} has no slot {self.slot}, which its Subscriptions name")
+        spec = spec_of(self.bundle, self.slot)
         if spec.run is None:
             raise LocalError(
                 f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`.",
                 "Add `run: {command: [...]}`, the command that starts it on this machine.",
             )
-        workloads = read_workloads(self.bundle / WORKLOADS_FILE)
-        source = source_folder(self.bundle, workloads.source)
+        source = source_folder(self.bundle, workload.source)
         try:
             self._held.enter_context(hold(source))
         except OSError:
             raise LocalError(
                 f"The deployed files of {self.engine_id} are gone: {source}.", "Deploy it again."
             ) from None
-        return spec, workloads, source
+        return spec, workload, source
 
-    def _start_slot(self, spec: EngineSpec, workloads: Workloads, slot: Slot) -> SlotProcesses:
-        """Start the runner of a slot and its sidecar, and reserve the ports of its replicas."""
-        app, start = app_id(self.engine_id, slot), self.context.supervisor.start
-        ports = [self.context.ports.take() for _ in range(workloads.replicas)]
-        delivery, sidecar = self.context.ports.take(), SidecarPorts.take(self.context.ports)
-        runner = start(self._runner(app, slot, delivery, sidecar, ports, workloads.content))
-        longest = math.ceil(spec.execution_timeout_seconds) + 60
+    def _start_runner(self, spec: EngineSpec, workload: Workload) -> None:
+        """Start the runner and its sidecar, and reserve the ports of its replicas."""
+        start, ports = self.context.supervisor.start, self.context.ports
+        self._engine_ports = [ports.take() for _ in range(workload.replicas)]
+        delivery, sidecar = ports.take(), SidecarPorts.take(ports)
+        self._other_ports = [delivery, *sidecar.all()]
+        self._longest_job_seconds = math.ceil(spec.execution_timeout_seconds) + 60
+        self._runner_process = start(self._runner(delivery, sidecar, workload.content))
         plan = SidecarPlan(
-            app_id=app,
+            app_id=self.app,
             ports=sidecar,
-            resources=[self.bundle / "engine", *checkout.runner_resources()],
+            resources=[*self._resources(), *checkout.runner_resources()],
             config=checkout.configuration("runner"),
             app_port=delivery,
-            block_shutdown_seconds=longest,
+            block_shutdown_seconds=int(self._longest_job_seconds),
         )
-        daprd = start(self.context.sidecar_spec(f"{app}.daprd", plan))
-        return SlotProcesses(app, runner, daprd, ports, [delivery, *sidecar.all()])
+        self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan))
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.run
@@ -217,29 +232,29 @@ class EngineProcesses:
             memory_bytes=spec.resources.memory_bytes,
         )
 
-    def _runner(
-        self, app: str, slot: Slot, delivery: int, sidecar: SidecarPorts, engines: list[int], content: str
-    ) -> ProcessSpec:
-        exchange = self.context.home.exchange / app
+    def _runner(self, delivery: int, sidecar: SidecarPorts, content: str) -> ProcessSpec:
+        exchange = self.context.home.exchange / self.app
         exchange.mkdir(parents=True, exist_ok=True)
         (exchange / PROBLEM_FILE).unlink(missing_ok=True)
         fixed = {
             **inherited_environment(),
             **app_environment(sidecar, self.context.api_token, self.context.app_token),
-            "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / ENGINE_FILE),
-            "ENGINEHOUSE_RUNNER_SLOT": slot,
+            "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / slot_folder(self.slot) / ENGINE_FILE),
+            "ENGINEHOUSE_RUNNER_SLOT": self.slot,
             "ENGINEHOUSE_RUNNER_DEPLOYMENT": content,
-            "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in engines]),
+            "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in self._engine_ports]),
             "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
             "ENGINEHOUSE_RUNNER_SUPERVISOR_DIR": str(exchange),
         }
 
         def environment() -> Mapping[str, str]:
             # A new name for each start, so that the jobs of a runner that died do not look as if it still had them.
-            return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"{slot}-{secrets.token_hex(6)}"}
+            return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"{self.slot}-{secrets.token_hex(6)}"}
 
         url = f"http://127.0.0.1:{delivery}/healthz"
-        return self.context.python_spec(f"{app}.runner", "runner", "enginehouse.runner", environment, delivery, url)
+        return self.context.python_spec(
+            f"{self.app}.runner", "runner", "enginehouse.runner", environment, delivery, url
+        )
 
 
 def engine_command(command: list[str], environment: Path | None) -> list[str]:

@@ -6,11 +6,14 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import structlog
 import watchfiles
 
+from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
@@ -23,6 +26,9 @@ from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
+from enginehouse.registry.bundle import InvalidBundle
+from enginehouse.registry.deploy import promote_engine
+from enginehouse.registry.versions import Versions, read_versions
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +41,10 @@ class Stack:
     port: int
     steps: Steps
     ready: bool = False
-    _engines: dict[str, EngineKeeper] = field(default_factory=dict)
+    _keepers: dict[str, EngineKeeper] = field(default_factory=dict)
+    """The keepers of all slots that run, by app id."""
+    _routed: dict[str, Versions] = field(default_factory=dict)
+    """The versions of each engine, as its bundle last said."""
     _refused: dict[str, str] = field(default_factory=dict)
     _context: StackContext | None = None
     _gateway_parts: GatewayParts | None = None
@@ -44,6 +53,7 @@ class Stack:
     _ports: PortPool = field(default_factory=PortPool)
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
+    _background: Background = field(default_factory=Background)
     _quit: asyncio.Event = field(default_factory=asyncio.Event)
     _started_at: float = field(default_factory=time.time)
 
@@ -61,8 +71,15 @@ class Stack:
 
     @property
     def engines(self) -> dict[str, EngineKeeper]:
-        """Engines of this home, by id."""
-        return self._engines
+        """Keepers of the active versions of this home's engines, by engine id."""
+        return {keeper.engine_id: keeper for keeper in self._keepers.values() if self._role(keeper) == "active"}
+
+    def _role(self, keeper: EngineKeeper) -> Literal["active", "trial", "former"]:
+        """Say whether a slot gets the engine's jobs, is on trial, or ends the jobs that it had before."""
+        routed = self._routed.get(keeper.engine_id)
+        if routed is None or keeper.slot == routed.active:
+            return "active"
+        return "trial" if keeper.slot == routed.trial else "former"
 
     async def start(self, *, wait_for_engines: bool = True) -> None:
         """Start everything in the home and wait until it is healthy. A failing engine does not stop the others.
@@ -98,7 +115,7 @@ class Stack:
 
     async def settled(self) -> None:
         """Wait until every engine that is starting or stopping is running, failed or gone."""
-        await asyncio.gather(*(engine.settled.wait() for engine in self._engines.values()))
+        await asyncio.gather(*(keeper.settled.wait() for keeper in self._keepers.values()))
 
     async def follow(self) -> None:
         """Start, stop and restart engines as bundles come, go and change, until `quit`."""
@@ -118,7 +135,8 @@ class Stack:
         """Stop everything in reverse order, engines at the same time. May be called at any moment."""
         self.quit()
         self.ready = False
-        keepers = list(self._engines.values())
+        await self._background.close()
+        keepers = list(self._keepers.values())
         for keeper in keepers:
             keeper.want(None)
         if keepers:
@@ -138,7 +156,10 @@ class Stack:
             "ready": self.ready,
             "started_at": self._started_at,
             "processes": self.supervisor.statuses(),
-            "engines": {engine.engine_id: engine.shown() for engine in self._engines.values()},
+            "engines": {engine_id: keeper.shown() for engine_id, keeper in self.engines.items()},
+            "trials": {
+                keeper.engine_id: keeper.shown() for keeper in self._keepers.values() if self._role(keeper) == "trial"
+            },
             "refused": self._refused,
         }
         write_private(self.home.state_file, json.dumps(state))
@@ -190,35 +211,74 @@ class Stack:
         self.write_state()
 
     def _follow_engines(self) -> None:
+        """Run in each slot what the bundles say. A slot that gets no jobs any longer ends those that it has first."""
         bundles = self.home.engine_bundles()
+        wanted: dict[str, str] = {}
         for engine_id, bundle in bundles.items():
-            keeper = self._engines.get(engine_id)
-            if keeper is None or keeper.task.done():
-                keeper = self._engines[engine_id] = self._new_keeper(engine_id, bundle)
-            keeper.want(fingerprint(bundle))
-        for engine_id in set(self._engines) - set(bundles):
-            self._engines[engine_id].want(None)
+            for slot in self._slots_to_run(engine_id, bundle):
+                app = app_id(engine_id, slot)
+                keeper = self._keepers.get(app)
+                if keeper is None or keeper.task.done():
+                    keeper = self._keepers[app] = self._new_keeper(engine_id, slot, bundle)
+                wanted[app] = fingerprint(bundle, slot)
+        self._routed = {engine_id: routed for engine_id, routed in self._routed.items() if engine_id in bundles}
+        for app, keeper in self._keepers.items():
+            keeper.want(wanted.get(app), finish_jobs=keeper.engine_id in bundles)
+        self.write_state()
 
-    def _new_keeper(self, engine_id: str, bundle: Path) -> EngineKeeper:
+    def _slots_to_run(self, engine_id: str, bundle: Path) -> list[Slot]:
+        try:
+            routed = self._routed[engine_id] = read_versions(bundle)
+        except InvalidBundle:
+            # What runs goes on, or fails with the reason: its fingerprint shows the mistake as well.
+            return [keeper.slot for keeper in self._keepers.values() if keeper.engine_id == engine_id] or ["a"]
+        return routed.running
+
+    def _new_keeper(self, engine_id: str, slot: Slot, bundle: Path) -> EngineKeeper:
         assert self._context
-        keeper = EngineKeeper(self._context, engine_id, bundle, self.write_state)
+        keeper = EngineKeeper(self._context, engine_id, slot, bundle, self._note_change)
 
         def forget(_: "asyncio.Task[None]") -> None:
-            if self._engines.get(engine_id) is keeper:
-                del self._engines[engine_id]
+            if self._keepers.get(app_id(engine_id, slot)) is keeper:
+                del self._keepers[app_id(engine_id, slot)]
                 self.write_state()
 
         keeper.task.add_done_callback(forget)
         return keeper
 
+    def _note_change(self, keeper: EngineKeeper) -> None:
+        self.write_state()
+        routed = self._routed.get(keeper.engine_id)
+        is_due = routed is not None and routed.promote == keeper.slot and keeper.state == "running"
+        if is_due and not keeper.is_judged:
+            keeper.is_judged = True
+            self._background.start(self._promote(keeper))
+
+    async def _promote(self, keeper: EngineKeeper) -> None:
+        """Give a version on trial the engine's jobs, if it answers its own examples."""
+        if not await keeper.judge():
+            return
+        try:
+            await asyncio.to_thread(promote_engine, self.home.engines, keeper.engine_id, keeper.slot)
+        except (EnginehouseError, OSError) as error:
+            log.warning(
+                f"The version on trial of {keeper.engine_id} is not promoted: {error}",
+                action="promote_failed",
+                engine_id=keeper.engine_id,
+            )
+            return
+        log.info(
+            f"Slot {keeper.slot} gets the jobs of {keeper.engine_id}", action="promoted", engine_id=keeper.engine_id
+        )
+
     def _retry_engines(self, changed: set[Path]) -> None:
-        for engine in self._engines.values():
-            if any(path.is_relative_to(self.home.engines / engine.engine_id) for path in changed):
-                engine.retry()
+        for keeper in self._keepers.values():
+            if any(path.is_relative_to(self.home.engines / keeper.engine_id) for path in changed):
+                keeper.retry()
 
     def _restart_replicas(self, asked: list[Path]) -> None:
         for path in asked:
             if path.parent.parent == self.home.exchange and path.name != PROBLEM_FILE and path.is_file():
                 path.unlink(missing_ok=True)
-                for engine in self._engines.values():
-                    engine.restart_replica(path)
+                for keeper in self._keepers.values():
+                    keeper.restart_replica(path)

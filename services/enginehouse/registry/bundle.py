@@ -2,8 +2,10 @@
 
 import math
 import os
+import secrets
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +45,8 @@ from enginehouse.registry.objects import (
 from enginehouse.yaml_files import InvalidFile, read_yaml
 
 ENGINE_FILE = "engine.yaml"
+ACTIVE_FILE = "engine/subscription.yaml"
+TRIAL_FILE = "engine/subscription-trial.yaml"
 WORKLOADS_FILE = "workloads.yaml"
 TENANT_FILE = "tenant.yaml"
 _PROCESSING_MARGIN_SECONDS = 30
@@ -57,15 +61,26 @@ class InvalidBundle(RequestError):
     advice = "Correct the file named, or deploy the engine again from its folder."
 
 
-class Workloads(BaseModel):
-    """The content of workloads.yaml: processes of an engine, beside its Dapr objects."""
+class Workload(BaseModel):
+    """The processes of one version of an engine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="Folder with the engine's files as they were deployed, relative to the bundle.")
-    content: str = Field("", description="Hash of those files. A new hash restarts the engine.")
-    slots: dict[Slot, str] = Field(description="Version in each slot that is in use.")
+    version: str
+    source: str = Field(description="Folder with the version's files as they were deployed, relative to the bundle.")
+    content: str = Field("", description="Hash of those files. A new hash restarts the slot.")
     replicas: int = Field(1, ge=1, le=100, description="Number of engine processes behind one runner.")
+
+
+class Workloads(BaseModel):
+    """The content of workloads.yaml: the versions of an engine that are here. Which of them run, its Subscriptions say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slots: dict[Slot, Workload]
+    promote: Slot | None = Field(
+        None, description="The slot that becomes active once its version is healthy and has answered its own examples."
+    )
 
 
 def requests_route(tenant: str) -> str:
@@ -87,14 +102,44 @@ def deliveries_at_once(tenant: str, places: int) -> int:
     return max(WINDOW_MIN, WINDOW_FACTOR * places) if tenant == PLATFORM_TENANT else places
 
 
+def slot_folder(slot: Slot) -> str:
+    """Return the folder of a slot in an engine's bundle: its engine.yaml, and its Dapr components in `dapr`."""
+    return f"slots/{slot}"
+
+
 def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: Slot = "a") -> dict[str, str]:
-    """Return the files of an engine's bundle, by path. Its processes start in `source`, whose files have this hash."""
+    """Return the files of the bundle of an engine with one version, by path.
+
+    Its processes start in `source`, whose files have the hash `content`.
+    """
+    return {
+        **render_slot(spec, active),
+        **render_shared(spec.id, active=active),
+        WORKLOADS_FILE: render_workloads({active: workload_of(spec, source, content)}),
+    }
+
+
+def workload_of(spec: EngineSpec, source: str, content: str) -> Workload:
+    """Return what workloads.yaml says about a version of an engine."""
+    return Workload(version=spec.version, source=source, content=content, replicas=local_replicas(spec))
+
+
+def render_workloads(slots: Mapping[Slot, Workload], promote: Slot | None = None) -> str:
+    """Return the text of workloads.yaml."""
+    return _yaml(Workloads(slots=dict(slots), promote=promote).model_dump(mode="json", exclude_none=True))
+
+
+def render_slot(spec: EngineSpec, slot: Slot) -> dict[str, str]:
+    """Return the files of one version of an engine in `slot`, by path.
+
+    Each slot has components of its own, because a new version may have other limits, and a busy component must not be
+    edited: its sidecar would deliver again what is in hand.
+    """
     engine = spec.id
     jobs, results = jobs_component(engine), results_component(engine)
     subscribes = [job_topic(engine), trial_topic(engine)]
     publishes = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
-    replicas = local_replicas(spec)
-    places = spec.jobs_at_once * replicas
+    places = spec.jobs_at_once * local_replicas(spec)
     deliveries = deliveries_at_once(spec.tenant, places)
     settings = {
         "consumerID": engine,
@@ -109,22 +154,31 @@ def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: S
         "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), publishes)),
         "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), subscribes)),
     }
-    workloads = Workloads(source=source, content=content, slots={active: spec.version}, replicas=replicas)
-    objects: dict[str, Any] = {
-        ENGINE_FILE: spec.model_dump(mode="json", exclude_none=True),
-        "engine/jobs.yaml": component(jobs, "pubsub.redis", settings, app_ids(engine)),
-        "engine/results.yaml": results_store(results, engine, app_ids(engine)),
-        "engine/subscription.yaml": subscription(
-            engine, jobs, subscribes[0], JOBS_ROUTE, [app_id(engine, active)], DEAD_LETTERS_TOPIC
-        ),
-        # No slot is on trial until a second version is deployed.
-        "engine/subscription-trial.yaml": subscription(
-            f"{engine}-trial", jobs, subscribes[1], JOBS_ROUTE, [], DEAD_LETTERS_TOPIC
-        ),
-        "gateway/results.yaml": results_store(results, engine, [GATEWAY_APP], **tolerant()),
-        WORKLOADS_FILE: workloads.model_dump(mode="json"),
+    folder, scopes = slot_folder(slot), [app_id(engine, slot)]
+    return {
+        f"{folder}/{ENGINE_FILE}": _yaml(spec.model_dump(mode="json", exclude_none=True)),
+        f"{folder}/dapr/jobs.yaml": _yaml(component(jobs, "pubsub.redis", settings, scopes)),
+        f"{folder}/dapr/results.yaml": _yaml(results_store(results, engine, scopes)),
     }
-    return {path: yaml.safe_dump(content, sort_keys=False, width=120) for path, content in objects.items()}
+
+
+def render_shared(engine: str, *, active: Slot | None, trial: Slot | None = None) -> dict[str, str]:
+    """Return the files that all versions of an engine share, by path: its Subscriptions and the gateway's part."""
+    jobs, results = jobs_component(engine), results_component(engine)
+
+    def routed(name: str, topic: str, slot: Slot | None) -> str:
+        scopes = [app_id(engine, slot)] if slot else []
+        return _yaml(subscription(name, jobs, topic, JOBS_ROUTE, scopes, DEAD_LETTERS_TOPIC))
+
+    return {
+        ACTIVE_FILE: routed(engine, job_topic(engine), active),
+        TRIAL_FILE: routed(f"{engine}-trial", trial_topic(engine), trial),
+        "gateway/results.yaml": _yaml(results_store(results, engine, [GATEWAY_APP], **tolerant())),
+    }
+
+
+def _yaml(content: Any) -> str:
+    return yaml.safe_dump(content, sort_keys=False, width=120)
 
 
 def render_tenant(tenant: Tenant) -> dict[str, str]:
@@ -162,7 +216,7 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
         ),
         "systems/pubsub.yaml": component(system, "pubsub.redis", own_systems, [system]),
     }
-    return {path: yaml.safe_dump(content, sort_keys=False, width=120) for path, content in objects.items()}
+    return {path: _yaml(content) for path, content in objects.items()}
 
 
 def write_bundle(folder: Path, files: dict[str, str]) -> None:
@@ -182,6 +236,22 @@ def write_bundle(folder: Path, files: dict[str, str]) -> None:
         shutil.rmtree(stale)
     else:
         os.rename(fresh, folder)
+
+
+def update_bundle(folder: Path, files: Mapping[str, str]) -> None:
+    """Write these files of a bundle, one after the other in their order, and leave all others as they are.
+
+    Each file is replaced in one step, because sidecars and the process that runs the engine read them at any moment.
+    """
+    for path, text in files.items():
+        target = folder / path
+        if target.is_file() and target.read_text() == text:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Drafts lie beside the bundles, where nobody reads a name with a leading dot.
+        draft = folder.parent / f".new-{secrets.token_hex(8)}"
+        draft.write_text(text)
+        draft.replace(target)
 
 
 def _holds_exactly(folder: Path, files: dict[str, str]) -> bool:

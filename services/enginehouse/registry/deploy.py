@@ -7,57 +7,73 @@ import yaml
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.moments import now
-from enginehouse.contracts.names import EngineId, resolve_candidates
+from enginehouse.contracts.names import EngineId, Slot, resolve_candidates
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
     TENANT_FILE,
-    WORKLOADS_FILE,
     InvalidBundle,
     read_spec,
-    read_workloads,
     remove_bundle,
-    render_engine,
     render_tenant,
     write_bundle,
 )
 from enginehouse.registry.content import content_hash
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import only_deployer, remove_unused, snapshot_source, source_folder, take_snapshot
+from enginehouse.registry.versions import drop_trial, go_back, promote_version, put_version, read_versions, spec_of
 
 _KEY_ID_LENGTH = 12
 
 
-def deploy_engine(engines: Path, folder: Path) -> EngineSpec:
-    """Copy `folder` and write the bundle of the engine in it. Raise InvalidBundle if anything in it is wrong.
+def deploy_engine(engines: Path, folder: Path, *, promote: bool = True) -> EngineSpec:
+    """Copy `folder` and put it as a version into the bundle of its engine. Raise InvalidBundle if anything is wrong.
 
-    The engine runs from the copy. The process that watches `engines` starts it, and restarts it if a file has changed.
+    The version runs from the copy. The process that watches `engines` starts it in the idle slot and, with `promote`,
+    makes it the active one when it is fit to. The first version of an engine is active at once.
     """
     spec = read_spec(folder / ENGINE_FILE)
     if spec.run:
         environment_files(folder, spec.run.requirements)
     with only_deployer(engines):
-        # Before: an older copy with this content may have been changed by its engine since.
-        remove_unused(engines, spec.id)
         content = take_snapshot(engines, spec.id, folder)
         source = snapshot_source(spec.id, content)
-        write_bundle(engines / spec.id, render_engine(spec, source, content))
+        put_version(engines / spec.id, spec, source, content, promote=promote)
         remove_unused(engines, spec.id)
     return spec
 
 
 def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
-    """Return whether the bundle matches `folder` as it is now. If so, the owner's edits of the bundle are kept."""
+    """Return whether the version that is or will be active matches `folder`. If so, edits of the bundle are kept."""
     bundle = engines / spec.id
     try:
-        if read_spec(bundle / ENGINE_FILE) != spec:
+        versions = read_versions(bundle)
+        if versions.wanted not in versions.slots or spec_of(bundle, versions.wanted) != spec:
             return False
-        workloads = read_workloads(bundle / WORKLOADS_FILE)
+        workload = versions.slots[versions.wanted]
         content = content_hash(folder)
     except (InvalidBundle, OSError):
         return False  # If the folder itself is wrong, deploying it says why.
-    is_named = workloads.content == content and workloads.source == snapshot_source(spec.id, content)
-    return is_named and source_folder(bundle, workloads.source).is_dir()
+    is_named = workload.content == content and workload.source == snapshot_source(spec.id, content)
+    return is_named and source_folder(bundle, workload.source).is_dir()
+
+
+def promote_engine(engines: Path, engine_id: str, slot: Slot | None = None) -> Slot:
+    """Make an engine's version on trial, that in `slot` if given, the active one. Raise NoOtherVersion."""
+    with only_deployer(engines):
+        return promote_version(engines / engine_id, slot)
+
+
+def roll_back_engine(engines: Path, engine_id: str) -> Slot:
+    """Bring an engine's version before the active one back. Raise NoOtherVersion."""
+    with only_deployer(engines):
+        return go_back(engines / engine_id)
+
+
+def drop_trial_of(engines: Path, engine_id: str) -> None:
+    """Take an engine's version on trial off trial."""
+    with only_deployer(engines):
+        drop_trial(engines / engine_id)
 
 
 def deployed_engine(engines: Path, name: str, tenant: str) -> str:

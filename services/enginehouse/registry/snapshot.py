@@ -50,6 +50,8 @@ def take_snapshot(engines: Path, engine_id: str, folder: Path) -> str:
             shutil.copy2(path, fresh / name)
         # Hashed from the copy, because the author may edit the folder meanwhile.
         content = content_hash(fresh)
+        if (copies / content).exists() and content_hash(copies / content) != content:
+            _remove_unless_held(copies / content)  # Its engine has changed it since.
         if not (copies / content).exists():
             fresh.chmod(folder.stat().st_mode | 0o700)
             fresh.rename(copies / content)
@@ -74,14 +76,14 @@ def hold(source: Path) -> Iterator[None]:
 
 
 def remove_unused(engines: Path, engine_id: str) -> None:
-    """Delete the engine's copies that its bundle does not name and nobody holds. The caller is `only_deployer`."""
+    """Delete the engine's copies that no version in its bundle names and nobody holds. The caller is `only_deployer`."""
     copies = _sources(engines) / engine_id
     try:
-        kept = _named_copy(engines / engine_id)
+        kept = _named_copies(engines / engine_id)
     except InvalidBundle:
-        return  # Somebody edits the bundle: which copy it will name cannot be known.
+        return  # Somebody edits the bundle: which copies it will name cannot be known.
     for copy in copies.iterdir() if copies.is_dir() else ():
-        if copy != kept:
+        if copy not in kept:
             _remove_unless_held(copy)
     with contextlib.suppress(OSError):
         copies.rmdir()  # Succeeds if it is empty.
@@ -93,8 +95,11 @@ def tidy_snapshots(engines: Path, engine_id: str) -> None:
         remove_unused(engines, engine_id)
 
 
-def _named_copy(bundle: Path) -> Path | None:
-    return source_folder(bundle, read_workloads(bundle / WORKLOADS_FILE).source) if bundle.is_dir() else None
+def _named_copies(bundle: Path) -> set[Path]:
+    if not bundle.is_dir():
+        return set()
+    slots = read_workloads(bundle / WORKLOADS_FILE).slots
+    return {source_folder(bundle, workload.source) for workload in slots.values()}
 
 
 def _remove_unless_held(copy: Path) -> None:

@@ -1,0 +1,167 @@
+"""Puts versions of an engine into its two slots, and says which slot gets its jobs.
+
+The Subscriptions of a bundle are the only place that says so: the slot in the scopes of `engine/subscription.yaml` is
+active, the one in those of `engine/subscription-trial.yaml` is on trial, and a slot in neither is kept for a rollback.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.names import NOBODY, SLOTS, Slot, app_id
+from enginehouse.registry.bundle import (
+    ACTIVE_FILE,
+    ENGINE_FILE,
+    TRIAL_FILE,
+    WORKLOADS_FILE,
+    InvalidBundle,
+    Workload,
+    read_spec,
+    read_workloads,
+    render_engine,
+    render_slot,
+    render_workloads,
+    slot_folder,
+    update_bundle,
+    workload_of,
+    write_bundle,
+)
+
+
+class NoOtherVersion(RequestError):
+    """There is no version to promote or to go back to."""
+
+    code = "NO_OTHER_VERSION"
+    advice = "'enginehouse engines deploy FOLDER' brings one; 'enginehouse engines show ENGINE' shows those there are."
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The versions of one engine."""
+
+    active: Slot | None
+    trial: Slot | None
+    promote: Slot | None
+    """The slot on trial that becomes active as soon as it is fit to."""
+    slots: dict[Slot, Workload]
+
+    @property
+    def running(self) -> list[Slot]:
+        """Return the slots whose processes run."""
+        return [slot for slot in SLOTS if slot in (self.active, self.trial)]
+
+    @property
+    def wanted(self) -> Slot | None:
+        """Return the slot that is active, or will be."""
+        return self.promote or self.active
+
+    @property
+    def idle(self) -> Slot:
+        """Return the slot for the next version."""
+        return "b" if self.active == "a" else "a"
+
+
+def read_versions(bundle: Path) -> Versions:
+    """Return the versions of the engine in `bundle`. Raise InvalidBundle if a file that says so cannot be read."""
+    workloads = read_workloads(bundle / WORKLOADS_FILE)
+    trial = _slot_of(bundle, TRIAL_FILE)
+    promote = workloads.promote if workloads.promote == trial else None
+    return Versions(_slot_of(bundle, ACTIVE_FILE), trial, promote, workloads.slots)
+
+
+def put_version(bundle: Path, spec: EngineSpec, source: str, content: str, *, promote: bool) -> Slot:
+    """Put a version into the idle slot, on trial; the first version of an engine becomes active. Return its slot.
+
+    What was in that slot before is gone; the active version is not touched. With `promote`, whoever runs the engine
+    makes the version active once it is healthy and has answered its own examples.
+    """
+    try:
+        versions = read_versions(bundle)
+    except InvalidBundle:  # There is none, or it is of no use.
+        versions = None
+    if versions is None or versions.active is None:
+        write_bundle(bundle, render_engine(spec, source, content))
+        return "a"
+    workload, wanted = workload_of(spec, source, content), versions.wanted
+    if wanted and versions.slots.get(wanted) == workload and spec_of(bundle, wanted) == spec:
+        return wanted
+    slot = versions.idle
+    # Off trial first: its sidecar must not take jobs of the trial with the components of another version.
+    _route(bundle, TRIAL_FILE, None)
+    slots = {**versions.slots, slot: workload}
+    workloads = render_workloads(slots, slot if promote else None)
+    update_bundle(bundle, {**render_slot(spec, slot), WORKLOADS_FILE: workloads})
+    _route(bundle, TRIAL_FILE, slot)
+    return slot
+
+
+def go_back(bundle: Path) -> Slot:
+    """Put the version before the active one on trial, to be promoted as a new one is. Return its slot.
+
+    Raise NoOtherVersion if none is kept.
+    """
+    versions = read_versions(bundle)
+    if versions.active is None or versions.idle not in versions.slots or versions.trial == versions.idle:
+        raise NoOtherVersion(f"No version of {bundle.name} before the active one is kept")
+    update_bundle(bundle, {WORKLOADS_FILE: render_workloads(versions.slots, versions.idle)})
+    _route(bundle, TRIAL_FILE, versions.idle)
+    return versions.idle
+
+
+def promote_version(bundle: Path, slot: Slot | None = None) -> Slot:
+    """Make the version on trial the active one, and keep the one before. Return its slot.
+
+    Raise NoOtherVersion if none is on trial, or another one than in `slot`.
+    """
+    versions = read_versions(bundle)
+    trial = versions.trial
+    if trial is None or trial == versions.active or (slot and trial != slot):
+        raise NoOtherVersion(f"No version of {bundle.name} is on trial")
+    _route(bundle, ACTIVE_FILE, trial)
+    _route(bundle, TRIAL_FILE, None)
+    update_bundle(bundle, {WORKLOADS_FILE: render_workloads(versions.slots)})
+    return trial
+
+
+def drop_trial(bundle: Path) -> None:
+    """Take the version on trial off trial. Its files are kept until the next version comes."""
+    _route(bundle, TRIAL_FILE, None)
+    update_bundle(bundle, {WORKLOADS_FILE: render_workloads(read_versions(bundle).slots)})
+
+
+def spec_of(bundle: Path, slot: Slot) -> EngineSpec:
+    """Return the engine.yaml of a slot. Raise InvalidBundle if it cannot be read, or describes another engine."""
+    path = bundle / slot_folder(slot) / ENGINE_FILE
+    spec = read_spec(path)
+    if spec.id != bundle.name:
+        raise InvalidBundle(f"{path} describes {spec.id}; it must describe {bundle.name}")
+    return spec
+
+
+def _route(bundle: Path, file: str, slot: Slot | None) -> None:
+    """Let the topic of a Subscription lead to this slot alone, or to nobody."""
+    content = _read_subscription(bundle / file)
+    content["scopes"] = [app_id(bundle.name, slot)] if slot else [NOBODY]
+    update_bundle(bundle, {file: yaml.safe_dump(content, sort_keys=False, width=120)})
+
+
+def _slot_of(bundle: Path, file: str) -> Slot | None:
+    scopes = _read_subscription(bundle / file).get("scopes")
+    found = [slot for slot in SLOTS if isinstance(scopes, list) and app_id(bundle.name, slot) in scopes]
+    if len(found) > 1:
+        raise InvalidBundle(f"{bundle / file}: scopes must name one slot, not both: each would get a part of the jobs")
+    return found[0] if found else None
+
+
+def _read_subscription(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidBundle(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InvalidBundle(f"{path} must hold exactly one object")
+    return content
