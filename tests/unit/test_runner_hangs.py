@@ -216,6 +216,7 @@ async def test_an_engine_whose_given_up_work_never_ends_is_restarted_when_it_is_
     async with runner_world(tmp_path, execution_timeout_seconds=0.05) as world:
         (replica,) = world.runner.pool.replicas
         hangs = world.runner._hangs
+        await world.runner._health.stop()  # What the engine tells is told by this test.
         taken = world.runner.pool.take(ACME)
         told = Health(ok=True, in_hand=0, abandoned=1)
         hangs.look_at(replica, told)
@@ -251,6 +252,7 @@ async def test_a_job_that_timed_out_behind_others_is_told_so_if_the_engine_seems
         plain = await world.run(seconds=0.2)
         assert plain.error is not None
         assert plain.error.message.endswith("(0.2 s)"), "nothing says that it waited"
+        await world.runner._health.stop()  # Its next check would find that the engine answers.
         replica.silent = True
         behind = await world.run(seconds=0.2)
         assert behind.error is not None
