@@ -16,7 +16,7 @@ up: $(ENVIRONMENT) ## Start everything and stay until Ctrl-C
 	@$(BIN)/enginehouse up
 
 # Those that measure how long something takes run alone, after the others.
-TIMED := tests/faults tests/isolation/front_door
+TIMED := tests/faults/test_short.py tests/isolation/front_door
 
 test: $(ENVIRONMENT) ## Run every test, most two at a time; ARGS='-k name' runs some
 	@$(BIN)/enginehouse setup

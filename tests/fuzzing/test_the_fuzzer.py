@@ -49,7 +49,7 @@ async def grows(_: None, example: int) -> None:
 def test_it_finds_a_fault(
     check: Callable[[None, int], Awaitable[None]], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fuzzing, "SECONDS", 3)
+    monkeypatch.setattr(fuzzing, "SECONDS", 1)
     try:
         with pytest.raises(AssertionError, match=found):
             fuzz(nothing, st.integers(), check)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from tests.support.stack import StackHandle, running_stack, until
+from tests.support.stack import StackHandle, running_stack, start_stack, until
 
 _ENGINES = Path(__file__).resolve().parents[1] / "engines"
 _ECHO = "tests--echo"
@@ -192,6 +192,13 @@ def test_whatever_is_killed_comes_back_and_jobs_go_through_again(stack: StackHan
 
     until(goes_through, f"jobs go through after {part} was killed", 60)
     assert stack.processes()[part]["restarts"] == restarts + 1
+
+
+def test_a_second_supervisor_of_the_same_home_is_refused(stack: StackHandle) -> None:
+    second = start_stack(stack.home.path, wait=False)
+    assert second.up.process.wait(30) == 1
+    assert "already running" in second.up.logs()
+    _echoes(stack)
 
 
 def test_a_runner_has_a_hung_replica_restarted_by_a_file(stack: StackHandle) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 STANDARD, ECHO, PRIVATE = "shared--standard", "acme--echo", "umbra--private"
 TOKEN = "a-token-of-a-test"
+
+
+UNHURRIED = replace(USUAL, store_seconds=60)
+"""The usual pace, but a store has much time to answer: on a busy machine the fake one takes longer than a real one."""
 
 
 class Clock:
@@ -164,8 +169,8 @@ class GatewayWorld:
 
 
 def impatient(clock: Clock) -> Pace:
-    """Return a pace with `clock` at which stores get little time to answer, and every ended job is sampled."""
-    return Pace(clock=clock, broker_retry_seconds=0.05, store_seconds=0.2, sample_every_seconds=0)
+    """Return a pace with `clock` at which a broker is soon asked again, and every ended job is sampled."""
+    return replace(UNHURRIED, clock=clock, broker_retry_seconds=0.05, sample_every_seconds=0)
 
 
 async def sweep_in(world: GatewayWorld, clock: Clock, seconds: float) -> None:

@@ -52,6 +52,11 @@ def batch_openapi(**properties: Any) -> dict[str, Any]:
     return {"paths": {"/predict/batch": {"post": {"requestBody": body}}}}
 
 
+def patient_batch(max_size: int) -> Batch:
+    """Return a batch that goes out only once it is full: its delay is longer than a deployment may choose."""
+    return Batch.model_construct(max_size=max_size, max_delay_ms=60_000)
+
+
 class TinyEngine:
     """An engine that is a plain HTTP server."""
 
@@ -68,6 +73,7 @@ class TinyEngine:
         self.calls: list[Any] = []
         self.headers: list[Any] = []
         self.canceled: list[str] = []
+        self.health_checks = 0
         self.port = PORTS.take()
         self._runner: web.AppRunner | None = None
 
@@ -108,6 +114,7 @@ class TinyEngine:
         return web.Response(status=202 if self.offers_cancel else 404)
 
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
+        self.health_checks += 1
         counts = {"in_hand": self.in_hand, "concurrency": self.concurrency}
         body = {name: count for name, count in counts.items() if count is not None}
         headers = {"X-Engine-Warning": self.warning} if self.warning else {}

@@ -27,7 +27,7 @@ async def test_one_that_got_lost_is_found_by_the_sweep(world: GatewayWorld, cloc
     await until_async(lambda: world.record(job_id))
     assert (await world.job(job_id))["status"] == "queued"
     await sweep_in(world, clock, 3)
-    assert (await asyncio.wait_for(waiting, 5))["status"] == "succeeded"
+    assert (await asyncio.wait_for(waiting, 20))["status"] == "succeeded"
     assert len(world.runner.events) == 1
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, UNHURRIED, GatewayWorld, gateway_world
 from tests.support.gateway_engines import engine, operate, remove, submit_many
 from tests.support.problems import problem_of
 from tests.support.scripted_runner import ScriptedRunner, never, succeed
@@ -12,12 +12,11 @@ from tests.support.scripted_runner import ScriptedRunner, never, succeed
 from enginehouse.contracts import names
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import Status
-from enginehouse.gateway.pace import Pace
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path, pace=Pace(store_seconds=0.2), window_min=10, window_factor=1) as made:
+    async with gateway_world(tmp_path, pace=UNHURRIED, window_min=10, window_factor=1) as made:
         yield made
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ async def test_a_job_whose_queue_clock_is_over_expires_and_does_not_run(world: G
     waiting = asyncio.create_task(world.job(job_id, wait=30))
     await asyncio.sleep(0.01)
     await sweep_in(world, clock, 2)
-    job = await asyncio.wait_for(waiting, 5)
+    job = await asyncio.wait_for(waiting, 20)
     assert (job["status"], job["error"]["code"]) == ("expired", "EXPIRED")
     assert "10" in job["error"]["message"]
     await succeed(world.runner, event)
@@ -88,18 +89,25 @@ async def test_an_engine_whose_store_is_away_does_not_keep_others_from_expiring(
     assert {(await world.job(job_id))["status"] for job_id in stuck} == {"expired"}
 
 
+@pytest.fixture
+async def brief(tmp_path: Path, clock: Clock) -> AsyncIterator[GatewayWorld]:
+    """A gateway that gives a store that hangs one second."""
+    async with gateway_world(tmp_path, pace=replace(impatient(clock), store_seconds=1)) as made:
+        yield made
+
+
 async def test_a_store_that_hangs_delays_no_other_engine_for_long(
-    world: GatewayWorld, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    brief: GatewayWorld, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for runner in world.runners.values():
+    for runner in brief.runners.values():
         runner.answer = lose
-    stuck, late = [await world.submit(max_time_in_queue_seconds=10) for _ in range(3)], await world.submit("late")
-    other = await world.submit(engine="standard", max_time_in_queue_seconds=10)
-    begun = await world.submit(engine="standard")
-    event = await world.delivered(begun, engine=STANDARD)
-    await world.delivered(late)
-    await world.runners[STANDARD].end(event, tell=False)
-    sidecar = world.gateway.sidecar
+    stuck, late = [await brief.submit(max_time_in_queue_seconds=10) for _ in range(3)], await brief.submit("late")
+    other = await brief.submit(engine="standard", max_time_in_queue_seconds=10)
+    begun = await brief.submit(engine="standard")
+    event = await brief.delivered(begun, engine=STANDARD)
+    await brief.delivered(late)
+    await brief.runners[STANDARD].end(event, tell=False)
+    sidecar = brief.gateway.sidecar
     read, read_many = sidecar.read, sidecar.read_many
 
     async def hang(store: str, key: str) -> Any:
@@ -113,10 +121,10 @@ async def test_a_store_that_hangs_delays_no_other_engine_for_long(
     monkeypatch.setattr(sidecar, "read", hang)
     monkeypatch.setattr(sidecar, "read_many", hang_many)
     clock.ahead += 60
-    await asyncio.wait_for(world.sweep(), 5)
-    assert (await world.job(other))["status"] == "expired"
-    assert (await world.job(begun))["status"] == "succeeded"
-    assert {(await world.job(job_id))["status"] for job_id in [*stuck, late]} == {"queued"}
+    await asyncio.wait_for(brief.sweep(), 20)
+    assert (await brief.job(other))["status"] == "expired"
+    assert (await brief.job(begun))["status"] == "succeeded"
+    assert {(await brief.job(job_id))["status"] for job_id in [*stuck, late]} == {"queued"}
 
 
 @pytest.mark.parametrize("garbage", [b"no record", b"{}", b"\xff", b""])

@@ -155,7 +155,7 @@ async def test_a_tenants_pages_are_read_one_after_the_other_and_no_other_tenants
         most[listing.tenant] = max(most[listing.tenant], reading[listing.tenant])
         if all(reading.values()):
             together.set()
-        await asyncio.wait_for(together.wait(), 5)
+        await asyncio.wait_for(together.wait(), 20)
         found = await read(query, listing)
         reading[listing.tenant] -= 1
         return found

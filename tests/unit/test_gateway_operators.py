@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.gateway import ECHO, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, UNHURRIED, GatewayWorld, gateway_world
 from tests.support.gateway_engines import (
     control,
     engine,
@@ -25,13 +25,12 @@ from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger import read
-from enginehouse.gateway.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path, pace=Pace(store_seconds=0.2), window_min=10, window_factor=1) as made:
+    async with gateway_world(tmp_path, pace=UNHURRIED, window_min=10, window_factor=1) as made:
         yield made
 
 

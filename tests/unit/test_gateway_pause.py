@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world, show_card
+from tests.support.gateway import ECHO, STANDARD, UNHURRIED, GatewayWorld, gateway_world, show_card
 from tests.support.gateway_engines import (
     engine,
     listed,
@@ -21,7 +21,6 @@ from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import JobError, Status
 from enginehouse.gateway.engines import breaker
-from enginehouse.gateway.pace import Pace
 
 WINDOW = 10
 
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("_long_pauses")
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path, pace=Pace(store_seconds=0.2), window_min=WINDOW, window_factor=1) as made:
+    async with gateway_world(tmp_path, pace=UNHURRIED, window_min=WINDOW, window_factor=1) as made:
         yield made
 
 

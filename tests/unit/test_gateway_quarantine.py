@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world, show_card
+from tests.support.gateway import ECHO, STANDARD, UNHURRIED, GatewayWorld, gateway_world, show_card
 from tests.support.gateway_engines import (
     ECHO_STORE,
     control,
@@ -24,13 +25,12 @@ from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import JobError, Status
 from enginehouse.gateway.engines import breaker
-from enginehouse.gateway.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
-    async with gateway_world(tmp_path, pace=Pace(store_seconds=0.2), window_min=10, window_factor=1) as made:
+    async with gateway_world(tmp_path, pace=UNHURRIED, window_min=10, window_factor=1) as made:
         yield made
 
 
@@ -117,10 +117,17 @@ async def test_its_runner_goes_on_when_another_gateway_resumed_it_meanwhile(worl
     assert control(world.dapr) == {"stopped": False}
 
 
+@pytest.fixture
+async def brief(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
+    """A gateway that gives a store that hangs one second."""
+    async with gateway_world(tmp_path, pace=replace(UNHURRIED, store_seconds=1)) as made:
+        yield made
+
+
 async def test_a_store_that_hangs_keeps_no_other_runner_from_being_told(
-    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    brief: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, other = world.gateway.sidecar.put, world.gateway.catalogue.get(STANDARD)
+    put, other = brief.gateway.sidecar.put, brief.gateway.catalogue.get(STANDARD)
     assert other is not None
 
     async def hang(store: str, key: str, value: bytes, ttl_seconds: int | None = None) -> None:
@@ -128,12 +135,12 @@ async def test_a_store_that_hangs_keeps_no_other_runner_from_being_told(
             await asyncio.sleep(3_600)
         await put(store, key, value, ttl_seconds)
 
-    monkeypatch.setattr(world.gateway.sidecar, "put", hang)
-    for known in (engine(world), other):
-        await world.gateway.catalogue.set_state(known, EngineState.QUARANTINED, "it lies")
-    await asyncio.wait_for(world.gateway.transitions.catch_up(), 5)
-    assert names.CONTROL_KEY in world.dapr.stores[names.results_component(STANDARD)]
-    assert control(world.dapr) is None
+    monkeypatch.setattr(brief.gateway.sidecar, "put", hang)
+    for known in (engine(brief), other):
+        await brief.gateway.catalogue.set_state(known, EngineState.QUARANTINED, "it lies")
+    await asyncio.wait_for(brief.gateway.transitions.catch_up(), 20)
+    assert names.CONTROL_KEY in brief.dapr.stores[names.results_component(STANDARD)]
+    assert control(brief.dapr) is None
 
 
 async def quarantined_by_the_breaker(world: GatewayWorld) -> None:

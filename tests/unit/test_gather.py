@@ -34,7 +34,7 @@ class Line:
 
 
 async def settled(tasks: list[asyncio.Task[None]]) -> list[object]:
-    return list(await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5))
+    return list(await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20))
 
 
 async def test_what_comes_meanwhile_goes_together() -> None:

@@ -78,7 +78,7 @@ async def test_closing_commits_what_has_arrived_and_tells_so(ledger_url: str) ->
     await asyncio.sleep(0)
     await ledger.close()
     # Before anything else runs: whoever waits for a closing gateway must not wait for ever.
-    assert len(await asyncio.wait_for(asyncio.gather(*inserts), 5)) == 300
+    assert len(await asyncio.wait_for(asyncio.gather(*inserts), 20)) == 300
     async with opened(ledger_url) as again:
         assert await count(again) == 300
 

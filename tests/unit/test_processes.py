@@ -111,10 +111,11 @@ async def test_one_that_keeps_dying_fails_with_its_last_words(supervisor: Superv
     assert process.status.last_exit == 3
 
 
+@pytest.mark.parametrize("pace", [ProcessPace(first_backoff_seconds=300, longest_backoff_seconds=300)])
 async def test_one_waiting_for_its_next_try_is_stopped_at_once(supervisor: Supervisor, tmp_path: Path) -> None:
     process = supervisor.start(_spec(tmp_path, "exit 3"))
     await until_async(lambda: process.status.state == "waiting to restart", "the process waits for its restart", 10)
-    await asyncio.wait_for(supervisor.stop(process), 1)
+    await asyncio.wait_for(supervisor.stop(process), 30)
 
 
 async def test_a_command_that_does_not_exist_is_told_of(supervisor: Supervisor, tmp_path: Path) -> None:

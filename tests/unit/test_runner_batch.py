@@ -2,26 +2,25 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.support.runner import TinyEngine, World, batch_openapi, echo_batch, runner_world
+from tests.support.clocks import Clocks
+from tests.support.runner import TinyEngine, World, batch_openapi, echo_batch, patient_batch, runner_world
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import JOBS_AT_ONCE_MAX, Batch, EngineSpec
 from enginehouse.contracts.job import JobRecord, Status
 
-LONG_MS = 500
-"""Longer than a test takes, so that a batch goes out only because it is full."""
-
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=4, max_delay_ms=LONG_MS)) as made:
+    async with runner_world(tmp_path, concurrency=1, batch=patient_batch(4)) as made:
         yield made
 
 
@@ -82,7 +81,7 @@ async def test_an_engine_whose_batch_takes_no_parameters_gets_such_jobs_one_by_o
     engine = TinyEngine()
     engine.openapi = batch_openapi(data={})
     await engine.start()
-    async with runner_world(tmp_path, engine=engine, batch=Batch(max_size=2, max_delay_ms=LONG_MS)) as world:
+    async with runner_world(tmp_path, engine=engine, batch=patient_batch(2)) as world:
         await run_all(world, *inputs(1, 2, parameters={"lang": "en"}))
         assert [call["parameters"] for call in engine.calls] == [{"lang": "en"}] * 2
         await run_all(world, *inputs(1, 2))
@@ -93,7 +92,7 @@ async def test_an_engine_whose_batch_takes_no_parameters_gets_such_jobs_one_by_o
 async def test_an_engine_that_does_not_offer_it_gets_no_batches(tmp_path: Path) -> None:
     engine = TinyEngine()
     await engine.start()
-    async with runner_world(tmp_path, engine=engine, batch=Batch(max_size=8, max_delay_ms=LONG_MS)) as world:
+    async with runner_world(tmp_path, engine=engine, batch=patient_batch(8)) as world:
         await run_all(world, *inputs(1, 2, 3))
         assert (len(engine.calls), engine.batches) == (3, [])
     await engine.stop()
@@ -134,7 +133,7 @@ async def test_a_call_that_fails_is_a_failed_attempt_of_each_and_the_next_go_alo
     ids=["rejected", "too few", "too much"],
 )
 async def test_no_job_ends_by_an_answer_to_the_whole_batch(tmp_path: Path, body: Any, status: int) -> None:
-    batch = Batch(max_size=4, max_delay_ms=LONG_MS)
+    batch = patient_batch(4)
     async with runner_world(tmp_path, batch=batch, predict_max_bytes=8_192, output_max_bytes=4_096) as world:
         world.engine.predict_batch = lambda _: _json(body, status)
         records = await run_all(world, *inputs(*range(4)))
@@ -144,7 +143,7 @@ async def test_no_job_ends_by_an_answer_to_the_whole_batch(tmp_path: Path, body:
 
 async def test_a_result_too_large_fails_alone(tmp_path: Path) -> None:
     async with runner_world(
-        tmp_path, batch=Batch(max_size=2, max_delay_ms=LONG_MS), output_max_bytes=4_096, predict_max_bytes=65_536
+        tmp_path, batch=patient_batch(2), output_max_bytes=4_096, predict_max_bytes=65_536
     ) as world:
         small, large = await run_all(world, *inputs("x", "x" * 5_000))
         assert small.output == "x"
@@ -157,12 +156,11 @@ async def test_the_clock_of_a_job_is_that_of_its_call(tmp_path: Path) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=2, max_delay_ms=LONG_MS)) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=patient_batch(2)) as world:
         world.engine.predict_batch = hangs
         records = await run_all(world, *inputs(1, 2, seconds=0.2))
         assert {record.status for record in records} == {Status.TIMED_OUT}
         assert all(record.predict_time is not None and 0.19 < record.predict_time < 5 for record in records)
-        assert len(world.engine.batches) == 1
 
 
 async def test_a_job_that_waits_for_a_call_uses_up_none_of_its_time(tmp_path: Path) -> None:
@@ -174,14 +172,18 @@ async def test_a_job_that_waits_for_a_call_uses_up_none_of_its_time(tmp_path: Pa
 
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=2, max_delay_ms=0)) as world:
         world.engine.predict = held
-        first = asyncio.create_task(world.run(1, seconds=30))
+        first = asyncio.create_task(world.run(1))
         await until_async(lambda: world.engine.calls)
-        waiting = asyncio.create_task(world.run(2, seconds=0.1))
+        waiting = asyncio.create_task(world.run(2))
         await asyncio.wait({waiting}, timeout=0.3)
         assert not waiting.done()
+        began = time.monotonic()
         gate.set()
         assert (await first).status is Status.SUCCEEDED
-        assert (await waiting).status is Status.SUCCEEDED
+        record = await waiting
+        assert record.status is Status.SUCCEEDED
+        assert record.predict_time is not None
+        assert record.predict_time <= time.monotonic() - began
 
 
 async def test_a_canceled_job_leaves_its_batch_and_the_others_go_on(world: World) -> None:
@@ -204,7 +206,8 @@ async def test_a_canceled_job_leaves_its_batch_and_the_others_go_on(world: World
     await until_async(lambda: world.runner.pool.replicas[0].places_taken == 0)
 
 
-async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
+async def test_a_call_that_nobody_waits_for_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks(monkeypatch)
     closed = asyncio.Event()
 
     async def held(_: web.Request) -> web.StreamResponse:
@@ -215,13 +218,16 @@ async def test_a_call_that_nobody_waits_for_is_closed(world: World) -> None:
         raise AssertionError
 
     world.engine.predict_batch = held
-    records = await run_all(world, *inputs(*range(4), seconds=0.1))
+    running = asyncio.create_task(run_all(world, *inputs(*range(4))))
+    await until_async(lambda: world.engine.batches)
+    clocks.run_out()
+    records = await running
     assert {record.status for record in records} == {Status.TIMED_OUT}
-    await asyncio.wait_for(closed.wait(), 5)
+    await asyncio.wait_for(closed.wait(), 20)
 
 
 async def test_what_has_not_gone_out_goes_back_when_the_worker_stops(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000)) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=patient_batch(8)) as world:
         deliveries = [asyncio.create_task(world.run(value)) for value in range(3)]
         await until_async(lambda: world.runner.pool.replicas[0].places_taken == 3)
         await world.runner.drain()

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.runner import STORE, Gate, World, begin, runner_world
+from tests.support.runner import STORE, Gate, World, begin, patient_batch, runner_world
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
-from enginehouse.contracts.engine import Batch
 from enginehouse.contracts.job import Status
 from enginehouse.runner.pace import Pace
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
@@ -81,7 +80,7 @@ async def test_nonsense_stops_nothing(world: World, value: bytes) -> None:
 
 
 async def test_what_gathers_for_a_batch_has_not_begun(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=8, max_delay_ms=1_000), pace=SOON) as world:
+    async with runner_world(tmp_path, concurrency=1, batch=patient_batch(8), pace=SOON) as world:
         deliveries = [begin(world, names.new_job_id()) for _ in range(2)]
         await until_async(lambda: world.runner.pool.replicas[0].places_taken == 2)
         await set_stopped(world.dapr, True)

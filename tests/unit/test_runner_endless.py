@@ -1,7 +1,6 @@
 """An answer that goes on for ever obeys the execution clock, and meanwhile the runner attends to its other jobs."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -41,10 +40,8 @@ def answering(content_type: str, part: bytes, pause: float) -> object:
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_a_flood_of_lines_obeys_the_clock_and_stalls_nobody(world: World, flood: str) -> None:
     world.engine.predict = answering("application/x-ndjson", FLOODS[flood], 0)  # type: ignore[assignment]
-    began = time.monotonic()
     with watched_loop() as longest:
-        assert (await world.run(seconds=0.5)).status is Status.TIMED_OUT
-    assert time.monotonic() - began < 3
+        assert (await asyncio.wait_for(world.run(seconds=0.5), 30)).status is Status.TIMED_OUT
     assert longest[0] < LONGEST_STALL_SECONDS
 
 
@@ -52,6 +49,4 @@ async def test_a_flood_of_lines_obeys_the_clock_and_stalls_nobody(world: World, 
 @pytest.mark.parametrize("part", [b" ", b"\n", b'{"progress": 1'])
 async def test_a_trickle_obeys_the_clock(world: World, content_type: str, part: bytes) -> None:
     world.engine.predict = answering(content_type, part, 0.01)  # type: ignore[assignment]
-    began = time.monotonic()
-    assert (await world.run(seconds=0.5)).status is Status.TIMED_OUT
-    assert time.monotonic() - began < 3
+    assert (await asyncio.wait_for(world.run(seconds=0.5), 30)).status is Status.TIMED_OUT

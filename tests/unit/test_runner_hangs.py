@@ -1,10 +1,12 @@
 """Calls that are given up keep their places until they end, and a hung replica is restarted, but under no job of others."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.support.clocks import Clocks
 from tests.support.runner import Gate, TinyEngine, World, begin, echo, runner_world
 from tests.support.waiting import until_async
 
@@ -12,7 +14,7 @@ from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
 from enginehouse.runner.clients.base import Health
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.replicas import Asker, Place
+from enginehouse.runner.replicas import Asker, Place, Replica
 
 ACME = Asker("acme")
 
@@ -28,12 +30,28 @@ def restart_file(world: World, folder: Path) -> Path:
     return folder / f"127.0.0.1_{world.engine.port}"
 
 
-async def test_a_hung_replica_is_restarted_and_its_place_kept_until_then(hasty: World, tmp_path: Path) -> None:
+def places_at_restart(world: World, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of places taken at the replica whenever its restart is asked for."""
+    restarts = world.runner._hangs._restarts
+    request, taken = restarts.request, list[int]()
+
+    def noting(replica: Replica) -> bool:
+        taken.append(replica.places_taken)
+        return request(replica)
+
+    monkeypatch.setattr(restarts, "request", noting)
+    return taken
+
+
+async def test_a_hung_replica_is_restarted_and_its_place_kept_until_then(
+    hasty: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Gate(hasty)
+    taken = places_at_restart(hasty, monkeypatch)
     assert (await hasty.run(seconds=0.05)).status is Status.TIMED_OUT
     replica = hasty.runner.pool.replicas[0]
-    assert replica.places_taken == 1
     await until_async(restart_file(hasty, tmp_path).exists)
+    assert taken == [1]
     await until_async(lambda: replica.places_taken == 0)
     assert not hasty.runner.ready()
     restart_file(hasty, tmp_path).unlink()
@@ -50,12 +68,16 @@ async def test_an_engine_that_ends_a_call_when_told_is_not_restarted(hasty: Worl
     assert hasty.runner.ready()
 
 
-async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(tmp_path: Path) -> None:
-    async with runner_world(tmp_path, execution_timeout_seconds=0.5, pace=Pace(call_age_seconds=0)) as hasty:
+async def test_an_engine_that_says_its_thread_is_free_is_not_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = Clocks(monkeypatch)
+    async with runner_world(tmp_path, execution_timeout_seconds=0.05, pace=Pace(call_age_seconds=0)) as hasty:
         gate = Gate(hasty)
         hasty.engine.in_hand = 0
-        delivery = begin(hasty, names.new_job_id(), seconds=0.5)
+        delivery = begin(hasty, names.new_job_id(), seconds=0.05)
         await until_async(lambda: gate.entered == 1)
+        clocks.run_out()
         assert await delivery
         await until_async(lambda: hasty.runner.pool.replicas[0].places_taken == 0)
         assert not restart_file(hasty, tmp_path).exists()
@@ -69,15 +91,17 @@ async def test_an_engine_that_says_its_thread_hangs_is_restarted(hasty: World, t
     await until_async(restart_file(hasty, tmp_path).exists)
 
 
-async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that_is_over(tmp_path: Path) -> None:
+async def test_a_clock_shorter_than_the_engines_own_restarts_nothing_before_that_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with runner_world(tmp_path, execution_timeout_seconds=0.6) as world:
         Gate(world)
         world.engine.in_hand = 1
+        taken, began = places_at_restart(world, monkeypatch), time.monotonic()
         assert (await world.run(seconds=0.01)).status is Status.TIMED_OUT
-        await asyncio.sleep(0.3)
-        assert not restart_file(world, tmp_path).exists()
-        assert world.runner.pool.replicas[0].places_taken == 1
         await until_async(restart_file(world, tmp_path).exists)
+        assert time.monotonic() - began >= 0.6
+        assert taken == [1]
 
 
 async def test_the_place_of_a_canceled_job_is_kept_until_its_thread_is_free(tmp_path: Path) -> None:
@@ -118,10 +142,12 @@ async def test_a_replica_is_not_restarted_under_a_job_of_others(hasty: World, tm
     (innocent,) = await hung_beside(hasty, 1)
     replica = hasty.runner.pool.replicas[0]
     await until_async(lambda: replica.draining)
+    waiting = begin(hasty, names.new_job_id(), data="waiting")
+    await until_async(lambda: hasty.runner.pool._waiting)
+    asked = hasty.engine.health_checks
+    await until_async(lambda: hasty.engine.health_checks >= asked + 5, "it is asked whether the hung call has ended")
     assert not restart_file(hasty, tmp_path).exists()
-    waiting = begin(hasty, names.new_job_id())
-    await asyncio.sleep(0.05)
-    assert gate.entered == 2, "no job is sent to a replica that drains"
+    assert "waiting" not in [call["data"] for call in hasty.engine.calls], "no job is sent to a replica that drains"
     gate.open.set()
     assert await innocent
     await until_async(restart_file(hasty, tmp_path).exists)
@@ -190,6 +216,7 @@ async def test_an_engine_whose_given_up_work_never_ends_is_restarted_when_it_is_
     async with runner_world(tmp_path, execution_timeout_seconds=0.05) as world:
         (replica,) = world.runner.pool.replicas
         hangs = world.runner._hangs
+        await world.runner._health.stop()  # What the engine tells is told by this test.
         taken = world.runner.pool.take(ACME)
         told = Health(ok=True, in_hand=0, abandoned=1)
         hangs.look_at(replica, told)
@@ -225,6 +252,7 @@ async def test_a_job_that_timed_out_behind_others_is_told_so_if_the_engine_seems
         plain = await world.run(seconds=0.2)
         assert plain.error is not None
         assert plain.error.message.endswith("(0.2 s)"), "nothing says that it waited"
+        await world.runner._health.stop()  # Its next check would find that the engine answers.
         replica.silent = True
         behind = await world.run(seconds=0.2)
         assert behind.error is not None

@@ -80,6 +80,7 @@ async def test_a_job_canceled_while_it_waits_for_a_place_does_not_reach_its_engi
     await until_async(lambda: gate.entered == 2)
     job_id = names.new_job_id()
     waiting = begin(world, job_id)
+    await until_async(lambda: world.runner.pool._waiting)
     await asyncio.sleep(2 * DEFAULT_PACE.look_again_seconds)
     await world.write(job_id, JobRecord(status=Status.CANCELED, finished_at=now()))
     gate.open.set()

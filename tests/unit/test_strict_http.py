@@ -62,7 +62,7 @@ class Peer:
 
     async def answer(self) -> tuple[int, Any]:
         """Return the status and the body of the next answer."""
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         body = await self.reader.readexactly(length)
         return int(head.split()[1]), json.loads(body) if body.startswith(b"{") else body
@@ -70,7 +70,7 @@ class Peer:
     async def rest(self) -> bytes:
         """Return what comes until the server closes the connection."""
         try:
-            return await asyncio.wait_for(self.reader.read(), 5)
+            return await asyncio.wait_for(self.reader.read(), 20)
         except ConnectionResetError:
             return b""
 
