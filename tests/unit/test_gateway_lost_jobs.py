@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from tests.support.gateway import ECHO, Clock, GatewayWorld, gateway_world, impatient, sweep_in
 from tests.support.scripted_runner import ScriptedRunner, lose, never, succeed
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.contracts.events import WORKER_LEFT, completion_event
 from enginehouse.contracts.job import Status
+from enginehouse.contracts.moments import now
 from enginehouse.sidecar.fake import FakeDapr
 
 
@@ -153,3 +156,32 @@ async def test_a_heartbeat_that_cannot_be_read_stops_nothing(world: GatewayWorld
     for engine in world.gateway.catalogue:
         engine.workers_read_at = 0
     assert (await world.client().get("/v1/engines")).status_code == 200
+
+
+async def _say_left(world: GatewayWorld) -> None:
+    event = completion_event(kind=WORKER_LEFT, engine_id=ECHO, subject="a", status=None)
+    await world.runner.sidecar.publish(names.jobs_component(ECHO), names.COMPLETIONS_TOPIC, event)
+
+
+async def test_what_a_leaving_worker_did_not_take_is_handed_over_again_at_once(world: GatewayWorld) -> None:
+    world.runner.answer = lose
+    taken, left = await world.submit(1), await world.submit(2)
+    first = await world.delivered(taken)
+    await world.delivered(left)
+    await world.runner.claim(first)
+    await world.runner.beat(in_hand=[taken], idle_for=0)
+    world.runner.answer = succeed
+    await _say_left(world)
+    job = await world.until_status(left, Status.SUCCEEDED)
+    assert job["attempts"] == 1
+    orders = [event.id for event in world.runner.events if event.expirytime > now()]
+    assert orders == [taken, left, left]
+    assert (await world.job(taken))["status"] == "running"
+
+
+async def test_what_is_published_to_rinse_a_topic_is_no_job(world: GatewayWorld) -> None:
+    await _say_left(world)
+    await until_async(lambda: world.runner.events, "an event comes")
+    (event, *_) = world.runner.events
+    assert event.expirytime < now()
+    assert (await world.client().get(f"/v1/jobs/{event.id}")).status_code == 404

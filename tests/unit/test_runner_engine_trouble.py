@@ -1,6 +1,7 @@
 """Engines that are busy or away, and runners that stop."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.support.runner import Gate, TinyEngine, World, begin, echo, runner_wo
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.contracts.events import WORKER_LEFT
 from enginehouse.contracts.job import Status
 from enginehouse.contracts.moments import now
 from enginehouse.runner.clients.base import Health, Prediction, Reply
@@ -249,3 +251,42 @@ async def test_what_comes_while_it_stops_goes_back_at_once(world: World) -> None
     record = await world.run()
     assert (record.status, record.attempt) == (Status.QUEUED, 0)
     assert world.engine.calls == []
+
+
+async def test_while_it_stops_what_is_claimed_is_acknowledged_before_it_ends(world: World) -> None:
+    gate = Gate(world)
+    job_id = names.new_job_id()
+    delivery = begin(world, job_id)
+    await until_async(lambda: gate.entered == 1)
+    draining = asyncio.create_task(world.runner.drain())
+    assert await asyncio.wait_for(delivery, 10), "its sidecar can leave the topic"
+    record = world.record(job_id)
+    assert (record.status, record.worker) == (Status.RUNNING, "worker-1"), "if this worker vanishes, the job is found"
+    assert world.runner.receiver.in_hand == [job_id]
+    assert await begin(world, job_id), "a second delivery need not wait either"
+    gate.open.set()
+    await draining
+    assert world.record(job_id).status is Status.SUCCEEDED
+    assert gate.entered == 1
+
+
+async def test_a_delivery_whose_job_cannot_be_claimed_is_not_acknowledged_while_it_stops(world: World) -> None:
+    gate = Gate(world)
+    job_id = names.new_job_id()
+    world.dapr.fail("create", on=job_id, times=10_000)
+    delivery = begin(world, job_id)
+    await until_async(lambda: gate.entered == 1)
+    draining = asyncio.create_task(world.runner.drain())
+    await asyncio.sleep(0.1)
+    assert not delivery.done()
+    world.dapr.failures.clear()
+    gate.open.set()
+    await draining
+    assert await delivery
+    assert world.record(job_id).status is Status.SUCCEEDED
+
+
+async def test_a_worker_that_stops_says_so_once_its_sidecar_has_left_the_topic(world: World) -> None:
+    await world.runner.drain()
+    told = [json.loads(event) for event in world.dapr.published[names.COMPLETIONS_TOPIC]]
+    assert [event["subject"] for event in told if event["type"] == WORKER_LEFT] == ["a"]

@@ -17,6 +17,8 @@ JOB_COMPLETED = "dev.enginehouse.job.completed.v1"
 JOB_PROGRESS = "dev.enginehouse.job.progress.v1"
 JOB_REFUSED = "dev.enginehouse.job.refused.v1"
 ENGINE_ANNOUNCED = "dev.enginehouse.engine.announced.v1"
+WORKER_LEFT = "dev.enginehouse.worker.left.v1"
+"""A worker takes no more jobs: what its sidecar had fetched and not delivered stays there until the broker's clock ends."""
 ENGINE_STATE_EVENTS: dict[EngineState, str] = {
     EngineState.PAUSED: "dev.enginehouse.engine.paused.v1",
     EngineState.QUARANTINED: "dev.enginehouse.engine.quarantined.v1",
@@ -184,7 +186,7 @@ def job_event(
 def completion_event(
     kind: str, engine_id: str, subject: str, status: Status | None, attempt: int = 0, also: Sequence[str] = ()
 ) -> bytes:
-    """Write a runner's completion. `subject` is a job id, or the slot of an announcement."""
+    """Write a runner's completion. `subject` is a job id, or the slot of which it tells."""
     return cloud_event(
         event_id=f"{subject}.{attempt}.{status or 'announced'}",
         kind=kind,

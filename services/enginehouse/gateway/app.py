@@ -115,6 +115,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         Records(sidecar, mirroring, spent, margin_seconds=settings.record_margin_seconds, clock=pace.clock)
         for spent in (budget, sweep_budget)
     )
+    hints = Hints(ledger, catalogue, expected, mirroring, waiters)
     # intake and jobs
     checkers = Checkers()
     bodies = Bodies(checkers)
@@ -132,13 +133,15 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     )
     jobs = Jobs(ledger, catalogue, submitter, records, waiters, objects)
     # recovery, in the order of a sweep
+    lost_jobs = LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock)
+    hints.on_worker_left = lost_jobs.worker_left
     sweep = Sweep(
         {
             "recount": Recount(ledger, dispatcher, limits).recount,
             "control messages": transitions.catch_up,
             "expiry": Expiry(ledger, sweep_records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
             "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
-            "lost jobs": LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock).recover,
+            "lost jobs": lost_jobs.recover,
             "removed engines": RemovedEngines(ledger, catalogue, mirroring).end_jobs,
             "retention": Retention(
                 ledger,
@@ -166,7 +169,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         engine_views=EngineViews(catalogue, ledger),
         dispatcher=dispatcher,
         mirroring=mirroring,
-        hints=Hints(ledger, catalogue, expected, mirroring, waiters),
+        hints=hints,
         sweep=sweep,
         bytes_in_hand=BytesInHand(),
         open_requests=OpenRequests(),

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Slot, app_id
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Slot, app_id, job_topic, trial_topic
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
@@ -33,9 +36,13 @@ from enginehouse.registry.bundle import (
 )
 from enginehouse.registry.snapshot import hold, source_folder, tidy_snapshots
 from enginehouse.registry.versions import spec_of
+from enginehouse.sidecar.dapr import DaprSidecar
+
+log = structlog.get_logger(__name__)
 
 _DRAIN_SECONDS = 10
 _POLL_SECONDS = 0.05
+_UNSUBSCRIBE_SECONDS = 20
 
 
 @dataclass(slots=True)
@@ -53,6 +60,7 @@ class SlotProcesses:
     _engine_ports: list[int] = field(default_factory=list)
     """The ports of its replicas, also of those that are not started yet."""
     _other_ports: list[int] = field(default_factory=list)
+    _sidecar_port: int = 0
     _longest_job_seconds: float = 0.0
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Keeps the version's files while its processes use them."""
@@ -97,14 +105,39 @@ class SlotProcesses:
     async def stop(self, *, finish_jobs: bool = False) -> None:
         """Give running jobs a while to end, or all their time, hand back the rest, then stop all processes."""
         if self._runner_process is not None and self._daprd is not None:
-            seconds = self._longest_job_seconds if finish_jobs else _DRAIN_SECONDS
-            await stop_app_and_sidecar(self.context.supervisor, self._runner_process, self._daprd, seconds)
+            if finish_jobs:
+                await self._until_unsubscribed()
+                # The runner first: while its jobs' deliveries are in hand, the sidecar does not leave the topic.
+                await self.context.supervisor.stop(self._runner_process, grace_seconds=self._longest_job_seconds)
+            await stop_app_and_sidecar(self.context.supervisor, self._runner_process, self._daprd, _DRAIN_SECONDS)
             await self.context.supervisor.stop(*self._replicas.values(), grace_seconds=5)
             self.context.ports.release(*self._engine_ports, *self._other_ports)
         self._runner_process = self._daprd = None
         self._replicas = {}
         self._held.close()
         await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
+
+    async def _until_unsubscribed(self) -> None:
+        """Wait until the sidecar has seen that its Subscriptions lead elsewhere.
+
+        One that is told to stop before takes in more jobs for a while, and does not deliver them.
+        """
+        assert self._sidecar_port
+        sidecar = DaprSidecar(self._sidecar_port, self.context.api_token)
+        topics = {job_topic(self.engine_id), trial_topic(self.engine_id)}
+        try:
+            async with asyncio.timeout(_UNSUBSCRIBE_SECONDS):
+                await sidecar.start()
+                while topics & (await sidecar.metadata()).subscribed_topics:
+                    await asyncio.sleep(_POLL_SECONDS)
+        except (EnginehouseError, TimeoutError):
+            log.warning(
+                f"The sidecar of {self.app} does not say that it takes no more jobs",
+                action="still_subscribed",
+                engine_id=self.engine_id,
+            )
+        finally:
+            await sidecar.close()
 
     async def healthy(self) -> bool:
         """Return whether all processes run and are healthy, and the runner finds nothing wrong."""
@@ -199,6 +232,7 @@ class SlotProcesses:
         self._engine_ports = [ports.take() for _ in range(workload.replicas)]
         delivery, sidecar = ports.take(), SidecarPorts.take(ports)
         self._other_ports = [delivery, *sidecar.all()]
+        self._sidecar_port = sidecar.http
         self._longest_job_seconds = math.ceil(spec.execution_timeout_seconds) + 60
         self._runner_process = start(self._runner(delivery, sidecar, workload.content))
         plan = SidecarPlan(

@@ -11,9 +11,17 @@ from starlette.routing import Route
 
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.contracts.names import JOBS_ROUTE, PLATFORM_TENANT, RUNNER_ENGINE_ROUTE
+from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
+from enginehouse.contracts.events import WORKER_LEFT, completion_event
+from enginehouse.contracts.names import (
+    COMPLETIONS_TOPIC,
+    JOBS_ROUTE,
+    PLATFORM_TENANT,
+    RUNNER_ENGINE_ROUTE,
+    jobs_component,
+)
 from enginehouse.runner.admit import Admission
+from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.blame import Blame
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
@@ -45,6 +53,10 @@ from enginehouse.yaml_files import InvalidFile, read_yaml
 
 _log = structlog.get_logger(__name__)
 
+_LAST_TAKEN_IN_SECONDS = 0.7
+"""By then the sidecar has ended its subscription: 0.4 s after the last delivery in hand was acknowledged (daprd 1.18)."""
+_LEAVE_SECONDS = 2.0
+"""Time to tell the gateway that the worker leaves: a broker that is away must not hold up the jobs in hand."""
 _SETTLE_GRACE_SECONDS = 5.0
 
 
@@ -133,6 +145,7 @@ class Runner:
             healthy=lambda: self.pool.any_healthy,
             warning=lambda: self.pool.warning,
             problem=lambda: self._problems.problem,
+            on_routed=self.cards.announce,
         )
         self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 
@@ -170,7 +183,7 @@ class Runner:
         self._settler = Settler(
             sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id
         )
-        claims = Claims(records=records, admission=admission, announce=self._settler.announce_start)
+        claims = Claims(records=records, admission=admission, announce=self._note_claimed)
         self._watch = RecordWatch(records=records, claims=claims, every_seconds=settings.watch_every_seconds)
         self._executor = Executor(
             pool=self.pool,
@@ -188,6 +201,10 @@ class Runner:
             settler=self._settler,
             metrics=self.metrics,
         )
+
+    def _note_claimed(self, attempt: Attempt) -> None:
+        self._settler.announce_start(attempt)
+        self.receiver.note_claimed(attempt.job_id)
 
     def _job_handler(self, admission: Admission) -> JobHandler:
         settings, pace = self._settings, self._pace
@@ -261,11 +278,25 @@ class Runner:
             jobs=len(in_hand),
             job_ids=in_hand,
         )
+        self.receiver.let_go()
+        self._executor.claim_all()
+        leaving = asyncio.create_task(self._leave())
         try:
             async with asyncio.timeout(grace):
                 await self.receiver.wait_until_idle()
         except TimeoutError:
             await self.hand_back()
+        await leaving
+
+    async def _leave(self) -> None:
+        """Tell the gateway that the worker leaves: it hands over again what the sidecar took in and never delivers."""
+        await asyncio.sleep(_LAST_TAKEN_IN_SECONDS)
+        event = completion_event(kind=WORKER_LEFT, engine_id=self.spec.id, subject=self._settings.slot, status=None)
+        try:
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self._sidecar.publish(jobs_component(self.spec.id), COMPLETIONS_TOPIC, event)
+        except (EnginehouseError, TimeoutError) as error:
+            _log.info("The gateway is not told that the worker leaves", action="leave_untold", error=str(error))
 
     def _set_stopped(self, stopped: bool) -> None:
         """Begin no more jobs while the gateway has stopped the engine, and begin jobs again when it resumes it."""

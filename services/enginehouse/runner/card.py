@@ -101,6 +101,11 @@ class CardKeeper:
         self._client = client
         self._stale.set()
 
+    def announce(self) -> None:
+        """Announce the card again, although it has not changed: perhaps it is now that of the active version."""
+        self._published = None
+        self._stale.set()
+
     def start(self) -> None:
         """Begin to keep the card."""
         self._background.keep("card", self._run)

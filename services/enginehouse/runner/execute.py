@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -58,10 +59,19 @@ class Executor:
         self._patience = hand_back_after_seconds
         self._engine_seconds = execution_timeout_seconds
         self._calls: set[_Call] = set()
+        self._leaving: asyncio.Future[None] | None = None
+        """Ends when the worker leaves. Made at the first call, in the event loop."""
 
     def place(self, asker: Asker) -> Place:
         """Return a place to be taken by `async with`. It has no replica if none is healthy for too long."""
         return Place(self._pool, self._patience, asker)
+
+    def claim_all(self) -> None:
+        """Claim every job that runs, also those that are young, because the worker leaves."""
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_future()
+        if not self._leaving.done():
+            self._leaving.set_result(None)
 
     def hand_back_running(self) -> None:
         """Close every call that is out. Its job returns to the queue, and no attempt is counted."""
@@ -119,8 +129,8 @@ class Executor:
         self._calls.add(call)
         try:
             claim_at_once = execution.attempt.takes_over is not None
-            done, _ = await asyncio.wait({call.task}, timeout=0 if claim_at_once else self._claim_after)
-            if not done:
+            await self._young(call, 0 if claim_at_once else self._claim_after)
+            if not call.task.done():
                 await self._accompany(call, execution)
         finally:
             self._calls.discard(call)
@@ -128,6 +138,13 @@ class Executor:
         if call.ended_by is None or (call.task.done() and not call.task.cancelled()):
             return call.task.result()
         return call.ended_by
+
+    async def _young(self, call: _Call, seconds: float) -> None:
+        """Wait until the call ends, has taken so long that its job is claimed, or the worker leaves."""
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_future()
+        either: set[asyncio.Future[Any]] = {call.task, self._leaving}
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     async def _accompany(self, call: _Call, execution: Execution) -> None:
         """Claim the job and watch its record, until the call ends or the record no longer belongs to the attempt."""

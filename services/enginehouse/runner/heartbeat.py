@@ -45,7 +45,9 @@ class Heartbeats:
         healthy: Callable[[], bool],
         warning: Callable[[], str | None],
         problem: Callable[[], str | None],
+        on_routed: Callable[[], None],
     ) -> None:
+        """Call `on_routed` when the worker begins or ends to receive the engine's jobs."""
         self._sidecar = sidecar
         self._store = results_component(spec.id)
         self._topic, self._jobs = job_topic(spec.id), jobs_component(spec.id)
@@ -58,6 +60,10 @@ class Heartbeats:
         self._healthy = healthy
         self._warning = warning
         self._problem = problem
+        self._on_routed = on_routed
+        self._look_seconds = pace.routing_poll_seconds
+        self._subscribed: bool | None = None
+        self._routing_is_news = False
         self._news = asyncio.Event()
         self._idle_since: datetime | None = now()
         self._background = Background()
@@ -65,6 +71,7 @@ class Heartbeats:
     def start(self) -> None:
         """Begin to write heartbeats."""
         self._background.keep("heartbeats", self._run)
+        self._background.keep("routing", self._watch_routing)
 
     async def stop(self) -> None:
         """Stop, and remove the heartbeat: until it ran out, others would take this worker for alive."""
@@ -91,7 +98,6 @@ class Heartbeats:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now()
-        metadata = await self._sidecar.metadata()
         beat = Heartbeat(
             worker=self._worker,
             slot=self._slot,
@@ -101,14 +107,33 @@ class Heartbeats:
             idle_since=self._idle_since,
             healthy=self._healthy(),
             problem=self._problem(),
-            # A sidecar goes on showing the subscription of a component that is gone.
-            subscribed=self._topic in metadata.subscribed_topics and self._jobs in metadata.components,
+            subscribed=await self._is_subscribed(),
             warning=self._warning(),
             at=now(),
         )
         value = beat.model_dump_json().encode()
         await self._sidecar.put(self._store, worker_key(self._worker), value, WORKER_TTL_SECONDS)
+        if self._routing_is_news:  # After the heartbeat, which says whose card holds.
+            self._routing_is_news = False
+            self._on_routed()
         await self._update_list(present=True)
+
+    async def _is_subscribed(self) -> bool:
+        metadata = await self._sidecar.metadata()
+        # A sidecar goes on showing the subscription of a component that is gone.
+        subscribed = self._topic in metadata.subscribed_topics and self._jobs in metadata.components
+        if subscribed != self._subscribed:
+            self._routing_is_news = self._subscribed is not None
+            self._subscribed = subscribed
+            self.wake()
+        return subscribed
+
+    async def _watch_routing(self) -> None:
+        """Tell at once when a version begins to get the engine's jobs: its card holds from then on."""
+        while True:
+            await asyncio.sleep(self._look_seconds)
+            with contextlib.suppress(EnginehouseError):  # The next heartbeat says so.
+                await self._is_subscribed()
 
     async def _run(self) -> None:
         failing = False

@@ -1,6 +1,7 @@
 """Takes deliveries, and answers each when its job is settled. A second delivery joins the job that is in hand."""
 
 import asyncio
+from typing import Any
 
 import structlog
 
@@ -38,6 +39,10 @@ class Receiver:
         self._settler = settler
         self._metrics = metrics
         self._in_hand: dict[str, asyncio.Task[bool]] = {}
+        self._claimed: dict[str, asyncio.Future[None]] = {}
+        """For each job in hand: done when its delivery may be acknowledged although it still runs."""
+        self._has_claim: set[str] = set()
+        self._is_letting_go = False
         self.draining = False
         """True while the worker stops: every delivery goes back to the queue at once."""
         self.stopped = False
@@ -72,11 +77,41 @@ class Receiver:
             self._metrics.deliveries.labels("taken").inc()
             handling = asyncio.create_task(self._handle(event, body))
             self._in_hand[event.id] = handling
-            handling.add_done_callback(lambda _: self._in_hand.pop(event.id, None))
+            self._claimed[event.id] = asyncio.get_running_loop().create_future()
+            handling.add_done_callback(lambda _: self._forget(event.id))
         else:
             self._metrics.deliveries.labels("joined").inc()
             _log.info("A second delivery joins the job that runs", action="delivery_joined", job_id=event.id)
-        return await asyncio.shield(handling)
+        # Neither is canceled with the delivery: the job goes on, and another delivery of it may wait for it as well.
+        either: set[asyncio.Future[Any]] = {handling, self._claimed[event.id]}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return handling.result() if handling.done() else True
+
+    def note_claimed(self, job_id: str) -> None:
+        """Note that the record says that the job runs here: if this worker vanishes, the gateway finds it."""
+        if job_id in self._in_hand:
+            self._has_claim.add(job_id)
+            if self._is_letting_go:
+                self._may_acknowledge(job_id)
+
+    def let_go(self) -> None:
+        """Acknowledge the deliveries of jobs as soon as they are claimed, and not when they have ended.
+
+        A sidecar does not end a subscription while deliveries of it are in hand. Until then it takes in more, and never
+        delivers it.
+        """
+        self._is_letting_go = True
+        for job_id in self._has_claim:
+            self._may_acknowledge(job_id)
+
+    def _may_acknowledge(self, job_id: str) -> None:
+        if not self._claimed[job_id].done():
+            self._claimed[job_id].set_result(None)
+
+    def _forget(self, job_id: str) -> None:
+        self._in_hand.pop(job_id, None)
+        self._claimed.pop(job_id, None)
+        self._has_claim.discard(job_id)
 
     async def _handle(self, event: JobEvent, body: bytes) -> bool:
         try:

@@ -13,7 +13,7 @@ from enginehouse.contracts.job import StatusReason
 from enginehouse.contracts.names import GATEWAY_JOBS_COMPONENT, job_topic
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.handover.backlog import Backlog
-from enginehouse.gateway.handover.job_event import event_of
+from enginehouse.gateway.handover.job_event import empty_event, event_of
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.ledger.windows import FillWindow, Requeue
@@ -91,6 +91,11 @@ class Dispatcher:
         deadline = loop.time() + finish_seconds
         await self._background.close(finish_seconds)
         await self._publishing.close(max(deadline - loop.time(), 0))
+
+    async def rinse(self, engine_id: str) -> None:
+        """Publish an event that is no job. A sidecar that has left the topic still swallows the next event there."""
+        event = empty_event(engine_id)
+        await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), event)
 
     async def _publish(self, engine_id: str, rows: Sequence[JobRow]) -> list[None]:
         failed = await self._publish_batch(engine_id, rows)

@@ -1,11 +1,14 @@
 """Makes the event that hands a job's row to its engine."""
 
 import time
+from datetime import timedelta
 
 import pydantic_core
 
 from enginehouse.contracts.events import JobOrder, job_event
-from enginehouse.contracts.moments import moment_of
+from enginehouse.contracts.job import RetryPolicy
+from enginehouse.contracts.moments import moment_of, now
+from enginehouse.contracts.names import EngineId, new_job_id
 from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.objects import Objects
 
@@ -14,6 +17,13 @@ _OBJECTS_MARGIN_SECONDS = 600.0
 _LONGEST_WAIT_SECONDS = 3_600.0
 """Signed URLs serve a job that begins within this time of its hand-over. A runner hands back one that begins later, and
 the next hand-over signs new ones: the clouds' stores cannot take a signed URL back, so it must not live for days."""
+
+
+def empty_event(engine_id: str) -> bytes:
+    """Make an event that is past its time, so that a runner acknowledges it and runs nothing."""
+    order = JobOrder(execution_timeout_seconds=1, retry=RetryPolicy(), record_ttl_seconds=1)
+    tenant = EngineId.parse(engine_id).tenant
+    return job_event(new_job_id(), tenant, engine_id, 1, now() - timedelta(days=1), order, None)
 
 
 async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int, weight: float = 1.0) -> bytes:

@@ -1,6 +1,8 @@
 """Takes runners' events from the topic `completions`: hints that records changed, progress, announcements of cards."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pydantic_core
 import structlog
@@ -8,7 +10,14 @@ import structlog
 from enginehouse.background import Background
 from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import EnginehouseError, Malformed, Unavailable
-from enginehouse.contracts.events import ENGINE_ANNOUNCED, JOB_PROGRESS, Completion, ProgressReport, progress_place
+from enginehouse.contracts.events import (
+    ENGINE_ANNOUNCED,
+    JOB_PROGRESS,
+    WORKER_LEFT,
+    Completion,
+    ProgressReport,
+    progress_place,
+)
 from enginehouse.contracts.names import is_job_id
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -34,6 +43,8 @@ class Hints:
         self._mirroring = mirroring
         self._waiters = waiters
         self._background = Background()
+        self.on_worker_left: Callable[[str], Coroutine[Any, Any, None]]
+        """Called with the id of an engine of which a worker takes no more jobs. Set when the gateway is wired."""
 
     async def deliver(self, body: bytes) -> bool:
         """Take one delivery. Return True to acknowledge it, False to have it delivered again."""
@@ -41,6 +52,9 @@ class Hints:
             event = read_event(Completion, body)
         except Malformed as error:
             log.warning(f"A completion cannot be read and is dropped: {error}", action="completion_malformed")
+            return True
+        if event.type == WORKER_LEFT:
+            self._background.start(self.on_worker_left(event.engineid))
             return True
         if event.type == ENGINE_ANNOUNCED:
             if self._catalogue.get(event.engineid) is not None:

@@ -8,7 +8,7 @@ import structlog
 
 from enginehouse.contracts.engine import HEARTBEAT_SECONDS, Heartbeat
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.handover.dispatch import Dispatcher
@@ -27,6 +27,9 @@ LOST_AFTER_SECONDS = 8.0
 """A handed-over job is lost if a worker has been idle for this time and has not received it."""
 OVERTAKEN_SECONDS = 15.0
 """A job is lost if another job that was handed over this much later has begun: topics are first in, first out."""
+_LEFT_PAUSES_SECONDS = (0.0, 1.5)
+"""Looks for what a worker left: at once, and again, because its sidecar may have been slow to leave the topic."""
+_RINSED_SECONDS = 0.3
 _YOUNG_SECONDS = 2.0
 """Jobs are not checked for this time after their hand-over."""
 _LOSSES_MAX = 20
@@ -93,6 +96,49 @@ class LostJobs:
         now = self._clock()
         engines = by_engine(await self._ledger.read(read.handed_over, now - _YOUNG_SECONDS))
         await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in engines.items()))
+
+    async def worker_left(self, engine_id: str) -> None:
+        """Hand over again the jobs that a worker, which takes no more, may have left in its sidecar."""
+        engine = self._catalogue.get(engine_id)
+        if engine is None:
+            return
+        for pause in _LEFT_PAUSES_SECONDS:
+            await asyncio.sleep(pause)
+            try:
+                await self._dispatcher.rinse(engine_id)
+                await asyncio.sleep(_RINSED_SECONDS)
+                await self._hand_over_left(engine, self._clock() - _RINSED_SECONDS)
+            except EnginehouseError as error:
+                log.warning(
+                    f"The jobs that a worker of {engine_id} may have left are found later: {error}",
+                    action="leave_waits",
+                    engine_id=engine_id,
+                )
+
+    async def _hand_over_left(self, engine: KnownEngine, until: float) -> None:
+        """Hand over again what was handed over until then and no worker has.
+
+        What the worker runs is claimed. A job that another worker has just taken is delivered to it a second time, and
+        joins itself there.
+        """
+        rows = by_engine(await self._ledger.read(read.handed_over, until)).get(engine.id, [])
+        stored, workers = await self._look(engine, rows)
+        left = [
+            row.id
+            for row in rows
+            if row.status is Status.QUEUED
+            and (row.id not in stored or stored[row.id].record.attempt < row.attempts)
+            and not any(row.id in worker.in_hand for worker in workers)
+        ]
+        if left:
+            log.info(
+                f"{len(left)} jobs of {engine.id} are handed over again: a worker left",
+                action="handed_over_after_leave",
+                engine_id=engine.id,
+                job_ids=left[:_LOGGED_MAX],
+            )
+            await self._ledger.requeue(Requeue(tuple(left), StatusReason.WAITING_FOR_WORKER, until))
+            self._dispatcher.wake(engine.id)
 
     async def _recover(self, engine_id: str, rows: list[JobRow], now: float) -> None:
         engine = self._catalogue.get(engine_id)

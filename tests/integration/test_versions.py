@@ -1,0 +1,200 @@
+"""A new version takes over under load without a failed, lost or late job; one that is not fit to leaves the old one serving."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.faults.evidence import Evidence, make_witness
+from tests.support.stack import StackHandle, running_stack
+from tests.support.waiting import until
+
+from enginehouse.registry.deploy import deploy_engine
+from enginehouse.registry.versions import read_versions
+
+_TENANT, _ENGINE = "tests", "tests--steady"
+_SECONDS = (0.3, 1.0, 2.5)
+_EACH_SECONDS = 0.2
+_LATE_SECONDS = 8.0
+"""Long before anything but the switch itself would find a job that got lost: 1.2 s on a quiet machine, aim 2 s."""
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return Evidence(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, evidence: Evidence) -> Path:
+    return make_witness(tmp_path_factory.mktemp("source"), "steady", evidence)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Iterator[StackHandle]:
+    _edit(source, version="v1")
+    with running_stack(tmp_path_factory.mktemp("home"), [source]) as handle:
+        handle.key_for(_TENANT)
+        yield handle
+
+
+def enginehouse(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "enginehouse.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def _edit(source: Path, **fields: Any) -> None:
+    path = source / "engine.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+
+
+@dataclass
+class Load:
+    """Jobs of some seconds, one after the other, until it is told to stop."""
+
+    stack: StackHandle
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> "Load":
+        self._starting = threading.Thread(target=self._start)
+        self._starting.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._starting.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self) -> None:
+        number = 0
+        while not self._over.wait(_EACH_SECONDS):
+            thread = threading.Thread(target=self._submit, args=(f"k{number}", _SECONDS[number % len(_SECONDS)]))
+            thread.start()
+            self._threads.append(thread)
+            number += 1
+
+    def _submit(self, key: str, seconds: float) -> None:
+        began = time.monotonic()
+        answer = self.stack.call(
+            "POST",
+            f"/v1/engines/{_ENGINE}/jobs",
+            {"input": {"key": key, "seconds": seconds}},
+            tenant=_TENANT,
+            headers={"Prefer": "wait=60"},
+        )
+        self.jobs.append({**answer.body, "key": key, "late": time.monotonic() - began - seconds})
+
+    def until_answered_by(self, version: str) -> None:
+        """Wait until several jobs were answered by this version."""
+        until(lambda: sum(job.get("version") == version for job in self.jobs) >= 5, f"{version} answers", 60)
+
+
+def _ended(stack: StackHandle, job_id: str) -> dict[str, Any] | None:
+    """Return a job that has ended; None if it has not, or the gateway does not answer."""
+    try:
+        job: dict[str, Any] = stack.call("GET", f"/v1/jobs/{job_id}?wait=10", tenant=_TENANT).body
+    except OSError:
+        return None
+    return job if job.get("finished_at") else None
+
+
+def test_versions_change_under_load_and_no_job_is_lost_late_or_run_twice(
+    stack: StackHandle, source: Path, evidence: Evidence
+) -> None:
+    core = {name: stack.pid(name) for name in ("gateway", "gateway.daprd", "redis")}
+    home = ("--home", str(stack.home.path))
+    with Load(stack) as load:
+        load.until_answered_by("v1")
+        _edit(source, version="v2", concurrency=16)
+        deployed = enginehouse("engines", "deploy", str(source), *home)
+        assert deployed.returncode == 0, deployed.stderr
+        load.until_answered_by("v2")
+        until(lambda: f"{_ENGINE}--a.runner" not in stack.processes(), "v1 has ended", 60)
+        rolled_back = enginehouse("engines", "rollback", _ENGINE, *home)
+        assert rolled_back.returncode == 0, rolled_back.stderr
+        before = sum(job.get("version") == "v1" for job in load.jobs)
+        until(lambda: sum(job.get("version") == "v1" for job in load.jobs) >= before + 5, "v1 answers again", 60)
+    assert Counter(job["status"] for job in load.jobs) == {"succeeded": len(load.jobs)}
+    assert {job["attempts"] for job in load.jobs} == {1}
+    assert [job["key"] for job in load.jobs if len(evidence.runs(job["key"])) != 1] == []
+    latest = max(load.jobs, key=lambda job: job["late"])
+    assert latest["late"] < _LATE_SECONDS, latest
+    assert {name: stack.pid(name) for name in core} == core, "nothing of the core is restarted"
+    print(f"{len(load.jobs)} jobs, the latest {latest['late']:.2f} s late")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("raise SystemExit('no model')\n", "no model"),
+        ("def broken(:\n", "SyntaxError"),
+        ("", "does not answer its own example.json"),
+    ],
+    ids=["it ends", "it cannot be read", "its own example"],
+)
+def test_a_version_that_is_not_fit_to_leaves_the_one_before_serving(
+    stack: StackHandle, source: Path, spoil: str, says: str
+) -> None:
+    active = read_versions(stack.home.engines / _ENGINE).active
+    runner = stack.pid(f"{_ENGINE}--{active}.runner")
+    code = (source / "engine.py").read_text()
+    (source / "example.json").write_text('{"nonsense": 1}' if not spoil else '{"key": "example"}')
+    (source / "engine.py").write_text(spoil + code)
+    _edit(source, version=f"bad-{len(spoil)}")
+    try:
+        deployed = enginehouse("engines", "deploy", str(source), "--home", str(stack.home.path))
+    finally:
+        (source / "engine.py").write_text(code)
+        (source / "example.json").unlink()
+    assert deployed.returncode == 1
+    assert says in deployed.stdout + deployed.stderr
+    assert f"The version before goes on serving {_ENGINE}" in deployed.stdout + deployed.stderr
+    assert stack.pid(f"{_ENGINE}--{active}.runner") == runner
+    job = stack.submit(_ENGINE, {"key": "after", "seconds": 0}, tenant=_TENANT)
+    assert (job["status"], job["version"]) == ("succeeded", "v1")
+    until(lambda: _ENGINE not in stack.state()["trials"], "nothing is on trial", 60)
+
+
+def test_a_version_stays_on_trial_until_it_is_promoted(stack: StackHandle, source: Path) -> None:
+    home = ("--home", str(stack.home.path))
+    _edit(source, version="v3")
+    deployed = enginehouse("engines", "deploy", str(source), "--no-promote", *home)
+    assert deployed.returncode == 0, deployed.stderr
+    assert stack.submit(_ENGINE, {"key": "trial", "seconds": 0}, tenant=_TENANT)["version"] == "v1"
+    promoted = enginehouse("engines", "promote", _ENGINE, *home)
+    assert promoted.returncode == 0, promoted.stderr
+    assert stack.submit(_ENGINE, {"key": "promoted", "seconds": 0}, tenant=_TENANT)["version"] == "v3"
+    again = enginehouse("engines", "promote", _ENGINE, *home)
+    assert again.returncode != 0
+    assert "No version of tests--steady is on trial" in again.stderr
+
+
+@pytest.mark.parametrize("killed", ["gateway", "gateway.daprd"])
+def test_a_takeover_is_completed_though_the_gateway_dies_in_the_middle(
+    stack: StackHandle, source: Path, evidence: Evidence, killed: str
+) -> None:
+    active = read_versions(stack.home.engines / _ENGINE).active
+    _edit(source, version=f"after-{killed.replace('.', '-')}")
+    jobs = [
+        stack.submit(_ENGINE, {"key": f"{killed.replace('.', '-')}-{n}", "seconds": 3}, tenant=_TENANT, wait=0)
+        for n in range(4)
+    ]
+    deploy_engine(stack.home.engines, source)
+    until(lambda: read_versions(stack.home.engines / _ENGINE).active != active, "it takes over", 60)
+    stack.until_restarted(killed, stack.kill(killed))
+    for job in jobs:
+        ended = until(partial(_ended, stack, job["id"]), "it ends", 90)
+        assert ended["status"] == "succeeded", ended
+        assert len(evidence.runs(ended["input"]["key"])) == 1
+    stack.until_engine(_ENGINE)
