@@ -15,7 +15,8 @@ from enginehouse.contracts.moments import now
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
-from enginehouse.runner.replicas import Asker, ReplicaPool
+from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.tenants import Asker
 
 ACME = Asker("acme")
 

@@ -12,7 +12,8 @@ from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
 from enginehouse.runner.clients.base import Health
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.replicas import Asker, Place
+from enginehouse.runner.replicas import Place
+from enginehouse.runner.tenants import Asker
 
 ACME = Asker("acme")
 
