@@ -27,6 +27,8 @@ class Pace:
     """Seconds between two looks at why the engine cannot work: a look reads a small file, or finds none."""
     down_told_after_seconds: float = 10.0
     """Seconds after which it is said what a replica's health check finds. Before that the engine may just be starting."""
+    restart_seconds: float = 10.0
+    """Seconds for which deliveries go on while no replica is healthy. A supervisor restarts a process within five."""
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     """Seconds between two heartbeats. The value is in the contract, because the gateway relies on it."""
     card_refresh_seconds: float = 60.0

@@ -1,6 +1,7 @@
 """The engine's replicas and their places: which replica works on the next job, and which can work at all."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,8 @@ class ReplicaPool:
         self._waiting: dict[Asker, deque[asyncio.Future[Replica | None]]] = {}
         """The waiting jobs of each tenant that has some."""
         self.tenants = Tenants(blame)
+        self._healthy_until = -math.inf
+        """Moment at which a replica last fell ill, on the event loop's clock."""
         self.stopped = False
         """True while the pool gives no places."""
 
@@ -81,6 +84,11 @@ class ReplicaPool:
     def any_healthy(self) -> bool:
         """Whether some replica can work at all."""
         return any(replica.healthy for replica in self.replicas)
+
+    @property
+    def seconds_down(self) -> float:
+        """Seconds since the last replica fell ill; infinite if none was ever healthy. Ask if none is healthy."""
+        return asyncio.get_running_loop().time() - self._healthy_until
 
     @property
     def warning(self) -> str | None:
@@ -155,6 +163,8 @@ class ReplicaPool:
         if healthy != replica.healthy:
             replica.healthy = healthy
             replica.changed.set()
+            if not healthy:
+                self._healthy_until = asyncio.get_running_loop().time()
             if healthy and self.tenants.blame is not None:
                 self._hand_back(self.tenants.blame.hold_anew(replica.client.address))
         if healthy:
