@@ -3,11 +3,14 @@
 import asyncio
 from typing import Any
 
+import pytest
 from aiohttp import web
 from tests.support.runner import World, begin, echo
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.runner import blame as blame_module
+from enginehouse.runner.blame import Blame
 
 
 class Steps:
@@ -59,3 +62,19 @@ async def dies(request: web.Request) -> web.StreamResponse:
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
+
+
+class Leaps:
+    """The time that blame knows: that of the event loop, and what the test leaps over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        real = blame_module._now
+        monkeypatch.setattr(blame_module, "_now", lambda: real() + self.seconds)
+
+
+def blame_of(world: World) -> Blame:
+    """Return what the runner of a shared engine knows against tenants."""
+    blame = world.runner.pool.tenants.blame
+    assert blame is not None
+    return blame
