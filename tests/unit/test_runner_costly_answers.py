@@ -42,7 +42,7 @@ class SlowChecks:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with runner_world(tmp_path, execution_timeout_seconds=30) as made:
-        made.runner.pool.blame = Blame()
+        made.runner.pool.tenants.blame = Blame()
         yield made
 
 

@@ -17,7 +17,9 @@ from enginehouse.contracts.moments import now
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
-from enginehouse.runner.replicas import Asker, ReplicaPool
+from enginehouse.runner.pace import Pace
+from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.tenants import Asker
 
 ACME = Asker("acme")
 
@@ -95,6 +97,18 @@ async def test_not_ready_until_the_model_is_loaded(world: World) -> None:
     assert not world.runner.ready()
     world.engine.healthy = True
     await until_async(world.runner.ready)
+
+
+async def test_deliveries_go_on_while_an_engine_restarts_unless_that_takes_long(tmp_path: Path) -> None:
+    async with runner_world(tmp_path, pace=Pace(restart_seconds=0.2)) as world:
+        world.engine.healthy = False
+        world.runner.pool.set_health(world.runner.pool.replicas[0], False)
+        assert not world.runner.ready()
+        assert world.runner.takes_deliveries()
+        await until_async(lambda: not world.runner.takes_deliveries())
+        world.engine.healthy = True
+        await until_async(world.runner.takes_deliveries)
+    assert ReplicaPool([ScriptedEngine()], 1).seconds_down > 1e9, "one that was never well does not restart"
 
 
 # Health

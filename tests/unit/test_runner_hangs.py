@@ -14,7 +14,8 @@ from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
 from enginehouse.runner.clients.base import Health
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.replicas import Asker, Place, Replica
+from enginehouse.runner.replicas import Place, Replica
+from enginehouse.runner.tenants import Asker
 
 ACME = Asker("acme")
 

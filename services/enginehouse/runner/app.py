@@ -239,18 +239,24 @@ class Runner:
         return delivery_app(
             {JOBS_ROUTE: self.receiver.deliver},
             self._settings.app_api_token.get_secret_value(),
-            self.ready,
+            self.takes_deliveries,
             extra=[Route("/healthz/live", live), Route(RUNNER_ENGINE_ROUTE, engine), Route("/metrics", metrics)],
         )
 
     def ready(self) -> bool:
+        """Return whether jobs can run now."""
+        return self.pool.any_healthy and self.takes_deliveries()
+
+    def takes_deliveries(self) -> bool:
         """Return whether jobs may be delivered. While they may not, the sidecar pauses the subscription.
 
-        An engine that the gateway has stopped stays ready, and its runner hands back each delivery. A paused
-        subscription would lose the first event after the pause, until the broker's clock or the gateway finds it.
+        A paused subscription loses what is in hand and the first event after the pause, until the broker's clock or the
+        gateway finds them. So jobs wait here while an engine restarts, unless that takes long; and the runner of an
+        engine that the gateway has stopped hands back each delivery.
         """
+        well = self.pool.any_healthy or self.pool.seconds_down < self._pace.restart_seconds
         control_is_known = self._control.stopped is not None
-        return self._sidecar_ready and self.pool.any_healthy and control_is_known and not self.receiver.draining
+        return self._sidecar_ready and well and control_is_known and not self.receiver.draining
 
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""

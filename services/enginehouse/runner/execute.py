@@ -13,7 +13,8 @@ from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachabl
 from enginehouse.runner.clock import Clock
 from enginehouse.runner.hangs import HangGuard
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, Superseded, TimedOut
-from enginehouse.runner.replicas import Asker, Place, Replica, ReplicaPool
+from enginehouse.runner.replicas import Place, Replica, ReplicaPool
+from enginehouse.runner.tenants import Asker
 
 _log = structlog.get_logger(__name__)
 
@@ -112,14 +113,16 @@ class Executor:
         self, reply: Outcome | Unreachable | Closed, place: Place, replica: Replica, execution: Execution
     ) -> Outcome | Unreachable:
         """Return the outcome of a call. A job that may have failed of another tenant's is tried again, once, uncounted."""
-        blame = self._pool.blame
+        blame = self._pool.tenants.blame
         if blame is not None:
             if isinstance(reply, Succeeded):
                 blame.note_success(place.tenant)
-            if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.seconds >= self._engine_seconds):
-                place.note_trouble()
             if isinstance(reply, Closed) or (isinstance(reply, TimedOut) and reply.reason):
                 place.note_company(replica)
+            if isinstance(reply, Closed):
+                place.note_death()
+            elif isinstance(reply, TimedOut) and reply.seconds >= self._engine_seconds:
+                place.note_timeout()
             if isinstance(reply, Closed | TimedOut) and place.in_company and blame.excuses(execution.attempt.job_id):
                 return HandedBack("jobs of several tenants were at the engine, and one of them may be the cause")
         return Failed(reply.message) if isinstance(reply, Closed) else reply

@@ -14,7 +14,8 @@ from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import Failed, HandedBack
 from enginehouse.runner.pace import Pace
 from enginehouse.runner.progress import ProgressPublisher
-from enginehouse.runner.replicas import Asker, Place
+from enginehouse.runner.replicas import Place
+from enginehouse.runner.tenants import Asker
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)

@@ -67,7 +67,7 @@ class HangGuard:
         try:
             if not await replica.client.cancel(job_id) and not await self._ends(replica, due_at):
                 replica.hung.add(place)
-                place.note_trouble()
+                place.note_death()
                 await self._wait_to_restart(replica, job_id)
         finally:
             replica.hung.discard(place)

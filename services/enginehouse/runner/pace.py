@@ -29,6 +29,8 @@ class Pace:
     """Seconds after which it is said what a replica's health check finds. Before that the engine may just be starting."""
     routing_poll_seconds: float = 0.5
     """Seconds between two looks at whether the sidecar receives the engine's jobs: a call on this machine."""
+    restart_seconds: float = 10.0
+    """Seconds for which deliveries go on while no replica is healthy. A supervisor restarts a process within five."""
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     """Seconds between two heartbeats. The value is in the contract, because the gateway relies on it."""
     card_refresh_seconds: float = 60.0

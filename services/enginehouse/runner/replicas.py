@@ -1,22 +1,14 @@
 """The engine's replicas and their places: which replica works on the next job, and which can work at all."""
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Collection, Sequence
+import math
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from enginehouse.runner.blame import Blame
 from enginehouse.runner.clients.base import EngineClient
-from enginehouse.turns import Turns
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """The tenant for whose job a place is asked."""
-
-    tenant: str = ""
-    weight: float = 1.0
-    """Its weight among the tenants of the engine."""
+from enginehouse.runner.tenants import Asker, Tenants
 
 
 @dataclass(eq=False, slots=True)
@@ -43,8 +35,15 @@ class Replica:
     """Places of calls that were given up and go on past their time."""
     draining: bool = False
     """True while it gets no more jobs, so that it can be restarted when those in hand have ended."""
+    kept_for: str | None = None
+    """The suspect that has it for itself: it is emptied for this tenant, or only this tenant's jobs run there."""
     abandoned_since: float | None = None
     """Moment since which the engine has said at each health check that it works on calls that were given up."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it gets jobs at all."""
+        return self.healthy and not self.draining
 
     def reason_to_wait(self, since: float) -> str | None:
         """Explain why a call that went out at `since` may have waited behind others here. None: nothing says that it did."""
@@ -63,18 +62,21 @@ class ReplicaPool:
     Jobs that find none wait: tenants take turns, of which one that holds fewer places comes first, and the jobs of a
     tenant are served in the order in which they came. So a tenant waits for one place to become free, however many jobs
     of others wait, and however long those take.
+
+    A tenant that is suspected of killing the engine runs apart. Its turn is an empty replica: as many of its waiting
+    jobs begin there as there are places, and no others until these have ended. If no replica is empty, one is emptied
+    for it, while the others go on.
     """
 
     def __init__(self, clients: Sequence[EngineClient], concurrency_each: int, *, blame: Blame | None = None) -> None:
         """Hold tenants back as `blame` says; None at an engine that works for one tenant."""
-        self.blame = blame
         self._concurrency_each = concurrency_each
         self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: dict[Asker, deque[asyncio.Future[Replica | None]]] = {}
         """The waiting jobs of each tenant that has some."""
-        self._turns = Turns()
-        self._held: Counter[str] = Counter()
-        """Number of places that each tenant holds. A call that was given up counts until it is known to have ended."""
+        self.tenants = Tenants(blame)
+        self._healthy_until = -math.inf
+        """Moment at which a replica last fell ill, on the event loop's clock."""
         self.stopped = False
         """True while the pool gives no places."""
 
@@ -82,6 +84,11 @@ class ReplicaPool:
     def any_healthy(self) -> bool:
         """Whether some replica can work at all."""
         return any(replica.healthy for replica in self.replicas)
+
+    @property
+    def seconds_down(self) -> float:
+        """Seconds since the last replica fell ill; infinite if none was ever healthy. Ask if none is healthy."""
+        return asyncio.get_running_loop().time() - self._healthy_until
 
     @property
     def warning(self) -> str | None:
@@ -95,7 +102,12 @@ class ReplicaPool:
 
     def take(self, asker: Asker) -> Replica | None:
         """Take a place at once and return its replica; None if none is free, or if other jobs wait already."""
-        return None if self._waiting or self.stopped or not self._allows(asker) else self._take(asker)
+        if self._waiting or self.stopped or not self.tenants.allows(asker.tenant):
+            return None
+        apart = self.tenants.runs_apart(asker.tenant)
+        if (replica := self._best(asker, apart)) is not None:
+            self._take_turn(replica, asker, 1, apart)
+        return replica
 
     async def wait(self, asker: Asker, patience_seconds: float) -> Replica | None:
         """Wait for a place and return its replica; None once no replica has been healthy for `patience_seconds`.
@@ -123,6 +135,7 @@ class ReplicaPool:
             if mine in self._waiting.get(asker, ()):
                 self._waiting[asker].remove(mine)
                 self._forget_if_empty(asker)
+                self._serve()
 
     def stop(self) -> None:
         """Give no more places. Jobs that wait for one get None."""
@@ -131,6 +144,7 @@ class ReplicaPool:
         for line in waiting.values():
             for job in line:
                 job.set_result(None)
+        self._end_reservations(())
 
     def resume(self) -> None:
         """Give places again."""
@@ -139,9 +153,9 @@ class ReplicaPool:
     def release(self, replica: Replica, asker: Asker) -> None:
         """Give back a place at `replica`."""
         replica.places_taken -= 1
-        self._held[asker.tenant] -= 1
-        if not self._held[asker.tenant]:
-            del self._held[asker.tenant]
+        if replica.kept_for == asker.tenant and not replica.places_taken:
+            replica.kept_for = None
+        self.tenants.end(asker.tenant)
         self._serve()
 
     def set_health(self, replica: Replica, healthy: bool) -> None:
@@ -149,8 +163,10 @@ class ReplicaPool:
         if healthy != replica.healthy:
             replica.healthy = healthy
             replica.changed.set()
-            if healthy and self.blame is not None:
-                self._hand_back(self.blame.hold_anew())
+            if not healthy:
+                self._healthy_until = asyncio.get_running_loop().time()
+            if healthy and self.tenants.blame is not None:
+                self._hand_back(self.tenants.blame.hold_anew(replica.client.address))
         if healthy:
             self._serve()
 
@@ -159,47 +175,78 @@ class ReplicaPool:
         replica.concurrency = min(self._concurrency_each, concurrency or self._concurrency_each)
         self._serve()
 
-    def _take(self, asker: Asker) -> Replica | None:
-        best = self._best()
-        if best is not None:
-            best.places_taken += 1
-            self._held[asker.tenant] += 1
-            self._turns.take(asker.tenant, asker.weight)
-        return best
+    def _take_turn(self, replica: Replica, asker: Asker, jobs: int, apart: bool) -> None:
+        """Give places at the replica to so many jobs, which begin in one turn."""
+        if apart:
+            replica.kept_for = asker.tenant
+        replica.places_taken += jobs
+        self.tenants.begin(asker, jobs, replica.concurrency if apart else 1)
 
-    def _best(self) -> Replica | None:
-        best: Replica | None = None
-        for replica in self.replicas:
-            if (
-                replica.healthy
-                and not replica.draining
-                and replica.places_taken < replica.concurrency
-                and (best is None or replica.places_taken < best.places_taken)
-            ):
-                best = replica
-        return best
+    def _best(self, asker: Asker, apart: bool) -> Replica | None:
+        if apart:
+            empty = [replica for replica in self.replicas if not replica.places_taken]
+            mine = [replica for replica in empty if replica.kept_for == asker.tenant]
+            return _emptiest(mine or (replica for replica in empty if replica.kept_for is None))
+        return _emptiest(
+            replica
+            for replica in self.replicas
+            if replica.places_taken < replica.concurrency and replica.kept_for is None
+        )
 
     def _serve(self) -> None:
-        while allowed := [asker for asker in self._waiting if self._allows(asker)]:
-            # Of tenants whose turns are equal, the one that has waited longer stands first in the dictionary.
-            asker = min(allowed, key=lambda who: self._turns.of(who.tenant, self._held[who.tenant], who.weight))
-            if (replica := self._take(asker)) is None:
+        suspects = {asker.tenant for asker in self._waiting if self.tenants.runs_apart(asker.tenant)}
+        self._end_reservations(suspects)
+        while (asker := self._next(suspects)) is not None:
+            apart = asker.tenant in suspects
+            if (replica := self._best(asker, apart)) is not None:
+                line = self._waiting[asker]
+                jobs = min(len(line), replica.concurrency) if apart else 1
+                self._take_turn(replica, asker, jobs, apart)
+                for _ in range(jobs):
+                    line.popleft().set_result(replica)
+                self._forget_if_empty(asker)
+            elif not apart or not self._reserve(asker.tenant):
                 return
-            self._waiting[asker].popleft().set_result(replica)
-            self._forget_if_empty(asker)
 
-    def _allows(self, asker: Asker) -> bool:
-        return self.blame is None or not self.blame.seconds_left(asker.tenant, self._held[asker.tenant])
+    def _next(self, suspects: Collection[str]) -> Asker | None:
+        kept = {replica.kept_for: replica for replica in self.replicas if replica.kept_for is not None}
+        ready = [tenant for tenant, replica in kept.items() if not replica.places_taken]
+        return self.tenants.whose_turn(self._waiting, suspects, reserved=kept, ready=ready)
 
-    def note_trouble(self, tenant: str) -> None:
-        """Hold back the tenant's jobs for a while: the engine died of one of them, or one hung in it.
+    def _reserve(self, tenant: str) -> bool:
+        """Have a replica emptied for a suspect; return whether there is one."""
+        replica = _emptiest(replica for replica in self.replicas if replica.kept_for is None)
+        if replica is not None:
+            replica.kept_for = tenant
+        return replica is not None
 
-        Those that wait get None, so that they go back to the queue and leave the window to others. `Place.note_trouble`
-        is for what happens to a single job.
+    def _end_reservations(self, suspects: Collection[str]) -> None:
+        """Let others begin jobs at replicas that are emptied for none of the suspects that wait."""
+        for replica in self.replicas:
+            tenant = replica.kept_for
+            if tenant is None or self.tenants.held(tenant):
+                continue
+            if tenant not in suspects or not replica.serves:
+                replica.kept_for = None
+
+    def note_trouble(self, tenant: str, replica: Replica, *, died: bool, in_company: bool) -> None:
+        """Note that a replica died, or hung, with a job of the tenant, or that the job used up the engine's own time.
+
+        If it was there without jobs of others, its jobs that wait get None, so that they go back to the queue and leave
+        the window to others.
         """
-        if self.blame is not None:
-            self.blame.note_trouble(tenant)
-            self._hand_back([tenant])
+        blame = self.tenants.blame
+        if blame is None:
+            return
+        if in_company:
+            blame.note_suspicion(tenant)
+            return
+        if died:
+            blame.note_death(tenant, replica.client.address)
+        else:
+            blame.note_timeout(tenant)
+        self._hand_back([tenant])
+        self._serve()
 
     def _hand_back(self, tenants: Collection[str]) -> None:
         for asker in [asker for asker in self._waiting if asker.tenant in tenants]:
@@ -208,15 +255,19 @@ class ReplicaPool:
 
     def held_back_seconds(self, tenant: str) -> float:
         """Return how long the tenant's next job is to stay in the queue; 0 if it may wait for a place."""
-        return 0.0 if self.blame is None else self.blame.seconds_left(tenant, self._ahead(tenant))
-
-    def _ahead(self, tenant: str) -> int:
-        """Count the tenant's jobs that hold a place or wait for one."""
-        return self._held[tenant] + sum(len(line) for asker, line in self._waiting.items() if asker.tenant == tenant)
+        waiting = sum(len(line) for asker, line in self._waiting.items() if asker.tenant == tenant)
+        return self.tenants.seconds_held_back(tenant, self.tenants.held(tenant) + waiting)
 
     def _forget_if_empty(self, asker: Asker) -> None:
         if not self._waiting[asker]:
             del self._waiting[asker]
+
+
+def _emptiest(replicas: Iterable[Replica]) -> Replica | None:
+    """Return the one of them that serves and has the fewest places taken."""
+    return min(
+        (replica for replica in replicas if replica.serves), key=lambda replica: replica.places_taken, default=None
+    )
 
 
 class Place:
@@ -224,7 +275,6 @@ class Place:
 
     __slots__ = (
         "_asker",
-        "_is_blamed",
         "_left_to_guard",
         "_patience",
         "_pool",
@@ -238,7 +288,6 @@ class Place:
         self._asker = asker
         self._patience = patience_seconds
         self._left_to_guard = False
-        self._is_blamed = False
         self.replica: Replica | None = None
         """None if the pool gives no places, or no replica has been healthy for `patience_seconds`."""
         self.waited_seconds = 0.0
@@ -272,11 +321,17 @@ class Place:
         """Note that a call goes out to the engine from here; `release` notes its end."""
         replica.calls[self] = asyncio.get_running_loop().time()
 
-    def note_trouble(self) -> None:
-        """Note that the engine died of the job, or that it hung. A job that runs out of time and then hangs counts once."""
-        if not self._is_blamed:
-            self._is_blamed = True
-            self._pool.note_trouble(self.tenant)
+    def note_death(self) -> None:
+        """Note that the engine died of the job, or hung, or of that of another in company."""
+        self._note_trouble(died=True)
+
+    def note_timeout(self) -> None:
+        """Note that the job used up the engine's own time."""
+        self._note_trouble(died=False)
+
+    def _note_trouble(self, *, died: bool) -> None:
+        if self.replica is not None:
+            self._pool.note_trouble(self.tenant, self.replica, died=died, in_company=self.in_company)
 
     def note_company(self, replica: Replica) -> None:
         """Note that trouble came to all calls that are out at the replica."""
