@@ -54,12 +54,17 @@ class Deployment:
 def deploy(home: Home, folder: Path) -> Deployment:
     """Deploy the engine in `folder`. Raise InvalidBundle with everything that is wrong with it here."""
     spec = read_spec(folder / ENGINE_FILE)
-    if mistakes := [*_wrong_tenant(home, spec), *_too_much_memory(spec)]:
+    if mistakes := mistakes_here(home, spec):
         raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
     changed = not is_deployed(home.engines, folder, spec)
     if changed:
         deploy_engine(home.engines, folder)
     return Deployment(home, spec, changed)
+
+
+def mistakes_here(home: Home | None, spec: EngineSpec) -> list[str]:
+    """Say what of an engine.yaml cannot be deployed into this home, on this machine. None: any home."""
+    return [*(_wrong_tenant(home, spec) if home else []), *_too_much_memory(spec)]
 
 
 def _wrong_tenant(home: Home, spec: EngineSpec) -> list[str]:
