@@ -2,24 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from tests.support.dapr import PORTS
 from tests.support.documents import ROOT
+from tests.support.newcomers import MISTAKES, OURS, RESULT, SOUND, Mistake, answered, served, write
 from tests.support.stack import StackHandle, running_stack, until
 from typer.testing import CliRunner
 
+from enginehouse.authoring.findings import Finding
 from enginehouse.cli.app import app
+from enginehouse.cli.author import _lines
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.home import Home
 from enginehouse.registry.deploy import add_key
@@ -30,231 +31,6 @@ pytestmark = pytest.mark.timeout(300)  # The first run downloads what engines' e
 # In this process, because starting Python for each of them would take a minute.
 _COMMAND = CliRunner()
 _NO_ENVIRONMENT = dict.fromkeys(name for name in os.environ if name.startswith("ENGINEHOUSE_"))
-
-_OURS = "run: {command: [python, -m, enginehouse.engine, engine]}\n"
-_CODE = """
-from pydantic import BaseModel
-from enginehouse.engine import Engine
-
-class Text(BaseModel):
-    text: str
-
-class Count(BaseModel):
-    words: int
-
-class Mine(Engine):
-    def predict(self, data: Text) -> Count:
-        return RESULT
-"""
-_PLAIN = "run: {command: [python, serve.py]}\n"
-_SERVER = """
-import json, os, signal, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.answer(200 if self.path == "/healthz" else 404, {})
-
-    def do_POST(self):
-        data = json.loads(self.rfile.read(int(self.headers["content-length"])))["data"]
-        if not isinstance(data, dict) or not isinstance(data.get("text"), str):
-            return self.answer(422, {"error": {"message": "text must be a string"}})
-        self.answer(200, {"result": {"words": len(data["text"].split())}})
-
-    def answer(self, status, body):
-        body = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *words):
-        pass
-
-ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-"""
-
-
-def _served(old: str, new: str) -> dict[str, str]:
-    assert old in _SERVER
-    return {"serve.py": _SERVER.replace(old, new)}
-
-
-def _answered(result: str) -> dict[str, str]:
-    return {"engine.py": _CODE.replace("RESULT", result)}
-
-
-_SOUND = _answered("Count(words=len(data.text.split()))")
-_RESULT = '{"result": {"words": len(data["text"].split())}}'
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """What a newcomer did wrong, and what must be said about it."""
-
-    says: list[str]
-    check: str
-    run: str = _PLAIN
-    files: dict[str, str] = field(default_factory=lambda: {"serve.py": _SERVER})
-    head: str = "tenant: acme\nname: sentiment\n"
-    options: tuple[str, ...] = ()
-
-
-_FIXED_PORT = PORTS.take()
-_MISTAKES = {
-    "capital letters": Mistake(
-        ["engine.yaml", "name", "'Sentiment' is not a valid name", "a-z"],
-        "files",
-        head="tenant: acme\nname: Sentiment\n",
-    ),
-    "wrong tenant": Mistake(
-        ["there is no tenant 'acne' here", "did you mean 'acme'", "enginehouse tenant add acne"],
-        "files",
-        head="tenant: acne\nname: sentiment\n",
-    ),
-    "misspelt key": Mistake(["concurency", "did you mean concurrency"], "files", run=f"{_PLAIN}concurency: 2\n"),
-    "no run": Mistake(["it has no `run`", "command: [...]"], "files", run="image: x:v1\n"),
-    "requirements file missing": Mistake(
-        ["there is no file requirements.txt"],
-        "files",
-        run="run: {command: [python, serve.py], requirements: requirements.txt}\n",
-    ),
-    "package that cannot be installed": Mistake(
-        ["The requirements of acme--sentiment cannot be installed", "torn-1.0"],
-        "environment",
-        run="run: {command: [python, serve.py], requirements: requirements.txt}\n",
-        files={
-            "serve.py": _SERVER,
-            "requirements.txt": "./torn-1.0-py3-none-any.whl\n",
-            "torn-1.0-py3-none-any.whl": "not a wheel",
-        },
-    ),
-    "syntax error": Mistake(
-        ["ended with exit status 1", "engine.py", "SyntaxError"],
-        "start",
-        run=_OURS,
-        files={"engine.py": _CODE.replace("data: Text)", "data: Text")},
-    ),
-    "package not listed": Mistake(
-        [
-            "Add the package that has the module 'pandas' to a file, and name that as run.requirements",
-            "No module named 'pandas'",
-        ],
-        "start",
-        run=_OURS,
-        files={"engine.py": f"import pandas\n{_CODE}"},
-    ),
-    "module of another name": Mistake(
-        ["names the module engine, and there is no engine.py in the folder"], "start", run=_OURS, files={"model.py": ""}
-    ),
-    "no such program": Mistake(["cannot start no-such-program"], "start", run="run: {command: [no-such-program]}\n"),
-    "hard-coded port": Mistake(
-        [f"It listens on port {_FIXED_PORT}, and must listen on the port in its variable PORT"],
-        "start",
-        files=_served('int(os.environ["PORT"])', str(_FIXED_PORT)),
-    ),
-    "another address": Mistake(
-        ["It listens on 127.0.0.2 only, and must listen on 127.0.0.1"],
-        "start",
-        files=_served('"127.0.0.1"', '"127.0.0.2"'),
-    ),
-    "too much memory": Mistake(
-        ["more memory than the 256 MiB that resources.memory", "MemoryError"],
-        "start",
-        run=f"{_PLAIN}resources: {{memory: 256Mi}}\n",
-        files={"serve.py": f"x = bytearray(700_000_000)\n{_SERVER}"},
-    ),
-    "no healthz": Mistake(
-        ["GET /healthz answers 404", "must have this route"], "health", files=_served('"/healthz"', '"/health"')
-    ),
-    "never listens": Mistake(
-        ["After 1 s, nothing listens on 127.0.0.1:", "the port in its variable PORT"],
-        "health",
-        run="run: {command: [sleep, 1000]}\n",
-        options=("--timeout", "1"),
-    ),
-    "schema that refers elsewhere": Mistake(
-        ["The input schema of its /openapi.json would not be used: its $ref", "'https://elsewhere/x'"],
-        "schema",
-        files=_served(
-            "self.answer(200 if self.path",
-            """self.answer(200, {"paths": {"/predict": {"post": {"requestBody": {"content": {"application/json": """
-            """{"schema": {"properties": {"data": {"$ref": "https://elsewhere/x"}}}}}}}}}}) """
-            """if "openapi" in self.path else self.answer(200 if self.path""",
-        ),
-    ),
-    "example that is not JSON": Mistake(
-        ["example.json is not JSON"], "example", files={"serve.py": _SERVER, "example.json": "{'text': 1}"}
-    ),
-    "example that does not fit": Mistake(
-        ["example.json does not fit the engine's input schema", "input.text"],
-        "example",
-        run=_OURS,
-        files={**_SOUND, "example.json": '{"text": 5}'},
-    ),
-    "bare result": Mistake(
-        ['example.json is answered with {"words": 2}', 'must be {"result": …}', '{"result": {"words": 2}}'],
-        "example",
-        files=_served(_RESULT, '{"words": len(data["text"].split())}'),
-    ),
-    "NaN": Mistake(
-        ["result.scores[1]: JSON cannot hold NaN"],
-        "example",
-        files=_served(_RESULT, '{"result": {"scores": [1.0, float("nan")]}}'),
-    ),
-    "NaN in our package": Mistake(
-        ["result.score: nan, a number that JSON does not have"],
-        "example",
-        run=_OURS,
-        files={
-            "engine.py": _CODE.replace("-> Count", "-> dict[str, float]").replace("RESULT", "{'score': float('nan')}")
-        },
-    ),
-    "numpy": Mistake(
-        ["Object of type float32 is not JSON serializable", "float(x) of a NumPy number"],
-        "example",
-        run="run: {command: [python, serve.py], requirements: requirements.txt}\n",
-        files={
-            **_served(_RESULT, '{"result": __import__("numpy").float32(1)}'),
-            "requirements.txt": f"numpy=={version('numpy')}\n",
-        },
-    ),
-    "result of another type": Mistake(
-        ["the result is not of the declared type", "words"], "example", run=_OURS, files=_answered("{'words': 'many'}")
-    ),
-    "exception": Mistake(["KeyError: 'model'", "engine.py"], "example", run=_OURS, files=_answered("{}['model']")),
-    "exits": Mistake(
-        ["example.json ends the engine, with exit status 3"],
-        "example",
-        files=_served("self.answer(200, {", "os._exit(3, ) or self.answer(200, {"),
-    ),
-    "too slow": Mistake(
-        ["gave no answer within execution_timeout_seconds of engine.yaml, which is 0.5 s"],
-        "example",
-        run=f"{_PLAIN}execution_timeout_seconds: 0.5\n",
-        files=_served("self.answer(200, {", "time.sleep(60) or self.answer(200, {"),
-    ),
-    "bad input is a failure": Mistake(
-        ["The input null fails: the engine answered 500", "must be answered with 422"],
-        "bad input",
-        files=_served("422", "500"),
-    ),
-    "does not stop": Mistake(
-        ["does not end within 5 s of SIGTERM"],
-        "stop",
-        files=_served("ThreadingHTTPServer((", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nThreadingHTTPServer(("),
-    ),
-}
-_LATE = ("stop", "bad input")
-"""Checks that may come after others have passed."""
-
-
-def _write(folder: Path, mistake: Mistake) -> Path:
-    files = {"engine.yaml": mistake.head + mistake.run, "example.json": '{"text": "two words"}', **mistake.files}
-    folder.mkdir()
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    return folder
 
 
 def _invoke(home: Path | None, *arguments: str) -> tuple[int, str, str]:
@@ -271,10 +47,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.path
 
 
-@pytest.mark.parametrize("name", _MISTAKES)
+@pytest.mark.parametrize("name", MISTAKES)
 def test_a_newcomers_mistake_shows_its_cause(name: str, home: Path, tmp_path: Path) -> None:
-    mistake = _MISTAKES[name]
-    folder = _write(tmp_path / "engine", mistake)
+    mistake = MISTAKES[name]
+    folder = write(tmp_path / "engine", mistake)
     began = time.monotonic()
     status, said, steps = _invoke(home, "engines", "test", str(folder), *mistake.options)
     print(f"{name}: {time.monotonic() - began:.1f} s\n{said}")
@@ -295,7 +71,7 @@ def _checks(said: str) -> list[str]:
 
 
 def test_all_is_said_as_json_as_well(home: Path, tmp_path: Path) -> None:
-    folder = _write(tmp_path / "engine", _MISTAKES["bare result"])
+    folder = write(tmp_path / "engine", MISTAKES["bare result"])
     result = _COMMAND.invoke(
         app, ["engines", "test", str(folder), "--json"], env={**_NO_ENVIRONMENT, "ENGINEHOUSE_HOME": str(home)}
     )
@@ -306,7 +82,7 @@ def test_all_is_said_as_json_as_well(home: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_wrong_with_a_sound_engine(home: Path, tmp_path: Path) -> None:
-    folder = _write(tmp_path / "engine", Mistake([], "", run=_OURS, files=_SOUND))
+    folder = write(tmp_path / "engine", Mistake([], "", run=OURS, files=SOUND))
     before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
     status, said, _ = _invoke(home, "engines", "test", str(folder))
     assert (status, "failed" in said, "note" in said) == (0, False, False), said
@@ -325,6 +101,18 @@ def test_nothing_is_wrong_with_a_sound_engine(home: Path, tmp_path: Path) -> Non
     ):
         assert f"ok {check}" in said
     assert {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))} == before
+
+
+def test_an_engine_that_takes_batches_is_given_one(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    shutil.copytree(ROOT / "tests" / "engines" / "batches", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "example.json").write_text('{"value": 1}')
+    status, said, _ = _invoke(None, "engines", "test", str(folder))
+    assert (status, "ok batch Two jobs in one call" in said) == (0, True), said
+    code = folder / "engine.py"
+    code.write_text(code.read_text().replace("for item in data]", "for item in data][:1]"))
+    status, said, _ = _invoke(None, "engines", "test", str(folder))
+    assert (status, "predict_batch answered 1 results to 2 inputs" in said) == (1, True), said
 
 
 def test_an_engine_in_another_language_is_tested_alike(tmp_path: Path) -> None:
@@ -350,8 +138,8 @@ def test_an_engine_in_another_language_is_tested_alike(tmp_path: Path) -> None:
 def test_the_fuzzer_finds_a_small_input_that_breaks_an_engine(
     home: Path, tmp_path: Path, predict: str, said: str
 ) -> None:
-    folder = _write(
-        tmp_path / "engine", Mistake([], "", run=_OURS, files={**_answered(predict), "example.json": '{"text": "a"}'})
+    folder = write(
+        tmp_path / "engine", Mistake([], "", run=OURS, files={**answered(predict), "example.json": '{"text": "a"}'})
     )
     began = time.monotonic()
     status, output, _ = _invoke(home, "engines", "test", str(folder), "--fuzz")
@@ -361,31 +149,55 @@ def test_the_fuzzer_finds_a_small_input_that_breaks_an_engine(
     assert said in output
 
 
-def test_an_interrupted_test_leaves_nothing_behind(tmp_path: Path) -> None:
-    folder = _write(tmp_path / "engine", _MISTAKES["never listens"])
+@pytest.mark.parametrize(("size", "status"), [(200_000, 0), (9_000_000, 1)])
+def test_an_answer_may_be_as_large_as_a_runner_reads(home: Path, tmp_path: Path, size: int, status: int) -> None:
+    files = {**served(RESULT, f'{{"result": "x" * {size}}}'), "example.json": '{"text": "a"}'}
+    folder = write(tmp_path / "engine", Mistake([], "", files=files))
+    found, said, _ = _invoke(home, "engines", "test", str(folder))
+    assert (found, "failed example" in said, "a result may have at most 8388608 bytes" in said) == (
+        status,
+        status == 1,
+        status == 1,
+    ), said
+
+
+@pytest.mark.parametrize("when", ["it starts", "it is fuzzed"])
+def test_an_interrupted_test_leaves_nothing_behind(tmp_path: Path, when: str) -> None:
     (scratch := tmp_path / "tmp").mkdir()
+    started = tmp_path / "started"
+    note = f"open({str(started)!r}, 'a').write(f'{{__import__(\"os\").getpid()}} ')\n"
+    sleeps = Mistake([], "", files={"serve.py": f"{note}__import__('time').sleep(1000)"})
+    (dies,) = answered("__import__('os')._exit(4) if data.text else Count(words=1)").values()
+    fuzzed = Mistake([], "", run=OURS, files={"engine.py": note + dies, "example.json": '{"text": ""}'})
+    folder = write(tmp_path / "engine", sleeps if when == "it starts" else fuzzed)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGINEHOUSE_")}
-    command = [sys.executable, "-m", "enginehouse.cli.main", "engines", "test", str(folder)]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "enginehouse.cli.main", "engines", "test", str(folder), "--fuzz"],
         cwd=tmp_path,
         env={**kept, "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-    def engine() -> psutil.Process | None:
-        children = psutil.Process(process.pid).children(recursive=True)
-        return next((child for child in children if child.name() == "sleep"), None)
-
-    found = until(engine, "the engine runs")
-    assert found
+    # An engine that dies of inputs is started again.
+    starts = 1 if when == "it starts" else 2
+    until(lambda: started.exists() and len(started.read_text().split()) >= starts, "the engine was started", 100)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    until(lambda: not found.is_running(), "the engine is gone")
+    until(lambda: not _alive(scratch), "the engine is gone")
     assert [path.name for path in scratch.iterdir() if path.name.startswith("enginehouse-test")] == []
+
+
+def _folder(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except psutil.Error:
+        return ""
+
+
+def _alive(scratch: Path) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if str(scratch) in _folder(process)]
 
 
 class TestNew:
@@ -481,10 +293,20 @@ def test_from_nothing_to_the_first_answer(stack: StackHandle, tmp_path: Path) ->
     assert {name: process["pid"] for name, process in stack.processes().items() if name in core} == core
 
 
+def test_no_line_is_wider_than_the_terminal_and_none_controls_it() -> None:
+    said = f"/a/path{'/of/many/folders' * 3} is {'said at length, ' * 20}"
+    finding = Finding("example", "failed", said, f"{'x' * 300}\n\x1b]0;mine\x07 {'word ' * 50}")
+    lines = [line.plain for line in _lines(finding, 80)]
+    assert max(map(len, lines)) <= 80
+    assert all(line.isprintable() for line in lines)
+    assert "".join(lines).replace(" ", "").count("x") >= 300
+    assert [line[:23].strip() for line in lines[:2]] == ["failed  example", ""]
+
+
 def test_without_its_extra_the_fuzzer_says_how_to_install_it(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "schemathesis", None)
-    folder = _write(tmp_path / "engine", Mistake([], "", run=_OURS, files=_SOUND))
+    folder = write(tmp_path / "engine", Mistake([], "", run=OURS, files=SOUND))
     status, said, _ = _invoke(home, "engines", "test", str(folder), "--fuzz")
     assert (status, "needs the extra 'fuzz'" in said, "CHECKOUT[fuzz]" in said) == (1, True, True), said

@@ -1,9 +1,6 @@
 """Check what an engine on trial says of itself, and how it answers good and bad inputs."""
 
-import asyncio
 import json
-import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +14,11 @@ from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, EngineSpec
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.json_schema import compiled, problems
 from enginehouse.runner.card import draft_card
-from enginehouse.runner.clients.base import Busy, Closed, Unreachable
+from enginehouse.runner.clients.base import Closed, Unreachable
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded, TimedOut
 
-_MISFITS: tuple[Any, ...] = (None, 5, "text", [], {}, {"nothing": "that any engine takes"})
+_MISFITS: tuple[Any, ...] = (None, {"nothing": "that any engine takes"}, 5, "text", [], {})
 _MISFITS_TRIED = 3
-_REPEATED = 3
-_REPEAT_MAX_SECONDS = 5.0
-"""An example that takes longer is not measured again."""
-_SERIAL = 1.7
-"""Two jobs at once that take so many times the time of one were worked on one after the other."""
-_SERIAL_MIN_SECONDS = 0.1
-"""Below this, what else the machine does would be measured."""
-_CLOSE_TO_LIMIT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +88,7 @@ async def check_examples(asker: Asker, report: Report, described: Described) -> 
         if not isinstance(asked.reply, Succeeded):
             said, words = await asker.explain(data, asked.reply)
             report.failed("example", f"{name} {said}", words)
-            _raise_if_ended(asker)
+            raise_if_ended(asker)
         elif misfits := _misfits_of_result(described, asked):
             report.failed(
                 "example", f"{name}: its result does not fit the engine's output schema: {'; '.join(misfits)}"
@@ -141,29 +130,28 @@ def _misfits_of_result(described: Described, asked: Asked) -> list[str]:
 async def check_bad_input(asker: Asker, report: Report, described: Described) -> None:
     """Report whether inputs that the engine cannot take are refused, and not a failure that would be tried again."""
     takes = described.takes
-    misfits = [data for data in _MISFITS if takes is None or not takes.is_valid(data)][:: 1 if takes is None else 2]
-    refused = taken = 0
-    for data in misfits if takes is None else misfits[:_MISFITS_TRIED]:
+    misfits = (
+        list(_MISFITS) if takes is None else [data for data in _MISFITS if not takes.is_valid(data)][:_MISFITS_TRIED]
+    )
+    refused = []
+    for data in misfits:
         asked = await asker.ask(data)
-        match asked.reply:
-            case Rejected():
-                refused += 1
-            case Succeeded():
-                taken += 1
-            case reply:
-                said, words = await asker.explain(data, reply)
-                tries = asker.alone.spec.retry.max_attempts
-                report.failed(
-                    "bad input",
-                    f"The input {quoted(data)} {said}. What can never work must be answered with 422 and "
-                    f'{{"error": {{"message": "…"}}}}: anything else would be tried {tries} times.',
-                    words,
-                )
-                _raise_if_ended(asker)
-                return
+        if isinstance(asked.reply, Rejected):
+            refused.append(data)
+        elif not isinstance(asked.reply, Succeeded):
+            said, words = await asker.explain(data, asked.reply)
+            tries = asker.alone.spec.retry.max_attempts
+            report.failed(
+                "bad input",
+                f"The input {quoted(data)} {said}. What can never work must be answered with 422 and "
+                f'{{"error": {{"message": "…"}}}}: anything else would be tried {tries} times.',
+                words,
+            )
+            raise_if_ended(asker)
+            return
     if refused:
-        report.ok("bad input", f"Inputs that it cannot take are refused, such as {quoted(misfits[0])}")
-    elif takes is not None and taken:
+        report.ok("bad input", f"Inputs that it cannot take are refused, such as {quoted(refused[0])}")
+    elif misfits and takes is not None:
         report.note("bad input", "It takes what does not fit its own schema; Enginehouse refuses that before it")
     else:
         report.note("bad input", "It takes any input")
@@ -186,69 +174,11 @@ async def check_unknown_field(asker: Asker, report: Report, described: Described
         case reply:
             said, words = await asker.explain(data, reply)
             report.failed("unknown field", f"Its example with one more field {said}", words)
-            _raise_if_ended(asker)
+            raise_if_ended(asker)
 
 
-async def check_concurrency(asker: Asker, report: Report, example: Example) -> None:
-    """Report whether the engine works on two jobs at the same time, if engine.yaml says that it may be given two."""
-    concurrency = asker.alone.spec.concurrency
-    if concurrency < 2:
-        return
-    began = time.monotonic()
-    first, second = await asyncio.gather(asker.ask(example.data), asker.ask(example.data))
-    took = time.monotonic() - began
-    for asked in (first, second):
-        if isinstance(asked.reply, Busy):
-            report.failed(
-                "two at once", f"It has no room for two jobs, and `concurrency` in engine.yaml is {concurrency}"
-            )
-            return
-        if not isinstance(asked.reply, Succeeded):
-            said, words = await asker.explain(example.data, asked.reply)
-            report.failed("two at once", f"Its example, sent twice at the same time, {said}", words)
-            _raise_if_ended(asker)
-            return
-    if warning := asker.client.warning:
-        report.note("two at once", warning)
-    elif example.seconds >= _SERIAL_MIN_SECONDS and took > _SERIAL * example.seconds:
-        report.note(
-            "two at once",
-            f"Two jobs took {took:.1f} s, and one takes {example.seconds:.1f} s: it works on one after the other, or one "
-            f"uses every core. With `concurrency: 1`, which is {concurrency} now, no job waits in the engine.",
-        )
-    else:
-        report.ok("two at once", "Two jobs at the same time are answered")
-
-
-async def check_time(asker: Asker, report: Report, examples: list[Example]) -> list[Example]:
-    """Report how long each example takes, and return them with the time once the engine is warm."""
-    limit, measured = asker.alone.spec.execution_timeout_seconds, []
-    for example in examples:
-        times = [example.seconds]
-        while len(times) <= _REPEATED and times[0] <= _REPEAT_MAX_SECONDS:
-            asked = await asker.ask(example.data)
-            if not isinstance(asked.reply, Succeeded):
-                said, words = await asker.explain(example.data, asked.reply)
-                report.failed("time", f"An example that was answered once {said} when it comes again", words)
-                _raise_if_ended(asker)
-                break
-            times.append(asked.seconds)
-        # The first answer may be slower, because much is loaded only then.
-        measured.append(Example(example.data, statistics.median(times[1:] or times)))
-    slowest = max(example.seconds for example in measured)
-    said = f"{_span(slowest)} of the {limit:g} s that execution_timeout_seconds allows"
-    if slowest > _CLOSE_TO_LIMIT * limit:
-        report.note("time", f"{said}: on a busy machine that may not be enough")
-    else:
-        report.ok("time", said)
-    return measured
-
-
-def _span(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _raise_if_ended(asker: Asker) -> None:
+def raise_if_ended(asker: Asker) -> None:
+    """Raise Over if the engine has ended: nothing more can be asked."""
     if asker.alone.how_it_ended():
         raise Over
 

@@ -1,5 +1,6 @@
 """Ask an engine on trial for predictions, as its runner would, and say what is wrong with an answer."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,17 @@ class Asker:
         except TimeoutError:
             reply = TimedOut(clock.seconds)
         return Asked(reply, clock.elapsed)
+
+    async def ask_batch(self, inputs: list[Any]) -> list[Reply | TimedOut]:
+        """Return the answer to each input of one call; a single answer if the call as a whole failed."""
+        self.alone.mark()
+        seconds = self.alone.spec.execution_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                replies = await self.client.predict_batch([Prediction(new_job_id(), data) for data in inputs])
+        except TimeoutError:
+            return [TimedOut(seconds)]
+        return [*replies] if isinstance(replies, list) else [replies]
 
     async def explain(self, data: Any, reply: Reply | TimedOut) -> tuple[str, str]:
         """Say why a reply is no result, and what would be right. Return that, and the engine's words if they tell more."""

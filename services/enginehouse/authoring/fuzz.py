@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,14 @@ class _Search:
     found: Asked | None = None
     said: tuple[str, str] = ("", "")
     _until: float = 0.0
+    _asking: "Future[tuple[Asked, tuple[str, str]]] | None" = None
+
+    async def close(self, running: "asyncio.Task[None]") -> None:
+        """End the search, and wait until it starts no engine any more."""
+        self.stop.set()
+        if self._asking:
+            self._asking.cancel()
+        await asyncio.wait({running})
 
     def run(self) -> None:
         """Try inputs until the time is over. May raise what schemathesis says of a schema that it cannot use."""
@@ -82,7 +91,8 @@ class _Search:
         takes = self.described.takes
         if takes is not None and not takes.is_valid(data):
             return  # The gateway would refuse it.
-        asked, said = asyncio.run_coroutine_threadsafe(self._ask(data), self.loop).result()
+        self._asking = asyncio.run_coroutine_threadsafe(self._ask(data), self.loop)
+        asked, said = self._asking.result()
         self.tried += 1
         if not is_fault(asked):
             return
@@ -95,7 +105,7 @@ class _Search:
     async def _ask(self, data: Any) -> tuple[Asked, tuple[str, str]]:
         asked = await self.asker.ask(data)
         said = await self.asker.explain(data, asked.reply) if is_fault(asked) else ("", "")
-        if self.asker.alone.how_it_ended():
+        if self.asker.alone.how_it_ended() and not self.stop.is_set():
             await self._restart()
         return asked, said
 
@@ -123,7 +133,7 @@ async def fuzz(asker: Asker, report: Report, steps: Steps, described: Described)
         while not (await asyncio.wait({running}, timeout=0.2))[0]:
             steps.update("fuzz", f"{search.tried} inputs derived from its schema have been tried")
     finally:
-        search.stop.set()
+        await search.close(running)
     steps.finish("fuzz", f"{search.tried} inputs were tried")
     if (error := running.exception()) is not None:
         if isinstance(error, ImportError):

@@ -11,6 +11,8 @@ from enginehouse.local.steps import Steps
 from enginehouse.runner.clients.http import HttpEngine
 
 _LOOK_SECONDS = 0.1
+_USUAL_SECONDS = 3.0
+"""Until then, nothing need be said about an engine that is not healthy."""
 _OTHER_PORT_SECONDS = 10.0
 """After so long, whatever else it listens on counts as the port that it means."""
 _NO_SUCH_ROUTE = (404, 405, 501)
@@ -38,7 +40,8 @@ async def wait_until_healthy(
         if waited > seconds:
             report.failed("health", f"After {seconds:g} s, {health.fault}", alone.words())
             raise Over
-        steps.update("start", f"waiting for it: {health.fault}")
+        usual = waited < _USUAL_SECONDS
+        steps.update("start", f"starting {alone.spec.id}" + ("" if usual else f": {health.fault}"))
         await asyncio.sleep(_LOOK_SECONDS)
     steps.finish("start", f"{alone.spec.id} is up")
     _report_addresses(alone, report)

@@ -1,6 +1,5 @@
 """Try an engine out alone: check its files, start it, ask it, stop it, and report each step."""
 
-import asyncio
 import tempfile
 import time
 from contextlib import AsyncExitStack, closing
@@ -11,20 +10,18 @@ import httpx2
 
 from enginehouse.authoring.alone import STOP_SECONDS, EngineAlone
 from enginehouse.authoring.answers import (
-    Described,
     check_bad_input,
-    check_concurrency,
     check_examples,
     check_schema,
-    check_time,
     check_unknown_field,
 )
 from enginehouse.authoring.asking import Asker
 from enginehouse.authoring.findings import Over, Report
 from enginehouse.authoring.fuzz import fuzz
+from enginehouse.authoring.pace import check_batch, check_concurrency, check_time
 from enginehouse.authoring.start import wait_until_healthy
 from enginehouse.checkers import Checkers
-from enginehouse.contracts.engine import INLINE_MAX_BYTES, EngineSpec
+from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.deployment import mistakes_here
 from enginehouse.local.environments import needs_environment, prepare
@@ -38,8 +35,10 @@ from enginehouse.registry.content import deployed_files
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import only_deployer, snapshot_source, source_folder, take_snapshot
 from enginehouse.runner.clients.http import HttpEngine
+from enginehouse.runner.settings import RunnerSettings
 
-_PREDICT_MAX_BYTES = 64 * 1024 * 1024
+_ANSWER_MAX_BYTES: int = RunnerSettings.model_fields["predict_max_bytes"].default
+"""Larger answers are refused by every runner, unless its operator allows them."""
 _CLOSE_TO_LIMIT = 0.8
 
 
@@ -99,7 +98,8 @@ async def _try_running(
     spec: EngineSpec, folder: Path, scratch: Path, guard: Guard, steps: Steps, report: Report, options: Options
 ) -> None:
     # From a copy, as a deployed engine runs: it finds the same files, and what it writes stays out of the author's folder.
-    source = await asyncio.to_thread(_copy, spec, folder, scratch)
+    # Not in a thread, which would go on after an interruption, in a folder that is being removed.
+    source = _copy(spec, folder, scratch)
     environment = await _environment(spec, source, guard, steps, report)
     async with AsyncExitStack() as stack:
         port = stack.enter_context(closing(PortPool())).take()
@@ -112,7 +112,7 @@ async def _try_running(
             raise Over from None
         async with AsyncExitStack() as connections:
             client = HttpEngine(
-                alone.url, Checkers(), predict_max_bytes=_PREDICT_MAX_BYTES, output_max_bytes=INLINE_MAX_BYTES
+                alone.url, Checkers(), predict_max_bytes=_ANSWER_MAX_BYTES, output_max_bytes=_ANSWER_MAX_BYTES
             )
             connections.push_async_callback(client.close)
             http = await connections.enter_async_context(httpx2.AsyncClient(timeout=2, trust_env=False))
@@ -145,11 +145,12 @@ async def _environment(spec: EngineSpec, source: Path, guard: Guard, steps: Step
 
 
 async def _ask(asker: Asker, report: Report, steps: Steps, options: Options) -> None:
-    described: Described = await check_schema(asker, report, asker.alone.spec)
+    described = await check_schema(asker, report, asker.alone.spec)
     if examples := await check_examples(asker, report, described):
         examples = await check_time(asker, report, examples)
         await check_unknown_field(asker, report, described, examples[0])
         await check_concurrency(asker, report, examples[0])
+        await check_batch(asker, report, described, examples[0])
     await check_bad_input(asker, report, described)
     if options.fuzz:
         await fuzz(asker, report, steps, described)
