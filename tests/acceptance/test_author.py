@@ -85,7 +85,7 @@ def test_nothing_is_wrong_with_a_sound_engine(home: Path, tmp_path: Path) -> Non
     folder = write(tmp_path / "engine", Mistake([], "", run=OURS, files=SOUND))
     before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
     status, said, _ = _invoke(home, "engines", "test", str(folder))
-    assert (status, "failed" in said, "note" in said) == (0, False, False), said
+    assert (status, "failed" in said) == (0, False), said
     for check in (
         "files",
         "environment",
@@ -94,7 +94,6 @@ def test_nothing_is_wrong_with_a_sound_engine(home: Path, tmp_path: Path) -> Non
         "schema",
         "example",
         "time",
-        "two at once",
         "bad input",
         "memory",
         "stop",
@@ -128,8 +127,8 @@ def test_an_engine_in_another_language_is_tested_alike(tmp_path: Path) -> None:
     ("predict", "said"),
     [
         (
-            "Count(words=1 // (0 if '0' in data.text else 1))",
-            """ZeroDivisionError: integer division or modulo by zero. The smallest such input: {"text": "0"}""",
+            "Count(words=1 // (0 if len(data.text) > 3 else 1))",
+            """ZeroDivisionError: integer division or modulo by zero. The smallest such input: {"text": "0000"}""",
         ),
         ("__import__('os')._exit(4) if len(data.text) > 1 else Count(words=1)", "ends the engine, with exit status 4"),
     ],

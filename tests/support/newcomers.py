@@ -204,9 +204,9 @@ MISTAKES = {
         files=served("self.answer(200, {", "os._exit(3, ) or self.answer(200, {"),
     ),
     "too slow": Mistake(
-        ["gave no answer within execution_timeout_seconds of engine.yaml, which is 0.5 s"],
+        ["gave no answer within execution_timeout_seconds of engine.yaml, which is 2 s"],
         "example",
-        run=f"{_PLAIN}execution_timeout_seconds: 0.5\n",
+        run=f"{_PLAIN}execution_timeout_seconds: 2\n",
         files=served("self.answer(200, {", "time.sleep(60) or self.answer(200, {"),
     ),
     "bad input is a failure": Mistake(

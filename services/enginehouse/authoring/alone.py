@@ -23,7 +23,7 @@ _END_SECONDS = 1.0
 
 @dataclass(slots=True)
 class EngineAlone:
-    """The process of an engine on trial. Use `running`."""
+    """The process of an engine under test. Use `running`."""
 
     spec: EngineSpec
     folder: Path

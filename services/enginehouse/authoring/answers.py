@@ -1,4 +1,4 @@
-"""Check what an engine on trial says of itself, and how it answers good and bad inputs."""
+"""Check what an engine under test says of itself, and how it answers good and bad inputs."""
 
 import json
 from dataclasses import dataclass

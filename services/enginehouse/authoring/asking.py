@@ -1,4 +1,4 @@
-"""Ask an engine on trial for predictions, as its runner would, and say what is wrong with an answer."""
+"""Ask an engine under test for predictions, as its runner would, and say what is wrong with an answer."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a trial run finds: a line for each check, with the engine's own last words where they tell the cause."""
+"""What a test of an engine finds: a line for each check, with the engine's own last words where they tell the cause."""
 
 import re
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Finding:
 
 
 class Over(Exception):
-    """The trial cannot go on: a check failed on which the others depend."""
+    """The test cannot go on: a check failed on which the others depend."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Check how an engine on trial answers several inputs at once, and how long it takes."""
+"""Check how an engine under test answers several inputs at once, and how long it takes."""
 
 import asyncio
 import statistics

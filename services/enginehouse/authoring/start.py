@@ -1,4 +1,4 @@
-"""Wait until an engine on trial is healthy, and say at once why it never will be."""
+"""Wait until an engine under test is healthy, and say at once why it never will be."""
 
 import asyncio
 import time
@@ -25,27 +25,34 @@ async def wait_until_healthy(
 ) -> None:
     """Report that it listens and is healthy. Raise Over, with the reason reported, if it ends or takes too long."""
     began = time.monotonic()
-    while True:
-        health = await client.health()
-        if health.ok:
-            break
+    wrong = await _wait(alone, client, http, steps, seconds)
+    name = alone.spec.id
+    steps.finish("start", f"{name} does not come up" if wrong else f"{name} is up", ok=wrong is None)
+    if wrong:
+        report.failed(*wrong)
+        raise Over
+    _report_addresses(alone, report)
+    report.ok("health", f"GET /healthz answered 200 after {time.monotonic() - began:.1f} s")
+
+
+async def _wait(
+    alone: EngineAlone, client: HttpEngine, http: httpx2.AsyncClient, steps: Steps, seconds: float
+) -> tuple[str, str, str] | None:
+    """Return None once it is healthy; otherwise the check that failed, why, and the engine's own words."""
+    began = time.monotonic()
+    while not (health := await client.health()).ok:
         if ended := alone.how_it_ended():
             words = alone.words()
-            report.failed("start", f"It ended with {ended.rstrip('.')}{advice(words, alone.spec)}", words)
-            raise Over
+            return "start", f"It ended with {ended.rstrip('.')}{advice(words, alone.spec)}", words
         waited = time.monotonic() - began
         if wrong := await _wrong_address(alone, http, waited) or await _no_route(alone, http):
-            report.failed(*wrong)
-            raise Over
+            return (*wrong, "")
         if waited > seconds:
-            report.failed("health", f"After {seconds:g} s, {health.fault}", alone.words())
-            raise Over
+            return "health", f"After {seconds:g} s, {health.fault}", alone.words()
         usual = waited < _USUAL_SECONDS
         steps.update("start", f"starting {alone.spec.id}" + ("" if usual else f": {health.fault}"))
         await asyncio.sleep(_LOOK_SECONDS)
-    steps.finish("start", f"{alone.spec.id} is up")
-    _report_addresses(alone, report)
-    report.ok("health", f"GET /healthz answered 200 after {time.monotonic() - began:.1f} s")
+    return None
 
 
 async def _wrong_address(alone: EngineAlone, http: httpx2.AsyncClient, waited: float) -> tuple[str, str] | None:

@@ -91,7 +91,7 @@ def try_out(
 ) -> None:
     """Try the engine in FOLDER alone, and say what is wrong with it and why. Exits with 1 if a check fails."""
     # It imports the runner's clients, which would slow down every other command.
-    from enginehouse.authoring.trial import Options, try_engine
+    from enginehouse.authoring.tryout import Options, try_engine
 
     place = _home_if_any(home)
     with TerminalSteps(quiet=as_json) as steps:
