@@ -1,4 +1,4 @@
-"""My engine: counts the words of a text."""
+"""my-engine: counts the words of a text."""
 
 from typing import Annotated
 

@@ -58,13 +58,15 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
 def test_the_five_steps_of_the_template_work_word_for_word(newcomer: Newcomer) -> None:
     readme = Document.read(ROOT / "engine_template" / "README.md")
     steps = [block.text for block in readme.blocks if block.language == "sh"]
-    assert len(steps) == 4
+    assert len(steps) == 6
     port = str(PORTS.take())
     done = newcomer.run(*(step.replace("8000", port) for step in steps))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
     assert '{"result":{"words":4,"longest":"engines"}}' in done.stdout
-    assert '"words": 4' in done.stdout.partition("demo--my-engine")[2]
+    assert "demo--my-engine works" in done.stdout
+    assert "failed" not in done.stdout
+    assert '"words": 4' in done.stdout.partition("demo--my-engine v1 is deployed")[2]
     made = {path.name for path in (newcomer.folder / "my-engine").iterdir()}
     assert ".enginehouse" not in made
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from enginehouse.cli import demo, deploy, stack
+from enginehouse.cli import author, demo, deploy, stack
 from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import say
 from enginehouse.cli.dead_letters import dead_letters
@@ -48,6 +48,8 @@ app.command()(demo.demo)
 app.command(epilog=SUBMIT_EXAMPLES)(submit)
 app.add_typer(jobs, name="jobs")
 app.add_typer(dead_letters, name="dead-letters")
+engines.command()(author.new)
+engines.command("test")(author.try_out)
 engines.command()(deploy.deploy)
 engines.command()(deploy.promote)
 engines.command()(deploy.rollback)

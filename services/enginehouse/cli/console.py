@@ -195,11 +195,11 @@ class TerminalSteps:
         dots = ellipsis(self._console)
         return text if cell_len(text) <= room else set_cell_size(text, max(room - len(dots), 0)) + dots
 
-    def print(self, *parts: RenderableType) -> None:
-        """Print to standard output, above the steps that still change."""
+    def print(self, line: RenderableType) -> None:
+        """Print a line to standard output as it is, above the steps that still change."""
         # At a terminal, output goes through the console that redraws the steps.
         console = self._console if self._live and out.is_terminal else out
-        console.print(*parts)
+        console.print(line, soft_wrap=True)
 
 
 async def follow_logs(folder: Path, every_seconds: float = 0.2) -> None:

@@ -20,9 +20,11 @@ enginehouse engines
 
 enginehouse engines show standard
 
-enginehouse engines deploy my-engine/
+enginehouse engines new acme/sentiment
 
-enginehouse engines rollback my-engine
+enginehouse engines deploy sentiment/
+
+enginehouse engines rollback acme--sentiment
 
 enginehouse engines quarantine acme--ocr --reason "answers nonsense since v3"
 
@@ -46,7 +48,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def callback() -> None:
-    """List the engines you may use, or show, deploy, promote, roll back, quarantine, resume, purge or remove one. Without a command: list."""
+    """List the engines you may use, or make, show, test, deploy, promote, roll back, quarantine, resume, purge or remove one. Without a command: list."""
 
 
 @engines.command("list")
@@ -58,7 +60,7 @@ def list_engines(home: HomeOption = None, as_json: JsonOption = False) -> None:
         print_json([engine.model_dump(mode="json") for engine in found])
         return
     rows = [(engine.id, engine.version or "-", *_condition(engine), engine.description) for engine in found]
-    print_table(_COLUMNS, rows) if rows else say("No engines. 'enginehouse engines deploy FOLDER' adds one.")
+    print_table(_COLUMNS, rows) if rows else say("No engines. 'enginehouse engines new NAME' begins one.")
     for engine in found:
         if engine.reason:
             say(f"{engine.id}: {engine.reason}", "yellow")

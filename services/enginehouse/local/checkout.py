@@ -39,6 +39,11 @@ def configuration(kind: str) -> Path:
     return root() / "dapr" / "configuration" / f"{kind}.yaml"
 
 
+def engine_template() -> Path:
+    """Return the folder from which new engines are made."""
+    return root() / "engine_template"
+
+
 def platform_engines() -> dict[Path, EngineSpec]:
     """Return the engines that come with the system, by folder."""
     folders = sorted(path.parent for path in (root() / "services" / "engines").glob(f"*/{ENGINE_FILE}"))

@@ -77,7 +77,7 @@ def deploy(home: Home, folder: Path, *, promote: bool = True) -> Deployment:
     Raise InvalidBundle with everything that is wrong with it here.
     """
     spec = read_spec(folder / ENGINE_FILE)
-    if mistakes := [*_wrong_tenant(home, spec), *_too_much_memory(spec)]:
+    if mistakes := mistakes_here(home, spec):
         raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
     if is_deployed(home.engines, folder, spec):
         return Deployment(home, spec, _newest(home, spec.id), changed=False)
@@ -107,6 +107,11 @@ def roll_back(home: Home, engine_id: str) -> Deployment:
     """Bring an engine's version before the active one back, as a new one comes. Raise NoOtherVersion."""
     slot = roll_back_engine(home.engines, engine_id)
     return Deployment(home, spec_of(home.engines / engine_id, slot), slot, changed=True)
+
+
+def mistakes_here(home: Home | None, spec: EngineSpec) -> list[str]:
+    """Say what of an engine.yaml cannot be deployed into this home, on this machine. None: any home."""
+    return [*(_wrong_tenant(home, spec) if home else []), *_too_much_memory(spec)]
 
 
 def _wrong_tenant(home: Home, spec: EngineSpec) -> list[str]:

@@ -22,6 +22,8 @@ ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
 _DEATHS_BEFORE_HEALTHY = 3
 _POLL_SECONDS = 0.05
 _LAST_LINES = 12
+NO_WORDS = "(nothing)"
+"""Stands for the last lines of a process that has written none."""
 _SIGNALS = {number.value: number.name for number in signal.Signals}
 _OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|out of memory|(cannot|unable to|failed to) allocate", re.IGNORECASE)
 """What processes say when memory is refused to them."""
@@ -219,12 +221,17 @@ class Supervised:
     def _describe_end(self, code: int) -> str:
         """Say how the process ended. The text is the same for each death of the same kind."""
         words = last_lines(self.spec.log, self._log_start)
-        how = f"signal {_SIGNALS.get(-code, -code)}" if code < 0 else f"exit status {code}"
-        memory = ""
-        if self.spec.memory_bytes and _OUT_OF_MEMORY.search(words):
-            allowed = f"{self.spec.memory_bytes / 2**20:.0f} MiB"
-            memory = f" It wanted more memory than the {allowed} that resources.memory in engine.yaml allows."
-        return f"{self.spec.name} keeps ending, with {how}.{memory} Its last lines:\n{words}"
+        how = how_it_ended(code, words, self.spec.memory_bytes)
+        return f"{self.spec.name} keeps ending, with {how} Its last lines:\n{words}"
+
+
+def how_it_ended(code: int, words: str, memory_bytes: int | None) -> str:
+    """Say with which status or signal a process ended, and whether memory was refused to it, by its last `words`."""
+    how = f"signal {_SIGNALS.get(-code, -code)}" if code < 0 else f"exit status {code}"
+    if memory_bytes is None or not _OUT_OF_MEMORY.search(words):
+        return f"{how}."
+    allowed = f"{memory_bytes / 2**20:.0f} MiB"
+    return f"{how}. It wanted more memory than the {allowed} that resources.memory in engine.yaml allows."
 
 
 def signal_group_leader(pid: int, number: int) -> None:
@@ -262,8 +269,8 @@ def last_lines(log: Path, start: int) -> str:
             file.seek(max(start, file.seek(0, os.SEEK_END) - 8_192))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
-        return "(nothing)"
-    return "\n".join(line[:500] for line in lines[-_LAST_LINES:]) or "(nothing)"
+        return NO_WORDS
+    return "\n".join(line[:500] for line in lines[-_LAST_LINES:]) or NO_WORDS
 
 
 def _size(log: Path) -> int:

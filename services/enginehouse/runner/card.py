@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic_core
 import structlog
@@ -28,18 +28,52 @@ def deployment_of(spec: EngineSpec, content: str) -> str:
     return hashlib.sha256(f"{spec.model_dump_json()}{content}".encode()).hexdigest()[:16]
 
 
+class CardFault(NamedTuple):
+    """A part of the engine's own description that its card does not carry."""
+
+    part: str
+    """`input_schema`, `output_schema`, `example` or `openapi`."""
+    reason: str | None
+    """Why the part cannot be used. None: it would make the card too large."""
+
+
 def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, deployment: str = "") -> EngineCard:
     """Return the engine's card. Parts of the engine's own description that exceed its bounds are left out and logged."""
+    card, faults = draft_card(spec, slot, openapi, deployment)
+    for part, reason in faults:
+        if reason is None:
+            _log.warning(
+                "The engine's card is too large, so a part of it is left out",
+                action="card_cut",
+                engine_id=spec.id,
+                part=part,
+            )
+        else:
+            _log.warning(
+                "A schema of the engine cannot be used, so every value passes",
+                action="schema_unusable",
+                engine_id=spec.id,
+                which=part.removesuffix("_schema"),
+                reason=reason,
+            )
+    return card
+
+
+def draft_card(
+    spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, deployment: str = ""
+) -> tuple[EngineCard, list[CardFault]]:
+    """Return the engine's card, and which parts of its own description it does not carry."""
     described = openapi or {}
     data, result, example = predict_schemas(described)
+    faults: list[CardFault] = []
     card = EngineCard(
         engine=spec.id,
         slot=slot,
         version=spec.version,
         deployment=deployment,
         description=spec.description,
-        input_schema=_usable("input", data, described, spec.id),
-        output_schema=_usable("output", result, described, spec.id),
+        input_schema=_usable("input_schema", data, described, faults),
+        output_schema=_usable("output_schema", result, described, faults),
         example=example,
         concurrency=spec.concurrency,
         execution_timeout_seconds=spec.execution_timeout_seconds,
@@ -53,27 +87,16 @@ def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, 
     for field, empty in (("openapi", None), ("example", None), ("output_schema", {}), ("input_schema", {})):
         if _fits(card):
             break
-        _log.warning(
-            "The engine's card is too large, so a part of it is left out",
-            action="card_cut",
-            engine_id=spec.id,
-            part=field,
-        )
+        faults.append(CardFault(field, None))
         card = card.model_copy(update={field: empty})
-    return card
+    return card, faults
 
 
-def _usable(which: str, schema: Any, openapi: Mapping[str, Any], engine_id: str) -> dict[str, Any]:
+def _usable(part: str, schema: Any, openapi: Mapping[str, Any], faults: list[CardFault]) -> dict[str, Any]:
     try:
         return stand_alone(schema, openapi)
     except UnusableSchema as error:
-        _log.warning(
-            "A schema of the engine cannot be used, so every value passes",
-            action="schema_unusable",
-            engine_id=engine_id,
-            which=which,
-            reason=str(error),
-        )
+        faults.append(CardFault(part, str(error)))
         return {}
 
 

@@ -1,0 +1,172 @@
+"""Try an engine out alone: check its files, start it, ask it, stop it, and report each step."""
+
+import tempfile
+import time
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from enginehouse.authoring.alone import STOP_SECONDS, EngineAlone
+from enginehouse.authoring.answers import (
+    check_bad_input,
+    check_examples,
+    check_schema,
+    check_unknown_field,
+)
+from enginehouse.authoring.asking import Asker
+from enginehouse.authoring.findings import Over, Report
+from enginehouse.authoring.fuzz import fuzz
+from enginehouse.authoring.pace import check_batch, check_concurrency, check_time
+from enginehouse.authoring.start import wait_until_healthy
+from enginehouse.checkers import Checkers
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.local.deployment import mistakes_here
+from enginehouse.local.environments import needs_environment, prepare
+from enginehouse.local.errors import LocalError
+from enginehouse.local.guard import Guard
+from enginehouse.local.home import Home
+from enginehouse.local.ports import PortPool
+from enginehouse.local.steps import Steps
+from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, read_spec
+from enginehouse.registry.content import deployed_files
+from enginehouse.registry.requirements import environment_files
+from enginehouse.registry.snapshot import only_deployer, snapshot_source, source_folder, take_snapshot
+from enginehouse.runner.clients.http import HttpEngine
+from enginehouse.runner.settings import RunnerSettings
+
+_ANSWER_MAX_BYTES: int = RunnerSettings.model_fields["predict_max_bytes"].default
+"""Larger answers are refused by every runner, unless its operator allows them."""
+_CLOSE_TO_LIMIT = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the author asks for."""
+
+    load_seconds: float
+    """Longest time until the engine is healthy."""
+    fuzz: bool = False
+
+
+async def try_engine(
+    folder: Path, home: Home | None, steps: Steps, report: Report, options: Options
+) -> EngineSpec | None:
+    """Report everything that is found. Return the content of engine.yaml, None if it cannot be read."""
+    spec = None
+    try:
+        spec = _check_files(folder, home, report)
+        with tempfile.TemporaryDirectory(prefix="enginehouse-test-") as scratch, closing(Guard()) as guard:
+            await _try_running(spec, folder, Path(scratch), guard, steps, report, options)
+    except Over:
+        pass
+    return spec
+
+
+def _check_files(folder: Path, home: Home | None, report: Report) -> EngineSpec:
+    """Report what `deploy` would refuse."""
+    file = folder / ENGINE_FILE
+    try:
+        spec = read_spec(file)
+    except InvalidBundle as error:
+        report.failed("files", str(error))
+        raise Over from None
+    mistakes = [f"{file}: {mistake}" for mistake in mistakes_here(home, spec)]
+    files, can_run = {}, False
+    try:
+        files = deployed_files(folder)
+        if spec.run is None:
+            mistakes.append(f"{file}: it has no `run`; add `run: {{command: [...]}}`, the command that starts it here")
+        else:
+            environment_files(folder, spec.run.requirements)
+            can_run = True
+    except InvalidBundle as error:
+        mistakes.append(str(error))
+    for mistake in mistakes:
+        report.failed("files", mistake)
+    if not can_run:
+        raise Over
+    if not mistakes:
+        size = sum(path.stat().st_size for path in files.values())
+        report.ok("files", f"{spec.id} {spec.version}: {len(files)} files with {size:,} bytes would be deployed")
+    return spec
+
+
+async def _try_running(
+    spec: EngineSpec, folder: Path, scratch: Path, guard: Guard, steps: Steps, report: Report, options: Options
+) -> None:
+    # From a copy, as a deployed engine runs: it finds the same files, and what it writes stays out of the author's folder.
+    # Not in a thread, which would go on after an interruption, in a folder that is being removed.
+    source = _copy(spec, folder, scratch)
+    environment = await _environment(spec, source, guard, steps, report)
+    async with AsyncExitStack() as stack:
+        port = stack.enter_context(closing(PortPool())).take()
+        alone = EngineAlone(spec, folder, source, environment, scratch, port, guard)
+        try:
+            await stack.enter_async_context(alone.running())
+        except OSError as error:
+            assert spec.run
+            report.failed("start", f"{spec.run.command[0]} cannot be started: {error.strerror}")
+            raise Over from None
+        async with AsyncExitStack() as connections:
+            client = HttpEngine(
+                alone.url, Checkers(), predict_max_bytes=_ANSWER_MAX_BYTES, output_max_bytes=_ANSWER_MAX_BYTES
+            )
+            connections.push_async_callback(client.close)
+            http = await connections.enter_async_context(httpx2.AsyncClient(timeout=2, trust_env=False))
+            await wait_until_healthy(alone, client, http, report, steps, options.load_seconds)
+            await _ask(Asker(alone, client, http), report, steps, options)
+        # Its connections are closed by now: an engine may wait for those before it ends.
+        await _check_end(alone, report)
+
+
+def _copy(spec: EngineSpec, folder: Path, scratch: Path) -> Path:
+    engines = scratch / "engines"
+    with only_deployer(engines):
+        content = take_snapshot(engines, spec.id, folder)
+    return source_folder(engines / spec.id, snapshot_source(spec.id, content))
+
+
+async def _environment(spec: EngineSpec, source: Path, guard: Guard, steps: Steps, report: Report) -> Path | None:
+    began = time.monotonic()
+    try:
+        environment = await prepare(spec, source, guard, steps)
+    except LocalError as error:
+        report.failed("environment", error.detail.replace(" and deploy it again", ""))
+        raise Over from None
+    except EnginehouseError as error:
+        report.failed("environment", str(error))
+        raise Over from None
+    if needs_environment(spec):
+        report.ok("environment", f"Its packages are installed, after {time.monotonic() - began:.1f} s")
+    return environment
+
+
+async def _ask(asker: Asker, report: Report, steps: Steps, options: Options) -> None:
+    described = await check_schema(asker, report, asker.alone.spec)
+    if examples := await check_examples(asker, report, described):
+        examples = await check_time(asker, report, examples)
+        await check_unknown_field(asker, report, described, examples[0])
+        await check_concurrency(asker, report, examples[0])
+        await check_batch(asker, report, described, examples[0])
+    await check_bad_input(asker, report, described)
+    if options.fuzz:
+        await fuzz(asker, report, steps, described)
+
+
+async def _check_end(alone: EngineAlone, report: Report) -> None:
+    limit = alone.spec.resources.memory_bytes
+    said = f"{alone.peak_bytes / 2**20:.0f} MiB at most, of the {limit / 2**20:.0f} MiB that resources.memory allows"
+    if alone.peak_bytes > limit:
+        report.failed("memory", f"{said}: a container would be ended for that")
+    elif alone.peak_bytes > _CLOSE_TO_LIMIT * limit:
+        report.note("memory", f"{said}: larger inputs may need more")
+    else:
+        report.ok("memory", said)
+    took = await alone.stop()
+    if took is None:
+        report.failed("stop", f"It does not end within {STOP_SECONDS:g} s of SIGTERM, and would be killed in its work")
+    else:
+        report.ok("stop", f"It ended {took:.1f} s after SIGTERM")
