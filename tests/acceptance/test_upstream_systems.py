@@ -57,10 +57,10 @@ class Sidecar:
     app_port: int
     started: Started = field(init=False)
 
-    def start(self, log: Path) -> None:
+    def start(self, log: Path, api_token: str = API_TOKEN) -> None:
         """Start it; it waits until its app listens."""
         environment = {name: os.environ[name] for name in ("PATH", "HOME")}
-        tokens = {"DAPR_API_TOKEN": API_TOKEN, "APP_API_TOKEN": APP_TOKEN}
+        tokens = {"DAPR_API_TOKEN": api_token, "APP_API_TOKEN": APP_TOKEN}
         self.started = spawn(self.app_id, self.line, log, environment | tokens)
 
     def port(self, kind: str) -> int:
@@ -96,7 +96,9 @@ def sidecar(stack: StackHandle, folder: Path, name: str | None = None) -> Sideca
 
 
 @contextmanager
-def hearing(stack: StackHandle, folder: Path, name: str | None = None) -> Iterator[tuple[Sidecar, "queue.Queue[Any]"]]:
+def hearing(
+    stack: StackHandle, folder: Path, name: str | None = None, api_token: str = API_TOKEN
+) -> Iterator[tuple[Sidecar, "queue.Queue[Any]"]]:
     """Run a system that is as the document says of any language: it says what it subscribes, and takes events."""
     (subscriptions,) = [block.text for block in _DOCUMENT.blocks if block.text.startswith("[{")]
     heard: queue.Queue[Any] = queue.Queue()
@@ -123,7 +125,7 @@ def hearing(stack: StackHandle, folder: Path, name: str | None = None) -> Iterat
 
     with ThreadingHTTPServer(("127.0.0.1", beside.app_port), App) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        beside.start(folder / "daprd.log")
+        beside.start(folder / "daprd.log", api_token)
         try:
             wait_until(beside.started, lambda: http_ok(f"http://127.0.0.1:{beside.port('http')}/v1.0/healthz"))
             yield beside, heard
@@ -186,7 +188,7 @@ def test_what_a_shell_asks_every_system_hears_and_none_takes_from_another(stack:
 def test_what_daprs_cli_asks_is_answered(stack: StackHandle, tmp_path: Path) -> None:
     if not shutil.which("dapr"):
         pytest.skip("Dapr's CLI is not on this machine")
-    with hearing(stack, tmp_path, "cli") as (beside, heard):
+    with hearing(stack, tmp_path, "cli", api_token="") as (beside, heard):
         question = ask(beside, tmp_path, program("shell", "dapr"))
         assert until_heard(heard, question)["output"] == {"order": 1}
 

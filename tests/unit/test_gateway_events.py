@@ -69,6 +69,7 @@ WRONG = {
     "190 levels": raw(b"[" * 190 + b"]" * 190),
     "10,000 levels": raw(b"[" * 10_000 + b"]" * 10_000),
     "a request with unknown fields": event(type="dev.enginehouse.job.requested.v1", data={"inptu": 1}),
+    "a request that is text": event(type="com.dapr.event.sent", datacontenttype="text/plain", data='{"input": 1}'),
     "a request that is none": event(type="dev.enginehouse.job.requested.v1", data=[1]),
     "two engines": event(type="dev.enginehouse.job.requested.v1", data={"engine": "other", "input": 1}),
     "an engine inside of an input": event(engineid=..., data={"engine": "echo", "input": 1}),

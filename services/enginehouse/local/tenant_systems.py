@@ -52,17 +52,23 @@ def write_system(home: Home, tenant: str, folder: Path, name: str | None = None)
     """Write the folder for a system of `tenant`, and give the tenant its user of the running broker.
 
     Systems of different names are different apps, and each gets every answer. Raise LocalError, before anything is
-    written, if nothing runs or the broker takes no users.
+    written, if nothing runs, if the component is for another broker, or if the broker takes no users.
     """
     existing_tenant(home.tenants, tenant)
     app = system_app(tenant, name)
     address = redis_of(home)
+    path = home.tenants / tenant / SYSTEM_FILE
+    component = yaml.safe_load(path.read_text())
+    if component["spec"]["type"] != "pubsub.redis":
+        raise LocalError(
+            f"{path} is a {component['spec']['type']}, and only pubsub.redis is filled in here.",
+            "Give the tenant's system a copy of it with the broker's address and credentials.",
+        )
     password = home.secret(_PASSWORD_FILE + tenant_component(tenant))
     if redis.external() is None:
         # Also in its configuration, for when Redis is started again.
         configure_redis(home, address)
     redis.set_user(address, redis.tenant_user(tenant, password))
-    component = yaml.safe_load((home.tenants / tenant / SYSTEM_FILE).read_text())
     secrets = folder / "secrets.json"
     resources = folder / "resources"
     resources.mkdir(parents=True, exist_ok=True)
@@ -107,7 +113,7 @@ def redis_of(home: Home) -> RedisAddress:
 def _filled(component: dict[str, Any], app: str, bundled_app: str, address: RedisAddress) -> dict[str, Any]:
     """Return the bundle's component for this app, with the address and the user of the broker in it."""
     settings = {item["name"]: item for item in component["spec"]["metadata"]}
-    for name in ("publishingScopes", "subscriptionScopes"):
+    for name in {"publishingScopes", "subscriptionScopes"} & settings.keys():
         settings[name]["value"] = settings[name]["value"].replace(f"{bundled_app}=", f"{app}=")
     # Systems that are different apps do not share a consumer group, so that each gets every answer.
     settings["consumerID"] = {"name": "consumerID", "value": app}

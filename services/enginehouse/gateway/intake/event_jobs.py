@@ -44,6 +44,11 @@ def requested_by(event: BaseCloudEvent, *, hint: bool = True) -> RequestedJob:
     request: JobRequest
     try:
         if event.get_type() in _BODY_TYPES:
+            if not isinstance(data, dict):
+                raise RequestError(
+                    f'data must be the body of POST /v1/jobs, a JSON object such as {{"engine": …, "input": …}}, published '
+                    f"as application/json; here its type is {str(event.get_datacontenttype())[:100]}"
+                )
             routed = RoutedJobRequest.model_validate(data)
             engine, request = _only_one(engine, routed.engine), routed
         else:
