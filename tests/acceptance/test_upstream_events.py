@@ -27,9 +27,9 @@ class Upstream:
         self._daprd = daprd
         self._heard = heard
 
-    def publish(self, body: Any, content_type: str = "application/cloudevents+json") -> None:
+    def publish(self, body: Any, content_type: str = "application/cloudevents+json", metadata: str = "") -> None:
         request = Request(
-            f"{self._daprd.url}/publish/tenant-{_TENANT}/requests.{_TENANT}",
+            f"{self._daprd.url}/publish/tenant-{_TENANT}/requests.{_TENANT}?{metadata}",
             body if isinstance(body, bytes) else json.dumps(body).encode(),
             {"content-type": content_type, "dapr-api-token": API_TOKEN},
         )
@@ -93,26 +93,69 @@ def test_an_event_becomes_a_job_and_its_end_is_told(stack: tuple[StackHandle, Up
     upstream.publish(_event("1", engineid="echo", data={"order": 1}))
     told = upstream.hear(JOB_COMPLETED)
     assert told["data"]["output"] == {"order": 1}
-    assert told["correlationid"] == "1"
+    assert told["correlationid"] == told["data"]["correlationid"] == "1"
+    assert told["data"]["event"] == {"id": "1", "source": "/orders", "type": "com.example.order"}
     job = handle.call("GET", f"/v1/jobs/{told['subject']}", tenant=_TENANT).body
     assert (job["status"], job["engine"]) == ("succeeded", "tests--echo")
 
 
-def test_the_same_event_twice_is_one_job(stack: tuple[StackHandle, Upstream]) -> None:
+def test_the_same_event_twice_is_one_job_and_is_answered_with_it(stack: tuple[StackHandle, Upstream]) -> None:
     handle, upstream = stack
     before = {job["id"] for job in handle.call("GET", "/v1/jobs", tenant=_TENANT).body["jobs"]}
+    answers = []
     for _ in range(2):
         upstream.publish(_event("2", engineid="echo", data=2))
-    upstream.publish(_event("3", engineid="echo", data=3))
-    assert {upstream.hear(JOB_COMPLETED)["correlationid"] for _ in range(2)} == {"2", "3"}
+        answers.append(upstream.hear(JOB_COMPLETED)["data"])
+    assert answers[0] == answers[1]
     after = {job["id"] for job in handle.call("GET", "/v1/jobs", tenant=_TENANT).body["jobs"]}
-    assert len(after - before) == 2
+    assert after - before == {answers[0]["id"]}
 
 
 def test_a_plain_body_published_through_a_sidecar_is_a_request(stack: tuple[StackHandle, Upstream]) -> None:
     _, upstream = stack
     upstream.publish({"engine": "echo", "input": [None, 4]}, "application/json")
     assert upstream.hear(JOB_COMPLETED)["data"]["output"] == [None, 4]
+
+
+@pytest.mark.parametrize(
+    ("body", "metadata", "said"),
+    [
+        # Dapr makes `type` an attribute of the event, and `engineid` none.
+        (
+            {"text": "x"},
+            "metadata.cloudevent.type=com.example.t&metadata.cloudevent.engineid=echo",
+            "cloudevent.engineid",
+        ),
+        ({"input": 1}, "metadata.cloudevent.correlationid=c", "cloudevent.correlationid"),
+        ({"engine": "echo", "input": 1}, "metadata.cloudevent.type=com.example.t", "The data names an engine"),
+        ({"text": "x"}, "", "text"),
+    ],
+)
+def test_metadata_and_data_that_would_lead_to_another_engine_are_refused(
+    stack: tuple[StackHandle, Upstream], body: Any, metadata: str, said: str
+) -> None:
+    _, upstream = stack
+    upstream.publish(body, "application/json", metadata)
+    assert said in upstream.hear(JOB_REFUSED)["data"]["detail"]
+
+
+def test_metadata_of_the_publish_names_the_event_and_its_data_the_engine(stack: tuple[StackHandle, Upstream]) -> None:
+    _, upstream = stack
+    metadata = "metadata.cloudevent.id=m1&metadata.cloudevent.source=/m&metadata.cloudevent.engineid=echo"
+    upstream.publish({"engine": "echo", "input": 1}, "application/json", metadata)
+    told = upstream.hear(JOB_COMPLETED)["data"]
+    assert (told["engine"], told["event"]["id"], told["event"]["source"]) == ("tests--echo", "m1", "/m")
+
+
+def test_bytes_that_a_sidecar_breaks_are_refused_and_whole_ones_reach_the_engine(
+    stack: tuple[StackHandle, Upstream],
+) -> None:
+    _, upstream = stack
+    # As a picture, daprd puts the bytes into the event as text, and replaces what is not UTF-8.
+    upstream.publish(b"\x00\xff", "image/png", "metadata.cloudevent.type=com.example.picture")
+    assert "data_base64" in upstream.hear(JOB_REFUSED)["data"]["detail"]
+    upstream.publish(_event("b1", engineid="echo", datacontenttype="image/png", data_base64="AP8="))
+    assert upstream.hear(JOB_COMPLETED)["data"]["output"] == "AP8="
 
 
 @pytest.mark.parametrize(

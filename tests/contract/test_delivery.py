@@ -86,6 +86,20 @@ async def test_health_follows_the_app(http: httpx2.AsyncClient, receiver: Receiv
     assert (await http.get("/healthz")).status_code == 503
 
 
+async def test_a_path_with_a_part_gets_what_was_published_as_metadata_and_left_out_of_the_event() -> None:
+    got: list[tuple[bytes, dict[str, object]]] = []
+
+    async def deliver(body: bytes, **names: object) -> bool:
+        got.append((body, names))
+        return True
+
+    app = delivery_app({"/requests/{tenant}": deliver}, TOKEN, lambda: True)
+    headers = {"dapr-api-token": TOKEN, "Cloudevent.EngineId": "ocr", "cloudevent.type": "t", "pubsubname": "p"}
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://app") as client:
+        assert (await client.post("/requests/acme", content=b"1", headers=headers)).json() == {"status": "SUCCESS"}
+    assert got == [(b"1", {"tenant": "acme", "dropped": {"engineid": "ocr"}})]
+
+
 @pytest.mark.parametrize("token", ["", "short"])
 def test_a_weak_token_refuses_to_start(token: str) -> None:
     with pytest.raises(UnsafeSettings):

@@ -93,3 +93,20 @@ def test_engines_may_need_what_clashes() -> None:
     ocr, embedding = pins("ocr"), pins("embedding")
     assert ocr["numpy"] != embedding["numpy"]
     assert ocr["onnxruntime"] != embedding["onnxruntime"]
+
+
+@pytest.mark.timeout(900)
+async def test_the_example_of_a_tenants_own_system_passes_its_tests_in_its_own_environment(tmp_path: Path) -> None:
+    copy = tmp_path / "upstream"
+    shutil.copytree(ROOT / "services" / "upstream", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "requirements.txt").open("a") as requirements:
+        requirements.write("\npytest\nhttpx2\n")
+    run_as = {"command": ["python"], "requirements": "requirements.txt"}
+    spec = EngineSpec.model_validate({"tenant": "acme", "name": "upstream", "version": "v1", "run": run_as})
+    environment = await make_environment(spec, copy)
+    said = run(environment, copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
+    assert " passed" in said
+    # The older package of this name puts its files into the same folder as the SDK's own extension.
+    assert "dapr/ext/fastapi/__init__.py" in run(
+        environment, copy, "-c", "import importlib.metadata as m; print(*m.files('dapr'), sep='\\n')"
+    )

@@ -11,6 +11,7 @@ import pytest
 from enginehouse.cli.demonstration import play
 from enginehouse.cli.demonstration.play import Play
 from enginehouse.cli.demonstration.show import Board
+from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.home import LOCAL_TENANT, Home
 
 _STATE = {
@@ -42,7 +43,7 @@ def _play(home: Path, shown: list[object], api: httpx2.MockTransport) -> Play:
 async def test_engines_that_fail_or_never_come_up_do_not_keep_the_others_from_being_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(play, "tenant_system", _no_system)
+    monkeypatch.setattr(play, "example_system", _no_system)
     monkeypatch.setattr(play, "_UP_SECONDS", 0.3)
     shown: list[object] = []
     run = _play(tmp_path, shown, httpx2.MockTransport(_api))
@@ -60,10 +61,44 @@ async def test_an_api_that_does_not_answer_is_a_reason_and_not_a_traceback(
     def refuse(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("refused", request=request)
 
-    monkeypatch.setattr(play, "tenant_system", _no_system)
+    monkeypatch.setattr(play, "example_system", _no_system)
     run = _play(tmp_path, [], httpx2.MockTransport(refuse))
     state = {engine: {"state": "running", "problem": None} for engine in _STATE}
     run.home.state_file.write_text(json.dumps({"engines": state}))
     await run.run()
     assert set(run.problems) == set(_STATE)
     assert all("The API did not answer" in reason for reason in run.problems.values())
+
+
+async def test_a_system_whose_packages_cannot_be_installed_is_said_and_the_demo_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def cannot(home: Home, tenant: str) -> AsyncIterator[None]:
+        raise EnvironmentFailed("No dapr on this machine.", "Install it.")
+        yield None
+
+    answers = {
+        "shared--standard": {"label": "positive", "score": 1.0},
+        "acme--ocr": {"text": "a page"},
+        "globex--embedding": {"vectors": [[1.0], [1.0]]},
+    }
+
+    def api(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST" and request.url.path == "/v1/uploads":
+            return httpx2.Response(200, json={"url": "http://api/put", "key": "k"})
+        engine = next((name for name in answers if name in request.url.path), "shared--standard")
+        card = {"card": {"version": "v1"}} if request.method == "GET" else {}
+        return httpx2.Response(200, json={"id": "j1", "status": "succeeded", "output": answers[engine], **card})
+
+    monkeypatch.setattr(play, "example_system", cannot)
+    shown: list[object] = []
+    run = _play(tmp_path, shown, httpx2.MockTransport(api))
+    state = {engine: {"state": "running", "problem": None} for engine in _STATE}
+    run.home.state_file.write_text(json.dumps({"engines": state}))
+    await run.run()
+    assert run.problems == {}
+    (said,) = run.left_out.items()
+    assert said[0].startswith("event on requests.acme")
+    assert "No dapr on this machine." in said[1]
+    assert len([line for line in shown if str(line).startswith("acme--ocr")]) == 2

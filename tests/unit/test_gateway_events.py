@@ -1,6 +1,8 @@
 """POST /v1/events turns events into jobs, and refuses the others without storing anything."""
 
+import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +13,7 @@ from tests.support.problems import problem_of
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
-from enginehouse.contracts.events import JOB_REFUSED
+from enginehouse.contracts.events import JOB_COMPLETED, JOB_REFUSED
 from enginehouse.contracts.job import Status
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -67,7 +69,14 @@ WRONG = {
     "190 levels": raw(b"[" * 190 + b"]" * 190),
     "10,000 levels": raw(b"[" * 10_000 + b"]" * 10_000),
     "a request with unknown fields": event(type="dev.enginehouse.job.requested.v1", data={"inptu": 1}),
+    "a request that is text": event(type="com.dapr.event.sent", datacontenttype="text/plain", data='{"input": 1}'),
     "a request that is none": event(type="dev.enginehouse.job.requested.v1", data=[1]),
+    "two engines": event(type="dev.enginehouse.job.requested.v1", data={"engine": "other", "input": 1}),
+    "an engine inside of an input": event(engineid=..., data={"engine": "echo", "input": 1}),
+    "an engine inside of an input by reference": event(engineid=..., data={"engine": "echo", "input_ref": "x"}),
+    "text in the place of bytes": event(datacontenttype="image/png", data="AP8="),
+    "bytes that are not the JSON they say": event(datacontenttype="application/json", data_base64="e3s="),
+    "bytes that are not the text they say": event(datacontenttype="text/plain", data_base64="AP8="),
 }
 
 
@@ -93,6 +102,7 @@ WRONG_BINARY: dict[str, tuple[dict[str, str], bytes]] = {
     "NaN": ({"ce-id": "1"}, b"NaN"),
     "10,000 levels": ({"ce-id": "1"}, b"[" * 10_000),
     "not UTF-8": ({"ce-id": "1"}, b'"\xff"'),
+    "text that is not UTF-8": ({"ce-id": "1", "content-type": "text/plain"}, b"\xff"),
 }
 
 
@@ -147,41 +157,107 @@ async def test_another_event_of_the_same_name_is_refused_in_words_of_events(worl
     assert await world.stored() == before
 
 
-@pytest.mark.parametrize(
-    ("headers", "body", "given"),
-    [
-        ({"content-type": "application/json"}, b'{"a":1}', {"a": 1}),
-        ({"content-type": "application/problem+json"}, b"[1]", [1]),
-        ({"content-type": "text/plain"}, b"hello", "hello"),
-        ({"content-type": "application/octet-stream"}, b"\x00\xff", "AP8="),
-    ],
-)
-async def test_an_event_in_headers_gives_its_body_to_the_engine(
-    world: GatewayWorld, headers: dict[str, str], body: bytes, given: Any
+CONTENTS: dict[str, tuple[bytes, Any]] = {
+    "application/json": (b'{"a":1}', {"a": 1}),
+    "application/problem+json": (b"[1]", [1]),
+    "text/plain": (b"hello", "hello"),
+    "text/csv; charset=utf-8": ("Zoë,1".encode(), "Zoë,1"),
+    "application/xml": (b"<a/>", "<a/>"),
+    "application/octet-stream": (b"hello", "aGVsbG8="),
+    "image/png": (b"\x00\xff", "AP8="),
+    "application/pdf": (b"{}", "e30="),
+}
+
+
+@pytest.mark.parametrize(("content_type", "content"), CONTENTS.items(), ids=CONTENTS.keys())
+async def test_content_type_alone_says_what_the_engine_gets_in_either_mode(
+    world: GatewayWorld, content_type: str, content: tuple[bytes, Any]
 ) -> None:
-    identity = {"ce-id": f"binary {headers['content-type']}"}
-    answer = await world.client().post("/v1/events", content=body, headers=BINARY | identity | headers)
-    assert answer.status_code == 202, answer.text
-    delivered = await world.delivered(answer.json()["id"])
-    assert (delivered.data.input, delivered.engineid) == (given, ECHO)
+    body, given = content
+    encoded = {"datacontenttype": content_type, "data_base64": base64.b64encode(body).decode()}
+    sent = [
+        (body, BINARY | {"ce-id": f"headers {content_type}", "content-type": content_type}),
+        (event(id=f"base64 {content_type}", **encoded), STRUCTURED),
+    ]
+    for content_sent, headers in sent:
+        answer = await world.client().post("/v1/events", content=content_sent, headers=headers)
+        assert answer.status_code == 202, answer.text
+        delivered = await world.delivered(answer.json()["id"])
+        assert (delivered.data.input, delivered.engineid) == (given, ECHO)
+
+
+async def test_without_a_content_type_a_body_is_json_and_other_bytes_are_refused(world: GatewayWorld) -> None:
+    # The client adds no Content-Type to bytes.
+    answer = await world.client().post("/v1/events", content=b"[1]", headers=BINARY | {"ce-id": "no type"})
+    assert (await world.delivered(answer.json()["id"])).data.input == [1]
+    assert "content type" in await refused(world, b"hello", BINARY | {"ce-id": "no type either"})
+
+
+@pytest.mark.parametrize("name", ["engineid", "correlationid"])
+async def test_an_attribute_that_a_sidecar_left_out_is_not_ignored(world: GatewayWorld, name: str) -> None:
+    before, told = await world.stored(), len(heard(world, JOB_REFUSED))
+    assert await world.gateway.events.deliver(event(id="left out", engineid=...), "acme", {name: "ocr"})
+    assert await world.stored() == before
+    await until_async(lambda: len(heard(world, JOB_REFUSED)) == told + 1)
+    assert f"cloudevent.{name}" in heard(world, JOB_REFUSED)[-1]["data"]["detail"]
+
+
+async def test_an_attribute_that_the_event_has_as_well_or_that_means_nothing_is_taken(world: GatewayWorld) -> None:
+    dropped = {"engineid": "echo", "correlationid": "c", "mood": "good"}
+    assert await world.gateway.events.deliver(event(id="both", correlationid="c", data=5), "acme", dropped)
+    await until_async(lambda: "both" in asked_by(world))
+
+
+async def test_an_answer_names_the_event_in_its_data_and_a_repeated_event_is_answered_again(
+    world: GatewayWorld,
+) -> None:
+    asked = event(id="q", source="/billing", correlationid="thread-1", data=1)
+    assert await world.gateway.events.deliver(asked, "acme")
+    await until_async(lambda: asked_by(world).count("q") == 1)
+    assert await world.gateway.events.deliver(asked, "acme")
+    await until_async(lambda: asked_by(world).count("q") == 2)
+    first, again = [told for told in heard(world, JOB_COMPLETED) if told["data"]["event"]["id"] == "q"]
+    assert first["data"] == again["data"]
+    assert first["data"]["event"] == {"id": "q", "source": "/billing", "type": "com.example.t"}
+    assert first["data"]["correlationid"] == first["correlationid"] == again["correlationid"] == "thread-1"
+    assert first["subject"] == again["subject"] == first["data"]["id"]
+    assert first["id"] != again["id"]
+
+
+async def test_a_repeated_event_whose_result_is_gone_is_told_so(world: GatewayWorld) -> None:
+    asked = event(id="gone", data=1)
+    assert await world.gateway.events.deliver(asked, "acme")
+    await until_async(lambda: "gone" in asked_by(world))
+    (job,) = {told["subject"] for told in heard(world, JOB_COMPLETED) if told["data"]["event"]["id"] == "gone"}
+    await world.change(job, result_expires_at=time.time() - 1)
+    told = len(heard(world, JOB_REFUSED))
+    assert await world.gateway.events.deliver(asked, "acme")
+    await until_async(lambda: len(heard(world, JOB_REFUSED)) == told + 1)
+    data = heard(world, JOB_REFUSED)[-1]["data"]
+    assert (data["code"], data["event"]["id"], data["correlationid"]) == ("RESULT_EXPIRED", "gone", "gone")
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"{}", event(engineid="none-such"), event(id="x", data="x" * 70_000)])
 async def test_of_an_event_that_came_over_a_topic_a_refusal_is_told(world: GatewayWorld, body: bytes) -> None:
-    before, told = await world.stored(), len(refusals(world))
+    before, told = await world.stored(), len(heard(world, JOB_REFUSED))
     assert await world.gateway.events.deliver(body, "acme")
     assert await world.stored() == before
-    await until_async(lambda: len(refusals(world)) == told + 1)
-    data = refusals(world)[-1]["data"]
+    await until_async(lambda: len(heard(world, JOB_REFUSED)) == told + 1)
+    data = heard(world, JOB_REFUSED)[-1]["data"]
     assert data["code"]
     assert data["detail"]
     assert data["advice"]
 
 
-def refusals(world: GatewayWorld) -> list[dict[str, Any]]:
-    """What acme's systems heard about events of theirs that were refused."""
-    heard = [json.loads(event) for event in world.dapr.published[names.finished_topic("acme")]]
-    return [event for event in heard if event["type"] == JOB_REFUSED]
+def heard(world: GatewayWorld, kind: str) -> list[dict[str, Any]]:
+    """What acme's systems heard: events of this type."""
+    events = [json.loads(event) for event in world.dapr.published[names.finished_topic("acme")]]
+    return [event for event in events if event["type"] == kind]
+
+
+def asked_by(world: GatewayWorld) -> list[str]:
+    """The ids of the events whose jobs' ends acme's systems heard."""
+    return [told["data"]["event"]["id"] for told in heard(world, JOB_COMPLETED)]
 
 
 async def test_an_event_over_the_topic_of_nobody_ends(world: GatewayWorld) -> None:

@@ -1,5 +1,7 @@
 """`enginehouse tenant`: manage the tenants of this deployment, their keys and their webhooks."""
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +11,9 @@ from enginehouse.cli.console import ellipsis, note, print_exactly, print_json, s
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import JsonOption
 from enginehouse.cli.tables import Column, print_table
+from enginehouse.contracts.names import system_app
+from enginehouse.local.daprd import require
+from enginehouse.local.tenant_systems import write_system
 from enginehouse.registry.deploy import add_key
 from enginehouse.registry.tenants import (
     existing_tenant,
@@ -27,6 +32,8 @@ enginehouse tenant list
 enginehouse tenant revoke acme eh_acme_Xk3v9QwZ
 
 enginehouse tenant webhook-secret acme
+
+enginehouse tenant system acme --into acme-system
 
 enginehouse tenant webhook acme https://acme.example/hook"""
 
@@ -124,3 +131,51 @@ def webhook_secret(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         print_json({"tenant": name, "webhook_secret": secret})
     else:
         print_exactly(secret)
+
+
+@tenant.command()
+def system(
+    name: NameArgument,
+    system_name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Name of a system beside the first. Each gets every answer."),
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where to write. Default: a folder named after the app id.", show_default=False
+        ),
+    ] = None,
+    app_port: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, max=65_535, help="Port on which the app listens.")
+    ] = 8100,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a tenant's own system needs beside this deployment, and print the commands that start its sidecar.
+
+    The system publishes on requests.TENANT and hears finished.TENANT. It gets a user of the broker that reaches these
+    two and nothing else; its password is in the folder, for its owner only. The deployment must be running. After its
+    Redis got another port, run this again.
+    """
+    place = home_to_change(home)
+    folder = (into or Path(system_app(name, system_name))).expanduser().resolve()
+    written = write_system(place, name, folder, system_name)
+    with_cli, alone = (
+        shlex.join(command) for command in (written.dapr_run(app_port), written.daprd(require(), app_port))
+    )
+    if as_json:
+        print_json(
+            {
+                "tenant": name,
+                "app_id": written.app_id,
+                "resources": str(written.resources),
+                "dapr_run": with_cli,
+                "daprd": alone,
+            }
+        )
+        return
+    note(f"Written to {folder}. With Dapr's CLI, and your program at the end:")
+    print_exactly(f"{with_cli} python app.py")
+    note("Or the sidecar alone, beside your program:")
+    print_exactly(alone)

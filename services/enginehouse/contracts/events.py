@@ -27,6 +27,17 @@ ENGINE_STATE_EVENTS: dict[EngineState, str] = {
 DEAD_LETTERED = "dev.enginehouse.job.deadlettered.v1"
 
 
+class RequestingEvent(WireModel):
+    """Names the upstream event that asked for a job: `event` in the data of its answer, for its sender to recognise it.
+
+    In the answer to an event that cannot be read, what is unknown is missing.
+    """
+
+    id: str | None = None
+    source: str | None = None
+    type: str | None = None
+
+
 class JobObjects(WireModel):
     """Signed URLs of the objects of one job. A runner has no other access to the object store."""
 

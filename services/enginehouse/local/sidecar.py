@@ -41,7 +41,10 @@ class SidecarPlan:
     """Folders, without subfolders. They decide what the app can reach, because locally the app id is only a flag."""
     config: Path | None = None
     app_port: int | None = None
-    app_health_path: str = "/healthz"
+    app_health_path: str | None = "/healthz"
+    """None: the app's health is not asked for."""
+    app_subscribes: bool = False
+    """Whether the app says itself what it subscribes. Otherwise only the files in `resources` do."""
     block_shutdown_seconds: int = 0
     """How long running jobs may continue after daprd is told to stop. 0: shutdown is not blocked."""
     graceful_shutdown_seconds: int = 10
@@ -61,7 +64,7 @@ class SidecarPlan:
             *self._listeners(),
             *self._app(),
             "--disable-init-endpoints",
-            "subscribe,config",
+            "config" if self.app_subscribes else "subscribe,config",
             "--dapr-graceful-shutdown-seconds",
             str(self.graceful_shutdown_seconds),
             # Cards are bounded and inline results have at most 64 KiB. Only bulk reads of many results come near this
@@ -101,13 +104,11 @@ class SidecarPlan:
     def _app(self) -> list[str]:
         if self.app_port is None:
             return []
+        channel = ["--app-port", str(self.app_port), "--app-protocol", "http", "--app-channel-address", "127.0.0.1"]
+        if self.app_health_path is None:
+            return channel
         return [
-            "--app-port",
-            str(self.app_port),
-            "--app-protocol",
-            "http",
-            "--app-channel-address",
-            "127.0.0.1",
+            *channel,
             "--enable-app-health-check",
             "--app-health-check-path",
             self.app_health_path,

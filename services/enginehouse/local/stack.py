@@ -26,6 +26,7 @@ from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
+from enginehouse.local.tenant_systems import configure_redis
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.deploy import promote_engine
 from enginehouse.registry.versions import Versions, read_versions
@@ -171,8 +172,7 @@ class Stack:
             return address
         binary = redis.find_server()
         address = redis.RedisAddress("127.0.0.1", self._ports.take(), self.home.secret("redis"))
-        config = self.home.run / "redis.conf"
-        redis.write_config(config, address, self.home.data / "redis")
+        config = configure_redis(self.home, address)
         self._redis = self.supervisor.start(
             ProcessSpec(
                 name="redis",

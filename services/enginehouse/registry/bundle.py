@@ -49,6 +49,8 @@ ACTIVE_FILE = "engine/subscription.yaml"
 TRIAL_FILE = "engine/subscription-trial.yaml"
 WORKLOADS_FILE = "workloads.yaml"
 TENANT_FILE = "tenant.yaml"
+SYSTEM_FILE = "systems/pubsub.yaml"
+"""In a tenant's bundle: the component for the tenant's own systems."""
 _PROCESSING_MARGIN_SECONDS = 30
 
 M = TypeVar("M", bound=BaseModel)
@@ -214,7 +216,7 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
         "gateway/subscription.yaml": subscription(
             component_name, component_name, requests, requests_route(name), [GATEWAY_APP], raw_payload=True
         ),
-        "systems/pubsub.yaml": component(system, "pubsub.redis", own_systems, [system]),
+        SYSTEM_FILE: component(system, "pubsub.redis", own_systems, [system]),
     }
     return {path: _yaml(content) for path, content in objects.items()}
 

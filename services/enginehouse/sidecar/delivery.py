@@ -8,6 +8,7 @@ import base64
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pydantic_core
 from starlette.applications import Starlette
@@ -19,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 from enginehouse.contracts.errors import UnsafeSettings
 
 Deliver = Callable[..., Awaitable[bool]]
-"""Handles one delivery: takes the raw body, and by name the parts of the path in braces.
+"""Handles one delivery: takes the raw body. On a path with parts in braces also these, by name, and as `dropped` the
+attributes that the publisher gave as metadata and that Dapr left out of the event.
 
 Returns True to acknowledge, False to ask for another delivery. Must not raise for a bad body.
 """
@@ -30,6 +32,11 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 # The only two answers for a sidecar. After any other status or word it drops or dead-letters the event.
 _ACKNOWLEDGED = b'{"status":"SUCCESS"}'
 _AGAIN = b'{"status":"RETRY"}'
+_METADATA_PREFIX = b"cloudevent."
+_TAKEN_FROM_METADATA = frozenset(
+    _METADATA_PREFIX + name
+    for name in (b"id", b"source", b"type", b"subject", b"traceid", b"traceparent", b"tracestate")
+)
 _STRANGER = b'{"error":"deliveries come from this app\'s own sidecar only"}'
 
 
@@ -64,11 +71,13 @@ class DeliveryApp:
         if not self._is_own_sidecar(scope):
             await _send(send, 403, _STRANGER)
             return
+        if names:
+            names["dropped"] = _dropped_attributes(scope)
         body = await _bounded_body(receive)
         acknowledged = body is not None and await deliver(body, **names)
         await _send(send, 200, _ACKNOWLEDGED if acknowledged else _AGAIN)
 
-    def _find(self, path: str) -> tuple[Deliver, dict[str, str]] | None:
+    def _find(self, path: str) -> tuple[Deliver, dict[str, Any]] | None:
         deliver = self._exact.get(path)
         if deliver is not None:
             return deliver, {}
@@ -85,6 +94,18 @@ class DeliveryApp:
             if name == b"dapr-api-token":
                 token = value
         return hmac.compare_digest(token, self._token)
+
+
+def _dropped_attributes(scope: Scope) -> dict[str, str]:
+    """Return what was published as metadata `cloudevent.<name>`, without the attributes that Dapr does take from there.
+
+    Over brokers that keep a message's metadata, as Redis does, it arrives as headers.
+    """
+    return {
+        name.removeprefix(_METADATA_PREFIX).decode("latin-1"): value.decode("latin-1")
+        for name, value in scope["headers"]
+        if name.startswith(_METADATA_PREFIX) and name not in _TAKEN_FROM_METADATA
+    }
 
 
 async def _bounded_body(receive: Receive) -> bytes | None:

@@ -12,11 +12,12 @@ import httpx2
 from rich.text import Text
 
 from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines_of, examples
-from enginehouse.cli.demonstration.show import Board, remark_lines
+from enginehouse.cli.demonstration.show import Board, describe_input, remark_lines
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.errors import LocalError
+from enginehouse.local.example_system import ExampleSystem, example_system
 from enginehouse.local.home import LOCAL_TENANT, Home, write_private
-from enginehouse.local.tenant_system import TenantSystem, tenant_system
 from enginehouse.registry.deploy import add_key, has_key
 
 _WAIT_SECONDS = 60
@@ -55,6 +56,8 @@ class Play:
     """Jobs that ended, by tenant."""
     problems: dict[str, str] = field(default_factory=dict)
     """Why an engine did not answer as expected, by engine."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why an example was not played although its engine may be well, by what it is."""
 
     async def run(self) -> None:
         """Play every example. The problem of one engine is kept in `problems` and does not touch the others."""
@@ -105,25 +108,27 @@ class Play:
             )
             self._record_end(example, await self._job(example.tenant, accepted["id"]))
             return
-        # The tenant's sidecar starts while the engine starts.
-        async with tenant_system(self.home, example.tenant) as system:
-            await done.wait()
-            self._record_end(example, await self._publish_and_wait(system, example))
-
-    async def _publish_and_wait(self, system: TenantSystem, example: Example) -> dict[str, Any]:
-        """Publish as the tenant's own system does, and wait for the event that answers."""
-        event = _event(example)
-        await system.publish(event)
+        # The tenant's system starts while the engine starts.
         try:
-            finished = await asyncio.wait_for(system.wait_for_finished(event["id"]), _FINISHED_SECONDS)
-        except TimeoutError:
+            async with example_system(self.home, example.tenant) as system:
+                await done.wait()
+                self._record_end(example, await self._ask_and_wait(system, example))
+        except EnvironmentFailed as failed:
+            self.left_out[describe_input(example)] = str(failed)
+
+    async def _ask_and_wait(self, system: ExampleSystem, example: Example) -> dict[str, Any]:
+        """Have the tenant's own system ask by event, and wait until it has heard the answer."""
+        try:
+            async with asyncio.timeout(_FINISHED_SECONDS):
+                answer = await system.answer(await system.ask(example.engine, example.input, example.event_type))
+        except (TimeoutError, httpx2.HTTPError) as error:
             raise LocalError(
-                f"{example.tenant}'s system received no answer to its event for {_FINISHED_SECONDS} s.",
+                f"{example.tenant}'s system got no answer to its event within {_FINISHED_SECONDS} s: {error!r}",
                 "See the home's logs.",
             ) from None
-        if "subject" not in finished:
-            raise LocalError(f"The event of {example.tenant} was refused: {finished['data']}", "See the home's logs.")
-        return await self._job(example.tenant, finished["subject"])
+        if "status" not in answer:
+            raise LocalError(f"The event of {example.tenant} was refused: {answer}", "See the home's logs.")
+        return await self._job(example.tenant, answer["id"])
 
     def _record_end(self, example: Example, job: dict[str, Any]) -> None:
         self.jobs.setdefault(example.tenant, []).append(job)
@@ -192,7 +197,9 @@ async def play(home: Home, url: str, show: Callable[[Text], None], width: int) -
                 _show_all(show, remark_lines(f"Refused: {refusal.what}", answer, width))
         for engine, reason in run.problems.items():
             _show_all(show, remark_lines(f"Missing: {engine}", reason, width, "red"))
-    return {"jobs": run.jobs, "refusals": refusals, "missing": run.problems}
+        for example, reason in run.left_out.items():
+            _show_all(show, remark_lines(f"Left out: {example}", reason, width, "yellow"))
+    return {"jobs": run.jobs, "refusals": refusals, "missing": run.problems, "left_out": run.left_out}
 
 
 def raise_if_missing(missing: dict[str, str]) -> None:

@@ -43,25 +43,43 @@ def binary_event(headers: Iterable[Header], body: bytes) -> BaseCloudEvent:
             attributes[attribute] = percent_decoded(name, value)
     if content_type is not None:
         attributes["datacontenttype"] = content_type
-    return _event(attributes, _binary_data(content_type, body), "ce-")
+    return _event(attributes, _read_data(content_type, body), "ce-")
 
 
-def _binary_data(content_type: str | None, body: bytes) -> Any:
-    """Return the value in a body: JSON, text, or else bytes. A body without Content-Type may be each of them."""
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    if not body:
+def _is_json(media_type: str) -> bool:
+    # Without a type data is JSON, as the format of structured events says.
+    return media_type in ("", "application/json") or media_type.endswith("+json")
+
+
+def _is_text(media_type: str, content_type: str) -> bool:
+    return media_type.startswith("text/") or media_type.endswith(("/xml", "+xml")) or "charset=" in content_type
+
+
+def _media_type(content_type: str | None) -> str:
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
+def _read_data(content_type: str | None, data: bytes) -> Any:
+    """Return the value in an event's data: JSON, text, or bytes. Only its content type decides which."""
+    media_type = _media_type(content_type)
+    if not data:
         return None
-    if kind == "application/json" or kind.endswith("+json"):
-        return read_json(body, "The event's data", "data")
-    if not kind:
+    if _is_json(media_type):
         try:
-            return read_json(body, "The event's data", "data")
-        except RequestError:
-            pass
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body
+            return read_json(data, "The event's data", "data")
+        except RequestError as error:
+            if media_type:
+                raise
+            raise RequestError(f"{error}; if it is something else, its content type must say so") from None
+    if _is_text(media_type, (content_type or "").lower()):
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise RequestError(
+                f"The event's data is not UTF-8 text, although its content type is {media_type}; "
+                "give bytes a type such as application/octet-stream"
+            ) from None
+    return data
 
 
 def read_structured(body: bytes) -> BaseCloudEvent:
@@ -104,13 +122,29 @@ def _structured_event(envelope: Any, names: Any) -> BaseCloudEvent:
     if "data" in envelope and "data_base64" in envelope:
         raise RequestError("Not a CloudEvent: it has both data and data_base64")
     attributes = {name: value for name, value in envelope.items() if name not in ("data", "data_base64")}
-    data = envelope.get("data")
+    return _event(attributes, _structured_data(envelope), "")
+
+
+def _structured_data(envelope: dict[str, Any]) -> Any:
+    """Return the value of the data: the same as if it had come as the body of an event in binary mode."""
+    declared = envelope.get("datacontenttype")
+    content_type = declared if isinstance(declared, str) else None
+    media_type = _media_type(content_type)
     if "data_base64" in envelope:
         try:
-            data = base64.b64decode(envelope["data_base64"], validate=True)
+            decoded = base64.b64decode(envelope["data_base64"], validate=True)
         except (ValueError, TypeError):
             raise RequestError("Not a CloudEvent: data_base64 must be base64 text") from None
-    return _event(attributes, data, "")
+        # A sender that gives no type means bytes: only those are written this way.
+        return _read_data(content_type, decoded) if media_type else decoded
+    data = envelope.get("data")
+    if isinstance(data, str) and not _is_json(media_type) and not _is_text(media_type, (content_type or "").lower()):
+        # A sidecar that is given bytes of such a type replaces what is not UTF-8. So text here may be what is left of them.
+        raise RequestError(
+            f"data of type {media_type[:100]} must be given as data_base64. Through a sidecar, publish bytes as "
+            "application/octet-stream, or a whole event with data_base64"
+        )
+    return data
 
 
 def _event(attributes: dict[str, Any], data: Any, prefix: str) -> BaseCloudEvent:

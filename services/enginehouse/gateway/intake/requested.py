@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from enginehouse.contracts.errors import InputTooLarge
+from enginehouse.contracts.events import RequestingEvent
 from enginehouse.contracts.job import PARAMETERS_MAX_BYTES, JobRequest
 from enginehouse.contracts.json_text import wire_json
 
@@ -19,6 +20,8 @@ class RequestedJob(NamedTuple):
     """For events: what their source and id have become. The same identity of a tenant is the same job."""
     traceparent: str | None = None
     correlation_id: str | None = None
+    event: RequestingEvent | None = None
+    """For events: the names of the event, which its answer repeats."""
 
 
 def check_parameters(request: JobRequest) -> None:

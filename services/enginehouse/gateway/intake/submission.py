@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from enginehouse.contracts.engine import EngineCard
+from enginehouse.contracts.events import RequestingEvent
 from enginehouse.contracts.job import JobRequest
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.intake.requested import check_parameters
@@ -32,6 +33,8 @@ class Submission:
     """Id of the dead letter that becomes this job. It cannot become another one."""
     correlation_id: str | None = None
     """For upstream events: the id that the answering event repeats."""
+    event: RequestingEvent | None = None
+    """For upstream events: what names the event in the data of its answer."""
     input_json: bytes | None = None
     """The input as checked JSON text, if it was too large to be parsed here. Otherwise the request has it."""
 
@@ -58,7 +61,9 @@ def options_of(submission: Submission, card: EngineCard) -> StoredOptions:
         parameters=request.parameters,
         webhook=request.webhook,
         webhook_events_filter=request.webhook_events_filter if request.webhook else (),
-        finished_event=FinishedEvent(correlation_id=submission.correlation_id) if wants_event else None,
+        finished_event=(
+            FinishedEvent(correlation_id=submission.correlation_id, event=submission.event) if wants_event else None
+        ),
     )
 
 

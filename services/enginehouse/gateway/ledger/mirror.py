@@ -203,8 +203,8 @@ def _notices_of(row: JobRow, start_told: bool) -> Iterable[NoticeRow]:
         yield start_notice(row, options.webhook)
     if not row.status.is_final:
         return
-    if options.finished_event:
-        yield event_notice(row.tenant, JOB_COMPLETED, finished_data(row), row.id, options.finished_event.correlation_id)
+    if asked := options.finished_event:
+        yield event_notice(row.tenant, JOB_COMPLETED, finished_data(row, asked), row.id, asked.correlation_id)
     if options.webhook and "completed" in options.webhook_events_filter:
         yield completed_notice(row, options.webhook)
 

@@ -13,7 +13,7 @@ from enginehouse.contracts.job import Status
 from enginehouse.contracts.moments import moment_of
 from enginehouse.contracts.names import new_job_id
 from enginehouse.contracts.text import storable
-from enginehouse.gateway.ledger.rows import Channel, JobRow, NoticeRow, NoticeState, to_columns
+from enginehouse.gateway.ledger.rows import Channel, FinishedEvent, JobRow, NoticeRow, NoticeState, to_columns
 from enginehouse.gateway.ledger.schema import notices
 
 
@@ -49,8 +49,11 @@ def event_notice(tenant: str, kind: str, data: dict[str, Any], job_id: str, corr
     return _notice(notice_id, job_id, tenant, kind, body)
 
 
-def finished_data(row: JobRow) -> dict[str, Any]:
-    """Describe an ended job for its event: enough that its receiver need not ask."""
+def finished_data(row: JobRow, asked: FinishedEvent) -> dict[str, Any]:
+    """Describe an ended job for its event: enough that its receiver need not ask.
+
+    It repeats what names the event that asked for the job, because many SDKs give their users the data only.
+    """
     return {
         "id": row.id,
         "engine": row.engine,
@@ -60,6 +63,8 @@ def finished_data(row: JobRow) -> dict[str, Any]:
         "error": row.error,
         "attempts": row.attempts,
         "urls": {"get": f"/v1/jobs/{row.id}"},
+        "event": asked.event and asked.event.model_dump(),
+        "correlationid": asked.correlation_id,
     }
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Row
 
 from enginehouse.contracts.base import WireModel
 from enginehouse.contracts.engine import EngineState
-from enginehouse.contracts.events import progress_sequence
+from enginehouse.contracts.events import RequestingEvent, progress_sequence
 from enginehouse.contracts.job import JobError, RetryPolicy, Status, StatusReason
 
 UNFINISHED = [status.value for status in Status if not status.is_final]
@@ -40,7 +40,9 @@ class FinishedEvent(WireModel):
     """Asks for an event on finished.<tenant> when the job ends."""
 
     correlation_id: str | None = None
-    """The `correlationid` of that event: for a job of an upstream event, the id of that upstream event."""
+    """The `correlationid` of that event: for a job of an upstream event, its `correlationid`, or else its id."""
+    event: RequestingEvent | None = None
+    """The upstream event that asked for the job."""
 
 
 class StoredOptions(WireModel):

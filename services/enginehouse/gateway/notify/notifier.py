@@ -62,10 +62,10 @@ class Notifier:
         """Number of each tenant's webhooks that are on their way."""
 
     async def send_event(
-        self, tenant: str, kind: str, data: dict[str, Any], *, correlation_id: str | None = None
+        self, tenant: str, kind: str, data: dict[str, Any], *, job_id: str = "", correlation_id: str | None = None
     ) -> None:
-        """Put an event that is not about a job into the outbox, for a tenant's topic."""
-        await self._ledger.add_notice(event_notice(tenant, kind, data, "", correlation_id))
+        """Put an event into the outbox, for a tenant's topic; `job_id` is empty if it is not about a job."""
+        await self._ledger.add_notice(event_notice(tenant, kind, data, job_id, correlation_id))
         self.wake()
 
     async def send_webhook(self, tenant: str, kind: str, data: dict[str, Any], target: str) -> None:

@@ -1,0 +1,65 @@
+"""What a tenant's own system is given fits its app, and is refused before anything is written where it cannot be made."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from enginehouse.contracts.errors import InvalidName
+from enginehouse.local import redis
+from enginehouse.local.errors import LocalError
+from enginehouse.local.home import Home
+from enginehouse.local.tenant_systems import write_system
+from enginehouse.registry.bundle import SYSTEM_FILE
+from enginehouse.registry.deploy import add_key
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@broker.example:6380")
+    monkeypatch.setattr(redis, "set_user", lambda address, user: None)
+    home = Home.at(tmp_path / "home")
+    add_key(home.tenants, "acme")
+    return home
+
+
+def settings(path: Path) -> dict[str, Any]:
+    component = yaml.safe_load(path.read_text())
+    (app,) = component["scopes"]
+    return {item["name"]: item.get("value") for item in component["spec"]["metadata"]} | {"app": app}
+
+
+@pytest.mark.parametrize(("name", "app"), [(None, "tenant-acme"), ("billing", "tenant-acme--billing")])
+def test_each_app_has_its_own_group_and_no_app_but_it_any_right(
+    home: Home, tmp_path: Path, name: str | None, app: str
+) -> None:
+    system = write_system(home, "acme", tmp_path / "system", name)
+    found = settings(system.resources / "pubsub.yaml")
+    assert (found["app"], found["consumerID"], system.app_id) == (app, app, app)
+    assert found["publishingScopes"] == f"{app}=requests.acme"
+    assert found["subscriptionScopes"] == f"{app}=finished.acme"
+    assert (found["redisHost"], found["redisUsername"]) == ("broker.example:6380", "tenant-acme")
+    assert "secret" not in (system.resources / "pubsub.yaml").read_text().replace("secretKeyRef", "").replace(
+        "secretStore", ""
+    )
+
+
+def test_the_password_is_in_no_command_line(home: Home, tmp_path: Path) -> None:
+    system = write_system(home, "acme", tmp_path / "system")
+    password = home.secret("redis-tenant-acme")
+    for line in (system.dapr_run(8100), system.daprd(Path("daprd"), 8100)):
+        assert not any(password in word for word in line)
+        assert line[line.index("--app-id") + 1] == "tenant-acme"
+        assert line[line.index("--dapr-listen-addresses") + 1] == "127.0.0.1"
+
+
+def test_a_component_for_another_broker_and_a_wrong_name_are_refused(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(InvalidName):
+        write_system(home, "acme", tmp_path / "system", "Billing")
+    path = home.tenants / "acme" / SYSTEM_FILE
+    path.write_text(path.read_text().replace("pubsub.redis", "pubsub.kafka"))
+    with pytest.raises(LocalError, match=r"pubsub\.kafka"):
+        write_system(home, "acme", tmp_path / "system")
+    assert not (tmp_path / "system").exists()
+    assert list(home.run.glob("redis-*")) == []
