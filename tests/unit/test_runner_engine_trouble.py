@@ -16,6 +16,7 @@ from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
 from enginehouse.runner.replicas import Asker, ReplicaPool
+from enginehouse.runner.schema import Description
 
 ACME = Asker("acme")
 
@@ -118,8 +119,8 @@ class ScriptedEngine:
         self.asked += 1
         return self.says
 
-    async def openapi(self) -> None:
-        return None
+    async def describe(self) -> Description:
+        return Description()
 
     async def close(self) -> None:
         pass

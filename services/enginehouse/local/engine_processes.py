@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
@@ -18,6 +19,7 @@ from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
 from enginehouse.local.gateway_parts import read_object
+from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
@@ -201,7 +203,8 @@ class EngineProcesses:
         home = self.context.home.run / "engines" / name
         home.mkdir(parents=True, exist_ok=True)
         scrubbed = engine_environment(spec.run.env, port, home, environment)
-        url = f"http://127.0.0.1:{port}/healthz"
+        # What a ready-made server answers is the business of the runner, whose own health follows it.
+        url = f"http://127.0.0.1:{port}/healthz" if spec.protocol == "predict" else None
         return ProcessSpec(
             name=name,
             kind="engine",
@@ -212,7 +215,7 @@ class EngineProcesses:
             log=self.context.log(name),
             port=port,
             health_url=url,
-            health=self.context.prober.http(url),
+            health=self.context.prober.http(url) if url else partial(listens, port),
             grace_seconds=5,
             memory_bytes=spec.resources.memory_bytes,
         )

@@ -1,4 +1,4 @@
-"""Builds the engine's card from its engine.yaml and its own OpenAPI, and publishes it when it changes."""
+"""Builds the engine's card from its engine.yaml and its own description, and publishes it when it changes."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_
 from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.schema import depth, predict_schemas, stand_alone
+from enginehouse.runner.schema import Description, depth, stand_alone
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
@@ -28,19 +28,18 @@ def deployment_of(spec: EngineSpec, content: str) -> str:
     return hashlib.sha256(f"{spec.model_dump_json()}{content}".encode()).hexdigest()[:16]
 
 
-def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, deployment: str = "") -> EngineCard:
+def build_card(spec: EngineSpec, slot: Slot, described: Description, deployment: str = "") -> EngineCard:
     """Return the engine's card. Parts of the engine's own description that exceed its bounds are left out and logged."""
-    described = openapi or {}
-    data, result, example = predict_schemas(described)
+    openapi = described.openapi
     card = EngineCard(
         engine=spec.id,
         slot=slot,
         version=spec.version,
         deployment=deployment,
         description=spec.description,
-        input_schema=_usable("input", data, described, spec.id),
-        output_schema=_usable("output", result, described, spec.id),
-        example=example,
+        input_schema=_usable("input", described.input_schema, openapi or {}, spec.id),
+        output_schema=_usable("output", described.output_schema, openapi or {}, spec.id),
+        example=described.example,
         concurrency=spec.concurrency,
         execution_timeout_seconds=spec.execution_timeout_seconds,
         max_time_in_queue_seconds=spec.max_time_in_queue_seconds,
@@ -132,7 +131,7 @@ class CardKeeper:
         """Write the card, and announce it if it has changed."""
         if self._client is None:
             raise Unavailable("no replica has been healthy yet")
-        card = build_card(self._spec, self._slot, await self._client.openapi(), self._deployment)
+        card = build_card(self._spec, self._slot, await self._client.describe(), self._deployment)
         value = card.model_dump_json().encode()
         await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
         if value == self._published:
