@@ -114,7 +114,10 @@ def infer_request(body: Mapping[str, Any], model: str, version: str | None) -> A
     _set_parameters(request.parameters, body.get("parameters"), "parameters")
     for number, tensor in enumerate(body["inputs"]):
         _set_tensor(request, tensor, f"inputs[{number}]")
-    for number, output in enumerate(body.get("outputs") or ()):
+    outputs = body.get("outputs")
+    if not isinstance(outputs, list | None):
+        raise NotThisProtocol("outputs: must be a list of names")
+    for number, output in enumerate(outputs or ()):
         if not isinstance(output, dict) or not isinstance(output.get("name"), str):
             raise NotThisProtocol(f"outputs[{number}]: must name an output")
         wanted = request.outputs.add(name=output["name"])

@@ -1,6 +1,6 @@
 """Ready-made servers are engines without code: MLServer and llama.cpp, deployed as docs/engines.md shows.
 
-Their packages are wheels (375 MB and 166 MB installed); the models are made here.
+Their packages are wheels, installed in 9 s and 13 s with an empty cache; the models are made here.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from enginehouse.yaml_files import read_yaml
 pytestmark = pytest.mark.timeout(600)
 
 _REQUIREMENTS = {
-    # The last that MLServer says it works with.
     "iris": "mlserver>=1.7\nmlserver-sklearn>=1.7\n",
     "language": "gguf>=0.19\nxllamacpp>=2026.10\n",
 }

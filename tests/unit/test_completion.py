@@ -1,10 +1,13 @@
 """A completion that came in chunks is the one that would have come at once, and its text is shown as it comes."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support.servers import SPOKEN, StandIn, spec_of
 
 from enginehouse.checkers import Checkers
@@ -91,7 +94,7 @@ def test_text_of_a_moment_shares_an_event_that_is_small_enough() -> None:
 
 
 def test_what_is_no_chunk_is_refused() -> None:
-    refused: list[Any] = [[], {"choices": 1}, {"choices": [1]}]
+    refused: list[Any] = [[], {"choices": 1}, {"choices": [1]}, {"choices": [{"delta": "x"}]}]
     for wrong in refused:
         with pytest.raises(NotAChunk):
             completed(wrong)
@@ -103,6 +106,23 @@ def test_what_is_no_chunk_is_refused() -> None:
         completed({str(key): 1 for key in range(65)})
     with pytest.raises(TooLarge):
         completed(chunk(content="x" * 1_000), chunk(content="x" * 1_000), max_bytes=1_500)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["index", "delta", "content", "text", "tool_calls", "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.fixed_dictionaries({"choices": st.lists(_JSON, max_size=3)}, optional={"usage": _JSON}), max_size=4))
+def test_no_chunk_can_do_more_than_be_refused(chunks: list[Any]) -> None:
+    with contextlib.suppress(NotAChunk):
+        json.dumps(completed(*chunks)[0])
 
 
 async def streamed(*lines: str, close: bool = False, **changes: Any) -> tuple[Reply, StandIn, list[Any]]:

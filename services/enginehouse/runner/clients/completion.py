@@ -71,6 +71,8 @@ class Completion:
         said = choice.get("index")
         index = said if isinstance(said, int) else 0
         delta = choice.get("delta")
+        if not isinstance(delta, dict | None):
+            raise NotAChunk("the delta of a choice in its stream is not an object")
         self._choices.at(index).add({**choice, "index": index})
         text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
         if isinstance(text, str) and text:
@@ -82,7 +84,7 @@ class Completion:
         choices = self._choices.as_list()
         for choice in choices:
             if "delta" in choice:
-                choice["message"] = {"content": None, **choice.pop("delta")}
+                choice["message"] = {"content": None, **(choice.pop("delta") or {})}
         return {**self._top, "choices": choices}
 
     def _show(self) -> None:
