@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from enginehouse.contracts.base import StrictModel, model_at, model_in
+from enginehouse.contracts.base import StrictModel, as_written, known_names, model_at, model_in
 from enginehouse.contracts.errors import RequestError
 
 M = TypeVar("M", bound=BaseModel)
@@ -95,9 +95,9 @@ def _content(path: Path) -> bytes:
 
 
 def _explain(kind: type[BaseModel], mistake: Mapping[str, Any]) -> str:
-    place = mistake["loc"]
     if mistake["type"] == "extra_forbidden":
-        return f"{_path(place)}: {_unknown_key(kind, place)}"
+        return f"{_path(mistake['loc'])}: {_unknown_key(kind, mistake['loc'])}"
+    place = as_written(kind, mistake["loc"])
     sentence = _SENTENCES.get(mistake["type"], mistake["msg"])
     bounds = {name: _plain(value) for name, value in mistake.get("ctx", {}).items()}
     values = {**bounds, "input": _shown(mistake["input"])}
@@ -109,15 +109,15 @@ def _unknown_key(kind: type[BaseModel], place: tuple[str | int, ...]) -> str:
     model = model_at(kind, parents)
     if issubclass(model, StrictModel) and (new := model.renamed.get(str(key))):
         return f"is called {new!r} now: rename it"
-    near = difflib.get_close_matches(str(key), model.model_fields, 1)
+    near = difflib.get_close_matches(str(key), known_names(model), 1)
     places = [_path((*parents, near[0]))] if near else [path for path in _paths(kind) if path.endswith(f".{key}")]
     if places:
         return f"is not a known key; did you mean {places[0]}?"
-    return f"is not a known key; the known ones are {', '.join(model.model_fields)}"
+    return f"is not a known key; the known ones are {', '.join(known_names(model))}"
 
 
 def _paths(kind: type[BaseModel], parent: str = "") -> Iterator[str]:
-    for name, field in kind.model_fields.items():
+    for name, field in zip(known_names(kind), kind.model_fields.values(), strict=True):
         yield parent + name
         if model := model_in(field.annotation):
             yield from _paths(model, f"{parent}{name}.")

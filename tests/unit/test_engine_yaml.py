@@ -7,6 +7,7 @@ import pytest
 
 from enginehouse.contracts.engine import EngineSpec, Resources
 from enginehouse.contracts.quantities import parse_quantity
+from enginehouse.registry.bundle import ENGINE_FILE, render_engine
 from enginehouse.yaml_files import InvalidFile, read_yaml
 
 _OWNER = "tenant: acme\nname: one\n"
@@ -21,6 +22,10 @@ def _mistakes(folder: Path, text: str) -> str:
     with pytest.raises(InvalidFile) as refused:
         _read(folder, text)
     return str(refused.value).removeprefix(str(folder / "engine.yaml"))
+
+
+def _json(request: str) -> str:
+    return f"protocol: json\njson: {{path: /x, request: {request}}}"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,32 @@ def test_numbers_are_numbers_and_what_is_left_empty_is_absent(tmp_path: Path) ->
         ("concurrency: lots", ": concurrency: must be a whole number, not 'lots'"),
         ("concurrency: 0", ": concurrency: must be 1 or more, not '0'"),
         ("execution_timeout_seconds: 0", ": execution_timeout_seconds: must be more than 0, not '0'"),
-        ("protocol: grpc", ": protocol: must be 'predict' or 'open-inference', not 'grpc'"),
+        ("protocol: grpc", ": protocol: must be 'predict', 'open-inference', 'openai' or 'json', not 'grpc'"),
+        ("protocol: openai", ": openai: is missing: protocol openai needs it, for example openai: {model: my-model}"),
+        ("protocol: open-inference", ": open_inference: is missing: protocol open-inference needs it"),
+        ("protocol: json", ": json: is missing: protocol json needs it, for example json: {path: /classify,"),
+        ("openai: {model: m}", ": openai: belongs to protocol openai, and this engine's protocol is predict"),
+        ("json: {path: /x}", ": json: belongs to protocol json, and this engine's protocol is predict"),
+        ("protocol: openai\nopenai: {modle: m}", "openai.modle: is not a known key; did you mean openai.model?"),
+        ("protocol: json\njson: {pth: /x}", "json.pth: is not a known key; did you mean json.path?"),
+        ("protocol: json\njson: {path: x}", ": json.path: must match ^/"),
+        ("protocol: json\njson: {path: /x, method: GET}", ": json.method: must be 'POST' or 'PUT', not 'GET'"),
+        ("protocol: json\njson_call: {path: /x}", "json_call: is not a known key; did you mean json?"),
+        (
+            "protocol: open-inference\nopen_inference: {model: m, transport: http}",
+            ": open_inference.transport: must be 'rest' or 'grpc', not 'http'",
+        ),
+        ("protocol: open-inference\nopen_inference: {model: a/b}", ": open_inference.model: must match "),
+        (
+            "protocol: openai\nopenai: {model: m}\nbatch: {max_size: 4}",
+            ": batch: belongs to protocol predict, and this engine's protocol is openai: remove it",
+        ),
+        (_json('"data["'), ": json.request: is not JMESPath: it ends too early"),
+        (_json('"data.]"'), ": json.request: is not JMESPath: ']' at character 6 does not belong there"),
+        (_json('"data.\'x"'), ": json.request: is not JMESPath: "),
+        (_json('"size(data)"'), ": json.request: calls size(), which JMESPath does not have; it has abs, avg,"),
+        (_json('"length(data, id)"'), ": json.request: calls length() with 2 arguments, where it takes 1"),
+        (_json(f'"{"a" * 2_001}"'), ": json.request: has 2001 characters, where 2000 are allowed"),
         ("run: python", ": run: must hold keys and values, not 'python'"),
         ("run: {command: python}", ": run.command: must be a list, not 'python'"),
         ("run: {command: []}", ": run.command: must not be empty"),
@@ -71,6 +101,20 @@ def test_numbers_are_numbers_and_what_is_left_empty_is_absent(tmp_path: Path) ->
 )
 def test_a_mistake_names_its_place_and_what_would_be_right(tmp_path: Path, text: str, said: str) -> None:
     assert said in _mistakes(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "protocol: open-inference\nopen_inference: {model: iris, version: 2, transport: grpc}",
+        "protocol: openai\nopenai: {model: Qwen/Qwen3-0.6B}",
+        'protocol: json\njson: {path: /x, request: "{a: data, n: length(data), m: merge(data, parameters)}", result: "a[*].b"}',
+    ],
+)
+def test_a_ready_made_server_is_described_and_its_bundle_says_the_same(tmp_path: Path, text: str) -> None:
+    spec = _read(tmp_path, text)
+    (tmp_path / "engine.yaml").write_text(render_engine(spec, "folder")[ENGINE_FILE])
+    assert read_yaml(EngineSpec, tmp_path / "engine.yaml") == spec
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineSpec, LocalRun
 from enginehouse.local import environments
+from enginehouse.local.checkout import root
 from enginehouse.local.environments import environment_key, install_arguments
 from enginehouse.local.guard import Guard, signal_group
 from enginehouse.local.interpreters import Interpreter, PythonMissing, find_interpreter, search_path, uv_environment
@@ -142,6 +143,17 @@ def test_uv_is_told_of_the_engines_own_settings(tmp_path: Path) -> None:
     arguments = install_arguments(tmp_path, "requirements.txt", ["requirements.txt", "uv.toml"])
     assert arguments[-4:] == ["-r", "requirements.txt", "--config-file", "uv.toml"]
     assert "--config-file" not in install_arguments(tmp_path, "requirements.txt", ["requirements.txt"])
+
+
+def test_a_ready_made_server_gets_its_own_requirements_only(tmp_path: Path) -> None:
+    arguments = install_arguments(tmp_path, "requirements.txt", ["requirements.txt"], with_ours=False)
+    assert arguments[-2:] == ["-r", "requirements.txt"]
+    assert str(root()) not in arguments
+    assert str(root()) in install_arguments(tmp_path, "requirements.txt", ["requirements.txt"])
+    folder = _write(tmp_path, {"requirements.txt": "mlserver\n"})
+    files = environment_files(folder, "requirements.txt")
+    keys = {environment_key(_PYTHON, "requirements.txt", files, with_ours=ours) for ours in (True, False)}
+    assert len(keys) == 2
 
 
 def test_an_engine_names_its_python_quoted_or_not() -> None:

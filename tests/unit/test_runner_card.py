@@ -17,7 +17,7 @@ from enginehouse.contracts.job import Status
 from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.card import build_card
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.schema import depth, stand_alone
+from enginehouse.runner.schema import depth, described_by, stand_alone
 
 SPEC = EngineSpec(tenant="acme", name="echo", version="v7", concurrency=3)
 
@@ -56,7 +56,7 @@ def announced(world: World) -> list[str]:
 
 
 def test_a_card_says_what_the_spec_and_the_engine_say() -> None:
-    card = build_card(SPEC, "b", describe({"type": "integer"}, {"type": "number"}))
+    card = build_card(SPEC, "b", described_by(describe({"type": "integer"}, {"type": "number"})))
     assert (card.engine, card.slot, card.version, card.concurrency) == (ENGINE, "b", "v7", 3)
     assert card.input_schema == {"type": "integer"}
     assert card.output_schema == {"type": "number"}
@@ -72,7 +72,7 @@ def test_references_become_definitions_of_its_own() -> None:
         "Box": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
         "Unused": {"type": "string"},
     }
-    card = build_card(SPEC, "a", describe({"$ref": "#/components/schemas/Page"}, schemas=schemas))
+    card = build_card(SPEC, "a", described_by(describe({"$ref": "#/components/schemas/Page"}, schemas=schemas)))
     assert set(card.input_schema["$defs"]) == {"Page", "Box"}
     assert jsonschema_rs.is_valid(card.input_schema, {"boxes": [{"x": 1}]})
     assert not jsonschema_rs.is_valid(card.input_schema, {"boxes": [{"y": 1}]})
@@ -83,18 +83,20 @@ def test_a_body_behind_a_reference_is_found() -> None:
     content = openapi["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     openapi["components"]["schemas"]["Request"] = content["schema"]
     content["schema"] = {"$ref": "#/components/schemas/Request"}
-    assert build_card(SPEC, "a", openapi).input_schema == {"type": "string"}
+    assert build_card(SPEC, "a", described_by(openapi)).input_schema == {"type": "string"}
 
 
 def test_recursive_schemas_work() -> None:
     tree = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/components/schemas/Tree"}}}}
-    schema = build_card(SPEC, "a", describe({"$ref": "#/components/schemas/Tree"}, schemas={"Tree": tree})).input_schema
+    schema = build_card(
+        SPEC, "a", described_by(describe({"$ref": "#/components/schemas/Tree"}, schemas={"Tree": tree}))
+    ).input_schema
     assert jsonschema_rs.is_valid(schema, {"kids": [{"kids": []}]})
     assert not jsonschema_rs.is_valid(schema, {"kids": [{"kids": 1}]})
 
 
 def test_nullable_of_older_descriptions() -> None:
-    schema = build_card(SPEC, "a", describe({"type": "string", "nullable": True})).input_schema
+    schema = build_card(SPEC, "a", described_by(describe({"type": "string", "nullable": True}))).input_schema
     assert jsonschema_rs.is_valid(schema, None)
 
 
@@ -110,7 +112,7 @@ def test_nullable_of_older_descriptions() -> None:
     ],
 )
 def test_schemas_that_cannot_be_used_let_everything_through(data: Any) -> None:
-    assert build_card(SPEC, "a", describe(data)).input_schema == {}
+    assert build_card(SPEC, "a", described_by(describe(data))).input_schema == {}
 
 
 def test_too_deep_and_too_many_are_refused() -> None:
@@ -129,15 +131,15 @@ def test_too_deep_and_too_many_are_refused() -> None:
 def test_a_card_keeps_its_bounds_and_its_input_schema_longest() -> None:
     openapi = describe({"type": "string"})
     openapi["info"] = {"description": "x" * CARD_MAX_BYTES}
-    card = build_card(SPEC, "a", openapi)
+    card = build_card(SPEC, "a", described_by(openapi))
     assert card.openapi is None
     assert card.input_schema == {"type": "string"}
     assert len(pydantic_core.to_json(card)) <= CARD_MAX_BYTES
 
 
-@pytest.mark.parametrize("openapi", [None, {}, {"paths": []}, {"paths": {"/predict": {"post": 3}}}, {"components": 1}])
+@pytest.mark.parametrize("openapi", [{}, {"paths": []}, {"paths": {"/predict": {"post": 3}}}, {"components": 1}])
 def test_engines_without_a_description_take_anything(openapi: Any) -> None:
-    assert build_card(SPEC, "a", openapi).input_schema == {}
+    assert build_card(SPEC, "a", described_by(openapi)).input_schema == {}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_engines_without_a_description_take_anything(openapi: Any) -> None:
     ],
 )
 def test_an_example_is_found(openapi: Any) -> None:
-    assert build_card(SPEC, "a", openapi).example == "hello"
+    assert build_card(SPEC, "a", described_by(openapi)).example == "hello"
 
 
 def test_depth() -> None:

@@ -19,6 +19,7 @@ from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.outcome import Succeeded
 from enginehouse.runner.pace import Pace
 from enginehouse.runner.replicas import ReplicaPool
+from enginehouse.runner.schema import Description
 from enginehouse.runner.tenants import Asker
 
 ACME = Asker("acme")
@@ -134,8 +135,8 @@ class ScriptedEngine:
         self.asked += 1
         return self.says
 
-    async def openapi(self) -> None:
-        return None
+    async def describe(self) -> Description:
+        return Description()
 
     async def close(self) -> None:
         pass

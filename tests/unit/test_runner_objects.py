@@ -336,7 +336,7 @@ async def test_a_large_answer_that_is_too_costly_to_read_cannot_be_used(
     async def predict(_: web.Request) -> web.StreamResponse:
         return web.Response(body=b'{"result":%s}' % LISTS, content_type="application/json")
 
-    monkeypatch.setattr("enginehouse.runner.clients.http._CPU_SECONDS", 0.01)
+    monkeypatch.setattr("enginehouse.runner.clients.elsewhere._CPU_SECONDS", 0.01)
     world.engine.predict = predict
     record = await world.run(objects=store.of_job())
     assert (record.status, error_of(record)) == (Status.FAILED, "MALFORMED_ANSWER")

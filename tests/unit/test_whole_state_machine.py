@@ -2,9 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +21,7 @@ from enginehouse.runner.app import Runner
 from enginehouse.runner.clients.base import EngineClient, Health, Prediction, Reply
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
 from enginehouse.runner.pace import Pace
+from enginehouse.runner.schema import Description
 from enginehouse.sidecar.fake import FakeSidecar
 
 # Hypothesis makes a failing example smaller before it reports it, which takes minutes.
@@ -63,9 +62,9 @@ class Engine:
         """Be healthy always."""
         return Health(True)
 
-    async def openapi(self) -> Mapping[str, Any] | None:
+    async def describe(self) -> Description:
         """Return no description."""
-        return None
+        return Description()
 
     async def close(self) -> None:
         """Do nothing: there are no connections."""

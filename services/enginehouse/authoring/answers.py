@@ -16,6 +16,7 @@ from enginehouse.json_schema import compiled, problems
 from enginehouse.runner.card import draft_card
 from enginehouse.runner.clients.base import Closed, Unreachable
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded, TimedOut
+from enginehouse.runner.schema import Description
 
 _MISFITS: tuple[Any, ...] = (None, {"nothing": "that any engine takes"}, 5, "text", [], {})
 _MISFITS_TRIED = 3
@@ -42,13 +43,13 @@ class Described:
 async def check_schema(asker: Asker, report: Report, spec: EngineSpec) -> Described:
     """Report what the card would carry of the engine's own description, and what it would not, and why."""
     try:
-        openapi = await asker.client.openapi()
+        described = await asker.client.describe()
     except Unavailable as error:
         report.failed(
             "schema", f"{error}. An engine without a description must answer 404 at once.", asker.alone.words()
         )
-        openapi = None
-    card, faults = draft_card(spec, "a", openapi)
+        described = Description()
+    card, faults = draft_card(spec, "a", described)
     for part, reason in faults:
         name = part.replace("_", " ")
         why = (
@@ -60,11 +61,12 @@ async def check_schema(asker: Asker, report: Report, spec: EngineSpec) -> Descri
             report.note("schema", f"Its whole OpenAPI document would not be shown: {why}. Its schemas are.")
         else:
             report.failed("schema", f"The {name} of its /openapi.json would not be used: {why}.")
-    if openapi is None:
+    if described.openapi is None and spec.protocol == "predict":
         report.note("schema", "It has no /openapi.json that can be read, so every input would reach it, unchecked")
     elif not card.input_schema and not faults:
         report.note(
-            "schema", "Its /openapi.json has no schema of `data` for POST /predict, so every input would reach it"
+            "schema",
+            "It describes no schema of its inputs, such as that of `data` of POST /predict, so every input reaches it",
         )
     elif not faults:
         parts = [
@@ -72,9 +74,9 @@ async def check_schema(asker: Asker, report: Report, spec: EngineSpec) -> Descri
             *(["output"] if card.output_schema else []),
             *(["an example"] if card.example is not None else []),
         ]
-        report.ok("schema", f"Its card shows its {' and '.join(parts)}, from /openapi.json")
+        report.ok("schema", f"Its card shows its {' and '.join(parts)}, from its own description")
     takes, gives = (compiled(schema) if schema else None for schema in (card.input_schema, card.output_schema))
-    return Described(dict(openapi) if openapi else None, card, takes, gives)
+    return Described(dict(described.openapi) if described.openapi else None, card, takes, gives)
 
 
 async def check_examples(asker: Asker, report: Report, described: Described) -> list[Example]:

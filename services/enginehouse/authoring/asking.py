@@ -14,7 +14,7 @@ from enginehouse.authoring.findings import advice
 from enginehouse.contracts.job import JobErrorCode
 from enginehouse.contracts.json_text import first_fault
 from enginehouse.contracts.names import new_job_id
-from enginehouse.runner.clients.base import Busy, Closed, Prediction, Reply, Unreachable
+from enginehouse.runner.clients.base import Busy, Closed, EngineClient, Prediction, Reply, Unreachable
 from enginehouse.runner.clients.http import HttpEngine
 from enginehouse.runner.clock import Clock
 from enginehouse.runner.outcome import Failed, HandedBack, Rejected, Succeeded, TimedOut
@@ -44,7 +44,7 @@ class Asker:
     """Asks one engine."""
 
     alone: EngineAlone
-    client: HttpEngine
+    client: EngineClient
     http: httpx2.AsyncClient
 
     async def ask(self, data: Any) -> Asked:
@@ -60,6 +60,7 @@ class Asker:
 
     async def ask_batch(self, inputs: list[Any]) -> list[Reply | TimedOut]:
         """Return the answer to each input of one call; a single answer if the call as a whole failed."""
+        assert isinstance(self.client, HttpEngine), "batches belong to protocol predict"
         self.alone.mark()
         seconds = self.alone.spec.execution_timeout_seconds
         try:

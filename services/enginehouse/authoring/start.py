@@ -8,7 +8,7 @@ import httpx2
 from enginehouse.authoring.alone import EngineAlone
 from enginehouse.authoring.findings import Over, Report, advice
 from enginehouse.local.steps import Steps
-from enginehouse.runner.clients.http import HttpEngine
+from enginehouse.runner.clients.base import EngineClient
 
 _LOOK_SECONDS = 0.1
 _USUAL_SECONDS = 3.0
@@ -21,7 +21,7 @@ _REACHABLE = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104 - what an engine may l
 
 
 async def wait_until_healthy(
-    alone: EngineAlone, client: HttpEngine, http: httpx2.AsyncClient, report: Report, steps: Steps, seconds: float
+    alone: EngineAlone, client: EngineClient, http: httpx2.AsyncClient, report: Report, steps: Steps, seconds: float
 ) -> None:
     """Report that it listens and is healthy. Raise Over, with the reason reported, if it ends or takes too long."""
     began = time.monotonic()
@@ -32,11 +32,12 @@ async def wait_until_healthy(
         report.failed(*wrong)
         raise Over
     _report_addresses(alone, report)
-    report.ok("health", f"GET /healthz answered 200 after {time.monotonic() - began:.1f} s")
+    what = "GET /healthz answered 200" if alone.spec.protocol == "predict" else f"It was ready by {alone.spec.protocol}"
+    report.ok("health", f"{what} after {time.monotonic() - began:.1f} s")
 
 
 async def _wait(
-    alone: EngineAlone, client: HttpEngine, http: httpx2.AsyncClient, steps: Steps, seconds: float
+    alone: EngineAlone, client: EngineClient, http: httpx2.AsyncClient, steps: Steps, seconds: float
 ) -> tuple[str, str, str] | None:
     """Return None once it is healthy; otherwise the check that failed, why, and the engine's own words."""
     began = time.monotonic()
@@ -72,6 +73,8 @@ async def _wrong_address(alone: EngineAlone, http: httpx2.AsyncClient, waited: f
 
 
 async def _no_route(alone: EngineAlone, http: httpx2.AsyncClient) -> tuple[str, str] | None:
+    if alone.spec.protocol != "predict":
+        return None
     status = await _status(http, f"{alone.url}/healthz")
     if status not in _NO_SUCH_ROUTE:
         return None

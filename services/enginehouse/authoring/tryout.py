@@ -21,7 +21,7 @@ from enginehouse.authoring.fuzz import fuzz
 from enginehouse.authoring.pace import check_batch, check_concurrency, check_time
 from enginehouse.authoring.start import wait_until_healthy
 from enginehouse.checkers import Checkers
-from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.engine import Batch, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.deployment import mistakes_here
 from enginehouse.local.environments import needs_environment, prepare
@@ -34,7 +34,8 @@ from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, read_spec
 from enginehouse.registry.content import deployed_files
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import only_deployer, snapshot_source, source_folder, take_snapshot
-from enginehouse.runner.clients.http import HttpEngine
+from enginehouse.runner.clients.choose import engine_client
+from enginehouse.runner.clients.wire import Limits
 from enginehouse.runner.settings import RunnerSettings
 
 _ANSWER_MAX_BYTES: int = RunnerSettings.model_fields["predict_max_bytes"].default
@@ -111,9 +112,10 @@ async def _try_running(
             report.failed("start", f"{spec.run.command[0]} cannot be started: {error.strerror}")
             raise Over from None
         async with AsyncExitStack() as connections:
-            client = HttpEngine(
-                alone.url, Checkers(), predict_max_bytes=_ANSWER_MAX_BYTES, output_max_bytes=_ANSWER_MAX_BYTES
-            )
+            limits = Limits(predict_max_bytes=_ANSWER_MAX_BYTES, output_max_bytes=_ANSWER_MAX_BYTES)
+            # Without batches, which would gather the single inputs that are sent here.
+            single = spec.model_copy(update={"batch": Batch()})
+            client = engine_client(single, alone.url, Checkers(), limits, count_jobs=lambda _: None)
             connections.push_async_callback(client.close)
             http = await connections.enter_async_context(httpx2.AsyncClient(timeout=2, trust_env=False))
             await wait_until_healthy(alone, client, http, report, steps, options.load_seconds)

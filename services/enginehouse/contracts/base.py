@@ -64,16 +64,28 @@ def _reason(item: Mapping[str, Any], model: type[BaseModel] | None) -> str:
     if item["type"] != "extra_forbidden" or model is None:
         return str(item["msg"])
     *path, name = item["loc"]
-    known = list(model_at(model, path).model_fields)
+    known = known_names(model_at(model, path))
     nearest = difflib.get_close_matches(str(name)[:_NAME_MAX_CHARS], known, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known) or 'none'}"
     return f"there is no such field; {hint}"
 
 
+def known_names(model: type[BaseModel]) -> list[str]:
+    """Return the names of a model's fields, as they are written outside Python."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def as_written(model: type[BaseModel], path: Sequence[Any]) -> tuple[Any, ...]:
+    """Return `path` with the names that fields have outside Python. A mistake in a default names a field otherwise."""
+    fields = (model_at(model, path[:at]).model_fields.get(part) for at, part in enumerate(path))
+    return tuple(part if field is None else field.alias or part for part, field in zip(path, fields, strict=True))
+
+
 def model_at(model: type[BaseModel], path: Sequence[Any]) -> type[BaseModel]:
     """Return the model at `path` within `model`, where pydantic found a mistake."""
     for part in path:
-        if field := model.model_fields.get(part):
+        aliases = (field for field in model.model_fields.values() if field.alias == part)
+        if field := model.model_fields.get(part) or next(aliases, None):
             model = model_in(field.annotation) or model
     return model
 

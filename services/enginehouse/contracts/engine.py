@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
@@ -12,6 +12,7 @@ from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
 from enginehouse.contracts.names import EngineId, Slot, check_name
 from enginehouse.contracts.problem import Problem
+from enginehouse.contracts.protocols import JsonCall, OpenAI, OpenInference, ProtocolName, check_options
 from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
 
 ENGINE_PORT = 8000
@@ -74,6 +75,8 @@ class Scale(StrictModel):
 class EngineSpec(StrictModel):
     """The content of engine.yaml: everything that Enginehouse must know to run an engine."""
 
+    # The field `json` has another name in Python, where every model has a method `json`.
+    model_config = ConfigDict(serialize_by_alias=True)
     renamed: ClassVar[Mapping[str, str]] = {"slots": "concurrency"}
 
     tenant: str
@@ -87,7 +90,10 @@ class EngineSpec(StrictModel):
         description="Version of the Python that its process needs, such as `3.12`; fetched if this machine has none. "
         "Default: the Python that runs Enginehouse.",
     )
-    protocol: Literal["predict", "open-inference"] = "predict"
+    protocol: ProtocolName = Field("predict", description="How the runner calls the engine.")
+    open_inference: OpenInference | None = Field(None, validate_default=True)
+    openai: OpenAI | None = Field(None, validate_default=True)
+    json_call: JsonCall | None = Field(None, alias="json", validate_default=True)
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
         4, description="Jobs that one replica works on at the same time."
     )
@@ -118,6 +124,23 @@ class EngineSpec(StrictModel):
         if text is None or (isinstance(text, str) and _PYTHON.fullmatch(text)):
             return text
         raise ValueError(f'{value!r} is not a version of Python from 3.11 on; write one in quotes, such as "3.12"')
+
+    @field_validator("open_inference", "openai", "json_call")
+    @classmethod
+    def _options(cls, value: Any, info: ValidationInfo) -> Any:
+        check_options(str(info.field_name).removesuffix("_call"), value, info.data.get("protocol"))
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _batches_of_predict(cls, batch: Batch, info: ValidationInfo) -> Batch:
+        protocol = info.data.get("protocol", "predict")
+        if batch.max_size > 1 and protocol != "predict":
+            raise ValueError(
+                f"belongs to protocol predict, and this engine's protocol is {protocol}: remove it, and set concurrency to "
+                "the number of jobs that the server is given at once; it makes its own batches of them"
+            )
+        return batch
 
     @property
     def id(self) -> str:

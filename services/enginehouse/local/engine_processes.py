@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,7 @@ from enginehouse.local import checkout, environments
 from enginehouse.local.errors import LocalError
 from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
+from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
@@ -187,6 +189,8 @@ class SlotProcesses:
     async def wrong_example(self) -> str | None:
         """Return which of the version's own examples it does not answer, and how it answers it; None if all is well."""
         spec, workload = spec_of(self.bundle, self.slot), read_workloads(self.bundle / WORKLOADS_FILE).slots[self.slot]
+        if spec.protocol != "predict":
+            return None  # What such a server answers is the business of the runner, whose health follows it.
         for name, data in own_examples(source_folder(self.bundle, workload.source)).items():
             url = f"http://127.0.0.1:{self._engine_ports[0]}/predict"
             if wrong := await wrong_answer(url, data, spec.execution_timeout_seconds):
@@ -250,7 +254,8 @@ class SlotProcesses:
         home = self.context.home.run / "engines" / name
         home.mkdir(parents=True, exist_ok=True)
         scrubbed = engine_environment(spec.run.env, port, home, environment)
-        url = f"http://127.0.0.1:{port}/healthz"
+        # What a ready-made server answers is the business of the runner, whose own health follows it.
+        url = f"http://127.0.0.1:{port}/healthz" if spec.protocol == "predict" else None
         return ProcessSpec(
             name=name,
             kind="engine",
@@ -261,7 +266,7 @@ class SlotProcesses:
             log=self.context.log(name),
             port=port,
             health_url=url,
-            health=self.context.prober.http(url),
+            health=self.context.prober.http(url) if url else partial(listens, port),
             grace_seconds=5,
             memory_bytes=spec.resources.memory_bytes,
         )

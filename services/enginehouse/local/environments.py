@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,20 @@ def needs_environment(spec: EngineSpec) -> bool:
     return run is not None and (run.command[0] in ("python", "python3") or run.requirements is not None)
 
 
-def environment_key(interpreter: Interpreter, requirements: str | None, files: dict[str, Path]) -> str:
+def needs_our_package(spec: EngineSpec) -> bool:
+    """Return whether the engine may be made with the engine package. A ready-made server is not, and may clash with it."""
+    return spec.protocol == "predict"
+
+
+def environment_key(
+    interpreter: Interpreter, requirements: str | None, files: dict[str, Path], *, with_ours: bool = True
+) -> str:
     """Return a key that changes with everything that an environment is made from.
 
-    That is the interpreter, the engine package, and the files that the requirements consist of.
+    That is the interpreter, the engine package (whose name the requirements may hold also where it is not installed
+    anyway), and the files that the requirements consist of.
     """
-    digest = hashlib.sha256(f"{interpreter.identity}\0{requirements}\0{files_hash(files)}\0".encode())
+    digest = hashlib.sha256(f"{interpreter.identity}\0{requirements}\0{files_hash(files)}\0{with_ours}\0".encode())
     ours = [root() / "pyproject.toml"]
     for folder in source_folders("engine", "contracts"):
         ours += sorted(folder.rglob("*.py"))
@@ -67,7 +76,8 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) ->
     interpreter = await find_interpreter(spec, guard, steps)
     requirements = spec.run.requirements
     files = await asyncio.to_thread(environment_files, source, requirements)
-    key = await asyncio.to_thread(environment_key, interpreter, requirements, files)
+    make_key = partial(environment_key, with_ours=needs_our_package(spec))
+    key = await asyncio.to_thread(make_key, interpreter, requirements, files)
     folder = cache_folder() / "environments" / key
     async with _only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
@@ -75,11 +85,15 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) ->
     return folder
 
 
-def install_arguments(folder: Path, requirements: str | None, files: Collection[str]) -> list[str]:
-    """Return uv's arguments that fill the environment in `folder`."""
+def install_arguments(
+    folder: Path, requirements: str | None, files: Collection[str], *, with_ours: bool = True
+) -> list[str]:
+    """Return uv's arguments that fill the environment in `folder`; `with_ours`: with the engine package."""
     # Two flags, because uv reuses a wheel that it built before even if the sources have changed.
     arguments = ["pip", "install", "--python", str(folder / "bin" / "python"), "--refresh-package", "enginehouse"]
-    arguments += ["--reinstall-package", "enginehouse", str(root()), "--constraints", str(_constraint(folder))]
+    arguments += ["--reinstall-package", "enginehouse", "--constraints", str(_constraint(folder))]
+    if with_ours:
+        arguments += [str(root())]
     if requirements:
         arguments += ["-r", requirements]
     if UV_CONFIG in files:
@@ -118,7 +132,10 @@ async def _build(
         # Whatever asks for enginehouse gets the checkout. On an index the name is free for anybody to take, and an
         # `override-dependencies` in a uv.toml would otherwise fetch it from there.
         _constraint(folder).write_text(f"enginehouse @ {root().as_uri()}\n")
-        await run_uv(install_arguments(folder, requirements, files), folder / _INPUTS)
+        with_ours = needs_our_package(spec)
+        if requirements or with_ours:
+            arguments = install_arguments(folder, requirements, files, with_ours=with_ours)
+            await run_uv(arguments, folder / _INPUTS)
 
     try:
         await _within_bounds(build(), folder)

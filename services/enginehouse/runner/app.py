@@ -27,7 +27,8 @@ from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import EngineClient, Health
 from enginehouse.runner.clients.batch import BatchingEngine
-from enginehouse.runner.clients.http import HttpEngine
+from enginehouse.runner.clients.choose import engine_client
+from enginehouse.runner.clients.wire import Limits
 from enginehouse.runner.control import ControlReader
 from enginehouse.runner.execute import NO_JOBS_NOW, Executor
 from enginehouse.runner.handle import JobHandler
@@ -79,14 +80,14 @@ class Runner:
         pace: Pace = DEFAULT_PACE,
         make_client: Callable[[str], EngineClient] | None = None,
     ) -> None:
-        """Wire the runner. `make_client` makes the client of the replica at a URL; default: HTTP, with batches if wanted."""
+        """Wire the runner. `make_client` makes the client of the replica at a URL; default: as its engine.yaml says."""
         self._settings = settings
         self.spec = spec
         self._sidecar = sidecar
         self._pace = pace
         self.metrics = RunnerMetrics()
         self._checkers = Checkers()
-        self._wire_engine(make_client or self._http_client)
+        self._wire_engine(make_client or self._client)
         self._wire_jobs()
         self._wire_gateway()
         self._sidecar_ready = False
@@ -149,23 +150,9 @@ class Runner:
         )
         self._control = ControlReader(sidecar=sidecar, engine_id=spec.id, on_change=self._set_stopped, pace=pace)
 
-    def _http_client(self, url: str) -> EngineClient:
-        client = HttpEngine(
-            url,
-            self._checkers,
-            predict_max_bytes=self._settings.predict_max_bytes,
-            output_max_bytes=self._settings.output_max_bytes,
-        )
-        batch = self.spec.batch
-        if batch.max_size == 1:
-            return client
-        return BatchingEngine(
-            client,
-            calls=self.spec.concurrency,
-            max_size=batch.max_size,
-            max_delay_seconds=batch.max_delay_ms / 1000,
-            count_jobs=self.metrics.batch_jobs.observe,
-        )
+    def _client(self, url: str) -> EngineClient:
+        limits = Limits(self._settings.predict_max_bytes, self._settings.output_max_bytes)
+        return engine_client(self.spec, url, self._checkers, limits, count_jobs=self.metrics.batch_jobs.observe)
 
     def _wire_jobs(self) -> None:
         """Make the parts on a job's way."""

@@ -1,4 +1,4 @@
-"""Builds the engine's card from its engine.yaml and its own OpenAPI, and publishes it when it changes."""
+"""Builds the engine's card from its engine.yaml and its own description, and publishes it when it changes."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_
 from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.pace import Pace
-from enginehouse.runner.schema import depth, predict_schemas, stand_alone
+from enginehouse.runner.schema import Description, depth, stand_alone
 from enginehouse.sidecar.base import Sidecar
 
 _log = structlog.get_logger(__name__)
@@ -37,9 +37,9 @@ class CardFault(NamedTuple):
     """Why the part cannot be used. None: it would make the card too large."""
 
 
-def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, deployment: str = "") -> EngineCard:
+def build_card(spec: EngineSpec, slot: Slot, described: Description, deployment: str = "") -> EngineCard:
     """Return the engine's card. Parts of the engine's own description that exceed its bounds are left out and logged."""
-    card, faults = draft_card(spec, slot, openapi, deployment)
+    card, faults = draft_card(spec, slot, described, deployment)
     for part, reason in faults:
         if reason is None:
             _log.warning(
@@ -60,11 +60,10 @@ def build_card(spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, 
 
 
 def draft_card(
-    spec: EngineSpec, slot: Slot, openapi: Mapping[str, Any] | None, deployment: str = ""
+    spec: EngineSpec, slot: Slot, described: Description, deployment: str = ""
 ) -> tuple[EngineCard, list[CardFault]]:
     """Return the engine's card, and which parts of its own description it does not carry."""
-    described = openapi or {}
-    data, result, example = predict_schemas(described)
+    openapi = described.openapi
     faults: list[CardFault] = []
     card = EngineCard(
         engine=spec.id,
@@ -72,9 +71,9 @@ def draft_card(
         version=spec.version,
         deployment=deployment,
         description=spec.description,
-        input_schema=_usable("input_schema", data, described, faults),
-        output_schema=_usable("output_schema", result, described, faults),
-        example=example,
+        input_schema=_usable("input_schema", described.input_schema, openapi or {}, faults),
+        output_schema=_usable("output_schema", described.output_schema, openapi or {}, faults),
+        example=described.example,
         concurrency=spec.concurrency,
         execution_timeout_seconds=spec.execution_timeout_seconds,
         max_time_in_queue_seconds=spec.max_time_in_queue_seconds,
@@ -160,7 +159,7 @@ class CardKeeper:
         """Write the card, and announce it if it has changed."""
         if self._client is None:
             raise Unavailable("no replica has been healthy yet")
-        card = build_card(self._spec, self._slot, await self._client.openapi(), self._deployment)
+        card = build_card(self._spec, self._slot, await self._client.describe(), self._deployment)
         value = card.model_dump_json().encode()
         await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
         if value == self._published:

@@ -23,7 +23,7 @@ from enginehouse.contracts.events import JobObjects
 from enginehouse.contracts.job import JobErrorCode
 from enginehouse.contracts.json_text import check_upload
 from enginehouse.runner.attempt import Attempt
-from enginehouse.runner.clients.http import sendable
+from enginehouse.runner.clients.wire import sendable
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, jittered
 from enginehouse.runner.pace import Pace
 

@@ -12,6 +12,21 @@ _COMPONENTS = "#/components/schemas/"
 _MAX_NODES = 20_000
 
 
+class Description(NamedTuple):
+    """What an engine says of itself, not yet bounded. Whatever it does not say is empty."""
+
+    input_schema: Any = {}
+    """JSON Schema of an input. It may refer to components of `openapi`."""
+    output_schema: Any = {}
+    example: Any = None
+    openapi: Mapping[str, Any] | None = None
+
+
+def described_by(openapi: Mapping[str, Any]) -> Description:
+    """Return what the OpenAPI of an engine with POST /predict says."""
+    return Description(*predict_schemas(openapi), openapi)
+
+
 def predict_schemas(openapi: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """Return the schema of `data`, the schema of `result` and an example of `data`; {}, {} and None if not described."""
     operation = _object_at(openapi, "paths", "/predict", "post")

@@ -47,6 +47,29 @@ def read_result(body: bytes, limit: int) -> Reply:
     return read_answer(answer, body, limit)
 
 
+def read_document(body: bytes, limit: int) -> Reply:
+    """Read a 2xx body that is the result as a whole: any JSON."""
+    if not body.strip():
+        return malformed("it is empty, where JSON is expected")
+    try:
+        answer = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        return malformed(f"it is not JSON ({bounded(str(error), 200)})")
+    if len(body) > limit:
+        return too_large(f"{len(body)} bytes", limit)
+    trouble = _trouble(answer, _doubts(body))
+    return Succeeded(answer, len(body)) if trouble is None else malformed(trouble)
+
+
+def read_computed(value: Any, limit: int) -> Reply:
+    """Return a result that was computed here from an answer; a failure if it is too large, or not for JSON readers."""
+    text = pydantic_core.to_json(value)
+    if len(text) > limit:
+        return too_large(f"{len(text)} bytes as a result", limit)
+    trouble = _trouble(value, _doubts(text)._replace(may_overflow=True))
+    return Succeeded(value, len(text)) if trouble is None else malformed(trouble)
+
+
 def read_apart(read: Callable[..., Any], body: bytes, *more: Any) -> Any:
     """Return `read(body, *more)`, a reply or a list of them, with outputs as JSON text: for another process."""
     replies = read(body, *more)

@@ -1,11 +1,12 @@
 """The engine as the runner sees it, for every protocol: the calls it takes and the replies it may give."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from enginehouse.runner.clock import Clock
 from enginehouse.runner.outcome import Failed, HandedBack, Rejected, Succeeded
+from enginehouse.runner.schema import Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ class EngineClient(Protocol):
     async def health(self) -> Health:
         """Ask whether the model is loaded."""
 
-    async def openapi(self) -> Mapping[str, Any] | None:
-        """Return the engine's own description, None if it has none; raise Unavailable if it cannot be asked now."""
+    async def describe(self) -> Description:
+        """Return what the engine says of itself; raise Unavailable if it cannot be asked now."""
 
     async def close(self) -> None:
         """Close the connections."""

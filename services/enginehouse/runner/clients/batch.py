@@ -9,9 +9,8 @@ its engine makes others fail once at most.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pydantic_core
 import structlog
@@ -20,7 +19,7 @@ from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.runner.clients.base import BatchClient, Health, Prediction, Reply
 from enginehouse.runner.outcome import Failed, HandedBack, Rejected
-from enginehouse.runner.schema import NO_BATCHES, BatchOffer, batch_offer
+from enginehouse.runner.schema import NO_BATCHES, BatchOffer, Description, batch_offer
 
 _log = structlog.get_logger(__name__)
 
@@ -117,9 +116,9 @@ class BatchingEngine:
         # The runner counts jobs that still wait here as calls that are out at the engine.
         return replace(health, in_hand=health.in_hand + sum(len(batch.members) for batch in self._waiting))
 
-    async def openapi(self) -> Mapping[str, Any] | None:
-        """Return the engine's own description."""
-        return await self._client.openapi()
+    async def describe(self) -> Description:
+        """Return what the engine says of itself."""
+        return await self._client.describe()
 
     async def close(self) -> None:
         """Give up the calls that are out, and close the connections."""
@@ -136,7 +135,7 @@ class BatchingEngine:
 
     async def _learn_offer(self) -> None:
         try:
-            self._offer = batch_offer(await self._client.openapi() or {})
+            self._offer = batch_offer((await self._client.describe()).openapi or {})
         except EnginehouseError:
             return
         if not self._offer.batches:

@@ -1,0 +1,214 @@
+"""The client of a server of the Open Inference Protocol v2 over gRPC. Inputs and results are the JSON of REST."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from enginehouse.checkers import Checkers
+from enginehouse.contracts.cloud_event import valid_traceparent
+from enginehouse.contracts.errors import Unavailable
+from enginehouse.contracts.protocols import OpenInference
+from enginehouse.open_inference import MESSAGES, SERVICE, NotThisProtocol, infer_request, infer_response
+from enginehouse.runner.clients.answers import (
+    MESSAGE_MAX_CHARS,
+    bounded,
+    malformed,
+    read_computed,
+    too_large,
+    without_trace,
+)
+from enginehouse.runner.clients.base import Busy, Closed, Health, Prediction, Reply, Unreachable
+from enginehouse.runner.clients.elsewhere import Elsewhere
+from enginehouse.runner.clients.open_inference import described_by_metadata, infer_input
+from enginehouse.runner.clients.wire import SIDE_CALL_SECONDS, Limits, nothing_listens
+from enginehouse.runner.outcome import Failed, Rejected
+from enginehouse.runner.schema import Description
+
+_REQUEST_MAX_BYTES = 256 * 1024 * 1024
+"""Most bytes of a request: an input of 64 MiB as JSON, whose values may be one digit each, in FP64."""
+_BUSY_SECONDS = 1.0
+_ITS_FAULT = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+"""Codes of what would be a status of 4xx over HTTP."""
+# The codes do not tell whether the server said so, or nobody could be asked.
+_NOT_CONNECTED = ("failed to connect", "connections to all backends failing", "handshake", "resolution failed")
+_BROKEN = (
+    "cancelling all calls",
+    "socket closed",
+    "connection reset",
+    "broken pipe",
+    "recvmsg",
+    "goaway",
+    "stream removed",
+    "endpoint closing",
+)
+_TOO_LARGE = "received message larger than max"
+
+
+class OpenInferenceGrpcEngine:
+    """One replica of a server that has the model. Made inside the event loop that uses it."""
+
+    def __init__(self, url: str, options: OpenInference, checkers: Checkers, limits: Limits) -> None:
+        self._address = url.rstrip("/").removeprefix("http://")
+        self._model, self._version = options.model, options.version
+        self._elsewhere = Elsewhere(checkers)
+        self._limits = limits
+        # As over HTTP: no proxy of the environment, no configuration by DNS, nothing is unpacked, and no second try of ours.
+        self._channel = grpc.aio.insecure_channel(
+            self._address,
+            options=[
+                ("grpc.max_receive_message_length", limits.predict_max_bytes),
+                ("grpc.max_send_message_length", _REQUEST_MAX_BYTES),
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.enable_retries", 0),
+                ("grpc.service_config_disable_resolution", 1),
+                ("grpc.per_message_decompression", 0),
+                ("grpc.compression_enabled_algorithms_bitset", 1),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 5_000),
+                ("grpc.max_reconnect_backoff_ms", 1_000),
+                ("grpc.primary_user_agent", "enginehouse-runner"),
+            ],
+        )
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return self._address
+
+    @property
+    def warning(self) -> str | None:
+        """Nothing: the protocol has no place for it."""
+        return None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def cancel(self, job_id: str) -> bool:
+        """Return False: the protocol has no call for it."""
+        return False
+
+    async def predict(self, prediction: Prediction) -> Reply:
+        """Call ModelInfer, and return the answer as the result."""
+        request = await self._elsewhere.make(prediction, infer_bytes, self._model, self._version)
+        if not isinstance(request, bytes):
+            return request
+        traceparent = valid_traceparent(prediction.traceparent)
+        try:
+            body = await self._call(
+                "ModelInfer", request, metadata=[("traceparent", traceparent)] if traceparent else None
+            )
+        except grpc.aio.AioRpcError as error:
+            return self._meaning_of(error, self._limits.of(prediction))
+        reply: Reply = await self._elsewhere.read([prediction], read_infer_bytes, body, self._limits.of(prediction))
+        return reply
+
+    async def _call(self, method: str, request: bytes, **options: Any) -> bytes:
+        call: Any = self._channel.unary_unary(f"/{SERVICE}/{method}")  # Without a serializer it takes and gives bytes.
+        answer: bytes = await call(request, **options)
+        return answer
+
+    def _meaning_of(self, error: grpc.aio.AioRpcError, limit: int) -> Reply:
+        code, said = error.code(), bounded(without_trace(error.details() or ""), MESSAGE_MAX_CHARS)
+        plain = said.lower()
+        if code is grpc.StatusCode.UNAVAILABLE and any(text in plain for text in _NOT_CONNECTED):
+            return Unreachable(f"the engine at {self._address} cannot be reached: {said[:200]}")
+        if code is grpc.StatusCode.UNAVAILABLE and any(text in plain for text in _BROKEN):
+            return Closed("the engine closed the connection before it had answered")
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in plain:
+            return too_large(f"more than {self._limits.predict_max_bytes} bytes", limit)
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            return Busy(_BUSY_SECONDS)
+        if code in _ITS_FAULT:
+            return Rejected(said or f"the engine refused the input with {code.name}")
+        return Failed(f"the engine answered {code.name}" + (f": {said}" if said else ""))
+
+    async def health(self) -> Health:
+        """Ask whether the server is ready, and then whether the model is."""
+        health = await self._ask_ready("ServerReady", {})
+        return await self._ask_ready("ModelReady", self._named) if health.ok else health
+
+    @property
+    def _named(self) -> dict[str, str]:
+        return {"name": self._model, "version": self._version or ""}
+
+    async def _ask_ready(self, method: str, request: dict[str, str]) -> Health:
+        try:
+            body = await self._call(
+                method, MESSAGES[f"{method}Request"](**request).SerializeToString(), timeout=SIDE_CALL_SECONDS
+            )
+            ready = MESSAGES[f"{method}Response"].FromString(body).ready
+        except grpc.aio.AioRpcError as error:
+            return self._unwell(method, error)
+        except DecodeError:
+            return Health(
+                ok=False, fault=f"{method} at {self._address} cannot be read: it must answer as the protocol says"
+            )
+        said = f"{method} at {self._address} answers that it is not ready"
+        return Health(ok=ready, fault=None if ready else said)
+
+    def _unwell(self, method: str, error: grpc.aio.AioRpcError) -> Health:
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            said = f"{method} at {self._address} gives no answer within {SIDE_CALL_SECONDS:g} s"
+            return Health(ok=False, answered=False, fault=said)
+        if isinstance(self._meaning_of(error, 0), Unreachable):
+            return Health(ok=False, fault=nothing_listens(self._address))
+        said = bounded(error.details() or "", 200)
+        return Health(
+            ok=False, fault=f"{method} at {self._address} answers {error.code().name} ({said}): it must answer OK"
+        )
+
+    async def describe(self) -> Description:
+        """Make schemas of the model's metadata."""
+        request = MESSAGES["ModelMetadataRequest"](**self._named).SerializeToString()
+        try:
+            body = await self._call("ModelMetadata", request, timeout=5 * SIDE_CALL_SECONDS)
+            metadata = MESSAGES["ModelMetadataResponse"].FromString(body)
+        except DecodeError:
+            return Description()
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                return Description()
+            raise Unavailable(f"the engine at {self._address} does not show the metadata of its model") from error
+        return described_by_metadata({"inputs": _tensors(metadata.inputs), "outputs": _tensors(metadata.outputs)})
+
+
+def infer_bytes(
+    data: Any, job_id: str, parameters: Mapping[str, Any] | None, model: str, version: str | None
+) -> bytes | Rejected:
+    """Return the infer request of a job, serialized."""
+    body = infer_input(data, job_id, parameters)
+    if isinstance(body, Rejected):
+        return body
+    try:
+        request: bytes = infer_request(body, model, version).SerializeToString()
+    except NotThisProtocol as error:
+        return Rejected(str(error))
+    return request
+
+
+def read_infer_bytes(body: bytes, limit: int) -> Reply:
+    """Read a serialized answer to an infer request."""
+    try:
+        return read_computed(infer_response(MESSAGES["ModelInferResponse"].FromString(body)), limit)
+    except DecodeError:
+        return malformed("it is no answer to ModelInfer")
+    except NotThisProtocol as error:
+        return malformed(str(error))
+
+
+def _tensors(described: Any) -> list[dict[str, Any]]:
+    return [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in described]
