@@ -118,7 +118,7 @@ def test_a_broken_file_stops_nobody_else_says_why_and_can_be_mended(
         until(lambda: said in _said(stack), f"it is told of: {said}", 40)
         # These jobs were accepted meanwhile, and are kept.
         waiting = stack.submit(_SPOILT, {"kept": file}, tenant="tests", wait=0)
-        for path in bundle.glob("*/again-*"):
+        for path in bundle.rglob("again-*"):
             path.unlink()
         shutil.copy(tmp_path / "sound" / file, bundle / file)
         ended = stack.call("GET", f"/v1/jobs/{waiting['id']}?wait=60", tenant="tests").body

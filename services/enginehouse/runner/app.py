@@ -240,10 +240,13 @@ class Runner:
         A paused subscription loses what is in hand and the first event after the pause, until the broker's clock or the
         gateway finds them. So jobs wait here while an engine restarts, unless that takes long; and the runner of an
         engine that the gateway has stopped hands back each delivery.
+
+        A sidecar that is told to stop goes on until its app says no. So a runner that stops says so only when the last
+        result is written.
         """
         well = self.pool.any_healthy or self.pool.seconds_down < self._pace.restart_seconds
         control_is_known = self._control.stopped is not None
-        return self._sidecar_ready and well and control_is_known and not self.receiver.draining
+        return self._sidecar_ready and well and control_is_known and not (self.receiver.draining and not self.receiver.in_hand)
 
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""
