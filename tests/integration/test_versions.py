@@ -175,6 +175,11 @@ def test_a_version_stays_on_trial_until_it_is_promoted(stack: StackHandle, sourc
     promoted = enginehouse("engines", "promote", _ENGINE, *home)
     assert promoted.returncode == 0, promoted.stderr
     assert stack.submit(_ENGINE, {"key": "promoted", "seconds": 0}, tenant=_TENANT)["version"] == "v3"
+    _edit(source, version="v4")
+    assert enginehouse("engines", "deploy", str(source), "--no-promote", *home).returncode == 0
+    same = enginehouse("engines", "deploy", str(source), *home)
+    assert same.returncode == 0, same.stderr
+    assert stack.submit(_ENGINE, {"key": "same", "seconds": 0}, tenant=_TENANT)["version"] == "v4"
     again = enginehouse("engines", "promote", _ENGINE, *home)
     assert again.returncode != 0
     assert "No version of tests--steady is on trial" in again.stderr

@@ -117,8 +117,22 @@ async def test_owners_take_turns_where_more_are_waiting_than_a_call_takes() -> N
         return [None] * len(items)
 
     gather: Gather[str, str, None] = Gather(send, at_most=3, owner=lambda item: item[0])
-    tasks = [asyncio.create_task(gather.do("k", item)) for item in ("a1", *(f"a{n}" for n in range(2, 7)), "b1", "c1")]
+    items = ("a1", *(f"a{n}" for n in range(2, 7)), "b1", "c1")
+    tasks = [asyncio.create_task(gather.do("k", item)) for item in items]
     await asyncio.sleep(0)
     go.set()
     await asyncio.wait_for(asyncio.gather(*tasks), 5)
     assert sent == [["a1", "b1", "c1"], ["a2", "a3", "a4"], ["a5", "a6"]]
+
+
+async def test_what_belongs_to_nobody_comes_before_all_that_wait() -> None:
+    sent: list[list[str]] = []
+
+    async def send(_: str, items: Sequence[str]) -> list[None]:
+        sent.append(list(items))
+        await asyncio.sleep(0)
+        return [None] * len(items)
+
+    gather: Gather[str, str, None] = Gather(send, at_most=2, owner=lambda item: item.strip("0123456789"))
+    await asyncio.wait_for(asyncio.gather(*(gather.do("k", item) for item in ("a1", "a2", "b1", "1", "2"))), 5)
+    assert sent == [["1", "2"], ["a1", "b1"], ["a2"]]

@@ -71,8 +71,9 @@ def test_promoting_swaps_the_scopes_and_going_back_brings_the_version_before_on_
 def test_a_version_that_is_given_up_leaves_the_active_one_as_it_is(bundle: Path) -> None:
     _put(bundle, "v1")
     _put(bundle, "v2")
-    drop_trial(bundle)
+    assert drop_trial(bundle, read_versions(bundle).slots["b"])
     versions = read_versions(bundle)
+    assert versions.slots.keys() == {"a"}, "a rollback does not offer it"
     assert (versions.active, versions.trial, versions.promote, versions.wanted) == ("a", None, None, "a")
     with pytest.raises(NoOtherVersion):
         promote_version(bundle)
@@ -113,3 +114,25 @@ def test_two_slots_cannot_both_be_active(bundle: Path) -> None:
     (bundle / ACTIVE_FILE).write_text(yaml.safe_dump(subscription))
     with pytest.raises(InvalidBundle, match="scopes must name one slot"):
         read_versions(bundle)
+
+
+def test_only_the_version_that_was_judged_is_promoted_or_given_up(bundle: Path) -> None:
+    _put(bundle, "v1")
+    _put(bundle, "v2")
+    judged = read_versions(bundle).slots["b"]
+    _put(bundle, "v3")
+    with pytest.raises(NoOtherVersion, match="Another one"):
+        promote_version(bundle, judged)
+    assert not drop_trial(bundle, judged)
+    assert read_versions(bundle).trial == "b"
+    assert promote_version(bundle, read_versions(bundle).slots["b"]) == "b"
+
+
+def test_a_promotion_that_broke_off_in_the_middle_is_completed_by_the_next(bundle: Path) -> None:
+    _put(bundle, "v1")
+    _put(bundle, "v2")
+    text = (bundle / TRIAL_FILE).read_text()
+    promote_version(bundle)
+    (bundle / TRIAL_FILE).write_text(text)
+    assert promote_version(bundle) == "b"
+    assert (_scopes(bundle, ACTIVE_FILE), _scopes(bundle, TRIAL_FILE)) == ([f"{_ID}--b"], ["none"])

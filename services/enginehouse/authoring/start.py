@@ -86,7 +86,8 @@ async def _no_route(alone: EngineAlone, http: httpx2.AsyncClient) -> tuple[str, 
 
 async def _status(http: httpx2.AsyncClient, url: str) -> int | None:
     try:
-        return (await http.get(url)).status_code
+        async with http.stream("GET", url) as answer:
+            return answer.status_code
     except (httpx2.HTTPError, httpx2.InvalidURL):
         return None
 

@@ -102,7 +102,9 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
 
 
 def _on_trial(deployed: Deployment) -> str:
-    return f" on trial, as {deployed.spec.id}@trial" if deployed.is_update else ""
+    return (
+        f" on trial: 'enginehouse engines promote {deployed.spec.id}' gives it the jobs" if deployed.is_update else ""
+    )
 
 
 def promote(

@@ -41,6 +41,8 @@ class Deployment:
     home: Home
     spec: EngineSpec
     slot: Slot
+    fingerprint: str
+    """Hash of the version in the slot: another one has another."""
     changed: bool
     """False: it was deployed before, exactly as its folder is now."""
 
@@ -63,12 +65,18 @@ class Deployment:
         """Say whether another version serves until this one is fit to."""
         return read_versions(self.bundle).active != self.slot
 
+    @property
+    def is_there(self) -> bool:
+        """Say whether its version is still the one in its slot."""
+        return fingerprint(self.bundle, self.slot) == self.fingerprint
+
     def give_up(self) -> bool:
-        """Take a version that does not work off trial. Return whether another version goes on serving."""
-        if not self.is_update:
+        """Take the version off trial, because it does not work. Return whether another version goes on serving."""
+        versions = read_versions(self.bundle)
+        workload = versions.slots.get(self.slot)
+        if not self.is_update or not self.is_there or workload is None or not self.home.is_running():
             return False
-        drop_trial_of(self.home.engines, self.spec.id)
-        return True
+        return drop_trial_of(self.home.engines, self.spec.id, workload)
 
 
 def deploy(home: Home, folder: Path, *, promote: bool = True) -> Deployment:
@@ -80,16 +88,15 @@ def deploy(home: Home, folder: Path, *, promote: bool = True) -> Deployment:
     if mistakes := mistakes_here(home, spec):
         raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
     if is_deployed(home.engines, folder, spec):
-        return Deployment(home, spec, _newest(home, spec.id), changed=False)
+        return _deployment(home, spec, read_versions(home.engines / spec.id).wanted, changed=False)
     spec = deploy_engine(home.engines, folder, promote=promote)
-    return Deployment(home, spec, _newest(home, spec.id), changed=True)
+    versions = read_versions(home.engines / spec.id)
+    return _deployment(home, spec, versions.trial or versions.active, changed=True)
 
 
-def _newest(home: Home, engine_id: str) -> Slot:
-    versions = read_versions(home.engines / engine_id)
-    newest = versions.trial or versions.active
-    assert newest, "an engine that is deployed has a version"
-    return newest
+def _deployment(home: Home, spec: EngineSpec, slot: Slot | None, *, changed: bool) -> Deployment:
+    assert slot, "an engine that is deployed has a version"
+    return Deployment(home, spec, slot, fingerprint(home.engines / spec.id, slot), changed)
 
 
 def promote(home: Home, engine_id: str) -> Deployment:
@@ -99,14 +106,14 @@ def promote(home: Home, engine_id: str) -> Deployment:
     entry = home.read_state().get("trials", {}).get(engine_id)
     if trial and home.is_running() and (entry is None or entry["state"] != "running"):
         raise NotWorking(f"{engine_id}@trial is not promoted:", (entry and entry["problem"]) or "It does not run yet.")
-    slot = promote_engine(home.engines, engine_id)
-    return Deployment(home, spec_of(bundle, slot), slot, changed=True)
+    slot = promote_engine(home.engines, engine_id, read_versions(bundle).slots.get(trial) if trial else None)
+    return _deployment(home, spec_of(bundle, slot), slot, changed=True)
 
 
 def roll_back(home: Home, engine_id: str) -> Deployment:
     """Bring an engine's version before the active one back, as a new one comes. Raise NoOtherVersion."""
     slot = roll_back_engine(home.engines, engine_id)
-    return Deployment(home, spec_of(home.engines / engine_id, slot), slot, changed=True)
+    return _deployment(home, spec_of(home.engines / engine_id, slot), slot, changed=True)
 
 
 def mistakes_here(home: Home | None, spec: EngineSpec) -> list[str]:
@@ -139,9 +146,13 @@ async def wait_until_answers(deployment: Deployment, steps: Steps, timeout_secon
     within the time; None: no limit.
     """
     began = time.monotonic()
-    wanted, engine = fingerprint(deployment.bundle, deployment.slot), deployment.spec.id
+    wanted, engine = deployment.fingerprint, deployment.spec.id
     async with httpx2.AsyncClient(timeout=5, trust_env=False) as http:
         while True:
+            if not deployment.is_there:
+                raise NotWorking(
+                    f"{engine} {deployment.spec.version} is not tried any longer:", "Another was deployed."
+                )
             versions = read_versions(deployment.bundle)
             on_trial = versions.trial == deployment.slot
             state = deployment.home.read_state()

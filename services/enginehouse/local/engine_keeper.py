@@ -16,7 +16,14 @@ from enginehouse.contracts.problem import problem_text
 from enginehouse.local.engine_processes import SlotProcesses
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
-from enginehouse.registry.bundle import ENGINE_FILE, WORKLOADS_FILE, InvalidBundle, read_workloads, slot_folder
+from enginehouse.registry.bundle import (
+    ENGINE_FILE,
+    WORKLOADS_FILE,
+    InvalidBundle,
+    Workload,
+    read_workloads,
+    slot_folder,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +85,8 @@ class EngineKeeper:
 
     def want(self, wanted: str | None, *, finish_jobs: bool = False) -> None:
         """Run the version as of this fingerprint. None: stop it, once its jobs have ended if so asked; then `task` ends."""
+        if wanted is None and not finish_jobs and self.state == "stopping" and self._app:
+            self._app.hurry()
         if wanted != self._wanted:
             self._wanted, self._finishes_jobs = wanted, finish_jobs
             self.settled.clear()
@@ -193,14 +202,22 @@ class EngineKeeper:
         self.state, self.problem = state, problem
         self._on_change(self)
 
-    async def judge(self) -> bool:
-        """Return whether the version answers its own examples. If not, `rejected` says which and why."""
-        assert self._app
-        self.rejected = await self._app.wrong_example()
-        if self.rejected:
+    async def judge(self) -> Workload | None:
+        """Return the version if it answers its own examples. If not, `rejected` says which and why."""
+        app = self._app
+        assert app
+        try:
+            wrong = await app.wrong_example()
+        except Exception as error:  # Whatever an example or an answer is, the author is told.
+            wrong = f"Its own examples cannot be tried: {type(error).__name__}: {error}"
+        if self._app is not app:
+            return None  # Another version is in this slot by now.
+        if wrong:
+            self.rejected = problem_text(wrong)
             self._context.steps.finish(self._step, f"{self.engine_id}: {self.rejected}", ok=False)
-        self._on_change(self)
-        return self.rejected is None
+            self._on_change(self)
+            return None
+        return app.workload
 
     def shown(self) -> dict[str, str | None]:
         """Return what `run/state.json` says about the engine. `deployed` is the fingerprint of what runs now."""

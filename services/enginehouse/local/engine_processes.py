@@ -64,6 +64,9 @@ class SlotProcesses:
     _other_ports: list[int] = field(default_factory=list)
     _sidecar_port: int = 0
     _longest_job_seconds: float = 0.0
+    workload: Workload | None = None
+    """The version that was started."""
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Keeps the version's files while its processes use them."""
 
@@ -108,9 +111,7 @@ class SlotProcesses:
         """Give running jobs a while to end, or all their time, hand back the rest, then stop all processes."""
         if self._runner_process is not None and self._daprd is not None:
             if finish_jobs:
-                await self._until_unsubscribed()
-                # The runner first: while its jobs' deliveries are in hand, the sidecar does not leave the topic.
-                await self.context.supervisor.stop(self._runner_process, grace_seconds=self._longest_job_seconds)
+                await self._finish_jobs(self._runner_process)
             await stop_app_and_sidecar(self.context.supervisor, self._runner_process, self._daprd, _DRAIN_SECONDS)
             await self.context.supervisor.stop(*self._replicas.values(), grace_seconds=5)
             self.context.ports.release(*self._engine_ports, *self._other_ports)
@@ -118,6 +119,26 @@ class SlotProcesses:
         self._replicas = {}
         self._held.close()
         await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
+
+    def hurry(self) -> None:
+        """Stop finishing jobs: everything is to stop now."""
+        self._hurry.set()
+
+    async def _finish_jobs(self, runner: Supervised) -> None:
+        """Stop the runner when its jobs have ended, or when the stack is stopped.
+
+        The runner stops before its sidecar: while deliveries are in hand, the sidecar does not leave the topic.
+        """
+        await self._until_unsubscribed()
+        supervisor = self.context.supervisor
+        stopping = asyncio.create_task(supervisor.stop(runner, grace_seconds=self._longest_job_seconds))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await asyncio.wait([stopping], timeout=_DRAIN_SECONDS)
+            runner.terminate()  # The second time it hands back its jobs.
+        hurry.cancel()
+        await stopping
 
     async def _until_unsubscribed(self) -> None:
         """Wait until the sidecar has seen that its Subscriptions lead elsewhere.
@@ -130,7 +151,7 @@ class SlotProcesses:
         try:
             async with asyncio.timeout(_UNSUBSCRIBE_SECONDS):
                 await sidecar.start()
-                while topics & (await sidecar.metadata()).subscribed_topics:
+                while topics & (await sidecar.metadata()).subscribed_topics and not self._hurry.is_set():
                     await asyncio.sleep(_POLL_SECONDS)
         except (EnginehouseError, TimeoutError):
             log.warning(
@@ -188,7 +209,8 @@ class SlotProcesses:
 
     async def wrong_example(self) -> str | None:
         """Return which of the version's own examples it does not answer, and how it answers it; None if all is well."""
-        spec, workload = spec_of(self.bundle, self.slot), read_workloads(self.bundle / WORKLOADS_FILE).slots[self.slot]
+        spec, workload = spec_of(self.bundle, self.slot), self.workload
+        assert workload
         if spec.protocol != "predict":
             return None  # What such a server answers is the business of the runner, whose health follows it.
         for name, data in own_examples(source_folder(self.bundle, workload.source)).items():
@@ -215,6 +237,7 @@ class SlotProcesses:
         workload = read_workloads(self.bundle / WORKLOADS_FILE).slots.get(self.slot)
         if workload is None:
             raise InvalidBundle(f"{self.bundle / WORKLOADS_FILE} has no slot {self.slot}, which its Subscriptions name")
+        self.workload = workload
         spec = spec_of(self.bundle, self.slot)
         if spec.run is None:
             raise LocalError(

@@ -12,6 +12,7 @@ from enginehouse.contracts.problem import problem_text
 
 _EXAMPLES = ("example.json", "examples/*.json")
 _MOST_EXAMPLES = 20
+_RESULT = b'"result"'
 _SHOWN_BYTES = 300
 
 
@@ -19,17 +20,17 @@ def own_examples(source: Path) -> Mapping[str, Any]:
     """Return the inputs that an engine's folder has as examples, by file. What is not JSON is the example itself as text."""
     found: dict[str, Any] = {}
     for path in [path for pattern in _EXAMPLES for path in sorted(source.glob(pattern))][:_MOST_EXAMPLES]:
-        name, text = path.relative_to(source).as_posix(), path.read_text()
+        name, text = path.relative_to(source).as_posix(), path.read_text(errors="replace")
         try:
-            found[name] = json.loads(text)
-        except ValueError:
+            found[name] = json.loads(text, parse_constant=str)
+        except (ValueError, RecursionError):
             found[name] = text
     return found
 
 
 async def wrong_answer(url: str, data: Any, timeout_seconds: float) -> str | None:
-    """Send an input to a replica's /predict. Return what is wrong with the answer; None if it begins as a result does."""
-    begun = b""
+    """Send an input to a replica's /predict. Return what is wrong with the answer; None if it has a result."""
+    begun, end, has_result = b"", b"", False
     try:
         async with (
             asyncio.timeout(timeout_seconds),
@@ -37,11 +38,13 @@ async def wrong_answer(url: str, data: Any, timeout_seconds: float) -> str | Non
             http.stream("POST", url, json={"data": data}) as answer,
         ):
             async for part in answer.aiter_bytes():
-                begun = (begun + part)[:_SHOWN_BYTES]  # The whole answer must arrive, and it is not kept.
+                # The whole answer must arrive, and it is not kept.
+                begun, has_result = (begun + part)[:_SHOWN_BYTES], has_result or _RESULT in end + part
+                end = part[-len(_RESULT) :]
     except TimeoutError:
         return f"no answer within {timeout_seconds:g} s"
     except httpx2.HTTPError as error:
         return f"{type(error).__name__}: {error}"
-    if answer.status_code == 200 and begun.lstrip().startswith(b"{"):
+    if answer.status_code == 200 and has_result:
         return None
     return f"HTTP {answer.status_code}: {problem_text(begun.decode(errors='replace'))}"

@@ -223,7 +223,8 @@ class Stack:
                 wanted[app] = fingerprint(bundle, slot)
         self._routed = {engine_id: routed for engine_id, routed in self._routed.items() if engine_id in bundles}
         for app, keeper in self._keepers.items():
-            keeper.want(wanted.get(app), finish_jobs=keeper.engine_id in bundles)
+            keeper.want(wanted.get(app), finish_jobs=keeper.engine_id in bundles and app not in wanted)
+            self._promote_if_due(keeper)
         self.write_state()
 
     def _slots_to_run(self, engine_id: str, bundle: Path) -> list[Slot]:
@@ -248,6 +249,9 @@ class Stack:
 
     def _note_change(self, keeper: EngineKeeper) -> None:
         self.write_state()
+        self._promote_if_due(keeper)
+
+    def _promote_if_due(self, keeper: EngineKeeper) -> None:
         routed = self._routed.get(keeper.engine_id)
         is_due = routed is not None and routed.promote == keeper.slot and keeper.state == "running"
         if is_due and not keeper.is_judged:
@@ -256,10 +260,11 @@ class Stack:
 
     async def _promote(self, keeper: EngineKeeper) -> None:
         """Give a version on trial the engine's jobs, if it answers its own examples."""
-        if not await keeper.judge():
+        judged = await keeper.judge()
+        if judged is None:
             return
         try:
-            await asyncio.to_thread(promote_engine, self.home.engines, keeper.engine_id, keeper.slot)
+            await asyncio.to_thread(promote_engine, self.home.engines, keeper.engine_id, judged)
         except (EnginehouseError, OSError) as error:
             log.warning(
                 f"The version on trial of {keeper.engine_id} is not promoted: {error}",

@@ -21,6 +21,7 @@ from enginehouse.registry.bundle import SYSTEM_FILE
 from enginehouse.registry.tenants import existing_tenant
 
 _PASSWORD_FILE = "redis-"  # noqa: S105 - the beginning of its name
+_SECRETS_FILE = "secrets.json"
 _DEFAULT_PORTS = SidecarPorts(http=3500, grpc=50001, internal=50002, metrics=9090, profile=7777)
 """Where Dapr's SDKs look for a sidecar if they are told nothing."""
 
@@ -64,12 +65,16 @@ def write_system(home: Home, tenant: str, folder: Path, name: str | None = None)
             f"{path} is a {component['spec']['type']}, and only pubsub.redis is filled in here.",
             "Give the tenant's system a copy of it with the broker's address and credentials.",
         )
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _SECRETS_FILE).is_file():
+        raise LocalError(
+            f"{folder} holds other files, and a tenant's system needs a folder of its own.", "Name another with --into."
+        )
     password = home.secret(_PASSWORD_FILE + tenant_component(tenant))
     if redis.external() is None:
         # Also in its configuration, for when Redis is started again.
         configure_redis(home, address)
     redis.set_user(address, redis.tenant_user(tenant, password))
-    secrets = folder / "secrets.json"
+    secrets = folder / _SECRETS_FILE
     resources = folder / "resources"
     resources.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)

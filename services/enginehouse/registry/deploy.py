@@ -13,6 +13,7 @@ from enginehouse.registry.bundle import (
     ENGINE_FILE,
     TENANT_FILE,
     InvalidBundle,
+    Workload,
     read_spec,
     remove_bundle,
     render_tenant,
@@ -58,10 +59,10 @@ def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
     return is_named and source_folder(bundle, workload.source).is_dir()
 
 
-def promote_engine(engines: Path, engine_id: str, slot: Slot | None = None) -> Slot:
-    """Make an engine's version on trial, that in `slot` if given, the active one. Raise NoOtherVersion."""
+def promote_engine(engines: Path, engine_id: str, judged: Workload | None = None) -> Slot:
+    """Make an engine's version on trial, if it is the one that was judged, the active one. Raise NoOtherVersion."""
     with only_deployer(engines):
-        return promote_version(engines / engine_id, slot)
+        return promote_version(engines / engine_id, judged)
 
 
 def roll_back_engine(engines: Path, engine_id: str) -> Slot:
@@ -70,10 +71,10 @@ def roll_back_engine(engines: Path, engine_id: str) -> Slot:
         return go_back(engines / engine_id)
 
 
-def drop_trial_of(engines: Path, engine_id: str) -> None:
-    """Take an engine's version on trial off trial."""
+def drop_trial_of(engines: Path, engine_id: str, unfit: Workload) -> bool:
+    """Take a version that is not fit off trial; return False if another one is on trial by now."""
     with only_deployer(engines):
-        drop_trial(engines / engine_id)
+        return drop_trial(engines / engine_id, unfit)
 
 
 def deployed_engine(engines: Path, name: str, tenant: str) -> str:

@@ -112,25 +112,30 @@ def go_back(bundle: Path) -> Slot:
     return versions.idle
 
 
-def promote_version(bundle: Path, slot: Slot | None = None) -> Slot:
+def promote_version(bundle: Path, judged: Workload | None = None) -> Slot:
     """Make the version on trial the active one, and keep the one before. Return its slot.
 
-    Raise NoOtherVersion if none is on trial, or another one than in `slot`.
+    Raise NoOtherVersion if none is on trial, or another one than was judged. Whatever a crash has left undone is done.
     """
     versions = read_versions(bundle)
     trial = versions.trial
-    if trial is None or trial == versions.active or (slot and trial != slot):
-        raise NoOtherVersion(f"No version of {bundle.name} is on trial")
+    if trial is None or (judged and versions.slots.get(trial) != judged):
+        raise NoOtherVersion(f"No version of {bundle.name} is on trial" if trial is None else "Another one is on trial")
     _route(bundle, ACTIVE_FILE, trial)
     _route(bundle, TRIAL_FILE, None)
     update_bundle(bundle, {WORKLOADS_FILE: render_workloads(versions.slots)})
     return trial
 
 
-def drop_trial(bundle: Path) -> None:
-    """Take the version on trial off trial. Its files are kept until the next version comes."""
+def drop_trial(bundle: Path, unfit: Workload) -> bool:
+    """Take this version off trial and forget it; return False if another one is on trial by now."""
+    versions = read_versions(bundle)
+    if versions.trial is None or versions.trial == versions.active or versions.slots.get(versions.trial) != unfit:
+        return False
     _route(bundle, TRIAL_FILE, None)
-    update_bundle(bundle, {WORKLOADS_FILE: render_workloads(read_versions(bundle).slots)})
+    kept = {slot: workload for slot, workload in versions.slots.items() if slot != versions.trial}
+    update_bundle(bundle, {WORKLOADS_FILE: render_workloads(kept)})
+    return True
 
 
 def spec_of(bundle: Path, slot: Slot) -> EngineSpec:

@@ -1,6 +1,7 @@
 """Wires a runner together, and starts and stops its parts in the order that loses no job."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,7 +247,12 @@ class Runner:
         """
         well = self.pool.any_healthy or self.pool.seconds_down < self._pace.restart_seconds
         control_is_known = self._control.stopped is not None
-        return self._sidecar_ready and well and control_is_known and not (self.receiver.draining and not self.receiver.in_hand)
+        return (
+            self._sidecar_ready
+            and well
+            and control_is_known
+            and not (self.receiver.draining and not self.receiver.in_hand)
+        )
 
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""
@@ -287,6 +293,8 @@ class Runner:
     async def _leave(self) -> None:
         """Tell the gateway that the worker leaves: it hands over again what the sidecar took in and never delivers."""
         await asyncio.sleep(_LAST_TAKEN_IN_SECONDS)
+        with contextlib.suppress(EnginehouseError):
+            await self.heartbeats.beat()  # It names the jobs that this worker still has.
         event = completion_event(kind=WORKER_LEFT, engine_id=self.spec.id, subject=self._settings.slot, status=None)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):

@@ -111,10 +111,14 @@ class Gather(Generic[K, T, R]):
 def _by_turns(
     waiting: Sequence[tuple[T, "asyncio.Future[R]"]], owner: Callable[[T], str]
 ) -> list[tuple[T, "asyncio.Future[R]"]]:
-    """Order items so that the first of each owner come first, then the second of each, and so on."""
+    """Order items so that the first of each owner come first, then the second of each, and so on.
+
+    Those of nobody, which the house itself needs, come before all others.
+    """
     before = Counter[str]()
     turns: list[int] = []
     for item, _ in waiting:
-        turns.append(before[owner(item)])
-        before[owner(item)] += 1
+        name = owner(item)
+        turns.append(before[name] if name else -1)
+        before[name] += 1
     return [waiting[index] for index in sorted(range(len(waiting)), key=turns.__getitem__)]

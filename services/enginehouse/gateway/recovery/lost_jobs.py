@@ -69,6 +69,11 @@ def still_runs(record: JobRecord, job_id: str, workers: Sequence[Heartbeat]) -> 
     )
 
 
+def _says_queued(record: JobRecord, row: JobRow) -> bool:
+    """Say whether a record is older than the hand-over in the row: a runner has handed that attempt back, or the one before."""
+    return record.attempt < row.attempts or (record.status is Status.QUEUED and record.attempt <= row.attempts)
+
+
 class LostJobs:
     """Compares every job that is handed over with its record and its engine's workers."""
 
@@ -118,17 +123,20 @@ class LostJobs:
     async def _hand_over_left(self, engine: KnownEngine, until: float) -> None:
         """Hand over again what was handed over until then and no worker has.
 
-        What the worker runs is claimed. A job that another worker has just taken is delivered to it a second time, and
-        joins itself there.
+        What the worker runs is claimed, and its last heartbeat names what waits in it. A job that the only other worker
+        has just taken is delivered to it a second time, and joins itself there. Of several others one may have taken it
+        since its heartbeat, and another could run it as well: such a job is left to the sweep.
         """
         rows = by_engine(await self._ledger.read(read.handed_over, until)).get(engine.id, [])
         stored, workers = await self._look(engine, rows)
+        others = [worker for worker in workers if worker.subscribed]
         left = [
             row.id
             for row in rows
             if row.status is Status.QUEUED
-            and (row.id not in stored or stored[row.id].record.attempt < row.attempts)
+            and (row.id not in stored or _says_queued(stored[row.id].record, row))
             and not any(row.id in worker.in_hand for worker in workers)
+            and (len(others) < 2 or all((row.handed_over_at or 0) < worker.at.timestamp() for worker in others))
         ]
         if left:
             log.info(

@@ -99,6 +99,13 @@ class Completion:
         self._shown.clear()
 
 
+def _take_room(room: list[int]) -> None:
+    """Count one more part: each costs memory, however small it is."""
+    room[0] -= 1
+    if room[0] < 0:
+        raise NotAChunk(f"its stream has more than {_PARTS_MAX} parts")
+
+
 class _Object:
     """An object whose texts come in parts."""
 
@@ -112,6 +119,8 @@ class _Object:
     def add(self, delta: dict[str, Any]) -> None:
         """Add what a chunk says of it. A value of null says nothing."""
         for key, value in delta.items():
+            if key not in self.plain:
+                _take_room(self._room)
             if value is None:
                 if key not in self._texts and key not in self._inner:
                     self.plain.setdefault(key, None)
@@ -150,9 +159,7 @@ class _Parts:
     def at(self, index: int) -> _Object:
         """Return the object of this index."""
         if index not in self.known:
-            self._room[0] -= 1
-            if self._room[0] < 0:
-                raise NotAChunk(f"its stream has more than {_PARTS_MAX} parts")
+            _take_room(self._room)
             self.known[index] = _Object(self._room)
         return self.known[index]
 
