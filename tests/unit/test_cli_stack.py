@@ -24,6 +24,28 @@ def test_status_and_down_where_nothing_runs(tmp_path: Path) -> None:
     assert "Nothing is running" in down.stdout
 
 
+def _files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for part in ("engines", "sources")
+        for path in (folder / part).rglob("*")
+        if path.is_file()
+    }
+
+
+def test_what_is_rendered_is_what_deploy_writes(tmp_path: Path) -> None:
+    folder, home, rendered = tmp_path / "one", Home.at(tmp_path / "home").path, tmp_path / "rendered"
+    folder.mkdir()
+    for version in ("v1", "v2"):
+        (folder / "engine.yaml").write_text(f"tenant: demo\nname: one\nversion: {version}\n")
+        assert _RUN.invoke(app, ["engines", "deploy", str(folder), "--home", str(home)]).exit_code == 0
+        shown = _RUN.invoke(app, ["engines", "render", str(folder), "--into", str(rendered), "--json"])
+        assert shown.exit_code == 0
+        assert _files(rendered) == _files(home)
+        assert set(json.loads(shown.stdout)["files"]) == {name for name in _files(home) if name.startswith("engines/")}
+    assert "engines/demo--one/slots/b/engine.yaml" in _files(home)
+
+
 def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     source, home = tmp_path / "source", Home.at(tmp_path / "home").path
     source.mkdir()

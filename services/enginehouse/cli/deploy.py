@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from enginehouse.cli.console import TerminalSteps, note, print_json, say
+from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.home import LOCAL_TENANT, Home
-from enginehouse.registry.deploy import deployed_engine, remove_engine
+from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
 
 TimeoutOption = Annotated[
     float | None,
@@ -99,6 +99,33 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
     if view["state"] != "active" and not as_json:
         note(f"It is {view['state']}: {view['reason'] or ''}", "yellow")
     return view
+
+
+def render(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with engine.yaml.", exists=True, file_okay=False)
+    ],
+    into: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder to write to; one with an earlier version gets the next one beside it."
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Write what 'deploy' would write, to read, edit and commit it. Copied into a home, it is deployed.
+
+    DIR gets the engine's bundle in engines/, and a copy of its files in sources/.
+    """
+    spec = deploy_engine(into / "engines", folder)
+    bundle = into / "engines" / spec.id
+    files = sorted(str(path.relative_to(into)) for path in bundle.rglob("*") if path.is_file())
+    if as_json:
+        print_json({"id": spec.id, "version": spec.version, "bundle": str(bundle), "files": files})
+        return
+    say(f"{spec.id} {spec.version} is written to {into}:")
+    for file in files:
+        print_exactly(f"  {file}")
 
 
 def _on_trial(deployed: Deployment) -> str:

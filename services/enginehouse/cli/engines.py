@@ -48,7 +48,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def callback() -> None:
-    """List the engines you may use, or make, show, test, deploy, promote, roll back, quarantine, resume, purge or remove one. Without a command: list."""
+    """List the engines you may use, or make, show, test, render, deploy, promote, roll back, quarantine, resume, purge or remove one. Without a command: list."""
 
 
 @engines.command("list")
