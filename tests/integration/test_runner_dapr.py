@@ -305,7 +305,8 @@ async def test_sigterm_lets_what_runs_end(stack: Stack, engine: TinyEngine) -> N
     await stack.publish(job_id, "slow")
     await stack.record(job_id, lambda record: record.status is Status.RUNNING)
     runner.process.process.terminate()
-    await until_async(lambda: not http_ok(f"{runner.url}/healthz"))
+    await until_async(lambda: '"draining"' in runner.process.logs(), "it takes no more jobs")
+    assert http_ok(f"{runner.url}/healthz"), "its sidecar goes on until the result is written"
     assert runner.process.process.poll() is None
     may_end.set()
     assert (await stack.record(job_id, ended)).status is Status.SUCCEEDED

@@ -53,7 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     engines = [
         start_daprd(
             app_id(engine, "a"),
-            [folder / engine / "engine", *checkout.runner_resources()],
+            [folder / engine / "engine", folder / engine / "slots" / "a" / "dapr", *checkout.runner_resources()],
             folder / f"{engine}.log",
             env=env,
             config=checkout.configuration("runner"),

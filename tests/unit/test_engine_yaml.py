@@ -113,7 +113,7 @@ def test_a_mistake_names_its_place_and_what_would_be_right(tmp_path: Path, text:
 )
 def test_a_ready_made_server_is_described_and_its_bundle_says_the_same(tmp_path: Path, text: str) -> None:
     spec = _read(tmp_path, text)
-    (tmp_path / "engine.yaml").write_text(render_engine(spec, "folder")[ENGINE_FILE])
+    (tmp_path / "engine.yaml").write_text(render_engine(spec, "folder")[f"slots/a/{ENGINE_FILE}"])
     assert read_yaml(EngineSpec, tmp_path / "engine.yaml") == spec
 
 

@@ -40,7 +40,7 @@ def home(tmp_path: Path) -> Path:
 def test_deploy_inside_of_the_engines_folder_finds_the_home_above(home: Path, engine: Path) -> None:
     deployed = _RUN.invoke(app, ["engines", "deploy", "."])
     assert deployed.exit_code == 0, deployed.output
-    assert (home / "engines" / "demo--my-engine" / "engine.yaml").is_file()
+    assert (home / "engines" / "demo--my-engine" / "slots" / "a" / "engine.yaml").is_file()
     assert sorted(path.name for path in engine.iterdir()) == ["engine.yaml"]
 
 
