@@ -72,6 +72,8 @@ class Transitions:
             asyncio.get_running_loop().call_later(delay, self._wake, engine.id)
 
     async def _notify_owner(self, engine: KnownEngine, state: EngineState, reason: str | None) -> None:
+        if not self._tenants.may_exist(engine.tenant):
+            return  # Nobody owns the engines that come with the system, unless the operator makes that tenant.
         data = {"engine": engine.id, "reason": reason}
         await self._notifier.send_event(engine.tenant, ENGINE_STATE_EVENTS[state], data)
         owner = self._tenants.get(engine.tenant)
