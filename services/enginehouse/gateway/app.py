@@ -1,6 +1,7 @@
 """Wires a gateway together, once, at start, and runs it."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -174,6 +175,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         bytes_in_hand=BytesInHand(),
         open_requests=OpenRequests(),
         loop_time=LoopTime(),
+        batches=defaultdict(asyncio.Lock),
         bodies=bodies,
         events=EventIntake(bodies, submitter, tenants, notifier, ledger),
         jobs=jobs,

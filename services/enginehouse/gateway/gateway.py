@@ -1,5 +1,7 @@
 """The parts of a running gateway; `app.wire` puts them together."""
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginehouse.gateway.engines.catalogue import Catalogue
@@ -53,6 +55,8 @@ class Gateway:
     bytes_in_hand: BytesInHand
     open_requests: OpenRequests
     loop_time: LoopTime
+    batches: Mapping[str, asyncio.Lock]
+    """Held by a tenant while a part of one of its batches is accepted."""
     bodies: Bodies
     events: EventIntake
     jobs: Jobs

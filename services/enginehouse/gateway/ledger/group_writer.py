@@ -14,8 +14,8 @@ from enginehouse.sidecar.gather import Gather
 Write = Callable[[Connection, list[Any]], Sequence[Any]]
 """Writes all items of one kind in a group; returns a result, or an exception to raise, for each of them."""
 
-_GROUP_MAX = 128
-"""A write waits for the group before its own: about 20 ms if all of them are jobs."""
+_GROUP_MAX = 64
+"""A write waits for the group before its own: about 10 ms if all of them are jobs. A job of a caller is three writes."""
 _CLOSE_SECONDS = 60.0
 """Time to commit the writes that have arrived when the ledger is closed."""
 
