@@ -7,8 +7,11 @@ import pytest
 from tests.support.gateway import Clock, GatewayWorld, gateway_world
 from tests.support.ledger import empty_postgres, opened, sqlite_url
 from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.runner import World, runner_world
+from tests.support.steps import Leaps
 
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.runner.blame import Blame
 
 
 @pytest.fixture(scope="session")
@@ -46,4 +49,18 @@ def clock() -> Clock:
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
     """Run a gateway at the usual pace. Tests that need another one replace this fixture in their module."""
     async with gateway_world(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def leaps(monkeypatch: pytest.MonkeyPatch) -> Leaps:
+    """Let the test leap over the time that blame knows."""
+    return Leaps(monkeypatch)
+
+
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncIterator[World]:
+    """Run a runner with two places that treats its engine as one of many tenants."""
+    async with runner_world(tmp_path, concurrency=2) as made:
+        made.runner.pool.tenants.blame = Blame()
         yield made

@@ -1,11 +1,10 @@
 """Suspects of an engine's death run apart from other tenants, and nobody starves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from aiohttp import web
 from tests.support.runner import World, runner_world
 from tests.support.steps import Leaps, Steps, blame_of, dies, finish, wait_in_line
@@ -18,24 +17,6 @@ from enginehouse.runner.tenants import Asker
 
 PLACES = 2
 UMBRA, ACME, ZETA = Asker("umbra"), Asker("acme"), Asker("zeta")
-
-
-@pytest.fixture
-def leaps(monkeypatch: pytest.MonkeyPatch) -> Leaps:
-    return Leaps(monkeypatch)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with runner_world(tmp_path, concurrency=PLACES) as made:
-        yield made
-
-
-@pytest.fixture
-async def shared(world: World) -> World:
-    """Return a runner that treats its engine as one of many tenants."""
-    world.runner.pool.tenants.blame = Blame()
-    return world
 
 
 async def test_a_suspects_jobs_begin_when_no_others_run_and_others_begin_when_they_have_ended(shared: World) -> None:

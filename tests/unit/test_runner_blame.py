@@ -21,24 +21,6 @@ PLACES = 2
 UMBRA, ACME, ZETA = Asker("umbra"), Asker("acme"), Asker("zeta")
 
 
-@pytest.fixture
-def leaps(monkeypatch: pytest.MonkeyPatch) -> Leaps:
-    return Leaps(monkeypatch)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with runner_world(tmp_path, concurrency=PLACES) as made:
-        yield made
-
-
-@pytest.fixture
-async def shared(world: World) -> World:
-    """Return a runner that treats its engine as one of many tenants."""
-    world.runner.pool.tenants.blame = Blame()
-    return world
-
-
 class Crash:
     """An engine that dies of umbra's inputs, with all calls that are out."""
 

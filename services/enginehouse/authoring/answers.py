@@ -8,11 +8,12 @@ from typing import Any
 import jsonschema_rs
 import pydantic_core
 
-from enginehouse.authoring.asking import Asked, Asker, quoted, read_examples
+from enginehouse.authoring.asking import Asked, Asker, quoted
 from enginehouse.authoring.findings import Over, Report
 from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, EngineSpec
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.json_schema import compiled, problems
+from enginehouse.local.examples import example_files
 from enginehouse.runner.card import draft_card
 from enginehouse.runner.clients.base import Closed, Unreachable
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded, TimedOut
@@ -107,7 +108,7 @@ async def check_examples(asker: Asker, report: Report, described: Described) -> 
 
 def _examples(folder: Path, card: EngineCard, report: Report) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, path in read_examples(folder).items():
+    for name, path in example_files(folder).items():
         try:
             found[name] = json.loads(path.read_bytes(), parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -122,9 +121,3 @@ def quoted(value: Any) -> str:
     """Return a value as short JSON text, for messages."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _QUOTED_MAX_CHARS else f"{text[:_QUOTED_MAX_CHARS]}…"
-
-
-def read_examples(folder: Path) -> dict[str, Path]:
-    """Return the author's examples of inputs, by name: `example.json` and those in `examples/`."""
-    found = [folder / "example.json", *sorted((folder / "examples").glob("*.json"))]
-    return {str(path.relative_to(folder)): path for path in found if path.is_file()}

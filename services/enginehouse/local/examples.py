@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,22 @@ import httpx2
 
 from enginehouse.contracts.problem import problem_text
 
-_EXAMPLES = ("example.json", "examples/*.json")
 _MOST_EXAMPLES = 20
 _RESULT = b'"result"'
 _SHOWN_BYTES = 300
 
 
+def example_files(folder: Path) -> dict[str, Path]:
+    """Return the files with an author's examples of inputs, by name: `example.json` and those in `examples/`."""
+    found = [folder / "example.json", *sorted((folder / "examples").glob("*.json"))]
+    return {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
+
+
 def own_examples(source: Path) -> Mapping[str, Any]:
     """Return the inputs that an engine's folder has as examples, by file. What is not JSON is the example itself as text."""
     found: dict[str, Any] = {}
-    for path in [path for pattern in _EXAMPLES for path in sorted(source.glob(pattern))][:_MOST_EXAMPLES]:
-        name, text = path.relative_to(source).as_posix(), path.read_text(errors="replace")
+    for name, path in islice(example_files(source).items(), _MOST_EXAMPLES):
+        text = path.read_text(errors="replace")
         try:
             found[name] = json.loads(text, parse_constant=str)
         except (ValueError, RecursionError):

@@ -36,7 +36,7 @@ class NoOtherVersion(RequestError):
     """There is no version to promote or to go back to."""
 
     code = "NO_OTHER_VERSION"
-    advice = "'enginehouse engines deploy FOLDER' brings one; 'enginehouse engines show ENGINE' shows those there are."
+    advice = "'enginehouse engines deploy FOLDER' brings one."
 
 
 @dataclass(frozen=True, slots=True)

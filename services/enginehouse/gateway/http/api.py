@@ -13,6 +13,7 @@ from enginehouse.gateway.http.fast_submit import FastSubmit
 from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
 from enginehouse.gateway.http.openapi import add_answered_headers
 from enginehouse.gateway.http.routes import dead_letters, docs_page, engines, events, health, jobs, objects
+from enginehouse.gateway.tenants.tenants import Caller
 
 
 class _Api(FastAPI):
@@ -34,16 +35,19 @@ class _Api(FastAPI):
             return
         gateway: Gateway = self.state.gateway
         with ExitStack() as until_answered:
-            scope.setdefault("state", {})["until_answered"] = until_answered
-            await gateway.loop_time.share(_sender(gateway, scope), self._front(scope, receive, send))
+            caller = _caller(gateway, scope)
+            scope.setdefault("state", {}).update(until_answered=until_answered, caller=caller)
+            # Somebody without a key is known by the address.
+            sender = caller.name if caller else scope["client"][0] if scope["client"] else ""
+            await gateway.loop_time.share(sender, self._front(scope, receive, send))
 
 
-def _sender(gateway: Gateway, scope: Scope) -> str:
-    """Return the tenant whose key the request has, or the address from which it comes."""
+def _caller(gateway: Gateway, scope: Scope) -> Caller | None:
+    """Return the caller whose key the request has. The routes that need one refuse the request without."""
     for name, value in scope["headers"]:
-        if name == b"authorization" and (caller := gateway.tenants.find(value.decode("latin-1"))):
-            return caller.name
-    return scope["client"][0] if scope["client"] else ""
+        if name == b"authorization":
+            return gateway.tenants.find(value.decode("latin-1"))
+    return None
 
 
 def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> FastAPI:

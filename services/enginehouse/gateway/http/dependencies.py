@@ -60,7 +60,8 @@ async def caller_of(request: Request, _: Annotated[object, Security(_BEARER)] = 
     Raise Unauthenticated, or RateLimited if the tenant has too many. The second argument only describes the call.
     """
     gateway = gateway_of(request)
-    caller = gateway.tenants.authenticate(request.headers.get("authorization"))
+    found: Caller | None = request.state.caller
+    caller = found or gateway.tenants.authenticate(request.headers.get("authorization"))
     until_answered(request).enter_context(gateway.open_requests.counted(caller))
     return caller
 

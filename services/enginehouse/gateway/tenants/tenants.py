@@ -99,18 +99,18 @@ class Tenants:
 
     def authenticate(self, authorization: str | None) -> Caller:
         """Return the caller that an Authorization header names; raise Unauthenticated if it names none."""
-        key = _key_in(authorization or "")
-        if not key:
-            raise Unauthenticated("This call needs a header 'Authorization: Bearer KEY'")
-        # The key is looked up by its hash, so the time that this takes reveals nothing about the key.
-        caller = self._callers.get(hash_key(key))
+        caller = self.find(authorization or "")
         if caller is None:
-            raise Unauthenticated("The API key is not known")
+            has_key = bool(_key_in(authorization or ""))
+            raise Unauthenticated(
+                "The API key is not known" if has_key else "This call needs a header 'Authorization: Bearer KEY'"
+            )
         return caller
 
     def find(self, authorization: str) -> Caller | None:
         """Return the caller that an Authorization header names, if it names one."""
         key = _key_in(authorization)
+        # The key is looked up by its hash, so the time that this takes reveals nothing about the key.
         return self._callers.get(hash_key(key)) if key else None
 
 

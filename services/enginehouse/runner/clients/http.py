@@ -18,7 +18,7 @@ from enginehouse.runner.clients.answers import (
     too_large,
 )
 from enginehouse.runner.clients.base import Health, Prediction, Reply
-from enginehouse.runner.clients.wire import TooLarge, Wire, read_body, read_lines
+from enginehouse.runner.clients.wire import TooLarge, WireClient, read_body, read_lines
 from enginehouse.runner.schema import Description, described_by
 
 _STREAM = "application/x-ndjson"
@@ -26,25 +26,8 @@ _LINE_MAX_BYTES = 2 * PROGRESS_EVENT_MAX_BYTES
 OnLine = Callable[[dict[str, Any]], None]
 
 
-class HttpEngine:
+class HttpEngine(WireClient):
     """One replica of an engine, at the other end of `wire`."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    @property
-    def address(self) -> str:
-        """`host:port`."""
-        return self._wire.address
-
-    @property
-    def warning(self) -> str | None:
-        """What slows the engine's jobs, in its own words, as of its last answer."""
-        return self._wire.warning
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._wire.close()
 
     async def predict(self, prediction: Prediction) -> Reply:
         """POST /predict and read the answer, up to its limit."""

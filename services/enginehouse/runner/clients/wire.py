@@ -229,3 +229,24 @@ async def read_lines(response: aiohttp.ClientResponse, limit: int) -> AsyncItera
 def _quoted(body: bytes) -> str:
     text = bounded(body[: 4 * _QUOTED_MAX_CHARS].decode(errors="replace"), _QUOTED_MAX_CHARS)
     return f" ({text})" if text and not text.startswith("<") else ""  # An error page in HTML says nothing more.
+
+
+class WireClient:
+    """What every client of a replica at the other end of `wire` has in common."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return self._wire.address
+
+    @property
+    def warning(self) -> str | None:
+        """What slows the engine's jobs, in its own words, as of its last answer: that of any server may say so in our header."""
+        return self._wire.warning
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._wire.close()
