@@ -13,13 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.support.commands import run_command
 from tests.support.documents import ROOT
 from tests.support.newcomers import MISTAKES, OURS, RESULT, SOUND, Mistake, answered, served, write
 from tests.support.stack import StackHandle, running_stack, until
-from typer.testing import CliRunner
 
 from enginehouse.authoring.findings import Finding
-from enginehouse.cli.app import app
 from enginehouse.cli.author import _lines
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.home import Home
@@ -28,16 +27,11 @@ from enginehouse.yaml_files import read_yaml
 
 pytestmark = pytest.mark.timeout(300)  # The first run downloads what engines' environments need.
 
-# In this process, because starting Python for each of them would take a minute.
-_COMMAND = CliRunner()
-_NO_ENVIRONMENT = dict.fromkeys(name for name in os.environ if name.startswith("ENGINEHOUSE_"))
-
 
 def _invoke(home: Path | None, *arguments: str) -> tuple[int, str, str]:
     """Run a command; return its exit status and what it printed, with runs of space as one."""
-    variables = {**_NO_ENVIRONMENT, "COLUMNS": "80"} | ({"ENGINEHOUSE_HOME": str(home)} if home else {})
-    result = _COMMAND.invoke(app, list(arguments), env=variables)
-    return result.exit_code, " ".join(result.stdout.split()), " ".join(result.stderr.split())
+    result = run_command(home, *arguments)
+    return result.returncode, " ".join(result.stdout.split()), " ".join(result.stderr.split())
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +66,9 @@ def _checks(said: str) -> list[str]:
 
 def test_all_is_said_as_json_as_well(home: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "engine", MISTAKES["bare result"])
-    result = _COMMAND.invoke(
-        app, ["engines", "test", str(folder), "--json"], env={**_NO_ENVIRONMENT, "ENGINEHOUSE_HOME": str(home)}
-    )
+    result = run_command(home, "engines", "test", str(folder), "--json")
     document = json.loads(result.stdout)
-    assert (result.exit_code, document["id"], document["ok"]) == (1, "acme--sentiment", False)
+    assert (result.returncode, document["id"], document["ok"]) == (1, "acme--sentiment", False)
     verdicts = {check["check"]: check["verdict"] for check in document["checks"]}
     assert (verdicts["files"], verdicts["health"], verdicts["example"]) == ("ok", "ok", "failed")
 

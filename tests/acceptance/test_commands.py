@@ -3,13 +3,11 @@
 import asyncio
 import doctest
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.support.commands import Ran, run_command
 from tests.support.stack import StackHandle, running_stack, until
 
 from enginehouse import client as client_package
@@ -26,17 +24,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
         yield handle
 
 
-def command(stack: StackHandle, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ENGINEHOUSE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "enginehouse.cli.main", *arguments],
-        env={**environment, "ENGINEHOUSE_HOME": str(stack.home.path)},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def command(stack: StackHandle, *arguments: str, stdin: str = "") -> Ran:
+    return run_command(stack.home.path, *arguments, stdin=stdin)
 
 
 def answer(stack: StackHandle, *arguments: str) -> Any:

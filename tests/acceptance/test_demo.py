@@ -80,7 +80,7 @@ def test_jobs_of_three_tenants_are_shown_in_eighty_columns(printed: str) -> None
     }
     assert max(map(len, printed.split("Refused:")[0].splitlines())) <= 80
     for job in [job for jobs in rows.values() for job in jobs]:
-        assert all(re.fullmatch(r"\d+\.\d m?s", time) for time in job[3:]), job
+        assert all(re.fullmatch(r"\d+(\.\d)? m?s", time) for time in job[3:]), job
 
 
 def test_the_models_own_answers_are_shown(printed: str) -> None:

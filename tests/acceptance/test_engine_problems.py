@@ -1,6 +1,5 @@
 """Why an engine does not work is told alike by every command and by the API, and a mended engine is deployed as such."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.commands import run_command
 from tests.support.stack import StackHandle, running_stack, until
-from typer.testing import CliRunner
 
-from enginehouse.cli.app import app
-
-# In this process, because starting Python for each of fifty commands would take a minute.
-_COMMAND = CliRunner()
-_NO_ENVIRONMENT = dict.fromkeys(name for name in os.environ if name.startswith("ENGINEHOUSE_"))
 _SERVE = "run: {command: [python, -m, enginehouse.engine, engine]}\n"
 _CODE = """
 from enginehouse.engine import Engine
@@ -64,8 +58,8 @@ def _write(folder: Path, name: str) -> Path:
 
 def _run(stack: StackHandle, *arguments: str) -> tuple[int, str]:
     """Run a command; return its exit code and everything that it printed, with runs of space as one."""
-    result = _COMMAND.invoke(app, list(arguments), env={**_NO_ENVIRONMENT, "ENGINEHOUSE_HOME": str(stack.home.path)})
-    return result.exit_code, _squeezed(result.output)
+    result = run_command(stack.home.path, *arguments)
+    return result.returncode, _squeezed(result.stdout + result.stderr)
 
 
 def _squeezed(text: str) -> str:

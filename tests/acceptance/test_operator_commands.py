@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.commands import Ran, run_command
 from tests.support.stack import StackHandle, running_stack, until
 
 ENGINES = Path(__file__).resolve().parents[1] / "engines"
@@ -23,25 +24,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
         yield handle
 
 
-def environment(stack: StackHandle, tenant: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGINEHOUSE_")}
-    return {
-        **kept,
-        "ENGINEHOUSE_HOME": str(stack.home.path),
-        "ENGINEHOUSE_URL": stack.base_url,
-        "ENGINEHOUSE_API_KEY": stack.keys[tenant],
-    }
+def own(stack: StackHandle, tenant: str) -> dict[str, str]:
+    return {"ENGINEHOUSE_URL": stack.base_url, "ENGINEHOUSE_API_KEY": stack.keys[tenant]}
 
 
-def command(stack: StackHandle, *arguments: str, tenant: str = "tests") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "enginehouse.cli.main", *arguments],
-        env=environment(stack, tenant),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def command(stack: StackHandle, *arguments: str, tenant: str = "tests") -> Ran:
+    return run_command(stack.home.path, *arguments, variables=own(stack, tenant))
 
 
 def answer(stack: StackHandle, *arguments: str, tenant: str = "tests") -> Any:
@@ -109,7 +97,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(stack: StackHandle) -> None:
     job_id = submit(stack, SLEEPS, {"seconds": 60}, wait=0)
     following = subprocess.Popen(
         [sys.executable, "-m", "enginehouse.cli.main", "jobs", "follow", job_id],
-        env=environment(stack, "tests"),
+        env={**os.environ, "ENGINEHOUSE_HOME": str(stack.home.path), **own(stack, "tests")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.support.environments import make_environment
 
-from enginehouse.contracts.engine import EngineSpec, LocalRun
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.program import LocalRun
 from enginehouse.local.checkout import root
 from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.interpreters import find_uv

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.support.environments import make_environment
 
-from enginehouse.contracts.engine import EngineSpec, LocalRun
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.program import LocalRun
 from enginehouse.local import checkout
 
 

@@ -13,6 +13,30 @@ def iris(target: str) -> None:
     joblib.dump(LogisticRegression(max_iter=500).fit(data.data, data.target), target)
 
 
+def iris_alone(target: str) -> None:
+    """Write the same classifier for scikit-learn as `iris.skops`, and for ONNX as `iris.onnx`, into a folder."""
+    import onnx
+    import skops.io
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    data = load_iris()
+    model = LogisticRegression(max_iter=500).fit(data.data, data.target)
+    skops.io.dump(model, f"{target}/iris.skops")
+    number = onnx.TensorProto.FLOAT
+    takes = onnx.helper.make_tensor_value_info("flowers:0", number, ["flowers", 4])
+    gives = onnx.helper.make_tensor_value_info("probabilities", number, ["flowers", 3])
+    weights = onnx.helper.make_tensor("weights", number, [4, 3], model.coef_.T.flatten())
+    bias = onnx.helper.make_tensor("bias", number, [3], model.intercept_)
+    nodes = [
+        onnx.helper.make_node("Gemm", ["flowers:0", "weights", "bias"], ["scores"]),
+        onnx.helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+    ]
+    graph = onnx.helper.make_graph(nodes, "iris", [takes], [gives], [weights, bias])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), f"{target}/iris.onnx")
+
+
 def language(target: str) -> None:
     """Write a language model of one layer with random weights, and a vocabulary of bytes and syllables."""
     import gguf
@@ -56,4 +80,4 @@ def language(target: str) -> None:
 
 
 if __name__ == "__main__":
-    {"iris": iris, "language": language}[sys.argv[1]](sys.argv[2])
+    {"iris": iris, "iris-alone": iris_alone, "language": language}[sys.argv[1]](sys.argv[2])

@@ -13,6 +13,9 @@ from enginehouse.yaml_files import InvalidFile, read_yaml
 _OWNER = "tenant: acme\nname: one\n"
 
 
+_FETCHED = f"{{file: m, from: 's3://b/m', sha256: {'0' * 64}}}"
+
+
 def _read(folder: Path, text: str) -> EngineSpec:
     (folder / "engine.yaml").write_text(_OWNER + text)
     return read_yaml(EngineSpec, folder / "engine.yaml")
@@ -67,6 +70,28 @@ def test_numbers_are_numbers_and_what_is_left_empty_is_absent(tmp_path: Path) ->
         ("protocol: open-inference", ": open_inference: is missing: protocol open-inference needs it"),
         ("protocol: json", ": json: is missing: protocol json needs it, for example json: {path: /classify,"),
         ("openai: {model: m}", ": openai: belongs to protocol openai, and this engine's protocol is predict"),
+        (
+            "model: {file: m.pkl}",
+            ": model.file: 'm.pkl' must be a model of ONNX or skops: its name ends in .onnx or .skops",
+        ),
+        ("model: {file: ../m.onnx}", ": model.file: '../m.onnx' must be the path of a file in the engine's folder"),
+        ("model: {file: /etc/m.onnx}", ": model.file: '/etc/m.onnx' must be the path of a file in the engine's folder"),
+        ("module: {file: code.tar, engine: a}", ": module.file: 'code.tar' must be a wheel or a zip file"),
+        ("module: {file: a.whl, engine: 'os; rm'}", ": module.engine: must match "),
+        ("run: {command: [x]}\nmodel: {file: m.onnx}", ": model: says what runs, and so does `run`: keep one of them"),
+        (
+            "module: {file: a.whl, engine: a}\nmodel: {file: m.onnx}",
+            ": model: says what runs, and so does `module`: keep one of them",
+        ),
+        (
+            "model: {file: m.onnx}\nprotocol: openai\nopenai: {model: m}",
+            ": protocol: is predict where `model` says what runs; a server of another protocol needs `run`",
+        ),
+        ("image: team/engine:v1", ": image: 'team/engine:v1' may become another image: name it by its digest"),
+        ("resources: {gpu: 17}", ": resources.gpu: must be 16 or less, not '17'"),
+        ("fetch: [{file: m, from: m, sha256: a}]", "fetch[0].from: must match "),
+        ("fetch: [{file: m, from: 's3://b/m', sha256: a}]", ": fetch[0].sha256: must match "),
+        (f"fetch: [{_FETCHED}, {_FETCHED}]", ": fetch: 'm' is fetched twice; a file has one source"),
         ("json: {path: /x}", ": json: belongs to protocol json, and this engine's protocol is predict"),
         ("protocol: openai\nopenai: {modle: m}", "openai.modle: is not a known key; did you mean openai.model?"),
         ("protocol: json\njson: {pth: /x}", "json.pth: is not a known key; did you mean json.path?"),

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 from tests.support.waiting import until_async
 
-from enginehouse.contracts.engine import EngineSpec, LocalRun
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.program import LocalRun, Program
 from enginehouse.local import environments
 from enginehouse.local.checkout import root
 from enginehouse.local.environments import environment_key, install_arguments
@@ -22,6 +23,7 @@ from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.deploy import deploy_engine
 from enginehouse.registry.requirements import environment_files
 
+_PROGRAM = Program(["python"], requirements="requirements.txt")
 _PYTHON = Interpreter("/usr/bin/python3", "3.11.7 (main) /usr")
 _FILES = {
     "requirements.txt": "-r base.txt\n./wheels/own-1-py3-none-any.whl\n-e ./package[extra]\n",
@@ -44,7 +46,7 @@ def _write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def _key(folder: Path, interpreter: Interpreter = _PYTHON) -> str:
-    return environment_key(interpreter, "requirements.txt", environment_files(folder, "requirements.txt"))
+    return environment_key(interpreter, _PROGRAM, environment_files(folder, "requirements.txt"))
 
 
 @pytest.fixture
@@ -140,19 +142,19 @@ def test_a_file_that_would_be_missing_from_a_deployment_is_named(tmp_path: Path,
 
 
 def test_uv_is_told_of_the_engines_own_settings(tmp_path: Path) -> None:
-    arguments = install_arguments(tmp_path, "requirements.txt", ["requirements.txt", "uv.toml"])
+    arguments = install_arguments(tmp_path, _PROGRAM, ["requirements.txt", "uv.toml"])
     assert arguments[-4:] == ["-r", "requirements.txt", "--config-file", "uv.toml"]
-    assert "--config-file" not in install_arguments(tmp_path, "requirements.txt", ["requirements.txt"])
+    assert "--config-file" not in install_arguments(tmp_path, _PROGRAM, ["requirements.txt"])
 
 
 def test_a_ready_made_server_gets_its_own_requirements_only(tmp_path: Path) -> None:
-    arguments = install_arguments(tmp_path, "requirements.txt", ["requirements.txt"], with_ours=False)
+    arguments = install_arguments(tmp_path, _PROGRAM, ["requirements.txt"], with_ours=False)
     assert arguments[-2:] == ["-r", "requirements.txt"]
     assert str(root()) not in arguments
-    assert str(root()) in install_arguments(tmp_path, "requirements.txt", ["requirements.txt"])
+    assert str(root()) in install_arguments(tmp_path, _PROGRAM, ["requirements.txt"])
     folder = _write(tmp_path, {"requirements.txt": "mlserver\n"})
     files = environment_files(folder, "requirements.txt")
-    keys = {environment_key(_PYTHON, "requirements.txt", files, with_ours=ours) for ours in (True, False)}
+    keys = {environment_key(_PYTHON, _PROGRAM, files, with_ours=ours) for ours in (True, False)}
     assert len(keys) == 2
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from enginehouse.contracts.engine import EngineSpec, LocalRun
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.program import LocalRun
 from enginehouse.contracts.tenant import hash_key
 from enginehouse.local.engine_processes import engine_command, engine_environment
 from enginehouse.local.environments import needs_environment

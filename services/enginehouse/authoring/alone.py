@@ -61,13 +61,14 @@ class EngineAlone:
 
     async def start(self) -> None:
         """Start it, after `kill` once more. Raise OSError if that cannot be done."""
-        assert self.spec.run
+        program = self.spec.program
+        assert program
         home = self.scratch / "home"
         home.mkdir(exist_ok=True)
         self.mark()
         self._process = await launch(
-            limited(engine_command(self.spec.run.command, self.environment), self.spec.resources.memory_bytes),
-            engine_environment(self.spec.run.env, self.port, home, self.environment),
+            limited(engine_command(program.command, self.environment), self.spec.resources.memory_bytes),
+            engine_environment(program.env, self.port, home, self.environment),
             self.source,
             self.log,
             self.guard,

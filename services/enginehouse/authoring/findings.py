@@ -72,8 +72,14 @@ def advice(words: str, spec: EngineSpec) -> str:
 
 
 def _about_module(module: str, spec: EngineSpec) -> str:
-    run = spec.run
-    if run and module in {part.partition(":")[0] for part in run.command}:
+    program = spec.program
+    if spec.run and module in {part.partition(":")[0] for part in spec.run.command}:
         return f"run.command in engine.yaml names the module {module}, and there is no {module}.py in the folder"
-    place = run.requirements if run and run.requirements else "a file, and name that as run.requirements in engine.yaml"
+    if spec.module and module == spec.module.engine.partition(":")[0].partition(".")[0]:
+        return f"module.engine in engine.yaml names the module {module}, which is not in {spec.module.file}"
+    place = (
+        program.requirements
+        if program and program.requirements
+        else "a file, and name that as requirements in engine.yaml"
+    )
     return f"Add the package that has the module {module!r} to {place}"

@@ -32,7 +32,7 @@ from enginehouse.local.ports import PortPool
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, read_spec
 from enginehouse.registry.content import deployed_files
-from enginehouse.registry.requirements import environment_files
+from enginehouse.registry.deploy import check_files
 from enginehouse.registry.snapshot import only_deployer, snapshot_source, source_folder, take_snapshot
 from enginehouse.runner.clients.choose import engine_client
 from enginehouse.runner.clients.wire import Limits
@@ -78,11 +78,8 @@ def _check_files(folder: Path, home: Home | None, report: Report) -> EngineSpec:
     files, can_run = {}, False
     try:
         files = deployed_files(folder)
-        if spec.run is None:
-            mistakes.append(f"{file}: it has no `run`; add `run: {{command: [...]}}`, the command that starts it here")
-        else:
-            environment_files(folder, spec.run.requirements)
-            can_run = True
+        check_files(folder, spec)
+        can_run = spec.program is not None
     except InvalidBundle as error:
         mistakes.append(str(error))
     for mistake in mistakes:
@@ -108,8 +105,8 @@ async def _try_running(
         try:
             await stack.enter_async_context(alone.running())
         except OSError as error:
-            assert spec.run
-            report.failed("start", f"{spec.run.command[0]} cannot be started: {error.strerror}")
+            assert spec.program
+            report.failed("start", f"{spec.program.command[0]} cannot be started: {error.strerror}")
             raise Over from None
         async with AsyncExitStack() as connections:
             limits = Limits(predict_max_bytes=_ANSWER_MAX_BYTES, output_max_bytes=_ANSWER_MAX_BYTES)
@@ -127,7 +124,7 @@ async def _try_running(
 def _copy(spec: EngineSpec, folder: Path, scratch: Path) -> Path:
     engines = scratch / "engines"
     with only_deployer(engines):
-        content = take_snapshot(engines, spec.id, folder)
+        content = take_snapshot(engines, spec.id, folder, spec.fetch)
     return source_folder(engines / spec.id, snapshot_source(spec.id, content))
 
 

@@ -16,6 +16,8 @@ from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
 
+_PANEL = "In place of what engine.yaml says"
+
 TimeoutOption = Annotated[
     float | None,
     typer.Option(min=0, metavar="SECONDS", help="Longest wait. Default: until it answers, or cannot work."),
@@ -37,6 +39,22 @@ def deploy(
             "--promote/--no-promote", help="Give it the engine's jobs once it is fit to, or leave it on trial."
         ),
     ] = True,
+    cpu: Annotated[
+        str | None,
+        typer.Option(metavar="CORES", help="Cores of one replica, such as 500m or 2.", rich_help_panel=_PANEL),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of one replica, such as 2Gi.", rich_help_panel=_PANEL)
+    ] = None,
+    gpu: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="GPUs of one replica.", rich_help_panel=_PANEL)
+    ] = None,
+    least: Annotated[
+        int | None, typer.Option("--min", metavar="NUMBER", help="Replicas at least.", rich_help_panel=_PANEL)
+    ] = None,
+    most: Annotated[
+        int | None, typer.Option("--max", metavar="NUMBER", help="Replicas at most.", rich_help_panel=_PANEL)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy the engine in FOLDER, and wait until it answers. Exits with 1 if it does not work.
@@ -45,10 +63,22 @@ def deploy(
     the one that serves, and takes over once it is healthy and has answered its own examples (example.json, examples/).
     """
     place = home_to_change(home)
-    deployed = deployment.deploy(place, folder, promote=promote)
+    settings = _given(resources={"cpu": cpu, "memory": memory, "gpu": gpu}, scale={"min": least, "max": most})
+    with TerminalSteps(quiet=as_json) as steps:
+        deployed = deployment.deploy(
+            place, folder, settings, promote=promote, show=lambda text: steps.update("fetch", text)
+        )
     if not as_json:
         _say_deployed(deployed)
     _follow(deployed, timeout, wait=wait, as_json=as_json)
+
+
+def _given(**parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the parts of engine.yaml that options set."""
+    given = {
+        part: {name: value for name, value in values.items() if value is not None} for part, values in parts.items()
+    }
+    return {part: values for part, values in given.items() if values}
 
 
 def _follow(deployed: Deployment, timeout: float | None, *, wait: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from enginehouse.registry.tenants import (
     read_tenants,
     revoke_key,
     rotate_webhook_secret,
+    set_fetch_from,
     set_webhook,
 )
 
@@ -34,6 +35,8 @@ enginehouse tenant revoke acme eh_acme_Xk3v9QwZ
 enginehouse tenant webhook-secret acme
 
 enginehouse tenant system acme --into acme-system
+
+enginehouse tenant fetch-from acme s3://acme-models/
 
 enginehouse tenant webhook acme https://acme.example/hook"""
 
@@ -119,6 +122,28 @@ def webhook(
         print_json({"tenant": name, "webhook": url})
     else:
         say(f"Notices about {name}'s engines go to {url or 'nobody'}.")
+
+
+@tenant.command("fetch-from")
+def fetch_from(
+    name: NameArgument,
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL]...",
+            help="Such as s3://acme-models/ or file:///mnt/acme/. Without one: from nowhere.",
+            show_default=False,
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a tenant's engines fetch model files below these URLs, with the rights of whoever deploys them."""
+    set_fetch_from(home_to_change(home).tenants, name, places or [])
+    if as_json:
+        print_json({"tenant": name, "fetch_from": places or []})
+    else:
+        say(f"{name}'s engines may fetch files from {', '.join(places) if places else 'nowhere'}.")
 
 
 @tenant.command("webhook-secret")

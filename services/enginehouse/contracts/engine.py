@@ -12,6 +12,17 @@ from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
 from enginehouse.contracts.names import EngineId, Slot, check_name
 from enginehouse.contracts.problem import Problem
+from enginehouse.contracts.program import (
+    Artifact,
+    CodeModule,
+    LocalRun,
+    ModelFile,
+    Program,
+    has_digest,
+    program_of_model,
+    program_of_module,
+    program_of_run,
+)
 from enginehouse.contracts.protocols import JsonCall, OpenAI, OpenInference, ProtocolName, check_options
 from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
 
@@ -38,12 +49,8 @@ JOBS_AT_ONCE_MAX = 1_024
 """Most jobs that a replica is given at once, whatever its concurrency and batch size."""
 
 
-class LocalRun(StrictModel):
-    """How to start the engine as a process on this machine. The engine listens on 127.0.0.1 at $PORT."""
-
-    command: list[str] = Field(min_length=1, description="`python` means the engine's own environment.")
-    requirements: str | None = Field(None, description="File of Python requirements, installed into that environment.")
-    env: dict[str, str] = Field(default_factory=dict)
+_PROGRAMS = ("run", "module", "model")
+"""The fields of which one says what runs as a process."""
 
 
 class Resources(StrictModel):
@@ -51,6 +58,7 @@ class Resources(StrictModel):
 
     cpu: Cpu = "1"
     memory: Memory = "512Mi"
+    gpu: Annotated[int, Field(ge=0, le=16)] = Field(0, description="Whole GPUs.")
 
     @property
     def memory_bytes(self) -> int:
@@ -83,8 +91,16 @@ class EngineSpec(StrictModel):
     name: str
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = "v1"
     description: Annotated[str, Field(max_length=500)] = ""
-    image: str | None = Field(None, description="Container image, for containers and Kubernetes.")
     run: LocalRun | None = Field(None, description="How `enginehouse up` starts the engine as a process.")
+    module: CodeModule | None = Field(None, description="In place of `run`: a wheel or zip file with the engine.")
+    model: ModelFile | None = Field(None, description="In place of `run`: a model file, and no code.")
+    image: Annotated[str, Field(min_length=1, max_length=300)] | None = Field(
+        None,
+        description="Container image, for containers and Kubernetes; by its digest if it is all that there is.",
+    )
+    fetch: Annotated[list[Artifact], Field(max_length=50)] = Field(
+        default_factory=list, description="Files that deploying brings into the folder, from where its tenant may read."
+    )
     python: str | None = Field(
         None,
         description="Version of the Python that its process needs, such as `3.12`; fetched if this machine has none. "
@@ -125,6 +141,40 @@ class EngineSpec(StrictModel):
             return text
         raise ValueError(f'{value!r} is not a version of Python from 3.11 on; write one in quotes, such as "3.12"')
 
+    @field_validator("protocol")
+    @classmethod
+    def _served_by_us(cls, protocol: ProtocolName, info: ValidationInfo) -> ProtocolName:
+        named = next((name for name in ("module", "model") if info.data.get(name) is not None), None)
+        if named and protocol != "predict":
+            raise ValueError(f"is predict where `{named}` says what runs; a server of another protocol needs `run`")
+        return protocol
+
+    @field_validator("module", "model")
+    @classmethod
+    def _one_program(cls, value: Any, info: ValidationInfo) -> Any:
+        others = [name for name in _PROGRAMS if name != info.field_name and info.data.get(name) is not None]
+        if value is not None and others:
+            raise ValueError(f"says what runs, and so does `{others[0]}`: keep one of them")
+        return value
+
+    @field_validator("image")
+    @classmethod
+    def _image_is_fixed(cls, image: str | None, info: ValidationInfo) -> str | None:
+        has_program = any(info.data.get(name, ...) is not None for name in _PROGRAMS)
+        if image is not None and not has_program and not has_digest(image):
+            raise ValueError(
+                f"{image!r} may become another image: name it by its digest, such as registry.example/team/engine@sha256:…"
+            )
+        return image
+
+    @field_validator("fetch")
+    @classmethod
+    def _fetched_once(cls, fetch: list[Artifact]) -> list[Artifact]:
+        files = [artifact.file for artifact in fetch]
+        if twice := sorted({file for file in files if files.count(file) > 1}):
+            raise ValueError(f"{twice[0]!r} is fetched twice; a file has one source")
+        return fetch
+
     @field_validator("open_inference", "openai", "json_call")
     @classmethod
     def _options(cls, value: Any, info: ValidationInfo) -> Any:
@@ -146,6 +196,15 @@ class EngineSpec(StrictModel):
     def id(self) -> str:
         """Return the engine id, `<tenant>--<engine>`."""
         return str(EngineId(self.tenant, self.name))
+
+    @property
+    def program(self) -> Program | None:
+        """Return what runs as a process; None: the engine exists as an image only."""
+        if self.run:
+            return program_of_run(self.run)
+        if self.module:
+            return program_of_module(self.module)
+        return program_of_model(self.model) if self.model else None
 
     @property
     def jobs_at_once(self) -> int:

@@ -15,6 +15,9 @@ ACTIVE_WEBHOOK_SECRETS = 2
 """Two secrets sign webhooks at the same time while a receiver changes from one to the other."""
 
 
+FetchPlace = Annotated[str, Field(max_length=2_000, pattern=r"^[a-z][a-z0-9+.-]*://[^\s?#%]+$")]
+
+
 class ApiKey(StrictModel):
     """One key of a tenant. Keys are 256 random bits, so a plain SHA-256 protects them as well as a slow hash."""
 
@@ -56,6 +59,9 @@ class Tenant(StrictModel):
     publish_finished: bool = Field(
         False,
         description="Publish the end of every job on finished.<tenant>. False: only of jobs that came as events.",
+    )
+    fetch_from: list[FetchPlace] = Field(
+        default_factory=list, description="URLs below which `fetch` of its engines may name files."
     )
     webhook: Annotated[StorableText, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
         None, description="Where to POST signed notices when one of its engines is paused, quarantined or active again."

@@ -5,6 +5,7 @@ import difflib
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from enginehouse.local.engine_keeper import fingerprint
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
-from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, local_replicas, read_spec
+from enginehouse.registry.artifacts import Show
+from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, adjusted, local_replicas, read_spec
 from enginehouse.registry.deploy import (
     deploy_engine,
     drop_trial_of,
@@ -28,6 +30,9 @@ from enginehouse.registry.deploy import (
 from enginehouse.registry.versions import read_versions, spec_of
 
 _LOOK_SECONDS = 0.2
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Parts of engine.yaml with values that override those there, such as `{"scale": {"min": 2}}`."""
 
 
 class NotWorking(LocalError):
@@ -54,9 +59,11 @@ class Deployment:
     def warnings(self) -> list[str]:
         """Say which limits of engine.yaml are not enforced here."""
         found = []
-        if self.spec.run and "cpu" in self.spec.resources.model_fields_set:
+        if self.spec.program and "cpu" in self.spec.resources.model_fields_set:
             found.append("resources.cpu is not enforced: an engine that runs as a process may use every core.")
-        if self.spec.run and sys.platform != "linux":
+        if self.spec.program and self.spec.resources.gpu:
+            found.append("resources.gpu is not enforced: an engine that runs as a process may use every GPU.")
+        if self.spec.program and sys.platform != "linux":
             found.append("resources.memory is not enforced: only Linux limits the memory of a process.")
         return found
 
@@ -79,17 +86,19 @@ class Deployment:
         return drop_trial_of(self.home.engines, self.spec.id, workload)
 
 
-def deploy(home: Home, folder: Path, *, promote: bool = True) -> Deployment:
-    """Deploy the engine in `folder`, to be promoted or to stay on trial.
+def deploy(
+    home: Home, folder: Path, settings: Settings | None = None, *, promote: bool = True, show: Show = lambda _: None
+) -> Deployment:
+    """Deploy the engine in `folder`, to be promoted or to stay on trial. `settings` override those of its engine.yaml.
 
-    Raise InvalidBundle with everything that is wrong with it here.
+    `show` is told what is fetched. Raise InvalidBundle with everything that is wrong with it here.
     """
-    spec = read_spec(folder / ENGINE_FILE)
+    spec = adjusted(read_spec(folder / ENGINE_FILE), settings or {})
     if mistakes := mistakes_here(home, spec):
         raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
     if is_deployed(home.engines, folder, spec):
         return _deployment(home, spec, read_versions(home.engines / spec.id).wanted, changed=False)
-    spec = deploy_engine(home.engines, folder, promote=promote)
+    deploy_engine(home.engines, folder, spec, promote=promote, show=show)
     versions = read_versions(home.engines / spec.id)
     return _deployment(home, spec, versions.trial or versions.active, changed=True)
 
@@ -118,7 +127,7 @@ def roll_back(home: Home, engine_id: str) -> Deployment:
 
 def mistakes_here(home: Home | None, spec: EngineSpec) -> list[str]:
     """Say what of an engine.yaml cannot be deployed into this home, on this machine. None: any home."""
-    return [*(_wrong_tenant(home, spec) if home else []), *_too_much_memory(spec)]
+    return [*(_wrong_tenant(home, spec) if home else []), *_no_program(spec), *_too_much_memory(spec)]
 
 
 def _wrong_tenant(home: Home, spec: EngineSpec) -> list[str]:
@@ -130,10 +139,17 @@ def _wrong_tenant(home: Home, spec: EngineSpec) -> list[str]:
     return [f"tenant: there is no tenant {spec.tenant!r} here; {hint}'enginehouse tenant add {spec.tenant}' makes it"]
 
 
+def _no_program(spec: EngineSpec) -> list[str]:
+    if spec.program:
+        return []
+    has = f"{spec.image} runs in a container only, and here engines run as processes" if spec.image else "nothing runs"
+    return [f"run: {has}; add `run: {{command: [...]}}`, or a `module` or `model` that the engine package serves"]
+
+
 def _too_much_memory(spec: EngineSpec) -> list[str]:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     replicas = local_replicas(spec)
-    if spec.run is None or spec.resources.memory_bytes * replicas <= machine:
+    if spec.program is None or spec.resources.memory_bytes * replicas <= machine:
         return []
     wanted = spec.resources.memory + (f" for each of {replicas} replicas" if replicas > 1 else "")
     return [f"resources.memory: {wanted} is more than this machine has ({machine // 2**20}Mi)"]

@@ -239,9 +239,9 @@ class SlotProcesses:
             raise InvalidBundle(f"{self.bundle / WORKLOADS_FILE} has no slot {self.slot}, which its Subscriptions name")
         self.workload = workload
         spec = spec_of(self.bundle, self.slot)
-        if spec.run is None:
+        if spec.program is None:
             raise LocalError(
-                f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`.",
+                f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`, `module` or `model`.",
                 "Add `run: {command: [...]}`, the command that starts it on this machine.",
             )
         source = source_folder(self.bundle, workload.source)
@@ -273,17 +273,17 @@ class SlotProcesses:
         self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan))
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
-        assert spec.run
+        assert spec.program
         home = self.context.home.run / "engines" / name
         home.mkdir(parents=True, exist_ok=True)
-        scrubbed = engine_environment(spec.run.env, port, home, environment)
+        scrubbed = engine_environment(spec.program.env, port, home, environment)
         # What a ready-made server answers is the business of the runner, whose own health follows it.
         url = f"http://127.0.0.1:{port}/healthz" if spec.protocol == "predict" else None
         return ProcessSpec(
             name=name,
             kind="engine",
             is_tenants=spec.tenant != PLATFORM_TENANT,
-            command=engine_command(spec.run.command, environment),
+            command=engine_command(spec.program.command, environment),
             environment=lambda: scrubbed,
             cwd=source,
             log=self.context.log(name),

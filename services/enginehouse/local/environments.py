@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.program import Program
 from enginehouse.local.checkout import root, source_folders
 from enginehouse.local.daprd import cache_folder
 from enginehouse.local.errors import LocalError
@@ -40,8 +41,7 @@ class EnvironmentFailed(LocalError):
 
 def needs_environment(spec: EngineSpec) -> bool:
     """Return whether the engine is a Python program that needs an environment. Other engines bring what they need."""
-    run = spec.run
-    return run is not None and (run.command[0] in ("python", "python3") or run.requirements is not None)
+    return spec.program is not None and spec.program.is_python
 
 
 def needs_our_package(spec: EngineSpec) -> bool:
@@ -50,14 +50,19 @@ def needs_our_package(spec: EngineSpec) -> bool:
 
 
 def environment_key(
-    interpreter: Interpreter, requirements: str | None, files: dict[str, Path], *, with_ours: bool = True
+    interpreter: Interpreter,
+    program: Program,
+    files: dict[str, Path],
+    *,
+    with_ours: bool = True,
 ) -> str:
     """Return a key that changes with everything that an environment is made from.
 
     That is the interpreter, the engine package (whose name the requirements may hold also where it is not installed
     anyway), and the files that the requirements consist of.
     """
-    digest = hashlib.sha256(f"{interpreter.identity}\0{requirements}\0{files_hash(files)}\0{with_ours}\0".encode())
+    made_from = (interpreter.identity, program.requirements, program.wheel, program.extra, files_hash(files), with_ours)
+    digest = hashlib.sha256(repr(made_from).encode())
     ours = [root() / "pyproject.toml"]
     for folder in source_folders("engine", "contracts"):
         ours += sorted(folder.rglob("*.py"))
@@ -71,13 +76,13 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) ->
 
     Raise EnvironmentFailed, InvalidBundle or LocalError if it cannot be made.
     """
-    if spec.run is None or not needs_environment(spec):
+    program = spec.program
+    if program is None or not program.is_python:
         return None
     interpreter = await find_interpreter(spec, guard, steps)
-    requirements = spec.run.requirements
-    files = await asyncio.to_thread(environment_files, source, requirements)
+    files = await asyncio.to_thread(environment_files, source, program.requirements, program.wheel)
     make_key = partial(environment_key, with_ours=needs_our_package(spec))
-    key = await asyncio.to_thread(make_key, interpreter, requirements, files)
+    key = await asyncio.to_thread(make_key, interpreter, program, files)
     folder = cache_folder() / "environments" / key
     async with _only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
@@ -85,17 +90,17 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) ->
     return folder
 
 
-def install_arguments(
-    folder: Path, requirements: str | None, files: Collection[str], *, with_ours: bool = True
-) -> list[str]:
+def install_arguments(folder: Path, program: Program, files: Collection[str], *, with_ours: bool = True) -> list[str]:
     """Return uv's arguments that fill the environment in `folder`; `with_ours`: with the engine package."""
     # Two flags, because uv reuses a wheel that it built before even if the sources have changed.
     arguments = ["pip", "install", "--python", str(folder / "bin" / "python"), "--refresh-package", "enginehouse"]
     arguments += ["--reinstall-package", "enginehouse", "--constraints", str(_constraint(folder))]
     if with_ours:
-        arguments += [str(root())]
-    if requirements:
-        arguments += ["-r", requirements]
+        arguments += [f"{root()}[{program.extra}]" if program.extra else str(root())]
+    if program.wheel:
+        arguments += [f"./{program.wheel}"]
+    if program.requirements:
+        arguments += ["-r", program.requirements]
     if UV_CONFIG in files:
         # Named explicitly: uv would prefer the configuration of a project around the folder.
         arguments += ["--config-file", UV_CONFIG]
@@ -110,8 +115,8 @@ async def _build(
     spec: EngineSpec, folder: Path, interpreter: Interpreter, files: dict[str, Path], guard: Guard, steps: Steps
 ) -> None:
     """Build the environment in its final place: a virtual environment holds its own path, so it cannot be renamed."""
-    assert spec.run
-    uv, requirements = find_uv(), spec.run.requirements
+    uv, program = find_uv(), spec.program
+    assert program
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     key = f"{spec.id} environment"
@@ -133,8 +138,8 @@ async def _build(
         # `override-dependencies` in a uv.toml would otherwise fetch it from there.
         _constraint(folder).write_text(f"enginehouse @ {root().as_uri()}\n")
         with_ours = needs_our_package(spec)
-        if requirements or with_ours:
-            arguments = install_arguments(folder, requirements, files, with_ours=with_ours)
+        if program.requirements or with_ours:
+            arguments = install_arguments(folder, program, files, with_ours=with_ours)
             await run_uv(arguments, folder / _INPUTS)
 
     try:
@@ -144,7 +149,7 @@ async def _build(
         steps.finish(key, f"environment of {spec.id} failed", ok=False)
         raise EnvironmentFailed(
             f"The requirements of {spec.id} cannot be installed on Python {interpreter.version}:\n{error}",
-            f"Correct {requirements or 'the environment'} in the engine's folder and deploy it again, "
+            f"Correct {program.requirements or program.wheel or 'the environment'} in the engine's folder and deploy it again, "
             "or name another Python in its engine.yaml.",
         ) from None
     (folder / "complete").touch()

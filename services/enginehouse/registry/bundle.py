@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from enginehouse.contracts.base import explain
 from enginehouse.contracts.engine import WINDOW_FACTOR, WINDOW_MIN, EngineSpec
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import (
@@ -276,6 +277,20 @@ def remove_bundle(folder: Path) -> bool:
 def read_spec(path: Path) -> EngineSpec:
     """Read an engine.yaml. Raise InvalidBundle with the place and the reason if it is wrong."""
     return _read(EngineSpec, path)
+
+
+def adjusted(spec: EngineSpec, settings: Mapping[str, Mapping[str, Any]]) -> EngineSpec:
+    """Return an engine.yaml with other resources or another scale: `{"resources": {"memory": "1Gi"}}`.
+
+    Raise InvalidBundle if the values do not fit.
+    """
+    content = spec.model_dump(exclude_unset=True)
+    for part, values in settings.items():
+        content[part] = {**content.get(part, {}), **values}
+    try:
+        return EngineSpec.model_validate(content)
+    except ValidationError as error:
+        raise InvalidBundle(explain(error, EngineSpec)) from None
 
 
 def read_workloads(path: Path) -> Workloads:

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from enginehouse.contracts.program import Artifact
 from enginehouse.registry.bundle import InvalidBundle
 
 MAX_BYTES = 4 * 1024**3
@@ -28,20 +29,27 @@ def deployed_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def content_hash(folder: Path) -> str:
-    """Return a hash of all deployed files of `folder` and their names."""
-    return files_hash(deployed_files(folder))
+def content_hash(folder: Path, artifacts: Sequence[Artifact] = ()) -> str:
+    """Return a hash of all deployed files of `folder` and their names, as if the artifacts had been brought there."""
+    return files_hash(deployed_files(folder), {artifact.file: artifact.sha256 for artifact in artifacts})
 
 
-def files_hash(files: dict[str, Path]) -> str:
-    """Return a hash of these files, the names that they are given, and which of them are programs."""
-    digest = hashlib.sha256()
-    for name, path in files.items():
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256")
-            runs = os.fstat(file.fileno()).st_mode & stat.S_IXUSR
-        digest.update(f"{name}\0{bool(runs)}\0{content.hexdigest()}\n".encode(errors="surrogateescape"))
+def files_hash(files: Mapping[str, Path], known: Mapping[str, str] | None = None) -> str:
+    """Return a hash of these files, the names that they are given, and which of them are programs.
+
+    `known` are the SHA-256 of files that are not here, by name; they are no programs.
+    """
+    digest, known = hashlib.sha256(), known or {}
+    for name in sorted({*files, *known}):
+        runs, content = (False, known[name]) if name in known else _file_hash(files[name])
+        digest.update(f"{name}\0{runs}\0{content}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
+
+
+def _file_hash(path: Path) -> tuple[bool, str]:
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256")
+        return bool(os.fstat(file.fileno()).st_mode & stat.S_IXUSR), content.hexdigest()
 
 
 def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import EngineId, Slot, resolve_candidates
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
+from enginehouse.registry.artifacts import Show, forbidden_sources
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
     TENANT_FILE,
@@ -19,7 +20,7 @@ from enginehouse.registry.bundle import (
     render_tenant,
     write_bundle,
 )
-from enginehouse.registry.content import content_hash
+from enginehouse.registry.content import content_hash, deployed_files
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import only_deployer, remove_unused, snapshot_source, source_folder, take_snapshot
 from enginehouse.registry.versions import drop_trial, go_back, promote_version, put_version, read_versions, spec_of
@@ -27,21 +28,47 @@ from enginehouse.registry.versions import drop_trial, go_back, promote_version, 
 _KEY_ID_LENGTH = 12
 
 
-def deploy_engine(engines: Path, folder: Path, *, promote: bool = True) -> EngineSpec:
+def deploy_engine(
+    engines: Path, folder: Path, spec: EngineSpec | None = None, *, promote: bool = True, show: Show = lambda _: None
+) -> EngineSpec:
     """Copy `folder` and put it as a version into the bundle of its engine. Raise InvalidBundle if anything is wrong.
 
-    The version runs from the copy. The process that watches `engines` starts it in the idle slot and, with `promote`,
-    makes it the active one when it is fit to. The first version of an engine is active at once.
+    The version runs from the copy, as its engine.yaml says or `spec` in its place. The process that watches `engines`
+    starts it in the idle slot and, with `promote`, makes it the active one when it is fit to. The first version of an
+    engine is active at once. `show` is told what is fetched meanwhile.
     """
-    spec = read_spec(folder / ENGINE_FILE)
-    if spec.run:
-        environment_files(folder, spec.run.requirements)
+    spec = spec or read_spec(folder / ENGINE_FILE)
+    check_files(folder, spec)
+    _check_sources(engines.parent / "tenants", folder, spec)
     with only_deployer(engines):
-        content = take_snapshot(engines, spec.id, folder)
+        content = take_snapshot(engines, spec.id, folder, spec.fetch, show)
         source = snapshot_source(spec.id, content)
         put_version(engines / spec.id, spec, source, content, promote=promote)
         remove_unused(engines, spec.id)
     return spec
+
+
+def check_files(folder: Path, spec: EngineSpec) -> None:
+    """Raise InvalidBundle if the folder lacks a file that its engine.yaml names and that nothing brings there."""
+    program = spec.program
+    if program:
+        environment_files(folder, program.requirements, program.wheel)
+    here = {*deployed_files(folder), *(artifact.file for artifact in spec.fetch)}
+    for name, place in (("module", spec.module), ("model", spec.model)):
+        if place and place.file not in here:
+            raise InvalidBundle(f"{folder / ENGINE_FILE}: {name}.file: there is no file {place.file} in {folder}.")
+
+
+def _check_sources(tenants: Path, folder: Path, spec: EngineSpec) -> None:
+    """Raise InvalidBundle if an artifact comes from where its tenant may not read.
+
+    Where there are no tenants, a bundle is rendered for another place, with the rights of whoever does it.
+    """
+    if not spec.fetch or not tenants.is_dir():
+        return
+    tenant = read_tenant(tenants, spec.tenant)
+    if mistakes := forbidden_sources(spec, tenant.fetch_from if tenant else ()):
+        raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
 
 
 def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
@@ -52,7 +79,7 @@ def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
         if versions.wanted not in versions.slots or spec_of(bundle, versions.wanted) != spec:
             return False
         workload = versions.slots[versions.wanted]
-        content = content_hash(folder)
+        content = content_hash(folder, spec.fetch)
     except (InvalidBundle, OSError):
         return False  # If the folder itself is wrong, deploying it says why.
     is_named = workload.content == content and workload.source == snapshot_source(spec.id, content)

@@ -28,13 +28,16 @@ _ARCHIVE = re.compile(r".*\.(whl|zip|tgz|tbz|tlz|txz|tar(\.\w+)?)", re.IGNORECAS
 _ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def environment_files(folder: Path, requirements: str | None) -> dict[str, Path]:
+def environment_files(folder: Path, requirements: str | None, wheel: str | None = None) -> dict[str, Path]:
     """Return every file in `folder` that an environment with these requirements is made from, by path below it.
 
-    These are the requirements, the files that they include, the wheels and packages in the folder that they name, and
-    `uv.toml`. Raise InvalidBundle if they name a file that is missing or not deployed with the folder.
+    These are the requirements, the files that they include, the wheels and packages in the folder that they name, the
+    engine's own `wheel`, and `uv.toml`. Raise InvalidBundle if they name a file that is missing or not deployed with
+    the folder.
     """
     search = _Search(folder)
+    if wheel in search.deployed:
+        search.found.add(wheel)
     if requirements:
         search.include(requirements, "", f"{folder / ENGINE_FILE}: run.requirements")
     if UV_CONFIG in search.deployed:

@@ -73,6 +73,17 @@ def set_webhook(tenants: Path, name: str, url: str | None) -> Tenant:
     return changed
 
 
+def set_fetch_from(tenants: Path, name: str, places: list[str]) -> Tenant:
+    """Set the URLs below which a tenant's engines may fetch files. Raise TenantDoesNotExist or InvalidBundle."""
+    tenant = existing_tenant(tenants, name)
+    try:
+        changed = Tenant.model_validate({**tenant.model_dump(), "fetch_from": places})
+    except ValidationError:
+        raise InvalidBundle(f"{', '.join(places)}: each must be a URL, such as s3://bucket/models/") from None
+    write_bundle(tenants / name, render_tenant(changed))
+    return changed
+
+
 def revoke_key(tenants: Path, name: str, key: str) -> ApiKey:
     """Remove the one key of a tenant that is, or starts with, `key`.
 

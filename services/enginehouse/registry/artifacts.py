@@ -1,0 +1,102 @@
+"""Bring an engine's artifacts into its folder: from an object store or a volume, and only where its tenant may read."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.names import PLATFORM_TENANT
+from enginehouse.contracts.program import Artifact
+from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle
+
+MAX_BYTES = 4 * 1024**3
+_MOST_SECONDS = 3_600.0
+_PART_BYTES = 4 * 2**20
+
+Show = Callable[[str], None]
+
+
+def forbidden_sources(spec: EngineSpec, allowed: Iterable[str]) -> list[str]:
+    """Say which artifacts come from elsewhere than below the URLs that the tenant may fetch from.
+
+    They are fetched with the rights of whoever deploys, which a tenant must not borrow.
+    """
+    if spec.tenant == PLATFORM_TENANT:
+        return []
+    places = list(allowed)
+    return [
+        f"fetch: {spec.tenant} may not fetch from {artifact.source}; "
+        + (f"it may from {', '.join(places)}. " if places else "it may from nowhere yet. ")
+        + f"'enginehouse tenant fetch-from {spec.tenant} URL' allows all below URL"
+        for artifact in spec.fetch
+        if not any(_is_below(artifact.source, place) for place in places)
+    ]
+
+
+def _is_below(source: str, place: str) -> bool:
+    """Return whether a URL lies below another. One with dots or escapes is below none, because stores read them apart."""
+    path = urlsplit(source).path
+    if unquote(path) != path or any(part in (".", "..", "") for part in path.split("/")[1:]):
+        return False
+    return source.startswith(place.rstrip("/") + "/")
+
+
+def fetch(artifact: Artifact, target: Path, show: Show) -> None:
+    """Write an artifact to `target`, and tell `show` how far it is.
+
+    Raise InvalidBundle if it cannot be read, is too large, takes too long, or is not what its hash says. Credentials
+    are those of this process: the variables of the object store, such as AWS_ACCESS_KEY_ID.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, done, give_up_at = hashlib.sha256(), 0, time.monotonic() + _MOST_SECONDS
+    try:
+        with target.open("wb") as file:
+            for part in _parts(artifact.source):
+                done += len(part)
+                if done > MAX_BYTES:
+                    raise _wrong(artifact, f"it is larger than {MAX_BYTES // 2**30} GiB")
+                if time.monotonic() > give_up_at:
+                    raise _wrong(artifact, f"it takes more than {_MOST_SECONDS / 60:g} minutes")
+                digest.update(part)
+                file.write(part)
+                show(f"fetching {artifact.file}: {done / 2**20:,.0f} MiB")
+    except (BaseError, OSError, ValueError) as error:
+        raise _wrong(artifact, f"it cannot be read: {_reason(error)}") from None
+    if digest.hexdigest() != artifact.sha256:
+        raise _wrong(artifact, f"its content has the SHA-256 {digest.hexdigest()}, where sha256 is {artifact.sha256}")
+
+
+def _parts(source: str) -> Iterator[bytes]:
+    store_url, _, name = source.rpartition("/")
+    if source.startswith("file://"):
+        yield from _file_parts(Path(urlsplit(source).path))
+        return
+    for part in obstore.get(from_url(store_url), name).stream(min_chunk_size=_PART_BYTES):
+        yield bytes(part)
+
+
+def _file_parts(path: Path) -> Iterator[bytes]:
+    # Tenants may write to a volume: a link there must not lead to a file that they may not read.
+    if path.resolve(strict=True) != path:
+        raise ValueError("it is a link, or lies behind one")
+    if not path.is_file():
+        raise ValueError("it is not a file")
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            yield part
+
+
+def _wrong(artifact: Artifact, reason: str) -> InvalidBundle:
+    return InvalidBundle(f"{ENGINE_FILE}: fetch: {artifact.source}: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error of a store, which goes on with the parts of an answer and of the request."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.splitlines()[0].split())[:300] if text else type(error).__name__

@@ -1,0 +1,142 @@
+"""Files that deploying fetches come from where their tenant may read, and are what their hash says, or nothing is deployed."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.tenant import Tenant
+from enginehouse.registry import artifacts
+from enginehouse.registry.artifacts import forbidden_sources
+from enginehouse.registry.bundle import InvalidBundle, read_spec
+from enginehouse.registry.deploy import deploy_engine, is_deployed
+from enginehouse.registry.snapshot import source_folder
+from enginehouse.registry.tenants import set_fetch_from
+from enginehouse.registry.versions import read_versions
+
+CONTENT = b"weights"
+
+
+def _spec(source: str, tenant: str = "acme") -> EngineSpec:
+    artifact = {"file": "models/m.bin", "from": source, "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    return EngineSpec.model_validate(
+        {"tenant": tenant, "name": "one", "run": {"command": ["serve"]}, "fetch": [artifact]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("s3://models/m.bin", "s3://models/"),
+        ("s3://models/a/b/m.bin", "s3://models"),
+        ("file:///mnt/acme/m.bin", "file:///mnt/acme/"),
+    ],
+)
+def test_what_lies_below_a_place_may_be_fetched(source: str, place: str) -> None:
+    assert forbidden_sources(_spec(source), [place]) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("s3://models-of-others/m.bin", "s3://models"),
+        ("s3://models", "s3://models"),
+        ("gs://models/m.bin", "s3://models/"),
+        ("s3://models/../others/m.bin", "s3://models/"),
+        ("s3://models/%2e%2e/m.bin", "s3://models/"),
+        ("s3://models/a//m.bin", "s3://models/"),
+        ("file:///mnt/acme/../globex/m.bin", "file:///mnt/acme/"),
+        ("https://models@evil.example/m.bin", "https://models/"),
+    ],
+)
+def test_what_does_not_lie_below_it_may_not(source: str, place: str) -> None:
+    (said,) = forbidden_sources(_spec(source), [place])
+    assert f"acme may not fetch from {source}; it may from {place}. " in said
+    assert "'enginehouse tenant fetch-from acme URL'" in said
+
+
+def test_engines_of_the_platform_may_fetch_from_anywhere() -> None:
+    assert forbidden_sources(_spec("s3://models/m.bin", "shared"), []) == []
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    (folder / "m.bin").write_bytes(CONTENT)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, volume: Path) -> Path:
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    _write(folder, _spec(f"file://{volume}/m.bin"))
+    return folder
+
+
+def _write(folder: Path, spec: EngineSpec) -> None:
+    (folder / "engine.yaml").write_text(json.dumps(spec.model_dump(mode="json", exclude_unset=True)))
+
+
+@pytest.fixture
+def engines(tmp_path: Path, volume: Path) -> Path:
+    home = tmp_path / "home"
+    (home / "tenants" / "acme").mkdir(parents=True)
+    (home / "tenants" / "acme" / "tenant.yaml").write_text(json.dumps(Tenant(name="acme").model_dump(mode="json")))
+    set_fetch_from(home / "tenants", "acme", [f"file://{volume}/"])
+    return home / "engines"
+
+
+def test_a_fetched_file_lies_in_the_copy_and_is_fetched_once(engines: Path, folder: Path, volume: Path) -> None:
+    shown: list[str] = []
+    spec = deploy_engine(engines, folder, show=shown.append)
+    workload = read_versions(engines / spec.id).slots["a"]
+    copy = source_folder(engines / spec.id, workload.source)
+    assert (copy / "models" / "m.bin").read_bytes() == CONTENT
+    assert shown == ["fetching models/m.bin: 0 MiB"]
+    (volume / "m.bin").unlink()
+    assert is_deployed(engines, folder, read_spec(folder / "engine.yaml"))
+    deploy_engine(engines, folder)
+    (copy / "models" / "m.bin").write_bytes(b"changed by the engine")
+    with pytest.raises(InvalidBundle, match="it cannot be read: No such file or directory"):
+        deploy_engine(engines, folder)
+
+
+def test_a_file_with_another_content_is_refused(engines: Path, folder: Path, volume: Path) -> None:
+    (volume / "m.bin").write_bytes(b"other weights")
+    with pytest.raises(
+        InvalidBundle, match=f"its content has the SHA-256 {hashlib.sha256(b'other weights').hexdigest()}"
+    ):
+        deploy_engine(engines, folder)
+    _nothing_is_deployed(engines)
+
+
+def test_a_link_on_a_volume_leads_nowhere(engines: Path, folder: Path, volume: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(CONTENT)
+    (volume / "m.bin").unlink()
+    (volume / "m.bin").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidBundle, match="it is a link, or lies behind one"):
+        deploy_engine(engines, folder)
+    _nothing_is_deployed(engines)
+
+
+def test_a_file_that_is_too_large_is_refused(engines: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "MAX_BYTES", 3)
+    with pytest.raises(InvalidBundle, match="it is larger than"):
+        deploy_engine(engines, folder)
+    _nothing_is_deployed(engines)
+
+
+def test_a_source_that_was_not_allowed_is_refused_before_anything_is_read(engines: Path, folder: Path) -> None:
+    set_fetch_from(engines.parent / "tenants", "acme", [])
+    with pytest.raises(InvalidBundle, match="it may from nowhere yet"):
+        deploy_engine(engines, folder)
+    _nothing_is_deployed(engines)
+
+
+def _nothing_is_deployed(engines: Path) -> None:
+    assert not (engines / "acme--one").exists()
+    assert not [path for path in (engines.parent / "sources").rglob("*") if path.is_file()]
