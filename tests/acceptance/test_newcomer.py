@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.support.commands import run_command
 from tests.support.dapr import PORTS
 from tests.support.documents import ROOT, Document
 from tests.support.stack import StackHandle, running_stack
@@ -85,6 +86,56 @@ def test_the_engine_in_another_language_works_word_for_word(newcomer: Newcomer) 
     refused = newcomer.run(". .venv/bin/activate", """enginehouse submit reverser --input '{"text": 5}' --wait""")
     assert refused.returncode == 1
     assert "text must be a string" in refused.stdout + refused.stderr
+
+
+def _go(source: Path, code: str) -> list[str]:
+    (source / "main.go").write_text(code)
+    return ["go", "build", "-o", "engine", "main.go"]
+
+
+def _rust(source: Path, code: str) -> list[str]:
+    page = Document.read(ROOT / "docs" / "engines.md")
+    (manifest,) = (block.text for block in page.blocks if block.language == "toml")
+    (source / "src").mkdir()
+    (source / "src" / "main.rs").write_text(code)
+    (source / "Cargo.toml").write_text(manifest)
+    return ["cargo", "build", "--quiet"]
+
+
+@pytest.mark.parametrize(
+    ("language", "compiler", "prepare", "binary"),
+    [("go", "go", _go, "engine"), ("rust", "cargo", _rust, "target/debug/engine")],
+)
+def test_a_compiled_engine_works_as_it_is_shown(
+    newcomer: Newcomer,
+    tmp_path: Path,
+    language: str,
+    compiler: str,
+    prepare: Callable[[Path, str], list[str]],
+    binary: str,
+) -> None:
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not on this machine")
+    page = Document.read(ROOT / "docs" / "engines.md")
+    (code,) = (block.text for block in page.blocks if block.language == language)
+    (description,) = (block.text for block in page.blocks if "name: compiled" in block.text)
+    source, folder = tmp_path / "source", tmp_path / "compiled"
+    source.mkdir()
+    folder.mkdir()
+    built = subprocess.run(prepare(source, code), cwd=source, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    shutil.copy2(source / binary, folder / "engine")
+    (folder / "engine.yaml").write_text(description.replace("name: compiled", f"name: compiled-{language}"))
+    (folder / "example.json").write_text('{"text": "stressed"}')
+    home = newcomer.stack.home.path
+    for command in ("test", "deploy"):
+        done = run_command(home, "engines", command, str(folder))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert newcomer.stack.submit(f"demo--compiled-{language}", {"text": "desserts"})["output"] == {
+        "reversed": "stressed"
+    }
+    refused = newcomer.stack.submit(f"demo--compiled-{language}", {"text": 5})
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "INVALID_INPUT")
 
 
 @pytest.mark.parametrize("command", ["engines deploy .", "engines", "status", "tenant add acme"])

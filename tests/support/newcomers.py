@@ -88,7 +88,13 @@ MISTAKES = {
         head="tenant: acne\nname: sentiment\n",
     ),
     "misspelt key": Mistake(["concurency", "did you mean concurrency"], "files", run=f"{_PLAIN}concurency: 2\n"),
-    "no run": Mistake(["it has no `run`", "command: [...]"], "files", run="image: x:v1\n"),
+    "no run": Mistake(["run: nothing runs; add `run: {command: [...]}`"], "files", run=""),
+    "image only": Mistake(
+        ["runs in a container only, and here engines run as processes"],
+        "files",
+        run=f"image: x@sha256:{'0' * 64}\n",
+    ),
+    "image without a digest": Mistake(["may become another image"], "files", run="image: x:v1\n"),
     "requirements file missing": Mistake(
         ["there is no file requirements.txt"],
         "files",
