@@ -77,9 +77,7 @@ def _about_module(module: str, spec: EngineSpec) -> str:
         return f"run.command in engine.yaml names the module {module}, and there is no {module}.py in the folder"
     if spec.module and module == spec.module.engine.partition(":")[0].partition(".")[0]:
         return f"module.engine in engine.yaml names the module {module}, which is not in {spec.module.file}"
-    place = (
-        program.requirements
-        if program and program.requirements
-        else "a file, and name that as requirements in engine.yaml"
-    )
+    part = next((name for name in ("module", "model") if getattr(spec, name)), "run")
+    listed = program.requirements if program else None
+    place = listed or f"a file, and name that as {part}.requirements in engine.yaml"
     return f"Add the package that has the module {module!r} to {place}"
