@@ -103,6 +103,7 @@ def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[KeptA
         **env,
         "ENGINEHOUSE_GATEWAY_PORT": str(port),
         "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
+        "ENGINEHOUSE_GATEWAY_GRPC_PORT": "0",
         "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(home.tenants),
         "ENGINEHOUSE_GATEWAY_ENGINES_DIR": str(home.engines),
         "ENGINEHOUSE_GATEWAY_OBJECTS_URL": (home.data / "objects").as_uri(),

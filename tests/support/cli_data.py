@@ -130,6 +130,7 @@ PROCESSES = [
 ]
 STATE = {
     "url": "http://127.0.0.1:8080",
+    "grpc": "127.0.0.1:8090",
     "ready": True,
     "processes": PROCESSES,
     "engines": {

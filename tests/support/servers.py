@@ -12,7 +12,7 @@ from aiohttp import web
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.ports import PortPool
-from enginehouse.open_inference import MESSAGES, SERVICE
+from enginehouse.open_inference.messages import MESSAGES, SERVICE
 
 PORTS = PortPool()
 

@@ -46,6 +46,7 @@ def starting(folder: Path, delivery_port: int, api_port: int) -> Iterator[Path]:
         "APP_API_TOKEN": TOKEN,
         "ENGINEHOUSE_GATEWAY_PORT": str(api_port),
         "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery_port),
+        "ENGINEHOUSE_GATEWAY_GRPC_PORT": "0",
         "ENGINEHOUSE_GATEWAY_LEDGER_URL": f"sqlite:///{folder / 'ledger'}",
         "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(folder),
     }

@@ -14,14 +14,18 @@ from tests.support.servers import SPOKEN, StandIn, spec_of
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.job import JobErrorCode
-from enginehouse.open_inference import CONTENTS, MESSAGES, NotThisProtocol, infer_request, infer_response
+from enginehouse.open_inference.bodies import Binary
+from enginehouse.open_inference.messages import MESSAGES
+from enginehouse.open_inference.rpc import infer_request
+from enginehouse.open_inference.tensors import FORMS, NotThisProtocol
 from enginehouse.runner.card import build_card
 from enginehouse.runner.clients.base import EngineClient, Prediction
 from enginehouse.runner.clients.choose import engine_client
-from enginehouse.runner.clients.open_inference_grpc import infer_bytes, read_infer_bytes
+from enginehouse.runner.clients.open_inference_grpc import InferCall, infer_call, read_infer_bytes
 from enginehouse.runner.clients.wire import Limits
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded
 
+AS_JSON = Binary(default=False, by_name={})
 METADATA = {
     "name": "m",
     "inputs": [
@@ -41,7 +45,7 @@ _JSON = st.recursive(
 _TENSOR = st.fixed_dictionaries(
     {
         "name": st.text(max_size=3),
-        "datatype": st.sampled_from(list(CONTENTS)),
+        "datatype": st.sampled_from(list(FORMS)),
         "shape": st.lists(st.integers(0, 3), max_size=2) | _JSON,
         "data": _JSON,
     },
@@ -134,7 +138,7 @@ class TestTensors:
             server.missing = {"/v2/models/m/versions/3/ready"}
             assert "/v2/models/m/versions/3/ready" in ((await client.health()).fault or "")
 
-    @pytest.mark.parametrize("datatype", CONTENTS)
+    @pytest.mark.parametrize("datatype", FORMS)
     def test_every_datatype_keeps_its_values(self, datatype: str) -> None:
         odd: dict[str, list[Any]] = {"BOOL": [True, False], "BYTES": ["ä", ""]}
         values = odd.get(datatype, [1, 0])
@@ -144,14 +148,16 @@ class TestTensors:
         answer = MESSAGES["ModelInferResponse"](model_name="m", raw_output_contents=sent.raw_input_contents)
         answer.outputs.add(name="x", datatype=datatype, shape=[2])
         answer.outputs.add(name="half", datatype="FP16", shape=[2])
-        first, second = infer_response(answer)["outputs"]
+        reply = read_infer_bytes(answer.SerializeToString(), 1_000, AS_JSON)
+        assert isinstance(reply, Succeeded), reply
+        first, second = reply.output["outputs"]
         assert (first["data"], second["data"]) == (values, [0.5, 1])
 
     @settings(max_examples=400, deadline=None)
     @given(_BODIES, _JSON)
     def test_any_input_is_sent_or_refused(self, body: Any, parameters: Any) -> None:
         given_parameters = parameters if isinstance(parameters, dict) else None
-        assert isinstance(infer_bytes(body, "job-1", given_parameters, "m", None), bytes | Rejected)
+        assert isinstance(infer_call(body, "job-1", given_parameters, "m", None), InferCall | Rejected)
 
     def test_nested_data_is_flattened(self) -> None:
         sent = infer_request({"inputs": [tensor(data=[[1, 2, 3], [4, 5, 6]])]}, "m", "2")
@@ -180,8 +186,9 @@ class TestTensors:
     def test_an_answer_that_contradicts_itself_is_refused(self, raw: bytes, datatype: str) -> None:
         answer = MESSAGES["ModelInferResponse"](raw_output_contents=[raw])
         answer.outputs.add(name="x", datatype=datatype)
-        with pytest.raises(NotThisProtocol):
-            infer_response(answer)
+        reply = read_infer_bytes(answer.SerializeToString(), 1_000, AS_JSON)
+        assert isinstance(reply, Failed), reply
+        assert reply.code is JobErrorCode.MALFORMED_ANSWER
 
 
 class TestCalls:
@@ -265,9 +272,13 @@ class TestExpressions:
             assert reply.code is JobErrorCode.MALFORMED_ANSWER
 
 
-def test_a_number_that_json_cannot_hold_is_no_result() -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "raw"), [("fp64_contents", math.inf, "AAAAAAAA8H8="), ("bytes_contents", b"\xff", "AQAAAP8=")]
+)
+def test_what_json_cannot_hold_is_a_raw_result(field: str, value: Any, raw: str) -> None:
     answer = MESSAGES["ModelInferResponse"](model_name="m")
-    answer.outputs.add(name="x", datatype="FP64", shape=[1]).contents.fp64_contents.append(math.nan)
-    reply = read_infer_bytes(answer.SerializeToString(), 1_000)
-    assert isinstance(reply, Failed)
-    assert reply.code is JobErrorCode.MALFORMED_ANSWER
+    output = answer.outputs.add(name="x", datatype="FP64" if field == "fp64_contents" else "BYTES", shape=[1])
+    getattr(output.contents, field).append(value)
+    reply = read_infer_bytes(answer.SerializeToString(), 1_000, AS_JSON)
+    assert isinstance(reply, Succeeded)
+    assert reply.output["outputs"][0]["raw"] == raw

@@ -238,6 +238,7 @@ class EngineCard(WireModel):
     version: str
     deployment: str = Field("", description="Differs from that of any other deployment with other content.")
     description: str = ""
+    protocol: str = Field("predict", description="How the runner calls the engine: a `ProtocolName`.")
     input_schema: dict[str, Any] = Field(default_factory=dict, description="JSON Schema 2020-12 of `input`.")
     output_schema: dict[str, Any] = Field(default_factory=dict)
     example: Any = None
@@ -251,6 +252,11 @@ class EngineCard(WireModel):
     openapi: dict[str, Any] | None = Field(
         None, description="OpenAPI document of the engine, if it fits into the card."
     )
+
+    @property
+    def speaks_tensors(self) -> bool:
+        """Say whether its inputs and outputs are infer requests and their answers."""
+        return self.protocol == "open-inference"
 
 
 class Heartbeat(WireModel):

@@ -17,6 +17,8 @@ from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.http.api import create_api
+from enginehouse.gateway.inference.infer import Inference
+from enginehouse.gateway.inference.models import Models
 from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.intake.submit import Submitter
@@ -133,6 +135,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         inline_max_bytes=settings.inline_max_bytes,
     )
     jobs = Jobs(ledger, catalogue, submitter, records, waiters, objects)
+    engine_views, bytes_in_hand = EngineViews(catalogue, ledger), BytesInHand()
     # recovery, in the order of a sweep
     lost_jobs = LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock)
     hints.on_worker_left = lost_jobs.worker_left
@@ -167,12 +170,12 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         catalogue=catalogue,
         transitions=transitions,
         engine_operations=EngineOperations(catalogue, transitions),
-        engine_views=EngineViews(catalogue, ledger),
+        engine_views=engine_views,
         dispatcher=dispatcher,
         mirroring=mirroring,
         hints=hints,
         sweep=sweep,
-        bytes_in_hand=BytesInHand(),
+        bytes_in_hand=bytes_in_hand,
         open_requests=OpenRequests(),
         loop_time=LoopTime(),
         batches=defaultdict(asyncio.Lock),
@@ -182,6 +185,8 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         followers=Followers(jobs),
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
+        models=Models(catalogue, engine_views),
+        inference=Inference(jobs, bodies, bytes_in_hand, objects),
     )
 
 
@@ -208,6 +213,7 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
         yield
     finally:
         stop.set()
+        await gateway.inference.close()
         await background.close()
         await asyncio.gather(gateway.hints.close(), gateway.mirroring.close())
         await gateway.dispatcher.close()
@@ -233,11 +239,14 @@ def _keep_running(gateway: Gateway, background: Background, stop: asyncio.Event)
     background.keep("tenants", lambda: gateway.tenants.watch(stop), restart_seconds)
 
 
+def create_gateway(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Gateway:
+    """Put a gateway together, with the real sidecar unless another one is given."""
+    return wire(settings, sidecar or DaprSidecar(settings.dapr_http_port, settings.dapr_api_token.get_secret_value()))
+
+
 def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> FastAPI:
-    """Build the public API, with the real sidecar unless another one is given."""
-    gateway = wire(
-        settings, sidecar or DaprSidecar(settings.dapr_http_port, settings.dapr_api_token.get_secret_value())
-    )
+    """Build the public API by itself."""
+    gateway = create_gateway(settings, sidecar)
     return create_api(gateway, running(gateway))
 
 

@@ -9,6 +9,8 @@ from enginehouse.gateway.engines.engine_view import EngineViews
 from enginehouse.gateway.engines.operations import EngineOperations
 from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.handover.dispatch import Dispatcher
+from enginehouse.gateway.inference.infer import Inference
+from enginehouse.gateway.inference.models import Models
 from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.cloud_events import EventIntake
 from enginehouse.gateway.jobs.dead_letters import DeadLetters
@@ -63,3 +65,13 @@ class Gateway:
     followers: Followers
     dead_letters: DeadLetters
     purge: Purge
+    models: Models
+    inference: Inference
+
+    async def readiness(self) -> dict[str, bool]:
+        """Say which of the parts that are needed to accept jobs are there. The broker may be away."""
+        return {"engines_loaded": self.catalogue.loaded.is_set(), "ledger": await self.ledger.is_well()}
+
+    async def is_ready(self) -> bool:
+        """Say whether jobs can be accepted."""
+        return all((await self.readiness()).values())

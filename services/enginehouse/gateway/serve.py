@@ -1,4 +1,4 @@
-"""The process of a gateway: serves the public API and the sidecar's listener in one event loop."""
+"""The process of a gateway: serves the public API, gRPC and the sidecar's listener in one event loop."""
 
 import asyncio
 import signal
@@ -7,9 +7,12 @@ import sys
 import structlog
 from pydantic import ValidationError
 
+from enginehouse.background import Background
 from enginehouse.contracts.base import explain_settings
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.gateway.app import create_app, create_delivery_app
+from enginehouse.gateway.app import create_delivery_app, create_gateway, running
+from enginehouse.gateway.http.api import create_api
+from enginehouse.gateway.rpc.server import RpcServer
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.serving import Server, configure_logs, run
 
@@ -22,13 +25,18 @@ a job, would add up to a quarter of a second while the ledger's threads read lar
 
 async def serve(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT, then finish the work in hand."""
-    app = create_app(settings)
+    gateway = create_gateway(settings)
+    rpc = RpcServer(gateway, settings.host, settings.grpc_port)
+    app = create_api(gateway, rpc.within(running(gateway)))
     public = Server(app, settings.host, settings.port, close_seconds=_CLOSE_SECONDS, lifespan=True)
-    app_for_sidecar = create_delivery_app(app.state.gateway)
+    app_for_sidecar = create_delivery_app(gateway)
+    draining = Background()
     deliveries = Server(app_for_sidecar, "127.0.0.1", settings.delivery_port, close_seconds=_CLOSE_SECONDS)
 
     def stop() -> None:
         public.should_exit = True
+        # Both drain at the same time.
+        draining.start(rpc.stop())
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -19,6 +19,7 @@ class GatewaySettings(BaseSettings):
         "127.0.0.1", description="Address of the public API. Use another one than loopback only behind TLS."
     )
     port: int = Field(8080, description="Port of the public API.")
+    grpc_port: int = Field(8090, description="Port of the Open Inference Protocol over gRPC, at the same address.")
     delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
     ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
     tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")

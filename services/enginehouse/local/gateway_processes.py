@@ -20,6 +20,8 @@ class GatewayProcesses:
     context: StackContext
     gateway: Supervised
     daprd: Supervised
+    grpc_port: int
+    """Port of the Open Inference Protocol over gRPC."""
 
     @classmethod
     def start(cls, context: StackContext, port: int) -> "GatewayProcesses":
@@ -37,6 +39,7 @@ class GatewayProcesses:
         environment.setdefault(
             "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{context.home.data / 'ledger.sqlite'}"
         )
+        environment.setdefault("ENGINEHOUSE_GATEWAY_GRPC_PORT", str(context.ports.take()))
         environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", (context.home.data / "objects").as_uri())
         environment.setdefault("ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR", str(context.home.webhook_secrets))
         url = f"http://127.0.0.1:{port}/healthz/ready"
@@ -52,7 +55,7 @@ class GatewayProcesses:
             block_shutdown_seconds=_STOP_SECONDS + 5,
         )
         daprd = context.supervisor.start(context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan))
-        return cls(context, gateway, daprd)
+        return cls(context, gateway, daprd, int(environment["ENGINEHOUSE_GATEWAY_GRPC_PORT"]))
 
     async def wait_healthy(self) -> None:
         """Wait until the API takes jobs and its sidecar has loaded everything."""

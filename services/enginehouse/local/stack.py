@@ -108,7 +108,7 @@ class Stack:
         # Start the engines now, so that they load while the gateway starts.
         self._follow_engines()
         await self._gateway.wait_healthy()
-        self.steps.finish("gateway", f"gateway: {self.url}")
+        self.steps.finish("gateway", f"gateway: {self.url}, gRPC 127.0.0.1:{self._gateway.grpc_port}")
         if wait_for_engines:
             await self.settled()
         self.ready = True
@@ -154,6 +154,7 @@ class Stack:
         state = {
             "supervisor": os.getpid(),
             "url": self.url,
+            "grpc": f"127.0.0.1:{self._gateway.grpc_port}" if self._gateway else None,
             "ready": self.ready,
             "started_at": self._started_at,
             "processes": self.supervisor.statuses(),

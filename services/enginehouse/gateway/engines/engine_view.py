@@ -58,7 +58,7 @@ class EngineViews:
 
     async def summary(self, engine: KnownEngine, caller: Caller) -> EngineSummary:
         """Describe an engine to `caller`, without its card."""
-        health = await self._health(engine)
+        health = await self.health(engine)
         jobs = await self._ledger.read(read.queue_counts, engine.id)
         idle = sum(1 for worker in engine.workers if not worker.in_hand)
         return EngineSummary(
@@ -77,7 +77,8 @@ class EngineViews:
         summary = await self.summary(engine, caller)
         return EngineView.model_construct(**dict(summary), card=engine.card)
 
-    async def _health(self, engine: KnownEngine) -> str:
+    async def health(self, engine: KnownEngine) -> str:
+        """Say how an engine's workers are, as `EngineSummary.health` shows it."""
         try:
             workers = await self._catalogue.read_workers(engine)
         except EnginehouseError:

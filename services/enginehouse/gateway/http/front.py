@@ -11,7 +11,7 @@ from enginehouse.gateway.http.problems import problem
 MAX_HEADERS = 100
 MAX_BYTES = 32 * 1024
 """Limit of all header names and values together. A proxy in front should refuse much larger ones earlier."""
-_SINGLE = (b"authorization", b"content-type", b"idempotency-key")
+_SINGLE = (b"authorization", b"content-type", b"idempotency-key", b"inference-header-content-length")
 """Headers that may be given only once: if there were two, one part could use the first and another the second."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -40,7 +40,7 @@ class HeadersWithinBounds:
         wrong = wrong_headers(scope["headers"]) if scope["type"] == "http" else None
         if wrong:
             status, detail = wrong
-            await problem(InvalidHeader(detail), status)(scope, receive, send)
+            await problem(InvalidHeader(detail), status, path=scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

@@ -13,6 +13,7 @@ from starlette.routing import Match
 from enginehouse.contracts import errors
 from enginehouse.contracts.base import explain_problems
 from enginehouse.contracts.errors import EnginehouseError, MethodNotAllowed, NotFound, RequestError
+from enginehouse.gateway.http.open_inference_errors import is_under_v2, open_inference_error
 
 log = structlog.get_logger()
 
@@ -75,8 +76,10 @@ def problem_body(error: EnginehouseError, status: int | None = None) -> Problem:
     )
 
 
-def problem(error: EnginehouseError, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
-    """Answer with an error."""
+def problem(
+    error: EnginehouseError, status: int | None = None, headers: dict[str, str] | None = None, *, path: str = ""
+) -> Response:
+    """Answer a request for `path` with an error."""
     status = status or status_of(error)
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
@@ -85,6 +88,8 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
         headers["Retry-After"] = "1"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if is_under_v2(path):
+        return open_inference_error(error, status, headers)
     return Response(problem_body(error, status).model_dump_json(), status, headers, PROBLEM_TYPE)
 
 
@@ -92,7 +97,8 @@ def unexpected(request: Request) -> Response:
     """Log the exception that is being handled, and answer that the fault is the gateway's."""
     request_id = getattr(request.state, "request_id", "")
     log.exception(f"{request.method} {request.url.path} failed", action="request_failed", request_id=request_id)
-    return problem(EnginehouseError("The gateway failed unexpectedly; the operator's log explains why"))
+    failed = EnginehouseError("The gateway failed unexpectedly; the operator's log explains why")
+    return problem(failed, path=request.url.path)
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
@@ -117,21 +123,22 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(EnginehouseError)
     async def _known(request: Request, error: EnginehouseError) -> Response:
-        return problem(error)
+        return problem(error, path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> Response:
-        return problem(RequestError(explain_problems(error.errors(), _query_model(request))))
+        return problem(RequestError(explain_problems(error.errors(), _query_model(request))), path=request.url.path)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        call, headers = f"{request.method} {request.url.path}", dict(error.headers or {})
+        path, headers = request.url.path, dict(error.headers or {})
+        call = f"{request.method} {path}"
         if error.status_code == 404:
-            return problem(NotFound(f"{call}: there is no such path; /docs shows every call"))
+            return problem(NotFound(f"{call}: there is no such path; /docs shows every call"), path=path)
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(app, request))
-            return problem(MethodNotAllowed(f"{call}: the path takes {headers['Allow']}"), headers=headers)
-        return problem(RequestError(f"{call}: {error.detail}"), error.status_code, headers)
+            return problem(MethodNotAllowed(f"{call}: the path takes {headers['Allow']}"), headers=headers, path=path)
+        return problem(RequestError(f"{call}: {error.detail}"), error.status_code, headers, path=path)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:

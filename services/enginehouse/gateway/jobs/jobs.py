@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pydantic_core
@@ -75,19 +76,28 @@ class Jobs:
         """Accept a job."""
         return await self.submitter.submit(submission)
 
-    async def submit_and_wait(self, submission: Submission, wait_seconds: float) -> tuple[AcceptedJob, JobView]:
+    async def submit_and_wait(self, submission: Submission, wait_seconds: float) -> JobView:
         """Accept a job and read it once it has ended, or when `wait_seconds` are over."""
+        return await self._view(await self.submit_and_end(submission, wait_seconds), submission.caller)
+
+    async def submit_and_end(
+        self, submission: Submission, wait_seconds: float, note: Callable[[AcceptedJob], None] | None = None
+    ) -> JobRow:
+        """Accept a job, call `note`, and return the job's row once it has ended, or when `wait_seconds` are over."""
         accepted = await self.submitter.submit(submission)
-        if accepted.existing:
-            return accepted, await self.read(submission.caller, accepted.id, wait_seconds)
-        # There is no await between the hand-over and this line. So the job's end cannot have been missed, and the row
-        # need not be read.
+        if note is not None:
+            note(accepted)
         deadline = time.monotonic() + wait_seconds
-        with self.waiters.waiting_for(accepted.id) as ending:
-            row = await wait_for(ending, wait_seconds)
-        if row is None:
-            return accepted, await self.read(submission.caller, accepted.id, deadline - time.monotonic())
-        return accepted, await self._view(row, submission.caller)
+        if not accepted.existing:
+            # There is no await between the hand-over and this line. So the job's end cannot have been missed, and the
+            # row need not be read.
+            with self.waiters.waiting_for(accepted.id) as ending:
+                row = await wait_for(ending, wait_seconds)
+            if row is not None:
+                return row
+        row = await self._when_ended(submission.caller, accepted.id, deadline)
+        refuse_expired(row)
+        return row
 
     async def _view(self, row: JobRow, caller: Caller) -> JobView:
         engine = self.catalogue.get(row.engine)

@@ -1,7 +1,7 @@
 """Reads large answers, and makes requests of large inputs, in bounded processes, so that they hold up no other job."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_core
 
@@ -15,6 +15,7 @@ from enginehouse.runner.outcome import HandedBack, Rejected
 _CPU_SECONDS = 10.0
 """Most processor time for reading one answer, or for making one request."""
 _NO_TIME_DELAY_SECONDS = 5.0
+T = TypeVar("T")
 
 
 class Elsewhere:
@@ -24,8 +25,8 @@ class Elsewhere:
         self._checkers = checkers
 
     async def make(
-        self, prediction: Prediction, make: Callable[..., bytes | Rejected], *more: Any, always: bool = False
-    ) -> bytes | Reply:
+        self, prediction: Prediction, make: Callable[..., T | Rejected], *more: Any, always: bool = False
+    ) -> T | Reply:
         """Return the request that `make(input, job_id, parameters, *more)` makes of a job, or the reply if it makes none.
 
         A large input, which is text, is parsed in another process; with `always` every input is. The job's clock then
@@ -72,6 +73,6 @@ def _hold(predictions: Sequence[Prediction]) -> None:
             prediction.clock.hold()
 
 
-def from_text(make: Callable[..., bytes | Rejected], text: bytes, *more: Any) -> bytes | Rejected:
+def from_text(make: Callable[..., T | Rejected], text: bytes, *more: Any) -> T | Rejected:
     """Return `make(input, *more)` of an input that is JSON text: for another process."""
     return make(pydantic_core.from_json(text), *more)

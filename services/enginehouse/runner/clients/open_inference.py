@@ -1,17 +1,19 @@
 """The client of a server of the Open Inference Protocol v2 over REST, such as MLServer, Triton or KServe.
 
-A job's input is the body of an infer request, and its result is the body of the answer.
+A job's input is the document of an infer request, and its result is that of the answer: the bodies, except that the binary
+data of a tensor is base64 text under `raw`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pydantic_core
 
 from enginehouse.contracts.protocols import OpenInference
-from enginehouse.open_inference import CONTENTS
-from enginehouse.runner.clients.answers import malformed, read_document
+from enginehouse.open_inference.bodies import HEADER, body_of, header_length, take_binary
+from enginehouse.open_inference.tensors import FORMS, NotThisProtocol
+from enginehouse.runner.clients.answers import malformed, read_computed, read_document
 from enginehouse.runner.clients.base import Health, Prediction, Reply
 from enginehouse.runner.clients.ready_made import ReadyMadeServer
 from enginehouse.runner.clients.wire import Wire
@@ -32,14 +34,18 @@ class OpenInferenceEngine(ReadyMadeServer):
 
     async def predict(self, prediction: Prediction) -> Reply:
         """POST …/infer, and return the answer as the result."""
-        body = await self._wire.elsewhere.make(prediction, infer_body)
-        if not isinstance(body, bytes):
-            return body
+        made = await self._wire.elsewhere.make(prediction, infer_body)
+        if not isinstance(made, InferBody):
+            return made
 
         async def read(response: aiohttp.ClientResponse) -> Reply:
-            return await self._wire.read_whole(response, prediction, read_infer_answer)
+            length = response.headers.get(HEADER)
+            return await self._wire.read_whole(response, prediction, read_infer_answer, length)
 
-        return await self._wire.ask(f"{self._model}/infer", body, read, traceparent=prediction.traceparent)
+        headers = None if made.head is None else {HEADER: str(made.head), "Content-Type": "application/octet-stream"}
+        return await self._wire.ask(
+            f"{self._model}/infer", made.body, read, traceparent=prediction.traceparent, headers=headers
+        )
 
     async def health(self) -> Health:
         """Ask whether the server is ready, and then whether the model is."""
@@ -55,6 +61,14 @@ class OpenInferenceEngine(ReadyMadeServer):
         return described_by_metadata(metadata) if isinstance(metadata, dict) else Description()
 
 
+class InferBody(NamedTuple):
+    """The body of an infer request."""
+
+    body: bytes
+    head: int | None
+    """Bytes of its JSON, if binary data follows it."""
+
+
 def infer_input(data: Any, job_id: str, parameters: Mapping[str, Any] | None) -> dict[str, Any] | Rejected:
     """Return the infer request of a job. Its own `parameters` win over those of the job."""
     if not isinstance(data, dict) or not isinstance(data.get("inputs"), list):
@@ -67,18 +81,39 @@ def infer_input(data: Any, job_id: str, parameters: Mapping[str, Any] | None) ->
     return {"id": job_id, **data, "parameters": {**parameters, **(own or {})}}
 
 
-def infer_body(data: Any, job_id: str, parameters: Mapping[str, Any] | None) -> bytes | Rejected:
+def infer_body(data: Any, job_id: str, parameters: Mapping[str, Any] | None) -> InferBody | Rejected:
     """Return the body of an infer request."""
-    body = infer_input(data, job_id, parameters)
-    return body if isinstance(body, Rejected) else pydantic_core.to_json(body)
+    document = infer_input(data, job_id, parameters)
+    if isinstance(document, Rejected):
+        return document
+    try:
+        return InferBody(*body_of(document, "inputs"))
+    except NotThisProtocol as error:
+        return Rejected(str(error))
 
 
-def read_infer_answer(body: bytes, limit: int) -> Reply:
-    """Read a 2xx body as the answer to an infer request."""
+def read_infer_answer(body: bytes, limit: int, length: str | None = None) -> Reply:
+    """Read a 2xx body as the answer to an infer request. `length` is its header with the size of its JSON."""
+    if length is not None:
+        return _read_binary(body, limit, length)
     reply = read_document(body, limit)
     if isinstance(reply, Succeeded) and not isinstance(_outputs_of(reply.output), list):
         return malformed('it is JSON without "outputs", a list of tensors')
     return reply
+
+
+def _read_binary(body: bytes, limit: int, length: str) -> Reply:
+    try:
+        head = header_length(length, len(body))
+        document = pydantic_core.from_json(body[:head], allow_inf_nan=False)
+        if not isinstance(_outputs_of(document), list):
+            return malformed('it is JSON without "outputs", a list of tensors')
+        take_binary(document, "outputs", body[head:])
+    except NotThisProtocol as error:
+        return malformed(str(error))
+    except ValueError:
+        return malformed("its head is not JSON")
+    return read_computed(document, limit)
 
 
 def _outputs_of(answer: Any) -> Any:
@@ -117,15 +152,18 @@ def _tensors(described: Any, *, with_values: bool) -> dict[str, Any]:
     known = [tensor for tensor in described if _is_tensor(tensor)] if isinstance(described, list) else []
     items: dict[str, Any] = {
         "type": "object",
-        "required": ["name", "shape", "datatype", "data"] if with_values else ["name"],
+        "required": ["name", "shape", "datatype"] if with_values else ["name"],
         "properties": {
             "name": {"type": "string"},
-            "datatype": {"enum": list(CONTENTS)},
+            "datatype": {"enum": list(FORMS)},
             "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
             "data": {"type": "array"},
+            "raw": {"type": "string", "contentEncoding": "base64"},
             "parameters": {"type": "object"},
         },
     }
+    if with_values:
+        items["anyOf"] = [{"required": ["data"]}, {"required": ["raw"]}]
     if not known or len(known) > _TENSORS_MAX:
         return {"items": items}
     items["properties"]["name"] = {"enum": [tensor["name"] for tensor in known]}
@@ -143,7 +181,7 @@ def _is_tensor(tensor: Any) -> bool:
 def _own(tensor: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schemas of a tensor's datatype and shape. A size of -1 may be any."""
     own: dict[str, Any] = {}
-    if tensor.get("datatype") in CONTENTS:
+    if tensor.get("datatype") in FORMS:
         own["datatype"] = {"const": tensor["datatype"]}
     shape = tensor.get("shape")
     if isinstance(shape, list) and shape and all(type(size) is int for size in shape):

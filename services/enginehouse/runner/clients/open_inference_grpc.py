@@ -1,7 +1,7 @@
 """The client of a server of the Open Inference Protocol v2 over gRPC. Inputs and results are the JSON of REST."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -11,7 +11,10 @@ from enginehouse.checkers import Checkers
 from enginehouse.contracts.cloud_event import valid_traceparent
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.protocols import OpenInference
-from enginehouse.open_inference import MESSAGES, SERVICE, NotThisProtocol, infer_request, infer_response
+from enginehouse.open_inference.bodies import Binary, wanted_binary
+from enginehouse.open_inference.messages import MESSAGES, SERVICE
+from enginehouse.open_inference.rpc import infer_request, read_message_parameters, tensors_in
+from enginehouse.open_inference.tensors import NotThisProtocol
 from enginehouse.runner.clients.answers import (
     MESSAGE_MAX_CHARS,
     bounded,
@@ -103,17 +106,18 @@ class OpenInferenceGrpcEngine:
 
     async def predict(self, prediction: Prediction) -> Reply:
         """Call ModelInfer, and return the answer as the result."""
-        request = await self._elsewhere.make(prediction, infer_bytes, self._model, self._version)
-        if not isinstance(request, bytes):
-            return request
+        call = await self._elsewhere.make(prediction, infer_call, self._model, self._version)
+        if not isinstance(call, InferCall):
+            return call
         traceparent = valid_traceparent(prediction.traceparent)
         try:
             body = await self._call(
-                "ModelInfer", request, metadata=[("traceparent", traceparent)] if traceparent else None
+                "ModelInfer", call.request, metadata=[("traceparent", traceparent)] if traceparent else None
             )
         except grpc.aio.AioRpcError as error:
             return self._meaning_of(error, self._limits.of(prediction))
-        reply: Reply = await self._elsewhere.read([prediction], read_infer_bytes, body, self._limits.of(prediction))
+        limit = self._limits.of(prediction)
+        reply: Reply = await self._elsewhere.read([prediction], read_infer_bytes, body, limit, call.binary)
         return reply
 
     async def _call(self, method: str, request: bytes, **options: Any) -> bytes:
@@ -186,28 +190,48 @@ class OpenInferenceGrpcEngine:
         return described_by_metadata({"inputs": _tensors(metadata.inputs), "outputs": _tensors(metadata.outputs)})
 
 
-def infer_bytes(
+class InferCall(NamedTuple):
+    """A call of ModelInfer."""
+
+    request: bytes
+    binary: Binary
+    """In which form its outputs are wanted."""
+
+
+def infer_call(
     data: Any, job_id: str, parameters: Mapping[str, Any] | None, model: str, version: str | None
-) -> bytes | Rejected:
-    """Return the infer request of a job, serialized."""
-    body = infer_input(data, job_id, parameters)
-    if isinstance(body, Rejected):
-        return body
+) -> InferCall | Rejected:
+    """Return the call that a job asks for."""
+    document = infer_input(data, job_id, parameters)
+    if isinstance(document, Rejected):
+        return document
     try:
-        request: bytes = infer_request(body, model, version).SerializeToString()
+        return InferCall(infer_request(document, model, version).SerializeToString(), wanted_binary(document))
     except NotThisProtocol as error:
         return Rejected(str(error))
-    return request
 
 
-def read_infer_bytes(body: bytes, limit: int) -> Reply:
+def read_infer_bytes(body: bytes, limit: int, binary: Binary) -> Reply:
     """Read a serialized answer to an infer request."""
     try:
-        return read_computed(infer_response(MESSAGES["ModelInferResponse"].FromString(body)), limit)
+        return read_computed(_answer(MESSAGES["ModelInferResponse"].FromString(body), binary), limit)
     except DecodeError:
         return malformed("it is no answer to ModelInfer")
     except NotThisProtocol as error:
         return malformed(str(error))
+
+
+def _answer(message: Any, binary: Binary) -> dict[str, Any]:
+    """Return the document of an answer. Outputs are raw if they are wanted so, or if JSON cannot hold them."""
+    answer = {name: getattr(message, name) for name in ("model_name", "model_version", "id") if getattr(message, name)}
+    if message.parameters:
+        answer["parameters"] = read_message_parameters(message.parameters)
+    tensors = tensors_in(message.outputs, message.raw_output_contents, "outputs")
+    answer["outputs"] = [
+        (tensor.as_raw("outputs") if binary.wants(tensor.name) else tensor.as_json("outputs")).document()
+        for tensor in tensors
+    ]
+    return answer
 
 
 def _tensors(described: Any) -> list[dict[str, Any]]:

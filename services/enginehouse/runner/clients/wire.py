@@ -86,11 +86,12 @@ class Wire:
         *,
         traceparent: str | None = None,
         method: str = "POST",
+        headers: Mapping[str, str] | None = None,
     ) -> T | Reply:
-        """Send JSON, and return what `read` makes of the answer; a reply if no answer could be read."""
-        headers: Mapping[str, str] = _JSON
+        """Send JSON, or what `headers` say, and return what `read` makes of the answer; a reply if none could be read."""
+        headers = headers or _JSON
         if valid := valid_traceparent(traceparent):
-            headers = {**_JSON, "traceparent": valid}
+            headers = {**headers, "traceparent": valid}
         try:
             async with self._session.request(
                 method, self.url + path, data=sendable(body), headers=headers, allow_redirects=False

@@ -18,7 +18,7 @@ async def live() -> dict[str, str]:
 @router.get("/healthz/ready", dependencies=[NoQueryAllowed], responses={422: {}, 503: {}})
 async def ready(gateway: WiredGateway) -> Response:
     """Say whether jobs can be accepted: the ledger answers and the engines are known. The broker may be away."""
-    checks = {"engines_loaded": gateway.catalogue.loaded.is_set(), "ledger": await gateway.ledger.is_well()}
+    checks = await gateway.readiness()
     is_ready = all(checks.values())
     return json_answer({"ready": is_ready, **checks}, 200 if is_ready else 503)
 

@@ -91,9 +91,9 @@ async def submit_job(request: Request, gateway: Gateway, caller: Caller, engine:
 async def _submit(request: Request, jobs: Jobs, submission: Submission) -> Response:
     seconds = wait_seconds(request)
     if seconds:
-        accepted, job = await jobs.submit_and_wait(submission, seconds)
+        job = await jobs.submit_and_wait(submission, seconds)
         status = 200 if Status(job["status"]).is_final else 202
-        return json_answer(job, status, {"Location": f"/v1/jobs/{accepted.id}", "Preference-Applied": "wait"})
+        return json_answer(job, status, {"Location": f"/v1/jobs/{job['id']}", "Preference-Applied": "wait"})
     return accepted_answer(await jobs.submit(submission))
 
 

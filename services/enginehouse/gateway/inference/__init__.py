@@ -1,0 +1,1 @@
+"""The Open Inference Protocol in front of every engine: an infer request is a job, whose end is waited for."""
