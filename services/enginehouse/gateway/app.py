@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from enginehouse.background import Background
 from enginehouse.checkers import Checkers
 from enginehouse.gateway.engines.breaker_feed import BreakerFeed
+from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
 from enginehouse.gateway.engines.operations import EngineOperations
@@ -168,6 +169,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         transitions=transitions,
         engine_operations=EngineOperations(catalogue, transitions),
         engine_views=EngineViews(catalogue, ledger),
+        engine_calls=EngineCalls(catalogue, sidecar),
         dispatcher=dispatcher,
         mirroring=mirroring,
         hints=hints,

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
 from enginehouse.gateway.engines.operations import EngineOperations
@@ -48,6 +49,7 @@ class Gateway:
     transitions: Transitions
     engine_operations: EngineOperations
     engine_views: EngineViews
+    engine_calls: EngineCalls
     dispatcher: Dispatcher
     mirroring: Mirroring
     hints: Hints
