@@ -132,6 +132,18 @@ def test_only_the_owner_and_operators_may_call(stack: StackHandle) -> None:
     assert call(stack, "GET", "info", tenant="demo").status == 200, "demo has an administrator's key"
 
 
+def test_a_broadcast_reaches_every_replica(stack: StackHandle) -> None:
+    updated = stack.call("POST", "/v1/engines:update?selector=name=extras", {"model": "v7"}, tenant="tests").body
+    (engine,) = updated["engines"]
+    assert [one["body"] for one in engine["replicas"]] == [{"result": 1}] * 2
+    (engine,) = stack.call("GET", "/v1/engines:info?selector=label.team=nlp", tenant="tests").body["engines"]
+    assert engine["engine"] == ID
+    infos = [one["body"] for one in engine["replicas"]]
+    assert len({info["port"] for info in infos}) == 2
+    assert [info["updates"] for info in infos] == [[{"model": "v7"}]] * 2
+    assert stack.call("GET", "/v1/engines:info", tenant="umbra").body == {"engines": []}
+
+
 @pytest.fixture(scope="module")
 def stranger(stack: StackHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaprdHandle]:
     """Another app with a sidecar of its own, which finds the runner as the gateway's does."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.support.gateway import ECHO, STANDARD, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, PRIVATE, STANDARD, GatewayWorld, gateway_world
 from tests.support.gateway_engines import operate
 from tests.support.problems import problem_of
 from tests.support.waiting import until_async
@@ -126,3 +126,26 @@ async def test_calls_at_once_and_their_bytes_are_bounded(tmp_path: Path) -> None
             hold(30 * 1024 * 1024)
             problem_of(await call(world), 429, "RATE_LIMITED")
         assert (await call(world)).status_code == 200
+
+
+async def test_a_broadcast_has_an_answer_for_each_engine_and_shows_what_failed(tmp_path: Path) -> None:
+    labels = {"labels": {"team": "nlp"}}
+    async with gateway_world(tmp_path, cards={ECHO: labels, PRIVATE: labels, STANDARD: {}}) as world:
+        runner = RunnerApp(world)
+        replicas = [{"replica": "h:1", "status": 200, "body": {"n": 1}}, {"replica": "h:2", "problem": "away"}]
+        runner.answer = Invoked(200, [(ANSWERED_BY, "engine")], json.dumps(replicas).encode())
+        await beat(world)
+        own = (await world.client().get("/v1/engines:info")).json()["engines"]
+        assert [engine["engine"] for engine in own] == [ECHO]
+        assert [(one["status"], one["problem"]) for one in own[0]["replicas"]] == [(200, None), (None, "away")]
+        assert [call.path for call in runner.calls] == ["call/every/info"]
+
+        answer = await world.client("admin").post("/v1/engines:update?selector=label.team=nlp", json={"model": "v2"})
+        found = {engine["engine"]: engine for engine in answer.json()["engines"]}
+        assert set(found) == {ECHO, PRIVATE}
+        assert found[PRIVATE]["code"] == "ENGINE_UNAVAILABLE"
+        assert (runner.calls[1].method, runner.calls[1].body) == ("POST", b'{"model":"v2"}')
+        none = await world.client().get("/v1/engines:info?selector=tenant=umbra")
+        assert none.json() == {"engines": []}
+        problem_of(await world.client().get("/v1/engines:info?selector=owner=x"), 422, "INVALID_REQUEST")
+        problem_of(await world.client().post("/v1/engines:update", content=b"{"), 422, "NOT_JSON")

@@ -66,3 +66,14 @@ async def test_an_engine_that_is_away_is_told_apart_from_its_own_503(tmp_path: P
 )
 def test_ready_made_servers_have_other_paths_of_jobs(options: dict[str, Any], paths: list[str]) -> None:
     assert prediction_paths(EngineSpec.model_validate({"tenant": "acme", "name": "one", **options})) == paths
+
+
+async def test_every_replica_is_asked_and_one_that_is_away_hides_no_other(tmp_path: Path) -> None:
+    async with runner_world(tmp_path) as world:
+        (replica,) = (await ask(world, "/call/every/update")).json()
+        assert (replica["replica"], replica["status"]) == (world.engine.url.removeprefix("http://"), 404)
+        await world.engine.stop()
+        answer = await ask(world, "/call/every/update")
+        assert answer.headers[ANSWERED_BY] == "engine"
+        assert "nothing listens" in answer.json()[0]["problem"]
+        assert (await ask(world, "/call/every/predict")).status_code == 404

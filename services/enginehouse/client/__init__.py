@@ -47,7 +47,7 @@ from enginehouse.homes import NoHome
 with needs("client", "enginehouse.client"):
     from enginehouse.client.async_client import AsyncClient, AsyncHandle
     from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
-    from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineInfo, JobNews, SubmitOptions
+    from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineAnswer, EngineInfo, JobNews, SubmitOptions
     from enginehouse.client.sync_client import Client, Handle
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Client",
     "Conflict",
     "DeadLetterInfo",
+    "EngineAnswer",
     "EngineAsleep",
     "EngineCallFailed",
     "EngineDoesNotExist",

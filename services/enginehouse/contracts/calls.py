@@ -17,6 +17,10 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 CALL_PREFIX = "call/one"
 """Path of a runner's listener for the gateway, without the slash before it: a path of the engine follows."""
+EVERY_PREFIX = "call/every"
+"""The same for every replica at once: `info` or `update` follows, and the answer is a list of what each answered."""
+REPLICA_ANSWER_MAX_BYTES = 16 * 1024
+"""Most bytes of one replica's answer to what is sent to every replica."""
 ANSWERED_BY = "X-Enginehouse-Answer"
 """Header of every answer of a runner to the gateway: `engine` or `runner`. A sidecar's own errors have none."""
 

@@ -71,6 +71,7 @@ def draft_card(
         version=spec.version,
         deployment=deployment,
         description=spec.description,
+        labels=spec.labels,
         input_schema=_usable("input_schema", described.input_schema, openapi or {}, faults),
         output_schema=_usable("output_schema", described.output_schema, openapi or {}, faults),
         example=described.example,

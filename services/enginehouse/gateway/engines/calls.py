@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pydantic_core
 
@@ -92,28 +92,31 @@ class EngineCalls:
             raise RequestError(
                 f"Path, query and headers have {size} bytes; {CALL_HEAD_MAX_BYTES} are allowed in a call"
             )
-        with self._counted(caller):
-            slot = await self._slot(engine, caller)
-            invocation = Invocation(
-                call.method,
-                path.rstrip("/"),
-                call.query,
-                headers,
-                call.body,
-                CALL_SECONDS + _MARGIN_SECONDS,
-                CALL_ANSWER_MAX_BYTES,
-                call.hold,
+        with self.counted(caller):
+            return await self.invoke(
+                caller,
+                engine,
+                Invocation(
+                    call.method, path.rstrip("/"), call.query, headers, call.body, 0, CALL_ANSWER_MAX_BYTES, call.hold
+                ),
             )
-            try:
-                answer = await self._sidecar.invoke(app_id(engine.id, slot), invocation)
-            except Unavailable as error:
-                raise EngineUnavailable(f"{engine.id} cannot be called: {error}") from None
+
+    async def invoke(self, caller: Caller, engine: KnownEngine, invocation: Invocation) -> Invoked:
+        """Send a request to the engine's runner, and return the answer that it got from the engine. Raise as `call` does."""
+        slot = await self._slot(engine, caller)
+        try:
+            answer = await self._sidecar.invoke(
+                app_id(engine.id, slot), replace(invocation, timeout_seconds=CALL_SECONDS + _MARGIN_SECONDS)
+            )
+        except Unavailable as error:
+            raise EngineUnavailable(f"{engine.id} cannot be called: {error}") from None
         if answer.header(ANSWERED_BY.lower()) != "engine":
             raise _runners_error(engine, answer)
         return answer
 
     @contextmanager
-    def _counted(self, caller: Caller) -> Iterator[None]:
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Count a call until the block ends. Raise RateLimited if the tenant has too many in hand."""
         if self._in_hand[caller.name] >= _AT_ONCE:
             raise RateLimited(
                 f"{caller.name} has {_AT_ONCE} calls of extra endpoints in hand, the limit",

@@ -13,6 +13,7 @@ from enginehouse.gateway.http.fast_submit import FastSubmit
 from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
 from enginehouse.gateway.http.openapi import add_answered_headers
 from enginehouse.gateway.http.routes import (
+    broadcasts,
     calls,
     dead_letters,
     docs_page,
@@ -81,6 +82,6 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
     )
     api.state.gateway = gateway
     problems.install(api)
-    for module in (jobs, events, objects, dead_letters, engine_docs, engines, calls, health, docs_page):
+    for module in (jobs, events, objects, dead_letters, engine_docs, broadcasts, engines, calls, health, docs_page):
         api.include_router(module.router)
     return api
