@@ -32,6 +32,8 @@ enginehouse engines resume acme--ocr
 
 enginehouse engines purge acme--ocr
 
+enginehouse engines logs acme--sentiment --follow
+
 enginehouse engines info label.team=nlp
 
 enginehouse engines update name=sentiment --data '{"model": "v7"}'"""
