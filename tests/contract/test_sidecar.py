@@ -3,14 +3,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
-from tests.contract.worlds import ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC, World
+from tests.contract.worlds import APP, ENGINE, FORBIDDEN_TOPIC, PUBSUB, STORE, TOPIC, World
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.json_text import NUMBER_MAX
-from enginehouse.sidecar.base import Conflict, NotPermitted, Sidecar, Unavailable
+from enginehouse.sidecar.base import Conflict, Invocation, NotPermitted, Sidecar, Unavailable
 
 CROWD = 40
 TTL = 60
@@ -241,3 +242,28 @@ async def test_metadata_tells_what_is_loaded(sidecar: Sidecar) -> None:
     assert metadata.app_id == names.app_id(ENGINE, "a")
     assert {STORE, PUBSUB} <= metadata.components
     assert TOPIC in metadata.subscribed_topics
+
+
+async def test_a_call_and_its_answer_arrive_as_they_were_sent(sidecar: Sidecar) -> None:
+    call = Invocation("PUT", "call/one/a%20b", "x=1&y=a+b", [("x-mine", "there")], b"\x00\xff")
+    answer = await sidecar.invoke(APP, call)
+    assert answer.status == 418
+    assert json.loads(answer.body) == ["PUT", "call/one/a%20b", "x=1&y=a+b", "there", "\x00\xff"]
+    assert (answer.header("x-mine"), answer.header("content-type")) == ("back", "text/x-mine")
+    nothing = await sidecar.invoke(APP, Invocation("GET", "call/one/x"))
+    assert json.loads(nothing.body) == ["GET", "call/one/x", "", None, ""]
+
+
+async def test_what_no_app_has_answered_is_no_answer(sidecar: Sidecar) -> None:
+    for app, path in ((APP, "call/one/silent"), ("acme--none--a", "call/one/x")):
+        with pytest.raises(Unavailable):
+            await sidecar.invoke(app, Invocation("GET", path))
+
+
+async def test_an_answer_is_bounded_and_counted_before_it_is_large(sidecar: Sidecar) -> None:
+    large = Invocation("PUT", "call/one/x", body=b"x" * 200_000, answer_max_bytes=100_000)
+    with pytest.raises(Unavailable, match="more than 100000 bytes"):
+        await sidecar.invoke(APP, large)
+    held: list[int] = []
+    await sidecar.invoke(APP, replace(large, answer_max_bytes=300_000, hold=held.append))
+    assert held == [300_000]

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from tests.support.dapr import PORTS, DaprdHandle, start_daprd, start_redis
 from tests.support.serving import serving
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
-from enginehouse.sidecar.base import Sidecar
+from enginehouse.contracts.calls import ANSWERED_BY
+from enginehouse.sidecar.base import Invocation, Invoked, Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import delivery_app
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
@@ -33,6 +37,26 @@ class World(Protocol):
 
     async def arrival(self, event_id: str) -> dict[str, Any]:
         """Wait for the event with that id, and return it."""
+
+
+def shown(method: str, path: str, query: str, mine: str | None, body: bytes) -> Invoked:
+    """Return the answer of APP to calls: what it was asked. Its path `silent` answers as a sidecar would."""
+    content = json.dumps([method, path, query, mine, body.decode("latin-1")]).encode()
+    answered = [] if "silent" in path else [(ANSWERED_BY, "app")]
+    return Invoked(418, [*answered, ("X-Mine", "back"), ("Content-Type", "text/x-mine")], content)
+
+
+async def show_call(call: Invocation) -> Invoked:
+    """Answer a call in memory."""
+    mine = next((value for name, value in call.headers if name == "x-mine"), None)
+    return shown(call.method, call.path, call.query, mine, call.body)
+
+
+async def show_request(request: Request) -> Response:
+    """Answer a call of a real sidecar."""
+    path, query = request.scope["raw_path"].decode().removeprefix("/"), request.url.query
+    answer = shown(request.method, path, query, request.headers.get("x-mine"), await request.body())
+    return Response(answer.body, answer.status, dict(answer.headers))
 
 
 class Inbox:
@@ -61,6 +85,7 @@ class FakeWorld(Inbox):
         self._dapr = FakeDapr(components={STORE, PUBSUB}, missing={"no-such"})
         self._dapr.forbidden_topics.add((PUBSUB, FORBIDDEN_TOPIC))
         self._dapr.subscribe(TOPIC, self.deliver)
+        self._dapr.apps[APP] = show_call
 
     def sidecar(self) -> Sidecar:
         """Return another fake sidecar over the same memory."""
@@ -126,10 +151,11 @@ def dapr_world(folder: Path) -> Iterator[DaprWorld]:
     (resources / "engine.yaml").write_text(COMPONENTS)
     token, port = secrets.token_hex(16), PORTS.take()
     inbox = Inbox()
+    shows = Route("/call/one/{path:path}", show_request, methods=["GET", "PUT"])
     with contextlib.ExitStack() as stack:
         redis = start_redis(folder)
         stack.callback(redis.stop)
-        stack.enter_context(serving(delivery_app({"/jobs": inbox.deliver}, token, lambda: True), port))
+        stack.enter_context(serving(delivery_app({"/jobs": inbox.deliver}, token, lambda: True, [shows]), port))
         environment = {**redis.environment(), "APP_API_TOKEN": token}
         daprd = start_daprd(APP, [resources], folder / "daprd.log", env=environment, app_port=port)
         stack.callback(daprd.stop)

@@ -65,6 +65,26 @@ def test_what_would_be_done_twice_is_not_sent_again_for_a_lost_answer(connect: C
     assert len(server.requests) == 1
 
 
+def test_many_engines_are_asked_at_once_and_an_update_is_never_sent_twice(connect: Connect) -> None:
+    answer = {"engines": [{"engine": "acme--ocr", "replicas": [{"replica": "h:1", "status": 200, "body": [1]}]}]}
+    client, server = connect(
+        httpx2.Response(200, json=answer), httpx2.Response(200, json=answer), httpx2.ReadError("reset")
+    )
+    (engine,) = client.engines_info("label.team=nlp")
+    assert (engine.engine, engine.replicas[0].body) == ("acme--ocr", [1])
+    assert client.update_engines("name=ocr", {"model": "v2"})[0].problem is None
+    with pytest.raises(errors.Unavailable):
+        client.update_engines()
+    asked = [
+        (request.method, request.url.path, dict(request.url.params), request.content) for request in server.requests
+    ]
+    assert asked == [
+        ("GET", "/v1/engines:info", {"selector": "label.team=nlp"}, b""),
+        ("POST", "/v1/engines:update", {"selector": "name=ocr"}, b'{"model":"v2"}'),
+        ("POST", "/v1/engines:update", {}, b"{}"),
+    ]
+
+
 def test_engines_are_stopped_started_and_emptied(connect: Connect) -> None:
     stopped = {"id": "acme--ocr", "state": "quarantined", "reason": "it lies", "health": "healthy"}
     client, server = connect(

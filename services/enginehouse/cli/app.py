@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from enginehouse.cli import author, demo, deploy, stack
+from enginehouse.cli import author, broadcasts, demo, deploy, logs, stack
 from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import say
 from enginehouse.cli.dead_letters import dead_letters
@@ -55,5 +55,8 @@ engines.command()(deploy.render)
 engines.command()(deploy.promote)
 engines.command()(deploy.rollback)
 engines.command()(deploy.remove)
+engines.command()(logs.logs)
+engines.command()(broadcasts.info)
+engines.command()(broadcasts.update)
 app.add_typer(engines, name="engines")
 app.add_typer(tenant, name="tenant")

@@ -209,7 +209,7 @@ async def follow_logs(folder: Path, every_seconds: float = 0.2) -> None:
         for path, size in _sizes(folder).items():
             start = seen.get(path, 0)
             if size > start:
-                seen[path] = _print_lines(path, start)
+                seen[path] = print_lines(path, start)
         await asyncio.sleep(every_seconds)
 
 
@@ -217,7 +217,7 @@ def _sizes(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_size for path in sorted(folder.glob("*.log"))}
 
 
-def _print_lines(path: Path, start: int) -> int:
+def print_lines(path: Path, start: int) -> int:
     """Print the complete lines after `start`. Return where the next look begins."""
     with path.open("rb") as file:
         file.seek(start)

@@ -30,7 +30,13 @@ enginehouse engines quarantine acme--ocr --reason "answers nonsense since v3"
 
 enginehouse engines resume acme--ocr
 
-enginehouse engines purge acme--ocr"""
+enginehouse engines purge acme--ocr
+
+enginehouse engines logs acme--sentiment --follow
+
+enginehouse engines info label.team=nlp
+
+enginehouse engines update name=sentiment --data '{"model": "v7"}'"""
 
 engines = typer.Typer(cls=Lists, epilog=EXAMPLES)
 
@@ -48,7 +54,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def callback() -> None:
-    """List the engines you may use, or make, show, test, render, deploy, promote, roll back, quarantine, resume, purge or remove one. Without a command: list."""
+    """List the engines you may use, or make, show, test, render, deploy, promote, roll back, quarantine, resume, purge or remove one, or ask many. Without a command: list."""
 
 
 @engines.command("list")

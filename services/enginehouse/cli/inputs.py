@@ -9,14 +9,14 @@ from typing import Any
 import typer
 
 
-def read_input(text: str | None, files: list[str]) -> Any:
-    """Return the input given by `--input` and `--input-file FIELD=PATH`.
+def read_input(text: str | None, files: list[str], *, option: str = "--input") -> Any:
+    """Return the input given by `option` and `--input-file FIELD=PATH`.
 
     Raise BadParameter with the reason if it is wrong.
     """
-    value = None if text is None else _parse(_text(text))
-    for option in files:
-        value = _with_file(value, option)
+    value = None if text is None else _parse(_text(text), option)
+    for file in files:
+        value = _with_file(value, file)
     return value
 
 
@@ -31,12 +31,12 @@ def _text(text: str) -> str:
         raise typer.BadParameter(f"{text[1:]} is not text; --input-file FIELD={text[1:]} sends it as base64") from None
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, option: str) -> Any:
     try:
         return json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
-        advice = """JSON text needs its own quotes: --input '{"text": "Hello"}'"""
-        raise typer.BadParameter(f"--input is not JSON ({error}). {advice}") from None
+        advice = f"""JSON text needs its own quotes: {option} '{{"text": "Hello"}}'"""
+        raise typer.BadParameter(f"{option} is not JSON ({error}). {advice}") from None
 
 
 def _no_constant(name: str) -> Any:

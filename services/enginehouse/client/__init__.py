@@ -11,8 +11,11 @@ Every error that a call may raise is an `EnginehouseError`, and can be imported 
 from enginehouse.contracts.errors import (
     AlreadyRedriven,
     Conflict,
+    EngineAsleep,
+    EngineCallFailed,
     EngineDoesNotExist,
     EnginehouseError,
+    EngineUnavailable,
     EventReused,
     Forbidden,
     IdempotencyKeyReused,
@@ -44,7 +47,7 @@ from enginehouse.homes import NoHome
 with needs("client", "enginehouse.client"):
     from enginehouse.client.async_client import AsyncClient, AsyncHandle
     from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
-    from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineInfo, JobNews, SubmitOptions
+    from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineAnswer, EngineInfo, JobNews, SubmitOptions
     from enginehouse.client.sync_client import Client, Handle
 
 __all__ = [
@@ -56,8 +59,12 @@ __all__ = [
     "Client",
     "Conflict",
     "DeadLetterInfo",
+    "EngineAnswer",
+    "EngineAsleep",
+    "EngineCallFailed",
     "EngineDoesNotExist",
     "EngineInfo",
+    "EngineUnavailable",
     "EnginehouseError",
     "EventReused",
     "Forbidden",

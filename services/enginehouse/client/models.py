@@ -36,6 +36,31 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class ReplicaAnswer(_Answer):
+    """What one replica answered to `engines_info` or `update_engines`. Without a `status` it gave no answer."""
+
+    replica: str
+    status: int | None = None
+    body: Any = None
+    problem: str | None = None
+
+
+class EngineAnswer(_Answer):
+    """What the replicas of one engine answered; `code` and `problem` say why the engine could not be asked."""
+
+    engine: str
+    version: str | None = None
+    replicas: list[ReplicaAnswer] = Field(default_factory=list)
+    code: str | None = None
+    problem: str | None = None
+
+
+class EngineAnswers(_Answer):
+    """An answer for each engine that was selected."""
+
+    engines: list[EngineAnswer]
+
+
 class JobCounts(_Answer):
     """Number of an engine's jobs: waiting, running, and ended so far."""
 

@@ -4,17 +4,19 @@
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pydantic_core
 from pydantic import BaseModel
 
-from enginehouse.client.models import DeadLetterInfo, DeadLetterPage, EngineInfo
+from enginehouse.client.models import DeadLetterInfo, DeadLetterPage, EngineAnswer, EngineAnswers, EngineInfo
 from enginehouse.client.sync_transport import Transport
 
 M = TypeVar("M", bound=BaseModel)
 _PAGE = 200
+_BROADCAST_SECONDS = 90
+"""Longest time that the gateway takes to ask all engines."""
 
 
 def path_part(text: str) -> str:
@@ -65,6 +67,26 @@ class Operations:
         """Cancel every job that waits for an engine. Return their number. Needs an administrator's key."""
         content = self._transport.request("POST", f"/v1/engines/{path_part(engine)}/purge", safe=False)
         return int(pydantic_core.from_json(content)["canceled"])
+
+    def engines_info(self, selector: str = "") -> list[EngineAnswer]:
+        """Ask every replica of the selected engines for its `/info`: your own engines, with an administrator's key all.
+
+        A selector is such as 'tenant=acme,name=sentiment,version=v2,label.team=nlp'; every part of it must hold.
+        """
+        query = {"selector": selector} if selector else None
+        return self._get(EngineAnswers, "/v1/engines:info", query, wait_seconds=_BROADCAST_SECONDS).engines
+
+    def update_engines(self, selector: str = "", data: Any = None) -> list[EngineAnswer]:
+        """Send `data` to `/update` of every replica of the selected engines. Some may fail: each has an answer of its own."""
+        content = self._transport.request(
+            "POST",
+            "/v1/engines:update",
+            body={} if data is None else data,
+            params={"selector": selector} if selector else None,
+            safe=False,
+            wait_seconds=_BROADCAST_SECONDS,
+        )
+        return EngineAnswers.model_validate_json(content).engines
 
     def _get(self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0) -> M:
         return kind.model_validate_json(self._transport.request("GET", path, params=params, wait_seconds=wait_seconds))

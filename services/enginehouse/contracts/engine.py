@@ -25,6 +25,7 @@ from enginehouse.contracts.program import (
 )
 from enginehouse.contracts.protocols import JsonCall, OpenAI, OpenInference, ProtocolName, check_options
 from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
+from enginehouse.contracts.selector import LABEL_NAME_PATTERN, LABEL_VALUE_PATTERN, LABELS_MAX
 
 ENGINE_PORT = 8000
 ENGINE_WARNING_HEADER = "X-Engine-Warning"
@@ -51,6 +52,13 @@ JOBS_AT_ONCE_MAX = 1_024
 
 _PROGRAMS = ("run", "module", "model")
 """The fields of which one says what runs as a process."""
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(pattern=f"^{LABEL_NAME_PATTERN}$")],
+        Annotated[str, Field(pattern=f"^{LABEL_VALUE_PATTERN}$")],
+    ],
+    Field(max_length=LABELS_MAX),
+]
 
 
 class Resources(StrictModel):
@@ -110,6 +118,7 @@ class EngineSpec(StrictModel):
     open_inference: OpenInference | None = Field(None, validate_default=True)
     openai: OpenAI | None = Field(None, validate_default=True)
     json_call: JsonCall | None = Field(None, alias="json", validate_default=True)
+    labels: Labels = Field(default_factory=dict, description="Names and values by which many engines are selected.")
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
         4, description="Jobs that one replica works on at the same time."
     )
@@ -239,6 +248,7 @@ class EngineCard(WireModel):
     deployment: str = Field("", description="Differs from that of any other deployment with other content.")
     description: str = ""
     protocol: str = Field("predict", description="How the runner calls the engine: a `ProtocolName`.")
+    labels: dict[str, str] = Field(default_factory=dict)
     input_schema: dict[str, Any] = Field(default_factory=dict, description="JSON Schema 2020-12 of `input`.")
     output_schema: dict[str, Any] = Field(default_factory=dict)
     example: Any = None

@@ -190,6 +190,28 @@ class Unavailable(EnginehouseError):
     code = "UNAVAILABLE"
 
 
+class EngineAsleep(Unavailable):
+    """The engine has no worker, because it needs none at present."""
+
+    code = "ENGINE_ASLEEP"
+    advice = "Submit a job, which wakes the engine, and call again as Retry-After says."
+
+
+class EngineUnavailable(Unavailable):
+    """The engine cannot be called now."""
+
+    code = "ENGINE_UNAVAILABLE"
+    advice = "GET /v1/engines/{engine} says what is wrong with it; jobs wait until it works again."
+
+
+class EngineCallFailed(EnginehouseError):
+    """The engine gave no answer that can be passed on."""
+
+    code = "ENGINE_CALL_FAILED"
+    retryable = False
+    advice = "Its owner finds the reason in the engine's own output: enginehouse engines logs NAME."
+
+
 class Conflict(EnginehouseError):
     """Another writer changed the record first. Read it again."""
 

@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from enginehouse.background import Background
 from enginehouse.checkers import Checkers
 from enginehouse.gateway.engines.breaker_feed import BreakerFeed
+from enginehouse.gateway.engines.broadcast import Broadcasts
+from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
 from enginehouse.gateway.engines.operations import EngineOperations
@@ -91,6 +93,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         sidecar, catalogue, notifier, tenants, sweep_budget, wake=lambda engine_id: dispatcher.wake(engine_id)
     )
     breaker_feed = BreakerFeed(catalogue, transitions)
+    engine_calls = EngineCalls(catalogue, sidecar)
     catalogue.on_deployment = breaker_feed.start_anew
     # handover
     dispatcher = Dispatcher(
@@ -171,6 +174,8 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         transitions=transitions,
         engine_operations=EngineOperations(catalogue, transitions),
         engine_views=engine_views,
+        engine_calls=engine_calls,
+        broadcasts=Broadcasts(catalogue, engine_calls),
         dispatcher=dispatcher,
         mirroring=mirroring,
         hints=hints,

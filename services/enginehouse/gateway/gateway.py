@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from enginehouse.gateway.engines.broadcast import Broadcasts
+from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
 from enginehouse.gateway.engines.operations import EngineOperations
@@ -50,6 +52,8 @@ class Gateway:
     transitions: Transitions
     engine_operations: EngineOperations
     engine_views: EngineViews
+    engine_calls: EngineCalls
+    broadcasts: Broadcasts
     dispatcher: Dispatcher
     mirroring: Mirroring
     hints: Hints

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from enginehouse.local.tools import ToolFailed, run_tool
 RELEASES = "https://github.com/dapr/dapr/releases/download"
 _MODULE = "github.com/dapr/dapr"
 _KEY = "daprd"
+_BUILD_TAG = "stablecomponents"
+_NAMES_SOURCE = "cmd/daprd/components/nameresolution_sqlite.go"
+"""Registers name resolution by an SQLite file, which sidecars of one machine use to call each other. Releases have it."""
 
 
 async def get_daprd(guard: Guard, steps: Steps) -> Path:
@@ -125,26 +129,37 @@ async def _build(guard: Guard, steps: Steps) -> Path:
             cwd=Path("/"),
             on_line=downloading,
         )
-        # Built inside the module's own folder: the `replace` lines of its go.mod hold only there.
-        folder = Path(json.loads(described)["Dir"])
-        packages = await run_tool(
-            [go, "list", "-deps", "-tags", "stablecomponents", "./cmd/daprd"],
-            guard,
-            environment=environment,
-            cwd=folder,
-            on_line=downloading,
-        )
-        binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, steps)
+        with tempfile.TemporaryDirectory(prefix="daprd-") as temporary:
+            # Built inside the module's own folder: the `replace` lines of its go.mod hold only there.
+            folder = Path(temporary, "source")
+            await asyncio.to_thread(copy_source, Path(json.loads(described)["Dir"]), folder)
+            packages = await run_tool(
+                [go, "list", "-deps", "-tags", _BUILD_TAG, "./cmd/daprd"],
+                guard,
+                environment=environment,
+                cwd=folder,
+                on_line=downloading,
+            )
+            binary = await _compile(go, folder, version, len(packages.splitlines()), environment, guard, steps)
     except ToolFailed as error:
         raise _WayFailed(f"it cannot be built:\n{error}") from None
     steps.update(_KEY, f"daprd {version} built in {time.monotonic() - began:.0f} s")
     return binary
 
 
+def copy_source(module: Path, folder: Path) -> None:
+    """Copy Dapr's source, and let the build have name resolution by SQLite, which is not among the stable components."""
+    shutil.copytree(module, folder, copy_function=shutil.copyfile)
+    for parent, _, _ in os.walk(folder):
+        os.chmod(parent, 0o755)  # noqa: S103 - Go's module cache is read-only, and this copy is to be deleted
+    source = folder / _NAMES_SOURCE
+    source.write_text(source.read_text().replace("//go:build allcomponents\n", "", 1))
+
+
 async def _compile(
     go: str, folder: Path, version: str, total: int, environment: dict[str, str], guard: Guard, steps: Steps
 ) -> Path:
-    target = daprd.cached_path(version)
+    target = daprd.cached_path(daprd.BUILT)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".new-{os.getpid()}")
     done = 0
@@ -155,7 +170,7 @@ async def _compile(
         steps.update(_KEY, f"building daprd {version}: {package[:60]}", min(done, total), total)
 
     stamp = f"-s -w -X github.com/dapr/dapr/pkg/buildinfo.version={version}"
-    command = [go, "build", "-v", "-tags", "stablecomponents", "-trimpath", "-ldflags", stamp, "-o", str(fresh)]
+    command = [go, "build", "-v", "-tags", _BUILD_TAG, "-trimpath", "-ldflags", stamp, "-o", str(fresh)]
     try:
         await run_tool([*command, "./cmd/daprd"], guard, environment=environment, cwd=folder, on_line=compiled)
         os.replace(fresh, target)

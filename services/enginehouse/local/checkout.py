@@ -35,7 +35,7 @@ def runner_resources() -> list[Path]:
 
 
 def configuration(kind: str) -> Path:
-    """Return the path of the Configuration for a kind of app: `gateway` or `runner`."""
+    """Return the path of the Configuration for a kind of app, `gateway` or `runner`, where sidecars prove who they are."""
     return root() / "dapr" / "configuration" / f"{kind}.yaml"
 
 

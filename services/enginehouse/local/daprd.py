@@ -12,6 +12,8 @@ from enginehouse.local.errors import LocalError
 SERIES = "1.18"
 BUILD_VERSION = "1.18.2"
 """Version to build from source: not every dependency of 1.18.3 can be resolved."""
+BUILT = f"{BUILD_VERSION}-names"
+"""Folder in the cache of the build from source: it has the name resolution that `acquire.py` adds."""
 RELEASE_VERSION = "1.18.3"
 """Version to download, if the project's releases can be reached."""
 
@@ -28,9 +30,9 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "enginehouse"
 
 
-def cached_path(version: str) -> Path:
-    """Return the path of our own copy of a daprd."""
-    return cache_folder() / "dapr" / version / "daprd"
+def cached_path(build: str) -> Path:
+    """Return the path of our own copy of a daprd: a release's version, or BUILT."""
+    return cache_folder() / "dapr" / build / "daprd"
 
 
 def version_of(binary: Path) -> str | None:
@@ -52,7 +54,7 @@ def find() -> Path | None:
     """Return a daprd that is on PATH, in ~/.dapr/bin or in the cache; None if there is none."""
     on_path = shutil.which("daprd")
     candidates = [Path(on_path)] if on_path else []
-    candidates += [Path.home() / ".dapr" / "bin" / "daprd", cached_path(RELEASE_VERSION), cached_path(BUILD_VERSION)]
+    candidates += [Path.home() / ".dapr" / "bin" / "daprd", cached_path(RELEASE_VERSION), cached_path(BUILT)]
     return next((binary for binary in candidates if is_right(binary)), None)
 
 

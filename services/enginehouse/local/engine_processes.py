@@ -20,6 +20,7 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Slot, app_id, job_topic, trial_topic
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
+from enginehouse.local.configurations import sidecar_configuration
 from enginehouse.local.errors import LocalError
 from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
@@ -266,7 +267,7 @@ class SlotProcesses:
             app_id=self.app,
             ports=sidecar,
             resources=[*self._resources(), *checkout.runner_resources()],
-            config=checkout.configuration("runner"),
+            config=sidecar_configuration("runner", self.context.home.run),
             app_port=delivery,
             block_shutdown_seconds=int(self._longest_job_seconds),
         )

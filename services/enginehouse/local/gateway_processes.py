@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from enginehouse.contracts.names import GATEWAY_APP
 from enginehouse.local import checkout
+from enginehouse.local.configurations import sidecar_configuration
 from enginehouse.local.processes import Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, wait_all_healthy
@@ -50,7 +51,7 @@ class GatewayProcesses:
             app_id=GATEWAY_APP,
             ports=sidecar,
             resources=[*checkout.gateway_resources(), context.home.gateway_parts],
-            config=checkout.configuration("gateway"),
+            config=sidecar_configuration("gateway", context.home.run),
             app_port=delivery,
             block_shutdown_seconds=_STOP_SECONDS + 5,
         )

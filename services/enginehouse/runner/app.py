@@ -16,6 +16,7 @@ from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
 from enginehouse.contracts.events import WORKER_LEFT, completion_event
 from enginehouse.contracts.names import (
     COMPLETIONS_TOPIC,
+    GATEWAY_APP,
     JOBS_ROUTE,
     PLATFORM_TENANT,
     RUNNER_ENGINE_ROUTE,
@@ -24,6 +25,7 @@ from enginehouse.contracts.names import (
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.blame import Blame
+from enginehouse.runner.calls import EngineCalls
 from enginehouse.runner.card import CardKeeper
 from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import EngineClient, Health
@@ -214,6 +216,8 @@ class Runner:
         )
 
     def _delivery_app(self) -> DeliveryApp:
+        self._calls = EngineCalls(self.spec, self.pool, lambda: self._problems.found)
+
         async def live(request: Request) -> Response:
             return PlainTextResponse("alive")
 
@@ -229,6 +233,7 @@ class Runner:
             self._settings.app_api_token.get_secret_value(),
             self.takes_deliveries,
             extra=[Route("/healthz/live", live), Route(RUNNER_ENGINE_ROUTE, engine), Route("/metrics", metrics)],
+            callers={GATEWAY_APP: self._calls.app},
         )
 
     def ready(self) -> bool:
@@ -341,6 +346,7 @@ class Runner:
         await self.heartbeats.stop()
         for replica in self.pool.replicas:
             await replica.client.close()
+        await self._calls.close()
         await self.objects.close()
         await self._settler.close()
         await self._sidecar.close()

@@ -72,6 +72,7 @@ def draft_card(
         deployment=deployment,
         description=spec.description,
         protocol=spec.protocol,
+        labels=spec.labels,
         input_schema=_usable("input_schema", described.input_schema, openapi or {}, faults),
         output_schema=_usable("output_schema", described.output_schema, openapi or {}, faults),
         example=described.example,

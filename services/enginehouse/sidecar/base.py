@@ -1,12 +1,12 @@
 """Define the calls to a Dapr sidecar. `dapr.DaprSidecar` and `fake.FakeSidecar` implement them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from enginehouse.contracts.errors import Conflict, EnginehouseError, Unavailable
 
-__all__ = ["Conflict", "Metadata", "NotPermitted", "Sidecar", "StateItem", "Unavailable"]
+__all__ = ["Conflict", "Invocation", "Invoked", "Metadata", "NotPermitted", "Sidecar", "StateItem", "Unavailable"]
 
 
 class NotPermitted(EnginehouseError):
@@ -31,6 +31,35 @@ class Metadata:
     app_id: str
     components: frozenset[str] = field(default_factory=frozenset)
     subscribed_topics: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A request to another app."""
+
+    method: str
+    path: str
+    """Percent-encoded, without a slash before it. Dapr decodes it once and drops a slash at its end."""
+    query: str = ""
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+    timeout_seconds: float = 10
+    answer_max_bytes: int = 1024 * 1024
+    hold: Callable[[int], None] | None = None
+    """Called before more than 64 KiB of the answer are read, with the most bytes that it may have. May raise to end the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """An app's own answer, whatever its status."""
+
+    status: int
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header, whose name is in lower case."""
+        return next((value for given, value in self.headers if given.lower() == name), None)
 
 
 class Sidecar(Protocol):
@@ -71,6 +100,13 @@ class Sidecar(Protocol):
 
     async def delete(self, store: str, key: str) -> None:
         """Remove a key, whether it exists or not."""
+
+    async def invoke(self, app_id: str, call: Invocation) -> Invoked:
+        """Send a request to another app and return its answer. Only a call that changes nothing may be sent twice.
+
+        An answer without the header ANSWERED_BY is an error of the sidecar's. Raise NotPermitted if the other app's access
+        list refuses this app, and Unavailable if no answer of `answer_max_bytes` comes in time.
+        """
 
     async def metadata(self) -> Metadata:
         """Return the components and subscriptions that the sidecar has loaded now."""

@@ -7,16 +7,19 @@ above 2^53.
 import asyncio
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import pydantic_core
+from yarl import URL
 
+from enginehouse.contracts.calls import ANSWERED_BY
 from enginehouse.contracts.cloud_event import CONTENT_TYPE
+from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
+from enginehouse.sidecar.base import Conflict, Invocation, Invoked, Metadata, NotPermitted, StateItem, Unavailable
 from enginehouse.sidecar.gather import Gather
 
 _FIRST_WRITE = {"concurrency": "first-write", "consistency": "strong"}
@@ -33,6 +36,8 @@ _GATHER_IN_FLIGHT = 2
 _WHOLE_MAX_BYTES = 256 * 1024
 # A bulk publish lists the failed events in a header of its answer.
 _HEADER_MAX_BYTES = 1024 * 1024
+# A sidecar sends a request again whose connection failed, unless its length is not declared.
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 def _first_write(key: str, value: bytes, ttl_seconds: int, etag: str | None) -> dict[str, Any]:
@@ -259,6 +264,30 @@ class DaprSidecar:
         name = quote(key, safe="")
         await self._call_ok("DELETE", f"state/{store}/{name}", None, None)
 
+    async def invoke(self, app_id: str, call: Invocation) -> Invoked:
+        """Send a request to another app and return its answer. See `Sidecar.invoke`."""
+        if self._session is None:
+            raise Unavailable("sidecar: its connection is not open")
+        query = f"?{call.query}" if call.query else ""
+        try:
+            async with self._session.request(
+                call.method,
+                URL(f"http://{self._address}/v1.0/invoke/{app_id}/method/{call.path}{query}", encoded=True),
+                data=None if call.method in _SAFE_METHODS and not call.body else _in_one_part(call.body),
+                headers=call.headers,
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+                timeout=aiohttp.ClientTimeout(total=call.timeout_seconds),
+                allow_redirects=False,
+            ) as answer:
+                body = await _bounded_answer(answer, call)
+        except TimeoutError:
+            raise Unavailable(f"sidecar: no answer of {app_id} in {call.timeout_seconds:g} s") from None
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+            raise Unavailable(f"sidecar: {type(error).__name__}: {error}") from None
+        if ANSWERED_BY not in answer.headers:
+            raise _error_of_answer(answer.status, body)
+        return Invoked(answer.status, list(answer.headers.items()), body)
+
     async def metadata(self) -> Metadata:
         """Return the components and subscriptions that the sidecar has loaded now."""
         body = await self._call_ok("GET", "metadata", None, None)
@@ -269,6 +298,24 @@ class DaprSidecar:
                 components=frozenset(_text(component["name"]) for component in answer.get("components") or ()),
                 subscribed_topics=frozenset(_text(entry["topic"]) for entry in answer.get("subscriptions") or ()),
             )
+
+
+async def _bounded_answer(answer: aiohttp.ClientResponse, call: Invocation) -> bytes:
+    body, held = bytearray(), call.hold is None
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > call.answer_max_bytes:
+            raise Unavailable(f"sidecar: the answer has more than {call.answer_max_bytes} bytes")
+        if not held and len(body) > INLINE_MAX_BYTES and call.hold:
+            held = True
+            call.hold(call.answer_max_bytes)
+    return bytes(body)
+
+
+async def _in_one_part(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a body whose length is not declared."""
+    if body:
+        yield body
 
 
 def _chunks(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

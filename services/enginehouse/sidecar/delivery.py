@@ -1,7 +1,8 @@
 """Listen on loopback for the events that a sidecar delivers to its app.
 
 daprd adds the app token to *every* call of the app, also to service invocation, so the token alone does not prove a
-delivery. Therefore calls that name a calling app are refused, and other apps must never reach this listener.
+delivery. Therefore a call that names a calling app reaches only what is there for that app, and no route of deliveries;
+and other apps must never reach this listener.
 """
 
 import base64
@@ -15,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enginehouse.contracts.errors import UnsafeSettings
 
@@ -38,6 +39,8 @@ _TAKEN_FROM_METADATA = frozenset(
     for name in (b"id", b"source", b"type", b"subject", b"traceid", b"traceparent", b"tracestate")
 )
 _STRANGER = b'{"error":"deliveries come from this app\'s own sidecar only"}'
+_CALLER = b"dapr-caller-app-id"
+"""The calling app's sidecar says here whose it is."""
 
 
 def raw_payload(body: bytes) -> bytes:
@@ -51,7 +54,9 @@ def raw_payload(body: bytes) -> bytes:
 class DeliveryApp:
     """The app behind daprd's `--app-port`. Bare ASGI, because every job passes through it."""
 
-    def __init__(self, routes: Mapping[str, Deliver], app_token: str, pages: Starlette) -> None:
+    def __init__(
+        self, routes: Mapping[str, Deliver], app_token: str, pages: Starlette, callers: Mapping[str, ASGIApp]
+    ) -> None:
         self._exact = {path: deliver for path, deliver in routes.items() if "{" not in path}
         self._patterns = [
             (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), deliver)
@@ -60,15 +65,19 @@ class DeliveryApp:
         ]
         self._token = app_token.encode()
         self._pages = pages
+        self._callers = {app_id.encode(): app for app_id, app in callers.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
+        if scope["type"] == "http" and (callers := _headers(scope, _CALLER)):
+            await self._serve_caller(callers, scope, receive, send)
+            return
         found = self._find(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if found is None:
             await self._pages(scope, receive, send)
             return
         deliver, names = found
-        if not self._is_own_sidecar(scope):
+        if not self._has_token(scope):
             await _send(send, 403, _STRANGER)
             return
         if names:
@@ -86,14 +95,20 @@ class DeliveryApp:
                 return deliver, match.groupdict()
         return None
 
-    def _is_own_sidecar(self, scope: Scope) -> bool:
-        token = b""
-        for name, value in scope["headers"]:
-            if name == b"dapr-caller-app-id":
-                return False
-            if name == b"dapr-api-token":
-                token = value
-        return hmac.compare_digest(token, self._token)
+    async def _serve_caller(self, callers: list[bytes], scope: Scope, receive: Receive, send: Send) -> None:
+        # An app that sends the header itself has two: its own value, and its sidecar's.
+        app = self._callers.get(callers[0]) if len(callers) == 1 else None
+        if app is None or not self._has_token(scope):
+            await _send(send, 403, _STRANGER)
+        else:
+            await app(scope, receive, send)
+
+    def _has_token(self, scope: Scope) -> bool:
+        return hmac.compare_digest(b"".join(_headers(scope, b"dapr-api-token")), self._token)
+
+
+def _headers(scope: Scope, wanted: bytes) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name == wanted]
 
 
 def _dropped_attributes(scope: Scope) -> dict[str, str]:
@@ -133,10 +148,12 @@ def delivery_app(
     app_token: str,
     healthy: Callable[[], bool],
     extra: list[BaseRoute] | None = None,
+    callers: Mapping[str, ASGIApp] | None = None,
 ) -> DeliveryApp:
     """Return the app: a POST route for each kind of subscription, and `/healthz` for daprd's app health check.
 
-    `extra` adds routes that need no token (metrics).
+    `extra` adds routes that need no token (metrics). `callers` has what serves an app's calls by service invocation, by app
+    id; calls of every other app are refused.
     """
     if len(app_token) < 16:
         raise UnsafeSettings("APP_API_TOKEN must be set and have at least 16 characters: it proves deliveries")
@@ -144,4 +161,4 @@ def delivery_app(
     async def healthz(request: Request) -> Response:
         return JSONResponse({"healthy": healthy()}, status_code=200 if healthy() else 503)
 
-    return DeliveryApp(routes, app_token, Starlette(routes=[Route("/healthz", healthz), *(extra or [])]))
+    return DeliveryApp(routes, app_token, Starlette(routes=[Route("/healthz", healthz), *(extra or [])]), callers or {})

@@ -6,9 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from enginehouse.contracts.calls import ANSWERED_BY
+from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.moments import now
-from enginehouse.sidecar.base import Conflict, Metadata, NotPermitted, StateItem, Unavailable
+from enginehouse.sidecar.base import Conflict, Invocation, Invoked, Metadata, NotPermitted, StateItem, Unavailable
 
+App = Callable[[Invocation], Awaitable[Invoked]]
 Subscriber = Callable[[bytes], Awaitable[bool]]
 
 
@@ -33,6 +36,8 @@ class FakeDapr:
     stores: dict[str, dict[str, _Entry]] = field(default_factory=lambda: defaultdict(dict))
     published: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     handlers: dict[str, list[Subscriber]] = field(default_factory=lambda: defaultdict(list))
+    apps: dict[str, App] = field(default_factory=dict)
+    """Apps that can be called, by app id."""
     forbidden_topics: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of (pubsub, topic) to which no app may publish."""
     missing: set[str] = field(default_factory=set)
@@ -180,6 +185,25 @@ class FakeSidecar:
         """Remove a key."""
         await self._enter("delete", store, key)
         self._world.stores[store].pop(key, None)
+
+    async def invoke(self, app_id: str, call: Invocation) -> Invoked:
+        """Call an app of this Dapr. Its access list allows everybody."""
+        await self._enter("invoke", None, app_id)
+        app = self._world.apps.get(app_id)
+        if app is None:
+            raise Unavailable(f"sidecar: no app {app_id}")
+        try:
+            async with asyncio.timeout(call.timeout_seconds):
+                answer = await app(call)
+        except TimeoutError:
+            raise Unavailable(f"sidecar: no answer of {app_id} in {call.timeout_seconds:g} s") from None
+        if answer.header(ANSWERED_BY.lower()) is None:
+            raise Unavailable(f"sidecar: it answered {answer.status}")
+        if len(answer.body) > call.answer_max_bytes:
+            raise Unavailable(f"sidecar: the answer has more than {call.answer_max_bytes} bytes")
+        if len(answer.body) > INLINE_MAX_BYTES and call.hold:
+            call.hold(call.answer_max_bytes)
+        return answer
 
     async def metadata(self) -> Metadata:
         """Return the components and topics that the test has set."""

@@ -13,8 +13,11 @@ from enginehouse.gateway.http.fast_submit import FastSubmit
 from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
 from enginehouse.gateway.http.openapi import add_answered_headers
 from enginehouse.gateway.http.routes import (
+    broadcasts,
+    calls,
     dead_letters,
     docs_page,
+    engine_docs,
     engines,
     events,
     health,
@@ -80,6 +83,18 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
     )
     api.state.gateway = gateway
     problems.install(api)
-    for module in (jobs, events, objects, dead_letters, engines, open_inference, health, docs_page):
+    for module in (
+        jobs,
+        events,
+        objects,
+        dead_letters,
+        engine_docs,
+        broadcasts,
+        engines,
+        calls,
+        open_inference,
+        health,
+        docs_page,
+    ):
         api.include_router(module.router)
     return api

@@ -106,12 +106,15 @@ def refuse_encoded(request: Request) -> None:
         raise UnsupportedMediaType(f"Content-Type has the charset {charset[1][:60]!r}; send the body as UTF-8")
 
 
-async def body_of(request: Request, limit: int, hold: Callable[[int], None] | None = None) -> bytes:
+async def body_of(
+    request: Request, limit: int, hold: Callable[[int], None] | None = None, *, as_it_is: bool = False
+) -> bytes:
     """Return the body; raise InputTooLarge as soon as it is known to have more than `limit` bytes.
 
-    `hold` is called with the size of a large body before it is read, or with `limit` if its size is not declared.
+    An encoded body is refused, unless it is passed on `as_it_is`. `hold` is called with the size of a large body before it is read, or with `limit` if its size is not declared.
     """
-    refuse_encoded(request)
+    if not as_it_is:
+        refuse_encoded(request)
     declared = request.headers.get("content-length")
     size_known = declared is not None and declared.isdigit()
     if declared and size_known:

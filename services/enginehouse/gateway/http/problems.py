@@ -41,6 +41,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
     errors.QueueFull: 429,
     errors.StorageFull: 429,
     errors.Unavailable: 503,
+    errors.EngineCallFailed: 502,
     errors.RequestError: 422,
     errors.EnginehouseError: 500,
 }

@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from enginehouse.contracts.errors import EngineDoesNotExist
 from enginehouse.contracts.text import StorableText
 from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
 from enginehouse.gateway.http.answers import json_answer
@@ -40,15 +39,6 @@ async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Re
 async def read_engine(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
     """Show one engine with its card: input and output schema, version, limits. Administrators see every tenant's."""
     return json_answer(await gateway.engine_views.view(gateway.catalogue.resolve_for(engine, caller), caller))
-
-
-@router.get("/engines/{engine}/openapi.json", responses=problems(404), dependencies=[NoQueryAllowed])
-async def engine_openapi(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """Show the API description that the engine's card carries."""
-    known = gateway.catalogue.resolve(engine, caller.name)
-    if known.card is None or known.card.openapi is None:
-        raise EngineDoesNotExist(f"{known.id} shows no API description")
-    return json_answer(known.card.openapi)
 
 
 class QuarantineRequest(BaseModel):

@@ -1,0 +1,182 @@
+"""An engine's extra endpoints are called through the gateway, by real sidecars, and by no other app."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+from tests.support.dapr import DaprdHandle, start_daprd
+from tests.support.stack import StackHandle, running_stack
+
+from enginehouse.contracts.names import JOBS_ROUTE, app_id
+
+_ENGINE = Path(__file__).resolve().parents[1] / "engines" / "extras"
+ID = "tests--extras"
+APP = app_id(ID, "a")
+CALL = f"/v1/engines/{ID}/call"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
+    with running_stack(tmp_path_factory.mktemp("extras"), [_ENGINE], tenants=["tests", "umbra"]) as handle:
+        yield handle
+
+
+@dataclass(frozen=True)
+class Raw:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def call(
+    stack: StackHandle, method: str, path: str, body: bytes | None = None, tenant: str = "tests", **headers: str
+) -> Raw:
+    """Call an extra endpoint, with the path exactly as given."""
+    connection = http.client.HTTPConnection(urlsplit(stack.base_url).netloc, timeout=60)
+    sent = {"Authorization": f"Bearer {stack.keys[tenant]}", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    connection.request(method, f"{CALL}/{path}", body, sent)
+    answer = connection.getresponse()
+    found = Raw(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    connection.close()
+    return found
+
+
+def test_a_call_reaches_the_engine_as_it_was_sent_without_credentials(stack: StackHandle) -> None:
+    answer = call(
+        stack,
+        "PATCH",
+        "echo/a%20b/%C3%A4:c?x=1&y=a+b&z=%2F",
+        b"\x00\xffbody",
+        Content_Type="text/x-mine",
+        Cookie="a=b",
+        X_Mine="kept",
+        Dapr_App_Id="acme--other--a",
+        Connection="X-Once",
+        X_Once="dropped",
+    )
+    assert answer.status == 201
+    assert answer.headers["content-type"] == "application/vnd.mine+json"
+    assert answer.headers["x-enginehouse-engine"] == ID
+    seen = answer.json()
+    assert (seen["method"], seen["path"], seen["query"]) == ("PATCH", "a b/ä:c", "x=1&y=a+b&z=%2F")
+    assert seen["body"] == "\x00\xffbody"
+    assert seen["headers"]["content-type"] == "text/x-mine"
+    assert seen["headers"]["x-mine"] == "kept"
+    allowed = {
+        "host",
+        "content-length",
+        "content-type",
+        "x-mine",
+        "accept-encoding",
+        "user-agent",
+        "traceparent",
+        "tracestate",
+    }
+    assert set(seen["headers"]) <= allowed
+    assert stack.keys["tests"] not in json.dumps(seen)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+def test_every_method_is_passed_on(stack: StackHandle, method: str) -> None:
+    answer = call(stack, method, "echo/x")
+    assert answer.headers["x-enginehouse-engine"] == ID
+    assert answer.status == (405 if method == "HEAD" else 201)
+    assert method == "HEAD" or answer.json()["method"] == method
+
+
+def test_an_engines_page_does_not_run_on_our_origin(stack: StackHandle) -> None:
+    answer = call(stack, "GET", "page")
+    assert (answer.status, answer.body) == (200, b"<script>alert(1)</script>")
+    assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["etag"] == '"1"'
+    assert answer.headers["x-enginehouse-engine"] == ID
+    assert not {"set-cookie", "clear-site-data", "x-accel-redirect"} & set(answer.headers)
+
+
+def test_a_redirect_is_neither_followed_nor_passed_on(stack: StackHandle) -> None:
+    answer = call(stack, "GET", "elsewhere")
+    assert answer.status == 307
+    assert "location" not in answer.headers
+
+
+def test_an_engines_error_is_its_own_and_not_the_gateways(stack: StackHandle) -> None:
+    answer = call(stack, "GET", "broken")
+    assert (answer.status, answer.json()["message"]) == (503, "mine")
+    assert answer.headers["x-enginehouse-engine"] == ID
+    missing = call(stack, "GET", "no-such")
+    assert (missing.status, missing.headers["x-enginehouse-engine"]) == (404, ID)
+
+
+def test_a_large_answer_comes_whole_and_a_larger_one_is_refused(stack: StackHandle) -> None:
+    most = 8 * 1024 * 1024
+    assert len(call(stack, "GET", f"much?count={most}").body) == most
+    refused = call(stack, "GET", f"much?count={most + 1}")
+    assert (refused.status, refused.json()["code"]) == (502, "ENGINE_CALL_FAILED")
+    assert call(stack, "POST", "echo/x", b"x" * 1024 * 1024).status == 201
+    assert call(stack, "POST", "echo/x", b"x" * (1024 * 1024 + 1)).json()["code"] == "INPUT_TOO_LARGE"
+
+
+def test_only_the_owner_and_operators_may_call(stack: StackHandle) -> None:
+    assert call(stack, "GET", "info", tenant="umbra").json()["code"] == "ENGINE_DOES_NOT_EXIST"
+    assert call(stack, "GET", "info", tenant="demo").status == 200, "demo has an administrator's key"
+
+
+def test_a_broadcast_reaches_every_replica(stack: StackHandle) -> None:
+    updated = stack.call("POST", "/v1/engines:update?selector=name=extras", {"model": "v7"}, tenant="tests").body
+    (engine,) = updated["engines"]
+    assert [one["body"] for one in engine["replicas"]] == [{"result": 1}] * 2
+    (engine,) = stack.call("GET", "/v1/engines:info?selector=label.team=nlp", tenant="tests").body["engines"]
+    assert engine["engine"] == ID
+    infos = [one["body"] for one in engine["replicas"]]
+    assert len({info["port"] for info in infos}) == 2
+    assert [info["updates"] for info in infos] == [[{"model": "v7"}]] * 2
+    assert stack.call("GET", "/v1/engines:info", tenant="umbra").body == {"engines": []}
+
+
+@pytest.fixture(scope="module")
+def stranger(stack: StackHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaprdHandle]:
+    """Another app with a sidecar of its own, which finds the runner as the gateway's does."""
+    log = tmp_path_factory.mktemp("stranger") / "daprd.log"
+    handle = start_daprd("tests--stranger--a", [], log, config=stack.home.run / "configuration-gateway.yaml")
+    yield handle
+    handle.stop()
+
+
+def invoke(daprd: DaprdHandle, path: str, **headers: str) -> tuple[int, str]:
+    sent = {"dapr-api-token": daprd.api_token, "Content-Type": "application/json"}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    request = Request(f"{daprd.url}/invoke/{APP}/method/{path}", b"{}", sent, method="POST")
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("path", ["call/one/info", JOBS_ROUTE.strip("/"), "metrics", "healthz"])
+def test_no_other_app_can_call_a_runner(stranger: DaprdHandle, path: str) -> None:
+    assert invoke(stranger, path)[0] == 403
+    assert invoke(stranger, path, Dapr_Caller_App_Id="gateway")[0] == 403
+
+
+def test_a_delivery_cannot_be_forged_by_the_app_that_may_call(stack: StackHandle, tmp_path: Path) -> None:
+    """The gateway's app id opens `/call/` only: what hands over jobs is the topic."""
+    gateway = start_daprd("gateway", [], tmp_path / "daprd.log", config=stack.home.run / "configuration-gateway.yaml")
+    try:
+        assert invoke(gateway, "call/one/update")[0] == 200
+        assert invoke(gateway, JOBS_ROUTE.strip("/"))[0] == 404
+        assert invoke(gateway, "call/one/../../jobs")[0] == 404
+    finally:
+        gateway.stop()
