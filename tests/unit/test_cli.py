@@ -20,8 +20,7 @@ from enginehouse.cli.inputs import read_input
 from enginehouse.client import EngineInfo
 from enginehouse.contracts.tenant import Tenant, hash_key
 from enginehouse.local.home import Home
-from enginehouse.registry.deploy import has_key
-from enginehouse.registry.tenants import read_tenants
+from enginehouse.registry.tenants import has_key, read_tenants
 
 runner = CliRunner()
 

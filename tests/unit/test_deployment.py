@@ -11,11 +11,11 @@ from aiohttp import web
 from tests.support.waiting import until_async
 
 from enginehouse.local.deployment import Deployment, NotWorking, deploy, wait_until_answers
-from enginehouse.local.engine_keeper import fingerprint
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.registry.bundle import InvalidBundle
-from enginehouse.registry.deploy import add_key
+from enginehouse.registry.tenants import add_key
+from enginehouse.registry.versions import fingerprint
 
 _ENGINE = "demo--one"
 _RUN = "run: {command: [serve]}\n"

@@ -217,6 +217,8 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
     ]
     print_table(_COLUMNS, rows)
     say(f"\nAPI: {state['url']}" + ("" if state["ready"] else "   (still starting)"))
+    if state.get("registry"):
+        say(f"Registry: {state['registry']}")
     for engine, entry in state["engines"].items():
         if entry["state"] != "running":
             reason = entry["problem"] or entry["doing"] or ""

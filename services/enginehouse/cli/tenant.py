@@ -14,13 +14,13 @@ from enginehouse.cli.tables import Column, print_table
 from enginehouse.contracts.names import system_app
 from enginehouse.local.daprd import require
 from enginehouse.local.tenant_systems import write_system
-from enginehouse.registry.deploy import add_key
 from enginehouse.registry.tenants import (
+    add_key,
+    change_tenant,
     existing_tenant,
     read_tenants,
     revoke_key,
     rotate_webhook_secret,
-    set_webhook,
 )
 
 EXAMPLES = """Examples:
@@ -114,7 +114,7 @@ def webhook(
 
     Without URL: stop that.
     """
-    set_webhook(home_to_change(home).tenants, name, url)
+    change_tenant(home_to_change(home).tenants, name, {"webhook": url})
     if as_json:
         print_json({"tenant": name, "webhook": url})
     else:

@@ -37,6 +37,7 @@ from enginehouse.contracts.errors import (
     Unavailable,
     UnsafeSettings,
     UnsupportedMediaType,
+    WrongState,
 )
 from enginehouse.extras import needs
 from enginehouse.homes import NoHome
@@ -89,4 +90,5 @@ __all__ = [
     "UnsafeSettings",
     "UnsupportedMediaType",
     "WaitOver",
+    "WrongState",
 ]

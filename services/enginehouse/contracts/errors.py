@@ -146,6 +146,13 @@ class AlreadyRedriven(RequestError):
     advice = "Follow the job named; POST /v1/jobs/{id}/retry submits its input again when it has ended."
 
 
+class WrongState(RequestError):
+    """It is not in a state in which this can be done."""
+
+    code = "WRONG_STATE"
+    advice = "The detail says what it waits for, or what has to be done first."
+
+
 class IdempotencyKeyReused(RequestError):
     """The Idempotency-Key was used with a different request."""
 

@@ -75,6 +75,15 @@ class EngineId:
         return cls(tenant, engine)
 
 
+def is_engine_id(text: str) -> bool:
+    """Return whether `text` can be an engine's id."""
+    try:
+        EngineId.parse(text)
+    except InvalidName:
+        return False
+    return True
+
+
 # Every submit asks this, mostly with names that were asked before, and checking four names costs 8 µs.
 @lru_cache(maxsize=4_096)
 def resolve_candidates(name: str, caller_tenant: str) -> tuple[EngineId, ...]:

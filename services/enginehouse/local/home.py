@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from enginehouse.contracts.errors import InvalidName
-from enginehouse.contracts.names import EngineId, check_name
+from enginehouse.contracts.names import check_name, is_engine_id
 from enginehouse.homes import local_json, read_json
 from enginehouse.local.errors import LocalError
 
@@ -115,7 +115,11 @@ class Home:
 
     def engine_bundles(self) -> dict[str, Path]:
         """Return the folders of engines, by engine id. Ignore everything that is not an engine's folder."""
-        return {folder.name: folder for folder in sorted(self.engines.iterdir()) if _is_engine(folder)}
+        return {
+            folder.name: folder
+            for folder in sorted(self.engines.iterdir())
+            if folder.is_dir() and is_engine_id(folder.name)
+        }
 
     def tenant_bundles(self) -> dict[str, Path]:
         """Return the folders of tenants, by name. Ignore everything that is not a tenant's folder."""
@@ -163,14 +167,6 @@ class Home:
             yield
         finally:
             os.close(descriptor)
-
-
-def _is_engine(folder: Path) -> bool:
-    try:
-        EngineId.parse(folder.name)
-    except InvalidName:
-        return False
-    return folder.is_dir()
 
 
 def _is_tenant(folder: Path) -> bool:

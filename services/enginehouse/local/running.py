@@ -13,7 +13,8 @@ from enginehouse.local.home import LOCAL_TENANT, Home, write_private
 from enginehouse.local.ports import is_free
 from enginehouse.local.stack import Stack
 from enginehouse.local.steps import Steps
-from enginehouse.registry.deploy import add_key, deploy_engine, has_key, is_deployed
+from enginehouse.registry.deploy import deploy_engine, is_deployed
+from enginehouse.registry.tenants import add_key, has_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,21 +17,24 @@ from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
-from enginehouse.local.engine_keeper import EngineKeeper, fingerprint
+from enginehouse.local.engine_keeper import EngineKeeper
 from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.local.gateway_processes import GatewayProcesses
 from enginehouse.local.health import Prober, redis_health
 from enginehouse.local.home import Home, write_private
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
+from enginehouse.local.registry_process import registry_spec
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 from enginehouse.local.tenant_systems import configure_redis
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.deploy import promote_engine
-from enginehouse.registry.versions import Versions, read_versions
+from enginehouse.registry.versions import Versions, fingerprint, read_versions
 
 log = structlog.get_logger(__name__)
+
+_REGISTRY_START_SECONDS = 60
 
 
 @dataclass(slots=True)
@@ -51,6 +54,7 @@ class Stack:
     _gateway_parts: GatewayParts | None = None
     _redis: Supervised | None = None
     _gateway: GatewayProcesses | None = None
+    _registry: Supervised | None = None
     _ports: PortPool = field(default_factory=PortPool)
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
@@ -62,6 +66,11 @@ class Stack:
     def url(self) -> str:
         """URL of the API."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def registry_url(self) -> str | None:
+        """URL of the registry; None before it is started."""
+        return f"http://127.0.0.1:{self._registry.spec.port}" if self._registry else None
 
     @property
     def supervisor(self) -> Supervisor:
@@ -105,10 +114,12 @@ class Stack:
         self._follow_gateway_parts()
         self.steps.update("gateway", "starting the gateway and its sidecar")
         self._gateway = GatewayProcesses.start(self._context, self.port)
+        self._registry = self.supervisor.start(registry_spec(self._context, self.port))
         # Start the engines now, so that they load while the gateway starts.
         self._follow_engines()
         await self._gateway.wait_healthy()
-        self.steps.finish("gateway", f"gateway: {self.url}")
+        await self._registry.wait_healthy(_REGISTRY_START_SECONDS)
+        self.steps.finish("gateway", f"gateway: {self.url}, registry: {self.registry_url}")
         if wait_for_engines:
             await self.settled()
         self.ready = True
@@ -154,6 +165,7 @@ class Stack:
         state = {
             "supervisor": os.getpid(),
             "url": self.url,
+            "registry": self.registry_url,
             "ready": self.ready,
             "started_at": self._started_at,
             "processes": self.supervisor.statuses(),

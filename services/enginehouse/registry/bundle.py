@@ -209,7 +209,6 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
     }
     component_name = requests_component(name)
     objects: dict[str, Any] = {
-        TENANT_FILE: tenant.model_dump(mode="json"),
         "gateway/requests.yaml": component(component_name, "pubsub.redis", reading, [GATEWAY_APP], **tolerant()),
         # Raw, because strangers publish here: a malformed trace attribute would crash a sidecar that reads it as an
         # event.
@@ -218,7 +217,12 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
         ),
         SYSTEM_FILE: component(system, "pubsub.redis", own_systems, [system]),
     }
-    return {path: _yaml(content) for path, content in objects.items()}
+    return {TENANT_FILE: render_tenant_file(tenant), **{path: _yaml(content) for path, content in objects.items()}}
+
+
+def render_tenant_file(tenant: Tenant) -> str:
+    """Return the text of a tenant.yaml."""
+    return _yaml(tenant.model_dump(mode="json"))
 
 
 def write_bundle(folder: Path, files: dict[str, str]) -> None:

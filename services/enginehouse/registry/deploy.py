@@ -1,30 +1,21 @@
-"""Deploy an engine's folder as a bundle into a home; give a tenant its bundle and a key."""
+"""Deploy an engine's folder as a bundle into a home, and change which of its versions gets the jobs."""
 
 from pathlib import Path
 
-import yaml
-
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import InvalidName
-from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import EngineId, Slot, resolve_candidates
-from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
-    TENANT_FILE,
     InvalidBundle,
     Workload,
     read_spec,
     remove_bundle,
-    render_tenant,
-    write_bundle,
 )
 from enginehouse.registry.content import content_hash
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import only_deployer, remove_unused, snapshot_source, source_folder, take_snapshot
 from enginehouse.registry.versions import drop_trial, go_back, promote_version, put_version, read_versions, spec_of
-
-_KEY_ID_LENGTH = 12
 
 
 def deploy_engine(engines: Path, folder: Path, *, promote: bool = True) -> EngineSpec:
@@ -98,24 +89,3 @@ def remove_engine(engines: Path, engine_id: str) -> None:
         if not remove_bundle(engines / name):
             raise InvalidName(f"engine {engine_id!r} is not deployed here")
         remove_unused(engines, name)
-
-
-def read_tenant(tenants: Path, name: str) -> Tenant | None:
-    """Return the tenant of that name, or None."""
-    path = tenants / name / TENANT_FILE
-    return Tenant.model_validate(yaml.safe_load(path.read_text())) if path.is_file() else None
-
-
-def has_key(tenants: Path, name: str, key: str) -> bool:
-    """Return whether `key` is a key of that tenant."""
-    tenant = read_tenant(tenants, name)
-    return tenant is not None and hash_key(key) in {known.sha256 for known in tenant.keys}
-
-
-def add_key(tenants: Path, name: str, *, admin: bool = False) -> str:
-    """Make a new key for a tenant, and the tenant if it is new. Return the key; only its hash is stored."""
-    tenant = read_tenant(tenants, name) or Tenant(name=name)
-    key = new_key(name)
-    entry = ApiKey(id=key[: len(name) + _KEY_ID_LENGTH], sha256=hash_key(key), admin=admin, created_at=now())
-    write_bundle(tenants / name, render_tenant(tenant.model_copy(update={"keys": [*tenant.keys, entry]})))
-    return key

@@ -8,12 +8,12 @@ from starlette.types import Receive, Scope, Send
 
 from enginehouse import __version__
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http import problems
 from enginehouse.gateway.http.fast_submit import FastSubmit
-from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
-from enginehouse.gateway.http.openapi import add_answered_headers
-from enginehouse.gateway.http.routes import dead_letters, docs_page, engines, events, health, jobs, objects
+from enginehouse.gateway.http.routes import dead_letters, engines, events, health, jobs, objects
 from enginehouse.gateway.tenants.tenants import Caller
+from enginehouse.web import docs_page, problems
+from enginehouse.web.front import HeadersWithinBounds, RequestId
+from enginehouse.web.openapi import add_answered_headers
 
 
 class _Api(FastAPI):
@@ -61,7 +61,7 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         version=__version__,
         summary="Many clients' inference engines behind one API.",
         lifespan=lifespan,
-        # `routes/docs_page.py` serves both: FastAPI writes the document anew for each request, and its page loads its
+        # `web/docs_page.py` serves both: FastAPI writes the document anew for each request, and its page loads its
         # script from another host.
         openapi_url=None,
         docs_url=None,

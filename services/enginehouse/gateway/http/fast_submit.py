@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.gateway.http.dependencies import caller_of, gateway_of
-from enginehouse.gateway.http.problems import problem, unexpected
 from enginehouse.gateway.http.routes.jobs import submit_job
+from enginehouse.web.problems import problem, unexpected
 
 _SUBMIT = re.compile(r"/v1/(?:jobs|engines/([a-z0-9-]{1,64})/jobs)")
 

@@ -11,7 +11,7 @@ import watchfiles
 import yaml
 
 from enginehouse.contracts.errors import Unauthenticated
-from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key
+from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, key_in
 
 log = structlog.get_logger()
 
@@ -101,7 +101,7 @@ class Tenants:
         """Return the caller that an Authorization header names; raise Unauthenticated if it names none."""
         caller = self.find(authorization or "")
         if caller is None:
-            has_key = bool(_key_in(authorization or ""))
+            has_key = bool(key_in(authorization or ""))
             raise Unauthenticated(
                 "The API key is not known" if has_key else "This call needs a header 'Authorization: Bearer KEY'"
             )
@@ -109,11 +109,6 @@ class Tenants:
 
     def find(self, authorization: str) -> Caller | None:
         """Return the caller that an Authorization header names, if it names one."""
-        key = _key_in(authorization)
+        key = key_in(authorization)
         # The key is looked up by its hash, so the time that this takes reveals nothing about the key.
         return self._callers.get(hash_key(key)) if key else None
-
-
-def _key_in(authorization: str) -> str:
-    scheme, _, key = authorization.partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""

@@ -7,17 +7,14 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.job import Accepted, JobError
 from enginehouse.contracts.moments import moment_of
-from enginehouse.gateway.http.answers import accepted_answer, json_answer, page_answer
-from enginehouse.gateway.http.dependencies import (
-    AuthenticatedCaller,
-    NoQueryAllowed,
-    WiredGateway,
-    idempotency_key,
-    traceparent_of,
-)
-from enginehouse.gateway.http.openapi import LOCATION, problems, submit_parameters
+from enginehouse.gateway.http.answers import accepted_answer, page_answer
+from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway, idempotency_key, traceparent_of
+from enginehouse.gateway.http.openapi import LOCATION, submit_parameters
 from enginehouse.gateway.jobs.dead_letters import CURSOR_PATTERN, check_cursor
 from enginehouse.gateway.ledger.rows import DeadLetterRow
+from enginehouse.web.openapi import problems
+from enginehouse.web.requests import NoQueryAllowed
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["dead letters"])
 

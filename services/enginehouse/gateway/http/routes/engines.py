@@ -8,15 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from enginehouse.contracts.errors import EngineDoesNotExist
 from enginehouse.contracts.text import StorableText
 from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
-from enginehouse.gateway.http.answers import json_answer
-from enginehouse.gateway.http.dependencies import (
-    AdminCaller,
-    AuthenticatedCaller,
-    NoQueryAllowed,
-    WiredGateway,
-    read_model,
-)
-from enginehouse.gateway.http.openapi import body_schema, problems
+from enginehouse.gateway.http.dependencies import AdminCaller, AuthenticatedCaller, WiredGateway
+from enginehouse.web.openapi import body_schema, problems
+from enginehouse.web.requests import NoQueryAllowed, read_model
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 

@@ -13,28 +13,18 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
 from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer, page_answer
+from enginehouse.gateway.http.answers import accepted_answer, accepted_view, page_answer
 from enginehouse.gateway.http.dependencies import (
     MAX_WAIT_SECONDS,
     AuthenticatedCaller,
     JobId,
-    NoQueryAllowed,
     WiredGateway,
     idempotency_key,
     read_jobs,
-    require_json,
     traceparent_of,
     wait_seconds,
 )
-from enginehouse.gateway.http.openapi import (
-    LOCATION,
-    MAX_KEY_LENGTH,
-    body_schema,
-    parameters,
-    problems,
-    submit_parameters,
-)
-from enginehouse.gateway.http.problems import Problem, problem_body
+from enginehouse.gateway.http.openapi import LOCATION, MAX_KEY_LENGTH, parameters, submit_parameters
 from enginehouse.gateway.http.sse import STREAM_HEADERS, EventStream
 from enginehouse.gateway.intake.bodies import BATCH_MAX, BATCH_MAX_BYTES, BatchRequest, job_in, jobs_in
 from enginehouse.gateway.intake.bodies import Jobs as RequestedJobs
@@ -44,6 +34,10 @@ from enginehouse.gateway.jobs.follow import LAST
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
 from enginehouse.gateway.tenants.tenants import Caller
+from enginehouse.web.openapi import body_schema, problems
+from enginehouse.web.problems import Problem, problem_body
+from enginehouse.web.requests import NoQueryAllowed, require_json
+from enginehouse.web.responses import json_answer
 
 
 class _JobSegment(Convertor[str]):

@@ -11,16 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import JOB_ID_PATTERN
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.answers import json_answer
-from enginehouse.gateway.http.dependencies import (
-    AuthenticatedCaller,
-    NoQueryAllowed,
-    WiredGateway,
-    read_model,
-    refuse_encoded,
-)
-from enginehouse.gateway.http.openapi import body_schema, problems
+from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway
 from enginehouse.gateway.objects import Method, Objects, is_upload, upload_key
+from enginehouse.web.openapi import body_schema, problems
+from enginehouse.web.requests import NoQueryAllowed, read_model, refuse_encoded
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["objects"])
 

@@ -6,7 +6,7 @@ import uuid_utils
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enginehouse.contracts.errors import InvalidHeader
-from enginehouse.gateway.http.problems import problem
+from enginehouse.web.problems import problem
 
 MAX_HEADERS = 100
 MAX_BYTES = 32 * 1024

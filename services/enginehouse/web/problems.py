@@ -35,6 +35,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
     errors.JobIsFinal: 409,
     errors.NotFinalYet: 409,
     errors.AlreadyRedriven: 409,
+    errors.WrongState: 409,
     errors.IdempotencyKeyReused: 422,
     errors.RateLimited: 429,
     errors.QueueFull: 429,
@@ -89,10 +90,10 @@ def problem(error: EnginehouseError, status: int | None = None, headers: dict[st
 
 
 def unexpected(request: Request) -> Response:
-    """Log the exception that is being handled, and answer that the fault is the gateway's."""
+    """Log the exception that is being handled, and answer that the fault is the server's."""
     request_id = getattr(request.state, "request_id", "")
     log.exception(f"{request.method} {request.url.path} failed", action="request_failed", request_id=request_id)
-    return problem(EnginehouseError("The gateway failed unexpectedly; the operator's log explains why"))
+    return problem(EnginehouseError("The server failed unexpectedly; the operator's log explains why"))
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
@@ -135,7 +136,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:
-        # Nobody reads this answer. Without it, a caller that disconnects would be logged as a failure of the gateway.
+        # Nobody reads this answer. Without it, a caller that disconnects would be logged as a failure of the server.
         return Response(status_code=499)
 
     @app.exception_handler(Exception)
