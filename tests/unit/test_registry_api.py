@@ -211,6 +211,16 @@ async def test_tenants_are_made_and_changed_and_their_keys_overlap(world: _World
         assert [one["name"] for one in (await client.get("/v1/tenants")).json()["tenants"]] == ["acme", "demo"]
 
 
+async def test_an_operator_of_a_suspended_tenant_may_do_nothing(world: _World) -> None:
+    made = (await world.client.post("/v1/tenants", json={"name": "acme", "admin": True})).json()
+    async with world.client_with(made["api_key"]) as client:
+        assert (await client.get("/v1/tenants")).status_code == 200
+        changed = await world.client.patch("/v1/tenants/acme", json={"suspended": True})
+        assert changed.json()["suspended"] is True
+        problem_of(await client.get("/v1/tenants"), 403, "TENANT_SUSPENDED")
+        problem_of(await client.patch("/v1/tenants/acme", json={"suspended": False}), 403, "TENANT_SUSPENDED")
+
+
 async def test_settings_leave_what_else_stands_in_the_bundle(world: _World) -> None:
     await world.client.post("/v1/tenants", json={"name": "acme"})
     edited = world.tenants / "acme" / "gateway" / "requests.yaml"

@@ -61,6 +61,14 @@ class Tenant(StrictModel):
         None, description="Where to POST signed notices when one of its engines is paused, quarantined or active again."
     )
 
+    suspended: bool = Field(
+        False,
+        description="Refuse its new work until it is false again. What it submitted goes on, and it may read results.",
+    )
+    removed: bool = Field(
+        False, description="Its keys do not work any longer, and its data is being deleted. This cannot be taken back."
+    )
+
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:

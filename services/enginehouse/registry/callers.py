@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginehouse.contracts.errors import EnginehouseError, Forbidden, Unauthenticated
+from enginehouse.contracts.errors import EnginehouseError, Forbidden, TenantSuspended, Unauthenticated
 from enginehouse.contracts.names import check_name
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, key_in, tenant_of_key
 from enginehouse.registry.tenants import read_tenant
@@ -27,8 +27,10 @@ def operator_of(tenants: Path, authorization: str | None) -> Operator:
         raise Unauthenticated("This call needs a header 'Authorization: Bearer KEY' with an operator's key")
     tenant = _tenant_of(tenants, key)
     known = _known(tenant, key) if tenant else None
-    if tenant is None or known is None:
+    if tenant is None or known is None or tenant.removed:
         raise Unauthenticated("The API key is not known")
+    if tenant.suspended:
+        raise TenantSuspended(f"{tenant.name} is suspended")
     if not known.admin:
         raise Forbidden("This call needs an operator's key: 'enginehouse tenant add NAME --admin' makes one")
     return Operator(tenant.name, known.id)

@@ -52,6 +52,8 @@ class TenantView(BaseModel):
     limits: Limits
     publish_finished: bool
     webhook: str | None
+    suspended: bool
+    removed: bool = Field(description="Whether it is being removed, with its data.")
 
 
 def engine_view(bundle: Path, what_runs: WhatRuns) -> EngineView:

@@ -30,6 +30,7 @@ STATUSES: dict[type[EnginehouseError], int] = {
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.EngineRemoved: 410,
     errors.ObjectExists: 409,
     errors.ResultExpired: 410,
     errors.JobIsFinal: 409,

@@ -94,7 +94,7 @@ async def read_dead_letter(gateway: WiredGateway, caller: AuthenticatedCaller, l
 @router.post(
     "/dead-letters/{letter_id}/redrive",
     status_code=202,
-    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(404, 409, 410, 413, 429)},
+    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(403, 404, 409, 410, 413, 429)},
     openapi_extra=submit_parameters(),
     dependencies=[NoQueryAllowed],
 )

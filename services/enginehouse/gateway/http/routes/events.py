@@ -56,7 +56,10 @@ _BODIES = {
 @router.post(
     "/events",
     status_code=202,
-    responses={202: {"model": Accepted | BatchAnswer, "headers": LOCATION}, **problems(404, 409, 413, 415, 429)},
+    responses={
+        202: {"model": Accepted | BatchAnswer, "headers": LOCATION},
+        **problems(403, 404, 409, 410, 413, 415, 429),
+    },
     openapi_extra=_BODIES,
     dependencies=[NoQueryAllowed],
 )

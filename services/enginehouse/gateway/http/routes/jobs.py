@@ -33,6 +33,7 @@ from enginehouse.gateway.intake.submission import AcceptedJob, Submission
 from enginehouse.gateway.jobs.follow import LAST
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
+from enginehouse.gateway.tenants.limits import check_not_suspended
 from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.web.openapi import body_schema, problems
 from enginehouse.web.problems import Problem, problem_body
@@ -63,7 +64,7 @@ EnginePath = Annotated[
 _SUBMIT_RESPONSES = {
     202: {"model": Accepted, "description": "Accepted: the job will reach a final state.", "headers": LOCATION},
     200: {"model": Job, "description": "With Prefer: wait, a job that ended in time.", "headers": LOCATION},
-    **problems(404, 409, 413, 415, 429),
+    **problems(403, 404, 409, 410, 413, 415, 429),
 }
 
 
@@ -138,7 +139,7 @@ class BatchAnswer(BaseModel):
     "/jobs/batch",
     status_code=202,
     response_model=BatchAnswer,
-    responses=problems(413, 415),
+    responses=problems(403, 413, 415),
     openapi_extra=body_schema(BatchRequest) | submit_parameters(longest_key=_BATCH_KEY_MAX),
     dependencies=[NoQueryAllowed],
 )
@@ -169,6 +170,7 @@ async def batch_answer(
     accept: Callable[[RequestedJob, int], Awaitable[AcceptedJob]],
 ) -> Response:
     """Accept each job of a batch by `accept(job, index)`, and answer for each in the same order."""
+    check_not_suspended(caller)
 
     async def one(index: int, job: RequestedJob | EnginehouseError) -> dict[str, Any]:
         try:
@@ -281,7 +283,7 @@ async def cancel_job(gateway: WiredGateway, caller: AuthenticatedCaller, job_id:
 @router.post(
     "/jobs/{job_id:job}/retry",
     status_code=202,
-    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(404, 409, 410, 413, 429)},
+    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(403, 404, 409, 410, 413, 429)},
     openapi_extra=submit_parameters(),
     dependencies=[NoQueryAllowed],
 )

@@ -13,6 +13,7 @@ from enginehouse.contracts.names import JOB_ID_PATTERN
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway
 from enginehouse.gateway.objects import Method, Objects, is_upload, upload_key
+from enginehouse.gateway.tenants.limits import check_not_suspended
 from enginehouse.web.openapi import body_schema, problems
 from enginehouse.web.requests import NoQueryAllowed, read_model, refuse_encoded
 from enginehouse.web.responses import json_answer
@@ -63,7 +64,7 @@ def _objects(gateway: Gateway) -> Objects:
     "/uploads",
     status_code=201,
     response_model=Upload,
-    responses=problems(413, 415, 429),
+    responses=problems(403, 413, 415, 429),
     openapi_extra=body_schema(UploadRequest),
     dependencies=[NoQueryAllowed],
 )
@@ -71,6 +72,7 @@ async def create_upload(request: Request, gateway: WiredGateway, caller: Authent
     """Make a key and a signed URL for an upload, which can then be the input of a job."""
     body = await read_model(request, UploadRequest)
     objects = _objects(gateway)
+    check_not_suspended(caller)
     gateway.stored.check(caller.name)
     is_json = body.content_type.partition(";")[0].strip().lower() == "application/json"
     key = upload_key(caller.name, is_json=is_json)

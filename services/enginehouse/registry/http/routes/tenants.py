@@ -42,6 +42,8 @@ class TenantSettings(BaseModel):
     webhook: str | None = Field(None, description="Where to POST notices about its engines. null: nowhere.")
     publish_finished: bool = Field(False, description="Whether the end of every job is published on finished.<tenant>.")
 
+    suspended: bool = Field(False, description="Whether its new work is refused. What it submitted goes on.")
+
     def given(self) -> dict[str, Any]:
         """Return the fields that were given."""
         return self.model_dump(exclude_unset=True, include=set(TenantSettings.model_fields))
