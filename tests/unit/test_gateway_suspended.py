@@ -47,10 +47,9 @@ async def test_every_way_to_make_work_is_refused_and_results_can_be_read(world: 
         ("/v1/events", [_EVENT], {"content-type": "application/cloudevents-batch+json"}),
     ]
     for path, body, headers in ways:
-        content = {} if body is None else {"content": json.dumps(body)}
-        problem_of(
-            await client.post(path, headers={"content-type": "application/json", **headers}, **content), 403, _CODE
-        )
+        content = None if body is None else json.dumps(body)
+        answer = await client.post(path, content=content, headers={"content-type": "application/json", **headers})
+        problem_of(answer, 403, _CODE)
     assert (await world.stored())["jobs"] == 1
     assert (await world.job(done))["output"] == {"echo": "before"}
     assert (await client.get("/v1/jobs")).json()["jobs"][0]["id"] == done

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from tests.support.problems import problem_of
 
+from enginehouse.registry.deploy import forget_engine
 from enginehouse.registry.http.api import create_api
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.registry.tenants import add_key, has_key, read_tenant
@@ -174,6 +175,22 @@ async def test_a_name_that_leads_elsewhere_is_refused(world: _World) -> None:
             assert (await call(f"/v1/tenants/{name}")).status_code in (404, 405, 422)
     problem_of(await world.client.get("/v1/engines/demo--two"), 404, "ENGINE_DOES_NOT_EXIST")
     assert (world.home / "elsewhere").is_dir()
+
+
+async def test_an_engine_that_is_being_removed_is_changed_no_more(world: _World) -> None:
+    await world.deploy()
+    for _ in range(2):
+        answer = await world.client.delete(f"/v1/engines/{_ENGINE}")
+        assert (answer.status_code, answer.json()["retiring"]) == (202, True)
+    before = world.written()
+    problem_of(await world.deploy(), 409, "ENGINE_RETIRING")
+    problem_of(await world.deploy("version: v2\n"), 409, "ENGINE_RETIRING")
+    for call in ("promote", "rollback"):
+        problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/{call}"), 409)
+    assert world.written() == before
+    forget_engine(world.engines, _ENGINE)
+    problem_of(await world.client.delete(f"/v1/engines/{_ENGINE}"), 404, "ENGINE_DOES_NOT_EXIST")
+    assert (await world.deploy()).status_code == 201
 
 
 async def test_tenants_are_made_and_changed_and_their_keys_overlap(world: _World) -> None:

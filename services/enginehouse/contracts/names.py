@@ -136,6 +136,17 @@ def engine_of_results_component(component: str) -> str | None:
         return None
 
 
+def retired_component(engine_id: str) -> str:
+    """Return the component whose presence tells the gateway that an engine is being removed."""
+    return f"retired-{engine_id}"
+
+
+def engine_of_retired_component(component: str) -> str | None:
+    """Return the engine id in the name of such a component, or None if the name is of another kind."""
+    engine_id = component.removeprefix("retired-")
+    return engine_id if engine_id != component and is_engine_id(engine_id) else None
+
+
 def requests_topic(tenant: str) -> str:
     """Return the topic on which a tenant's own systems publish events that become jobs."""
     return f"requests.{tenant}"

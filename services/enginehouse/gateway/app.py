@@ -143,7 +143,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
             "expiry": Expiry(ledger, sweep_records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
             "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
             "lost jobs": lost_jobs.recover,
-            "removed engines": RemovedEngines(ledger, catalogue, mirroring).end_jobs,
+            "removed engines": RemovedEngines(ledger, catalogue, sweep_records, mirroring).end_jobs,
             "retention": Retention(
                 ledger,
                 objects,

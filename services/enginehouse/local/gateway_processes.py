@@ -8,6 +8,7 @@ from enginehouse.local import checkout
 from enginehouse.local.processes import Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, wait_all_healthy
+from enginehouse.sidecar.dapr import DaprSidecar
 
 _START_SECONDS = 60
 _STOP_SECONDS = 10
@@ -53,6 +54,11 @@ class GatewayProcesses:
         )
         daprd = context.supervisor.start(context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan))
         return cls(context, gateway, daprd)
+
+    @property
+    def sidecar(self) -> DaprSidecar:
+        """A connection to the gateway's sidecar, to see what it has loaded."""
+        return DaprSidecar(self.daprd.spec.port, self.context.api_token)
 
     async def wait_healthy(self) -> None:
         """Wait until the API takes jobs and its sidecar has loaded everything."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -101,6 +102,35 @@ def set_user(address: RedisAddress, user: Sequence[str]) -> None:
             f"Redis refuses to add a user: {answers[-1].decode(errors='replace')}",
             f"Let its operator add one with these rules and a password: {rules}",
         )
+
+
+_DELETE_PAGE = """
+local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', 1000)
+for _, key in ipairs(page[2]) do redis.call('UNLINK', key) end
+return redis.status_reply(page[1])
+"""
+"""Deletes a page of the keys that match, and answers where the next page begins; 0 after the last."""
+
+
+def delete(address: RedisAddress, keys: Sequence[str], prefix: str) -> None:
+    """Delete these keys, and all that begin with `prefix`, page by page: others go on meanwhile. Raise LocalError."""
+    pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
+    commands(address, [["UNLINK", *keys]])
+    cursor = "0"
+    while (cursor := commands(address, [["EVAL", _DELETE_PAGE, "0", cursor, pattern]])[0].lstrip("+")) != "0":
+        pass
+
+
+def commands(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
+    """Send commands that are answered with one line each, and return the lines. Raise LocalError if one is refused."""
+    login = [["AUTH", address.password]] if address.password else []
+    try:
+        answers = [line.decode(errors="replace") for line in _ask(address, [*login, *sent])]
+    except OSError as error:
+        raise LocalError(f"Redis does not answer: {error}", "'enginehouse status' shows what runs.") from None
+    if refused := next((line for line in answers if not line or line.startswith("-")), None):
+        raise LocalError(f"Redis refuses a command: {refused or 'no answer'}", "Its operator knows what is allowed.")
+    return answers[len(login) :]
 
 
 def _ask(address: RedisAddress, commands: Sequence[Sequence[str]], timeout_seconds: float = 5) -> list[bytes]:

@@ -25,10 +25,11 @@ from enginehouse.local.home import Home, write_private
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.registry_process import registry_spec
+from enginehouse.local.retirement import Retirement
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 from enginehouse.local.tenant_systems import configure_redis
-from enginehouse.registry.bundle import InvalidBundle
+from enginehouse.registry.bundle import InvalidBundle, is_retired
 from enginehouse.registry.deploy import promote_engine
 from enginehouse.registry.versions import Versions, fingerprint, read_versions
 
@@ -55,6 +56,7 @@ class Stack:
     _redis: Supervised | None = None
     _gateway: GatewayProcesses | None = None
     _registry: Supervised | None = None
+    _retirement: Retirement | None = None
     _ports: PortPool = field(default_factory=PortPool)
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
@@ -122,8 +124,13 @@ class Stack:
         self.steps.finish("gateway", f"gateway: {self.url}, registry: {self.registry_url}")
         if wait_for_engines:
             await self.settled()
+        self._retirement = Retirement(self._context, self.url, self._gateway.sidecar, self._runs, self.write_state)
+        self._background.keep("retirement", self._retirement.run)
         self.ready = True
         self.write_state()
+
+    def _runs(self, engine_id: str) -> bool:
+        return any(keeper.engine_id == engine_id for keeper in self._keepers.values())
 
     async def settled(self) -> None:
         """Wait until every engine that is starting or stopping is running, failed or gone."""
@@ -174,6 +181,7 @@ class Stack:
                 keeper.engine_id: keeper.shown() for keeper in self._keepers.values() if self._role(keeper) == "trial"
             },
             "refused": self._refused,
+            "removing": self._retirement.waits_for if self._retirement else {},
         }
         write_private(self.home.state_file, json.dumps(state))
 
@@ -224,7 +232,7 @@ class Stack:
 
     def _follow_engines(self) -> None:
         """Run in each slot what the bundles say. A slot that gets no jobs any longer ends those that it has first."""
-        bundles = self.home.engine_bundles()
+        bundles = {name: bundle for name, bundle in self.home.engine_bundles().items() if not is_retired(bundle)}
         wanted: dict[str, str] = {}
         for engine_id, bundle in bundles.items():
             for slot in self._slots_to_run(engine_id, bundle):

@@ -29,6 +29,7 @@ from enginehouse.contracts.names import (
     requests_component,
     requests_topic,
     results_component,
+    retired_component,
     tenant_component,
     trial_topic,
 )
@@ -37,6 +38,7 @@ from enginehouse.registry.objects import (
     REDELIVER_INTERVAL_MS,
     STREAM_TTL,
     component,
+    marker,
     results_store,
     subscription,
     tolerant,
@@ -48,6 +50,9 @@ ENGINE_FILE = "engine.yaml"
 ACTIVE_FILE = "engine/subscription.yaml"
 TRIAL_FILE = "engine/subscription-trial.yaml"
 WORKLOADS_FILE = "workloads.yaml"
+RESULTS_FILE = "gateway/results.yaml"
+RETIRED_FILE = "gateway/retired.yaml"
+"""In the bundle of an engine that is being removed: tells the gateway, and whoever runs the engine."""
 TENANT_FILE = "tenant.yaml"
 SYSTEM_FILE = "systems/pubsub.yaml"
 """In a tenant's bundle: the component for the tenant's own systems."""
@@ -175,8 +180,18 @@ def render_shared(engine: str, *, active: Slot | None, trial: Slot | None = None
     return {
         ACTIVE_FILE: routed(engine, job_topic(engine), active),
         TRIAL_FILE: routed(f"{engine}-trial", trial_topic(engine), trial),
-        "gateway/results.yaml": _yaml(results_store(results, engine, [GATEWAY_APP], **tolerant())),
+        RESULTS_FILE: _yaml(results_store(results, engine, [GATEWAY_APP], **tolerant())),
     }
+
+
+def render_retired(engine: str) -> dict[str, str]:
+    """Return what is added to the bundle of an engine that is being removed, by path. Nothing that is busy changes."""
+    return {RETIRED_FILE: _yaml(marker(retired_component(engine), [GATEWAY_APP]))}
+
+
+def is_retired(bundle: Path) -> bool:
+    """Say whether an engine is being removed."""
+    return (bundle / RETIRED_FILE).exists()
 
 
 def _yaml(content: Any) -> str:

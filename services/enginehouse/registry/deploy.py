@@ -3,19 +3,29 @@
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import InvalidName
+from enginehouse.contracts.errors import InvalidName, WrongState
 from enginehouse.contracts.names import EngineId, Slot, resolve_candidates
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
     InvalidBundle,
     Workload,
+    is_retired,
     read_spec,
     remove_bundle,
+    render_retired,
+    update_bundle,
 )
 from enginehouse.registry.content import content_hash
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import only_deployer, remove_unused, snapshot_source, source_folder, take_snapshot
 from enginehouse.registry.versions import drop_trial, go_back, promote_version, put_version, read_versions, spec_of
+
+
+class EngineRetiring(WrongState):
+    """The engine is being removed."""
+
+    code = "ENGINE_RETIRING"
+    advice = "Wait until it is gone, which takes seconds while Enginehouse runs; then deploy it again."
 
 
 def deploy_engine(engines: Path, folder: Path, *, promote: bool = True) -> EngineSpec:
@@ -28,6 +38,7 @@ def deploy_engine(engines: Path, folder: Path, *, promote: bool = True) -> Engin
     if spec.run:
         environment_files(folder, spec.run.requirements)
     with only_deployer(engines):
+        check_stays(engines / spec.id)
         content = take_snapshot(engines, spec.id, folder)
         source = snapshot_source(spec.id, content)
         put_version(engines / spec.id, spec, source, content, promote=promote)
@@ -40,7 +51,7 @@ def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
     bundle = engines / spec.id
     try:
         versions = read_versions(bundle)
-        if versions.wanted not in versions.slots or spec_of(bundle, versions.wanted) != spec:
+        if is_retired(bundle) or versions.wanted not in versions.slots or spec_of(bundle, versions.wanted) != spec:
             return False
         workload = versions.slots[versions.wanted]
         content = content_hash(folder)
@@ -53,12 +64,14 @@ def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
 def promote_engine(engines: Path, engine_id: str, judged: Workload | None = None) -> Slot:
     """Make an engine's version on trial, if it is the one that was judged, the active one. Raise NoOtherVersion."""
     with only_deployer(engines):
+        check_stays(engines / engine_id)
         return promote_version(engines / engine_id, judged)
 
 
 def roll_back_engine(engines: Path, engine_id: str) -> Slot:
     """Bring an engine's version before the active one back. Raise NoOtherVersion."""
     with only_deployer(engines):
+        check_stays(engines / engine_id)
         return go_back(engines / engine_id)
 
 
@@ -79,13 +92,26 @@ def deployed_engine(engines: Path, name: str, tenant: str) -> str:
     raise InvalidName(f"engine {' or '.join(candidates)} is not deployed here{meant}")
 
 
-def remove_engine(engines: Path, engine_id: str) -> None:
-    """Delete an engine's bundle; the process that watches `engines` stops the engine.
+def check_stays(bundle: Path) -> None:
+    """Raise EngineRetiring if an engine is being removed."""
+    if is_retired(bundle):
+        raise EngineRetiring(f"{bundle.name} is being removed")
 
-    Raise InvalidName if there is none.
+
+def remove_engine(engines: Path, engine_id: str) -> None:
+    """Begin to remove an engine; once more changes nothing. Raise InvalidName if there is none.
+
+    The gateway then refuses new jobs and ends the others; whoever runs the engine stops it, and forgets it at the end.
     """
     name = str(EngineId.parse(engine_id))
     with only_deployer(engines):
-        if not remove_bundle(engines / name):
+        if not (engines / name).is_dir():
             raise InvalidName(f"engine {engine_id!r} is not deployed here")
-        remove_unused(engines, name)
+        update_bundle(engines / name, render_retired(name))
+
+
+def forget_engine(engines: Path, engine_id: str) -> None:
+    """Delete the bundle and the copies of an engine of which nothing is left anywhere else."""
+    with only_deployer(engines):
+        remove_bundle(engines / engine_id)
+        remove_unused(engines, engine_id)

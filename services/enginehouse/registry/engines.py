@@ -8,7 +8,14 @@ from enginehouse.contracts.errors import EngineDoesNotExist, WrongState
 from enginehouse.contracts.names import EngineId, Slot, is_engine_id
 from enginehouse.registry.admission import mistakes_here
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, read_spec
-from enginehouse.registry.deploy import deploy_engine, is_deployed, promote_engine, remove_engine, roll_back_engine
+from enginehouse.registry.deploy import (
+    check_stays,
+    deploy_engine,
+    is_deployed,
+    promote_engine,
+    remove_engine,
+    roll_back_engine,
+)
 from enginehouse.registry.tenants import tenant_names
 from enginehouse.registry.versions import read_versions, spec_of
 from enginehouse.registry.what_runs import Running, WhatRuns
@@ -65,6 +72,7 @@ class Engines:
         spec = read_spec(folder / ENGINE_FILE)
         if mistakes := self.mistakes(spec):
             raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
+        check_stays(self.bundles / spec.id)
         if is_deployed(self.bundles, folder, spec):
             return self._deployed(spec, read_versions(self.bundles / spec.id).wanted, changed=False)
         spec = deploy_engine(self.bundles, folder, promote=promote)
@@ -88,7 +96,7 @@ class Engines:
         return self._deployed(spec_of(bundle, slot), slot, changed=True)
 
     def remove(self, engine_id: str) -> None:
-        """Remove an engine. Raise EngineDoesNotExist."""
+        """Begin to remove an engine; once more changes nothing. Raise EngineDoesNotExist."""
         self.bundle_of(engine_id)
         remove_engine(self.bundles, engine_id)
 

@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from enginehouse.contracts.names import Slot
 from enginehouse.contracts.tenant import Limits, Tenant
-from enginehouse.registry.bundle import InvalidBundle, Workload
+from enginehouse.registry.bundle import InvalidBundle, Workload, is_retired
 from enginehouse.registry.versions import Versions, fingerprint, read_versions
 from enginehouse.registry.what_runs import Running, WhatRuns
 
@@ -33,6 +33,7 @@ class EngineView(BaseModel):
     trial: VersionView | None = Field(None, description="Comes up, or waits to be promoted.")
     kept: VersionView | None = Field(None, description="The one before, for a rollback.")
     promotes: bool = Field(False, description="Whether the version on trial takes over once it is fit to.")
+    retiring: bool = Field(False, description="Whether it is being removed.")
     problem: str | None = Field(None, description="What is wrong with its bundle.")
 
 
@@ -61,7 +62,7 @@ def engine_view(bundle: Path, what_runs: WhatRuns) -> EngineView:
     try:
         versions = read_versions(bundle)
     except InvalidBundle as error:
-        return EngineView(id=bundle.name, problem=str(error))
+        return EngineView(id=bundle.name, problem=str(error), retiring=is_retired(bundle))
     active, trial = versions.active, versions.trial if versions.trial != versions.active else None
     return EngineView(
         id=bundle.name,
@@ -69,6 +70,7 @@ def engine_view(bundle: Path, what_runs: WhatRuns) -> EngineView:
         trial=_version(bundle, versions, trial, what_runs.trial(bundle.name)),
         kept=_version(bundle, versions, next((slot for slot in versions.slots if slot not in (active, trial)), None)),
         promotes=versions.promote is not None and versions.promote == trial,
+        retiring=is_retired(bundle),
         problem=what_runs.refused(bundle.name),
     )
 

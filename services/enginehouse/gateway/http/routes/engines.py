@@ -31,13 +31,13 @@ async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Re
     return json_answer(EngineList(engines=[await gateway.engine_views.summary(engine, caller) for engine in engines]))
 
 
-@router.get("/engines/{engine}", response_model=EngineView, responses=problems(404), dependencies=[NoQueryAllowed])
+@router.get("/engines/{engine}", response_model=EngineView, responses=problems(404, 410), dependencies=[NoQueryAllowed])
 async def read_engine(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """Show one engine with its card: input and output schema, version, limits. Administrators see every tenant's."""
-    return json_answer(await gateway.engine_views.view(gateway.catalogue.resolve_for(engine, caller), caller))
+    """Show one engine with its card: input and output schema, version, limits. Administrators see every tenant's, and removed ones."""
+    return json_answer(await gateway.engine_views.view(gateway.catalogue.shown_to(engine, caller), caller))
 
 
-@router.get("/engines/{engine}/openapi.json", responses=problems(404), dependencies=[NoQueryAllowed])
+@router.get("/engines/{engine}/openapi.json", responses=problems(404, 410), dependencies=[NoQueryAllowed])
 async def engine_openapi(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
     """Show the API description that the engine's card carries."""
     known = gateway.catalogue.resolve(engine, caller.name)

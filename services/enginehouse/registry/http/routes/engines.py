@@ -119,12 +119,19 @@ async def roll_back(registry: WiredRegistry, caller: Caller, engine: EnginePath)
     return _answer(brought_back, 202)
 
 
-@router.delete("/engines/{engine}", status_code=204, responses=problems(403, 404), dependencies=[NoQueryAllowed])
+@router.delete(
+    "/engines/{engine}",
+    status_code=202,
+    response_model=EngineView,
+    responses=problems(403, 404),
+    dependencies=[NoQueryAllowed],
+)
 async def remove_engine(registry: WiredRegistry, caller: Caller, engine: EnginePath) -> Response:
-    """Remove an engine. Its unfinished jobs end as canceled."""
+    """Remove an engine: new jobs are refused, unfinished ones end as canceled, and then all that is left of it is deleted."""
+    bundle = registry.engines.bundle_of(engine)
     await in_thread(registry.engines.remove, engine)
     note(caller, f"removes {engine}", "engine_removed", engine_id=engine)
-    return Response(status_code=204)
+    return json_answer(await in_thread(engine_view, bundle, registry.what_runs()), 202)
 
 
 def _answer(deployed: Deployed, status: int) -> Response:
