@@ -101,7 +101,8 @@ def test_an_engine_added_while_all_runs_takes_jobs_and_nothing_else_restarts(
     stack.remove(engine)
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "its processes are gone", 60)
     until(lambda: engine not in stack.state()["engines"], "it is forgotten")
-    assert not list(stack.home.gateway_parts.glob(f"{engine}*"))
+    until(lambda: not list(stack.home.gateway_parts.glob(f"{engine}*")), "nothing of it is left", 60)
+    assert not list(stack.home.path.rglob(f"*{engine}*"))
     assert {name: stack.pid(name) for name in before} == before
     _echoes(stack)
 

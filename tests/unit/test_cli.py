@@ -226,3 +226,15 @@ def test_a_tenants_limits_are_shown_and_set_and_its_work_is_refused_and_taken_ag
     for command, suspended in (("suspend", True), ("resume", False)):
         assert runner.invoke(app, ["tenant", command, "acme", *home]).exit_code == 0
         assert read_tenants(tmp_path / "tenants")[0].suspended is suspended
+
+
+def test_a_tenant_is_removed_only_when_that_is_confirmed(tmp_path: Path) -> None:
+    home = ["--home", str(Home.at(tmp_path).path)]
+    runner.invoke(app, ["tenant", "add", "acme", *home])
+    asked = runner.invoke(app, ["tenant", "remove", "acme", *home], input="n\n")
+    assert asked.exit_code != 0
+    assert not read_tenants(tmp_path / "tenants")[0].removed
+    done = runner.invoke(app, ["tenant", "remove", "acme", "--yes", *home])
+    assert "the next 'enginehouse up'" in done.stdout
+    assert read_tenants(tmp_path / "tenants")[0].removed
+    assert runner.invoke(app, ["tenant", "remove", "nobody", "--yes", *home]).exit_code == 1

@@ -14,7 +14,7 @@ from tests.support.problems import problem_of
 from enginehouse.registry.deploy import forget_engine
 from enginehouse.registry.http.api import create_api
 from enginehouse.registry.settings import RegistrySettings
-from enginehouse.registry.tenants import add_key, has_key, read_tenant
+from enginehouse.registry.tenants import add_key, forget_tenant, has_key, read_tenant
 from enginehouse.registry.versions import fingerprint, read_versions
 
 _ENGINE = "demo--one"
@@ -236,6 +236,27 @@ async def test_an_operator_of_a_suspended_tenant_may_do_nothing(world: _World) -
         assert changed.json()["suspended"] is True
         problem_of(await client.get("/v1/tenants"), 403, "TENANT_SUSPENDED")
         problem_of(await client.patch("/v1/tenants/acme", json={"suspended": False}), 403, "TENANT_SUSPENDED")
+
+
+async def test_a_tenant_that_is_being_removed_is_changed_no_more(world: _World) -> None:
+    key = (await world.client.post("/v1/tenants", json={"name": "acme", "admin": True})).json()["api_key"]
+    for _ in range(2):
+        answer = await world.client.delete("/v1/tenants/acme")
+        assert (answer.status_code, answer.json()["removed"], answer.json()["keys"]) == (202, True, [])
+    assert [path.name for path in (world.tenants / "acme").rglob("*")] == ["tenant.yaml"], "its events come in no more"
+    async with world.client_with(key) as client:
+        problem_of(await client.get("/v1/tenants"), 401, "UNAUTHENTICATED")
+    problem_of(await world.client.post("/v1/tenants/acme/keys", json={}), 409, "TENANT_REMOVED")
+    problem_of(await world.client.patch("/v1/tenants/acme", json={"suspended": False}), 409, "TENANT_REMOVED")
+    problem_of(await world.client.post("/v1/tenants", json={"name": "acme"}), 409, "TENANT_REMOVED")
+    upload = _packed("", tenant="acme")
+    refused = await world.client.post("/v1/engines", content=upload, headers=_ZIP)
+    assert "there is no tenant 'acme'" in problem_of(refused, 422, "INVALID_BUNDLE")["detail"]
+    add_key(world.tenants, "shared")
+    problem_of(await world.client.delete("/v1/tenants/shared"), 409, "TENANT_IS_KEPT")
+    forget_tenant(world.tenants, world.home / "webhook-secrets", "acme")
+    problem_of(await world.client.delete("/v1/tenants/acme"), 404, "TENANT_DOES_NOT_EXIST")
+    assert (await world.client.post("/v1/tenants", json={"name": "acme"})).status_code == 201
 
 
 async def test_settings_leave_what_else_stands_in_the_bundle(world: _World) -> None:

@@ -181,5 +181,5 @@ def remove(
 
 async def _wait_until_gone(home: Home, engine: str, as_json: bool) -> None:
     with TerminalSteps(quiet=as_json) as steps:
-        await deployment.wait_until_gone(home, engine, steps)
+        await deployment.wait_until_gone(home, home.engines / engine, steps)
         steps.finish(engine, f"{engine} is removed")

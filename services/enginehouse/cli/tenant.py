@@ -7,18 +7,22 @@ from typing import Annotated
 import typer
 
 from enginehouse.cli.commands import Lists
-from enginehouse.cli.console import ellipsis, note, print_exactly, print_json, say
+from enginehouse.cli.console import TerminalSteps, ellipsis, note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import JsonOption
+from enginehouse.cli.running import run
 from enginehouse.cli.tables import Column, print_fields, print_table
 from enginehouse.contracts.names import system_app
 from enginehouse.local.daprd import require
+from enginehouse.local.deployment import wait_until_gone
+from enginehouse.local.home import KEPT_TENANTS, Home
 from enginehouse.local.tenant_systems import write_system
 from enginehouse.registry.tenants import (
     add_key,
     change_tenant,
     existing_tenant,
     read_tenants,
+    remove_tenant,
     revoke_key,
     rotate_webhook_secret,
 )
@@ -35,6 +39,8 @@ enginehouse tenant limits acme --jobs-in-flight 5000
 
 enginehouse tenant suspend acme
 
+enginehouse tenant remove acme
+
 enginehouse tenant webhook-secret acme
 
 enginehouse tenant system acme --into acme-system
@@ -50,7 +56,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant'
 
 @tenant.callback()
 def callback() -> None:
-    """List tenants, make and revoke their API keys, set their limits, suspend them, and say where their notices go. Without a command: list."""
+    """List tenants, make and revoke their API keys, set their limits, suspend or remove them, and say where their notices go. Without a command: list."""
 
 
 @tenant.command()
@@ -164,6 +170,35 @@ def _set_suspended(name: str, home: Path | None, as_json: bool, *, suspended: bo
         print_json({"tenant": name, "suspended": suspended})
     else:
         say(f"{name} is suspended: its new work is refused." if suspended else f"{name} may submit work.")
+
+
+@tenant.command()
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left of the tenant.")] = True,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a tenant with its data, for good: its keys, jobs, results, uploads, engines, secrets and topics."""
+    place = home_to_change(home)
+    existing_tenant(place.tenants, name)
+    if not yes and not as_json:
+        typer.confirm(f"Delete {name}, its engines, and all its jobs and results?", abort=True, err=True)
+    remove_tenant(place.tenants, name, KEPT_TENANTS)
+    is_gone = wait and place.is_running()
+    if is_gone:
+        run(_wait_until_gone(place, name, as_json))
+    if as_json:
+        print_json({"tenant": name, "removed": is_gone})
+    elif not is_gone:
+        say(f"{name} is being removed." if place.is_running() else f"{name} is removed by the next 'enginehouse up'.")
+
+
+async def _wait_until_gone(place: Home, name: str, as_json: bool) -> None:
+    with TerminalSteps(quiet=as_json) as steps:
+        await wait_until_gone(place, place.tenants / name, steps)
+        steps.finish(name, f"{name} is removed, with all its data")
 
 
 @tenant.command()

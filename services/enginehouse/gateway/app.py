@@ -43,6 +43,7 @@ from enginehouse.gateway.recovery.expiry import Expiry
 from enginehouse.gateway.recovery.lost_jobs import LostJobs
 from enginehouse.gateway.recovery.recount import Recount
 from enginehouse.gateway.recovery.removed_engines import RemovedEngines
+from enginehouse.gateway.recovery.removed_tenants import RemovedTenants
 from enginehouse.gateway.recovery.retention import Retention
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
@@ -136,6 +137,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     # recovery, in the order of a sweep
     lost_jobs = LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock)
     hints.on_worker_left = lost_jobs.worker_left
+    removed_tenants = RemovedTenants(ledger, objects, tenants, catalogue, sweep_records)
     sweep = Sweep(
         {
             "recount": Recount(ledger, dispatcher, limits).recount,
@@ -144,6 +146,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
             "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
             "lost jobs": lost_jobs.recover,
             "removed engines": RemovedEngines(ledger, catalogue, sweep_records, mirroring).end_jobs,
+            "removed tenants": removed_tenants.delete,
             "retention": Retention(
                 ledger,
                 objects,
@@ -182,6 +185,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         followers=Followers(jobs),
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
+        removed_tenants=removed_tenants,
     )
 
 

@@ -22,6 +22,7 @@ from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.outcome.hints import Hints
 from enginehouse.gateway.outcome.mirroring import Mirroring
 from enginehouse.gateway.pace import Pace
+from enginehouse.gateway.recovery.removed_tenants import RemovedTenants
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.tenants.limits import BytesInHand, OpenRequests
@@ -63,3 +64,4 @@ class Gateway:
     followers: Followers
     dead_letters: DeadLetters
     purge: Purge
+    removed_tenants: RemovedTenants

@@ -100,14 +100,22 @@ def roll_back(home: Home, engine_id: str) -> Deployment:
     return _deployment(home, engines_of(home).roll_back(engine_id))
 
 
-async def wait_until_gone(home: Home, engine_id: str, steps: Steps) -> None:
-    """Wait until nothing is left of an engine that is being removed. Raise NotWorking if nothing runs any more."""
-    while (home.engines / engine_id).exists():
+async def wait_until_gone(home: Home, bundle: Path, steps: Steps) -> None:
+    """Wait until nothing is left of an engine or a tenant that is being removed.
+
+    Raise NotWorking if nothing runs any more.
+    """
+    name = bundle.name
+    while _is_there(bundle):
         if not home.is_running():
-            raise NotWorking(f"{engine_id} is not gone yet:", "Enginehouse was stopped. 'enginehouse up' goes on.")
-        waits_for = home.read_state().get("removing", {}).get(engine_id, "it is noticed")
-        steps.update(engine_id, f"removing {engine_id}: {waits_for}")
+            raise NotWorking(f"{name} is not gone yet:", "Enginehouse was stopped. 'enginehouse up' goes on.")
+        waits_for = home.read_state().get("removing", {}).get(name, "it is noticed")
+        steps.update(name, f"removing {name}: {waits_for}")
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _is_there(bundle: Path) -> bool:
+    return bundle.exists()
 
 
 async def wait_until_answers(deployment: Deployment, steps: Steps, timeout_seconds: float | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class GatewayProcesses:
         environment.setdefault(
             "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{context.home.data / 'ledger.sqlite'}"
         )
-        environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", (context.home.data / "objects").as_uri())
+        environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", context.home.objects.as_uri())
         environment.setdefault("ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR", str(context.home.webhook_secrets))
         url = f"http://127.0.0.1:{port}/healthz/ready"
         gateway = context.supervisor.start(

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from enginehouse.contracts.errors import InvalidName
-from enginehouse.contracts.names import check_name, is_engine_id
+from enginehouse.contracts.names import PLATFORM_TENANT, check_name, is_engine_id
 from enginehouse.homes import local_json, read_json
 from enginehouse.local.errors import LocalError
 
 LOCAL_TENANT = "demo"
 """Tenant that every home has from the first start, so that commands work without an account."""
+
+KEPT_TENANTS = (PLATFORM_TENANT, LOCAL_TENANT)
+"""Tenants that cannot be removed: the engines that come with the system, and the key that commands here use, are theirs."""
 
 
 def write_private(path: Path, text: str) -> None:
@@ -83,6 +86,11 @@ class Home:
     def data(self) -> Path:
         """Folder for everything that must survive a restart: ledger, data of Redis, objects; mode 0700."""
         return self.path / "data"
+
+    @property
+    def objects(self) -> Path:
+        """Folder in which the gateway keeps objects, a folder for each tenant."""
+        return self.data / "objects"
 
     @property
     def webhook_secrets(self) -> Path:

@@ -14,3 +14,8 @@ def delete_of_app(home: Home, app_id: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for draft in home.run.glob(f"{app_id}.*"):
         draft.unlink(missing_ok=True)
+
+
+def delete_objects(home: Home, tenant: str) -> None:
+    """Delete the folders that a tenant's objects were in; the gateway has deleted the objects."""
+    shutil.rmtree(home.objects / tenant, ignore_errors=True)

@@ -1,7 +1,9 @@
 """Run the registry as a process. It may write bundles; it gets no sidecar, and no credentials of the broker."""
 
+import json
 import os
 
+from enginehouse.local.home import KEPT_TENANTS
 from enginehouse.local.processes import ProcessSpec
 from enginehouse.local.stack_context import StackContext, inherited_environment
 
@@ -24,6 +26,7 @@ def registry_spec(context: StackContext, gateway_port: int) -> ProcessSpec:
         f"{_OWN}TENANTS_DIR": str(home.tenants),
         f"{_OWN}WEBHOOK_SECRETS_DIR": str(home.webhook_secrets),
         f"{_OWN}WORK_DIR": str(home.run / "uploads"),
+        f"{_OWN}KEPT_TENANTS": json.dumps(KEPT_TENANTS),
         f"{_OWN}STATE_FILE": str(home.state_file),
     }
     url = f"http://127.0.0.1:{port}/healthz/live"

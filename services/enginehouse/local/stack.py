@@ -18,6 +18,7 @@ from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.engine_keeper import EngineKeeper
+from enginehouse.local.engine_removal import EngineRemoval
 from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.local.gateway_processes import GatewayProcesses
 from enginehouse.local.health import Prober, redis_health
@@ -25,9 +26,10 @@ from enginehouse.local.home import Home, write_private
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.registry_process import registry_spec
-from enginehouse.local.retirement import Retirement
+from enginehouse.local.removals import Removal, Removals
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
+from enginehouse.local.tenant_removal import TenantRemoval
 from enginehouse.local.tenant_systems import configure_redis
 from enginehouse.registry.bundle import InvalidBundle, is_retired
 from enginehouse.registry.deploy import promote_engine
@@ -56,7 +58,7 @@ class Stack:
     _redis: Supervised | None = None
     _gateway: GatewayProcesses | None = None
     _registry: Supervised | None = None
-    _retirement: Retirement | None = None
+    _removals: Removals | None = None
     _ports: PortPool = field(default_factory=PortPool)
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
@@ -124,8 +126,9 @@ class Stack:
         self.steps.finish("gateway", f"gateway: {self.url}, registry: {self.registry_url}")
         if wait_for_engines:
             await self.settled()
-        self._retirement = Retirement(self._context, self.url, self._gateway.sidecar, self._runs, self.write_state)
-        self._background.keep("retirement", self._retirement.run)
+        kinds: list[Removal] = [EngineRemoval(self._context, self._runs), TenantRemoval(self._context)]
+        self._removals = Removals(self.home, self.url, self._gateway.sidecar, kinds, self.write_state)
+        self._background.keep("removals", self._removals.run)
         self.ready = True
         self.write_state()
 
@@ -181,7 +184,7 @@ class Stack:
                 keeper.engine_id: keeper.shown() for keeper in self._keepers.values() if self._role(keeper) == "trial"
             },
             "refused": self._refused,
-            "removing": self._retirement.waits_for if self._retirement else {},
+            "removing": self._removals.waits_for if self._removals else {},
         }
         write_private(self.home.state_file, json.dumps(state))
 

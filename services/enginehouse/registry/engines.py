@@ -16,7 +16,7 @@ from enginehouse.registry.deploy import (
     remove_engine,
     roll_back_engine,
 )
-from enginehouse.registry.tenants import tenant_names
+from enginehouse.registry.tenants import is_removed, tenant_names
 from enginehouse.registry.versions import read_versions, spec_of
 from enginehouse.registry.what_runs import Running, WhatRuns
 
@@ -62,7 +62,8 @@ class Engines:
 
     def mistakes(self, spec: EngineSpec) -> list[str]:
         """Say what of an engine.yaml cannot be deployed here."""
-        return mistakes_here(spec, [*self.always, *tenant_names(self.tenants)])
+        leaving = spec.tenant if is_removed(self.tenants, spec.tenant) else None
+        return mistakes_here(spec, [name for name in (*self.always, *tenant_names(self.tenants)) if name != leaving])
 
     def deploy(self, folder: Path, *, promote: bool = True) -> Deployed:
         """Deploy the engine in `folder`, to be promoted or to stay on trial.

@@ -23,6 +23,9 @@ class RegistrySettings(BaseSettings):
         None,
         description="File in which whoever runs the engines says how they are. Without it, nothing is known of that.",
     )
+    kept_tenants: list[str] = Field(
+        ["shared"], description="Tenants that cannot be removed, because the deployment itself needs them."
+    )
     upload_max_bytes: int = Field(
         1024 * 1024 * 1024,
         gt=0,

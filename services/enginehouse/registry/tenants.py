@@ -2,7 +2,7 @@
 
 import base64
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS, ApiKey, Tenant,
 from enginehouse.registry.bundle import (
     TENANT_FILE,
     InvalidBundle,
+    remove_bundle,
     render_tenant,
     render_tenant_file,
     update_bundle,
@@ -39,6 +40,20 @@ class TenantExists(WrongState):
 
     code = "TENANT_EXISTS"
     advice = "Choose another name, or change the tenant there is."
+
+
+class TenantRemoved(WrongState):
+    """The tenant is being removed."""
+
+    code = "TENANT_REMOVED"
+    advice = "Wait until it is gone; its name is free then."
+
+
+class TenantIsKept(WrongState):
+    """The deployment itself needs the tenant."""
+
+    code = "TENANT_IS_KEPT"
+    advice = "Suspend it, or revoke its keys."
 
 
 class KeyDoesNotExist(NotFound):
@@ -93,6 +108,15 @@ def existing_tenant(tenants: Path, name: str) -> Tenant:
     return tenant
 
 
+def is_removed(tenants: Path, name: str) -> bool:
+    """Say whether a tenant is being removed. One whose file cannot be read is not."""
+    try:
+        tenant = read_tenant(tenants, name)
+    except InvalidBundle:
+        return False
+    return tenant is not None and tenant.removed
+
+
 def has_key(tenants: Path, name: str, key: str) -> bool:
     """Return whether `key` is a key of that tenant."""
     tenant = read_tenant(tenants, name)
@@ -107,7 +131,8 @@ def add_tenant(tenants: Path, name: str, *, admin: bool = False, settings: Mappi
     check_name("tenant", name)
     tenants.mkdir(parents=True, exist_ok=True)
     with only_writer(tenants):
-        if read_tenant(tenants, name):
+        if found := read_tenant(tenants, name):
+            _staying(found)
             raise TenantExists(f"There is a tenant {name!r} already")
         tenant, key = _with_key(_changed(Tenant(name=name), settings or {}), admin=admin)
         _write(tenants, tenant)
@@ -119,9 +144,15 @@ def add_key(tenants: Path, name: str, *, admin: bool = False) -> str:
     check_name("tenant", name)
     tenants.mkdir(parents=True, exist_ok=True)
     with only_writer(tenants):
-        tenant, key = _with_key(read_tenant(tenants, name) or Tenant(name=name), admin=admin)
+        tenant, key = _with_key(_staying(read_tenant(tenants, name) or Tenant(name=name)), admin=admin)
         _write(tenants, tenant)
     return key
+
+
+def _staying(tenant: Tenant) -> Tenant:
+    if tenant.removed:
+        raise TenantRemoved(f"Tenant {tenant.name!r} is being removed")
+    return tenant
 
 
 def _with_key(tenant: Tenant, *, admin: bool) -> tuple[Tenant, str]:
@@ -156,6 +187,28 @@ def change_tenant(tenants: Path, name: str, settings: Mapping[str, Any]) -> Tena
     return _change(tenants, name, lambda tenant: _changed(tenant, settings))
 
 
+def remove_tenant(tenants: Path, name: str, kept: Collection[str]) -> Tenant:
+    """Begin to remove a tenant; once more changes nothing. Raise TenantDoesNotExist, or TenantIsKept for those in `kept`.
+
+    Its keys stop working, and its bundle no longer lets its events in. The gateway then deletes its data, and whoever
+    runs the deployment removes its engines and, at the end, forgets it.
+    """
+    existing_tenant(tenants, name)
+    if name in kept:
+        raise TenantIsKept(f"Tenant {name!r} is needed by the deployment itself")
+    with only_writer(tenants):
+        leaving = existing_tenant(tenants, name).model_copy(update={"removed": True, "keys": [], "webhook": None})
+        write_bundle(tenants / name, {TENANT_FILE: render_tenant_file(leaving)})
+    return leaving
+
+
+def forget_tenant(tenants: Path, webhook_secrets: Path, name: str) -> None:
+    """Delete the bundle and the signing secrets of a tenant of which nothing is left anywhere else."""
+    (webhook_secrets / name).unlink(missing_ok=True)
+    with only_writer(tenants):
+        remove_bundle(tenants / name)
+
+
 def rotate_webhook_secret(folder: Path, name: str) -> str:
     """Return a new signing secret for a tenant's webhooks. The previous secret stays valid, older ones do not."""
     check_name("tenant", name)
@@ -181,7 +234,7 @@ def _changed(tenant: Tenant, settings: Mapping[str, Any]) -> Tenant:
 def _change(tenants: Path, name: str, change: Callable[[Tenant], Tenant]) -> Tenant:
     existing_tenant(tenants, name)
     with only_writer(tenants):
-        changed = change(existing_tenant(tenants, name))
+        changed = change(_staying(existing_tenant(tenants, name)))
         _write(tenants, changed)
     return changed
 

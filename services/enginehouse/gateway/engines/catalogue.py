@@ -110,6 +110,12 @@ class Catalogue:
         removed = self._engines.get(name) if caller.is_admin else None
         return removed or self.resolve_for(name, caller)
 
+    def forget_engines_of(self, tenant: str) -> None:
+        """Forget the removed engines of a tenant that the sidecar does not show any longer."""
+        for engine in list(self):
+            if engine.tenant == tenant and engine.state is EngineState.RETIRED and engine.id not in self._loaded:
+                del self._engines[engine.id]
+
     def can_reach(self, engine_id: str) -> bool:
         """Say whether the records of an engine's jobs can be read and written."""
         return engine_id in self._loaded

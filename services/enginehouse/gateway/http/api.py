@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from enginehouse import __version__
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.fast_submit import FastSubmit
-from enginehouse.gateway.http.routes import dead_letters, engines, events, health, jobs, objects
+from enginehouse.gateway.http.routes import dead_letters, engines, events, health, jobs, objects, tenants
 from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.web import docs_page, problems
 from enginehouse.web.front import HeadersWithinBounds, RequestId
@@ -71,6 +71,6 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
     )
     api.state.gateway = gateway
     problems.install(api)
-    for module in (jobs, events, objects, dead_letters, engines, health, docs_page):
+    for module in (jobs, events, objects, dead_letters, engines, tenants, health, docs_page):
         api.include_router(module.router)
     return api

@@ -42,12 +42,15 @@ class Tenants:
         self._callers: dict[str, Caller] = {}
         self._tenants: dict[str, Tenant] = {}
         self._weights: dict[str, float] = {}
+        self.removed: frozenset[str] = frozenset()
+        """Tenants whose data is to be deleted. They have no keys, and are no tenants in every other respect."""
         self.load()
 
     def load(self) -> None:
         """Read all files. A broken file is reported, and its tenant stays as it was."""
         callers: dict[str, Caller] = {}
         tenants: dict[str, Tenant] = {}
+        removed = set[str]()
         for path in sorted(self._folder.glob("*/tenant.yaml")):
             try:
                 tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
@@ -61,9 +64,12 @@ class Tenants:
                 callers |= {h: c for h, c in self._callers.items() if c.name == path.parent.name}
                 tenants |= {name: t for name, t in self._tenants.items() if name == path.parent.name}
                 continue
+            if tenant.removed:
+                removed.add(tenant.name)
+                continue
             tenants[tenant.name] = tenant
             callers |= {key.sha256: Caller(tenant, key) for key in tenant.keys}
-        self._callers, self._tenants = callers, tenants
+        self._callers, self._tenants, self.removed = callers, tenants, frozenset(removed)
         self._weights = {name: tenant.limits.weight for name, tenant in tenants.items() if tenant.limits.weight != 1}
 
     def weights(self) -> Mapping[str, float]:

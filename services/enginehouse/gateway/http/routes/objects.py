@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.errors import Forbidden, RequestError
 from enginehouse.contracts.names import JOB_ID_PATTERN
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway
@@ -101,6 +101,8 @@ async def put_object(
     """Write the object that the signature names, once."""
     objects = await _check(gateway, "PUT", key, query)
     refuse_encoded(request)
+    if key.partition("/")[0] in gateway.tenants.removed:
+        raise Forbidden("The tenant of this URL was removed")
     if is_upload(key):
         with gateway.stored.writing(key, _announced_size(request), at_most=objects.max_bytes) as room:
             room.size = await objects.put_once(key, request.stream())

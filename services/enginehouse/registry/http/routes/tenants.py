@@ -12,6 +12,7 @@ from enginehouse.registry.tenants import (
     change_tenant,
     existing_tenant,
     read_tenants,
+    remove_tenant,
     revoke_key,
 )
 from enginehouse.registry.views import TenantView, tenant_view
@@ -122,6 +123,21 @@ async def set_tenant(request: Request, registry: WiredRegistry, caller: Caller, 
     changed = await in_thread(change_tenant, registry.settings.tenants_dir, tenant, given)
     note(caller, f"sets {', '.join(given) or 'nothing'} of tenant {tenant}", "tenant_changed", tenant=tenant)
     return json_answer(tenant_view(changed))
+
+
+@router.delete(
+    "/tenants/{tenant}",
+    status_code=202,
+    response_model=TenantView,
+    responses=problems(403, 404, 409),
+    dependencies=[NoQueryAllowed],
+)
+async def remove(registry: WiredRegistry, caller: Caller, tenant: TenantPath) -> Response:
+    """Remove a tenant with its data: its keys stop working, its jobs end as canceled, its engines and all it has are deleted."""
+    settings = registry.settings
+    leaving = await in_thread(remove_tenant, settings.tenants_dir, tenant, settings.kept_tenants)
+    note(caller, f"removes tenant {tenant}", "tenant_removed", tenant=tenant)
+    return json_answer(tenant_view(leaving), 202)
 
 
 @router.post(
