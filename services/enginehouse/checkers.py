@@ -23,7 +23,6 @@ _AT_ONCE = 2
 _MEMORY_BYTES = 768 * 1024 * 1024
 """Most memory of a process: JSON of 64 MiB takes up to about ten times its size, once it is parsed."""
 _WAIT_SECONDS = 60.0
-"""Longest time until a check has ended, with the wait for its turn."""
 _NICE = 5
 """The service itself comes first when there are too few processors."""
 
@@ -35,7 +34,9 @@ class TooCostly(Exception):
 class Checkers:
     """Runs functions in a few bounded processes, which start when they are needed and end after idle minutes."""
 
-    def __init__(self, at_once: int = _AT_ONCE) -> None:
+    def __init__(self, at_once: int = _AT_ONCE, *, wait_seconds: float = _WAIT_SECONDS) -> None:
+        """Run `at_once` checks at the same time; each must have ended `wait_seconds` after it was asked for."""
+        self._wait_seconds = wait_seconds
         self._free = asyncio.Semaphore(at_once)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -48,10 +49,12 @@ class Checkers:
         """
         turn = self._turns.setdefault(owner, asyncio.Lock())
         try:
-            async with asyncio.timeout(_WAIT_SECONDS), turn, self._free:
+            async with asyncio.timeout(self._wait_seconds), turn, self._free:
                 return await _in_process(cpu_seconds, check, arguments)
         except TimeoutError:
-            raise Unavailable(f"{check.__name__} did not end in {_WAIT_SECONDS:g} s: too much is checked now") from None
+            raise Unavailable(
+                f"{check.__name__} did not end in {self._wait_seconds:g} s: too much is checked now"
+            ) from None
         except (BrokenWorkerProcess, MemoryError):
             raise TooCostly(f"{check.__name__} took too much time or memory") from None
 

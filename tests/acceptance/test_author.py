@@ -22,7 +22,7 @@ from enginehouse.authoring.findings import Finding
 from enginehouse.cli.author import _lines
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.home import Home
-from enginehouse.registry.deploy import add_key
+from enginehouse.registry.tenants import add_key
 from enginehouse.yaml_files import read_yaml
 
 pytestmark = pytest.mark.timeout(300)  # The first run downloads what engines' environments need.

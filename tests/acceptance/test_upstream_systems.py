@@ -25,7 +25,7 @@ from tests.support.stack import StackHandle, running_stack
 from enginehouse.local.home import Home
 from enginehouse.local.redis import answers
 from enginehouse.local.tenant_systems import redis_of
-from enginehouse.registry.deploy import add_key
+from enginehouse.registry.tenants import add_key
 
 _ENGINES = Path(__file__).resolve().parents[1] / "engines"
 _TENANT = "tests"

@@ -38,7 +38,7 @@ def _echoes(stack: StackHandle, engine: str = _ECHO) -> None:
 
 def test_a_job_goes_through_every_part(stack: StackHandle) -> None:
     _echoes(stack)
-    assert set(stack.processes()) == {"redis", "gateway", "gateway.daprd", *_ECHO_PROCESSES}
+    assert set(stack.processes()) == {"redis", "gateway", "gateway.daprd", "registry", *_ECHO_PROCESSES}
 
 
 def test_others_on_this_machine_can_read_no_data(stack: StackHandle) -> None:
@@ -101,7 +101,8 @@ def test_an_engine_added_while_all_runs_takes_jobs_and_nothing_else_restarts(
     stack.remove(engine)
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "its processes are gone", 60)
     until(lambda: engine not in stack.state()["engines"], "it is forgotten")
-    assert not list(stack.home.gateway_parts.glob(f"{engine}*"))
+    until(lambda: not list(stack.home.gateway_parts.glob(f"{engine}*")), "nothing of it is left", 60)
+    assert not list(stack.home.path.rglob(f"*{engine}*"))
     assert {name: stack.pid(name) for name in before} == before
     _echoes(stack)
 
@@ -141,7 +142,7 @@ def test_jobs_of_a_removed_engine_end_and_new_ones_are_refused(stack: StackHandl
         job = stack.call("GET", f"/v1/jobs/{job_id}?wait=60", tenant="tests").body
         assert (job["status"], job["error"]["code"]) == ("canceled", "ENGINE_REMOVED"), job
     answer = stack.call("POST", f"/v1/engines/{engine}/jobs", {"input": 1}, tenant="tests")
-    assert (answer.status, answer.body["code"]) == (404, "ENGINE_DOES_NOT_EXIST")
+    assert (answer.status, answer.body["code"]) == (410, "ENGINE_REMOVED")
     until(lambda: engine not in stack.state()["engines"], "it is forgotten", 60)
 
 
@@ -174,7 +175,7 @@ def test_broken_files_of_one_bundle_stop_nobody_else(stack: StackHandle, tmp_pat
     until(lambda: engine not in stack.state()["refused"], "it is forgotten")
 
 
-@pytest.mark.parametrize("part", [*_ECHO_PROCESSES, "gateway", "gateway.daprd", "redis"])
+@pytest.mark.parametrize("part", [*_ECHO_PROCESSES, "gateway", "gateway.daprd", "redis", "registry"])
 def test_whatever_is_killed_comes_back_and_jobs_go_through_again(stack: StackHandle, part: str) -> None:
     restarts = stack.processes()[part]["restarts"]
     stack.until_restarted(part, stack.kill(part))

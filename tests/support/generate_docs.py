@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -25,10 +26,14 @@ from enginehouse.contracts.job import JobErrorCode
 from enginehouse.gateway.app import create_app
 from enginehouse.gateway.http import routes
 from enginehouse.gateway.http.dependencies import admin_of, caller_of
-from enginehouse.gateway.http.problems import STATUSES
 from enginehouse.gateway.settings import GatewaySettings
+from enginehouse.registry.http import routes as registry_routes
+from enginehouse.registry.http.api import create_api as create_registry_api
+from enginehouse.registry.http.dependencies import operator
+from enginehouse.registry.settings import RegistrySettings
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
+from enginehouse.web.problems import STATUSES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _TOKEN = "a-token-of-the-generator"
@@ -62,24 +67,31 @@ def openapi() -> dict[str, Any]:
     return create_app(settings, FakeSidecar(FakeDapr(), "gateway")).openapi()
 
 
-def _api_routes() -> Iterator[APIRoute]:
-    for found in pkgutil.iter_modules(routes.__path__):
-        router = importlib.import_module(f"{routes.__name__}.{found.name}").router
+def registry_openapi() -> dict[str, Any]:
+    """Return the OpenAPI document of a registry. Nothing is started and no file is made."""
+    return create_registry_api(
+        RegistrySettings(engines_dir=DOCS, tenants_dir=DOCS, webhook_secrets_dir=DOCS, work_dir=DOCS)
+    ).openapi()
+
+
+def _api_routes(package: ModuleType) -> Iterator[APIRoute]:
+    for found in pkgutil.iter_modules(package.__path__):
+        router = importlib.import_module(f"{package.__name__}.{found.name}").router
         yield from (route for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema)
 
 
 def _who_may(route: APIRoute) -> str:
     asked = {dependency.call for dependency in route.dependant.dependencies}
-    if admin_of in asked:
+    if admin_of in asked or operator in asked:
         return "administrators"
     return "every tenant" if caller_of in asked else "everybody"
 
 
-def callers() -> dict[tuple[str, str], str]:
+def callers(package: ModuleType = routes) -> dict[tuple[str, str], str]:
     """Return the callers that each call's route lets in, by method and path."""
     return {
         (method, re.sub(r":\w+}", "}", route.path)): _who_may(route)
-        for route in _api_routes()
+        for route in _api_routes(package)
         for method in route.methods or ()
     }
 
@@ -88,11 +100,11 @@ _Call = tuple[str, str, dict[str, Any]]
 """The method, the path and the OpenAPI description of a call."""
 
 
-def http_tables() -> str:
+def http_tables(package: ModuleType = routes, document: Callable[[], dict[str, Any]] = openapi) -> str:
     """Return a table of calls for each group, after the answers that all of them share."""
-    may = callers()
+    may = callers(package)
     groups: dict[str, list[_Call]] = defaultdict(list)
-    for path, operations in openapi()["paths"].items():
+    for path, operations in document()["paths"].items():
         for method, operation in operations.items():
             groups[operation["tags"][0]].append((method.upper(), path, operation))
     with_key = [call for calls in groups.values() for call in calls if may[call[0], call[1]] != "everybody"]
@@ -220,8 +232,10 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "http.md": {"calls": http_tables, "problems": problems_table, "job errors": job_errors_table},
     "settings.md": {
         "gateway": lambda: settings_table(GatewaySettings),
+        "registry": lambda: settings_table(RegistrySettings),
         "runner": lambda: settings_table(RunnerSettings),
     },
+    "registry.md": {"calls": lambda: http_tables(registry_routes, registry_openapi)},
 }
 """The generated parts of each document."""
 

@@ -16,7 +16,8 @@ from tests.support.dapr import PORTS, DiedEarly, Started, spawn
 from tests.support.waiting import NotInTime, until
 
 from enginehouse.local.home import LOCAL_TENANT, Home
-from enginehouse.registry.deploy import add_key, deploy_engine, remove_engine
+from enginehouse.registry.deploy import deploy_engine, remove_engine
+from enginehouse.registry.tenants import add_key
 
 START_SECONDS = 180
 """Long, because the very first start makes the engines' environments."""

@@ -12,8 +12,9 @@ from enginehouse.registry import artifacts
 from enginehouse.registry.artifacts import forbidden_sources
 from enginehouse.registry.bundle import InvalidBundle, read_spec
 from enginehouse.registry.deploy import deploy_engine, is_deployed
+from enginehouse.registry.engines import Engines
 from enginehouse.registry.snapshot import source_folder
-from enginehouse.registry.tenants import set_fetch_from
+from enginehouse.registry.tenants import change_tenant
 from enginehouse.registry.versions import read_versions
 
 CONTENT = b"weights"
@@ -86,13 +87,13 @@ def engines(tmp_path: Path, volume: Path) -> Path:
     home = tmp_path / "home"
     (home / "tenants" / "acme").mkdir(parents=True)
     (home / "tenants" / "acme" / "tenant.yaml").write_text(json.dumps(Tenant(name="acme").model_dump(mode="json")))
-    set_fetch_from(home / "tenants", "acme", [f"file://{volume}/"])
+    change_tenant(home / "tenants", "acme", {"fetch_from": [f"file://{volume}/"]})
     return home / "engines"
 
 
 def test_a_fetched_file_lies_in_the_copy_and_is_fetched_once(engines: Path, folder: Path, volume: Path) -> None:
     shown: list[str] = []
-    spec = deploy_engine(engines, folder, show=shown.append)
+    spec = Engines(engines, engines.parent / "tenants").deploy(folder, show=shown.append).spec
     workload = read_versions(engines / spec.id).slots["a"]
     copy = source_folder(engines / spec.id, workload.source)
     assert (copy / "models" / "m.bin").read_bytes() == CONTENT
@@ -110,7 +111,7 @@ def test_a_file_with_another_content_is_refused(engines: Path, folder: Path, vol
     with pytest.raises(
         InvalidBundle, match=f"its content has the SHA-256 {hashlib.sha256(b'other weights').hexdigest()}"
     ):
-        deploy_engine(engines, folder)
+        _deploy(engines, folder)
     _nothing_is_deployed(engines)
 
 
@@ -119,22 +120,26 @@ def test_a_link_on_a_volume_leads_nowhere(engines: Path, folder: Path, volume: P
     (volume / "m.bin").unlink()
     (volume / "m.bin").symlink_to(tmp_path / "secret")
     with pytest.raises(InvalidBundle, match="it is a link, or lies behind one"):
-        deploy_engine(engines, folder)
+        _deploy(engines, folder)
     _nothing_is_deployed(engines)
 
 
 def test_a_file_that_is_too_large_is_refused(engines: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "MAX_BYTES", 3)
     with pytest.raises(InvalidBundle, match="it is larger than"):
-        deploy_engine(engines, folder)
+        _deploy(engines, folder)
     _nothing_is_deployed(engines)
 
 
 def test_a_source_that_was_not_allowed_is_refused_before_anything_is_read(engines: Path, folder: Path) -> None:
-    set_fetch_from(engines.parent / "tenants", "acme", [])
+    change_tenant(engines.parent / "tenants", "acme", {"fetch_from": []})
     with pytest.raises(InvalidBundle, match="it may from nowhere yet"):
-        deploy_engine(engines, folder)
+        _deploy(engines, folder)
     _nothing_is_deployed(engines)
+
+
+def _deploy(engines: Path, folder: Path) -> None:
+    Engines(engines, engines.parent / "tenants").deploy(folder)
 
 
 def _nothing_is_deployed(engines: Path) -> None:

@@ -20,8 +20,7 @@ from enginehouse.cli.inputs import read_input
 from enginehouse.client import EngineInfo
 from enginehouse.contracts.tenant import Tenant, hash_key
 from enginehouse.local.home import Home
-from enginehouse.registry.deploy import has_key
-from enginehouse.registry.tenants import read_tenants
+from enginehouse.registry.tenants import has_key, read_tenants
 
 runner = CliRunner()
 
@@ -211,3 +210,31 @@ def test_where_an_owner_is_told_of_its_engines_is_kept_with_its_keys(tmp_path: P
     assert runner.invoke(app, command).exit_code == 0
     assert read_tenants(tmp_path / "tenants")[0].webhook is None
     assert runner.invoke(app, ["tenant", "webhook", "nobody", "--home", str(tmp_path)]).exit_code == 1
+
+
+def test_a_tenants_limits_are_shown_and_set_and_its_work_is_refused_and_taken_again(tmp_path: Path) -> None:
+    home = ["--home", str(Home.at(tmp_path).path)]
+    runner.invoke(app, ["tenant", "add", "acme", *home])
+    answer = runner.invoke(
+        app, ["tenant", "limits", "acme", "--jobs-in-flight", "5", "--weight", "2.5", *home, "--json"]
+    )
+    assert json.loads(answer.stdout)["limits"]["jobs_in_flight"] == 5
+    shown = runner.invoke(app, ["tenant", "limits", "acme", *home])
+    assert "2.5" in shown.stdout
+    assert runner.invoke(app, ["tenant", "limits", "acme", "--weight", "0", *home]).exit_code == 1
+    assert read_tenants(tmp_path / "tenants")[0].limits.weight == 2.5
+    for command, suspended in (("suspend", True), ("resume", False)):
+        assert runner.invoke(app, ["tenant", command, "acme", *home]).exit_code == 0
+        assert read_tenants(tmp_path / "tenants")[0].suspended is suspended
+
+
+def test_a_tenant_is_removed_only_when_that_is_confirmed(tmp_path: Path) -> None:
+    home = ["--home", str(Home.at(tmp_path).path)]
+    runner.invoke(app, ["tenant", "add", "acme", *home])
+    asked = runner.invoke(app, ["tenant", "remove", "acme", *home], input="n\n")
+    assert asked.exit_code != 0
+    assert not read_tenants(tmp_path / "tenants")[0].removed
+    done = runner.invoke(app, ["tenant", "remove", "acme", "--yes", *home])
+    assert "the next 'enginehouse up'" in done.stdout
+    assert read_tenants(tmp_path / "tenants")[0].removed
+    assert runner.invoke(app, ["tenant", "remove", "nobody", "--yes", *home]).exit_code == 1

@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from enginehouse.cli.app import app
-from enginehouse.cli.console import TerminalSteps, print_lines, out
+from enginehouse.cli.console import TerminalSteps, out, print_lines
 from enginehouse.cli.stack import parse_engine_names
 from enginehouse.local.home import Home
 
@@ -24,6 +24,9 @@ def test_status_and_down_where_nothing_runs(tmp_path: Path) -> None:
     assert "Nothing is running" in down.stdout
 
 
+_ENGINE = "tenant: demo\nname: one\nrun: {command: [serve]}\n"
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -37,7 +40,7 @@ def test_what_is_rendered_is_what_deploy_writes(tmp_path: Path) -> None:
     folder, home, rendered = tmp_path / "one", Home.at(tmp_path / "home").path, tmp_path / "rendered"
     folder.mkdir()
     for version in ("v1", "v2"):
-        (folder / "engine.yaml").write_text(f"tenant: demo\nname: one\nversion: {version}\n")
+        (folder / "engine.yaml").write_text(f"{_ENGINE}version: {version}\n")
         assert _RUN.invoke(app, ["engines", "deploy", str(folder), "--home", str(home)]).exit_code == 0
         shown = _RUN.invoke(app, ["engines", "render", str(folder), "--into", str(rendered), "--json"])
         assert shown.exit_code == 0
@@ -49,7 +52,7 @@ def test_what_is_rendered_is_what_deploy_writes(tmp_path: Path) -> None:
 def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     source, home = tmp_path / "source", Home.at(tmp_path / "home").path
     source.mkdir()
-    (source / "engine.yaml").write_text("tenant: demo\nname: one\n")
+    (source / "engine.yaml").write_text(_ENGINE)
     deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
     assert deployed.exit_code == 0, deployed.output
     assert (home / "engines" / "demo--one" / "slots" / "a" / "dapr" / "jobs.yaml").is_file()

@@ -11,11 +11,11 @@ from aiohttp import web
 from tests.support.waiting import until_async
 
 from enginehouse.local.deployment import Deployment, NotWorking, deploy, wait_until_answers
-from enginehouse.local.engine_keeper import fingerprint
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.registry.bundle import InvalidBundle
-from enginehouse.registry.deploy import add_key
+from enginehouse.registry.tenants import add_key
+from enginehouse.registry.versions import fingerprint
 
 _ENGINE = "demo--one"
 _RUN = "run: {command: [serve]}\n"
@@ -65,12 +65,6 @@ def test_more_memory_than_the_machine_has_is_refused_together_with_the_rest(home
     said = _refusal(home, _folder(tmp_path, text, tenant="umbra")).splitlines()
     assert "there is no tenant 'umbra' here; 'enginehouse" in said[0]
     assert "resources.memory: 900Ti for each of 2 replicas is more than this machine has" in said[1]
-
-
-def test_an_engine_that_runs_elsewhere_may_want_more_than_this_machine_has(home: Home, tmp_path: Path) -> None:
-    folder = _folder(tmp_path)
-    (folder / "engine.yaml").write_text("tenant: demo\nname: one\nimage: one:v1\nresources: {memory: 900Ti, cpu: 64}\n")
-    assert deploy(home, folder).warnings() == []
 
 
 def test_a_cpu_limit_is_said_not_to_be_enforced(home: Home, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from enginehouse.cli.app import app
 from enginehouse.contracts.base import variable
 from enginehouse.contracts.job import TRANSITIONS, JobErrorCode
 from enginehouse.gateway.settings import GatewaySettings
+from enginehouse.registry.settings import RegistrySettings
 from enginehouse.runner.settings import RunnerSettings
 
 _ALL = list(documents())
@@ -177,7 +178,11 @@ class TestTables:
 
     def test_variables_that_the_documents_name_are_read_somewhere(self) -> None:
         code = "".join(path.read_text() for path in _CODE.rglob("*.py"))
-        settings = {variable(kind, name) for kind in (GatewaySettings, RunnerSettings) for name in kind.model_fields}
+        settings = {
+            variable(kind, name)
+            for kind in (GatewaySettings, RegistrySettings, RunnerSettings)
+            for name in kind.model_fields
+        }
         named = {
             name
             for document in _ALL

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from enginehouse.gateway.app import create_app
 from enginehouse.gateway.settings import GatewaySettings
-from enginehouse.registry.deploy import add_key
+from enginehouse.registry.tenants import add_key
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 

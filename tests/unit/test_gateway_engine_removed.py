@@ -32,10 +32,55 @@ async def test_the_jobs_of_a_removed_engine_end_and_say_so(world: GatewayWorld) 
     for job_id in [running, *waiting]:
         job = await world.job(job_id)
         assert (job["status"], job["error"]["code"]) == ("canceled", "ENGINE_REMOVED")
-    problem_of(await world.client().post("/v1/engines/echo/jobs", json={"input": 1}), 404, "ENGINE_DOES_NOT_EXIST")
+    problem_of(await world.client().post("/v1/engines/echo/jobs", json={"input": 1}), 410, "ENGINE_REMOVED")
     await world.runner.end(event, output="too late")
     await world.sweep()
     assert (await world.job(running))["status"] == "canceled"
+
+
+async def test_the_jobs_of_an_engine_that_is_being_removed_end_by_their_records(world: GatewayWorld) -> None:
+    world.runner.answer = never
+    running = await world.submit("runs")
+    await world.until_status(running, Status.RUNNING)
+    waiting = await submit_many(world, 20)
+    kept = await world.submit(tenant="umbra", engine="private")
+    world.dapr.components.add(names.retired_component(ECHO))
+    await world.gateway.catalogue.refresh()
+    refused = await world.client().post("/v1/engines/echo/jobs", json={"input": 1})
+    assert "was removed" in problem_of(refused, 410, "ENGINE_REMOVED")["detail"]
+    problem_of(await world.client("umbra").post(f"/v1/engines/{ECHO}/jobs", json={"input": 1}), 404)
+    await world.sweep()
+    for job_id in [running, *waiting]:
+        record = world.record(job_id)
+        assert record
+        assert record.status is Status.CANCELED, "its runner learns it from the record"
+        assert (await world.job(job_id))["error"]["code"] == "ENGINE_REMOVED"
+    assert (await world.job(kept, tenant="umbra", wait=10))["status"] == "succeeded"
+
+    shown = (await world.client("admin").get(f"/v1/engines/{ECHO}")).json()
+    assert (shown["state"], shown["queue"]["jobs"]["queued"], shown["queue"]["jobs"]["running"]) == ("retired", 0, 0)
+    assert ECHO not in [one["id"] for one in (await world.client().get("/v1/engines")).json()["engines"]]
+
+
+async def test_an_engine_deployed_again_after_its_removal_takes_jobs(world: GatewayWorld) -> None:
+    world.dapr.components.add(names.retired_component(ECHO))
+    await world.gateway.catalogue.refresh()
+    world.dapr.components -= {names.results_component(ECHO), names.retired_component(ECHO)}
+    for _ in range(7):
+        await world.gateway.catalogue.refresh()
+    problem_of(await world.client().post("/v1/engines/echo/jobs", json={"input": 1}), 410, "ENGINE_REMOVED")
+    world.dapr.components.add(names.results_component(ECHO))
+    await world.gateway.catalogue.refresh()
+    await world.until_status(await world.submit(), Status.SUCCEEDED)
+
+
+async def test_a_gateway_that_first_hears_of_an_engine_when_it_is_removed_takes_no_jobs_for_it(
+    world: GatewayWorld,
+) -> None:
+    late = "acme--late"
+    world.dapr.components |= {names.results_component(late), names.retired_component(late)}
+    await world.gateway.catalogue.refresh()
+    problem_of(await world.client().post("/v1/engines/late/jobs", json={"input": 1}), 410, "ENGINE_REMOVED")
 
 
 async def test_an_engine_that_cannot_be_loaded_keeps_its_jobs_and_says_why(tmp_path: Path) -> None:

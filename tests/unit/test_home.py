@@ -15,7 +15,8 @@ from enginehouse.local.environments import needs_environment
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.local.running import private_files, write_local
-from enginehouse.registry.deploy import add_key, deploy_engine, is_deployed, read_tenant
+from enginehouse.registry.deploy import deploy_engine, is_deployed
+from enginehouse.registry.tenants import add_key, read_tenant
 
 
 def test_a_home_is_run_by_one_supervisor_at_a_time(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import yaml
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.tenant import Tenant
 from enginehouse.local.gateway_parts import GatewayParts
-from enginehouse.registry.bundle import InvalidBundle, render_engine, render_tenant, write_bundle
+from enginehouse.registry.bundle import RESULTS_FILE, InvalidBundle, render_engine, render_tenant, write_bundle
+from enginehouse.registry.deploy import remove_engine
 
 _ENGINE = "acme--one"
 
@@ -73,3 +74,17 @@ def test_one_name_twice_is_refused_since_it_would_stop_the_sidecar(parts: Gatewa
     (bundle / "gateway" / "again.yaml").write_text((bundle / "gateway" / "results.yaml").read_text())
     with pytest.raises(InvalidBundle, match="two objects"):
         parts.put(_ENGINE, bundle)
+
+
+def test_a_removal_is_told_whatever_is_wrong_with_the_rest(parts: GatewayParts, bundle: Path, tmp_path: Path) -> None:
+    parts.put(_ENGINE, bundle)
+    remove_engine(bundle.parent, _ENGINE)
+    (bundle / RESULTS_FILE).write_text("{")
+    with pytest.raises(InvalidBundle):
+        parts.put(_ENGINE, bundle)
+    assert _files(tmp_path) == ["acme--one.results.yaml", "acme--one.retired.yaml"]
+    (bundle / RESULTS_FILE).unlink()
+    parts.put(_ENGINE, bundle)
+    assert _files(tmp_path) == ["acme--one.retired.yaml"]
+    told = yaml.safe_load((tmp_path / "run" / "gateway" / "acme--one.retired.yaml").read_text())
+    assert (told["metadata"]["name"], told["scopes"]) == ("retired-acme--one", ["gateway"])

@@ -13,7 +13,7 @@ from enginehouse.contracts.names import Slot
 from enginehouse.registry import content
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.content import content_hash
-from enginehouse.registry.deploy import deploy_engine, is_deployed, remove_engine
+from enginehouse.registry.deploy import deploy_engine, forget_engine, is_deployed, remove_engine
 from enginehouse.registry.snapshot import hold, only_deployer, source_folder, tidy_snapshots
 from enginehouse.registry.versions import read_versions
 
@@ -135,6 +135,8 @@ def test_a_running_engine_keeps_its_files_while_versions_come_and_go(folder: Pat
         assert (running / "data" / "words.txt").read_text() == "one"
         assert _copies(engines) == sorted([running.name, _source(engines).name])
         remove_engine(engines, _ID)
+        assert running.name in _copies(engines)
+        forget_engine(engines, _ID)
         assert _copies(engines) == [running.name]
     tidy_snapshots(engines, _ID)
     assert _copies(engines) == []

@@ -12,7 +12,7 @@ from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.local.tenant_systems import write_system
 from enginehouse.registry.bundle import SYSTEM_FILE
-from enginehouse.registry.deploy import add_key
+from enginehouse.registry.tenants import add_key
 
 
 @pytest.fixture

@@ -23,13 +23,14 @@ from enginehouse.authoring.start import wait_until_healthy
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import Batch, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.local.deployment import mistakes_here
+from enginehouse.local.deployment import engines_of
 from enginehouse.local.environments import needs_environment, prepare
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.steps import Steps
+from enginehouse.registry.admission import mistakes_here
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, read_spec
 from enginehouse.registry.content import deployed_files
 from enginehouse.registry.deploy import check_files
@@ -74,7 +75,8 @@ def _check_files(folder: Path, home: Home | None, report: Report) -> EngineSpec:
     except InvalidBundle as error:
         report.failed("files", str(error))
         raise Over from None
-    mistakes = [f"{file}: {mistake}" for mistake in mistakes_here(home, spec)]
+    here = engines_of(home).mistakes(spec) if home else mistakes_here(spec, None)
+    mistakes = [f"{file}: {mistake}" for mistake in here]
     files, can_run = {}, False
     try:
         files = deployed_files(folder)

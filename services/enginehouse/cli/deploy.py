@@ -186,9 +186,30 @@ def _change(
     _follow(changed, timeout, wait=True, as_json=as_json)
 
 
-def remove(engine: DeployedArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Remove an engine. A running 'enginehouse up' notices and stops it."""
-    engines = home_to_change(home).engines
-    engine = deployed_engine(engines, engine, LOCAL_TENANT)
-    remove_engine(engines, engine)
-    print_json({"id": engine, "removed": True}) if as_json else say(f"{engine} is removed.")
+def remove(
+    engine: DeployedArgument,
+    home: HomeOption = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left of the engine.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove an engine. New jobs are refused, unfinished ones end as canceled, and all that is left of it is deleted."""
+    place = home_to_change(home)
+    engine = deployed_engine(place.engines, engine, LOCAL_TENANT)
+    remove_engine(place.engines, engine)
+    is_gone = wait and place.is_running()
+    if is_gone:
+        run(_wait_until_gone(place, engine, as_json))
+    if as_json:
+        print_json({"id": engine, "removed": is_gone})
+    elif not is_gone:
+        say(
+            f"{engine} is being removed."
+            if place.is_running()
+            else f"{engine} is removed by the next 'enginehouse up'."
+        )
+
+
+async def _wait_until_gone(home: Home, engine: str, as_json: bool) -> None:
+    with TerminalSteps(quiet=as_json) as steps:
+        await deployment.wait_until_gone(home, home.engines / engine, steps)
+        steps.finish(engine, f"{engine} is removed")

@@ -217,6 +217,8 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
     ]
     print_table(_COLUMNS, rows)
     say(f"\nAPI: {state['url']}   gRPC: {state['grpc']}" + ("" if state["ready"] else "   (still starting)"))
+    if state.get("registry"):
+        say(f"Registry: {state['registry']}")
     for engine, entry in state["engines"].items():
         if entry["state"] != "running":
             reason = entry["problem"] or entry["doing"] or ""
@@ -224,6 +226,8 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
     for engine, entry in state.get("trials", {}).items():
         reason = entry["problem"] or entry["doing"] or ""
         say(f"{engine}, on trial: {entry['state']}. {reason}", "red" if reason else "")
+    for name, waits_for in state.get("removing", {}).items():
+        say(f"{name} is being removed: {waits_for}.")
     for owner, problem in state["refused"].items():
         say(f"{owner}: not given to the gateway. {problem}", "red")
 

@@ -1,4 +1,4 @@
-"""`enginehouse tenant`: manage the tenants of this deployment, their keys and their webhooks."""
+"""`enginehouse tenant`: manage the tenants of this deployment, their keys, limits and webhooks."""
 
 import shlex
 from pathlib import Path
@@ -7,21 +7,24 @@ from typing import Annotated
 import typer
 
 from enginehouse.cli.commands import Lists
-from enginehouse.cli.console import ellipsis, note, print_exactly, print_json, say
+from enginehouse.cli.console import TerminalSteps, ellipsis, note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import JsonOption
-from enginehouse.cli.tables import Column, print_table
+from enginehouse.cli.running import run
+from enginehouse.cli.tables import Column, print_fields, print_table
 from enginehouse.contracts.names import system_app
 from enginehouse.local.daprd import require
+from enginehouse.local.deployment import wait_until_gone
+from enginehouse.local.home import KEPT_TENANTS, Home
 from enginehouse.local.tenant_systems import write_system
-from enginehouse.registry.deploy import add_key
 from enginehouse.registry.tenants import (
+    add_key,
+    change_tenant,
     existing_tenant,
     read_tenants,
+    remove_tenant,
     revoke_key,
     rotate_webhook_secret,
-    set_fetch_from,
-    set_webhook,
 )
 
 EXAMPLES = """Examples:
@@ -31,6 +34,12 @@ enginehouse tenant add acme
 enginehouse tenant list
 
 enginehouse tenant revoke acme eh_acme_Xk3v9QwZ
+
+enginehouse tenant limits acme --jobs-in-flight 5000
+
+enginehouse tenant suspend acme
+
+enginehouse tenant remove acme
 
 enginehouse tenant webhook-secret acme
 
@@ -42,14 +51,14 @@ enginehouse tenant webhook acme https://acme.example/hook"""
 
 tenant = typer.Typer(cls=Lists, epilog=EXAMPLES)
 
-_COLUMNS = (Column("tenant"), Column("key"), Column("admin"), Column("since"))
+_COLUMNS = (Column("tenant"), Column("state", worth=1), Column("key"), Column("admin"), Column("since"))
 
 NameArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.", show_default=False)]
 
 
 @tenant.callback()
 def callback() -> None:
-    """List tenants, make and revoke their API keys, and say where their notices go. Without a command: list."""
+    """List tenants, make and revoke their API keys, set their limits, suspend or remove them, and say where their notices go. Without a command: list."""
 
 
 @tenant.command()
@@ -79,10 +88,12 @@ def list_tenants(home: HomeOption = None, as_json: JsonOption = False) -> None:
         return
     rows = []
     for one in found:
+        state = "being removed" if one.removed else "suspended" if one.suspended else "active"
         for key in one.keys:
-            rows.append((one.name, f"{key.id}{ellipsis()}", "yes" if key.admin else "", f"{key.created_at:%Y-%m-%d}"))
+            is_admin, since = "yes" if key.admin else "", f"{key.created_at:%Y-%m-%d}"
+            rows.append((one.name, state, f"{key.id}{ellipsis()}", is_admin, since))
         if not one.keys:
-            rows.append((one.name, "none", "", ""))
+            rows.append((one.name, state, "none", "", ""))
     print_table(_COLUMNS, rows) if rows else say("No tenants.")
 
 
@@ -104,6 +115,95 @@ def revoke(
 
 
 @tenant.command()
+def limits(
+    name: NameArgument,
+    submits_per_second: Annotated[float | None, typer.Option(metavar="NUMBER", help="Jobs that it may submit.")] = None,
+    jobs_in_flight: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Jobs that were accepted and have not ended.")
+    ] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Bytes of uploads, large inputs and large outputs.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="Its share of shared engines, 0.1 to 100.")
+    ] = None,
+    open_requests: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Requests that one gateway answers at the same time.")
+    ] = None,
+    followers: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Streams of jobs' events that may be open at one gateway.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a tenant's limits, and set those that are given. They hold within a second."""
+    wanted = {
+        "submits_per_second": submits_per_second,
+        "jobs_in_flight": jobs_in_flight,
+        "stored_bytes": stored_bytes,
+        "weight": weight,
+        "open_requests": open_requests,
+        "followers": followers,
+    }
+    given = {limit: value for limit, value in wanted.items() if value is not None}
+    tenants = home_to_change(home).tenants
+    found = change_tenant(tenants, name, {"limits": given}) if given else existing_tenant(tenants, name)
+    if as_json:
+        print_json({"tenant": name, "limits": found.limits.model_dump()})
+    else:
+        print_fields({limit: f"{value:,}" for limit, value in found.limits.model_dump().items()})
+
+
+@tenant.command()
+def suspend(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Refuse a tenant's new work. What it submitted goes on, and it may read its results."""
+    _set_suspended(name, home, as_json, suspended=True)
+
+
+@tenant.command()
+def resume(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Take a suspended tenant's work again."""
+    _set_suspended(name, home, as_json, suspended=False)
+
+
+def _set_suspended(name: str, home: Path | None, as_json: bool, *, suspended: bool) -> None:
+    change_tenant(home_to_change(home).tenants, name, {"suspended": suspended})
+    if as_json:
+        print_json({"tenant": name, "suspended": suspended})
+    else:
+        say(f"{name} is suspended: its new work is refused." if suspended else f"{name} may submit work.")
+
+
+@tenant.command()
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left of the tenant.")] = True,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a tenant with its data, for good: its keys, jobs, results, uploads, engines, secrets and topics."""
+    place = home_to_change(home)
+    existing_tenant(place.tenants, name)
+    if not yes and not as_json:
+        typer.confirm(f"Delete {name}, its engines, and all its jobs and results?", abort=True, err=True)
+    remove_tenant(place.tenants, name, KEPT_TENANTS)
+    is_gone = wait and place.is_running()
+    if is_gone:
+        run(_wait_until_gone(place, name, as_json))
+    if as_json:
+        print_json({"tenant": name, "removed": is_gone})
+    elif not is_gone:
+        say(f"{name} is being removed." if place.is_running() else f"{name} is removed by the next 'enginehouse up'.")
+
+
+async def _wait_until_gone(place: Home, name: str, as_json: bool) -> None:
+    with TerminalSteps(quiet=as_json) as steps:
+        await wait_until_gone(place, place.tenants / name, steps)
+        steps.finish(name, f"{name} is removed, with all its data")
+
+
+@tenant.command()
 def webhook(
     name: NameArgument,
     url: Annotated[
@@ -117,7 +217,7 @@ def webhook(
 
     Without URL: stop that.
     """
-    set_webhook(home_to_change(home).tenants, name, url)
+    change_tenant(home_to_change(home).tenants, name, {"webhook": url})
     if as_json:
         print_json({"tenant": name, "webhook": url})
     else:
@@ -139,7 +239,7 @@ def fetch_from(
     as_json: JsonOption = False,
 ) -> None:
     """Let a tenant's engines fetch model files below these URLs, with the rights of whoever deploys them."""
-    set_fetch_from(home_to_change(home).tenants, name, places or [])
+    change_tenant(home_to_change(home).tenants, name, {"fetch_from": places or []})
     if as_json:
         print_json({"tenant": name, "fetch_from": places or []})
     else:

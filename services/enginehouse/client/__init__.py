@@ -15,6 +15,7 @@ from enginehouse.contracts.errors import (
     EngineCallFailed,
     EngineDoesNotExist,
     EnginehouseError,
+    EngineRemoved,
     EngineUnavailable,
     EventReused,
     Forbidden,
@@ -36,10 +37,12 @@ from enginehouse.contracts.errors import (
     RequestError,
     ResultExpired,
     StorageFull,
+    TenantSuspended,
     Unauthenticated,
     Unavailable,
     UnsafeSettings,
     UnsupportedMediaType,
+    WrongState,
 )
 from enginehouse.extras import needs
 from enginehouse.homes import NoHome
@@ -64,6 +67,7 @@ __all__ = [
     "EngineCallFailed",
     "EngineDoesNotExist",
     "EngineInfo",
+    "EngineRemoved",
     "EngineUnavailable",
     "EnginehouseError",
     "EventReused",
@@ -91,9 +95,11 @@ __all__ = [
     "ResultExpired",
     "StorageFull",
     "SubmitOptions",
+    "TenantSuspended",
     "Unauthenticated",
     "Unavailable",
     "UnsafeSettings",
     "UnsupportedMediaType",
     "WaitOver",
+    "WrongState",
 ]

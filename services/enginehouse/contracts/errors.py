@@ -90,6 +90,13 @@ class Forbidden(RequestError):
     advice = "Ask the operator for a key with the rights this call needs."
 
 
+class TenantSuspended(Forbidden):
+    """The operator has suspended the tenant."""
+
+    code = "TENANT_SUSPENDED"
+    advice = "Ask the operator. Jobs that were accepted go on, and their results can be read."
+
+
 class NotFound(RequestError):
     """It does not exist, or you may not know of it."""
 
@@ -101,6 +108,13 @@ class EngineDoesNotExist(NotFound):
 
     code = "ENGINE_DOES_NOT_EXIST"
     advice = "GET /v1/engines lists the engines you may use."
+
+
+class EngineRemoved(EngineDoesNotExist):
+    """The engine was removed."""
+
+    code = "ENGINE_REMOVED"
+    advice = "Its unfinished jobs ended as canceled. GET /v1/engines lists the engines you may use."
 
 
 class JobDoesNotExist(NotFound):
@@ -144,6 +158,13 @@ class AlreadyRedriven(RequestError):
 
     code = "ALREADY_REDRIVEN"
     advice = "Follow the job named; POST /v1/jobs/{id}/retry submits its input again when it has ended."
+
+
+class WrongState(RequestError):
+    """It is not in a state in which this can be done."""
+
+    code = "WRONG_STATE"
+    advice = "The detail says what it waits for, or what has to be done first."
 
 
 class IdempotencyKeyReused(RequestError):

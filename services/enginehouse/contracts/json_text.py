@@ -9,12 +9,13 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from enginehouse.contracts.errors import NotJson, UnsupportedMediaType
+from enginehouse.contracts.base import explain
+from enginehouse.contracts.errors import NotJson, RequestError, UnsupportedMediaType
 from enginehouse.contracts.text import storable
 
 MAX_DEPTH = 128
@@ -39,6 +40,7 @@ _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 290
 """Numbers of fewer digits, and without an exponent, are in the range of a double."""
 Path = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
 
 
 def read_json(body: bytes, what: str, root: str = "") -> Any:
@@ -202,3 +204,16 @@ def _leaf_fault(item: Any) -> str | None:
 def _written(path: Path) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{storable(part[:60])}" for part in path)
     return text.removeprefix(".") or "The value"
+
+
+def read_body(model: type[M], body: bytes) -> M:
+    """Read a request's body as `model`; raise RequestError, naming the fields that do not fit."""
+    return validated(model, read_json(body, "The body"))
+
+
+def validated(model: type[M], value: Any, *, hint: bool = True) -> M:
+    """Return a value as `model`; raise RequestError, naming the fields that do not fit. `hint`: and the nearest names."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(explain(error, model if hint else None)) from None

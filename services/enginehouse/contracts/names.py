@@ -75,6 +75,15 @@ class EngineId:
         return cls(tenant, engine)
 
 
+def is_engine_id(text: str) -> bool:
+    """Return whether `text` can be an engine's id."""
+    try:
+        EngineId.parse(text)
+    except InvalidName:
+        return False
+    return True
+
+
 # Every submit asks this, mostly with names that were asked before, and checking four names costs 8 µs.
 @lru_cache(maxsize=4_096)
 def resolve_candidates(name: str, caller_tenant: str) -> tuple[EngineId, ...]:
@@ -125,6 +134,17 @@ def engine_of_results_component(component: str) -> str | None:
         return str(EngineId.parse(rest))
     except InvalidName:
         return None
+
+
+def retired_component(engine_id: str) -> str:
+    """Return the component whose presence tells the gateway that an engine is being removed."""
+    return f"retired-{engine_id}"
+
+
+def engine_of_retired_component(component: str) -> str | None:
+    """Return the engine id in the name of such a component, or None if the name is of another kind."""
+    engine_id = component.removeprefix("retired-")
+    return engine_id if engine_id != component and is_engine_id(engine_id) else None
 
 
 def requests_topic(tenant: str) -> str:

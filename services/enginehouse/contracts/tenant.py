@@ -63,14 +63,29 @@ class Tenant(StrictModel):
     fetch_from: list[FetchPlace] = Field(
         default_factory=list, description="URLs below which `fetch` of its engines may name files."
     )
-    webhook: Annotated[StorableText, Field(max_length=2_000, pattern=r"^https?://")] | None = Field(
+    webhook: Annotated[StorableText, Field(max_length=2_000)] | None = Field(
         None, description="Where to POST signed notices when one of its engines is paused, quarantined or active again."
+    )
+
+    suspended: bool = Field(
+        False,
+        description="Refuse its new work until it is false again. What it submitted goes on, and it may read results.",
+    )
+    removed: bool = Field(
+        False, description="Its keys do not work any longer, and its data is being deleted. This cannot be taken back."
     )
 
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
         return check_name("tenant", value)
+
+    @field_validator("webhook")
+    @classmethod
+    def _webhook(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value[:100]!r} cannot be a webhook: it must begin with http:// or https://")
+        return value
 
 
 def new_key(tenant: str) -> str:
@@ -81,3 +96,14 @@ def new_key(tenant: str) -> str:
 def hash_key(key: str) -> str:
     """Return the hash under which a key is stored."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def key_in(authorization: str) -> str:
+    """Return the key in the value of an Authorization header; nothing if it holds none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def tenant_of_key(key: str) -> str:
+    """Return the tenant that a key made by `new_key` names; nothing for another text. It proves nothing."""
+    return key.removeprefix(KEY_PREFIX).partition("_")[0] if key.startswith(KEY_PREFIX) else ""

@@ -47,6 +47,7 @@ from enginehouse.gateway.recovery.expiry import Expiry
 from enginehouse.gateway.recovery.lost_jobs import LostJobs
 from enginehouse.gateway.recovery.recount import Recount
 from enginehouse.gateway.recovery.removed_engines import RemovedEngines
+from enginehouse.gateway.recovery.removed_tenants import RemovedTenants
 from enginehouse.gateway.recovery.retention import Retention
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
@@ -142,6 +143,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     # recovery, in the order of a sweep
     lost_jobs = LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock)
     hints.on_worker_left = lost_jobs.worker_left
+    removed_tenants = RemovedTenants(ledger, objects, tenants, catalogue, sweep_records)
     sweep = Sweep(
         {
             "recount": Recount(ledger, dispatcher, limits).recount,
@@ -149,7 +151,8 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
             "expiry": Expiry(ledger, sweep_records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
             "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
             "lost jobs": lost_jobs.recover,
-            "removed engines": RemovedEngines(ledger, catalogue, mirroring).end_jobs,
+            "removed engines": RemovedEngines(ledger, catalogue, sweep_records, mirroring).end_jobs,
+            "removed tenants": removed_tenants.delete,
             "retention": Retention(
                 ledger,
                 objects,
@@ -192,6 +195,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         purge=Purge(catalogue, ledger, records),
         models=Models(catalogue, engine_views),
         inference=Inference(jobs, bodies, bytes_in_hand, objects),
+        removed_tenants=removed_tenants,
     )
 
 

@@ -26,6 +26,7 @@ from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.outcome.hints import Hints
 from enginehouse.gateway.outcome.mirroring import Mirroring
 from enginehouse.gateway.pace import Pace
+from enginehouse.gateway.recovery.removed_tenants import RemovedTenants
 from enginehouse.gateway.recovery.sweep import Sweep
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.gateway.tenants.limits import BytesInHand, OpenRequests
@@ -71,6 +72,7 @@ class Gateway:
     purge: Purge
     models: Models
     inference: Inference
+    removed_tenants: RemovedTenants
 
     async def readiness(self) -> dict[str, bool]:
         """Say which of the parts that are needed to accept jobs are there. The broker may be away."""

@@ -243,6 +243,14 @@ class Objects:
         await self.delete(old)
         return Listing(kept, young)
 
+    async def delete_tenant(self, tenant: str) -> int:
+        """Delete all objects of a tenant, those included that are being written. Return how many there were."""
+        deleted = 0
+        async for page in obstore.list(self._store, prefix=f"{tenant}/"):
+            await self.delete([str(item["path"]) for item in page])
+            deleted += len(page)
+        return deleted
+
     async def check_upload(self, tenant: str, key: str, limit: int) -> int:
         """Return the size of an upload of this tenant.
 

@@ -1,11 +1,8 @@
 """Deploy an engine for its owner: refuse what cannot run here, and wait until it answers or cannot work."""
 
 import asyncio
-import difflib
-import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +11,16 @@ import httpx2
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import PLATFORM_TENANT, Slot
-from enginehouse.local.engine_keeper import fingerprint
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
 from enginehouse.registry.artifacts import Show
-from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, adjusted, local_replicas, read_spec
-from enginehouse.registry.deploy import (
-    deploy_engine,
-    drop_trial_of,
-    is_deployed,
-    promote_engine,
-    roll_back_engine,
-)
-from enginehouse.registry.versions import read_versions, spec_of
+from enginehouse.registry.deploy import drop_trial_of
+from enginehouse.registry.engines import Deployed, Engines, Settings
+from enginehouse.registry.versions import fingerprint, read_versions
+from enginehouse.registry.what_runs import WhatRuns
 
 _LOOK_SECONDS = 0.2
-
-Settings = Mapping[str, Mapping[str, Any]]
-"""Parts of engine.yaml with values that override those there, such as `{"scale": {"min": 2}}`."""
 
 
 class NotWorking(LocalError):
@@ -86,6 +74,11 @@ class Deployment:
         return drop_trial_of(self.home.engines, self.spec.id, workload)
 
 
+def engines_of(home: Home) -> Engines:
+    """Return the engines of a home. The tenant that `up` makes may have engines before the first start."""
+    return Engines(home.engines, home.tenants, always=(LOCAL_TENANT, PLATFORM_TENANT))
+
+
 def deploy(
     home: Home, folder: Path, settings: Settings | None = None, *, promote: bool = True, show: Show = lambda _: None
 ) -> Deployment:
@@ -93,66 +86,41 @@ def deploy(
 
     `show` is told what is fetched. Raise InvalidBundle with everything that is wrong with it here.
     """
-    spec = adjusted(read_spec(folder / ENGINE_FILE), settings or {})
-    if mistakes := mistakes_here(home, spec):
-        raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
-    if is_deployed(home.engines, folder, spec):
-        return _deployment(home, spec, read_versions(home.engines / spec.id).wanted, changed=False)
-    deploy_engine(home.engines, folder, spec, promote=promote, show=show)
-    versions = read_versions(home.engines / spec.id)
-    return _deployment(home, spec, versions.trial or versions.active, changed=True)
+    return _deployment(home, engines_of(home).deploy(folder, settings, promote=promote, show=show))
 
 
-def _deployment(home: Home, spec: EngineSpec, slot: Slot | None, *, changed: bool) -> Deployment:
-    assert slot, "an engine that is deployed has a version"
-    return Deployment(home, spec, slot, fingerprint(home.engines / spec.id, slot), changed)
+def _deployment(home: Home, deployed: Deployed) -> Deployment:
+    found = fingerprint(home.engines / deployed.spec.id, deployed.slot)
+    return Deployment(home, deployed.spec, deployed.slot, found, deployed.changed)
 
 
 def promote(home: Home, engine_id: str) -> Deployment:
-    """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotWorking if it is not fit to."""
-    bundle = home.engines / engine_id
-    trial = read_versions(bundle).trial
-    entry = home.read_state().get("trials", {}).get(engine_id)
-    if trial and home.is_running() and (entry is None or entry["state"] != "running"):
-        raise NotWorking(f"{engine_id}@trial is not promoted:", (entry and entry["problem"]) or "It does not run yet.")
-    slot = promote_engine(home.engines, engine_id, read_versions(bundle).slots.get(trial) if trial else None)
-    return _deployment(home, spec_of(bundle, slot), slot, changed=True)
+    """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotFit if it does not run."""
+    what_runs = WhatRuns.read(home.state_file if home.is_running() else None)
+    return _deployment(home, engines_of(home).promote(engine_id, what_runs))
 
 
 def roll_back(home: Home, engine_id: str) -> Deployment:
     """Bring an engine's version before the active one back, as a new one comes. Raise NoOtherVersion."""
-    slot = roll_back_engine(home.engines, engine_id)
-    return _deployment(home, spec_of(home.engines / engine_id, slot), slot, changed=True)
+    return _deployment(home, engines_of(home).roll_back(engine_id))
 
 
-def mistakes_here(home: Home | None, spec: EngineSpec) -> list[str]:
-    """Say what of an engine.yaml cannot be deployed into this home, on this machine. None: any home."""
-    return [*(_wrong_tenant(home, spec) if home else []), *_no_program(spec), *_too_much_memory(spec)]
+async def wait_until_gone(home: Home, bundle: Path, steps: Steps) -> None:
+    """Wait until nothing is left of an engine or a tenant that is being removed.
+
+    Raise NotWorking if nothing runs any more.
+    """
+    name = bundle.name
+    while _is_there(bundle):
+        if not home.is_running():
+            raise NotWorking(f"{name} is not gone yet:", "Enginehouse was stopped. 'enginehouse up' goes on.")
+        waits_for = home.read_state().get("removing", {}).get(name, "it is noticed")
+        steps.update(name, f"removing {name}: {waits_for}")
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _wrong_tenant(home: Home, spec: EngineSpec) -> list[str]:
-    known = [LOCAL_TENANT, PLATFORM_TENANT, *home.tenant_bundles()]
-    if spec.tenant in known:
-        return []
-    near = difflib.get_close_matches(spec.tenant, known, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return [f"tenant: there is no tenant {spec.tenant!r} here; {hint}'enginehouse tenant add {spec.tenant}' makes it"]
-
-
-def _no_program(spec: EngineSpec) -> list[str]:
-    if spec.program:
-        return []
-    has = f"{spec.image} runs in a container only, and here engines run as processes" if spec.image else "nothing runs"
-    return [f"run: {has}; add `run: {{command: [...]}}`, or a `module` or `model` that the engine package serves"]
-
-
-def _too_much_memory(spec: EngineSpec) -> list[str]:
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    replicas = local_replicas(spec)
-    if spec.program is None or spec.resources.memory_bytes * replicas <= machine:
-        return []
-    wanted = spec.resources.memory + (f" for each of {replicas} replicas" if replicas > 1 else "")
-    return [f"resources.memory: {wanted} is more than this machine has ({machine // 2**20}Mi)"]
+def _is_there(bundle: Path) -> bool:
+    return bundle.exists()
 
 
 async def wait_until_answers(deployment: Deployment, steps: Steps, timeout_seconds: float | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +16,7 @@ from enginehouse.local.engine_processes import SlotProcesses
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import (
-    ENGINE_FILE,
-    WORKLOADS_FILE,
-    InvalidBundle,
     Workload,
-    read_workloads,
-    slot_folder,
 )
 
 log = structlog.get_logger(__name__)
@@ -33,16 +27,6 @@ _TRY_AGAIN_SECONDS = 30.0
 """Wait before an environment that could not be made is tried again: perhaps the network was away."""
 _LOAD_SECONDS = 600
 """A model may take this long to load. After that its engine counts as failed."""
-
-
-def fingerprint(bundle: Path, slot: Slot) -> str:
-    """Return a hash that changes when the slot's processes must restart. daprd itself reloads Dapr objects."""
-    try:
-        workload = read_workloads(bundle / WORKLOADS_FILE).slots.get(slot)
-        wanted = [str(workload), (bundle / slot_folder(slot) / ENGINE_FILE).read_text()]
-    except (InvalidBundle, OSError) as error:
-        wanted = [str(error)]
-    return hashlib.sha256("\0".join(wanted).encode()).hexdigest()
 
 
 class EngineKeeper:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from enginehouse.contracts.names import GATEWAY_APP, requests_component, results_component
-from enginehouse.registry.bundle import InvalidBundle
+from enginehouse.contracts.names import GATEWAY_APP, requests_component, results_component, retired_component
+from enginehouse.registry.bundle import RETIRED_FILE, InvalidBundle, is_retired
 
 
 def read_object(path: Path) -> tuple[bytes, dict[str, Any]]:
@@ -59,17 +59,21 @@ class GatewayParts:
     def put(self, owner: str, bundle: Path) -> None:
         """Copy the gateway part of `bundle` into the folder.
 
-        Raise InvalidBundle, and change nothing, if it is not allowed.
+        Raise InvalidBundle, and change nothing, if it is not allowed. That an engine is being removed is told in any case.
         """
+        marker = f"{owner}.{Path(RETIRED_FILE).name}"
+        if is_retired(bundle):
+            # Whatever is wrong with the other files: an engine that is being removed takes no more jobs.
+            self._write(self._folder / marker, check_part(bundle / RETIRED_FILE, retired_component(owner)))
         name = results_component(owner) if "--" in owner else requests_component(owner)
-        wanted = {
-            f"{owner}.{path.name}": check_part(path, name) for path in sorted((bundle / "gateway").glob("*.yaml"))
-        }
+        paths = [path for path in sorted((bundle / "gateway").glob("*.yaml")) if path != bundle / RETIRED_FILE]
+        wanted = {f"{owner}.{path.name}": check_part(path, name) for path in paths}
         kinds = [path.split(".", 1)[1] for path in wanted]
         if len({yaml.safe_load(content)["kind"] for content in wanted.values()}) != len(kinds):
             raise InvalidBundle(f"{bundle / 'gateway'} holds two objects of the same kind and name")
+        kept = {*wanted, marker} if is_retired(bundle) else {*wanted}
         for path in self._files_of(owner):
-            if path.name not in wanted:
+            if path.name not in kept:
                 path.unlink()
         for file, content in wanted.items():
             self._write(self._folder / file, content)

@@ -9,6 +9,7 @@ from enginehouse.local.configurations import sidecar_configuration
 from enginehouse.local.processes import Supervised
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, wait_all_healthy
+from enginehouse.sidecar.dapr import DaprSidecar
 
 _START_SECONDS = 60
 _STOP_SECONDS = 10
@@ -41,7 +42,7 @@ class GatewayProcesses:
             "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{context.home.data / 'ledger.sqlite'}"
         )
         environment.setdefault("ENGINEHOUSE_GATEWAY_GRPC_PORT", str(context.ports.take()))
-        environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", (context.home.data / "objects").as_uri())
+        environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", context.home.objects.as_uri())
         environment.setdefault("ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR", str(context.home.webhook_secrets))
         url = f"http://127.0.0.1:{port}/healthz/ready"
         gateway = context.supervisor.start(
@@ -57,6 +58,11 @@ class GatewayProcesses:
         )
         daprd = context.supervisor.start(context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan))
         return cls(context, gateway, daprd, int(environment["ENGINEHOUSE_GATEWAY_GRPC_PORT"]))
+
+    @property
+    def sidecar(self) -> DaprSidecar:
+        """A connection to the gateway's sidecar, to see what it has loaded."""
+        return DaprSidecar(self.daprd.spec.port, self.context.api_token)
 
     async def wait_healthy(self) -> None:
         """Wait until the API takes jobs and its sidecar has loaded everything."""

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from enginehouse.contracts.errors import InvalidName
-from enginehouse.contracts.names import EngineId, check_name
+from enginehouse.contracts.names import PLATFORM_TENANT, check_name, is_engine_id
 from enginehouse.homes import local_json, read_json
 from enginehouse.local.errors import LocalError
 
 LOCAL_TENANT = "demo"
 """Tenant that every home has from the first start, so that commands work without an account."""
+
+KEPT_TENANTS = (PLATFORM_TENANT, LOCAL_TENANT)
+"""Tenants that cannot be removed: the engines that come with the system, and the key that commands here use, are theirs."""
 
 
 def write_private(path: Path, text: str) -> None:
@@ -85,6 +88,11 @@ class Home:
         return self.path / "data"
 
     @property
+    def objects(self) -> Path:
+        """Folder in which the gateway keeps objects, a folder for each tenant."""
+        return self.data / "objects"
+
+    @property
     def webhook_secrets(self) -> Path:
         """Folder with one file per tenant: the secrets that sign its webhooks; mode 0700."""
         return self.path / "webhook-secrets"
@@ -115,7 +123,11 @@ class Home:
 
     def engine_bundles(self) -> dict[str, Path]:
         """Return the folders of engines, by engine id. Ignore everything that is not an engine's folder."""
-        return {folder.name: folder for folder in sorted(self.engines.iterdir()) if _is_engine(folder)}
+        return {
+            folder.name: folder
+            for folder in sorted(self.engines.iterdir())
+            if folder.is_dir() and is_engine_id(folder.name)
+        }
 
     def tenant_bundles(self) -> dict[str, Path]:
         """Return the folders of tenants, by name. Ignore everything that is not a tenant's folder."""
@@ -163,14 +175,6 @@ class Home:
             yield
         finally:
             os.close(descriptor)
-
-
-def _is_engine(folder: Path) -> bool:
-    try:
-        EngineId.parse(folder.name)
-    except InvalidName:
-        return False
-    return folder.is_dir()
 
 
 def _is_tenant(folder: Path) -> bool:

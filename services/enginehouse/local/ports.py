@@ -40,8 +40,10 @@ class PortPool:
     def __init__(self) -> None:
         self._locks: dict[int, int] = {}
 
-    def take(self) -> int:
-        """Return a free port, reserved until `release` or `close`."""
+    def take(self, preferred: int | None = None) -> int:
+        """Return the preferred port if it is free, else any that is, reserved until `release` or `close`."""
+        if preferred is not None and preferred not in self._locks and self._lock(preferred):
+            return preferred
         for port in random.sample(range(LOWEST, HIGHEST + 1), 2_000):
             if port not in self._locks and self._lock(port):
                 return port

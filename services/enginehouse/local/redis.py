@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -101,6 +102,82 @@ def set_user(address: RedisAddress, user: Sequence[str]) -> None:
             f"Redis refuses to add a user: {answers[-1].decode(errors='replace')}",
             f"Let its operator add one with these rules and a password: {rules}",
         )
+
+
+_DELETE_PAGE = """
+local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', 1000)
+for _, key in ipairs(page[2]) do redis.call('UNLINK', key) end
+return redis.status_reply(page[1])
+"""
+"""Deletes a page of the keys that match, and answers where the next page begins; 0 after the last."""
+
+
+_TRIM = """
+local function parts(id)
+  local ms, seq = string.match(id, '(%d+)-(%d+)')
+  return tonumber(ms), tonumber(seq)
+end
+if redis.call('XLEN', KEYS[1]) == 0 then return redis.status_reply('empty') end
+local least
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local found = {}
+  for place = 1, #group, 2 do found[group[place]] = group[place + 1] end
+  local ms, seq
+  if found['pending'] > 0 then
+    ms, seq = parts(redis.call('XPENDING', KEYS[1], found['name'])[2])
+  else
+    ms, seq = parts(found['last-delivered-id'])
+    seq = seq + 1
+  end
+  if not least or ms < least[1] or (ms == least[1] and seq < least[2]) then least = {ms, seq} end
+end
+if least then redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f-%.0f', least[1], least[2])) end
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+return redis.status_reply(first and first[1] or 'empty')
+"""
+"""Deletes from a stream what all its groups have acknowledged, and answers with the id of the oldest entry that is left."""
+
+
+def trim_acknowledged(address: RedisAddress, streams: Sequence[str]) -> float | None:
+    """Delete from these streams all that is acknowledged. Raise LocalError.
+
+    Return the moment of the oldest entry that is left, in seconds since the epoch; None if none is.
+    """
+    oldest = [answer.lstrip("+") for answer in commands(address, [["EVAL", _TRIM, "1", stream] for stream in streams])]
+    return min((int(entry.partition("-")[0]) / 1000 for entry in oldest if entry != "empty"), default=None)
+
+
+def delete_user(address: RedisAddress, name: str) -> None:
+    """Delete a user, and end its connections. Raise LocalError."""
+    commands(address, [["ACL", "DELUSER", name]])
+
+
+def forget_history(address: RedisAddress) -> None:
+    """Make Redis write its append-only file anew, which holds deleted data until then. Raise LocalError."""
+    commands(address, [["BGREWRITEAOF"]])
+
+
+def delete(address: RedisAddress, keys: Sequence[str], prefix: str = "") -> None:
+    """Delete these keys, and all that begin with `prefix`, page by page: others go on meanwhile. Raise LocalError."""
+    commands(address, [["UNLINK", *keys]])
+    if not prefix:
+        return
+    pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
+    cursor = "0"
+    while (cursor := commands(address, [["EVAL", _DELETE_PAGE, "0", cursor, pattern]])[0].lstrip("+")) != "0":
+        pass
+
+
+def commands(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
+    """Send commands that are answered with one line each, and return the lines. Raise LocalError if one is refused."""
+    login = [["AUTH", address.password]] if address.password else []
+    try:
+        answers = [line.decode(errors="replace") for line in _ask(address, [*login, *sent])]
+    except OSError as error:
+        raise LocalError(f"Redis does not answer: {error}", "'enginehouse status' shows what runs.") from None
+    if refused := next((line for line in answers if not line or line.startswith("-")), None):
+        raise LocalError(f"Redis refuses a command: {refused or 'no answer'}", "Its operator knows what is allowed.")
+    return answers[len(login) :]
 
 
 def _ask(address: RedisAddress, commands: Sequence[Sequence[str]], timeout_seconds: float = 5) -> list[bytes]:

@@ -13,7 +13,9 @@ from enginehouse.local.home import LOCAL_TENANT, Home, write_private
 from enginehouse.local.ports import is_free
 from enginehouse.local.stack import Stack
 from enginehouse.local.steps import Steps
-from enginehouse.registry.deploy import add_key, deploy_engine, has_key, is_deployed
+from enginehouse.registry.bundle import is_retired
+from enginehouse.registry.deploy import deploy_engine, is_deployed
+from enginehouse.registry.tenants import add_key, has_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ def deploy_platform_engines(home: Home, wanted: Collection[str] | None) -> None:
     """Deploy the wanted engines whose bundle is missing or differs from the checkout."""
     for folder, spec in checkout.platform_engines().items():
         chosen = wanted is None or spec.name in wanted
-        if chosen and not is_deployed(home.engines, folder, spec):
+        is_leaving = is_retired(home.engines / spec.id)
+        if chosen and not is_leaving and not is_deployed(home.engines, folder, spec):
             deploy_engine(home.engines, folder)
 
 

@@ -17,21 +17,27 @@ from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
-from enginehouse.local.engine_keeper import EngineKeeper, fingerprint
+from enginehouse.local.engine_keeper import EngineKeeper
+from enginehouse.local.engine_removal import EngineRemoval
 from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.local.gateway_processes import GatewayProcesses
 from enginehouse.local.health import Prober, redis_health
 from enginehouse.local.home import Home, write_private
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
+from enginehouse.local.registry_process import registry_spec
+from enginehouse.local.removals import Removal, Removals
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
+from enginehouse.local.tenant_removal import TenantRemoval
 from enginehouse.local.tenant_systems import configure_redis
-from enginehouse.registry.bundle import InvalidBundle
+from enginehouse.registry.bundle import InvalidBundle, is_retired
 from enginehouse.registry.deploy import promote_engine
-from enginehouse.registry.versions import Versions, read_versions
+from enginehouse.registry.versions import Versions, fingerprint, read_versions
 
 log = structlog.get_logger(__name__)
+
+_REGISTRY_START_SECONDS = 60
 
 
 @dataclass(slots=True)
@@ -51,6 +57,8 @@ class Stack:
     _gateway_parts: GatewayParts | None = None
     _redis: Supervised | None = None
     _gateway: GatewayProcesses | None = None
+    _registry: Supervised | None = None
+    _removals: Removals | None = None
     _ports: PortPool = field(default_factory=PortPool)
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
@@ -62,6 +70,11 @@ class Stack:
     def url(self) -> str:
         """URL of the API."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def registry_url(self) -> str | None:
+        """URL of the registry; None before it is started."""
+        return f"http://127.0.0.1:{self._registry.spec.port}" if self._registry else None
 
     @property
     def supervisor(self) -> Supervisor:
@@ -105,14 +118,25 @@ class Stack:
         self._follow_gateway_parts()
         self.steps.update("gateway", "starting the gateway and its sidecar")
         self._gateway = GatewayProcesses.start(self._context, self.port)
+        self._registry = self.supervisor.start(registry_spec(self._context, self.port))
         # Start the engines now, so that they load while the gateway starts.
         self._follow_engines()
         await self._gateway.wait_healthy()
-        self.steps.finish("gateway", f"gateway: {self.url}, gRPC 127.0.0.1:{self._gateway.grpc_port}")
+        await self._registry.wait_healthy(_REGISTRY_START_SECONDS)
+        self.steps.finish(
+            "gateway",
+            f"gateway: {self.url}, gRPC 127.0.0.1:{self._gateway.grpc_port}, registry: {self.registry_url}",
+        )
         if wait_for_engines:
             await self.settled()
+        kinds: list[Removal] = [EngineRemoval(self._context, self._runs), TenantRemoval(self._context)]
+        self._removals = Removals(self.home, self.url, self._gateway.sidecar, kinds, self.write_state)
+        self._background.keep("removals", self._removals.run)
         self.ready = True
         self.write_state()
+
+    def _runs(self, engine_id: str) -> bool:
+        return any(keeper.engine_id == engine_id for keeper in self._keepers.values())
 
     async def settled(self) -> None:
         """Wait until every engine that is starting or stopping is running, failed or gone."""
@@ -155,6 +179,7 @@ class Stack:
             "supervisor": os.getpid(),
             "url": self.url,
             "grpc": f"127.0.0.1:{self._gateway.grpc_port}" if self._gateway else None,
+            "registry": self.registry_url,
             "ready": self.ready,
             "started_at": self._started_at,
             "processes": self.supervisor.statuses(),
@@ -163,6 +188,7 @@ class Stack:
                 keeper.engine_id: keeper.shown() for keeper in self._keepers.values() if self._role(keeper) == "trial"
             },
             "refused": self._refused,
+            "removing": self._removals.waits_for if self._removals else {},
         }
         write_private(self.home.state_file, json.dumps(state))
 
@@ -213,7 +239,7 @@ class Stack:
 
     def _follow_engines(self) -> None:
         """Run in each slot what the bundles say. A slot that gets no jobs any longer ends those that it has first."""
-        bundles = self.home.engine_bundles()
+        bundles = {name: bundle for name, bundle in self.home.engine_bundles().items() if not is_retired(bundle)}
         wanted: dict[str, str] = {}
         for engine_id, bundle in bundles.items():
             for slot in self._slots_to_run(engine_id, bundle):

@@ -101,6 +101,17 @@ def configure_redis(home: Home, address: RedisAddress) -> Path:
     return path
 
 
+def forget_user(home: Home, address: RedisAddress, user: str) -> None:
+    """Delete the broker's user of a tenant's own systems, if it has one."""
+    secret = home.run / f"{_PASSWORD_FILE}{user}.secret"
+    if not secret.exists():
+        return
+    redis.delete_user(address, user)
+    secret.unlink()
+    if redis.external() is None:
+        configure_redis(home, address)
+
+
 def redis_of(home: Home) -> RedisAddress:
     """Return the Redis of the stack that runs in `home`. Raise LocalError if none runs."""
     address = redis.external()

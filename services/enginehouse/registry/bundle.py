@@ -30,6 +30,7 @@ from enginehouse.contracts.names import (
     requests_component,
     requests_topic,
     results_component,
+    retired_component,
     tenant_component,
     trial_topic,
 )
@@ -38,6 +39,7 @@ from enginehouse.registry.objects import (
     REDELIVER_INTERVAL_MS,
     STREAM_TTL,
     component,
+    marker,
     results_store,
     subscription,
     tolerant,
@@ -49,6 +51,9 @@ ENGINE_FILE = "engine.yaml"
 ACTIVE_FILE = "engine/subscription.yaml"
 TRIAL_FILE = "engine/subscription-trial.yaml"
 WORKLOADS_FILE = "workloads.yaml"
+RESULTS_FILE = "gateway/results.yaml"
+RETIRED_FILE = "gateway/retired.yaml"
+"""In the bundle of an engine that is being removed: tells the gateway, and whoever runs the engine."""
 TENANT_FILE = "tenant.yaml"
 SYSTEM_FILE = "systems/pubsub.yaml"
 """In a tenant's bundle: the component for the tenant's own systems."""
@@ -176,8 +181,18 @@ def render_shared(engine: str, *, active: Slot | None, trial: Slot | None = None
     return {
         ACTIVE_FILE: routed(engine, job_topic(engine), active),
         TRIAL_FILE: routed(f"{engine}-trial", trial_topic(engine), trial),
-        "gateway/results.yaml": _yaml(results_store(results, engine, [GATEWAY_APP], **tolerant())),
+        RESULTS_FILE: _yaml(results_store(results, engine, [GATEWAY_APP], **tolerant())),
     }
+
+
+def render_retired(engine: str) -> dict[str, str]:
+    """Return what is added to the bundle of an engine that is being removed, by path. Nothing that is busy changes."""
+    return {RETIRED_FILE: _yaml(marker(retired_component(engine), [GATEWAY_APP]))}
+
+
+def is_retired(bundle: Path) -> bool:
+    """Say whether an engine is being removed."""
+    return (bundle / RETIRED_FILE).exists()
 
 
 def _yaml(content: Any) -> str:
@@ -210,7 +225,6 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
     }
     component_name = requests_component(name)
     objects: dict[str, Any] = {
-        TENANT_FILE: tenant.model_dump(mode="json"),
         "gateway/requests.yaml": component(component_name, "pubsub.redis", reading, [GATEWAY_APP], **tolerant()),
         # Raw, because strangers publish here: a malformed trace attribute would crash a sidecar that reads it as an
         # event.
@@ -219,7 +233,12 @@ def render_tenant(tenant: Tenant) -> dict[str, str]:
         ),
         SYSTEM_FILE: component(system, "pubsub.redis", own_systems, [system]),
     }
-    return {path: _yaml(content) for path, content in objects.items()}
+    return {TENANT_FILE: render_tenant_file(tenant), **{path: _yaml(content) for path, content in objects.items()}}
+
+
+def render_tenant_file(tenant: Tenant) -> str:
+    """Return the text of a tenant.yaml."""
+    return _yaml(tenant.model_dump(mode="json"))
 
 
 def write_bundle(folder: Path, files: dict[str, str]) -> None:

@@ -1,31 +1,32 @@
-"""Deploy an engine's folder as a bundle into a home; give a tenant its bundle and a key."""
+"""Deploy an engine's folder as a bundle into a home, and change which of its versions gets the jobs."""
 
 from pathlib import Path
 
-import yaml
-
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import InvalidName
-from enginehouse.contracts.moments import now
+from enginehouse.contracts.errors import InvalidName, WrongState
 from enginehouse.contracts.names import EngineId, Slot, resolve_candidates
-from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
-from enginehouse.registry.artifacts import Show, forbidden_sources
+from enginehouse.registry.artifacts import Show
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
-    TENANT_FILE,
     InvalidBundle,
     Workload,
+    is_retired,
     read_spec,
     remove_bundle,
-    render_tenant,
-    write_bundle,
+    render_retired,
+    update_bundle,
 )
 from enginehouse.registry.content import content_hash, deployed_files
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import only_deployer, remove_unused, snapshot_source, source_folder, take_snapshot
 from enginehouse.registry.versions import drop_trial, go_back, promote_version, put_version, read_versions, spec_of
 
-_KEY_ID_LENGTH = 12
+
+class EngineRetiring(WrongState):
+    """The engine is being removed."""
+
+    code = "ENGINE_RETIRING"
+    advice = "Wait until it is gone, which takes seconds while Enginehouse runs; then deploy it again."
 
 
 def deploy_engine(
@@ -39,8 +40,8 @@ def deploy_engine(
     """
     spec = spec or read_spec(folder / ENGINE_FILE)
     check_files(folder, spec)
-    _check_sources(engines.parent / "tenants", folder, spec)
     with only_deployer(engines):
+        check_stays(engines / spec.id)
         content = take_snapshot(engines, spec.id, folder, spec.fetch, show)
         source = snapshot_source(spec.id, content)
         put_version(engines / spec.id, spec, source, content, promote=promote)
@@ -59,24 +60,12 @@ def check_files(folder: Path, spec: EngineSpec) -> None:
             raise InvalidBundle(f"{folder / ENGINE_FILE}: {name}.file: there is no file {place.file} in {folder}.")
 
 
-def _check_sources(tenants: Path, folder: Path, spec: EngineSpec) -> None:
-    """Raise InvalidBundle if an artifact comes from where its tenant may not read.
-
-    Where there are no tenants, a bundle is rendered for another place, with the rights of whoever does it.
-    """
-    if not spec.fetch or not tenants.is_dir():
-        return
-    tenant = read_tenant(tenants, spec.tenant)
-    if mistakes := forbidden_sources(spec, tenant.fetch_from if tenant else ()):
-        raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
-
-
 def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
     """Return whether the version that is or will be active matches `folder`. If so, edits of the bundle are kept."""
     bundle = engines / spec.id
     try:
         versions = read_versions(bundle)
-        if versions.wanted not in versions.slots or spec_of(bundle, versions.wanted) != spec:
+        if is_retired(bundle) or versions.wanted not in versions.slots or spec_of(bundle, versions.wanted) != spec:
             return False
         workload = versions.slots[versions.wanted]
         content = content_hash(folder, spec.fetch)
@@ -89,12 +78,14 @@ def is_deployed(engines: Path, folder: Path, spec: EngineSpec) -> bool:
 def promote_engine(engines: Path, engine_id: str, judged: Workload | None = None) -> Slot:
     """Make an engine's version on trial, if it is the one that was judged, the active one. Raise NoOtherVersion."""
     with only_deployer(engines):
+        check_stays(engines / engine_id)
         return promote_version(engines / engine_id, judged)
 
 
 def roll_back_engine(engines: Path, engine_id: str) -> Slot:
     """Bring an engine's version before the active one back. Raise NoOtherVersion."""
     with only_deployer(engines):
+        check_stays(engines / engine_id)
         return go_back(engines / engine_id)
 
 
@@ -115,34 +106,26 @@ def deployed_engine(engines: Path, name: str, tenant: str) -> str:
     raise InvalidName(f"engine {' or '.join(candidates)} is not deployed here{meant}")
 
 
-def remove_engine(engines: Path, engine_id: str) -> None:
-    """Delete an engine's bundle; the process that watches `engines` stops the engine.
+def check_stays(bundle: Path) -> None:
+    """Raise EngineRetiring if an engine is being removed."""
+    if is_retired(bundle):
+        raise EngineRetiring(f"{bundle.name} is being removed")
 
-    Raise InvalidName if there is none.
+
+def remove_engine(engines: Path, engine_id: str) -> None:
+    """Begin to remove an engine; once more changes nothing. Raise InvalidName if there is none.
+
+    The gateway then refuses new jobs and ends the others; whoever runs the engine stops it, and forgets it at the end.
     """
     name = str(EngineId.parse(engine_id))
     with only_deployer(engines):
-        if not remove_bundle(engines / name):
+        if not (engines / name).is_dir():
             raise InvalidName(f"engine {engine_id!r} is not deployed here")
-        remove_unused(engines, name)
+        update_bundle(engines / name, render_retired(name))
 
 
-def read_tenant(tenants: Path, name: str) -> Tenant | None:
-    """Return the tenant of that name, or None."""
-    path = tenants / name / TENANT_FILE
-    return Tenant.model_validate(yaml.safe_load(path.read_text())) if path.is_file() else None
-
-
-def has_key(tenants: Path, name: str, key: str) -> bool:
-    """Return whether `key` is a key of that tenant."""
-    tenant = read_tenant(tenants, name)
-    return tenant is not None and hash_key(key) in {known.sha256 for known in tenant.keys}
-
-
-def add_key(tenants: Path, name: str, *, admin: bool = False) -> str:
-    """Make a new key for a tenant, and the tenant if it is new. Return the key; only its hash is stored."""
-    tenant = read_tenant(tenants, name) or Tenant(name=name)
-    key = new_key(name)
-    entry = ApiKey(id=key[: len(name) + _KEY_ID_LENGTH], sha256=hash_key(key), admin=admin, created_at=now())
-    write_bundle(tenants / name, render_tenant(tenant.model_copy(update={"keys": [*tenant.keys, entry]})))
-    return key
+def forget_engine(engines: Path, engine_id: str) -> None:
+    """Delete the bundle and the copies of an engine of which nothing is left anywhere else."""
+    with only_deployer(engines):
+        remove_bundle(engines / engine_id)
+        remove_unused(engines, engine_id)

@@ -52,6 +52,18 @@ def results_store(name: str, key_prefix: str, scopes: Sequence[str], **spec: Any
     return component(name, "state.redis", {"keyPrefix": key_prefix}, scopes, **spec)
 
 
+def marker(name: str, scopes: Sequence[str]) -> dict[str, Any]:
+    """Return a Component that does nothing but be there, for the apps that list the components of their sidecar."""
+    spec = {"type": "state.in-memory", "version": "v1", **tolerant(), "metadata": []}
+    return {
+        "apiVersion": "dapr.io/v1alpha1",
+        "kind": "Component",
+        "metadata": {"name": name},
+        "spec": spec,
+        "scopes": list(scopes),
+    }
+
+
 def subscription(
     name: str,
     pubsub: str,

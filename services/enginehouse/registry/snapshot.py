@@ -15,6 +15,7 @@ from enginehouse.contracts.program import Artifact
 from enginehouse.registry.artifacts import Show, fetch
 from enginehouse.registry.bundle import WORKLOADS_FILE, InvalidBundle, read_workloads
 from enginehouse.registry.content import content_hash, deployed_files
+from enginehouse.registry.locks import only_writer, opened
 
 _UNFINISHED = ".new-"
 
@@ -32,8 +33,7 @@ def source_folder(bundle: Path, source: str) -> Path:
 @contextlib.contextmanager
 def only_deployer(engines: Path) -> Iterator[None]:
     """Be the only one who changes the bundles and copies beside `engines`. Wait until others are done."""
-    with _opened(_sources(engines)) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with only_writer(_sources(engines)):
         yield
 
 
@@ -80,7 +80,7 @@ def hold(source: Path) -> Iterator[None]:
 
     Raise OSError if it is gone. The kernel lets go when the process dies.
     """
-    with _opened(source) as descriptor:
+    with opened(source) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(descriptor), source.stat()):
             raise FileNotFoundError(f"{source} has just been replaced")
@@ -115,7 +115,7 @@ def _named_copies(bundle: Path) -> set[Path]:
 
 
 def _remove_unless_held(copy: Path) -> None:
-    with contextlib.suppress(OSError), _opened(copy) as descriptor:
+    with contextlib.suppress(OSError), opened(copy) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Renamed first, so that a crash leaves no half copy under its name.
         unnamed = copy if copy.name.startswith(_UNFINISHED) else copy.rename(copy.with_name(_UNFINISHED + copy.name))
@@ -133,12 +133,3 @@ def _sources(engines: Path) -> Path:
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
     return folder
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

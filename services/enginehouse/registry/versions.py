@@ -4,6 +4,7 @@ The Subscriptions of a bundle are the only place that says so: the slot in the s
 active, the one in those of `engine/subscription-trial.yaml` is on trial, and a slot in neither is kept for a rollback.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.errors import WrongState
 from enginehouse.contracts.names import NOBODY, SLOTS, Slot, app_id
 from enginehouse.registry.bundle import (
     ACTIVE_FILE,
@@ -32,7 +33,7 @@ from enginehouse.registry.bundle import (
 )
 
 
-class NoOtherVersion(RequestError):
+class NoOtherVersion(WrongState):
     """There is no version to promote or to go back to."""
 
     code = "NO_OTHER_VERSION"
@@ -145,6 +146,16 @@ def spec_of(bundle: Path, slot: Slot) -> EngineSpec:
     if spec.id != bundle.name:
         raise InvalidBundle(f"{path} describes {spec.id}; it must describe {bundle.name}")
     return spec
+
+
+def fingerprint(bundle: Path, slot: Slot) -> str:
+    """Return a hash that changes when the slot's processes must restart. daprd itself reloads Dapr objects."""
+    try:
+        workload = read_workloads(bundle / WORKLOADS_FILE).slots.get(slot)
+        wanted = [str(workload), (bundle / slot_folder(slot) / ENGINE_FILE).read_text()]
+    except (InvalidBundle, OSError) as error:
+        wanted = [str(error)]
+    return hashlib.sha256("\0".join(wanted).encode()).hexdigest()
 
 
 def _route(bundle: Path, file: str, slot: Slot | None) -> None:

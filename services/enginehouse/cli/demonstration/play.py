@@ -18,7 +18,7 @@ from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.errors import LocalError
 from enginehouse.local.example_system import ExampleSystem, example_system
 from enginehouse.local.home import LOCAL_TENANT, Home, write_private
-from enginehouse.registry.deploy import add_key, has_key
+from enginehouse.registry.tenants import add_key, has_key
 
 _WAIT_SECONDS = 60
 _FINISHED_SECONDS = 60

@@ -9,8 +9,13 @@ from pathlib import Path
 import structlog
 
 from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
-from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError, InvalidName, Unavailable
-from enginehouse.contracts.names import PLATFORM_TENANT, engine_of_results_component, resolve_candidates
+from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError, EngineRemoved, InvalidName, Unavailable
+from enginehouse.contracts.names import (
+    PLATFORM_TENANT,
+    engine_of_results_component,
+    engine_of_retired_component,
+    resolve_candidates,
+)
 from enginehouse.gateway.engines.card_reader import CardReader
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.ledger import read
@@ -51,6 +56,8 @@ class Catalogue:
         """Called when an engine that is known shows the card of another deployment."""
         self.loaded = asyncio.Event()
         """Set when the engines have been compared with the sidecar for the first time."""
+        self._loaded: frozenset[str] = frozenset()
+        """Engines whose stores the sidecar had loaded when it was last asked."""
 
     async def restore(self) -> None:
         """Start from the engines that the ledger remembers."""
@@ -70,16 +77,19 @@ class Catalogue:
     def resolve(self, name: str, tenant: str) -> KnownEngine:
         """Return the engine that `name` means in a request of `tenant`.
 
-        Raise EngineDoesNotExist if there is none, or if it is another tenant's.
+        Raise EngineRemoved, or EngineDoesNotExist if there is none, or if it is another tenant's.
         """
         try:
             candidates = resolve_candidates(name, tenant)
         except InvalidName as error:
             raise EngineDoesNotExist(f"No engine {name[:60]!r}: {error}") from None
-        for candidate in candidates:
-            engine = self._engines.get(str(candidate))
-            if engine and engine.state != EngineState.RETIRED and candidate.tenant in (tenant, PLATFORM_TENANT):
+        allowed = [str(candidate) for candidate in candidates if candidate.tenant in (tenant, PLATFORM_TENANT)]
+        known = [engine for engine_id in allowed if (engine := self._engines.get(engine_id))]
+        for engine in known:
+            if engine.state != EngineState.RETIRED:
                 return engine
+        if known:
+            raise EngineRemoved(f"{known[0].id} was removed")
         raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
 
     def resolve_for(self, name: str, caller: Caller) -> KnownEngine:
@@ -94,6 +104,21 @@ class Catalogue:
         if engine is None or engine.state == EngineState.RETIRED:
             raise EngineDoesNotExist(f"No engine {name[:60]!r}; name it as '<tenant>--<engine>'")
         return engine
+
+    def shown_to(self, name: str, caller: Caller) -> KnownEngine:
+        """Return the engine that `name` means; to an administrator also one that was removed, by its full id."""
+        removed = self._engines.get(name) if caller.is_admin else None
+        return removed or self.resolve_for(name, caller)
+
+    def forget_engines_of(self, tenant: str) -> None:
+        """Forget the removed engines of a tenant that the sidecar does not show any longer."""
+        for engine in list(self):
+            if engine.tenant == tenant and engine.state is EngineState.RETIRED and engine.id not in self._loaded:
+                del self._engines[engine.id]
+
+    def can_reach(self, engine_id: str) -> bool:
+        """Say whether the records of an engine's jobs can be read and written."""
+        return engine_id in self._loaded
 
     def visible_to(self, tenant: str) -> list[KnownEngine]:
         """Return the engines that a tenant may use, by id."""
@@ -122,7 +147,11 @@ class Catalogue:
         """
         components = (await self._sidecar.metadata()).components
         present = {found for name in components if (found := engine_of_results_component(name))}
-        appeared = [engine_id for engine_id in present if await self._is_new(engine_id)]
+        self._loaded = frozenset(present)
+        retired = {found for name in components if (found := engine_of_retired_component(name))}
+        for engine_id in retired:
+            await self._retire(engine_id)
+        appeared = [engine_id for engine_id in present - retired if await self._is_new(engine_id)]
         for engine in self:
             if engine.id not in present and engine.state != EngineState.RETIRED:
                 await self._note_absent(engine)
@@ -149,6 +178,12 @@ class Catalogue:
         state = EngineState.QUARANTINED if engine.reason else EngineState.ACTIVE
         await self.set_state(engine, state, engine.reason, by_operator=engine.by_operator)
         return True
+
+    async def _retire(self, engine_id: str) -> None:
+        """Take no more jobs for an engine that is being removed, also if this gateway has never seen it before."""
+        engine = self._engines.setdefault(engine_id, KnownEngine(engine_id))
+        if engine.state != EngineState.RETIRED:
+            await self.set_state(engine, EngineState.RETIRED)
 
     async def _note_absent(self, engine: KnownEngine) -> None:
         """Note that the sidecar does not show an engine; retire the engine when it has been absent for long enough."""

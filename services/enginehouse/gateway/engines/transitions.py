@@ -56,7 +56,9 @@ class Transitions:
         *,
         by_operator: bool = False,
     ) -> None:
-        """Put an engine into `state`. Notify its owner if the state changes."""
+        """Put an engine into `state`. Notify its owner if the state changes. A removed engine stays removed."""
+        if engine.state == EngineState.RETIRED:
+            return
         changed = engine.state != state
         await self._catalogue.set_state(engine, state, reason, probe_at, by_operator=by_operator)
         if state == EngineState.QUARANTINED:

@@ -10,15 +10,11 @@ from fastapi import Response
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.intake.submission import AcceptedJob
 from enginehouse.gateway.jobs.view import urls
+from enginehouse.web.responses import json_answer
 
 R = TypeVar("R")
 _SHOWN_AT_ONCE = 50
 """About a millisecond's work."""
-
-
-def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Answer with `content` as JSON."""
-    return Response(pydantic_core.to_json(content), status, headers, "application/json")
 
 
 async def page_answer(name: str, rows: Sequence[R], show: Callable[[R], Any], next_cursor: str | None) -> Response:

@@ -8,15 +8,12 @@ from starlette.types import Receive, Scope, Send
 
 from enginehouse import __version__
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http import problems
 from enginehouse.gateway.http.fast_submit import FastSubmit
-from enginehouse.gateway.http.front import HeadersWithinBounds, RequestId
-from enginehouse.gateway.http.openapi import add_answered_headers
+from enginehouse.gateway.http.open_inference_errors import open_inference_error
 from enginehouse.gateway.http.routes import (
     broadcasts,
     calls,
     dead_letters,
-    docs_page,
     engine_docs,
     engines,
     events,
@@ -24,8 +21,12 @@ from enginehouse.gateway.http.routes import (
     jobs,
     objects,
     open_inference,
+    tenants,
 )
 from enginehouse.gateway.tenants.tenants import Caller
+from enginehouse.web import docs_page, problems
+from enginehouse.web.front import HeadersWithinBounds, RequestId
+from enginehouse.web.openapi import add_answered_headers
 
 
 class _Api(FastAPI):
@@ -45,6 +46,7 @@ class _Api(FastAPI):
         if scope["type"] != "http":
             await self._front(scope, receive, send)
             return
+        scope["app"] = self  # The layers of our own answer errors before the framework says so.
         gateway: Gateway = self.state.gateway
         with ExitStack() as until_answered:
             caller = _caller(gateway, scope)
@@ -73,7 +75,7 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         version=__version__,
         summary="Many clients' inference engines behind one API.",
         lifespan=lifespan,
-        # `routes/docs_page.py` serves both: FastAPI writes the document anew for each request, and its page loads its
+        # `web/docs_page.py` serves both: FastAPI writes the document anew for each request, and its page loads its
         # script from another host.
         openapi_url=None,
         docs_url=None,
@@ -82,7 +84,7 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         redirect_slashes=False,
     )
     api.state.gateway = gateway
-    problems.install(api)
+    problems.install(api, {"/v2/": open_inference_error})
     for module in (
         jobs,
         events,
@@ -93,6 +95,7 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         engines,
         calls,
         open_inference,
+        tenants,
         health,
         docs_page,
     ):

@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.gateway.http.dependencies import caller_of, gateway_of
-from enginehouse.gateway.http.problems import problem, unexpected
 from enginehouse.gateway.http.routes.jobs import submit_job
 from enginehouse.gateway.http.routes.open_inference import infer
+from enginehouse.web.problems import problem, unexpected
 
 _INFER = re.compile(r"/v2/models/([a-z0-9-]{1,64})/infer")
 _SUBMIT = re.compile(r"/v1/(?:jobs|engines/([a-z0-9-]{1,64})/jobs)")
@@ -66,7 +66,7 @@ class FastSubmit:
         try:
             return await answer(request)
         except EnginehouseError as error:
-            return problem(error, path=request.url.path)
+            return problem(error, scope=request.scope)
         except ClientDisconnect:
             return None
         except Exception:

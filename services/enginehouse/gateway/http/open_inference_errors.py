@@ -4,8 +4,8 @@ from fastapi import Response
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobErrorCode
-from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.inference.infer import NOT_ENDED, InferFailed
+from enginehouse.web.responses import json_answer
 
 JOB_HEADER = "Enginehouse-Job-Id"
 JOB_STATUSES = {
@@ -23,11 +23,6 @@ JOB_STATUSES = {
     NOT_ENDED: 504,
 }
 """The status for a job without a result, by its error's code."""
-
-
-def is_under_v2(path: str) -> bool:
-    """Say whether a path belongs to the Open Inference Protocol."""
-    return path == "/v2" or path.startswith("/v2/")
 
 
 def open_inference_error(error: EnginehouseError, status: int, headers: dict[str, str]) -> Response:

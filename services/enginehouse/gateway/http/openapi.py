@@ -1,10 +1,6 @@
-"""Describes for the OpenAPI document what routes read and answer without the framework: bodies, headers, problems."""
+"""Describes for the OpenAPI document the headers that the routes of the gateway read and answer."""
 
 from typing import Any
-
-from pydantic import BaseModel
-
-from enginehouse.gateway.http.problems import PROBLEM_TYPE, Problem
 
 MAX_KEY_LENGTH = 255
 """Most characters of an Idempotency-Key."""
@@ -26,9 +22,6 @@ _HEADER_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     "WebHook-Request-Rate": ("Deliveries a minute that the sender would like.", {"type": "string"}),
 }
 LOCATION = {"Location": {"description": "Where to read the job.", "schema": {"type": "string"}}}
-_REQUEST_ID = {"description": "Names the request: the caller's own id, or a new one.", "schema": {"type": "string"}}
-_RETRY_AFTER = {"description": "Seconds to wait before the next try.", "schema": {"type": "integer", "minimum": 1}}
-_BEARER = {"description": "`Bearer`: how to show a key.", "schema": {"type": "string"}}
 
 
 def parameters(*names: str) -> dict[str, Any]:
@@ -48,36 +41,3 @@ def submit_parameters(*more: str, longest_key: int = MAX_KEY_LENGTH) -> dict[str
     key = described["parameters"][0]
     key["schema"] = {**key["schema"], "maxLength": longest_key}
     return described
-
-
-def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Describe a body that `read_model` reads."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": model.model_json_schema(ref_template="#/components/schemas/{model}")}
-            },
-        }
-    }
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe a route's errors."""
-    return {
-        status: {"model": Problem, "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-        for status in (400, 401, 422, 500, 503, *statuses)
-    }
-
-
-def add_answered_headers(document: dict[str, Any]) -> None:
-    """Add to each answer in an OpenAPI document the headers that its status brings."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            for status, answer in operation["responses"].items():
-                headers = answer.setdefault("headers", {})
-                headers["X-Request-Id"] = _REQUEST_ID
-                if status in ("429", "503"):
-                    headers["Retry-After"] = _RETRY_AFTER
-                if status == "401":
-                    headers["WWW-Authenticate"] = _BEARER

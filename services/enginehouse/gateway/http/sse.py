@@ -7,9 +7,9 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from enginehouse.contracts.errors import RateLimited
-from enginehouse.gateway.http.problems import problem
 from enginehouse.gateway.jobs.follow import Followers, FollowEvent
 from enginehouse.gateway.tenants.tenants import Caller
+from enginehouse.web.problems import problem
 
 _BEGINNING, _STILL_HERE = b": following\n\n", b": still here\n\n"
 """Comments without content, which keep proxies from closing the connection."""

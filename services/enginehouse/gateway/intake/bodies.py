@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.checkers import Checkers, TooCostly
-from enginehouse.contracts.base import explain
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
-from enginehouse.contracts.errors import EnginehouseError, InputTooLarge, RequestError
+from enginehouse.contracts.errors import EnginehouseError, InputTooLarge
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
-from enginehouse.contracts.json_text import read_json, wire_json
+from enginehouse.contracts.json_text import read_body, validated, wire_json
 from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.gateway.intake.requested import RequestedJob, check_parameters
 
@@ -92,18 +91,6 @@ def _compact_item(job: RequestedJob | EnginehouseError) -> RequestedJob | Engine
         return error
 
 
-def read_body(model: type[M], body: bytes) -> M:
-    """Read a request's body as `model`; raise RequestError, naming the fields that do not fit."""
-    return _validated(model, read_json(body, "The body"))
-
-
-def _validated(model: type[M], value: Any, *, hint: bool = True) -> M:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise RequestError(explain(error, model if hint else None)) from None
-
-
 def job_in(body: bytes, model: type[JobRequest]) -> RequestedJob:
     """Read the body of a submit; raise RequestError, naming the fields that do not fit."""
     return _requested(read_body(model, body))
@@ -112,7 +99,7 @@ def job_in(body: bytes, model: type[JobRequest]) -> RequestedJob:
 def jobs_in(body: bytes) -> Jobs:
     """Read the body of a batch; raise RequestError if it is none. Each of its jobs is read on its own."""
     return each_job(
-        read_body(BatchRequest, body).jobs, lambda item, hint: _requested(_validated(RoutedJobRequest, item, hint=hint))
+        read_body(BatchRequest, body).jobs, lambda item, hint: _requested(validated(RoutedJobRequest, item, hint=hint))
     )
 
 

@@ -190,6 +190,14 @@ class Ledger:
         """Delete jobs whose result expired before that moment, their notices and dead letters, and old keys."""
         await self._writer.write(_forget, before)
 
+    async def delete_jobs(self, job_ids: tuple[str, ...]) -> None:
+        """Delete jobs with all that is about them."""
+        await self._writer.write(_delete_jobs, job_ids, durable=True)
+
+    async def delete_tenant(self, tenant: str) -> None:
+        """Delete all rows about a tenant that are not jobs or about jobs."""
+        await self._writer.write(_delete_tenants, tenant, durable=True)
+
     async def add_job_event(self, event: JobEventRow) -> None:
         """Keep an engine's report about a running job."""
         await self._writer.write(_add_job_events, event)
@@ -235,6 +243,22 @@ def _delete_payloads(connection: Connection, groups: list[tuple[str, ...]]) -> l
             update(jobs).where(jobs.c.id.in_(job_ids)).values(input=None, output=None, output_ref=None, purged=True)
         )
     return [None] * len(groups)
+
+
+def _delete_jobs(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
+    for job_ids in groups:
+        for table in (job_events, notices, dead_letters):
+            connection.execute(delete(table).where(table.c.job_id.in_(job_ids)))
+        connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
+    return [None] * len(groups)
+
+
+def _delete_tenants(connection: Connection, tenants: list[str]) -> list[None]:
+    for tenant in tenants:
+        for table in (notices, dead_letters, idempotency_keys):
+            connection.execute(delete(table).where(table.c.tenant == tenant))
+        connection.execute(delete(engines).where(engines.c.id.startswith(f"{tenant}--", autoescape=True)))
+    return [None] * len(tenants)
 
 
 def _forget(connection: Connection, moments: list[float]) -> list[None]:

@@ -7,7 +7,15 @@ from sqlalchemy import Column, Connection, Select, case, func, null, select, tex
 
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.rows import UNFINISHED, DeadLetterRow, EngineRow, JobEventRow, JobRow, ListedJob
-from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, engines, job_events, jobs
+from enginehouse.gateway.ledger.schema import (
+    BACKLOG,
+    dead_letters,
+    engines,
+    idempotency_keys,
+    job_events,
+    jobs,
+    notices,
+)
 
 
 def _without(columns: Any, *left_out: str) -> "Select[Any]":
@@ -151,6 +159,24 @@ def unfinished_of(connection: Connection, engines: list[str], limit: int) -> lis
     """Return jobs of these engines that have not ended."""
     query = _WITHOUT_OPTIONS.where(jobs.c.engine.in_(engines), jobs.c.status.in_(UNFINISHED))
     return _jobs(connection, query.limit(limit))
+
+
+def unfinished_of_tenant(connection: Connection, tenant: str, limit: int) -> list[JobRow]:
+    """Return jobs of a tenant that have not ended."""
+    query = _WITHOUT_OPTIONS.where(jobs.c.tenant == tenant, jobs.c.status.in_(UNFINISHED))
+    return _jobs(connection, query.limit(limit))
+
+
+def of_tenant(connection: Connection, tenant: str, limit: int) -> list[JobRow]:
+    """Return jobs of a tenant, the oldest first."""
+    return _jobs(connection, _WITHOUT_PAYLOAD.where(jobs.c.tenant == tenant).order_by(jobs.c.id).limit(limit))
+
+
+def rows_of_tenant(connection: Connection, tenant: str) -> int:
+    """Return how many rows of all tables are about a tenant, its engines included."""
+    owned = [table.c.tenant == tenant for table in (jobs, idempotency_keys, dead_letters, notices)]
+    owned.append(engines.c.id.startswith(f"{tenant}--", autoescape=True))
+    return sum(connection.execute(select(func.count()).where(mine)).scalar_one() for mine in owned)
 
 
 def last_ended(connection: Connection, limit: int) -> list[tuple[str, str]]:

@@ -55,6 +55,9 @@ def expire(max_time_in_queue_seconds: float, attempts_over: int = 0) -> Decision
 engine_removed = _end(Status.CANCELED, JobErrorCode.ENGINE_REMOVED, "The engine was removed before the job ended.")
 """Cancel the job together with its engine."""
 
+tenant_removed = _end(Status.CANCELED, JobErrorCode.CANCELED, "The tenant was removed before the job ended.")
+"""Cancel the job because its tenant's data is being deleted."""
+
 purge = _end(Status.CANCELED, JobErrorCode.CANCELED, "Purged from the engine's queue by an operator.")
 """Cancel the job together with all others that wait for its engine."""
 

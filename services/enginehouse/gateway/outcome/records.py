@@ -49,6 +49,13 @@ class Records:
             records = self._of(row.engine)
             await records.restore(row.id, self._ttl_seconds(row), record_of(row), over_unreadable=True)
 
+    async def empty(self, engine_id: str, rows: Sequence[JobRow]) -> None:
+        """Take all content out of the final records of ended jobs. That they ended stays: events of them may still come."""
+        stored = await self.read_many(engine_id, [row.id for row in rows])
+        for row in (row for row in rows if row.id in stored):
+            async with self._budget.spend():
+                await self._of(engine_id).change(row.id, self._ttl_seconds(row), _emptied, over_unreadable=True)
+
     async def read_many(self, engine_id: str, job_ids: Sequence[str]) -> dict[str, StoredRecord]:
         """Return the records that exist and can be read, by job id."""
         async with self._budget.spend():
@@ -63,3 +70,7 @@ class Records:
 
     def _ttl_seconds(self, row: JobRow) -> int:
         return row.record_ttl_seconds(self._clock(), self._margin_seconds)
+
+
+def _emptied(present: JobRecord | None) -> JobRecord | None:
+    return JobRecord(status=present.status, attempt=present.attempt) if present else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from enginehouse.contracts.engine import HEARTBEAT_SECONDS, Heartbeat
+from enginehouse.contracts.engine import HEARTBEAT_SECONDS, EngineState, Heartbeat
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.gateway.engines.catalogue import Catalogue
@@ -105,10 +105,10 @@ class LostJobs:
     async def worker_left(self, engine_id: str) -> None:
         """Hand over again the jobs that a worker, which takes no more, may have left in its sidecar."""
         engine = self._catalogue.get(engine_id)
-        if engine is None:
-            return
         for pause in _LEFT_PAUSES_SECONDS:
             await asyncio.sleep(pause)
+            if engine is None or engine.state is EngineState.RETIRED:
+                return  # Its topic is about to be deleted, or was.
             try:
                 await self._dispatcher.rinse(engine_id)
                 await asyncio.sleep(_RINSED_SECONDS)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from enginehouse.contracts.errors import RateLimited
+from enginehouse.contracts.errors import RateLimited, TenantSuspended
 from enginehouse.gateway.tenants.tenants import Caller
 
 _BURST_SECONDS = 2.0
@@ -18,6 +18,12 @@ _HELD_BYTES_OF_TENANT = 32 * 1024 * 1024
 _HELD_BYTES = 256 * 1024 * 1024
 """Most bytes of large bodies in hand, of one tenant and of all: four and 32 bodies of the usual largest size."""
 _HELD_RETRY_SECONDS = 1.0
+
+
+def check_not_suspended(caller: Caller) -> None:
+    """Raise TenantSuspended if the tenant may not make new work."""
+    if caller.tenant.suspended:
+        raise TenantSuspended(f"{caller.name} is suspended: it may read results, and submit nothing new")
 
 
 class OpenRequests:
@@ -101,8 +107,9 @@ class Limits:
     def admitting(self, caller: Caller) -> Iterator[None]:
         """Count a job while it is being accepted.
 
-        Raise RateLimited, with the time to wait, if the tenant is over a limit.
+        Raise TenantSuspended, or RateLimited, with the time to wait, if the tenant is over a limit.
         """
+        check_not_suspended(caller)
         self._check(caller)
         self._arriving[caller.name] += 1
         try:

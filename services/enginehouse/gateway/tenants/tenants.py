@@ -11,7 +11,7 @@ import watchfiles
 import yaml
 
 from enginehouse.contracts.errors import Unauthenticated
-from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key
+from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, key_in
 
 log = structlog.get_logger()
 
@@ -42,12 +42,15 @@ class Tenants:
         self._callers: dict[str, Caller] = {}
         self._tenants: dict[str, Tenant] = {}
         self._weights: dict[str, float] = {}
+        self.removed: frozenset[str] = frozenset()
+        """Tenants whose data is to be deleted. They have no keys, and are no tenants in every other respect."""
         self.load()
 
     def load(self) -> None:
         """Read all files. A broken file is reported, and its tenant stays as it was."""
         callers: dict[str, Caller] = {}
         tenants: dict[str, Tenant] = {}
+        removed = set[str]()
         for path in sorted(self._folder.glob("*/tenant.yaml")):
             try:
                 tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
@@ -61,9 +64,12 @@ class Tenants:
                 callers |= {h: c for h, c in self._callers.items() if c.name == path.parent.name}
                 tenants |= {name: t for name, t in self._tenants.items() if name == path.parent.name}
                 continue
+            if tenant.removed:
+                removed.add(tenant.name)
+                continue
             tenants[tenant.name] = tenant
             callers |= {key.sha256: Caller(tenant, key) for key in tenant.keys}
-        self._callers, self._tenants = callers, tenants
+        self._callers, self._tenants, self.removed = callers, tenants, frozenset(removed)
         self._weights = {name: tenant.limits.weight for name, tenant in tenants.items() if tenant.limits.weight != 1}
 
     def weights(self) -> Mapping[str, float]:
@@ -101,7 +107,7 @@ class Tenants:
         """Return the caller that an Authorization header names; raise Unauthenticated if it names none."""
         caller = self.find(authorization or "")
         if caller is None:
-            has_key = bool(_key_in(authorization or ""))
+            has_key = bool(key_in(authorization or ""))
             raise Unauthenticated(
                 "The API key is not known" if has_key else "This call needs a header 'Authorization: Bearer KEY'"
             )
@@ -109,11 +115,6 @@ class Tenants:
 
     def find(self, authorization: str) -> Caller | None:
         """Return the caller that an Authorization header names, if it names one."""
-        key = _key_in(authorization)
+        key = key_in(authorization)
         # The key is looked up by its hash, so the time that this takes reveals nothing about the key.
         return self._callers.get(hash_key(key)) if key else None
-
-
-def _key_in(authorization: str) -> str:
-    scheme, _, key = authorization.partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""

@@ -9,15 +9,14 @@ from enginehouse.contracts.calls import CALL_BODY_MAX_BYTES
 from enginehouse.contracts.json_text import read_json
 from enginehouse.contracts.selector import Selector
 from enginehouse.gateway.engines.broadcast import EngineAnswer
-from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
     WiredGateway,
-    body_of,
-    require_json,
     until_answered,
 )
-from enginehouse.gateway.http.openapi import problems
+from enginehouse.web.openapi import problems
+from enginehouse.web.requests import body_of, require_json
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 

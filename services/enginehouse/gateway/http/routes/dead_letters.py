@@ -7,17 +7,14 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.job import Accepted, JobError
 from enginehouse.contracts.moments import moment_of
-from enginehouse.gateway.http.answers import accepted_answer, json_answer, page_answer
-from enginehouse.gateway.http.dependencies import (
-    AuthenticatedCaller,
-    NoQueryAllowed,
-    WiredGateway,
-    idempotency_key,
-    traceparent_of,
-)
-from enginehouse.gateway.http.openapi import LOCATION, problems, submit_parameters
+from enginehouse.gateway.http.answers import accepted_answer, page_answer
+from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway, idempotency_key, traceparent_of
+from enginehouse.gateway.http.openapi import LOCATION, submit_parameters
 from enginehouse.gateway.jobs.dead_letters import CURSOR_PATTERN, check_cursor
 from enginehouse.gateway.ledger.rows import DeadLetterRow
+from enginehouse.web.openapi import problems
+from enginehouse.web.requests import NoQueryAllowed
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["dead letters"])
 
@@ -97,7 +94,7 @@ async def read_dead_letter(gateway: WiredGateway, caller: AuthenticatedCaller, l
 @router.post(
     "/dead-letters/{letter_id}/redrive",
     status_code=202,
-    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(404, 409, 410, 413, 429)},
+    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(403, 404, 409, 410, 413, 429)},
     openapi_extra=submit_parameters(),
     dependencies=[NoQueryAllowed],
 )

@@ -17,18 +17,17 @@ from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError
 from enginehouse.contracts.text import clean_lines
 from enginehouse.gateway.engines.engine_document import engine_document, extra_endpoints
 from enginehouse.gateway.engines.known_engine import KnownEngine
-from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
-    NoQueryAllowed,
     WiredGateway,
-    body_of,
     until_answered,
 )
-from enginehouse.gateway.http.openapi import problems
-from enginehouse.gateway.http.problems import status_of
 from enginehouse.gateway.http.routes.engines import EnginePath
 from enginehouse.gateway.tenants.tenants import Caller
+from enginehouse.web.openapi import problems
+from enginehouse.web.problems import status_of
+from enginehouse.web.requests import NoQueryAllowed, body_of
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 

@@ -7,15 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.text import StorableText
 from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
-from enginehouse.gateway.http.answers import json_answer
-from enginehouse.gateway.http.dependencies import (
-    AdminCaller,
-    AuthenticatedCaller,
-    NoQueryAllowed,
-    WiredGateway,
-    read_model,
-)
-from enginehouse.gateway.http.openapi import body_schema, problems
+from enginehouse.gateway.http.dependencies import AdminCaller, AuthenticatedCaller, WiredGateway
+from enginehouse.web.openapi import body_schema, problems
+from enginehouse.web.requests import NoQueryAllowed, read_model
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 
@@ -35,10 +30,10 @@ async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Re
     return json_answer(EngineList(engines=[await gateway.engine_views.summary(engine, caller) for engine in engines]))
 
 
-@router.get("/engines/{engine}", response_model=EngineView, responses=problems(404), dependencies=[NoQueryAllowed])
+@router.get("/engines/{engine}", response_model=EngineView, responses=problems(404, 410), dependencies=[NoQueryAllowed])
 async def read_engine(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """Show one engine with its card: input and output schema, version, limits. Administrators see every tenant's."""
-    return json_answer(await gateway.engine_views.view(gateway.catalogue.resolve_for(engine, caller), caller))
+    """Show one engine with its card: input and output schema, version, limits. Administrators see every tenant's, and removed ones."""
+    return json_answer(await gateway.engine_views.view(gateway.catalogue.shown_to(engine, caller), caller))
 
 
 class QuarantineRequest(BaseModel):

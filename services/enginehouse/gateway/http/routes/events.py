@@ -9,19 +9,14 @@ from enginehouse.contracts.errors import InvalidHeader, UnsupportedMediaType
 from enginehouse.contracts.job import Accepted
 from enginehouse.contracts.tenant import Limits
 from enginehouse.gateway.http.answers import accepted_answer
-from enginehouse.gateway.http.dependencies import (
-    AuthenticatedCaller,
-    NoQueryAllowed,
-    WiredGateway,
-    caller_of,
-    header_of,
-    read_jobs,
-)
-from enginehouse.gateway.http.openapi import LOCATION, parameters, problems
+from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway, caller_of, header_of, read_jobs
+from enginehouse.gateway.http.openapi import LOCATION, parameters
 from enginehouse.gateway.http.routes.jobs import BatchAnswer, batch_answer
 from enginehouse.gateway.intake.bodies import BATCH_MAX, BATCH_MAX_BYTES
 from enginehouse.gateway.intake.event_jobs import job_of_binary_event, job_of_event, jobs_of_events
 from enginehouse.gateway.intake.event_reader import Header, is_binary
+from enginehouse.web.openapi import problems
+from enginehouse.web.requests import NoQueryAllowed
 
 router = APIRouter(prefix="/v1", tags=["events"])
 _ORIGIN = re.compile(r"[A-Za-z0-9._:*-]{1,255}")
@@ -61,7 +56,10 @@ _BODIES = {
 @router.post(
     "/events",
     status_code=202,
-    responses={202: {"model": Accepted | BatchAnswer, "headers": LOCATION}, **problems(404, 409, 413, 415, 429)},
+    responses={
+        202: {"model": Accepted | BatchAnswer, "headers": LOCATION},
+        **problems(403, 404, 409, 410, 413, 415, 429),
+    },
     openapi_extra=_BODIES,
     dependencies=[NoQueryAllowed],
 )

@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from enginehouse.gateway.http.answers import json_answer
-from enginehouse.gateway.http.dependencies import NoQueryAllowed, WiredGateway
+from enginehouse.gateway.http.dependencies import WiredGateway
+from enginehouse.web.requests import NoQueryAllowed
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(tags=["operations"])
 

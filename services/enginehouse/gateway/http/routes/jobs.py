@@ -13,28 +13,18 @@ from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
 from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.answers import accepted_answer, accepted_view, json_answer, page_answer
+from enginehouse.gateway.http.answers import accepted_answer, accepted_view, page_answer
 from enginehouse.gateway.http.dependencies import (
     MAX_WAIT_SECONDS,
     AuthenticatedCaller,
     JobId,
-    NoQueryAllowed,
     WiredGateway,
     idempotency_key,
     read_jobs,
-    require_json,
     traceparent_of,
     wait_seconds,
 )
-from enginehouse.gateway.http.openapi import (
-    LOCATION,
-    MAX_KEY_LENGTH,
-    body_schema,
-    parameters,
-    problems,
-    submit_parameters,
-)
-from enginehouse.gateway.http.problems import Problem, problem_body
+from enginehouse.gateway.http.openapi import LOCATION, MAX_KEY_LENGTH, parameters, submit_parameters
 from enginehouse.gateway.http.sse import STREAM_HEADERS, EventStream
 from enginehouse.gateway.intake.bodies import BATCH_MAX, BATCH_MAX_BYTES, BatchRequest, job_in, jobs_in
 from enginehouse.gateway.intake.bodies import Jobs as RequestedJobs
@@ -43,7 +33,12 @@ from enginehouse.gateway.intake.submission import AcceptedJob, Submission
 from enginehouse.gateway.jobs.follow import LAST
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.read import Listing
+from enginehouse.gateway.tenants.limits import check_not_suspended
 from enginehouse.gateway.tenants.tenants import Caller
+from enginehouse.web.openapi import body_schema, problems
+from enginehouse.web.problems import Problem, problem_body
+from enginehouse.web.requests import NoQueryAllowed, require_json
+from enginehouse.web.responses import json_answer
 
 
 class _JobSegment(Convertor[str]):
@@ -69,7 +64,7 @@ EnginePath = Annotated[
 _SUBMIT_RESPONSES = {
     202: {"model": Accepted, "description": "Accepted: the job will reach a final state.", "headers": LOCATION},
     200: {"model": Job, "description": "With Prefer: wait, a job that ended in time.", "headers": LOCATION},
-    **problems(404, 409, 413, 415, 429),
+    **problems(403, 404, 409, 410, 413, 415, 429),
 }
 
 
@@ -144,7 +139,7 @@ class BatchAnswer(BaseModel):
     "/jobs/batch",
     status_code=202,
     response_model=BatchAnswer,
-    responses=problems(413, 415),
+    responses=problems(403, 413, 415),
     openapi_extra=body_schema(BatchRequest) | submit_parameters(longest_key=_BATCH_KEY_MAX),
     dependencies=[NoQueryAllowed],
 )
@@ -175,6 +170,7 @@ async def batch_answer(
     accept: Callable[[RequestedJob, int], Awaitable[AcceptedJob]],
 ) -> Response:
     """Accept each job of a batch by `accept(job, index)`, and answer for each in the same order."""
+    check_not_suspended(caller)
 
     async def one(index: int, job: RequestedJob | EnginehouseError) -> dict[str, Any]:
         try:
@@ -287,7 +283,7 @@ async def cancel_job(gateway: WiredGateway, caller: AuthenticatedCaller, job_id:
 @router.post(
     "/jobs/{job_id:job}/retry",
     status_code=202,
-    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(404, 409, 410, 413, 429)},
+    responses={202: {"model": Accepted, "headers": LOCATION}, **problems(403, 404, 409, 410, 413, 429)},
     openapi_extra=submit_parameters(),
     dependencies=[NoQueryAllowed],
 )

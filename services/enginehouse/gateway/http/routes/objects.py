@@ -8,19 +8,15 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.errors import Forbidden, RequestError
 from enginehouse.contracts.names import JOB_ID_PATTERN
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.answers import json_answer
-from enginehouse.gateway.http.dependencies import (
-    AuthenticatedCaller,
-    NoQueryAllowed,
-    WiredGateway,
-    read_model,
-    refuse_encoded,
-)
-from enginehouse.gateway.http.openapi import body_schema, problems
+from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway
 from enginehouse.gateway.objects import Method, Objects, is_upload, upload_key
+from enginehouse.gateway.tenants.limits import check_not_suspended
+from enginehouse.web.openapi import body_schema, problems
+from enginehouse.web.requests import NoQueryAllowed, read_model, refuse_encoded
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v1", tags=["objects"])
 
@@ -68,7 +64,7 @@ def _objects(gateway: Gateway) -> Objects:
     "/uploads",
     status_code=201,
     response_model=Upload,
-    responses=problems(413, 415, 429),
+    responses=problems(403, 413, 415, 429),
     openapi_extra=body_schema(UploadRequest),
     dependencies=[NoQueryAllowed],
 )
@@ -76,6 +72,7 @@ async def create_upload(request: Request, gateway: WiredGateway, caller: Authent
     """Make a key and a signed URL for an upload, which can then be the input of a job."""
     body = await read_model(request, UploadRequest)
     objects = _objects(gateway)
+    check_not_suspended(caller)
     gateway.stored.check(caller.name)
     is_json = body.content_type.partition(";")[0].strip().lower() == "application/json"
     key = upload_key(caller.name, is_json=is_json)
@@ -104,6 +101,8 @@ async def put_object(
     """Write the object that the signature names, once."""
     objects = await _check(gateway, "PUT", key, query)
     refuse_encoded(request)
+    if key.partition("/")[0] in gateway.tenants.removed:
+        raise Forbidden("The tenant of this URL was removed")
     if is_upload(key):
         with gateway.stored.writing(key, _announced_size(request), at_most=objects.max_bytes) as room:
             room.size = await objects.put_once(key, request.stream())

@@ -9,13 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from enginehouse import __version__
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.errors import Forbidden
+from enginehouse.contracts.json_text import read_body
 from enginehouse.gateway.gateway import Gateway
-from enginehouse.gateway.http.answers import json_answer
 from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
-    NoQueryAllowed,
     WiredGateway,
-    body_of,
     header_of,
     idempotency_key,
     traceparent_of,
@@ -26,9 +24,10 @@ from enginehouse.gateway.http.openapi import submit_parameters
 from enginehouse.gateway.inference.infer import MAX_SECONDS
 from enginehouse.gateway.inference.models import EXTENSIONS, SERVER_NAME
 from enginehouse.gateway.inference.requests import Infer, read_rest, write_rest
-from enginehouse.gateway.intake.bodies import read_body
 from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.open_inference.bodies import HEADER
+from enginehouse.web.requests import NoQueryAllowed, body_of
+from enginehouse.web.responses import json_answer
 
 router = APIRouter(prefix="/v2", tags=["open inference"])
 

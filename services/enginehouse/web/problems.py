@@ -1,6 +1,7 @@
 """Answers errors as application/problem+json (RFC 9457); holds the one table from exceptions to HTTP statuses."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -9,13 +10,16 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+from starlette.types import Scope
 
 from enginehouse.contracts import errors
 from enginehouse.contracts.base import explain_problems
 from enginehouse.contracts.errors import EnginehouseError, MethodNotAllowed, NotFound, RequestError
-from enginehouse.gateway.http.open_inference_errors import is_under_v2, open_inference_error
 
 log = structlog.get_logger()
+
+Form = Callable[[EnginehouseError, int, dict[str, str]], Response]
+"""Answers an error, of this status and with these headers."""
 
 PROBLEM_TYPE = "application/problem+json"
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -31,11 +35,13 @@ STATUSES: dict[type[EnginehouseError], int] = {
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.EngineRemoved: 410,
     errors.ObjectExists: 409,
     errors.ResultExpired: 410,
     errors.JobIsFinal: 409,
     errors.NotFinalYet: 409,
     errors.AlreadyRedriven: 409,
+    errors.WrongState: 409,
     errors.IdempotencyKeyReused: 422,
     errors.RateLimited: 429,
     errors.QueueFull: 429,
@@ -78,9 +84,13 @@ def problem_body(error: EnginehouseError, status: int | None = None) -> Problem:
 
 
 def problem(
-    error: EnginehouseError, status: int | None = None, headers: dict[str, str] | None = None, *, path: str = ""
+    error: EnginehouseError,
+    status: int | None = None,
+    headers: dict[str, str] | None = None,
+    *,
+    scope: Scope | None = None,
 ) -> Response:
-    """Answer a request for `path` with an error."""
+    """Answer with an error. `scope` is that of the request, for paths whose errors have another form."""
     status = status or status_of(error)
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
@@ -89,17 +99,24 @@ def problem(
         headers["Retry-After"] = "1"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if is_under_v2(path):
-        return open_inference_error(error, status, headers)
+    if form := _other_form(scope):
+        return form(error, status, headers)
     return Response(problem_body(error, status).model_dump_json(), status, headers, PROBLEM_TYPE)
 
 
+def _other_form(scope: Scope | None) -> Form | None:
+    if scope is None or "app" not in scope:
+        return None
+    forms: Mapping[str, Form] = scope["app"].state.error_forms
+    return next((form for prefix, form in forms.items() if f"{scope['path']}/".startswith(prefix)), None)
+
+
 def unexpected(request: Request) -> Response:
-    """Log the exception that is being handled, and answer that the fault is the gateway's."""
+    """Log the exception that is being handled, and answer that the fault is the server's."""
     request_id = getattr(request.state, "request_id", "")
     log.exception(f"{request.method} {request.url.path} failed", action="request_failed", request_id=request_id)
-    failed = EnginehouseError("The gateway failed unexpectedly; the operator's log explains why")
-    return problem(failed, path=request.url.path)
+    failed = EnginehouseError("The server failed unexpectedly; the operator's log explains why")
+    return problem(failed, scope=request.scope)
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
@@ -119,31 +136,34 @@ def _query_model(request: Request) -> type[BaseModel] | None:
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
-def install(app: FastAPI) -> None:
-    """Make the app answer every error as a problem."""
+def install(app: FastAPI, forms: Mapping[str, Form] | None = None) -> None:
+    """Make the app answer every error as a problem, or in another form below these prefixes of paths, such as `/v2/`."""
+    app.state.error_forms = forms or {}
 
     @app.exception_handler(EnginehouseError)
     async def _known(request: Request, error: EnginehouseError) -> Response:
-        return problem(error, path=request.url.path)
+        return problem(error, scope=request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> Response:
-        return problem(RequestError(explain_problems(error.errors(), _query_model(request))), path=request.url.path)
+        return problem(RequestError(explain_problems(error.errors(), _query_model(request))), scope=request.scope)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        path, headers = request.url.path, dict(error.headers or {})
-        call = f"{request.method} {path}"
+        headers = dict(error.headers or {})
+        call = f"{request.method} {request.url.path}"
         if error.status_code == 404:
-            return problem(NotFound(f"{call}: there is no such path; /docs shows every call"), path=path)
+            return problem(NotFound(f"{call}: there is no such path; /docs shows every call"), scope=request.scope)
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(app, request))
-            return problem(MethodNotAllowed(f"{call}: the path takes {headers['Allow']}"), headers=headers, path=path)
-        return problem(RequestError(f"{call}: {error.detail}"), error.status_code, headers, path=path)
+            return problem(
+                MethodNotAllowed(f"{call}: the path takes {headers['Allow']}"), headers=headers, scope=request.scope
+            )
+        return problem(RequestError(f"{call}: {error.detail}"), error.status_code, headers, scope=request.scope)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:
-        # Nobody reads this answer. Without it, a caller that disconnects would be logged as a failure of the gateway.
+        # Nobody reads this answer. Without it, a caller that disconnects would be logged as a failure of the server.
         return Response(status_code=499)
 
     @app.exception_handler(Exception)

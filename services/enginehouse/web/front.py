@@ -6,7 +6,7 @@ import uuid_utils
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enginehouse.contracts.errors import InvalidHeader
-from enginehouse.gateway.http.problems import problem
+from enginehouse.web.problems import problem
 
 MAX_HEADERS = 100
 MAX_BYTES = 32 * 1024
@@ -40,7 +40,7 @@ class HeadersWithinBounds:
         wrong = wrong_headers(scope["headers"]) if scope["type"] == "http" else None
         if wrong:
             status, detail = wrong
-            await problem(InvalidHeader(detail), status, path=scope["path"])(scope, receive, send)
+            await problem(InvalidHeader(detail), status, scope=scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

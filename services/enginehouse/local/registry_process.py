@@ -1,0 +1,33 @@
+"""Run the registry as a process. It may write bundles; it gets no sidecar, and no credentials of the broker."""
+
+import json
+import os
+
+from enginehouse.local.home import KEPT_TENANTS
+from enginehouse.local.processes import ProcessSpec
+from enginehouse.local.stack_context import StackContext, inherited_environment
+
+REGISTRY = "registry"
+_PORT = 8081
+"""Port that its API has if nobody else has it."""
+_OWN = "ENGINEHOUSE_REGISTRY_"
+
+
+def registry_spec(context: StackContext, gateway_port: int) -> ProcessSpec:
+    """Return the process of the registry. Its port is the usual one, or a free one."""
+    port = context.ports.take(None if gateway_port == _PORT else _PORT)
+    home = context.home
+    environment = {
+        **inherited_environment(),
+        # The operator's own settings stay; the values that connect the processes are set here.
+        **{name: value for name, value in os.environ.items() if name.startswith(_OWN)},
+        f"{_OWN}PORT": str(port),
+        f"{_OWN}ENGINES_DIR": str(home.engines),
+        f"{_OWN}TENANTS_DIR": str(home.tenants),
+        f"{_OWN}WEBHOOK_SECRETS_DIR": str(home.webhook_secrets),
+        f"{_OWN}WORK_DIR": str(home.run / "uploads"),
+        f"{_OWN}KEPT_TENANTS": json.dumps(KEPT_TENANTS),
+        f"{_OWN}STATE_FILE": str(home.state_file),
+    }
+    url = f"http://127.0.0.1:{port}/healthz/live"
+    return context.python_spec(REGISTRY, REGISTRY, "enginehouse.registry", lambda: environment, port, url)

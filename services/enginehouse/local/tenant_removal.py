@@ -1,0 +1,85 @@
+"""Removes a tenant's last traces on this machine: its engines, topics, broker user, secrets and files."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from enginehouse.contracts.names import (
+    COMPLETIONS_TOPIC,
+    DEAD_LETTERS_TOPIC,
+    PLATFORM_TENANT,
+    finished_topic,
+    job_topic,
+    requests_component,
+    requests_topic,
+    tenant_component,
+    trial_topic,
+)
+from enginehouse.local import leftovers, redis
+from enginehouse.local.removals import GatewayState
+from enginehouse.local.stack_context import StackContext
+from enginehouse.local.tenant_systems import forget_user
+from enginehouse.registry.bundle import is_retired
+from enginehouse.registry.deploy import remove_engine
+from enginehouse.registry.tenants import forget_tenant, is_removed
+
+_QUIET_SECONDS = 5.0
+"""The gateway must have kept nothing for this time: a request that was under way when the keys stopped may still have
+written something, which the next sweep finds."""
+
+
+@dataclass(slots=True)
+class TenantRemoval:
+    """Waits for a tenant's engines and data to be gone, then deletes what is left of it."""
+
+    context: StackContext
+    _gone_since: dict[str, float] = field(default_factory=dict)
+    """Since when the gateway has kept nothing of a tenant, in seconds since the epoch."""
+
+    def leaving(self) -> Mapping[str, Path]:
+        """Return the bundles of the tenants that are being removed, by name."""
+        home = self.context.home
+        return {name: bundle for name, bundle in home.tenant_bundles().items() if is_removed(home.tenants, name)}
+
+    async def go_on(self, name: str, gateway: GatewayState) -> str | None:
+        """Take the next step. Return what the removal waits for, or None if nothing is left."""
+        if await asyncio.to_thread(self._has_engines, name):
+            return "its engines are removed"
+        if await gateway.has_loaded(requests_component(name)):
+            return "the gateway's sidecar lets go of its topic"
+        data = await gateway.ask(f"/v1/tenants/{name}/data")
+        if data is None or not data["removed"] or data["rows"]:
+            self._gone_since.pop(name, None)
+            return "the gateway deletes its data" if data and data["removed"] else "the gateway notices"
+        gone_since = self._gone_since.setdefault(name, time.time())
+        if time.time() < gone_since + _QUIET_SECONDS:
+            return "the gateway has deleted its data"
+        if not await asyncio.to_thread(self._trim_shared_streams, gone_since):
+            return "deliveries on shared topics are acknowledged"
+        await asyncio.to_thread(self._delete, name)
+        del self._gone_since[name]
+        return None
+
+    def _has_engines(self, tenant: str) -> bool:
+        bundles = {k: v for k, v in self.context.home.engine_bundles().items() if k.startswith(f"{tenant}--")}
+        for engine_id, bundle in bundles.items():
+            if not is_retired(bundle):
+                remove_engine(self.context.home.engines, engine_id)
+        return bool(bundles)
+
+    def _trim_shared_streams(self, until: float) -> bool:
+        """Delete from topics that tenants share what is acknowledged; return whether nothing older than `until` is left."""
+        shared = [name for name in self.context.home.engine_bundles() if name.startswith(f"{PLATFORM_TENANT}--")]
+        topics = [topic(engine_id) for engine_id in shared for topic in (job_topic, trial_topic)]
+        oldest = redis.trim_acknowledged(self.context.redis, [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC, *topics])
+        return oldest is None or oldest > until
+
+    def _delete(self, tenant: str) -> None:
+        home = self.context.home
+        redis.delete(self.context.redis, [requests_topic(tenant), finished_topic(tenant)])
+        forget_user(home, self.context.redis, tenant_component(tenant))
+        redis.forget_history(self.context.redis)
+        leftovers.delete_objects(home, tenant)
+        forget_tenant(home.tenants, home.webhook_secrets, tenant)

@@ -1,0 +1,124 @@
+"""What can be done with the engines of a home. The commands and the registry's API both call this, and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import EngineDoesNotExist, WrongState
+from enginehouse.contracts.names import EngineId, Slot, is_engine_id
+from enginehouse.registry.admission import mistakes_here
+from enginehouse.registry.artifacts import Show, forbidden_sources
+from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, adjusted, read_spec
+from enginehouse.registry.deploy import (
+    check_stays,
+    deploy_engine,
+    is_deployed,
+    promote_engine,
+    remove_engine,
+    roll_back_engine,
+)
+from enginehouse.registry.tenants import is_removed, read_tenant, tenant_names
+from enginehouse.registry.versions import read_versions, spec_of
+from enginehouse.registry.what_runs import Running, WhatRuns
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Parts of engine.yaml with values that override those there, such as `{"scale": {"min": 2}}`."""
+
+
+class NotFit(WrongState):
+    """The version does not work, so it gets no jobs."""
+
+    code = "VERSION_NOT_FIT"
+    advice = "Mend it and deploy it again; the version before goes on serving."
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A version of an engine that was deployed."""
+
+    spec: EngineSpec
+    slot: Slot
+    changed: bool
+    """False: it was deployed before, exactly as its folder is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The engines of one home."""
+
+    bundles: Path
+    """Folder of the engines' bundles."""
+    tenants: Path
+    """Folder of the tenants' bundles."""
+    always: tuple[str, ...] = ()
+    """Tenants whose engines may be deployed although they have no bundle yet."""
+
+    def all_bundles(self) -> list[Path]:
+        """Return the bundles of all engines, by id. Ignore everything that is not an engine's folder."""
+        return [path for path in sorted(self.bundles.iterdir()) if path.is_dir() and is_engine_id(path.name)]
+
+    def bundle_of(self, engine_id: str) -> Path:
+        """Return the bundle of an engine. Raise InvalidName, or EngineDoesNotExist if it is not deployed."""
+        bundle = self.bundles / str(EngineId.parse(engine_id))
+        if not bundle.is_dir():
+            raise EngineDoesNotExist(f"{engine_id} is not deployed here")
+        return bundle
+
+    def mistakes(self, spec: EngineSpec) -> list[str]:
+        """Say what of an engine.yaml cannot be deployed here."""
+        leaving = spec.tenant if is_removed(self.tenants, spec.tenant) else None
+        known = [name for name in (*self.always, *tenant_names(self.tenants)) if name != leaving]
+        owner = read_tenant(self.tenants, spec.tenant) if spec.fetch else None
+        return [*mistakes_here(spec, known), *forbidden_sources(spec, owner.fetch_from if owner else ())]
+
+    def deploy(
+        self, folder: Path, settings: Settings | None = None, *, promote: bool = True, show: Show = lambda _: None
+    ) -> Deployed:
+        """Deploy the engine in `folder`, to be promoted or to stay on trial. `settings` override its engine.yaml.
+
+        `show` is told what is fetched. Raise InvalidBundle with everything that is wrong with it here, before anything
+        is written.
+        """
+        spec = adjusted(read_spec(folder / ENGINE_FILE), settings or {})
+        if mistakes := self.mistakes(spec):
+            raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
+        check_stays(self.bundles / spec.id)
+        if is_deployed(self.bundles, folder, spec):
+            return self._deployed(spec, read_versions(self.bundles / spec.id).wanted, changed=False)
+        deploy_engine(self.bundles, folder, spec, promote=promote, show=show)
+        versions = read_versions(self.bundles / spec.id)
+        return self._deployed(spec, versions.trial or versions.active, changed=True)
+
+    def promote(self, engine_id: str, what_runs: WhatRuns) -> Deployed:
+        """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotFit if it does not run."""
+        bundle = self.bundle_of(engine_id)
+        versions = read_versions(bundle)
+        judged = versions.slots.get(versions.trial) if versions.trial else None
+        if judged and what_runs.is_known:
+            _check_fit(engine_id, what_runs.trial(engine_id))
+        slot = promote_engine(self.bundles, engine_id, judged)
+        return self._deployed(spec_of(bundle, slot), slot, changed=True)
+
+    def roll_back(self, engine_id: str) -> Deployed:
+        """Bring an engine's version before the active one back, as a new one comes. Raise NoOtherVersion."""
+        bundle = self.bundle_of(engine_id)
+        slot = roll_back_engine(self.bundles, engine_id)
+        return self._deployed(spec_of(bundle, slot), slot, changed=True)
+
+    def remove(self, engine_id: str) -> None:
+        """Begin to remove an engine; once more changes nothing. Raise EngineDoesNotExist."""
+        self.bundle_of(engine_id)
+        remove_engine(self.bundles, engine_id)
+
+    @staticmethod
+    def _deployed(spec: EngineSpec, slot: Slot | None, *, changed: bool) -> Deployed:
+        assert slot, "an engine that is deployed has a version"
+        return Deployed(spec, slot, changed)
+
+
+def _check_fit(engine_id: str, running: Running | None) -> None:
+    if running is None or running.state != "running":
+        why = (running and running.problem) or "It does not run yet."
+        raise NotFit(f"{engine_id}@trial is not promoted: {why}")

@@ -1,0 +1,69 @@
+"""Reads what all routes need from a request: the registry, and the operator who calls."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from enginehouse.checkers import Checkers
+from enginehouse.contracts.names import PLATFORM_TENANT
+from enginehouse.registry.callers import Operator, operator_of
+from enginehouse.registry.engines import Engines
+from enginehouse.registry.settings import RegistrySettings
+from enginehouse.registry.what_runs import WhatRuns
+
+log = structlog.get_logger()
+T = TypeVar("T")
+_BEARER = HTTPBearer(
+    scheme_name="key",
+    description="An operator's key: 'enginehouse tenant add NAME --admin' makes one.",
+    auto_error=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What the routes use."""
+
+    settings: RegistrySettings
+    checkers: Checkers
+    uploads: asyncio.Semaphore
+
+    @property
+    def engines(self) -> Engines:
+        """The engines of the home."""
+        return Engines(self.settings.engines_dir, self.settings.tenants_dir, always=(PLATFORM_TENANT,))
+
+    def what_runs(self) -> WhatRuns:
+        """Read how the engines are."""
+        return WhatRuns.read(self.settings.state_file)
+
+
+async def registry_of(request: Request) -> Registry:
+    """Return the registry that answers this request."""
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+async def operator(request: Request, _: Annotated[object, Security(_BEARER)] = None) -> Operator:
+    """Return the operator who calls. Raise Unauthenticated or Forbidden. The second argument only describes the call."""
+    registry = await registry_of(request)
+    return await in_thread(operator_of, registry.settings.tenants_dir, request.headers.get("authorization"))
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any, **more: Any) -> T:
+    """Call a function that reads, writes or waits for files."""
+    return await asyncio.to_thread(function, *arguments, **more)
+
+
+def note(who: Operator, what: str, action: str, **ids: str) -> None:
+    """Log a change: who made it, and what it is."""
+    log.info(f"{who.tenant} ({who.key_id}…) {what}", action=action, by_tenant=who.tenant, by_key=who.key_id, **ids)
+
+
+WiredRegistry = Annotated[Registry, Depends(registry_of)]
+Caller = Annotated[Operator, Depends(operator)]

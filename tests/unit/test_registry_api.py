@@ -1,0 +1,281 @@
+"""The registry's API: operators deploy engines and manage tenants by the functions that the commands use."""
+
+import io
+import json
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from tests.support.problems import problem_of
+
+from enginehouse.registry.deploy import forget_engine
+from enginehouse.registry.http.api import create_api
+from enginehouse.registry.settings import RegistrySettings
+from enginehouse.registry.tenants import add_key, forget_tenant, has_key, read_tenant
+from enginehouse.registry.versions import fingerprint, read_versions
+
+_ENGINE = "demo--one"
+_ZIP = {"content-type": "application/zip"}
+
+
+class _World:
+    """A registry over a home, and an operator's client."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.home = home
+        self.engines, self.tenants, self.state = home / "engines", home / "tenants", home / "state.json"
+        self.engines.mkdir()
+        self.key = add_key(self.tenants, "demo", admin=True)
+        self.app = create_api(
+            RegistrySettings(
+                engines_dir=self.engines,
+                tenants_dir=self.tenants,
+                webhook_secrets_dir=home / "webhook-secrets",
+                work_dir=home / "uploads",
+                state_file=self.state,
+                **settings,
+            )
+        )
+        self.client = self.client_with(self.key)
+
+    def client_with(self, key: str) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(self.app),
+            base_url="http://registry",
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )
+
+    async def deploy(self, text: str = "", code: str = "", **query: Any) -> httpx2.Response:
+        return await self.client.post("/v1/engines", content=_packed(text, code), headers=_ZIP, params=query)
+
+    def runs(self, kind: str, slot: str, state: str, problem: str | None = None) -> None:
+        found = fingerprint(self.engines / _ENGINE, slot)  # type: ignore[arg-type]
+        entry = {"state": state, "problem": problem, "doing": None, "deployed": found}
+        self.state.write_text(json.dumps({kind: {_ENGINE: entry}}))
+
+    def written(self) -> set[str]:
+        """All that is in the home, without the uploads, which must be gone."""
+        assert not list((self.home / "uploads").glob("*"))
+        return {str(path.relative_to(self.home)) for path in self.home.rglob("*")} - {"uploads", "sources"}
+
+
+def _packed(text: str, code: str = "", name: str = "one", tenant: str = "demo") -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as zipped:
+        zipped.writestr("engine.yaml", f"tenant: {tenant}\nname: {name}\nrun: {{command: [serve]}}\n{text}")
+        zipped.writestr("engine.py", code)
+    return packed.getvalue()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[_World]:
+    made = _World(tmp_path)
+    async with made.client:
+        yield made
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_only_operators_may_call(world: _World, method: str) -> None:
+    for key, status, code in [
+        ("", 401, "UNAUTHENTICATED"),
+        ("nonsense", 401, "UNAUTHENTICATED"),
+        ("eh_demo_nonsense", 401, "UNAUTHENTICATED"),
+        ("eh_../demo_x", 401, "UNAUTHENTICATED"),
+        (add_key(world.tenants, "acme"), 403, "FORBIDDEN"),
+    ]:
+        async with world.client_with(key) as client:
+            for path in ("/v1/engines", "/v1/tenants"):
+                problem_of(await client.request(method, path), status, code)
+    assert not list(world.engines.iterdir())
+
+
+async def test_every_call_but_the_descriptions_needs_an_operators_key(world: _World) -> None:
+    document = (await world.client.get("/openapi.json")).json()
+    async with world.client_with("") as client:
+        for path, operations in document["paths"].items():
+            for method in operations:
+                answer = await client.request(method, path.replace("{", "").replace("}", ""))
+                assert answer.status_code == (200 if path.startswith("/healthz") else 401), (method, path)
+
+
+async def test_versions_are_deployed_promoted_and_brought_back(world: _World) -> None:
+    answer = await world.deploy("version: v1\n")
+    assert (answer.status_code, answer.json()) == (201, {"id": _ENGINE, "version": "v1", "slot": "a", "changed": True})
+    again = await world.deploy("version: v1\n")
+    assert (again.status_code, again.json()["changed"]) == (200, False)
+    second = await world.deploy("version: v2\n", "new = 1", promote=False)
+    assert (second.status_code, second.json()["slot"]) == (202, "b")
+
+    world.runs("trials", "b", "starting")
+    shown = (await world.client.get(f"/v1/engines/{_ENGINE}")).json()
+    assert (shown["active"]["version"], shown["trial"]["version"], shown["kept"]) == ("v1", "v2", None)
+    assert (shown["active"]["state"], shown["trial"]["state"], shown["promotes"]) == (None, "starting", False)
+    problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_FIT")
+    world.runs("trials", "b", "failed", "no module named torch")
+    refused = problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_FIT")
+    assert "no module named torch" in refused["detail"]
+    assert read_versions(world.engines / _ENGINE).active == "a"
+
+    world.runs("trials", "b", "running")
+    promoted = await world.client.post(f"/v1/engines/{_ENGINE}/promote")
+    assert (promoted.status_code, promoted.json()["version"]) == (200, "v2")
+    problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "NO_OTHER_VERSION")
+    back = await world.client.post(f"/v1/engines/{_ENGINE}/rollback")
+    assert (back.status_code, back.json()["version"]) == (202, "v1")
+    shown = (await world.client.get("/v1/engines")).json()["engines"]
+    assert [(one["active"]["version"], one["trial"]["version"], one["promotes"]) for one in shown] == [
+        ("v2", "v1", True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        (_packed("", tenant="gatway"), "INVALID_BUNDLE", "there is no tenant 'gatway'"),
+        (_packed("", tenant="kube-system"), "INVALID_BUNDLE", "'kube-system' is a reserved name"),
+        (_packed("", name="gateway"), "INVALID_BUNDLE", "'gateway' is a reserved name"),
+        (_packed("hostNetwork: true\n"), "INVALID_BUNDLE", "hostNetwork"),
+        (b"PK\x03\x04 and no more", "INVALID_UPLOAD", "cannot be unpacked"),
+        (b"", "INVALID_UPLOAD", "neither a zip nor a tar.gz"),
+    ],
+)
+async def test_what_is_wrong_is_said_before_anything_is_written(
+    world: _World, body: bytes, code: str, said: str
+) -> None:
+    before = world.written()
+    refused = problem_of(await world.client.post("/v1/engines", content=body, headers=_ZIP), 422, code)
+    assert said in refused["detail"]
+    assert str(world.home) not in refused["detail"]
+    assert world.written() == before
+
+
+async def test_an_upload_has_a_type_and_a_bound(tmp_path: Path) -> None:
+    world = _World(tmp_path, upload_max_bytes=1_000)
+    async with world.client as client:
+        problem_of(await client.post("/v1/engines", content=b"{}", headers={"content-type": "text/json"}), 415)
+        problem_of(await client.post("/v1/engines", content=b"PK" * 501, headers=_ZIP), 413, "INPUT_TOO_LARGE")
+
+        async def unending() -> AsyncIterator[bytes]:
+            while True:
+                yield b"PK" * 100
+
+        problem_of(await client.post("/v1/engines", content=unending(), headers=_ZIP), 413, "INPUT_TOO_LARGE")
+        problem_of(await client.post("/v1/engines?promot=no", content=b"", headers=_ZIP), 422)
+        assert not list((tmp_path / "uploads").iterdir())
+
+
+async def test_a_name_that_leads_elsewhere_is_refused(world: _World) -> None:
+    (world.home / "elsewhere").mkdir()
+    for name in ("..", "../elsewhere", "%2e%2e", "..%2felsewhere", ".new-1"):
+        for call in (world.client.get, world.client.delete):
+            assert (await call(f"/v1/engines/{name}")).status_code in (404, 405, 422)
+            assert (await call(f"/v1/tenants/{name}")).status_code in (404, 405, 422)
+    problem_of(await world.client.get("/v1/engines/demo--two"), 404, "ENGINE_DOES_NOT_EXIST")
+    assert (world.home / "elsewhere").is_dir()
+
+
+async def test_an_engine_that_is_being_removed_is_changed_no_more(world: _World) -> None:
+    await world.deploy()
+    for _ in range(2):
+        answer = await world.client.delete(f"/v1/engines/{_ENGINE}")
+        assert (answer.status_code, answer.json()["retiring"]) == (202, True)
+    before = world.written()
+    problem_of(await world.deploy(), 409, "ENGINE_RETIRING")
+    problem_of(await world.deploy("version: v2\n"), 409, "ENGINE_RETIRING")
+    for call in ("promote", "rollback"):
+        problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/{call}"), 409)
+    assert world.written() == before
+    forget_engine(world.engines, _ENGINE)
+    problem_of(await world.client.delete(f"/v1/engines/{_ENGINE}"), 404, "ENGINE_DOES_NOT_EXIST")
+    assert (await world.deploy()).status_code == 201
+
+
+async def test_tenants_are_made_and_changed_and_their_keys_overlap(world: _World) -> None:
+    made = await world.client.post("/v1/tenants", json={"name": "acme", "limits": {"weight": 3}})
+    assert made.status_code == 201
+    first = made.json()["api_key"]
+    assert has_key(world.tenants, "acme", first)
+    assert "sha256" not in made.text
+    problem_of(await world.client.post("/v1/tenants", json={"name": "acme"}), 409, "TENANT_EXISTS")
+    problem_of(await world.client.post("/v1/tenants", json={"name": "Acme"}), 422, "INVALID_NAME")
+
+    changed = await world.client.patch(
+        "/v1/tenants/acme", json={"limits": {"jobs_in_flight": 5}, "webhook": "https://a"}
+    )
+    limits = changed.json()["limits"]
+    assert (limits["weight"], limits["jobs_in_flight"], changed.json()["webhook"]) == (3, 5, "https://a")
+    mistakes: list[dict[str, Any]] = [
+        {"limits": {"weight": 0}},
+        {"limits": {"wieght": 1}},
+        {"webhook": "ftp://a"},
+        {"keys": []},
+    ]
+    for wrong in mistakes:
+        assert (await world.client.patch("/v1/tenants/acme", json=wrong)).status_code == 422, wrong
+    assert (await world.client.get("/v1/tenants/acme")).json() == changed.json()
+
+    second = (await world.client.post("/v1/tenants/acme/keys", json={"admin": True})).json()
+    assert has_key(world.tenants, "acme", first)
+    assert has_key(world.tenants, "acme", second["api_key"])
+    old = changed.json()["keys"][0]["id"]
+    assert (await world.client.delete(f"/v1/tenants/acme/keys/{old}")).status_code == 204
+    problem_of(await world.client.delete(f"/v1/tenants/acme/keys/{old}"), 404, "KEY_DOES_NOT_EXIST")
+    assert not has_key(world.tenants, "acme", first)
+    async with world.client_with(second["api_key"]) as client:
+        assert [one["name"] for one in (await client.get("/v1/tenants")).json()["tenants"]] == ["acme", "demo"]
+
+
+async def test_an_operator_of_a_suspended_tenant_may_do_nothing(world: _World) -> None:
+    made = (await world.client.post("/v1/tenants", json={"name": "acme", "admin": True})).json()
+    async with world.client_with(made["api_key"]) as client:
+        assert (await client.get("/v1/tenants")).status_code == 200
+        changed = await world.client.patch("/v1/tenants/acme", json={"suspended": True})
+        assert changed.json()["suspended"] is True
+        problem_of(await client.get("/v1/tenants"), 403, "TENANT_SUSPENDED")
+        problem_of(await client.patch("/v1/tenants/acme", json={"suspended": False}), 403, "TENANT_SUSPENDED")
+
+
+async def test_a_tenant_that_is_being_removed_is_changed_no_more(world: _World) -> None:
+    key = (await world.client.post("/v1/tenants", json={"name": "acme", "admin": True})).json()["api_key"]
+    for _ in range(2):
+        answer = await world.client.delete("/v1/tenants/acme")
+        assert (answer.status_code, answer.json()["removed"], answer.json()["keys"]) == (202, True, [])
+    assert [path.name for path in (world.tenants / "acme").rglob("*")] == ["tenant.yaml"], "its events come in no more"
+    async with world.client_with(key) as client:
+        problem_of(await client.get("/v1/tenants"), 401, "UNAUTHENTICATED")
+    problem_of(await world.client.post("/v1/tenants/acme/keys", json={}), 409, "TENANT_REMOVED")
+    problem_of(await world.client.patch("/v1/tenants/acme", json={"suspended": False}), 409, "TENANT_REMOVED")
+    problem_of(await world.client.post("/v1/tenants", json={"name": "acme"}), 409, "TENANT_REMOVED")
+    upload = _packed("", tenant="acme")
+    refused = await world.client.post("/v1/engines", content=upload, headers=_ZIP)
+    assert "there is no tenant 'acme'" in problem_of(refused, 422, "INVALID_BUNDLE")["detail"]
+    add_key(world.tenants, "shared")
+    problem_of(await world.client.delete("/v1/tenants/shared"), 409, "TENANT_IS_KEPT")
+    forget_tenant(world.tenants, world.home / "webhook-secrets", "acme")
+    problem_of(await world.client.delete("/v1/tenants/acme"), 404, "TENANT_DOES_NOT_EXIST")
+    assert (await world.client.post("/v1/tenants", json={"name": "acme"})).status_code == 201
+
+
+async def test_settings_leave_what_else_stands_in_the_bundle(world: _World) -> None:
+    await world.client.post("/v1/tenants", json={"name": "acme"})
+    edited = world.tenants / "acme" / "gateway" / "requests.yaml"
+    edited.write_text(edited.read_text() + "# by hand\n")
+    await world.client.patch("/v1/tenants/acme", json={"publish_finished": True})
+    assert edited.read_text().endswith("# by hand\n")
+    tenant = read_tenant(world.tenants, "acme")
+    assert tenant
+    assert tenant.publish_finished
+
+
+async def test_every_change_is_logged_with_who_made_it(world: _World, capsys: pytest.CaptureFixture[str]) -> None:
+    await world.client.post("/v1/tenants", json={"name": "acme"})
+    await world.deploy()
+    await world.client.get("/v1/tenants")
+    said = capsys.readouterr().out
+    assert "makes tenant acme" in said
+    assert f"deploys {_ENGINE} v1 into slot a" in said
+    assert said.count(f"demo ({world.key[:16]}") == 2
+    assert world.key not in said
