@@ -24,6 +24,8 @@ enginehouse engines new acme/sentiment
 
 enginehouse engines deploy sentiment/
 
+enginehouse engines show acme--sentiment@trial
+
 enginehouse engines rollback acme--sentiment
 
 enginehouse engines quarantine acme--ocr --reason "answers nonsense since v3"

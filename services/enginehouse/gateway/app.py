@@ -39,6 +39,7 @@ from enginehouse.gateway.outcome.records import Records
 from enginehouse.gateway.outcome.restored_store import RestoredStores
 from enginehouse.gateway.outcome.waiters import Waiters
 from enginehouse.gateway.pace import USUAL, Pace
+from enginehouse.gateway.recovery.ended_trials import EndedTrials
 from enginehouse.gateway.recovery.expiry import Expiry
 from enginehouse.gateway.recovery.lost_jobs import LostJobs
 from enginehouse.gateway.recovery.recount import Recount
@@ -143,6 +144,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
             "expiry": Expiry(ledger, sweep_records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
             "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
             "lost jobs": lost_jobs.recover,
+            "ended trials": EndedTrials(ledger, catalogue, expected, sweep_records, lost_jobs).settle_jobs,
             "removed engines": RemovedEngines(ledger, catalogue, mirroring).end_jobs,
             "retention": Retention(
                 ledger,

@@ -79,9 +79,9 @@ class EngineViews:
 
     async def _health(self, engine: KnownEngine) -> str:
         try:
-            workers = await self._catalogue.read_workers(engine)
+            await self._catalogue.read_workers(engine)
         except EnginehouseError:
             return "unknown"
-        if any(worker.healthy for worker in workers):
+        if any(worker.healthy for worker in engine.workers):
             return "healthy"
         return "asleep" if engine.is_asleep else "unhealthy"

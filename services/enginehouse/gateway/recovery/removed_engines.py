@@ -21,7 +21,11 @@ class RemovedEngines:
 
     async def end_jobs(self) -> None:
         """Cancel the unfinished jobs of retired engines with ENGINE_REMOVED."""
-        retired = [engine.id for engine in self._catalogue if engine.state == EngineState.RETIRED]
+        retired = [
+            engine.id
+            for engine in self._catalogue
+            if engine.state == EngineState.RETIRED and self._catalogue.behind(engine).state == EngineState.RETIRED
+        ]
         if not retired:
             return
         for row in await self._ledger.read(read.unfinished_of, retired, _AT_ONCE):
