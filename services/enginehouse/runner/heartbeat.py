@@ -135,7 +135,7 @@ class Heartbeats:
         topics = metadata.subscribed_topics if self._jobs in metadata.components else frozenset()
         routed = Routed(job_topic(self._spec.id) in topics, trial_topic(self._spec.id) in topics)
         if routed != self._routed:
-            self._routing_is_news = self._routed is not None
+            self._routing_is_news = True
             self._routed = routed
             self.wake()
         return routed
