@@ -38,6 +38,7 @@ from enginehouse.contracts.errors import (
     UnsafeSettings,
     UnsupportedMediaType,
 )
+from enginehouse.contracts.replay import ReplayProgress, ReplayReport
 from enginehouse.extras import needs
 from enginehouse.homes import NoHome
 
@@ -80,6 +81,8 @@ __all__ = [
     "ObjectExists",
     "QueueFull",
     "RateLimited",
+    "ReplayProgress",
+    "ReplayReport",
     "RequestError",
     "ResultExpired",
     "StorageFull",

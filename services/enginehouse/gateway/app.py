@@ -24,6 +24,7 @@ from enginehouse.gateway.jobs.dead_letters import DeadLetters
 from enginehouse.gateway.jobs.follow import Followers
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.jobs.purge import Purge
+from enginehouse.gateway.jobs.replay import Replays
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.notify.notifier import Notifier
 from enginehouse.gateway.notify.webhook_secrets import WebhookSecrets
@@ -184,6 +185,9 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         followers=Followers(jobs),
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
+        replays=Replays(
+            sidecar, ledger, catalogue, dispatcher.backlog, objects, margin_seconds=settings.record_margin_seconds
+        ),
     )
 
 
@@ -211,7 +215,7 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
     finally:
         stop.set()
         await background.close()
-        await asyncio.gather(gateway.hints.close(), gateway.mirroring.close())
+        await asyncio.gather(gateway.hints.close(), gateway.mirroring.close(), gateway.replays.close())
         await gateway.dispatcher.close()
         await gateway.ledger.close()
         await gateway.sidecar.close()

@@ -15,6 +15,7 @@ from enginehouse.gateway.jobs.dead_letters import DeadLetters
 from enginehouse.gateway.jobs.follow import Followers
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.jobs.purge import Purge
+from enginehouse.gateway.jobs.replay import Replays
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.notify.notifier import Notifier
 from enginehouse.gateway.notify.webhooks import Webhooks
@@ -63,3 +64,4 @@ class Gateway:
     followers: Followers
     dead_letters: DeadLetters
     purge: Purge
+    replays: Replays

@@ -1,11 +1,14 @@
 """/v1/engines: shows engines to their users, resumes them for owners; quarantines and purges them for administrators."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.errors import EngineDoesNotExist
+from enginehouse.contracts.replay import ReplayReport, ReplayRequest
 from enginehouse.contracts.text import StorableText
 from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
 from enginehouse.gateway.http.answers import json_answer
@@ -17,6 +20,7 @@ from enginehouse.gateway.http.dependencies import (
     read_model,
 )
 from enginehouse.gateway.http.openapi import body_schema, problems
+from enginehouse.gateway.http.sse import STREAM_HEADERS
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 
@@ -49,6 +53,31 @@ async def engine_openapi(gateway: WiredGateway, caller: AuthenticatedCaller, eng
     if known.card is None or known.card.openapi is None:
         raise EngineDoesNotExist(f"{known.id} shows no API description")
     return json_answer(known.card.openapi)
+
+
+async def _lines(news: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+    """Write progress and report as lines `{"progress": …}` and `{"report": …}`."""
+    async for each in news:
+        kind = b"report" if isinstance(each, ReplayReport) else b"progress"
+        yield b'{"%b": %b}\n' % (kind, each.model_dump_json().encode())
+
+
+@router.post(
+    "/engines/{engine}/replay",
+    response_model=ReplayReport,
+    responses=problems(403, 404, 415, 429),
+    openapi_extra=body_schema(ReplayRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def replay(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+    """Run kept inputs of an engine once more on its version on trial, and tell what changes. For its owner.
+
+    The answer is `application/x-ndjson`: lines `{"progress": {"done", "of"}}`, and `{"report": …}` as the last. Closing the
+    connection ends the replay. It reaches no caller, statistic or webhook.
+    """
+    body = await read_model(request, ReplayRequest)
+    news = await gateway.replays.start(engine, caller, body)
+    return StreamingResponse(_lines(news), media_type="application/x-ndjson", headers=STREAM_HEADERS)
 
 
 class QuarantineRequest(BaseModel):
