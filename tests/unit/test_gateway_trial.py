@@ -184,6 +184,23 @@ async def test_the_next_version_on_trial_has_the_same_address_and_a_clean_record
     assert (shown["version"], shown["state"]) == ("v3", "active")
 
 
+async def test_a_gateway_learns_of_a_trial_and_a_card_that_another_one_was_told_of(world: GatewayWorld) -> None:
+    catalogue = world.gateway.catalogue
+    await catalogue.sync_states()
+    await catalogue.refresh()  # It has noticed what it wrote itself.
+    del catalogue._engines[TRIAL]
+    await show_card(world.dapr, ECHO, version="v9", deployment="ninth")
+    await catalogue.refresh()
+    assert catalogue.get(TRIAL) is None
+    await world.gateway.ledger.save_engine(TRIAL, None)
+    await catalogue.sync_states()
+    await catalogue.refresh()
+    assert trial(world).card is not None
+    active = engine(world).card
+    assert active is not None
+    assert active.version == "v9"
+
+
 async def test_a_gateway_that_starts_again_remembers_the_trial(world: GatewayWorld, tmp_path: Path) -> None:
     waiting = await world.submit(1, engine=TRIAL)
     await world.job(waiting, wait=10)

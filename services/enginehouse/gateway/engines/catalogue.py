@@ -56,6 +56,10 @@ class Catalogue:
         self._window_factor = window_factor
         self._bundles = bundles
         self._engines: dict[str, KnownEngine] = {}
+        self._updated_at: dict[str, float] = {}
+        """When each engine's row in the ledger was written last, as far as this gateway has noticed."""
+        self._news: set[str] = set()
+        """Engines of which another gateway may have read a new card: a runner's announcement reaches one of them."""
         self.on_deployment: Callable[[KnownEngine], Awaitable[None]] = _do_nothing
         """Called when an engine that is known shows the card of another deployment."""
         self.loaded = asyncio.Event()
@@ -64,6 +68,7 @@ class Catalogue:
     async def restore(self) -> None:
         """Start from the engines that the ledger remembers."""
         for row in await self._ledger.read(read.known_engines):
+            self._updated_at[row.id] = row.updated_at
             engine = self._engines[row.id] = KnownEngine(row.id)
             engine.set_state(row.state, row.reason, row.probe_at, by_operator=row.by_operator)
             if row.card:
@@ -168,6 +173,8 @@ class Catalogue:
         due = [engine.id for engine in self if engine.id in present and self._is_card_due(engine)]
         # Nobody announces the end of a trial whose processes are gone.
         due += [engine_of(engine.id) for engine in self if engine.is_trial and engine.state != EngineState.RETIRED]
+        due += self._news & present
+        self._news.clear()
         limit = asyncio.Semaphore(_CARDS_AT_ONCE)
 
         async def read_one(engine_id: str) -> None:
@@ -232,9 +239,12 @@ class Catalogue:
             log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine_id=engine.id, reason=reason)
 
     async def sync_states(self) -> None:
-        """Take over the states that other gateways decided."""
+        """Take over the states that other gateways decided, and note which engines they have written about."""
         began = time.monotonic()
         for row in await self._ledger.read(read.engine_states):
+            if row.updated_at != self._updated_at.get(row.id) and row.state != EngineState.RETIRED:
+                self._news.add(engine_of(row.id))
+            self._updated_at[row.id] = row.updated_at
             engine = self._engines.get(row.id)
             # This gateway may have changed the state while the rows were being read: its decision is newer.
             if engine is not None and engine.set_at < began:
