@@ -180,6 +180,10 @@ def test_a_version_stays_on_trial_until_it_is_promoted_and_goes_on_with_its_jobs
     assert (tried["status"], tried["engine"], tried["version"]) == ("succeeded", f"{_ENGINE}@trial", "v3")
     shown = enginehouse("engines", "show", f"{_ENGINE}@trial", "--json", *home)
     assert json.loads(shown.stdout)["version"] == "v3", shown.stderr
+    replayed = enginehouse("engines", "replay", _ENGINE, "--last", "1", "--json", *home)
+    assert replayed.returncode == 1, replayed.stderr
+    (example,) = json.loads(replayed.stdout)["examples"]
+    assert [each["path"] for each in example["differences"]] == ["run"], "each run has a number of its own"
     sent = [
         stack.submit(f"{_ENGINE}@trial", {"key": f"sent-{n}", "seconds": 5}, tenant=_TENANT, wait=0) for n in range(4)
     ]

@@ -218,3 +218,16 @@ async def test_the_jobs_of_a_removed_engines_trial_end_with_the_engine(world: Ga
         await world.gateway.catalogue.refresh()
     await world.sweep()
     assert (await world.job(waiting))["error"]["code"] == "ENGINE_REMOVED"
+
+
+async def test_a_promotion_shows_although_the_worker_before_was_killed(world: GatewayWorld) -> None:
+    world.runners[TRIAL].answer = lose
+    waiting = await world.submit(1, engine=TRIAL)
+    await _beat(world, subscribed=True)  # Slot a's last heartbeat still says that it receives jobs.
+    world.runner.answer = lose
+    await world.sweep()
+    job = await world.job(waiting)
+    assert (job["status"], job["engine"]) == ("queued", ECHO)
+    active = engine(world).card
+    assert active is not None
+    assert active.slot == "b"

@@ -13,8 +13,9 @@ TRIAL_ABSENT_SECONDS = 60.0
 
 def card_of_active(engine: KnownEngine, cards: Mapping[Slot, EngineCard]) -> EngineCard | None:
     """Return the card of the slot that receives the engine's jobs, or otherwise of the first slot that has one."""
-    subscribed = next((worker.slot for worker in engine.workers if worker.subscribed), None)
-    card = cards.get(subscribed) if subscribed else None
+    # A worker that was killed seems to receive jobs until its heartbeat runs out.
+    latest = max((worker for worker in engine.workers if worker.subscribed), key=lambda worker: worker.at, default=None)
+    card = cards.get(latest.slot) if latest else None
     return card or next(iter(cards.values()), None)
 
 
@@ -32,14 +33,15 @@ def is_on_trial(engine: KnownEngine) -> bool:
 
 def has_ended(trial: KnownEngine, engine: KnownEngine) -> bool:
     """Say whether a trial that no worker is on has ended: its version gets the engine's jobs, or was not seen for long."""
-    promoted = any(trial.card and worker.subscribed and worker.slot == trial.card.slot for worker in engine.workers)
-    return promoted or time.monotonic() - trial.seen_on_trial_at > TRIAL_ABSENT_SECONDS
+    return is_promoted(trial, engine) or time.monotonic() - trial.seen_on_trial_at > TRIAL_ABSENT_SECONDS
 
 
 def is_promoted(trial: KnownEngine, engine: KnownEngine) -> bool:
     """Say whether the version that was on trial last is the active one now."""
-    return (
-        trial.card is not None
-        and engine.card is not None
-        and (trial.card.slot, trial.card.deployment) == (engine.card.slot, engine.card.deployment)
-    )
+    tried = trial.card
+    if tried is None:
+        return False
+    active = engine.card
+    return any(
+        worker.subscribed and (worker.slot, worker.version) == (tried.slot, tried.version) for worker in engine.workers
+    ) or (active is not None and (active.slot, active.deployment) == (tried.slot, tried.deployment))

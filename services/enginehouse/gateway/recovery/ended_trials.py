@@ -9,6 +9,7 @@ from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.engines.trials import is_promoted
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.rows import JobRow, by_engine
 from enginehouse.gateway.outcome import decisions
 from enginehouse.gateway.outcome.expected_jobs import ExpectedJobs
 from enginehouse.gateway.outcome.records import Records
@@ -33,17 +34,18 @@ class EndedTrials:
 
     async def settle_jobs(self) -> None:
         """Address the jobs of promoted versions to their engines, and cancel those of versions that are gone."""
-        for trial, engine in self._catalogue.ended_trials():
+        ended = {trial.id: (trial, engine) for trial, engine in self._catalogue.ended_trials()}
+        rows = await self._ledger.read(read.unfinished_of, list(ended), _AT_ONCE) if ended else []
+        for trial_id, unfinished in by_engine(rows).items():
+            trial, engine = ended[trial_id]
             if is_promoted(trial, engine):
                 await self._pass_on(trial, engine)
             else:
-                await self._cancel(trial)
+                await self._cancel(unfinished)
 
     async def _pass_on(self, trial: KnownEngine, engine: KnownEngine) -> None:
         """Let jobs go on to the version that they were sent to: same workers, same records, but the engine's topic."""
         job_ids = await self._ledger.address_anew(trial.id, engine.id)
-        if not job_ids:
-            return
         for job_id in job_ids:
             self._expected.forget(job_id)
         log.info(
@@ -54,16 +56,16 @@ class EndedTrials:
         # Its sidecar has left the topic of the trial, and some of them may be there.
         await self._lost_jobs.worker_left(engine.id)
 
-    async def _cancel(self, trial: KnownEngine) -> None:
+    async def _cancel(self, unfinished: list[JobRow]) -> None:
         """Cancel the jobs that wait. One that runs ends at its worker, or waits again when the worker has vanished."""
-        for row in await self._ledger.read(read.unfinished_of, [trial.id], _AT_ONCE):
+        for row in unfinished:
             if row.status is Status.RUNNING:
                 continue
             try:
                 await self._records.decide(row, decisions.trial_ended)
             except EnginehouseError as error:
                 log.warning(
-                    f"Job {row.id} of the ended trial {trial.id} cannot be canceled now: {error}",
+                    f"Job {row.id} of the ended trial {row.engine} cannot be canceled now: {error}",
                     action="trial_waits",
                     job_id=row.id,
                     engine_id=row.engine,
