@@ -19,6 +19,7 @@ from tests.faults.evidence import Evidence, make_witness
 from tests.faults.kept import second_gateway, second_worker
 from tests.faults.load import Load
 from tests.faults.receiver import receiving
+from tests.faults.versions import NewVersions
 from tests.support.postgres import postgres_server
 from tests.support.stack import running_stack, until
 from tests.support.toxics import proxy_to
@@ -27,7 +28,7 @@ from enginehouse.registry.tenants import rotate_webhook_secret
 
 
 def deploy(folder: Path, stops: ExitStack, evidence: Evidence) -> Deployment:
-    """Two gateways over one ledger, an engine with two workers, and one whose runner reaches it through a proxy."""
+    """Two gateways over one ledger; engines with two workers, behind a proxy, and with one version after the other."""
     enter = stops.enter_context
     redis, postgres = enter(broker(folder / "broker")), enter(postgres_server())
     to_redis, to_postgres = enter(proxy_to(redis.address.port)), enter(proxy_to(postgres.port))
@@ -43,10 +44,13 @@ def deploy(folder: Path, stops: ExitStack, evidence: Evidence) -> Deployment:
     port = until(lambda: stack.processes().get(f"{steady}--a.engine-0", {}).get("port"), f"{steady} has a port", 60)
     to_engine = enter(proxy_to(port, "127.0.0.2", port))
     stack.until_engine(steady)
+    changing = make_witness(folder, "changing", evidence)
+    stack.deploy(changing)
     return Deployment(
         stack=stack,
         gateway_2=enter(second_gateway(stack, env)),
         witness_2=enter(second_worker(stack, "tests--witness", witness, env["REDIS_URL"])),
+        new_versions=NewVersions(stack, changing),
         redis=redis,
         postgres=postgres,
         to_redis=to_redis,
@@ -66,7 +70,7 @@ def run(folder: Path, stops: ExitStack, seed: int, asked: argparse.Namespace) ->
     urls = [stack.base_url, second.url]
     load = Load(
         Api(urls, stack.keys["tests"]),
-        [f"tests--{name}" for name in ENGINES],
+        [*(f"tests--{name}" for name in ENGINES), deployment.new_versions.engine],
         per_second=8,
         webhook=receiver.url,
         seed=seed,
@@ -85,7 +89,7 @@ def run(folder: Path, stops: ExitStack, seed: int, asked: argparse.Namespace) ->
             time.sleep(1)
     finally:
         campaign.finish()
-    found = campaign.judge()
+    found = [*campaign.judge(), *deployment.new_versions.judge(load)]
     print(f"\nseed {seed}\n{campaign.table()}")
     print("\n".join(["", "What does not hold:", *found]) if found else "\nEverything holds.")
     return not found

@@ -148,7 +148,9 @@ class Campaign:
             if sent.seen:
                 self.violations.append(f"{sent.key} ({sent.id}) was {sent.seen[0]['status']} and is {job['status']}")
             return False
-        sent.seen.append({name: job[name] for name in ("status", "output", "error", "attempts", "finished_at")})
+        sent.seen.append(
+            {name: job[name] for name in ("status", "output", "error", "attempts", "finished_at", "version")}
+        )
         sent.seen[-1]["dead_lettered"] = job["dead_lettered"]
         return True
 

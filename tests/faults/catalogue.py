@@ -12,6 +12,7 @@ from tests.faults.broker import Broker
 from tests.faults.campaign import Fault
 from tests.faults.kept import KeptApp
 from tests.faults.rolling import roll, roll_engine
+from tests.faults.versions import NewVersions
 from tests.support.postgres import PostgresServer
 from tests.support.stack import StackHandle
 from tests.support.toxics import Proxy
@@ -42,6 +43,7 @@ class Deployment:
     postgres: PostgresServer
     to_redis: Proxy
     to_postgres: Proxy
+    new_versions: NewVersions
     to_engine: Proxy
     """Between the runner of `steady` and its engine."""
 
@@ -50,7 +52,8 @@ def faults_of(deployment: Deployment) -> list[Fault]:
     """Every fault there is."""
     each = [*_of_processes(deployment), *_of_stores(deployment), *_of_networks(deployment), *_of_disks(deployment)]
     by_name = {fault.name: fault for fault in each}
-    return [*each, *(_together(by_name[one], by_name[other]) for one, other in _TOGETHER)]
+    together = [_together(by_name[one], by_name[other]) for one, other in _TOGETHER]
+    return [*each, *together, *deployment.new_versions.faults()]
 
 
 def _during(begin: Callable[[], object], end: Callable[[], object], seconds: float) -> Callable[[], None]:

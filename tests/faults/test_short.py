@@ -2,13 +2,16 @@
 
 import functools
 import random
+from pathlib import Path
 
 import pytest
 from tests.faults.campaign import Campaign, Fault, shuffled
 from tests.faults.conftest import Witnessed
+from tests.faults.evidence import make_witness
 from tests.faults.load import Load
 from tests.faults.receiver import receiving
 from tests.faults.rolling import roll, roll_engine
+from tests.faults.versions import NewVersions
 from tests.support.stack import until
 
 from enginehouse.registry.tenants import rotate_webhook_secret
@@ -40,6 +43,29 @@ def test_nothing_is_lost_and_nothing_ends_twice(witnessed: Witnessed) -> None:
         found = campaign.judge()
         print(f"seed {_SEED}\n{campaign.table()}")
         assert not found, "\n".join(found)
+
+
+@pytest.mark.timeout(240)
+def test_a_promotion_that_is_killed_in_the_middle_is_completed_by_the_next(
+    witnessed: Witnessed, tmp_path: Path
+) -> None:
+    source = make_witness(tmp_path, "changing", witnessed.evidence)
+    witnessed.stack.deploy(source)
+    changing = NewVersions(witnessed.stack, source)
+    load = Load(witnessed.api(), [changing.engine], per_second=5, seed=_SEED, name="versions")
+    campaign = Campaign(load, witnessed.evidence, [witnessed.api()])
+    load.start()
+    until(lambda: len(load.present()) >= 20, "the load is on")
+    try:
+        campaign.strike(next(fault for fault in changing.faults() if fault.name.endswith("kill promote")))
+    finally:
+        campaign.finish()
+        witnessed.stack.remove(changing.engine)
+    found = [*campaign.judge(), *changing.judge(load)]
+    print(campaign.table())
+    assert not found, "\n".join(found)
+    assert {sent.seen[0]["version"] for sent in load.present()} == {"v1", "v2"}
+    assert {len(witnessed.evidence.runs(sent.key)) for sent in load.present()} == {1}
 
 
 def test_a_rolling_restart_loses_and_repeats_nothing(witnessed: Witnessed) -> None:

@@ -1,5 +1,6 @@
 """A new version takes over under load without a failed, lost or late job; one that is not fit to leaves the old one serving."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -166,14 +167,32 @@ def test_a_version_that_is_not_fit_to_leaves_the_one_before_serving(
     until(lambda: _ENGINE not in stack.state()["trials"], "nothing is on trial", 60)
 
 
-def test_a_version_stays_on_trial_until_it_is_promoted(stack: StackHandle, source: Path) -> None:
+@pytest.mark.timeout(300)  # It starts four versions.
+def test_a_version_stays_on_trial_until_it_is_promoted_and_goes_on_with_its_jobs(
+    stack: StackHandle, source: Path, evidence: Evidence
+) -> None:
     home = ("--home", str(stack.home.path))
     _edit(source, version="v3")
     deployed = enginehouse("engines", "deploy", str(source), "--no-promote", *home)
     assert deployed.returncode == 0, deployed.stderr
     assert stack.submit(_ENGINE, {"key": "trial", "seconds": 0}, tenant=_TENANT)["version"] == "v1"
+    tried = stack.submit(f"{_ENGINE}@trial", {"key": "tried", "seconds": 0}, tenant=_TENANT)
+    assert (tried["status"], tried["engine"], tried["version"]) == ("succeeded", f"{_ENGINE}@trial", "v3")
+    shown = enginehouse("engines", "show", f"{_ENGINE}@trial", "--json", *home)
+    assert json.loads(shown.stdout)["version"] == "v3", shown.stderr
+    replayed = enginehouse("engines", "replay", _ENGINE, "--last", "1", "--json", *home)
+    assert replayed.returncode == 1, replayed.stderr
+    (example,) = json.loads(replayed.stdout)["examples"]
+    assert [each["path"] for each in example["differences"]] == ["run"], "each run has a number of its own"
+    sent = [
+        stack.submit(f"{_ENGINE}@trial", {"key": f"sent-{n}", "seconds": 5}, tenant=_TENANT, wait=0) for n in range(4)
+    ]
     promoted = enginehouse("engines", "promote", _ENGINE, *home)
     assert promoted.returncode == 0, promoted.stderr
+    for job in sent:
+        ended = until(partial(_ended, stack, job["id"]), "it ends", 90)
+        assert (ended["status"], ended["version"], ended["attempts"]) == ("succeeded", "v3", 1), ended
+        assert len(evidence.runs(ended["input"]["key"])) == 1
     assert stack.submit(_ENGINE, {"key": "promoted", "seconds": 0}, tenant=_TENANT)["version"] == "v3"
     _edit(source, version="v4")
     assert enginehouse("engines", "deploy", str(source), "--no-promote", *home).returncode == 0

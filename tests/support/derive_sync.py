@@ -25,6 +25,7 @@ _REPLACED = [
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
     (r"\baread\b", "read"),
+    (r"\baiter_lines\b", "iter_lines"),
     (r"for (\w+) in ([^\n]+):\n +yield \1\n", r"yield from \2\n"),
 ]
 

@@ -194,7 +194,7 @@ async def show_card(dapr: FakeDapr, engine_id: str, **fields: Any) -> None:
     """Put an engine's card where the gateway reads it."""
     card = EngineCard(**{"engine": engine_id, "slot": "a", "version": "v1", "concurrency": 2, **fields})
     store = names.results_component(engine_id)
-    await FakeSidecar(dapr, engine_id).put(store, names.card_key("a"), card.model_dump_json().encode())
+    await FakeSidecar(dapr, engine_id).put(store, names.card_key(card.slot), card.model_dump_json().encode())
 
 
 def gateway_settings(folder: Path, **changes: Any) -> GatewaySettings:

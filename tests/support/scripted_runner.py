@@ -18,16 +18,20 @@ Answer = Callable[["ScriptedRunner", JobEvent], Awaitable[bool]]
 
 
 class ScriptedRunner:
-    """Takes the deliveries of an engine's jobs, keeps them in `events`, and treats each as `answer` does."""
+    """Takes the deliveries of an engine's jobs, keeps them in `events`, and treats each as `answer` does.
 
-    def __init__(self, dapr: FakeDapr, engine_id: str, worker: str = "worker-1") -> None:
-        self.engine_id = engine_id
+    For the address of a version on trial, it is the runner of that version, in slot b.
+    """
+
+    def __init__(self, dapr: FakeDapr, address: str, worker: str = "worker-1") -> None:
+        self.engine_id = names.engine_of(address)
+        self.slot: names.Slot = "b" if names.is_trial(address) else "a"
         self.worker = worker
         self.answer: Answer = succeed
         self.events: list[JobEvent] = []
-        self.sidecar = FakeSidecar(dapr, names.app_id(engine_id, "a"))
-        self.records = JobRecords(self.sidecar, engine_id)
-        dapr.subscribe(names.job_topic(engine_id), self.deliver)
+        self.sidecar = FakeSidecar(dapr, names.app_id(self.engine_id, self.slot))
+        self.records = JobRecords(self.sidecar, self.engine_id)
+        dapr.subscribe(names.job_topic(address), self.deliver)
 
     async def deliver(self, body: bytes) -> bool:
         """Take a delivery. True acknowledges it."""
@@ -80,25 +84,32 @@ class ScriptedRunner:
         healthy: bool = True,
         concurrency: int = 2,
         subscribed: bool = True,
+        on_trial: bool = False,
+        version: str = "v1",
+        beside: Iterable[str] = (),
         warning: str | None = None,
         problem: str | None = None,
     ) -> None:
-        """Write a heartbeat of a worker that has been idle for `idle_for` seconds; None: it is busy."""
+        """Write a heartbeat of a worker that has been idle for `idle_for` seconds; None: it is busy.
+
+        The list of workers then names it, and those `beside` it.
+        """
         beat = Heartbeat(
             worker=self.worker,
-            slot="a",
-            version="v1",
+            slot=self.slot,
+            version=version,
             concurrency=concurrency,
             in_hand=list(in_hand),
             idle_since=None if idle_for is None else now() - timedelta(seconds=idle_for),
             healthy=healthy,
             subscribed=subscribed,
+            on_trial=on_trial,
             warning=warning,
             problem=problem,
             at=now(),
         )
         store = names.results_component(self.engine_id)
-        workers = WorkerList(workers=[self.worker])
+        workers = WorkerList(workers=[self.worker, *beside])
         await self.sidecar.put(store, names.WORKERS_KEY, workers.model_dump_json().encode())
         await self.sidecar.put(store, names.worker_key(self.worker), beat.model_dump_json().encode(), 15)
 

@@ -67,6 +67,9 @@ async def test_a_heartbeat_says_whether_the_slot_receives_jobs(world: World) -> 
     assert not (await latest(world)).subscribed, "through which component?"
     world.dapr.components.add(names.jobs_component(ENGINE))
     assert (await latest(world)).subscribed
+    assert not (await latest(world)).on_trial
+    world.dapr.subscribe(names.trial_topic(ENGINE), world.runner.receiver.deliver)
+    assert (await latest(world)).on_trial
 
 
 async def test_a_heartbeat_runs_out(world: World) -> None:

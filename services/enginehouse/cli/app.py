@@ -12,6 +12,8 @@ from enginehouse.cli.dead_letters import dead_letters
 from enginehouse.cli.engines import engines
 from enginehouse.cli.failures import EXIT_STATUSES
 from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
+from enginehouse.cli.replay import EXAMPLES as REPLAY_EXAMPLES
+from enginehouse.cli.replay import replay
 from enginehouse.cli.tenant import tenant
 
 # Plain help is wrapped between words at any width; tables with frames are not.
@@ -54,6 +56,7 @@ engines.command()(deploy.deploy)
 engines.command()(deploy.render)
 engines.command()(deploy.promote)
 engines.command()(deploy.rollback)
+engines.command(epilog=REPLAY_EXAMPLES)(replay)
 engines.command()(deploy.remove)
 engines.command()(logs.logs)
 engines.command()(broadcasts.info)

@@ -11,6 +11,7 @@ from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_js
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
+from enginehouse.contracts.names import trial_of
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.home import LOCAL_TENANT, Home
@@ -159,9 +160,10 @@ def render(
 
 
 def _on_trial(deployed: Deployment) -> str:
-    return (
-        f" on trial: 'enginehouse engines promote {deployed.spec.id}' gives it the jobs" if deployed.is_update else ""
-    )
+    if not deployed.is_update:
+        return ""
+    engine = deployed.spec.id
+    return f" on trial, as {trial_of(engine)}: 'enginehouse engines promote {engine}' gives it the jobs"
 
 
 def promote(

@@ -24,6 +24,10 @@ enginehouse engines new acme/sentiment
 
 enginehouse engines deploy sentiment/
 
+enginehouse engines show acme--sentiment@trial
+
+enginehouse engines replay acme--sentiment --last 500
+
 enginehouse engines rollback acme--sentiment
 
 enginehouse engines quarantine acme--ocr --reason "answers nonsense since v3"
@@ -54,7 +58,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def callback() -> None:
-    """List the engines you may use, or make, show, test, render, deploy, promote, roll back, quarantine, resume, purge or remove one, or ask many. Without a command: list."""
+    """List the engines you may use, or make, show, test, render, deploy, promote, replay, roll back, quarantine, resume, purge or remove one, or ask many. Without a command: list."""
 
 
 @engines.command("list")

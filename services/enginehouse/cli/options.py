@@ -57,7 +57,8 @@ EngineArgument = Annotated[
     str,
     typer.Argument(
         metavar="ENGINE",
-        help="NAME (your own engine, or a shared one if you have none of that name) or TENANT--NAME.",
+        help="NAME (your own engine, or a shared one if you have none of that name) or TENANT--NAME; with @trial, its "
+        "version on trial.",
         show_default=False,
         autocompletion=_engines,
     ),

@@ -44,6 +44,7 @@ from enginehouse.contracts.errors import (
     UnsupportedMediaType,
     WrongState,
 )
+from enginehouse.contracts.replay import ReplayProgress, ReplayReport
 from enginehouse.extras import needs
 from enginehouse.homes import NoHome
 
@@ -91,6 +92,8 @@ __all__ = [
     "ObjectExists",
     "QueueFull",
     "RateLimited",
+    "ReplayProgress",
+    "ReplayReport",
     "RequestError",
     "ResultExpired",
     "StorageFull",

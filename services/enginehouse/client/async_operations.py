@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from enginehouse.client.async_transport import AsyncTransport
 from enginehouse.client.models import DeadLetterInfo, DeadLetterPage, EngineAnswer, EngineAnswers, EngineInfo
+from enginehouse.contracts.errors import Unavailable
+from enginehouse.contracts.replay import ReplayProgress, ReplayReport, ReplayRequest
 
 M = TypeVar("M", bound=BaseModel)
 _PAGE = 200
@@ -90,6 +92,23 @@ class AsyncOperations:
             wait_seconds=_BROADCAST_SECONDS,
         )
         return EngineAnswers.model_validate_json(content).engines
+
+    async def replay(
+        self, engine: str, *, last: int = 100, tolerance: float = 1e-6, max_seconds: int = 600
+    ) -> AsyncIterator[ReplayProgress | ReplayReport]:
+        """Run the last kept inputs of your engine once more on its version on trial; return the report after the progress.
+
+        `tolerance`: the relative difference at which two numbers count as the same. Ending the iteration ends the replay.
+        """
+        wanted = ReplayRequest(last=last, tolerance=tolerance, max_seconds=max_seconds)
+        path = f"/v1/engines/{path_part(engine)}/replay"
+        async for line in self._transport.lines("POST", path, body=wanted):
+            said = pydantic_core.from_json(line)
+            if "report" in said:
+                yield ReplayReport.model_validate(said["report"])
+                return
+            yield ReplayProgress.model_validate(said["progress"])
+        raise Unavailable("The replay ended without a report: the gateway has stopped")
 
     async def _get(
         self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0

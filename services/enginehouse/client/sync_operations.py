@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from enginehouse.client.models import DeadLetterInfo, DeadLetterPage, EngineAnswer, EngineAnswers, EngineInfo
 from enginehouse.client.sync_transport import Transport
+from enginehouse.contracts.errors import Unavailable
+from enginehouse.contracts.replay import ReplayProgress, ReplayReport, ReplayRequest
 
 M = TypeVar("M", bound=BaseModel)
 _PAGE = 200
@@ -87,6 +89,23 @@ class Operations:
             wait_seconds=_BROADCAST_SECONDS,
         )
         return EngineAnswers.model_validate_json(content).engines
+
+    def replay(
+        self, engine: str, *, last: int = 100, tolerance: float = 1e-6, max_seconds: int = 600
+    ) -> Iterator[ReplayProgress | ReplayReport]:
+        """Run the last kept inputs of your engine once more on its version on trial; return the report after the progress.
+
+        `tolerance`: the relative difference at which two numbers count as the same. Ending the iteration ends the replay.
+        """
+        wanted = ReplayRequest(last=last, tolerance=tolerance, max_seconds=max_seconds)
+        path = f"/v1/engines/{path_part(engine)}/replay"
+        for line in self._transport.lines("POST", path, body=wanted):
+            said = pydantic_core.from_json(line)
+            if "report" in said:
+                yield ReplayReport.model_validate(said["report"])
+                return
+            yield ReplayProgress.model_validate(said["progress"])
+        raise Unavailable("The replay ended without a report: the gateway has stopped")
 
     def _get(self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0) -> M:
         return kind.model_validate_json(self._transport.request("GET", path, params=params, wait_seconds=wait_seconds))

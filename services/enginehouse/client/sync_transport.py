@@ -124,6 +124,21 @@ class Transport:
         check_answer(answer.status_code, answer.content, answer.headers.get("retry-after"), safe=safe)
         return answer
 
+    def lines(self, method: str, path: str, *, body: Any) -> Iterator[str]:
+        """Return the lines of an answer as they come. The request is made once; leaving the iteration closes it."""
+        sent = {**self._authorization, "content-type": "application/json"}
+        try:
+            with self._http.stream(
+                method, path, content=write_json(body), headers=sent, timeout=_STREAM_TIMEOUT
+            ) as answer:
+                self._connections.note(answer)
+                _check_stream(answer)
+                yield from answer.iter_lines()
+        except httpx2.RequestError as error:
+            raise lost_request(error, self._url, safe=False).error from None
+        except RequestFailed as failed:
+            raise failed.error from None
+
     def events(self, path: str) -> Iterator[JobNews]:
         """Return events up to the one that is `completed`. A broken stream continues after the last event that came."""
         last, tried = "", 0

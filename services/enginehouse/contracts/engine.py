@@ -287,6 +287,9 @@ class Heartbeat(WireModel):
     )
     healthy: bool = Field(description="Whether the engine answers its health check.")
     subscribed: bool = Field(description="Whether this slot receives the engine's jobs.")
+    on_trial: bool = Field(
+        False, description="Whether this slot receives the jobs that are sent to the version on trial."
+    )
     warning: Annotated[str, Field(max_length=ENGINE_WARNING_MAX_CHARS)] | None = Field(
         None, description="What slows the engine's jobs, in the engine's own words."
     )

@@ -160,6 +160,8 @@ class JobErrorCode(StrEnum):
     """A caller or an operator canceled the job."""
     ENGINE_REMOVED = "ENGINE_REMOVED"
     """The engine was removed before the job ended."""
+    TRIAL_ENDED = "TRIAL_ENDED"
+    """The job was sent to the version on trial, and there is none any more."""
 
 
 class JobError(WireModel):

@@ -105,9 +105,32 @@ def app_ids(engine_id: str) -> list[str]:
     return [app_id(engine_id, slot) for slot in SLOTS]
 
 
-def job_topic(engine_id: str) -> str:
-    """Return the topic that carries an engine's jobs to its active slot."""
-    return f"engine.{engine_id}"
+_TRIAL_SUFFIX = "@trial"
+
+
+def trial_of(engine_id: str) -> str:
+    """Return the address of an engine's version on trial. The gateway treats it as an engine of its own."""
+    return f"{engine_id}{_TRIAL_SUFFIX}"
+
+
+def is_trial(address: str) -> bool:
+    """Return whether an address, or the name in a request, means the version on trial."""
+    return address.endswith(_TRIAL_SUFFIX)
+
+
+def engine_of(address: str) -> str:
+    """Return the engine in an address: of an engine id or a name, the same; of `<engine>@trial`, the part before."""
+    return address.removesuffix(_TRIAL_SUFFIX)
+
+
+def tenant_of(address: str) -> str:
+    """Return the tenant that owns the engine in an address. Raise InvalidName if it has another form."""
+    return EngineId.parse(engine_of(address)).tenant
+
+
+def job_topic(address: str) -> str:
+    """Return the topic that carries jobs to an engine's active slot, or to the slot on trial."""
+    return trial_topic(engine_of(address)) if is_trial(address) else f"engine.{address}"
 
 
 def trial_topic(engine_id: str) -> str:
@@ -120,9 +143,9 @@ def jobs_component(engine_id: str) -> str:
     return f"jobs-{engine_id}"
 
 
-def results_component(engine_id: str) -> str:
+def results_component(address: str) -> str:
     """Return the state component of an engine. The gateway loads one of the same name, store and key prefix."""
-    return f"results-{engine_id}"
+    return f"results-{engine_of(address)}"
 
 
 def engine_of_results_component(component: str) -> str | None:

@@ -28,6 +28,7 @@ from enginehouse.gateway.jobs.dead_letters import DeadLetters
 from enginehouse.gateway.jobs.follow import Followers
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.jobs.purge import Purge
+from enginehouse.gateway.jobs.replay import Replays
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.notify.notifier import Notifier
 from enginehouse.gateway.notify.webhook_secrets import WebhookSecrets
@@ -43,6 +44,7 @@ from enginehouse.gateway.outcome.records import Records
 from enginehouse.gateway.outcome.restored_store import RestoredStores
 from enginehouse.gateway.outcome.waiters import Waiters
 from enginehouse.gateway.pace import USUAL, Pace
+from enginehouse.gateway.recovery.ended_trials import EndedTrials
 from enginehouse.gateway.recovery.expiry import Expiry
 from enginehouse.gateway.recovery.lost_jobs import LostJobs
 from enginehouse.gateway.recovery.recount import Recount
@@ -151,6 +153,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
             "expiry": Expiry(ledger, sweep_records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
             "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
             "lost jobs": lost_jobs.recover,
+            "ended trials": EndedTrials(ledger, catalogue, expected, sweep_records, lost_jobs).settle_jobs,
             "removed engines": RemovedEngines(ledger, catalogue, sweep_records, mirroring).end_jobs,
             "removed tenants": removed_tenants.delete,
             "retention": Retention(
@@ -196,6 +199,9 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         models=Models(catalogue, engine_views),
         inference=Inference(jobs, bodies, bytes_in_hand, objects),
         removed_tenants=removed_tenants,
+        replays=Replays(
+            sidecar, ledger, catalogue, dispatcher.backlog, objects, margin_seconds=settings.record_margin_seconds
+        ),
     )
 
 
@@ -224,7 +230,7 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
         stop.set()
         await gateway.inference.close()
         await background.close()
-        await asyncio.gather(gateway.hints.close(), gateway.mirroring.close())
+        await asyncio.gather(gateway.hints.close(), gateway.mirroring.close(), gateway.replays.close())
         await gateway.dispatcher.close()
         await gateway.ledger.close()
         await gateway.sidecar.close()

@@ -19,6 +19,7 @@ from enginehouse.gateway.jobs.dead_letters import DeadLetters
 from enginehouse.gateway.jobs.follow import Followers
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.jobs.purge import Purge
+from enginehouse.gateway.jobs.replay import Replays
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.notify.notifier import Notifier
 from enginehouse.gateway.notify.webhooks import Webhooks
@@ -73,6 +74,7 @@ class Gateway:
     models: Models
     inference: Inference
     removed_tenants: RemovedTenants
+    replays: Replays
 
     async def readiness(self) -> dict[str, bool]:
         """Say which of the parts that are needed to accept jobs are there. The broker may be away."""

@@ -30,9 +30,9 @@ from enginehouse.contracts.names import (
     JOB_ID_PATTERN,
     NAME_PATTERN,
     PLATFORM_TENANT,
-    EngineId,
     new_job_id,
     output_key,
+    tenant_of,
 )
 
 Method = Literal["GET", "PUT"]
@@ -266,7 +266,7 @@ class Objects:
 
     def max_bytes_at(self, engine_id: str) -> int:
         """Return the most bytes of an input or output of a job of this engine."""
-        return self._shared_max_bytes if EngineId.parse(engine_id).tenant == PLATFORM_TENANT else self.max_bytes
+        return self._shared_max_bytes if tenant_of(engine_id) == PLATFORM_TENANT else self.max_bytes
 
     async def of_job(
         self, tenant: str, job_id: str, hand_over: int, *, engine_id: str, input_ref: str | None, expires_at: float

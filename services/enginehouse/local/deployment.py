@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.names import PLATFORM_TENANT, Slot
+from enginehouse.contracts.names import PLATFORM_TENANT, Slot, trial_of
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
@@ -142,13 +142,15 @@ async def wait_until_answers(deployment: Deployment, steps: Steps, timeout_secon
             state = deployment.home.read_state()
             doing = _progress(state, engine, wanted, on_trial=on_trial)
             if doing is None:
-                view = await _api_view(http, deployment.home, engine)
-                if on_trial and versions.promote is None:
+                stays_on_trial = on_trial and versions.promote is None
+                view = await _api_view(http, deployment.home, trial_of(engine) if stays_on_trial else engine)
+                if _shows(view, deployment):
                     return view
-                card = view.get("card")
-                if view.get("health") == "healthy" and card and card.get("slot") == deployment.slot:
-                    return view
-                doing = "taking over" if on_trial else view.get("reason") or "the gateway does not know it yet"
+                doing = (
+                    "taking over"
+                    if on_trial and not stays_on_trial
+                    else view.get("reason") or "the gateway does not know it yet"
+                )
             steps.update(engine, f"{engine}: {doing}")
             if timeout_seconds is not None and time.monotonic() - began > timeout_seconds:
                 raise NotWorking(f"{engine} does not answer after {timeout_seconds:g} s.", doing)
@@ -169,6 +171,13 @@ def _progress(state: dict[str, Any], engine: str, wanted: str, *, on_trial: bool
     if entry["state"] == "failed" or (on_trial and entry["state"] == "running" and entry["problem"]):
         raise NotWorking(f"{engine} does not work:", entry["problem"])
     return None if entry["state"] == "running" else entry["doing"] or entry["problem"] or "loading"
+
+
+def _shows(view: dict[str, Any], deployment: Deployment) -> bool:
+    """Say whether the API's view of an engine shows that this version answers."""
+    card = view.get("card") or {}
+    shown = (card.get("slot"), card.get("version"))
+    return view.get("health") == "healthy" and shown == (deployment.slot, deployment.spec.version)
 
 
 async def _api_view(http: httpx2.AsyncClient, home: Home, engine: str) -> dict[str, Any]:

@@ -128,7 +128,8 @@ class CardKeeper:
     def announce(self) -> None:
         """Announce the card again, although it has not changed: perhaps it is now that of the active version."""
         self._published = None
-        self._stale.set()
+        if self._client is not None:
+            self._stale.set()
 
     def start(self) -> None:
         """Begin to keep the card."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from enginehouse.contracts.names import (
     job_topic,
     jobs_component,
     results_component,
+    trial_topic,
     worker_key,
 )
 from enginehouse.runner.pace import Pace
@@ -27,6 +29,15 @@ _log = structlog.get_logger(__name__)
 
 _LIST_TTL_SECONDS = 7 * 86_400
 _TRIES = 20
+
+
+class Routed(NamedTuple):
+    """Which jobs a slot receives."""
+
+    subscribed: bool
+    """Those of the engine."""
+    on_trial: bool
+    """Those that are sent to the version on trial."""
 
 
 class Heartbeats:
@@ -47,10 +58,10 @@ class Heartbeats:
         problem: Callable[[], str | None],
         on_routed: Callable[[], None],
     ) -> None:
-        """Call `on_routed` when the worker begins or ends to receive the engine's jobs."""
+        """Call `on_routed` when the worker begins or ends to receive the engine's jobs, or those of a trial."""
         self._sidecar = sidecar
         self._store = results_component(spec.id)
-        self._topic, self._jobs = job_topic(spec.id), jobs_component(spec.id)
+        self._jobs = jobs_component(spec.id)
         self._spec = spec
         self._slot: Slot = slot
         self._worker = worker
@@ -62,7 +73,7 @@ class Heartbeats:
         self._problem = problem
         self._on_routed = on_routed
         self._look_seconds = pace.routing_poll_seconds
-        self._subscribed: bool | None = None
+        self._routed: Routed | None = None
         self._routing_is_news = False
         self._news = asyncio.Event()
         self._idle_since: datetime | None = now()
@@ -107,7 +118,7 @@ class Heartbeats:
             idle_since=self._idle_since,
             healthy=self._healthy(),
             problem=self._problem(),
-            subscribed=await self._is_subscribed(),
+            **(await self._look_at_routing())._asdict(),
             warning=self._warning(),
             at=now(),
         )
@@ -118,22 +129,23 @@ class Heartbeats:
             self._on_routed()
         await self._update_list(present=True)
 
-    async def _is_subscribed(self) -> bool:
+    async def _look_at_routing(self) -> Routed:
         metadata = await self._sidecar.metadata()
         # A sidecar goes on showing the subscription of a component that is gone.
-        subscribed = self._topic in metadata.subscribed_topics and self._jobs in metadata.components
-        if subscribed != self._subscribed:
-            self._routing_is_news = self._subscribed is not None
-            self._subscribed = subscribed
+        topics = metadata.subscribed_topics if self._jobs in metadata.components else frozenset()
+        routed = Routed(job_topic(self._spec.id) in topics, trial_topic(self._spec.id) in topics)
+        if routed != self._routed:
+            self._routing_is_news = True
+            self._routed = routed
             self.wake()
-        return subscribed
+        return routed
 
     async def _watch_routing(self) -> None:
-        """Tell at once when a version begins to get the engine's jobs: its card holds from then on."""
+        """Tell at once when a version begins to get jobs: its card holds from then on."""
         while True:
             await asyncio.sleep(self._look_seconds)
             with contextlib.suppress(EnginehouseError):  # The next heartbeat says so.
-                await self._is_subscribed()
+                await self._look_at_routing()
 
     async def _run(self) -> None:
         failing = False

@@ -37,4 +37,4 @@ class Witness(Engine):
         self.note(data.key, run, "began")
         await asyncio.sleep(data.seconds)
         self.note(data.key, run, "ended")
-        return {"key": data.key, "run": run}
+        return {"key": data.key, "run": run, "version": os.environ.get("VERSION", "v1")}

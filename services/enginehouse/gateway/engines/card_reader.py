@@ -35,8 +35,8 @@ class CardReader:
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar = sidecar
 
-    async def read_card(self, engine: KnownEngine) -> EngineCard | None:
-        """Return the card of the slot that receives the engine's jobs, or otherwise of the first slot that has one."""
+    async def read_cards(self, engine: KnownEngine) -> dict[Slot, EngineCard]:
+        """Return the cards of both slots, as far as they can be read, and read the engine's workers."""
         items = await self._sidecar.read_many(results_component(engine.id), [card_key(slot) for slot in SLOTS])
         await self.read_workers(engine, force=True)
         cards: dict[Slot, EngineCard] = {}
@@ -47,19 +47,16 @@ class CardReader:
                     cards[slot] = EngineCard.model_validate_json(item.value)
                 except ValidationError:
                     log.warning(f"The card of {engine.id} is malformed", action="card_malformed", engine_id=engine.id)
-        subscribed = next((worker.slot for worker in engine.workers if worker.subscribed), None)
-        card = cards.get(subscribed) if subscribed else None
-        return card or next(iter(cards.values()), None)
+        return cards
 
     async def read_workers(self, engine: KnownEngine, *, force: bool = False) -> list[Heartbeat]:
-        """Return the workers whose heartbeat lives. The list may be two seconds old, unless `force` is set."""
+        """Return the workers of all slots whose heartbeat lives; two seconds old at most, or new with `force`."""
         if not force and time.monotonic() - engine.workers_read_at < _WORKERS_FRESH_SECONDS:
-            return engine.workers
+            return engine.workers_of_all_slots
         store = results_component(engine.id)
         item = await self._sidecar.read(store, WORKERS_KEY)
         known = _parsed(WorkerList, [item] if item else [])
         names = [name for workers in known for name in workers.workers]
         beats = await self._sidecar.read_many(store, [worker_key(name) for name in names])
-        engine.workers = _parsed(Heartbeat, beats.values())
-        engine.workers_read_at = time.monotonic()
-        return engine.workers
+        engine.set_workers(_parsed(Heartbeat, beats.values()))
+        return engine.workers_of_all_slots

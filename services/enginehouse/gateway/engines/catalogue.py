@@ -9,15 +9,26 @@ from pathlib import Path
 import structlog
 
 from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
-from enginehouse.contracts.errors import EngineDoesNotExist, EnginehouseError, EngineRemoved, InvalidName, Unavailable
+from enginehouse.contracts.errors import (
+    EngineDoesNotExist,
+    EnginehouseError,
+    EngineRemoved,
+    Forbidden,
+    InvalidName,
+    Unavailable,
+)
 from enginehouse.contracts.names import (
     PLATFORM_TENANT,
+    engine_of,
     engine_of_results_component,
     engine_of_retired_component,
+    is_trial,
     resolve_candidates,
+    trial_of,
 )
 from enginehouse.gateway.engines.card_reader import CardReader
 from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.engines.trials import card_of_active, card_of_trial, has_ended, is_on_trial
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.store_budget import StoreBudget
@@ -27,6 +38,7 @@ from enginehouse.sidecar.base import Sidecar
 log = structlog.get_logger()
 
 _CARDS_AT_ONCE = 16
+_WITHOUT_JOBS = (EngineState.QUARANTINED, EngineState.RETIRED)
 _LONGEST_CARD_PAUSE_SECONDS = 60.0
 
 
@@ -52,6 +64,10 @@ class Catalogue:
         self._window_factor = window_factor
         self._bundles = bundles
         self._engines: dict[str, KnownEngine] = {}
+        self._updated_at: dict[str, float] = {}
+        """When each engine's row in the ledger was written last, as far as this gateway has noticed."""
+        self._news: set[str] = set()
+        """Engines of which another gateway may have read a new card: a runner's announcement reaches one of them."""
         self.on_deployment: Callable[[KnownEngine], Awaitable[None]] = _do_nothing
         """Called when an engine that is known shows the card of another deployment."""
         self.loaded = asyncio.Event()
@@ -62,23 +78,41 @@ class Catalogue:
     async def restore(self) -> None:
         """Start from the engines that the ledger remembers."""
         for row in await self._ledger.read(read.known_engines):
+            self._updated_at[row.id] = row.updated_at
             engine = self._engines[row.id] = KnownEngine(row.id)
             engine.set_state(row.state, row.reason, row.probe_at, by_operator=row.by_operator)
             if row.card:
                 engine.set_card(EngineCard.model_validate_json(row.card))
 
     def __iter__(self) -> Iterator[KnownEngine]:
-        return iter(self._engines.values())
+        return iter(list(self._engines.values()))  # Entries come while others iterate.
 
     def get(self, engine_id: str) -> KnownEngine | None:
         """Return an engine by its full id, even if it is retired."""
         return self._engines.get(engine_id)
 
-    def resolve(self, name: str, tenant: str) -> KnownEngine:
-        """Return the engine that `name` means in a request of `tenant`.
+    def behind(self, engine: KnownEngine) -> KnownEngine:
+        """Return the engine of a version on trial; an engine itself otherwise."""
+        return self._engines.get(engine_of(engine.id), engine)
 
-        Raise EngineRemoved, or EngineDoesNotExist if there is none, or if it is another tenant's.
+    def ended_trials(self) -> list[tuple[KnownEngine, KnownEngine]]:
+        """Return the trials that have ended, each with its engine, which goes on."""
+        return [
+            (trial, engine)
+            for trial in self
+            if trial.is_trial
+            and trial.state == EngineState.RETIRED
+            and (engine := self.behind(trial)).state != EngineState.RETIRED
+        ]
+
+    def resolve(self, name: str, tenant: str, *, is_admin: bool = False) -> KnownEngine:
+        """Return the engine, or version on trial, that `name` means in a request of `tenant`.
+
+        Raise EngineRemoved, or EngineDoesNotExist if there is none, or if it is another tenant's; Forbidden if only the
+        version on trial is.
         """
+        if is_trial(name):
+            return self._resolve_trial(engine_of(name), tenant, is_admin)
         try:
             candidates = resolve_candidates(name, tenant)
         except InvalidName as error:
@@ -92,14 +126,27 @@ class Catalogue:
             raise EngineRemoved(f"{known[0].id} was removed")
         raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
 
+    def _resolve_trial(self, name: str, tenant: str, is_admin: bool) -> KnownEngine:
+        engine = self.resolve_any(name) if is_admin and "--" in name else self.resolve(name, tenant)
+        if not is_admin and engine.tenant != tenant:
+            raise Forbidden(
+                f"{engine.id} is not yours: only its owner or an administrator can use its version on trial"
+            )
+        trial = self._engines.get(trial_of(engine.id))
+        if trial is None or trial.state == EngineState.RETIRED:
+            raise EngineDoesNotExist(f"No version of {engine.id} is on trial; deploy one with --no-promote")
+        return trial
+
     def resolve_for(self, name: str, caller: Caller) -> KnownEngine:
         """Return the engine that `name` means; for an administrator also another tenant's, by its full id."""
         if caller.is_admin and "--" in name:
             return self.resolve_any(name)
-        return self.resolve(name, caller.name)
+        return self.resolve(name, caller.name, is_admin=caller.is_admin)
 
     def resolve_any(self, name: str) -> KnownEngine:
         """Return an engine of any tenant by its full id, for an administrator; raise EngineDoesNotExist if there is none."""
+        if is_trial(name):
+            return self._resolve_trial(engine_of(name), PLATFORM_TENANT, is_admin=True)
         engine = self._engines.get(name)
         if engine is None or engine.state == EngineState.RETIRED:
             raise EngineDoesNotExist(f"No engine {name[:60]!r}; name it as '<tenant>--<engine>'")
@@ -118,7 +165,7 @@ class Catalogue:
 
     def can_reach(self, engine_id: str) -> bool:
         """Say whether the records of an engine's jobs can be read and written."""
-        return engine_id in self._loaded
+        return engine_of(engine_id) in self._loaded
 
     def visible_to(self, tenant: str) -> list[KnownEngine]:
         """Return the engines that a tenant may use, by id."""
@@ -126,7 +173,8 @@ class Catalogue:
             (
                 engine
                 for engine in self
-                if engine.state != EngineState.RETIRED and engine.tenant in (tenant, PLATFORM_TENANT)
+                if engine.state != EngineState.RETIRED
+                and (engine.tenant == tenant or (engine.is_shared and not engine.is_trial))
             ),
             key=lambda engine: engine.id,
         )
@@ -134,7 +182,7 @@ class Catalogue:
     def window(self, engine_id: str) -> int:
         """Return how many jobs of an engine may be handed over and unfinished: enough to keep its workers busy."""
         engine = self._engines.get(engine_id)
-        if engine is None or engine.state in (EngineState.QUARANTINED, EngineState.RETIRED):
+        if engine is None or engine.state in _WITHOUT_JOBS or self.behind(engine).state in _WITHOUT_JOBS:
             return 0
         if engine.state == EngineState.PAUSED:
             return engine.probes_at_once if engine.is_probing else 0
@@ -153,9 +201,13 @@ class Catalogue:
             await self._retire(engine_id)
         appeared = [engine_id for engine_id in present - retired if await self._is_new(engine_id)]
         for engine in self:
-            if engine.id not in present and engine.state != EngineState.RETIRED:
+            if engine_of(engine.id) not in present and engine.state != EngineState.RETIRED:
                 await self._note_absent(engine)
         due = [engine.id for engine in self if engine.id in present and self._is_card_due(engine)]
+        # Nobody announces the end of a trial whose processes are gone.
+        due += [engine_of(engine.id) for engine in self if engine.is_trial and engine.state != EngineState.RETIRED]
+        due += self._news & present
+        self._news.clear()
         limit = asyncio.Semaphore(_CARDS_AT_ONCE)
 
         async def read_one(engine_id: str) -> None:
@@ -180,10 +232,11 @@ class Catalogue:
         return True
 
     async def _retire(self, engine_id: str) -> None:
-        """Take no more jobs for an engine that is being removed, also if this gateway has never seen it before."""
-        engine = self._engines.setdefault(engine_id, KnownEngine(engine_id))
-        if engine.state != EngineState.RETIRED:
-            await self.set_state(engine, EngineState.RETIRED)
+        """Take no more jobs for an engine that is being removed, nor for its trial, also if this gateway never saw it."""
+        self._engines.setdefault(engine_id, KnownEngine(engine_id))
+        for engine in (self._engines[engine_id], self._engines.get(trial_of(engine_id))):
+            if engine and engine.state != EngineState.RETIRED:
+                await self.set_state(engine, EngineState.RETIRED)
 
     async def _note_absent(self, engine: KnownEngine) -> None:
         """Note that the sidecar does not show an engine; retire the engine when it has been absent for long enough."""
@@ -192,7 +245,7 @@ class Catalogue:
         if engine.is_absent and not was_absent:
             log.warning(f"Engine {engine.id} is no longer loaded", action="engine_absent", engine_id=engine.id)
         # The sidecar may just be unable to load the engine's file: then its jobs wait until the file is mended.
-        if engine.is_absent and not self._has_bundle(engine.id):
+        if engine.is_absent and not self._has_bundle(engine_of(engine.id)):
             reason = engine.reason if engine.state == EngineState.QUARANTINED else None
             await self.set_state(engine, EngineState.RETIRED, reason, by_operator=engine.by_operator)
 
@@ -226,9 +279,12 @@ class Catalogue:
             log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine_id=engine.id, reason=reason)
 
     async def sync_states(self) -> None:
-        """Take over the states that other gateways decided."""
+        """Take over the states that other gateways decided, and note which engines they have written about."""
         began = time.monotonic()
         for row in await self._ledger.read(read.engine_states):
+            if row.updated_at != self._updated_at.get(row.id) and row.state != EngineState.RETIRED:
+                self._news.add(engine_of(row.id))
+            self._updated_at[row.id] = row.updated_at
             engine = self._engines.get(row.id)
             # This gateway may have changed the state while the rows were being read: its decision is newer.
             if engine is not None and engine.set_at < began:
@@ -240,19 +296,41 @@ class Catalogue:
         if engine is None:
             return
         try:
-            card = await self._reader.read_card(engine)
+            cards = await self._reader.read_cards(engine)
         except EnginehouseError as error:
             log.warning(f"The card of {engine_id} cannot be read: {error}", action="card_unread", engine_id=engine_id)
             return
-        if card and card != engine.card:
+        await self._take_card(engine, card_of_active(engine, cards))
+        await self._follow_trial(engine, card_of_trial(engine, cards))
+
+    async def _follow_trial(self, engine: KnownEngine, card: EngineCard | None) -> None:
+        """Begin, follow or end the entry of an engine's version on trial, whose card this is."""
+        trial = self._engines.get(trial_of(engine.id))
+        if is_on_trial(engine):
+            if trial is None:
+                if card is None:
+                    return  # It is not ready yet.
+                trial = self._engines[trial_of(engine.id)] = KnownEngine(trial_of(engine.id))
+            trial.seen_on_trial_at = time.monotonic()
+            trial.set_workers(engine.workers_of_all_slots)
+            if card and trial.state == EngineState.RETIRED:
+                trial.forget_failures()
+                await self.set_state(trial, EngineState.ACTIVE)
+            await self._take_card(trial, card)
+        elif trial and trial.state != EngineState.RETIRED and has_ended(trial, engine):
+            await self.set_state(trial, EngineState.RETIRED)
+
+    async def _take_card(self, engine: KnownEngine, card: EngineCard | None) -> None:
+        is_news = card is not None and card != engine.card
+        if card and is_news:
             is_redeployed = engine.card is not None and engine.card.deployment != card.deployment
             engine.set_card(card)
             log.info(
-                f"Engine {engine_id} shows its card", action="card_read", engine_id=engine_id, version=card.version
+                f"Engine {engine.id} shows its card", action="card_read", engine_id=engine.id, version=card.version
             )
             if is_redeployed:
                 await self.on_deployment(engine)
-        if not engine.is_saved or card:
+        if is_news or not engine.is_saved:
             await self._ledger.save_engine(engine.id, engine.card.model_dump_json() if engine.card else None)
             engine.is_saved = True
 

@@ -80,9 +80,9 @@ class EngineViews:
     async def health(self, engine: KnownEngine) -> str:
         """Say how an engine's workers are, as `EngineSummary.health` shows it."""
         try:
-            workers = await self._catalogue.read_workers(engine)
+            await self._catalogue.read_workers(engine)
         except EnginehouseError:
             return "unknown"
-        if any(worker.healthy for worker in workers):
+        if any(worker.healthy for worker in engine.workers):
             return "healthy"
         return "asleep" if engine.is_asleep else "unhealthy"

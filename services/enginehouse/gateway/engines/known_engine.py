@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
-from enginehouse.contracts.names import PLATFORM_TENANT, EngineId, results_component
+from enginehouse.contracts.names import PLATFORM_TENANT, is_trial, results_component, tenant_of
 from enginehouse.gateway.engines.breaker import Breaker, Phase
 from enginehouse.gateway.engines.input_schema import InputSchema
 from enginehouse.gateway.tenants.tenants import Caller
@@ -29,9 +29,10 @@ card whose announcement was lost."""
 
 @dataclass
 class KnownEngine:
-    """An engine: its state, its card, and the workers that serve it."""
+    """An engine, or its version on trial: its state, its card, and the workers that serve it."""
 
     id: str
+    """The engine id; for the version on trial its address, `<engine id>@trial`."""
     state: EngineState = EngineState.ACTIVE
     reason: str | None = None
     """Explains why it gets no jobs."""
@@ -45,8 +46,12 @@ class KnownEngine:
     card: EngineCard | None = None
     schema: InputSchema | None = None
     workers: list[Heartbeat] = field(default_factory=list)
-    """Workers whose heartbeat lived at `workers_read_at`."""
+    """Its workers whose heartbeat lived at `workers_read_at`."""
+    workers_of_all_slots: list[Heartbeat] = field(default_factory=list)
+    """With those of the engine's other version, which may still have jobs in hand that were sent to this one."""
     workers_read_at: float = 0
+    seen_on_trial_at: float = field(default_factory=time.monotonic)
+    """Of a version on trial: when a worker last said that it is, on the monotonic clock."""
     absent_polls: int = 0
     """Number of polls in a row in which the gateway's sidecar did not show it."""
     card_pause_seconds: float = FIRST_CARD_PAUSE_SECONDS
@@ -72,7 +77,12 @@ class KnownEngine:
     @property
     def tenant(self) -> str:
         """Return the tenant that owns the engine."""
-        return EngineId.parse(self.id).tenant
+        return tenant_of(self.id)
+
+    @property
+    def is_trial(self) -> bool:
+        """Say whether it is the version on trial of an engine, which has another entry."""
+        return is_trial(self.id)
 
     @property
     def is_absent(self) -> bool:
@@ -163,6 +173,14 @@ class KnownEngine:
         if self.workers:
             return sum(worker.concurrency for worker in self.workers)
         return (self.card or DEFAULT_CARD).concurrency
+
+    def set_workers(self, living: list[Heartbeat]) -> None:
+        """Take over the heartbeats of all workers of both slots."""
+        self.workers_of_all_slots = [
+            beat.model_copy(update={"subscribed": beat.on_trial}) if self.is_trial else beat for beat in living
+        ]
+        self.workers = [beat for beat in self.workers_of_all_slots if beat.on_trial == self.is_trial]
+        self.workers_read_at = time.monotonic()
 
     def set_card(self, card: EngineCard) -> None:
         """Take over a card. An unusable input schema is ignored: the engine checks its inputs itself as well."""

@@ -120,5 +120,6 @@ class Transitions:
 
     async def _write(self, engine: KnownEngine, control: Control) -> None:
         self._written[engine.id] = None
-        await self._sidecar.put(results_component(engine.id), CONTROL_KEY, control.model_dump_json().encode())
+        if not engine.is_trial:  # The message would stop the active version as well. Without jobs, a trial is stopped.
+            await self._sidecar.put(results_component(engine.id), CONTROL_KEY, control.model_dump_json().encode())
         self._written[engine.id] = control

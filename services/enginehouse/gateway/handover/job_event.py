@@ -8,7 +8,7 @@ import pydantic_core
 from enginehouse.contracts.events import JobOrder, job_event
 from enginehouse.contracts.job import RetryPolicy
 from enginehouse.contracts.moments import moment_of, now
-from enginehouse.contracts.names import EngineId, new_job_id
+from enginehouse.contracts.names import engine_of, new_job_id, tenant_of
 from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.objects import Objects
 
@@ -22,8 +22,9 @@ the next hand-over signs new ones: the clouds' stores cannot take a signed URL b
 def empty_event(engine_id: str) -> bytes:
     """Make an event that is past its time, so that a runner acknowledges it and runs nothing."""
     order = JobOrder(execution_timeout_seconds=1, retry=RetryPolicy(), record_ttl_seconds=1)
-    tenant = EngineId.parse(engine_id).tenant
-    return job_event(new_job_id(), tenant, engine_id, 1, now() - timedelta(days=1), order, None)
+    return job_event(
+        new_job_id(), tenant_of(engine_id), engine_of(engine_id), 1, now() - timedelta(days=1), order, None
+    )
 
 
 async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int, weight: float = 1.0) -> bytes:
@@ -41,7 +42,7 @@ async def event_of(row: JobRow, objects: Objects | None, record_ttl_seconds: int
     return job_event(
         row.id,
         row.tenant,
-        row.engine,
+        engine_of(row.engine),
         row.attempts + 1,
         expires,
         JobOrder(

@@ -66,7 +66,9 @@ class Submitter:
         with self._limits.admitting(submission.caller):
             if submission.request.webhook:
                 self._webhooks.check(submission.caller.name, submission.request.webhook)
-            engine = self._catalogue.resolve(submission.engine, submission.caller.name)
+            engine = self._catalogue.resolve(
+                submission.engine, submission.caller.name, is_admin=submission.caller.is_admin
+            )
             card = engine.card or DEFAULT_CARD
             input_json = await self._checked_input(submission, engine)
             with self._place_in_queue(engine, card, submission.caller.name):

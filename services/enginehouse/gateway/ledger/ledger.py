@@ -29,7 +29,7 @@ from enginehouse.gateway.ledger.group_writer import GroupWriter
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
 from enginehouse.gateway.ledger.rows import Channel, DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
 from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, job_events, jobs, notices, upsert
-from enginehouse.gateway.ledger.windows import FillWindow, Requeue, fill_windows, requeue
+from enginehouse.gateway.ledger.windows import FillWindow, NewAddress, Requeue, address_anew, fill_windows, requeue
 
 T = TypeVar("T")
 _MIGRATION_LOCK = 7_210_001
@@ -147,6 +147,11 @@ class Ledger:
     async def requeue(self, item: Requeue) -> None:
         """Put jobs back into the queue, as `item` says."""
         await self._writer.write(requeue, item)
+
+    async def address_anew(self, trial: str, engine: str) -> list[str]:
+        """Make the unfinished jobs of a version on trial jobs of its engine; return their ids."""
+        job_ids: list[str] = await self._writer.write(address_anew, NewAddress(trial, engine), durable=True)
+        return job_ids
 
     async def mirror(self, item: Mirror) -> Mirrored | None:
         """Copy a job's record into its row; return None if the ledger does not have the job."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Select, case, func, null, select, text, tuple_
+from sqlalchemy import Column, Connection, Select, case, func, null, or_, select, text, tuple_
 
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.rows import UNFINISHED, DeadLetterRow, EngineRow, JobEventRow, JobRow, ListedJob
@@ -190,6 +190,19 @@ def ended_of(connection: Connection, engine: str, before: str | None, limit: int
     query = select(jobs.c.id).where(jobs.c.engine == engine, jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
     if before:
         query = query.where(jobs.c.id < before)
+    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).scalars())
+
+
+def answered_by(connection: Connection, engine: str, version: str | None, now: float, limit: int) -> list[str]:
+    """Return ids of jobs that a version of an engine has answered and whose input is kept, those accepted last first."""
+    query = select(jobs.c.id).where(
+        jobs.c.engine == engine,
+        jobs.c.version == version,
+        jobs.c.status.in_([Status.SUCCEEDED.value, Status.FAILED.value, Status.TIMED_OUT.value]),
+        jobs.c.purged.is_(False),
+        jobs.c.result_expires_at > now,
+        or_(jobs.c.input.is_not(None), jobs.c.input_ref.is_not(None)),
+    )
     return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).scalars())
 
 

@@ -125,6 +125,29 @@ def _fill_window(connection: Connection, item: FillWindow) -> list[JobRow]:
 
 
 @dataclass(frozen=True, slots=True)
+class NewAddress:
+    """A request to make the unfinished jobs of a version on trial jobs of its engine."""
+
+    trial: str
+    engine: str
+
+
+def address_anew(connection: Connection, items: list[NewAddress]) -> list[list[str]]:
+    """Give the jobs their new engine; return the ids of each item's jobs. Whether they are handed over stays as it is."""
+    return [
+        list(
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.engine == item.trial, jobs.c.status.in_(UNFINISHED))
+                .values(engine=item.engine)
+                .returning(jobs.c.id)
+            ).scalars()
+        )
+        for item in items
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class Requeue:
     """A request to put jobs back into the queue, because their hand-over failed or got lost."""
 

@@ -12,7 +12,7 @@ import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malformed
 from enginehouse.contracts.events import DEAD_LETTERED, JOB_REQUESTED, DeadLetter
-from enginehouse.contracts.names import EngineId, is_job_id
+from enginehouse.contracts.names import EngineId, engine_of, is_job_id
 from enginehouse.contracts.text import storable, without_signatures
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -92,7 +92,7 @@ def receiver(ledger: Ledger, records: Records) -> Deliver:
         if letter.job_id is None or not is_job_id(letter.job_id):
             return False
         job = await ledger.read(read.job, letter.job_id)
-        if job is None or job.engine != letter.engine_id:
+        if job is None or engine_of(job.engine) != letter.engine_id:
             return False
         if not job.status.is_final:
             await records.decide(job, decisions.unparsable(_cause(letter.row)))

@@ -58,6 +58,14 @@ engine_removed = _end(Status.CANCELED, JobErrorCode.ENGINE_REMOVED, "The engine 
 tenant_removed = _end(Status.CANCELED, JobErrorCode.CANCELED, "The tenant was removed before the job ended.")
 """Cancel the job because its tenant's data is being deleted."""
 
+trial_ended = _end(
+    Status.CANCELED,
+    JobErrorCode.TRIAL_ENDED,
+    "The version on trial that the job was sent to was taken away before the job began. Send it to the engine itself, or "
+    "deploy another version with --no-promote.",
+)
+"""Cancel the job together with the trial of the version it was sent to."""
+
 purge = _end(Status.CANCELED, JobErrorCode.CANCELED, "Purged from the engine's queue by an operator.")
 """Cancel the job together with all others that wait for its engine."""
 

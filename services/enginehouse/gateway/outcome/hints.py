@@ -18,7 +18,7 @@ from enginehouse.contracts.events import (
     ProgressReport,
     progress_place,
 )
-from enginehouse.contracts.names import is_job_id
+from enginehouse.contracts.names import engine_of, is_job_id, trial_of
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobEventRow, start_of
@@ -54,7 +54,8 @@ class Hints:
             log.warning(f"A completion cannot be read and is dropped: {error}", action="completion_malformed")
             return True
         if event.type == WORKER_LEFT:
-            self._background.start(self.on_worker_left(event.engineid))
+            for address in (event.engineid, trial_of(event.engineid)):
+                self._background.start(self.on_worker_left(address))
             return True
         if event.type == ENGINE_ANNOUNCED:
             if self._catalogue.get(event.engineid) is not None:
@@ -97,7 +98,7 @@ class Hints:
         except Malformed:
             return True
         engine_ids = await self._expected.engines_of([event.subject])
-        if engine_ids.get(event.subject) == event.engineid:
+        if engine_of(engine_ids.get(event.subject, "")) == event.engineid:
             value = pydantic_core.to_json(event.data.value).decode()
             rows = [JobEventRow(event.subject, event.data.sequence, event.data.kind, value)]
             attempt, number = progress_place(event.data.sequence)

@@ -31,7 +31,11 @@ class RemovedEngines:
 
     async def end_jobs(self) -> None:
         """Cancel the unfinished jobs of retired engines with ENGINE_REMOVED."""
-        retired = [engine.id for engine in self._catalogue if engine.state == EngineState.RETIRED]
+        retired = [
+            engine.id
+            for engine in self._catalogue
+            if engine.state == EngineState.RETIRED and self._catalogue.behind(engine).state == EngineState.RETIRED
+        ]
         reached = [engine_id for engine_id in retired if self._catalogue.can_reach(engine_id)]
         await asyncio.gather(*(self._end_by_records(engine_id) for engine_id in reached))
         if gone := [engine_id for engine_id in retired if engine_id not in reached]:

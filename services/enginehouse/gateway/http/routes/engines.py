@@ -1,13 +1,17 @@
 """/v1/engines: shows engines to their users, resumes them for owners; quarantines and purges them for administrators."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from enginehouse.contracts.replay import ReplayReport, ReplayRequest
 from enginehouse.contracts.text import StorableText
 from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
 from enginehouse.gateway.http.dependencies import AdminCaller, AuthenticatedCaller, WiredGateway
+from enginehouse.gateway.http.sse import STREAM_HEADERS
 from enginehouse.web.openapi import body_schema, problems
 from enginehouse.web.requests import NoQueryAllowed, read_model
 from enginehouse.web.responses import json_answer
@@ -34,6 +38,31 @@ async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Re
 async def read_engine(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
     """Show one engine with its card: input and output schema, version, limits. Administrators see every tenant's, and removed ones."""
     return json_answer(await gateway.engine_views.view(gateway.catalogue.shown_to(engine, caller), caller))
+
+
+async def _lines(news: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+    """Write progress and report as lines `{"progress": …}` and `{"report": …}`."""
+    async for each in news:
+        kind = b"report" if isinstance(each, ReplayReport) else b"progress"
+        yield b'{"%b": %b}\n' % (kind, each.model_dump_json().encode())
+
+
+@router.post(
+    "/engines/{engine}/replay",
+    response_model=ReplayReport,
+    responses=problems(403, 404, 415, 429),
+    openapi_extra=body_schema(ReplayRequest),
+    dependencies=[NoQueryAllowed],
+)
+async def replay(request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
+    """Run kept inputs of an engine once more on its version on trial, and tell what changes. For its owner.
+
+    The answer is `application/x-ndjson`: lines `{"progress": {"done", "of"}}`, and `{"report": …}` as the last. Closing the
+    connection ends the replay. It reaches no caller, statistic or webhook.
+    """
+    body = await read_model(request, ReplayRequest)
+    news = await gateway.replays.start(engine, caller, body)
+    return StreamingResponse(_lines(news), media_type="application/x-ndjson", headers=STREAM_HEADERS)
 
 
 class QuarantineRequest(BaseModel):
