@@ -135,7 +135,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         inline_max_bytes=settings.inline_max_bytes,
     )
     jobs = Jobs(ledger, catalogue, submitter, records, waiters, objects)
-    engine_views, bytes_in_hand = EngineViews(catalogue, ledger), BytesInHand()
+    engine_views, bytes_in_hand, loop_time = EngineViews(catalogue, ledger), BytesInHand(), LoopTime()
     # recovery, in the order of a sweep
     lost_jobs = LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock)
     hints.on_worker_left = lost_jobs.worker_left
@@ -177,7 +177,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         sweep=sweep,
         bytes_in_hand=bytes_in_hand,
         open_requests=OpenRequests(),
-        loop_time=LoopTime(),
+        loop_time=loop_time,
         batches=defaultdict(asyncio.Lock),
         bodies=bodies,
         events=EventIntake(bodies, submitter, tenants, notifier, ledger),
@@ -186,7 +186,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
         models=Models(catalogue, engine_views),
-        inference=Inference(jobs, bodies, bytes_in_hand, objects),
+        inference=Inference(jobs, bodies, bytes_in_hand, loop_time, objects),
     )
 
 
