@@ -93,6 +93,8 @@ class StandIn:
     spoken: Spoken
     deed: Deed = "answer"
     text: str = "fine"
+    reason: str = "no such thing"
+    """What it says when it refuses a job over gRPC."""
     status: int = 200
     """The status of its health."""
     silent: bool = False
@@ -235,7 +237,7 @@ class _Calls(grpc.GenericRpcHandler):
             case "nonsense":
                 return b"\xff<html>"
             case int() as status:
-                await context.abort(_CODES[status], "no such thing")
+                await context.abort(_CODES[status], server.reason)
         text = "x" * 1024 * 1024 if server.deed == "too much" else server.text
         made.model_name = "m"
         output = made.outputs.add(name="y", shape=[1], datatype="BYTES")

@@ -19,7 +19,7 @@ from enginehouse.open_inference.messages import MESSAGES
 from enginehouse.open_inference.rpc import infer_request
 from enginehouse.open_inference.tensors import FORMS, NotThisProtocol
 from enginehouse.runner.card import build_card
-from enginehouse.runner.clients.base import EngineClient, Prediction
+from enginehouse.runner.clients.base import Busy, EngineClient, Prediction
 from enginehouse.runner.clients.choose import engine_client
 from enginehouse.runner.clients.open_inference_grpc import InferCall, infer_call, read_infer_bytes
 from enginehouse.runner.clients.wire import Limits
@@ -126,6 +126,16 @@ class TestTensors:
             assert isinstance(reply, Rejected)
             assert "inputs" in reply.message
             assert not server.bodies
+
+    @pytest.mark.parametrize(
+        ("reason", "kind"),
+        [("no room", Busy), ("SERVER: Received message larger than max (600 vs. 500)", Rejected)],
+    )
+    async def test_what_a_server_says_of_itself_is_no_large_answer(self, reason: str, kind: type[Any]) -> None:
+        async with served("open-inference over gRPC") as (server, client):
+            server.deed, server.reason = 429, reason
+            reply = await client.predict(Prediction("job-1", {"inputs": [tensor()]}))
+        assert isinstance(reply, kind), reply
 
     async def test_a_model_and_a_version_are_in_the_route(self) -> None:
         options = {"model": "m", "version": "3"}

@@ -141,7 +141,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         inline_max_bytes=settings.inline_max_bytes,
     )
     jobs = Jobs(ledger, catalogue, submitter, records, waiters, objects)
-    engine_views, bytes_in_hand = EngineViews(catalogue, ledger), BytesInHand()
+    engine_views, bytes_in_hand, loop_time = EngineViews(catalogue, ledger), BytesInHand(), LoopTime()
     # recovery, in the order of a sweep
     lost_jobs = LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock)
     hints.on_worker_left = lost_jobs.worker_left
@@ -188,7 +188,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         sweep=sweep,
         bytes_in_hand=bytes_in_hand,
         open_requests=OpenRequests(),
-        loop_time=LoopTime(),
+        loop_time=loop_time,
         batches=defaultdict(asyncio.Lock),
         bodies=bodies,
         events=EventIntake(bodies, submitter, tenants, notifier, ledger),
@@ -197,11 +197,11 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         dead_letters=DeadLetters(ledger, jobs),
         purge=Purge(catalogue, ledger, records),
         models=Models(catalogue, engine_views),
-        inference=Inference(jobs, bodies, bytes_in_hand, objects),
         removed_tenants=removed_tenants,
         replays=Replays(
             sidecar, ledger, catalogue, dispatcher.backlog, objects, margin_seconds=settings.record_margin_seconds
         ),
+        inference=Inference(jobs, bodies, bytes_in_hand, loop_time, objects),
     )
 
 

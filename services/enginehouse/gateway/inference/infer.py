@@ -20,6 +20,7 @@ from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.tenants.limits import BytesInHand
+from enginehouse.gateway.tenants.loop_time import LoopTime
 from enginehouse.gateway.tenants.tenants import Caller
 
 MAX_SECONDS = 60.0
@@ -43,8 +44,11 @@ NOT_ENDED = "NOT_ENDED"
 class Inference:
     """Answers infer requests."""
 
-    def __init__(self, jobs: Jobs, bodies: Bodies, bytes_in_hand: BytesInHand, objects: Objects | None) -> None:
+    def __init__(
+        self, jobs: Jobs, bodies: Bodies, bytes_in_hand: BytesInHand, loop_time: LoopTime, objects: Objects | None
+    ) -> None:
         self._jobs = jobs
+        self._loop_time = loop_time
         self._bodies = bodies
         self._bytes_in_hand = bytes_in_hand
         self._objects = objects
@@ -82,7 +86,9 @@ class Inference:
             caller, engine.id, request, idempotency_key, traceparent=traceparent, input_json=infer.input_json
         )
         accepted: asyncio.Future[AcceptedJob] = asyncio.get_running_loop().create_future()
-        job = asyncio.create_task(self._jobs.submit_and_end(submission, seconds, accepted.set_result))
+        ending = self._jobs.submit_and_end(submission, seconds, accepted.set_result)
+        # A task of its own, so that a caller that goes away in the middle of a submit leaves no job that nobody knows.
+        job = asyncio.create_task(self._loop_time.share(caller.name, ending))
         try:
             row = await asyncio.shield(job)
         except asyncio.CancelledError:

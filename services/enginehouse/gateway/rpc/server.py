@@ -61,7 +61,8 @@ class RpcServer(grpc.GenericRpcHandler):
         self._server = grpc.aio.server(options=[*_OPTIONS, limit], maximum_concurrent_rpcs=_CALLS_AT_ONCE)
         self._server.add_generic_rpc_handlers((self,))
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+            address = f"[{host}]" if ":" in host else host
+            self.port: int = self._server.add_insecure_port(f"{address}:{port}")
         except RuntimeError as error:
             raise Unavailable(
                 f"port {port} of {host} cannot be taken for gRPC; ENGINEHOUSE_GATEWAY_GRPC_PORT sets another one"

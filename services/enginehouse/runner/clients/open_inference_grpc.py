@@ -57,6 +57,7 @@ _BROKEN = (
     "endpoint closing",
 )
 _TOO_LARGE = "received message larger than max"
+"""gRPC says so behind `client:` of what came here, and otherwise of what arrived at the server."""
 
 
 class OpenInferenceGrpcEngine:
@@ -132,8 +133,10 @@ class OpenInferenceGrpcEngine:
             return Unreachable(f"the engine at {self._address} cannot be reached: {said[:200]}")
         if code is grpc.StatusCode.UNAVAILABLE and any(text in plain for text in _BROKEN):
             return Closed("the engine closed the connection before it had answered")
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in plain:
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and f"client: {_TOO_LARGE}" in plain:
             return too_large(f"more than {self._limits.predict_max_bytes} bytes", limit)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in plain:
+            return Rejected(f"the input is larger than the engine takes: {said}")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
             return Busy(_BUSY_SECONDS)
         if code in _ITS_FAULT:

@@ -56,20 +56,15 @@ class TensorData(BaseModel):
     data: list[Any] | None = Field(None, description="Values, flat or nested; with binary data they follow the JSON.")
 
 
-class RequestedOutput(BaseModel):
-    """An output that is wanted."""
-
-    name: str
-    parameters: dict[str, Any] | None = None
-
-
 class InferRequest(BaseModel):
     """The body of an infer request."""
 
     id: str | None = None
     parameters: dict[str, Any] | None = None
     inputs: Annotated[list[TensorData], Field(min_length=1)]
-    outputs: list[RequestedOutput] | None = None
+    outputs: list[dict[str, Any]] | None = Field(
+        None, description="The outputs that are wanted, each with a `name` and perhaps `parameters`. Default: all."
+    )
 
 
 class InferResponse(BaseModel):
@@ -109,11 +104,20 @@ async def server_metadata() -> dict[str, Any]:
 
 
 @router.get("/models/{model}", dependencies=[NoQueryAllowed], responses=errors(401, 404, 429))
-@router.get("/models/{model}/versions/{version}", dependencies=[NoQueryAllowed], responses=errors(401, 404, 429))
-async def model_metadata(
-    gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath, version: VersionPath | None = None
-) -> Response:
+async def model_metadata(gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath) -> Response:
     """Show the tensors that an engine takes and gives."""
+    return _metadata(gateway, caller, model, None)
+
+
+@router.get("/models/{model}/versions/{version}", dependencies=[NoQueryAllowed], responses=errors(401, 404, 429))
+async def version_metadata(
+    gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath, version: VersionPath
+) -> Response:
+    """Show the same, if this version gets the engine's jobs."""
+    return _metadata(gateway, caller, model, version)
+
+
+def _metadata(gateway: Gateway, caller: Caller, model: str, version: str | None) -> Response:
     engine = gateway.models.find(model, version, caller)
     return json_answer(gateway.models.metadata(model, engine)._asdict())
 
@@ -122,11 +126,20 @@ _READY_RESPONSES = {200: {"model": Ready}, **errors(401, 404, 429), 503: {"model
 
 
 @router.get("/models/{model}/ready", dependencies=[NoQueryAllowed], responses=_READY_RESPONSES)
-@router.get("/models/{model}/versions/{version}/ready", dependencies=[NoQueryAllowed], responses=_READY_RESPONSES)
-async def model_ready(
-    gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath, version: VersionPath | None = None
-) -> Response:
+async def model_ready(gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath) -> Response:
     """Say whether an engine works on jobs now, or would wake for one."""
+    return await _ready(gateway, caller, model, None)
+
+
+@router.get("/models/{model}/versions/{version}/ready", dependencies=[NoQueryAllowed], responses=_READY_RESPONSES)
+async def version_ready(
+    gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath, version: VersionPath
+) -> Response:
+    """Say the same, if this version gets the engine's jobs."""
+    return await _ready(gateway, caller, model, version)
+
+
+async def _ready(gateway: Gateway, caller: Caller, model: str, version: str | None) -> Response:
     is_ready = await gateway.models.is_ready(gateway.models.find(model, version, caller))
     return json_answer({"name": model, "ready": is_ready}, 200 if is_ready else 503)
 
@@ -151,20 +164,23 @@ _INFER_RESPONSES = {
     openapi_extra=_INFER_BODY | submit_parameters(),
     dependencies=[NoQueryAllowed],
 )
+async def infer_model(
+    request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath
+) -> Response:
+    """Run a job, and answer with its outputs once it has ended, within 60 s."""
+    return await infer(request, gateway, caller, model)
+
+
 @router.post(
     "/models/{model}/versions/{version}/infer",
     responses=_INFER_RESPONSES,
     openapi_extra=_INFER_BODY | submit_parameters(),
     dependencies=[NoQueryAllowed],
 )
-async def infer_model(
-    request: Request,
-    gateway: WiredGateway,
-    caller: AuthenticatedCaller,
-    model: ModelPath,
-    version: VersionPath | None = None,
+async def infer_version(
+    request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, model: ModelPath, version: VersionPath
 ) -> Response:
-    """Run a job and answer with its outputs once it has ended, within 60 s."""
+    """Do the same, if this version gets the engine's jobs."""
     return await infer(request, gateway, caller, model, version)
 
 
