@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
+from enginehouse.cli.elsewhere import deploy_to
+from enginehouse.cli.environments import environment
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
@@ -37,6 +39,12 @@ def deploy(
             "--promote/--no-promote", help="Give it the engine's jobs once it is fit to, or leave it on trial."
         ),
     ] = True,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Deploy to another Enginehouse: 'enginehouse environments' lists those you have added."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy the engine in FOLDER, and wait until it answers. Exits with 1 if it does not work.
@@ -44,11 +52,26 @@ def deploy(
     A running 'enginehouse up' notices and starts it; nothing else changes. A new version of an engine comes up beside
     the one that serves, and takes over once it is healthy and has answered its own examples (example.json, examples/).
     """
+    if to is not None:
+        run(_deploy_to(to, folder, promote=promote, wait=wait, timeout=timeout, as_json=as_json))
+        return
     place = home_to_change(home)
     deployed = deployment.deploy(place, folder, promote=promote)
     if not as_json:
         _say_deployed(deployed)
     _follow(deployed, timeout, wait=wait, as_json=as_json)
+
+
+async def _deploy_to(
+    name: str, folder: Path, *, promote: bool, wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    place = environment(name)
+    with TerminalSteps(quiet=as_json) as steps:
+        deployed = await deploy_to(place, folder, steps, promote=promote, wait=wait, timeout_seconds=timeout)
+        how = "works" if wait else "is deployed"
+        steps.finish(deployed["id"], f"{deployed['id']} {deployed['version']} {how} at {name}")
+    if as_json:
+        print_json({**deployed, "environment": name})
 
 
 def _follow(deployed: Deployment, timeout: float | None, *, wait: bool, as_json: bool) -> None:
