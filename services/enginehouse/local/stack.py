@@ -124,11 +124,11 @@ class Stack:
         await self._gateway.wait_healthy()
         await self._registry.wait_healthy(_REGISTRY_START_SECONDS)
         self.steps.finish("gateway", f"gateway: {self.url}, registry: {self.registry_url}")
-        if wait_for_engines:
-            await self.settled()
         kinds: list[Removal] = [EngineRemoval(self._context, self._runs), TenantRemoval(self._context)]
         self._removals = Removals(self.home, self.url, self._gateway.sidecar, kinds, self.write_state)
         self._background.keep("removals", self._removals.run)
+        if wait_for_engines:
+            await self.settled()
         self.ready = True
         self.write_state()
 
