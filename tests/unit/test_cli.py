@@ -231,8 +231,10 @@ def test_a_tenants_limits_are_shown_and_set_and_its_work_is_refused_and_taken_ag
 def test_a_tenant_is_removed_only_when_that_is_confirmed(tmp_path: Path) -> None:
     home = ["--home", str(Home.at(tmp_path).path)]
     runner.invoke(app, ["tenant", "add", "acme", *home])
-    asked = runner.invoke(app, ["tenant", "remove", "acme", *home], input="n\n")
-    assert asked.exit_code != 0
+    for options, typed in (([], "n\n"), ([], ""), (["--json"], "")):
+        asked = runner.invoke(app, ["tenant", "remove", "acme", *options, *home], input=typed)
+        assert asked.exit_code == 1
+        assert "nobody confirmed" in asked.output
     assert not read_tenants(tmp_path / "tenants")[0].removed
     done = runner.invoke(app, ["tenant", "remove", "acme", "--yes", *home])
     assert "the next 'enginehouse up'" in done.stdout

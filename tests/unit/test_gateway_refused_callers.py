@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.support.gateway import GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, GatewayWorld, gateway_world
 from tests.support.gateway_engines import remove
 from tests.support.problems import anonymous, problem_of, refused
 
@@ -68,10 +68,12 @@ async def test_an_engine_that_the_caller_does_not_have(world: GatewayWorld, engi
         await refused(world, method, path, 404, "ENGINE_DOES_NOT_EXIST", **request)
 
 
-async def test_a_removed_engine_is_as_one_that_never_was(tmp_path: Path) -> None:
+async def test_only_its_owner_is_told_that_an_engine_was_removed(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
         await remove(world)
-        await refused(world, "POST", "/v1/engines/echo/jobs", 404, "ENGINE_DOES_NOT_EXIST", json={"input": 1})
+        await refused(world, "POST", "/v1/engines/echo/jobs", 410, "ENGINE_REMOVED", json={"input": 1})
+        theirs = world.client("umbra")
+        problem_of(await theirs.post(f"/v1/engines/{ECHO}/jobs", json={"input": 1}), 404, "ENGINE_DOES_NOT_EXIST")
 
 
 async def test_a_job_that_nobody_submitted(world: GatewayWorld) -> None:

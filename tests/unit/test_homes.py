@@ -107,7 +107,7 @@ def test_deploying_with_only_a_url_says_that_it_is_not_possible_over_the_network
         refused = _RUN.invoke(app, command)
         assert refused.exit_code == 1
         assert "https://enginehouse.example" in refused.output
-        assert "cannot be deployed over the network yet" in refused.output
+        assert "this command changes a home on this machine" in refused.output
 
 
 def test_a_home_that_is_only_near_is_not_changed_while_the_url_means_another_platform(

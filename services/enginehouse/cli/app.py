@@ -10,6 +10,7 @@ from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import say
 from enginehouse.cli.dead_letters import dead_letters
 from enginehouse.cli.engines import engines
+from enginehouse.cli.environments import environments
 from enginehouse.cli.failures import EXIT_STATUSES
 from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
 from enginehouse.cli.replay import EXAMPLES as REPLAY_EXAMPLES
@@ -53,6 +54,7 @@ app.add_typer(dead_letters, name="dead-letters")
 engines.command()(author.new)
 engines.command("test")(author.try_out)
 engines.command()(deploy.deploy)
+engines.command("add", hidden=True, help="Another name of deploy.")(deploy.deploy)
 engines.command()(deploy.render)
 engines.command()(deploy.promote)
 engines.command()(deploy.rollback)
@@ -63,3 +65,4 @@ engines.command()(broadcasts.info)
 engines.command()(broadcasts.update)
 app.add_typer(engines, name="engines")
 app.add_typer(tenant, name="tenant")
+app.add_typer(environments, name="environments")

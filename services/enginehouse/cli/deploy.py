@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
+from enginehouse.cli.elsewhere import deploy_to
+from enginehouse.cli.environments import environment
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
@@ -16,6 +18,7 @@ from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
+from enginehouse.registry.engines import Settings
 
 _PANEL = "In place of what engine.yaml says"
 
@@ -56,6 +59,12 @@ def deploy(
     most: Annotated[
         int | None, typer.Option("--max", metavar="NUMBER", help="Replicas at most.", rich_help_panel=_PANEL)
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Deploy to another Enginehouse: 'enginehouse environments' lists those you have added."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy the engine in FOLDER, and wait until it answers. Exits with 1 if it does not work.
@@ -63,8 +72,11 @@ def deploy(
     A running 'enginehouse up' notices and starts it; nothing else changes. A new version of an engine comes up beside
     the one that serves, and takes over once it is healthy and has answered its own examples (example.json, examples/).
     """
-    place = home_to_change(home)
     settings = _given(resources={"cpu": cpu, "memory": memory, "gpu": gpu}, scale={"min": least, "max": most})
+    if to is not None:
+        run(_deploy_to(to, folder, settings, promote=promote, wait=wait, timeout=timeout, as_json=as_json))
+        return
+    place = home_to_change(home)
     with TerminalSteps(quiet=as_json) as steps:
         deployed = deployment.deploy(
             place, folder, settings, promote=promote, show=lambda text: steps.update("fetch", text)
@@ -80,6 +92,18 @@ def _given(**parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
         part: {name: value for name, value in values.items() if value is not None} for part, values in parts.items()
     }
     return {part: values for part, values in given.items() if values}
+
+
+async def _deploy_to(
+    name: str, folder: Path, settings: Settings, *, promote: bool, wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    place = environment(name)
+    with TerminalSteps(quiet=as_json) as steps:
+        deployed = await deploy_to(place, folder, settings, steps, promote=promote, wait=wait, timeout_seconds=timeout)
+        how = "works" if wait else "is deployed"
+        steps.finish(deployed["id"], f"{deployed['id']} {deployed['version']} {how} at {name}")
+    if as_json:
+        print_json({**deployed, "environment": name})
 
 
 def _follow(deployed: Deployment, timeout: float | None, *, wait: bool, as_json: bool) -> None:

@@ -64,6 +64,6 @@ def home_to_change(given: Path | None) -> Home:
 
 def _only_here(url: str) -> LocalError:
     return LocalError(
-        f"ENGINEHOUSE_URL names {url}. Engines and tenants cannot be deployed over the network yet.",
-        "Run this on the platform's machine with --home FOLDER, or put the bundle into its repository.",
+        f"ENGINEHOUSE_URL names {url}, and this command changes a home on this machine.",
+        "Name the home with --home FOLDER; or deploy over the network with 'enginehouse engines deploy FOLDER --to NAME'.",
     )

@@ -15,6 +15,7 @@ from enginehouse.cli.tables import Column, print_fields, print_table
 from enginehouse.contracts.names import system_app
 from enginehouse.local.daprd import require
 from enginehouse.local.deployment import wait_until_gone
+from enginehouse.local.errors import LocalError
 from enginehouse.local.home import KEPT_TENANTS, Home
 from enginehouse.local.tenant_systems import write_system
 from enginehouse.registry.tenants import (
@@ -185,8 +186,8 @@ def remove(
     """Remove a tenant with its data, for good: its keys, jobs, results, uploads, engines, secrets and topics."""
     place = home_to_change(home)
     existing_tenant(place.tenants, name)
-    if not yes and not as_json:
-        typer.confirm(f"Delete {name}, its engines, and all its jobs and results?", abort=True, err=True)
+    if not yes and (as_json or not _confirmed(f"Delete {name}, its engines, and all its jobs and results?")):
+        raise LocalError(f"{name} stays, because nobody confirmed that it is to be removed.", "--yes confirms it.")
     remove_tenant(place.tenants, name, KEPT_TENANTS)
     is_gone = wait and place.is_running()
     if is_gone:
@@ -195,6 +196,13 @@ def remove(
         print_json({"tenant": name, "removed": is_gone})
     elif not is_gone:
         say(f"{name} is being removed." if place.is_running() else f"{name} is removed by the next 'enginehouse up'.")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False
 
 
 async def _wait_until_gone(place: Home, name: str, as_json: bool) -> None:

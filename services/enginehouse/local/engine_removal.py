@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginehouse.contracts.names import app_ids, job_topic, results_component, trial_topic
+from enginehouse.contracts.names import EngineId, app_ids, job_topic, results_component, trial_topic
 from enginehouse.local import leftovers, redis
 from enginehouse.local.removals import GatewayState
 from enginehouse.local.stack_context import StackContext
@@ -43,7 +43,9 @@ class EngineRemoval:
         """Say what of its jobs the gateway still has to end; None if it needs the engine no longer."""
         view = await gateway.ask(f"/v1/engines/{engine_id}")
         if view is None:
-            return None  # The gateway has never known it, so it never had a job.
+            # The gateway has never known it, so it never had a job. Only an operator is told so for sure.
+            await gateway.ask(f"/v1/tenants/{EngineId.parse(engine_id).tenant}/data")
+            return None
         if view["state"] != "retired":
             return "the gateway notices"
         left = sum(view["queue"]["jobs"][status] for status in ("queued", "running"))

@@ -127,11 +127,11 @@ class Stack:
             "gateway",
             f"gateway: {self.url}, gRPC 127.0.0.1:{self._gateway.grpc_port}, registry: {self.registry_url}",
         )
-        if wait_for_engines:
-            await self.settled()
         kinds: list[Removal] = [EngineRemoval(self._context, self._runs), TenantRemoval(self._context)]
         self._removals = Removals(self.home, self.url, self._gateway.sidecar, kinds, self.write_state)
         self._background.keep("removals", self._removals.run)
+        if wait_for_engines:
+            await self.settled()
         self.ready = True
         self.write_state()
 

@@ -18,12 +18,13 @@ from enginehouse.contracts.names import (
     trial_topic,
 )
 from enginehouse.local import leftovers, redis
+from enginehouse.local.home import KEPT_TENANTS
 from enginehouse.local.removals import GatewayState
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.tenant_systems import forget_user
-from enginehouse.registry.bundle import is_retired
+from enginehouse.registry.bundle import TENANT_FILE, is_retired
 from enginehouse.registry.deploy import remove_engine
-from enginehouse.registry.tenants import forget_tenant, is_removed
+from enginehouse.registry.tenants import forget_tenant, is_removed, remove_tenant
 
 _QUIET_SECONDS = 5.0
 """The gateway must have kept nothing for this time: a request that was under way when the keys stopped may still have
@@ -37,14 +38,29 @@ class TenantRemoval:
     context: StackContext
     _gone_since: dict[str, float] = field(default_factory=dict)
     """Since when the gateway has kept nothing of a tenant, in seconds since the epoch."""
+    _read: dict[str, tuple[tuple[int, int, int], bool]] = field(default_factory=dict)
+    """Of each tenant: the state of its file when it was last read, and whether it said that the tenant is removed."""
 
     def leaving(self) -> Mapping[str, Path]:
         """Return the bundles of the tenants that are being removed, by name."""
-        home = self.context.home
-        return {name: bundle for name, bundle in home.tenant_bundles().items() if is_removed(home.tenants, name)}
+        return {name: bundle for name, bundle in self.context.home.tenant_bundles().items() if self._leaves(name)}
+
+    def _leaves(self, tenant: str) -> bool:
+        # Files are read only when they have changed: there may be thousands.
+        try:
+            status = (self.context.home.tenants / tenant / TENANT_FILE).stat()
+        except OSError:
+            return False
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._read.get(tenant, (None, False))[0] != seen:
+            self._read[tenant] = (seen, is_removed(self.context.home.tenants, tenant))
+        return self._read[tenant][1]
 
     async def go_on(self, name: str, gateway: GatewayState) -> str | None:
         """Take the next step. Return what the removal waits for, or None if nothing is left."""
+        if (self.context.home.tenants / name / "gateway").exists():
+            # Somebody has only written `removed: true` into its file.
+            await asyncio.to_thread(remove_tenant, self.context.home.tenants, name, KEPT_TENANTS)
         if await asyncio.to_thread(self._has_engines, name):
             return "its engines are removed"
         if await gateway.has_loaded(requests_component(name)):

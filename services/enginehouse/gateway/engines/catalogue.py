@@ -72,7 +72,7 @@ class Catalogue:
         """Called when an engine that is known shows the card of another deployment."""
         self.loaded = asyncio.Event()
         """Set when the engines have been compared with the sidecar for the first time."""
-        self._loaded: frozenset[str] = frozenset()
+        self._reachable: frozenset[str] = frozenset()
         """Engines whose stores the sidecar had loaded when it was last asked."""
 
     async def restore(self) -> None:
@@ -160,12 +160,12 @@ class Catalogue:
     def forget_engines_of(self, tenant: str) -> None:
         """Forget the removed engines of a tenant that the sidecar does not show any longer."""
         for engine in list(self):
-            if engine.tenant == tenant and engine.state is EngineState.RETIRED and engine.id not in self._loaded:
+            if engine.tenant == tenant and engine.state is EngineState.RETIRED and engine.id not in self._reachable:
                 del self._engines[engine.id]
 
     def can_reach(self, engine_id: str) -> bool:
         """Say whether the records of an engine's jobs can be read and written."""
-        return engine_of(engine_id) in self._loaded
+        return engine_of(engine_id) in self._reachable
 
     def visible_to(self, tenant: str) -> list[KnownEngine]:
         """Return the engines that a tenant may use, by id."""
@@ -195,7 +195,7 @@ class Catalogue:
         """
         components = (await self._sidecar.metadata()).components
         present = {found for name in components if (found := engine_of_results_component(name))}
-        self._loaded = frozenset(present)
+        self._reachable = frozenset(present)
         retired = {found for name in components if (found := engine_of_retired_component(name))}
         for engine_id in retired:
             await self._retire(engine_id)

@@ -237,7 +237,7 @@ class JobPage(BaseModel):
     next_cursor: str | None
 
 
-@router.get("/jobs", response_model=JobPage, responses=problems(404))
+@router.get("/jobs", response_model=JobPage, responses=problems(404, 410))
 async def list_jobs(
     gateway: WiredGateway, caller: AuthenticatedCaller, query: Annotated[ListQuery, Query()]
 ) -> Response:

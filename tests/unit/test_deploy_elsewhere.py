@@ -1,0 +1,150 @@
+"""An engine is deployed to another Enginehouse through its registry, and its progress or failure is seen from here."""
+
+import json
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.dapr import PORTS
+from tests.support.serving import serving
+from tests.support.waiting import until
+from typer.testing import CliRunner
+
+from enginehouse.cli.app import app
+from enginehouse.registry.http.api import create_api
+from enginehouse.registry.settings import RegistrySettings
+from enginehouse.registry.tenants import add_key
+from enginehouse.registry.versions import fingerprint, read_versions
+
+_ENGINE = "demo--one"
+runner = CliRunner()
+
+
+class _Elsewhere:
+    """Another Enginehouse: its home, its registry, and what its supervisor would say."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.home, self.url = home, f"http://127.0.0.1:{port}"
+        self.engines, self.tenants, self.state = home / "engines", home / "tenants", home / "state.json"
+        self.engines.mkdir(parents=True)
+        self.key = add_key(self.tenants, "demo", admin=True)
+        self.api = create_api(
+            RegistrySettings(
+                engines_dir=self.engines,
+                tenants_dir=self.tenants,
+                webhook_secrets_dir=home / "webhook-secrets",
+                work_dir=home / "uploads",
+                state_file=self.state,
+            )
+        )
+
+    def says(self, kind: str, state: str, problem: str | None = None) -> None:
+        versions = read_versions(self.engines / _ENGINE)
+        slot = versions.trial if kind == "trials" else versions.active
+        assert slot
+        entry = {"state": state, "problem": problem, "doing": None}
+        entry["deployed"] = fingerprint(self.engines / _ENGINE, slot)
+        draft = self.state.with_suffix(".new")
+        draft.write_text(json.dumps({kind: {_ENGINE: entry}}))
+        draft.replace(self.state)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Elsewhere]:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    made = _Elsewhere(tmp_path / "elsewhere", port := PORTS.take())
+    with serving(made.api, port):
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "one"
+    made.mkdir()
+    (made / "engine.yaml").write_text("tenant: demo\nname: one\nrun: {command: [serve]}\n")
+    return made
+
+
+def _add(elsewhere: _Elsewhere, key: str | None = None) -> None:
+    added = runner.invoke(app, ["environments", "add", "staging", elsewhere.url], input=f"{key or elsewhere.key}\n")
+    assert added.exit_code == 0, added.output
+
+
+def _deploy(folder: Path, meanwhile: Callable[[], None]) -> tuple[int, str]:
+    """Deploy, and return the exit status and the output. `meanwhile` runs at the same time."""
+    thread = threading.Thread(target=meanwhile)
+    thread.start()
+    done = runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"])
+    thread.join()
+    return done.exit_code, done.output
+
+
+def test_a_key_is_its_owners_alone_and_never_shown(elsewhere: _Elsewhere, tmp_path: Path) -> None:
+    _add(elsewhere)
+    file = tmp_path / "config" / "enginehouse" / "environments.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    listed = runner.invoke(app, ["environments"]).output
+    assert elsewhere.url in listed
+    assert elsewhere.key not in listed
+    assert elsewhere.key not in runner.invoke(app, ["environments", "--json"]).output
+    assert runner.invoke(app, ["environments", "remove", "staging"]).exit_code == 0
+    assert elsewhere.key not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://registry.example", "registry.example", "ftp://127.0.0.1", "https://a:b@c.example"]
+)
+def test_no_key_is_sent_where_others_could_read_it(elsewhere: _Elsewhere, url: str) -> None:
+    refused = runner.invoke(app, ["environments", "add", "staging", url], input="eh_demo_key\n")
+    assert refused.exit_code == 1
+    assert "No environments" in runner.invoke(app, ["environments"]).output
+
+
+def test_the_first_version_is_followed_until_it_runs(elsewhere: _Elsewhere, folder: Path) -> None:
+    _add(elsewhere)
+
+    def come_up() -> None:
+        until(lambda: (elsewhere.engines / _ENGINE).is_dir(), "it is deployed there")
+        elsewhere.says("engines", "starting")
+        elsewhere.says("engines", "running")
+
+    status, said = _deploy(folder, come_up)
+    assert status == 0, said
+    assert f"{_ENGINE} v1 works at staging" in said
+    again = runner.invoke(app, ["engines", "add", str(folder), "--to", "staging", "--json"])
+    assert json.loads(again.stdout)["changed"] is False
+
+
+def test_a_version_that_does_not_work_there_is_seen_here(elsewhere: _Elsewhere, folder: Path) -> None:
+    _add(elsewhere)
+    assert runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging", "--no-wait"]).exit_code == 0
+    (folder / "new.py").write_text("")
+
+    def fail() -> None:
+        until(lambda: read_versions(elsewhere.engines / _ENGINE).trial, "the new version is on trial")
+        elsewhere.says("trials", "failed", "It keeps ending. Its last lines:\nSyntaxError")
+
+    status, said = _deploy(folder, fail)
+    assert status == 1
+    assert "SyntaxError" in said
+
+
+def test_what_the_registry_refuses_is_said_here(elsewhere: _Elsewhere, folder: Path) -> None:
+    assert "There is no environment" in runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"]).output
+    _add(elsewhere, "eh_demo_wrong")
+    assert "not known" in runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"]).output
+    _add(elsewhere)
+    (folder / "engine.yaml").write_text("tenant: acme\nname: one\nrun: {command: [serve]}\n")
+    refused = runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"])
+    assert refused.exit_code == 1
+    assert "there is no tenant 'acme'" in refused.output
+    assert not list(elsewhere.engines.iterdir())
+
+
+def test_a_registry_that_is_away_is_named(elsewhere: _Elsewhere, folder: Path) -> None:
+    elsewhere.url = f"http://127.0.0.1:{PORTS.take()}"
+    _add(elsewhere)
+    refused = runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"])
+    assert f"{elsewhere.url} cannot be reached" in refused.output
