@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from enginehouse.cli.app import app
-from enginehouse.cli.console import TerminalSteps, _print_lines, out
+from enginehouse.cli.console import TerminalSteps, out, print_lines
 from enginehouse.cli.stack import parse_engine_names
 from enginehouse.local.home import Home
 
@@ -89,7 +89,7 @@ def test_what_a_process_prints_cannot_steer_the_terminal(tmp_path: Path) -> None
     log = tmp_path / "acme--one--a.engine-0.log"
     log.write_bytes("[red]plain\x1b[2J ünï\n".encode() + b"half a li")
     with out.capture() as captured:
-        end = _print_lines(log, 0)
+        end = print_lines(log, 0)
     assert "[red]plain␛[2J ünï" in captured.get()
     assert "half" not in captured.get()
     assert log.read_bytes()[end:] == b"half a li"

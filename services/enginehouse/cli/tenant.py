@@ -20,6 +20,7 @@ from enginehouse.registry.tenants import (
     read_tenants,
     revoke_key,
     rotate_webhook_secret,
+    set_default_engine,
     set_webhook,
 )
 
@@ -32,6 +33,8 @@ enginehouse tenant list
 enginehouse tenant revoke acme eh_acme_Xk3v9QwZ
 
 enginehouse tenant webhook-secret acme
+
+enginehouse tenant default-engine acme sentiment
 
 enginehouse tenant system acme --into acme-system
 
@@ -46,7 +49,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant'
 
 @tenant.callback()
 def callback() -> None:
-    """List tenants, make and revoke their API keys, and say where their notices go. Without a command: list."""
+    """List tenants, make and revoke their API keys, and set their default engine and webhook. Without a command: list."""
 
 
 @tenant.command()
@@ -119,6 +122,21 @@ def webhook(
         print_json({"tenant": name, "webhook": url})
     else:
         say(f"Notices about {name}'s engines go to {url or 'nobody'}.")
+
+
+@tenant.command("default-engine")
+def default_engine(
+    name: NameArgument,
+    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="NAME or TENANT--NAME.", show_default=False)],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the engine of a tenant's jobs that name none. Without this it is 'standard'."""
+    set_default_engine(home_to_change(home).tenants, name, engine)
+    if as_json:
+        print_json({"tenant": name, "default_engine": engine})
+    else:
+        say(f"Jobs of {name} that name no engine go to {engine}.")
 
 
 @tenant.command("webhook-secret")

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from enginehouse.contracts.errors import RequestError
-from enginehouse.contracts.names import check_name
+from enginehouse.contracts.names import check_name, resolve_candidates
 from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS, ApiKey, Tenant
 from enginehouse.registry.bundle import TENANT_FILE, InvalidBundle, render_tenant, write_bundle
 from enginehouse.registry.deploy import read_tenant
@@ -69,6 +69,14 @@ def set_webhook(tenants: Path, name: str, url: str | None) -> Tenant:
         changed = Tenant.model_validate({**tenant.model_dump(), "webhook": url})
     except ValidationError:
         raise InvalidBundle(f"{url!r} cannot be a webhook: it must begin with http:// or https://") from None
+    write_bundle(tenants / name, render_tenant(changed))
+    return changed
+
+
+def set_default_engine(tenants: Path, name: str, engine: str) -> Tenant:
+    """Set the engine of a tenant's jobs that name none. Raise TenantDoesNotExist, or InvalidName if it cannot be one."""
+    resolve_candidates(engine, name)
+    changed = existing_tenant(tenants, name).model_copy(update={"default_engine": engine})
     write_bundle(tenants / name, render_tenant(changed))
     return changed
 
