@@ -12,6 +12,7 @@ from enginehouse.cli.dead_letters import dead_letters
 from enginehouse.cli.engines import engines
 from enginehouse.cli.failures import EXIT_STATUSES
 from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
+from enginehouse.cli.secret import secret
 from enginehouse.cli.tenant import tenant
 
 # Plain help is wrapped between words at any width; tables with frames are not.
@@ -58,5 +59,6 @@ engines.command()(deploy.remove)
 engines.command()(logs.logs)
 engines.command()(broadcasts.info)
 engines.command()(broadcasts.update)
+engines.add_typer(secret, name="secret")
 app.add_typer(engines, name="engines")
 app.add_typer(tenant, name="tenant")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from enginehouse.registry.bundle import (
     read_workloads,
     slot_folder,
 )
+from enginehouse.registry.secrets import secrets_file
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,7 @@ EngineRunState = Literal["starting", "running", "failed", "stopping"]
 _LOOK_AGAIN_SECONDS = 1.0
 _TRY_AGAIN_SECONDS = 30.0
 """Wait before an environment that could not be made is tried again: perhaps the network was away."""
+_NAMES_SECRETS = re.compile(r"^secrets:(?! \[\]$)", re.MULTILINE)
 _LOAD_SECONDS = 600
 """A model may take this long to load. After that its engine counts as failed."""
 
@@ -39,10 +42,17 @@ def fingerprint(bundle: Path, slot: Slot) -> str:
     """Return a hash that changes when the slot's processes must restart. daprd itself reloads Dapr objects."""
     try:
         workload = read_workloads(bundle / WORKLOADS_FILE).slots.get(slot)
-        wanted = [str(workload), (bundle / slot_folder(slot) / ENGINE_FILE).read_text()]
+        engine = (bundle / slot_folder(slot) / ENGINE_FILE).read_text()
+        wanted = [str(workload), engine, _secrets_changed(bundle) if _NAMES_SECRETS.search(engine) else ""]
     except (InvalidBundle, OSError) as error:
         wanted = [str(error)]
     return hashlib.sha256("\0".join(wanted).encode()).hexdigest()
+
+
+def _secrets_changed(bundle: Path) -> str:
+    """Return the moment at which a value of the engine's secrets last changed; nothing of a value."""
+    file = secrets_file(bundle.parent.parent, bundle.name)
+    return str(file.stat().st_mtime_ns) if file.exists() else ""
 
 
 class EngineKeeper:
