@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.engine import SECRETS_DIR_VARIABLE, EngineSpec
 from enginehouse.local.engine_processes import engine_command, engine_environment
 from enginehouse.local.guard import Guard, signal_group
 from enginehouse.local.limit import limited
@@ -68,7 +69,7 @@ class EngineAlone:
         self.mark()
         self._process = await launch(
             limited(engine_command(program.command, self.environment), self.spec.resources.memory_bytes),
-            engine_environment(program.env, self.port, home, self.environment),
+            {**engine_environment(program.env, self.port, home, self.environment), **_secrets()},
             self.source,
             self.log,
             self.guard,
@@ -147,6 +148,12 @@ class EngineAlone:
             leader = psutil.Process(pid)
             return [leader, *leader.children(recursive=True)]
         return []
+
+
+def _secrets() -> dict[str, str]:
+    """Return the author's own folder of secrets, if the environment names one."""
+    folder = os.environ.get(SECRETS_DIR_VARIABLE)
+    return {SECRETS_DIR_VARIABLE: folder} if folder else {}
 
 
 def _high_water(pid: int) -> int:

@@ -15,6 +15,7 @@ from enginehouse.cli.failures import EXIT_STATUSES
 from enginehouse.cli.jobs import SUBMIT_EXAMPLES, jobs, submit
 from enginehouse.cli.replay import EXAMPLES as REPLAY_EXAMPLES
 from enginehouse.cli.replay import replay
+from enginehouse.cli.secret import secret
 from enginehouse.cli.tenant import tenant
 
 # Plain help is wrapped between words at any width; tables with frames are not.
@@ -63,6 +64,7 @@ engines.command()(deploy.remove)
 engines.command()(logs.logs)
 engines.command()(broadcasts.info)
 engines.command()(broadcasts.update)
+engines.add_typer(secret, name="secret")
 app.add_typer(engines, name="engines")
 app.add_typer(tenant, name="tenant")
 app.add_typer(environments, name="environments")

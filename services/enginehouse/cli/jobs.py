@@ -11,13 +11,12 @@ from enginehouse.cli.connection import connected
 from enginehouse.cli.console import note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption
 from enginehouse.cli.inputs import read_input
-from enginehouse.cli.options import EngineArgument, JobArgument, JsonOption
+from enginehouse.cli.options import DefaultEngineArgument, JobArgument, JsonOption
 from enginehouse.cli.tables import Cell, Column, Fit, print_fields, print_table
 from enginehouse.cli.units import age, duration
 from enginehouse.cli.waiting import goes_on, wait_in_sight
 from enginehouse.client import Handle, JobFailed, JobNews, SubmitOptions
 from enginehouse.contracts.job import Job, Status
-from enginehouse.contracts.names import DEFAULT_ENGINE
 
 SUBMIT_EXAMPLES = """Examples:
 
@@ -53,7 +52,7 @@ _COLUMNS = (
 
 
 def submit(
-    engine: EngineArgument = DEFAULT_ENGINE,
+    engine: DefaultEngineArgument = None,
     input_text: Annotated[
         str | None,
         typer.Option("--input", "-i", metavar="JSON", help="JSON, @FILE with JSON, or - for standard input."),
@@ -68,7 +67,7 @@ def submit(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a job to ENGINE. Prints its id, or with --wait its output. Exits with 1 if the job fails."""
+    """Submit a job to ENGINE, or to your default engine. Prints its id, or with --wait its output. Exits with 1 if the job fails."""
     value = read_input(input_text, input_file or [])
     options: SubmitOptions = {} if priority is None else {"priority": priority}
     with connected(home) as client:

@@ -63,6 +63,15 @@ EngineArgument = Annotated[
         autocompletion=_engines,
     ),
 ]
+DefaultEngineArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ENGINE",
+        help="NAME (your own engine, or a shared one if you have none of that name) or TENANT--NAME.",
+        show_default="your tenant's default engine, 'standard' unless set",
+        autocompletion=_engines,
+    ),
+]
 DeployedArgument = Annotated[
     str,
     typer.Argument(

@@ -44,6 +44,8 @@ enginehouse tenant remove acme
 
 enginehouse tenant webhook-secret acme
 
+enginehouse tenant default-engine acme sentiment
+
 enginehouse tenant system acme --into acme-system
 
 enginehouse tenant fetch-from acme s3://acme-models/
@@ -59,7 +61,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant'
 
 @tenant.callback()
 def callback() -> None:
-    """List tenants, make and revoke their API keys, set their limits, suspend or remove them, and say where their notices go. Without a command: list."""
+    """List tenants, make and revoke their API keys, set their limits and default engine, suspend or remove them, and say where their notices go. Without a command: list."""
 
 
 @tenant.command()
@@ -252,6 +254,21 @@ def fetch_from(
         print_json({"tenant": name, "fetch_from": places or []})
     else:
         say(f"{name}'s engines may fetch files from {', '.join(places) if places else 'nowhere'}.")
+
+
+@tenant.command("default-engine")
+def default_engine(
+    name: NameArgument,
+    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="NAME or TENANT--NAME.", show_default=False)],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the engine of a tenant's jobs that name none. Without this it is 'standard'."""
+    change_tenant(home_to_change(home).tenants, name, {"default_engine": engine})
+    if as_json:
+        print_json({"tenant": name, "default_engine": engine})
+    else:
+        say(f"Jobs of {name} that name no engine go to {engine}.")
 
 
 @tenant.command("webhook-secret")

@@ -28,7 +28,6 @@ from enginehouse.client.retries import RetryPlan
 from enginehouse.contracts.errors import EnginehouseError, JobIsFinal
 from enginehouse.contracts.job import Accepted, Job, Status
 from enginehouse.contracts.json_text import upload_json
-from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.contracts.text import header_text
 from enginehouse.homes import find_access
 
@@ -137,13 +136,13 @@ class AsyncClient(AsyncOperations):
 
     async def submit(
         self,
-        engine: str,
+        engine: str | None,
         input: Any = None,  # noqa: A002 - the API and the engines call it so
         *,
         idempotency_key: str | None = None,
         **options: Unpack[SubmitOptions],
     ) -> AsyncHandle:
-        """Submit a job to `engine` ('name' or '<tenant>--<name>'). When this returns, the job will reach a final state.
+        """Submit a job to `engine` ('name' or '<tenant>--<name>'; None: your default engine). When this returns, the job will reach a final state.
 
         `input` must fit the engine's card. It may be anything that can be written as JSON, also a pydantic model.
 
@@ -156,13 +155,15 @@ class AsyncClient(AsyncOperations):
 
     async def run(
         self,
-        engine: str = DEFAULT_ENGINE,
+        engine: str | None = None,
         input: Any = None,  # noqa: A002
         *,
         timeout_seconds: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Any:
         """Submit a job and return its output; a quick job takes one round trip. May raise JobFailed or WaitOver.
+
+        Without `engine` it is your default engine: `standard`, unless your operator set another.
 
         >>> async with AsyncClient() as client:
         ...     (await client.run("standard", {"text": "This is terrible!"}, timeout_seconds=30))["label"]
@@ -323,13 +324,13 @@ class AsyncClient(AsyncOperations):
         return await self._get(EngineInfo, f"/v1/engines/{path_part(name)}")
 
     async def _submit(
-        self, engine: str, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions
+        self, engine: str | None, value: Any, key: str | None, wait_seconds: float, options: SubmitOptions
     ) -> AsyncHandle:
         body = dict(options) if "input_ref" in options else {"input": value, **options}
         headers = _key_header(key)
         if wait_seconds > 0:
             headers["prefer"] = f"wait={wait_seconds:.3f}"
-        path = f"/v1/engines/{path_part(engine)}/jobs"
+        path = "/v1/jobs" if engine is None else f"/v1/engines/{path_part(engine)}/jobs"
         content = await self._transport.request("POST", path, body=body, headers=headers, wait_seconds=wait_seconds)
         accepted = Accepted.model_validate_json(content)
         return AsyncHandle(self, accepted.id, accepted.engine, _whole_job(content))

@@ -61,6 +61,19 @@ Labels = Annotated[
 ]
 
 
+SECRETS_MAX = 32
+SECRETS_DIR_VARIABLE = "ENGINEHOUSE_SECRETS_DIR"
+"""Variable of an engine's process: the folder with a file for each of its secrets."""
+_SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+
+
+def check_secret_name(name: str) -> str:
+    """Return `name` if a secret may have it; otherwise raise InvalidName with the rule."""
+    if not _SECRET_NAME.fullmatch(name):
+        raise InvalidName(f"{name[:70]!r} is not a secret's name: up to 64 of A-Z, 0-9 and '_', starting with a letter")
+    return name
+
+
 class Resources(StrictModel):
     """Limits of one replica, in the notation of Kubernetes. For processes only the memory is enforced."""
 
@@ -119,6 +132,10 @@ class EngineSpec(StrictModel):
     openai: OpenAI | None = Field(None, validate_default=True)
     json_call: JsonCall | None = Field(None, alias="json", validate_default=True)
     labels: Labels = Field(default_factory=dict, description="Names and values by which many engines are selected.")
+    secrets: Annotated[list[str], Field(max_length=SECRETS_MAX)] = Field(
+        default_factory=list,
+        description="Names of the secrets that it reads; `enginehouse engines secret set` sets values.",
+    )
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
         4, description="Jobs that one replica works on at the same time."
     )
@@ -140,6 +157,17 @@ class EngineSpec(StrictModel):
         except InvalidName as error:
             # A ValueError, so that the other mistakes of the file are found as well.
             raise ValueError(str(error)) from None
+
+    @field_validator("secrets")
+    @classmethod
+    def _secrets(cls, names: list[str]) -> list[str]:
+        try:
+            named = [check_secret_name(name) for name in names]
+        except InvalidName as error:
+            raise ValueError(str(error)) from None
+        if twice := next((name for name in named if named.count(name) > 1), None):
+            raise ValueError(f"{twice} is there twice")
+        return named
 
     @field_validator("python", mode="before")
     @classmethod

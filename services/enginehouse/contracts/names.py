@@ -148,6 +148,11 @@ def results_component(address: str) -> str:
     return f"results-{engine_of(address)}"
 
 
+def secrets_component(engine_id: str) -> str:
+    """Return the secret store of an engine's own sidecars."""
+    return f"secrets-{engine_id}"
+
+
 def engine_of_results_component(component: str) -> str | None:
     """Return the engine id in the name of a results component, or None if the name is of another kind."""
     prefix, _, rest = component.partition("-")

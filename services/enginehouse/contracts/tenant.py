@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, field_validator
 
 from enginehouse.contracts.base import StrictModel
-from enginehouse.contracts.names import check_name
+from enginehouse.contracts.errors import InvalidName
+from enginehouse.contracts.names import DEFAULT_ENGINE, PLATFORM_TENANT, check_name, resolve_candidates
 from enginehouse.contracts.text import StorableText
 
 KEY_PREFIX = "eh_"
@@ -56,6 +57,9 @@ class Tenant(StrictModel):
     name: str
     keys: list[ApiKey] = Field(default_factory=list)
     limits: Limits = Limits()
+    default_engine: Annotated[str, Field(max_length=64)] = Field(
+        DEFAULT_ENGINE, description="Engine of its jobs that name none: `sentiment` or `shared--standard`."
+    )
     publish_finished: bool = Field(
         False,
         description="Publish the end of every job on finished.<tenant>. False: only of jobs that came as events.",
@@ -74,6 +78,15 @@ class Tenant(StrictModel):
     removed: bool = Field(
         False, description="Its keys do not work any longer, and its data is being deleted. This cannot be taken back."
     )
+
+    @field_validator("default_engine")
+    @classmethod
+    def _default_engine(cls, value: str) -> str:
+        try:
+            resolve_candidates(value, PLATFORM_TENANT)
+        except InvalidName as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @field_validator("name")
     @classmethod

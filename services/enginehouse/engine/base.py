@@ -1,9 +1,13 @@
 """Define the class that every engine extends."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fastapi import FastAPI
+
+from enginehouse.contracts.engine import SECRETS_DIR_VARIABLE
 
 
 class Engine:
@@ -32,6 +36,18 @@ class Engine:
 
     def load(self) -> None:
         """Read models and open resources. The engine is healthy when this returns; an exception stops the process."""
+
+    def secret(self, name: str) -> str:
+        """Return the value of a secret that `secrets:` in engine.yaml names. Raise LookupError if there is none."""
+        folder = os.environ.get(SECRETS_DIR_VARIABLE)
+        path = Path(folder, name) if folder else None
+        if path is None or not path.is_file():
+            raise LookupError(
+                f"there is no secret {name!r}: name it under `secrets:` in engine.yaml, and give it a value with "
+                f"'enginehouse engines secret set TENANT/ENGINE {name}'; alone, set {SECRETS_DIR_VARIABLE} to a folder "
+                "with a file of that name"
+            )
+        return path.read_text()
 
     def info(self) -> Any:
         """Return the answer of GET /info."""

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import structlog
 
-from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.engine import SECRETS_DIR_VARIABLE, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Slot, app_id, job_topic, trial_topic
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.configurations import sidecar_configuration
+from enginehouse.local.engine_secrets import forget_secrets, sidecars_variable, write_secrets
 from enginehouse.local.errors import LocalError
 from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
@@ -92,12 +93,27 @@ class SlotProcesses:
         if self._runner_process is None:
             self._start_runner(spec, workload)
         environment = await environments.prepare(spec, source, self.context.guard, steps)
+        if spec.secrets:
+            await self._write_secrets(spec)
         self._replicas = {
             f"127.0.0.1_{port}": self.context.supervisor.start(
                 self._replica(spec, source, f"{self.app}.engine-{number}", port, environment)
             )
             for number, port in enumerate(self._engine_ports)
         }
+
+    @property
+    def _secrets(self) -> Path:
+        """Folder of the engine's secrets, for its own processes."""
+        return self.context.home.run / "secrets" / self.app
+
+    async def _write_secrets(self, spec: EngineSpec) -> None:
+        sidecar = DaprSidecar(self._sidecar_port, self.context.api_token)
+        try:
+            await sidecar.start()
+            await write_secrets(sidecar, self.engine_id, spec.secrets, self._secrets)
+        finally:
+            await sidecar.close()
 
     async def wait_healthy(self, seconds: float) -> bool:
         """Wait at most `seconds` until all processes are healthy; return whether they are."""
@@ -118,6 +134,7 @@ class SlotProcesses:
             self.context.ports.release(*self._engine_ports, *self._other_ports)
         self._runner_process = self._daprd = None
         self._replicas = {}
+        forget_secrets(self._secrets)
         self._held.close()
         await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
 
@@ -271,13 +288,16 @@ class SlotProcesses:
             app_port=delivery,
             block_shutdown_seconds=int(self._longest_job_seconds),
         )
-        self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan))
+        own = sidecars_variable(self.context.home, self.engine_id)
+        self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, own))
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.program
         home = self.context.home.run / "engines" / name
         home.mkdir(parents=True, exist_ok=True)
         scrubbed = engine_environment(spec.program.env, port, home, environment)
+        if spec.secrets:
+            scrubbed[SECRETS_DIR_VARIABLE] = str(self._secrets)
         # What a ready-made server answers is the business of the runner, whose own health follows it.
         url = f"http://127.0.0.1:{port}/healthz" if spec.protocol == "predict" else None
         return ProcessSpec(

@@ -41,7 +41,16 @@ class Home:
     def at(cls, path: Path) -> "Home":
         """Return the home in `path` and make its folders."""
         home = cls(path.expanduser().resolve())
-        for folder in (home.engines, home.tenants, home.run, home.logs, home.data, home.gateway_parts, home.exchange):
+        for folder in (
+            home.engines,
+            home.tenants,
+            home.run,
+            home.logs,
+            home.data,
+            home.secrets,
+            home.gateway_parts,
+            home.exchange,
+        ):
             folder.mkdir(parents=True, exist_ok=True)
         for folder in home.private_folders:
             folder.chmod(0o700)
@@ -50,7 +59,7 @@ class Home:
     @property
     def private_folders(self) -> tuple[Path, ...]:
         """Folders with data, logs and secrets: mode 0700. Bundles hold none of these, and may be a team's repository."""
-        return (self.run, self.logs, self.data)
+        return (self.run, self.logs, self.data, self.secrets)
 
     def keep_private(self) -> None:
         """Take away what others than the owner may do with the private files: a former version let them be read."""
@@ -96,6 +105,11 @@ class Home:
     def webhook_secrets(self) -> Path:
         """Folder with one file per tenant: the secrets that sign its webhooks; mode 0700."""
         return self.path / "webhook-secrets"
+
+    @property
+    def secrets(self) -> Path:
+        """Folder with a file for each engine: the values of its secrets; mode 0700."""
+        return self.path / "secrets"
 
     @property
     def gateway_parts(self) -> Path:

@@ -145,7 +145,13 @@ class Stack:
     async def follow(self) -> None:
         """Start, stop and restart engines as bundles come, go and change, until `quit`."""
         async for changes in watchfiles.awatch(
-            self.home.engines, self.home.tenants, self.home.exchange, stop_event=self._quit, step=50, debounce=200
+            self.home.engines,
+            self.home.tenants,
+            self.home.exchange,
+            self.home.secrets,
+            stop_event=self._quit,
+            step=50,
+            debounce=200,
         ):
             self._restart_replicas([Path(path) for change, path in changes if change == watchfiles.Change.added])
             self._follow_gateway_parts()

@@ -62,9 +62,9 @@ class StackContext:
             health=self.prober.http(health_url),
         )
 
-    def sidecar_spec(self, name: str, plan: SidecarPlan) -> ProcessSpec:
+    def sidecar_spec(self, name: str, plan: SidecarPlan, own: Mapping[str, str] | None = None) -> ProcessSpec:
         """Return a daprd process. It is healthy when its components are loaded and its app listens."""
-        environment = sidecar_environment(self.api_token, self.app_token, self.redis.environment())
+        environment = sidecar_environment(self.api_token, self.app_token, {**self.redis.environment(), **(own or {})})
         return ProcessSpec(
             name=name,
             kind="daprd",

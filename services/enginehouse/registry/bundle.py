@@ -31,6 +31,7 @@ from enginehouse.contracts.names import (
     requests_topic,
     results_component,
     retired_component,
+    secrets_component,
     tenant_component,
     trial_topic,
 )
@@ -41,6 +42,7 @@ from enginehouse.registry.objects import (
     component,
     marker,
     results_store,
+    secret_store,
     subscription,
     tolerant,
     topic_scopes,
@@ -163,7 +165,9 @@ def render_slot(spec: EngineSpec, slot: Slot) -> dict[str, str]:
         "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), subscribes)),
     }
     folder, scopes = slot_folder(slot), [app_id(engine, slot)]
+    store = secret_store(secrets_component(engine), scopes)
     return {
+        **({f"{folder}/dapr/secrets.yaml": _yaml(store)} if spec.secrets else {}),
         f"{folder}/{ENGINE_FILE}": _yaml(spec.model_dump(mode="json", exclude_none=True)),
         f"{folder}/dapr/jobs.yaml": _yaml(component(jobs, "pubsub.redis", settings, scopes)),
         f"{folder}/dapr/results.yaml": _yaml(results_store(results, engine, scopes)),

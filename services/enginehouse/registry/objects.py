@@ -26,7 +26,15 @@ def topic_scopes(topics_of_app: Mapping[str, Sequence[str]]) -> str:
     return ";".join(f"{app}={','.join(topics)}" for app, topics in topics_of_app.items())
 
 
-def component(name: str, kind: str, settings: Mapping[str, str], scopes: Sequence[str], **spec: Any) -> dict[str, Any]:
+def component(
+    name: str,
+    kind: str,
+    settings: Mapping[str, str],
+    scopes: Sequence[str],
+    *,
+    address: Sequence[dict[str, str]] = REDIS_ADDRESS,
+    **spec: Any,
+) -> dict[str, Any]:
     """Return a Component of type `kind` with its metadata and the apps that may load it."""
     return {
         "apiVersion": "dapr.io/v1alpha1",
@@ -36,7 +44,7 @@ def component(name: str, kind: str, settings: Mapping[str, str], scopes: Sequenc
             "type": kind,
             "version": "v1",
             **spec,
-            "metadata": [*REDIS_ADDRESS, *({"name": key, "value": value} for key, value in settings.items())],
+            "metadata": [*address, *({"name": key, "value": value} for key, value in settings.items())],
         },
         "scopes": list(scopes),
     }
@@ -62,6 +70,12 @@ def marker(name: str, scopes: Sequence[str]) -> dict[str, Any]:
         "spec": spec,
         "scopes": list(scopes),
     }
+
+
+def secret_store(name: str, scopes: Sequence[str]) -> dict[str, Any]:
+    """Return an engine's own secret store. For another one (a vault), edit its type and metadata in the bundle."""
+    file = {"name": "secretsFile", "envRef": "ENGINEHOUSE_SECRETS_FILE"}
+    return component(name, "secretstores.local.file", {}, scopes, address=[file])
 
 
 def subscription(

@@ -5,6 +5,7 @@ active, the one in those of `engine/subscription-trial.yaml` is on trial, and a 
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from enginehouse.registry.bundle import (
     workload_of,
     write_bundle,
 )
+from enginehouse.registry.secrets import secrets_file
+
+_NAMES_SECRETS = re.compile(r"^secrets:(?! \[\]$)", re.MULTILINE)
 
 
 class NoOtherVersion(WrongState):
@@ -152,10 +156,17 @@ def fingerprint(bundle: Path, slot: Slot) -> str:
     """Return a hash that changes when the slot's processes must restart. daprd itself reloads Dapr objects."""
     try:
         workload = read_workloads(bundle / WORKLOADS_FILE).slots.get(slot)
-        wanted = [str(workload), (bundle / slot_folder(slot) / ENGINE_FILE).read_text()]
+        engine = (bundle / slot_folder(slot) / ENGINE_FILE).read_text()
+        wanted = [str(workload), engine, _secrets_changed(bundle) if _NAMES_SECRETS.search(engine) else ""]
     except (InvalidBundle, OSError) as error:
         wanted = [str(error)]
     return hashlib.sha256("\0".join(wanted).encode()).hexdigest()
+
+
+def _secrets_changed(bundle: Path) -> str:
+    """Return the moment at which a value of the engine's secrets last changed; nothing of a value."""
+    file = secrets_file(bundle.parent.parent, bundle.name)
+    return str(file.stat().st_mtime_ns) if file.exists() else ""
 
 
 def _route(bundle: Path, file: str, slot: Slot | None) -> None:

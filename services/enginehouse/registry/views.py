@@ -53,6 +53,7 @@ class TenantView(BaseModel):
     limits: Limits
     publish_finished: bool
     webhook: str | None
+    default_engine: str
     fetch_from: list[str]
     suspended: bool
     removed: bool = Field(description="Whether it is being removed, with its data.")

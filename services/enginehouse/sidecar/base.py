@@ -108,5 +108,8 @@ class Sidecar(Protocol):
         list refuses this app, and Unavailable if no answer of `answer_max_bytes` comes in time.
         """
 
+    async def secret(self, store: str, name: str) -> str:
+        """Return a secret's value. Raise NotPermitted if this app may not read the store; Unavailable if there is no value."""
+
     async def metadata(self) -> Metadata:
         """Return the components and subscriptions that the sidecar has loaded now."""

@@ -288,6 +288,14 @@ class DaprSidecar:
             raise _error_of_answer(answer.status, body)
         return Invoked(answer.status, list(answer.headers.items()), body)
 
+    async def secret(self, store: str, name: str) -> str:
+        """Return a secret's value. Errors never quote it."""
+        answer = await self._call_ok("GET", f"secrets/{store}/{quote(name, safe='')}", None, None)
+        try:
+            return _text(pydantic_core.from_json(answer)[name])
+        except (ValueError, LookupError, TypeError):
+            raise Unavailable(f"sidecar: {store} has no value for {name}") from None
+
     async def metadata(self) -> Metadata:
         """Return the components and subscriptions that the sidecar has loaded now."""
         body = await self._call_ok("GET", "metadata", None, None)

@@ -38,6 +38,8 @@ class FakeDapr:
     handlers: dict[str, list[Subscriber]] = field(default_factory=lambda: defaultdict(list))
     apps: dict[str, App] = field(default_factory=dict)
     """Apps that can be called, by app id."""
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Values of each secret store."""
     forbidden_topics: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of (pubsub, topic) to which no app may publish."""
     missing: set[str] = field(default_factory=set)
@@ -204,6 +206,13 @@ class FakeSidecar:
         if len(answer.body) > INLINE_MAX_BYTES and call.hold:
             call.hold(call.answer_max_bytes)
         return answer
+
+    async def secret(self, store: str, name: str) -> str:
+        """Return a value of the test's."""
+        await self._enter("secret", store, name)
+        if name not in self._world.secrets.get(store, {}):
+            raise Unavailable(f"sidecar: {store} has no value for {name}")
+        return self._world.secrets[store][name]
 
     async def metadata(self) -> Metadata:
         """Return the components and topics that the test has set."""

@@ -10,7 +10,6 @@ from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.errors import EnginehouseError, InputTooLarge
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
 from enginehouse.contracts.json_text import read_body, validated, wire_json
-from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.gateway.intake.requested import RequestedJob, check_parameters
 
 _CPU_SECONDS = 10.0
@@ -121,4 +120,4 @@ def each_job(items: Iterable[Item], read: Callable[[Item, bool], RequestedJob]) 
 
 def _requested(request: JobRequest) -> RequestedJob:
     engine = request.engine if isinstance(request, RoutedJobRequest) else None
-    return RequestedJob(engine if engine is not None else DEFAULT_ENGINE, request)
+    return RequestedJob(engine or "", request)

@@ -41,7 +41,7 @@ class EventIntake:
         return await self._submitter.submit(
             Submission(
                 caller,
-                job.engine,
+                job.engine or caller.tenant.default_engine,
                 job.request,
                 idempotency_key=job.event_identity,
                 idempotency_scope=IdempotencyScope.EVENT,

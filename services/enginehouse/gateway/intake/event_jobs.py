@@ -14,7 +14,6 @@ from enginehouse.contracts.cloud_event import valid_traceparent
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.events import JOB_REQUESTED, RequestingEvent
 from enginehouse.contracts.job import JobRequest, RoutedJobRequest
-from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.gateway.intake.bodies import BATCH_MAX, Jobs, each_job
 from enginehouse.gateway.intake.event_reader import Header, binary_event, read_batch, read_structured
 from enginehouse.gateway.intake.requested import RequestedJob
@@ -58,7 +57,7 @@ def requested_by(event: BaseCloudEvent, *, hint: bool = True) -> RequestedJob:
     # Source and id are joined as JSON, because a source may contain any separator.
     identity = hashlib.sha256(pydantic_core.to_json([event.get_source(), event.get_id()])).hexdigest()
     return RequestedJob(
-        engine or DEFAULT_ENGINE,
+        engine or "",
         request,
         event_identity=identity,
         traceparent=valid_traceparent(attributes.get("traceparent")),

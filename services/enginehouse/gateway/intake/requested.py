@@ -12,7 +12,7 @@ class RequestedJob(NamedTuple):
     """A job as a body or an event asks for it: a submission without its sender."""
 
     engine: str
-    """The engine's name, with or without its tenant."""
+    """The engine's name, with or without its tenant. Empty: the tenant's default engine."""
     request: JobRequest
     input_json: bytes | None = None
     """The input of a large body as checked JSON text. It then stands here instead of in the request."""

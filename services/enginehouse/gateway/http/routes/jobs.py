@@ -74,7 +74,7 @@ async def submit_job(request: Request, gateway: Gateway, caller: Caller, engine:
     job = await read_jobs(request, caller, job_in, RoutedJobRequest if engine is None else JobRequest)
     submission = Submission(
         caller,
-        engine or job.engine,
+        engine or job.engine or caller.tenant.default_engine,
         job.request,
         idempotency_key(request),
         traceparent=traceparent_of(request),
@@ -152,7 +152,7 @@ async def submit_batch(request: Request, gateway: WiredGateway, caller: Authenti
     async def accept(job: RequestedJob, index: int) -> AcceptedJob:
         submission = Submission(
             caller,
-            job.engine,
+            job.engine or caller.tenant.default_engine,
             job.request,
             f"{key}:{index}" if key else None,
             traceparent=traceparent,

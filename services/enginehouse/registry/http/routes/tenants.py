@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.registry.http.dependencies import Caller, WiredRegistry, in_thread, note
 from enginehouse.registry.tenants import (
     add_key,
@@ -43,6 +44,7 @@ class TenantSettings(BaseModel):
     webhook: str | None = Field(None, description="Where to POST notices about its engines. null: nowhere.")
     publish_finished: bool = Field(False, description="Whether the end of every job is published on finished.<tenant>.")
 
+    default_engine: str = Field(DEFAULT_ENGINE, description="Engine of its jobs that name none.")
     fetch_from: list[str] = Field(
         default_factory=list, description="URLs below which `fetch` of its engines may name files."
     )

@@ -1,7 +1,8 @@
-"""An engine's extra endpoints are called through the gateway, by real sidecars, and by no other app."""
+"""Engines' extra endpoints, broadcasts and secrets, over real sidecars, and what other apps get of them: nothing."""
 
 import http.client
 import json
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,17 @@ from urllib.request import Request, urlopen
 
 import pytest
 from tests.support.dapr import DaprdHandle, start_daprd
-from tests.support.stack import StackHandle, running_stack
+from tests.support.stack import StackHandle, running_stack, until
 
-from enginehouse.contracts.names import JOBS_ROUTE, app_id
+from enginehouse.contracts.names import JOBS_ROUTE, app_id, secrets_component
+from enginehouse.registry.deploy import deploy_engine
+from enginehouse.registry.secrets import remove_secret, secrets_file, set_secret
 
-_ENGINE = Path(__file__).resolve().parents[1] / "engines" / "extras"
+_ENGINE, _SECRETIVE = (Path(__file__).resolve().parents[1] / "engines" / name for name in ("extras", "secretive"))
 ID = "tests--extras"
 APP = app_id(ID, "a")
+SECRETIVE = "tests--secretive"
+VALUE, CHANGED = "very-secret-value-1", "very-secret-value-2"
 CALL = f"/v1/engines/{ID}/call"
 
 
@@ -180,3 +185,73 @@ def test_a_delivery_cannot_be_forged_by_the_app_that_may_call(stack: StackHandle
         assert invoke(gateway, "call/one/../../jobs")[0] == 404
     finally:
         gateway.stop()
+
+
+def test_an_engine_starts_once_it_has_its_secret_and_restarts_with_another(stack: StackHandle) -> None:
+    deploy_engine(stack.home.engines, _SECRETIVE)
+
+    def problem() -> str:
+        return str(stack.state()["engines"].get(SECRETIVE, {}).get("problem") or "")
+
+    until(lambda: "enginehouse engines secret set tests--secretive MODEL_TOKEN" in problem(), "it says what to type")
+
+    set_secret(stack.home.path, SECRETIVE, "MODEL_TOKEN", VALUE)
+    set_secret(stack.home.path, SECRETIVE, "OF_ANOTHER", "not asked for")
+    until(lambda: stack.state()["engines"][SECRETIVE]["state"] == "running", "it starts")
+    stack.until_engine(SECRETIVE)
+    output = stack.submit(SECRETIVE, 1, tenant="tests")["output"]
+    assert output == {"backwards": VALUE[::-1], "files": ["MODEL_TOKEN"], "mode": "0o400"}
+
+    set_secret(stack.home.path, SECRETIVE, "MODEL_TOKEN", CHANGED)
+    until(
+        lambda: stack.submit(SECRETIVE, 1, tenant="tests")["output"]["backwards"] == CHANGED[::-1],
+        "it has the new value",
+    )
+
+
+def test_the_value_is_in_no_other_file(stack: StackHandle) -> None:
+    own = {
+        secrets_file(stack.home.path, SECRETIVE),
+        stack.home.run / "secrets" / app_id(SECRETIVE, "a") / "MODEL_TOKEN",
+    }
+    found = {
+        path
+        for path in stack.home.path.rglob("*")
+        if path.is_file() and not path.is_symlink() and CHANGED.encode() in path.read_bytes()
+    }
+    assert found == own
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in found)
+
+
+def test_another_engines_sidecar_cannot_read_it(stack: StackHandle, tmp_path: Path) -> None:
+    """Not even with the component's own file and the place of the values."""
+    component = stack.home.engines / SECRETIVE / "slots" / "a" / "dapr"
+    env = {
+        "ENGINEHOUSE_SECRETS_FILE": str(secrets_file(stack.home.path, SECRETIVE)),
+        "ENGINEHOUSE_REDIS_HOST": "127.0.0.1:1",
+    }
+    answers = {}
+    for app in (app_id(SECRETIVE, "a"), app_id("tests--other", "a")):
+        alone = tmp_path / app
+        alone.mkdir()
+        (alone / "secrets.yaml").write_text((component / "secrets.yaml").read_text())
+        daprd = start_daprd(app, [alone], tmp_path / f"{app}.log", env=env)
+        request = Request(
+            f"{daprd.url}/secrets/{secrets_component(SECRETIVE)}/MODEL_TOKEN",
+            headers={"dapr-api-token": daprd.api_token},
+        )
+        try:
+            with urlopen(request, timeout=10) as answer:
+                answers[app] = json.loads(answer.read())
+        except HTTPError as error:
+            with error:
+                answers[app] = error.code
+        finally:
+            daprd.stop()
+    assert answers == {app_id(SECRETIVE, "a"): {"MODEL_TOKEN": CHANGED}, app_id("tests--other", "a"): 500}
+
+
+def test_without_its_value_it_stops(stack: StackHandle) -> None:
+    remove_secret(stack.home.path, SECRETIVE, "MODEL_TOKEN")
+    until(lambda: stack.state()["engines"][SECRETIVE]["state"] == "failed", "it does not run any more")
+    assert not (stack.home.run / "secrets" / app_id(SECRETIVE, "a") / "MODEL_TOKEN").exists()
