@@ -168,6 +168,10 @@ class CardKeeper:
         if value == self._published:
             return
         event = completion_event(kind=ENGINE_ANNOUNCED, engine_id=self._spec.id, subject=self._slot, status=None)
-        await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)
-        self._published = value
+        self._published = value  # Before the event is out: whoever asks meanwhile for another one gets it.
+        try:
+            await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)
+        except EnginehouseError:
+            self._published = None
+            raise
         _log.info("The engine's card is published", action="card_shown", engine_id=self._spec.id, slot=self._slot)
