@@ -216,7 +216,7 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
         for process in processes
     ]
     print_table(_COLUMNS, rows)
-    say(f"\nAPI: {state['url']}   gRPC: {state['grpc']}" + ("" if state["ready"] else "   (still starting)"))
+    say(f"\nAPI: {state['url']}   gRPC: {state.get('grpc') or '-'}" + ("" if state["ready"] else "   (still starting)"))
     if state.get("registry"):
         say(f"Registry: {state['registry']}")
     for engine, entry in state["engines"].items():
