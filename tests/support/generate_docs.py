@@ -108,7 +108,9 @@ def http_tables(package: ModuleType = routes, document: Callable[[], dict[str, A
         for method, operation in operations.items():
             groups[operation["tags"][0]].append((method.upper(), path, operation))
     with_key = [call for calls in groups.values() for call in calls if may[call[0], call[1]] != "everybody"]
-    shared = set.intersection(*({*operation["responses"]} for *_, operation in with_key))
+    described = [{*operation["responses"]} for *_, operation in with_key]
+    # A call that passes on an engine's own answers describes none: `default`.
+    shared = set.intersection(*(answers for answers in described if "default" not in answers))
     parts = [f"Every call with a key can also answer {_listed(sorted(shared))}."]
     for group, calls in groups.items():
         rows = [_http_row(call, may[call[0], call[1]], shared) for call in calls]
