@@ -8,13 +8,8 @@ from fastapi import APIRouter, Path, Request, Response
 from enginehouse.contracts.calls import CALL_BODY_MAX_BYTES, METHODS, answer_headers, check_call_path
 from enginehouse.contracts.errors import RequestError
 from enginehouse.gateway.engines.calls import EngineCall
-<<<<<<< HEAD
 from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway, until_answered
-=======
-from enginehouse.gateway.http.dependencies import AuthenticatedCaller, WiredGateway, body_of, until_answered
->>>>>>> part-manage
 from enginehouse.gateway.http.routes.engines import EnginePath
-from enginehouse.web.openapi import problems
 from enginehouse.web.requests import body_of
 
 router = APIRouter(prefix="/v1", tags=["engines"])
