@@ -12,16 +12,19 @@ import psutil
 import pytest
 import redis
 import yaml
+from tests.support.documents import ROOT
 from tests.support.stack import StackHandle, running_stack, start_stack, until
 
 from enginehouse.contracts.names import finished_topic
 from enginehouse.local.home import LOCAL_TENANT
 from enginehouse.local.tenant_systems import redis_of, write_system
-from enginehouse.registry.content import deployed_files
+from enginehouse.registry.content import deployed_files, files_hash
+from enginehouse.registry.secrets import set_secret
 from enginehouse.registry.tenants import rotate_webhook_secret
 from enginehouse.registry.unpack import pack
 
-_ENGINES = Path(__file__).resolve().parents[1] / "engines"
+_ENGINES = ROOT / "tests" / "engines"
+_PARTS = ("services/enginehouse", "components", "dapr")
 _SHARED = "shared--echo"
 _CORE = ("redis", "gateway", "gateway.daprd", "registry", f"{_SHARED}--a.runner", f"{_SHARED}--a.daprd")
 
@@ -87,7 +90,7 @@ def test_the_registry_has_no_way_to_the_broker_and_no_sidecar(stack: StackHandle
 def test_nothing_of_the_core_restarts_while_engines_and_tenants_come_and_go(
     stack: StackHandle, registry: httpx2.Client, tmp_path: Path
 ) -> None:
-    before = {name: stack.pid(name) for name in _CORE}
+    before, files = {name: stack.pid(name) for name in _CORE}, _files_of_the_core()
     _add_tenant(stack, registry, "acme")
     first = _upload(registry, _engine(tmp_path, "echo", tenant="acme", name="one", version="v1"), tmp_path)
     engine = first["id"]
@@ -115,6 +118,13 @@ def test_nothing_of_the_core_restarts_while_engines_and_tenants_come_and_go(
     until(lambda: registry.get("/v1/tenants/acme").status_code == 404, "the tenant is gone", 90)
     assert registry.delete(f"/v1/tenants/{LOCAL_TENANT}").json()["code"] == "TENANT_IS_KEPT"
     assert {name: stack.pid(name) for name in _CORE} == before
+    assert _files_of_the_core() == files
+
+
+def _files_of_the_core() -> str:
+    """Return a hash of everything that the core consists of and is configured by."""
+    core = {f"{part}/{name}": path for part in _PARTS for name, path in deployed_files(ROOT / part).items()}
+    return files_hash(core)
 
 
 def test_a_removed_tenant_leaves_nothing_even_if_everything_is_killed_meanwhile(
@@ -123,6 +133,7 @@ def test_a_removed_tenant_leaves_nothing_even_if_everything_is_killed_meanwhile(
     _add_tenant(stack, registry, "globex")
     engine = _upload(registry, _engine(tmp_path, "sleeps", tenant="globex", name="slow"), tmp_path)["id"]
     stack.until_engine(engine)
+    set_secret(stack.home.path, engine, "TOKEN", "the token of globex")
     for _ in range(3):
         stack.submit(engine, {"seconds": 60}, tenant="globex", wait=0)
     assert stack.submit(_SHARED, "of globex", tenant="globex")["status"] == "succeeded"

@@ -106,6 +106,24 @@ def test_a_fetched_file_lies_in_the_copy_and_is_fetched_once(engines: Path, fold
         deploy_engine(engines, folder)
 
 
+def test_a_file_that_a_version_has_already_is_not_fetched_for_the_next(
+    engines: Path, folder: Path, volume: Path, tmp_path: Path
+) -> None:
+    _deploy(engines, folder)
+    (volume / "m.bin").unlink()
+    (folder / "code.txt").write_text("changed")
+    spec = deploy_engine(engines, folder)
+    workload = read_versions(engines / spec.id).slots["b"]
+    assert (source_folder(engines / spec.id, workload.source) / "models" / "m.bin").read_bytes() == CONTENT
+    for copy in (engines.parent / "sources" / spec.id).iterdir():
+        (copy / "models" / "m.bin").unlink()
+        (copy / "models" / "m.bin").symlink_to(tmp_path / "elsewhere")
+    (volume / "m.bin").write_bytes(CONTENT)
+    (folder / "code.txt").write_text("changed once more")
+    deploy_engine(engines, folder)
+    assert not (tmp_path / "elsewhere").exists(), "a link that an engine made leads nowhere"
+
+
 def test_a_file_with_another_content_is_refused(engines: Path, folder: Path, volume: Path) -> None:
     (volume / "m.bin").write_bytes(b"other weights")
     with pytest.raises(
@@ -126,7 +144,7 @@ def test_a_link_on_a_volume_leads_nowhere(engines: Path, folder: Path, volume: P
 
 def test_a_file_that_is_too_large_is_refused(engines: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "MAX_BYTES", 3)
-    with pytest.raises(InvalidBundle, match="it is larger than"):
+    with pytest.raises(InvalidBundle, match="and it has more"):
         _deploy(engines, folder)
     _nothing_is_deployed(engines)
 

@@ -34,7 +34,7 @@ from enginehouse.registry.admission import mistakes_here
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, read_spec
 from enginehouse.registry.content import deployed_files
 from enginehouse.registry.deploy import check_files
-from enginehouse.registry.snapshot import only_deployer, snapshot_source, source_folder, take_snapshot
+from enginehouse.registry.snapshot import fetched, only_deployer, snapshot_source, source_folder, take_snapshot
 from enginehouse.runner.clients.choose import engine_client
 from enginehouse.runner.clients.wire import Limits
 from enginehouse.runner.settings import RunnerSettings
@@ -125,8 +125,8 @@ async def _try_running(
 
 def _copy(spec: EngineSpec, folder: Path, scratch: Path) -> Path:
     engines = scratch / "engines"
-    with only_deployer(engines):
-        content = take_snapshot(engines, spec.id, folder, spec.fetch)
+    with fetched(engines, spec.id, spec.fetch) as brought, only_deployer(engines):
+        content = take_snapshot(engines, spec.id, folder, brought)
     return source_folder(engines / spec.id, snapshot_source(spec.id, content))
 
 

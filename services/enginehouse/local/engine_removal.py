@@ -1,4 +1,4 @@
-"""Removes an engine's last traces on this machine: its topics, keys, files and logs."""
+"""Removes an engine's last traces on this machine: its topics, keys, secrets, files and logs."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from enginehouse.local.removals import GatewayState
 from enginehouse.local.stack_context import StackContext
 from enginehouse.registry.bundle import RESULTS_FILE, is_retired
 from enginehouse.registry.deploy import forget_engine
+from enginehouse.registry.secrets import secrets_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +56,5 @@ class EngineRemoval:
         redis.delete(self.context.redis, [job_topic(engine_id), trial_topic(engine_id)], prefix=f"{engine_id}||")
         for app in app_ids(engine_id):
             leftovers.delete_of_app(self.context.home, app)
+        secrets_file(self.context.home.path, engine_id).unlink(missing_ok=True)
         forget_engine(self.context.home.engines, engine_id)

@@ -1,8 +1,11 @@
 """Bring an engine's artifacts into its folder: from an object store or a volume, and only where its tenant may read."""
 
 import hashlib
+import os
+import shutil
+import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -47,20 +50,46 @@ def _is_below(source: str, place: str) -> bool:
     return source.startswith(place.rstrip("/") + "/")
 
 
-def fetch(artifact: Artifact, target: Path, show: Show) -> None:
-    """Write an artifact to `target`, and tell `show` how far it is.
+def bring(artifacts: Iterable[Artifact], into: Path, copies: Sequence[Path], show: Show) -> None:
+    """Write the artifacts below the folder `into`, and tell `show` how far it is. What one of the `copies` has is copied.
 
-    Raise InvalidBundle if it cannot be read, is too large, takes too long, or is not what its hash says. Credentials
-    are those of this process: the variables of the object store, such as AWS_ACCESS_KEY_ID.
+    Raise InvalidBundle if one cannot be read, takes too long, or is not what its hash says, or if all are too large.
+    Credentials are those of this process: the variables of the object store, such as AWS_ACCESS_KEY_ID.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, done, give_up_at = hashlib.sha256(), 0, time.monotonic() + _MOST_SECONDS
+    left, give_up_at = MAX_BYTES, time.monotonic() + _MOST_SECONDS
+    for artifact in artifacts:
+        target = into / artifact.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not any(_copied(artifact, copy / artifact.file, target) for copy in copies):
+            _fetch(artifact, target, left, give_up_at, show)
+        left -= target.stat().st_size
+
+
+def _copied(artifact: Artifact, source: Path, target: Path) -> bool:
+    """Copy a file of a former deployment; say whether the copy is the artifact.
+
+    Its engine may have changed it since, or put a link, a pipe or a device in its place.
+    """
+    try:
+        with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as given:
+            if not stat.S_ISREG(os.fstat(given.fileno()).st_mode):
+                return False
+            with target.open("w+b") as file:
+                shutil.copyfileobj(given, file, _PART_BYTES)
+                file.seek(0)
+                return hashlib.file_digest(file, "sha256").hexdigest() == artifact.sha256
+    except OSError:
+        return False
+
+
+def _fetch(artifact: Artifact, target: Path, most_bytes: int, give_up_at: float, show: Show) -> None:
+    digest, done = hashlib.sha256(), 0
     try:
         with target.open("wb") as file:
             for part in _parts(artifact.source):
                 done += len(part)
-                if done > MAX_BYTES:
-                    raise _wrong(artifact, f"it is larger than {MAX_BYTES // 2**30} GiB")
+                if done > most_bytes:
+                    raise _wrong(artifact, f"an engine's files may have {MAX_BYTES / 2**30:.3g} GiB, and it has more")
                 if time.monotonic() > give_up_at:
                     raise _wrong(artifact, f"it takes more than {_MOST_SECONDS / 60:g} minutes")
                 digest.update(part)

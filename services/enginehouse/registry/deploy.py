@@ -18,7 +18,14 @@ from enginehouse.registry.bundle import (
 )
 from enginehouse.registry.content import content_hash, deployed_files
 from enginehouse.registry.requirements import environment_files
-from enginehouse.registry.snapshot import only_deployer, remove_unused, snapshot_source, source_folder, take_snapshot
+from enginehouse.registry.snapshot import (
+    fetched,
+    only_deployer,
+    remove_unused,
+    snapshot_source,
+    source_folder,
+    take_snapshot,
+)
 from enginehouse.registry.versions import drop_trial, go_back, promote_version, put_version, read_versions, spec_of
 
 
@@ -40,9 +47,9 @@ def deploy_engine(
     """
     spec = spec or read_spec(folder / ENGINE_FILE)
     check_files(folder, spec)
-    with only_deployer(engines):
+    with fetched(engines, spec.id, spec.fetch, show) as brought, only_deployer(engines):
         check_stays(engines / spec.id)
-        content = take_snapshot(engines, spec.id, folder, spec.fetch, show)
+        content = take_snapshot(engines, spec.id, folder, brought)
         source = snapshot_source(spec.id, content)
         put_version(engines / spec.id, spec, source, content, promote=promote)
         remove_unused(engines, spec.id)

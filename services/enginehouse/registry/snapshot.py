@@ -8,11 +8,11 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from enginehouse.contracts.program import Artifact
-from enginehouse.registry.artifacts import Show, fetch
+from enginehouse.registry.artifacts import Show, bring
 from enginehouse.registry.bundle import WORKLOADS_FILE, InvalidBundle, read_workloads
 from enginehouse.registry.content import content_hash, deployed_files
 from enginehouse.registry.locks import only_writer, opened
@@ -37,28 +37,48 @@ def only_deployer(engines: Path) -> Iterator[None]:
         yield
 
 
-def take_snapshot(
-    engines: Path, engine_id: str, folder: Path, artifacts: Sequence[Artifact] = (), show: Show = lambda _: None
-) -> str:
-    """Copy the deployed files of `folder` and fetch the artifacts, unless such a copy is there. Return its hash.
+@contextlib.contextmanager
+def fetched(
+    engines: Path, engine_id: str, artifacts: Sequence[Artifact], show: Show = lambda _: None
+) -> Iterator[dict[str, Path]]:
+    """Bring the artifacts here for the length of the block, and return where each lies, by its path in the engine's folder.
 
-    `show` is told what is fetched. The caller is `only_deployer`. Raise InvalidBundle if a file cannot be deployed.
+    One that another copy of the engine has is not fetched again. The caller need not be `only_deployer`, since this may
+    take long. `show` is told what is fetched. Raise InvalidBundle if one cannot be brought.
+    """
+    if not artifacts:
+        yield {}
+        return
+    copies = _sources(engines) / engine_id
+    copies.mkdir(exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=copies))
+    try:
+        with hold(fresh):
+            bring(artifacts, fresh, [copy for copy in copies.iterdir() if not copy.name.startswith(".")], show)
+            yield {artifact.file: fresh / artifact.file for artifact in artifacts}
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def take_snapshot(engines: Path, engine_id: str, folder: Path, brought: Mapping[str, Path] | None = None) -> str:
+    """Copy the deployed files of `folder`, and move the `brought` ones there. Return the hash of the copy's content.
+
+    The caller is `only_deployer`. Raise InvalidBundle if a file cannot be deployed.
     """
     copies = _sources(engines) / engine_id
     copies.mkdir(exist_ok=True)
-    if artifacts and _is_intact(copies, expected := content_hash(folder, artifacts)):
-        return expected
     # A copy gets its name only when it is complete, so that a crash leaves no half copy under a name that is used.
     fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=copies))
     try:
         for name, path in deployed_files(folder).items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, fresh / name)
-        for artifact in artifacts:
-            fetch(artifact, fresh / artifact.file, show)
+        for name, path in (brought or {}).items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(fresh / name)
         # Hashed from the copy, because the author may edit the folder meanwhile.
         content = content_hash(fresh)
-        if (copies / content).exists() and not _is_intact(copies, content):
+        if (copies / content).exists() and content_hash(copies / content) != content:
             _remove_unless_held(copies / content)  # Its engine has changed it since.
         if not (copies / content).exists():
             fresh.chmod(folder.stat().st_mode | 0o700)
@@ -68,10 +88,6 @@ def take_snapshot(
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return content
-
-
-def _is_intact(copies: Path, content: str) -> bool:
-    return (copies / content).exists() and content_hash(copies / content) == content
 
 
 @contextlib.contextmanager
