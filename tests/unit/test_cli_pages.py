@@ -282,7 +282,10 @@ def test_no_command_prints_what_strangers_wrote_so_that_it_acts(
     assert shown >= 20
 
 
-NOT_AS_JSON = {("up",): "its output is the logs of what runs; 'status --json' says what runs"}
+NOT_AS_JSON = {
+    ("up",): "its output is the logs of what runs; 'status --json' says what runs",
+    ("engines", "logs"): "its output is what the engine itself prints",
+}
 
 
 def test_every_command_prints_json_on_request() -> None:

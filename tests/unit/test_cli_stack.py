@@ -11,6 +11,7 @@ from enginehouse.cli.app import app
 from enginehouse.cli.console import TerminalSteps, out, print_lines
 from enginehouse.cli.stack import parse_engine_names
 from enginehouse.local.home import Home
+from enginehouse.registry.bundle import is_retired
 
 _RUN = CliRunner()
 
@@ -57,8 +58,8 @@ def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     assert deployed.exit_code == 0, deployed.output
     assert (home / "engines" / "demo--one" / "slots" / "a" / "dapr" / "jobs.yaml").is_file()
     assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)]).exit_code == 0
-    assert list((home / "engines").iterdir()) == []
-    again = _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)])
+    assert is_retired(home / "engines" / "demo--one"), "what runs it deletes it, once its jobs have ended"
+    again = _RUN.invoke(app, ["engines", "remove", "demo--two", "--home", str(home)])
     assert again.exit_code == 1
     assert "is not deployed here" in again.output
 

@@ -130,7 +130,7 @@ async def test_the_failure_of_the_deployment_before_is_not_taken_for_this_ones(d
     await until_async(lambda: "the gateway does not know it yet" in steps.text)
     api.view = {"health": "unhealthy", "reason": "None of its workers is up", "card": {}}
     await until_async(lambda: "None of its workers is up" in steps.text)
-    api.view = {"health": "healthy", "state": "active", "reason": None, "card": {"engine": _ENGINE, "slot": "a"}}
+    api.view = {"health": "healthy", "state": "active", "reason": None, "card": {"slot": "a", "version": "v1"}}
     assert (await asyncio.wait_for(waiting, 10))["state"] == "active"
 
 

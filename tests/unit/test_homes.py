@@ -25,7 +25,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "work" / "engines" / "my-engine"
     folder.mkdir(parents=True)
-    (folder / "engine.yaml").write_text("tenant: demo\nname: my-engine\n")
+    (folder / "engine.yaml").write_text("tenant: demo\nname: my-engine\nrun: {command: [serve]}\n")
     monkeypatch.chdir(folder)
     return folder
 

@@ -1,5 +1,7 @@
 """Write the sidecars' Configurations for this machine: how they find each other, and whom they admit without mTLS."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import yaml
@@ -8,6 +10,19 @@ from enginehouse.local import checkout
 from enginehouse.local.home import write_private
 
 _NAMES_FILE = "names.sqlite"
+_NAMES_TABLE = "hosts"
+"""The table of Dapr's component, with a row for each sidecar."""
+_BUSY_SECONDS = 5.0
+
+
+def forget_app(run: Path, app_id: str) -> None:
+    """Delete an app whose sidecar is gone from the file of names, and from the log of its changes."""
+    if not (run / _NAMES_FILE).exists():
+        return
+    with contextlib.closing(sqlite3.connect(run / _NAMES_FILE, timeout=_BUSY_SECONDS, isolation_level=None)) as names:
+        names.execute("PRAGMA secure_delete = ON")
+        names.execute(f"DELETE FROM {_NAMES_TABLE} WHERE app_id = ?", [app_id])  # noqa: S608 - a constant
+        names.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def sidecar_configuration(kind: str, run: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import shutil
 
+from enginehouse.local.configurations import forget_app
 from enginehouse.local.home import Home
 
 
@@ -12,6 +13,7 @@ def delete_of_app(home: Home, app_id: str) -> None:
         log.unlink(missing_ok=True)
     for folder in (home.exchange / app_id, *(home.run / "engines").glob(f"{app_id}.*")):
         shutil.rmtree(folder, ignore_errors=True)
+    forget_app(home.run, app_id)
     for draft in home.run.glob(f"{app_id}.*"):
         draft.unlink(missing_ok=True)
 
