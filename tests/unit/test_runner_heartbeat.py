@@ -72,6 +72,21 @@ async def test_a_heartbeat_says_whether_the_slot_receives_jobs(world: World) -> 
     assert (await latest(world)).on_trial
 
 
+async def test_who_is_told_of_a_change_of_routing_finds_the_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[list[str], Heartbeat | None]] = []
+    monkeypatch.setattr(world.runner.heartbeats, "_on_routed", lambda: found.append((listed(world), beat_of(world))))
+    del world.dapr.stores[STORE][names.WORKERS_KEY]
+    world.dapr.subscribe(names.trial_topic(ENGINE), world.runner.receiver.deliver)
+    world.dapr.components.add(names.jobs_component(ENGINE))
+    await until_async(lambda: found)
+    (listing, beat), *_ = found
+    assert listing == ["worker-1"]
+    assert beat is not None
+    assert beat.on_trial
+
+
 async def test_a_heartbeat_runs_out(world: World) -> None:
     expires = world.dapr.stores[STORE][names.worker_key("worker-1")].expires_at
     assert expires is not None

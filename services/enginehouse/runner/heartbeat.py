@@ -124,10 +124,10 @@ class Heartbeats:
         )
         value = beat.model_dump_json().encode()
         await self._sidecar.put(self._store, worker_key(self._worker), value, WORKER_TTL_SECONDS)
-        if self._routing_is_news:  # After the heartbeat, which says whose card holds.
+        await self._update_list(present=True)
+        if self._routing_is_news:  # After the heartbeat, which says whose card holds, and the list, which leads to it.
             self._routing_is_news = False
             self._on_routed()
-        await self._update_list(present=True)
 
     async def _look_at_routing(self) -> Routed:
         metadata = await self._sidecar.metadata()
