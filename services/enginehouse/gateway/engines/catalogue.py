@@ -300,7 +300,7 @@ class Catalogue:
         except EnginehouseError as error:
             log.warning(f"The card of {engine_id} cannot be read: {error}", action="card_unread", engine_id=engine_id)
             return
-        await self._take_card(engine, card_of_active(engine, cards))
+        await self._take_card(engine, card_of_active(engine, cards, self._engines.get(trial_of(engine_id))))
         await self._follow_trial(engine, card_of_trial(engine, cards))
 
     async def _follow_trial(self, engine: KnownEngine, card: EngineCard | None) -> None:
