@@ -58,7 +58,8 @@ class Broadcasts:
     ) -> list[EngineAnswer]:
         """Send `request`, a method and a path, to the engines selected among the caller's own; an administrator's: all.
 
-        One engine that fails hides no other. Raise RateLimited if the tenant has too many calls in hand.
+        Versions on trial are not asked. One engine that fails hides no other. Raise RateLimited if the tenant has too many calls
+        in hand, TenantSuspended if it is suspended.
         """
         places = asyncio.Semaphore(_AT_ONCE)
         deadline = asyncio.get_running_loop().time() + _ALL_SECONDS
@@ -88,6 +89,7 @@ class Broadcasts:
             engine
             for engine in self._catalogue
             if engine.state != EngineState.RETIRED
+            and not engine.is_trial
             and (caller.is_admin or engine.tenant == caller.name)
             and selector.selects(
                 engine.tenant,
