@@ -122,7 +122,10 @@ async def test_a_quarantined_engine_gets_no_jobs_on_trial_either(world: GatewayW
 async def test_only_its_owner_and_operators_may_use_it(world: GatewayWorld) -> None:
     body = {"input": 1}
     problem_of(await world.client("umbra").post(f"/v1/engines/{TRIAL}/jobs", json=body), 404, "ENGINE_DOES_NOT_EXIST")
-    assert (await world.client("admin").post(f"/v1/engines/{TRIAL}/jobs", json=body)).status_code == 202
+    admin = world.client("admin")
+    job = (await admin.post(f"/v1/engines/{TRIAL}/jobs", json=body)).json()
+    assert [each["id"] for each in (await admin.get(f"/v1/jobs?engine={TRIAL}")).json()["jobs"]] == [job["id"]]
+    assert (await admin.get(f"/v2/models/{TRIAL}")).json()["versions"] == ["v2"]
     problem_of(await world.client().post(f"/v1/engines/{STANDARD}@trial/jobs", json=body), 403, "FORBIDDEN")
     for name in (f"{STANDARD}@trial", f"{PRIVATE}@trial"):
         answer = await world.client("admin").post(f"/v1/engines/{name}/jobs", json=body)
