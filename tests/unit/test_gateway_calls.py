@@ -155,6 +155,19 @@ async def test_a_broadcast_has_an_answer_for_each_engine_and_shows_what_failed(t
         problem_of(await world.client().post("/v1/engines:update", content=b"{"), 422, "NOT_JSON")
 
 
+@pytest.mark.parametrize(("held", "code"), [(29.5, None), (31, "RATE_LIMITED")])
+async def test_a_large_answer_to_a_broadcast_counts_once(tmp_path: Path, held: float, code: str | None) -> None:
+    async with gateway_world(tmp_path) as world:
+        replicas = [{"replica": "h:1", "status": 200, "body": "x" * 1_900_000}]
+        RunnerApp(world).answer = Invoked(200, [(ANSWERED_BY, "engine")], json.dumps(replicas).encode())
+        await beat(world)
+        with world.gateway.bytes_in_hand.holding("acme") as hold:
+            hold(int(held * 1024 * 1024))
+            (engine,) = (await world.client().post("/v1/engines:update", json={})).json()["engines"]
+        assert engine["code"] == code
+        assert code is None or "It was asked" in engine["problem"]
+
+
 @pytest.fixture
 async def tried(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
     """A gateway whose engine `echo` has healthy workers in slot a, and a version on trial in slot b."""
