@@ -2,20 +2,24 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from tests.support.gateway import ECHO, PRIVATE, STANDARD, GatewayWorld, gateway_world
+from tests.support.gateway import ECHO, PRIVATE, STANDARD, GatewayWorld, gateway_world, show_card
 from tests.support.gateway_engines import operate
 from tests.support.problems import problem_of
+from tests.support.scripted_runner import ScriptedRunner
 from tests.support.waiting import until_async
 
+from enginehouse.contracts import names
 from enginehouse.contracts.calls import ANSWERED_BY
 from enginehouse.sidecar.base import Invocation, Invoked
 
 APP = f"{ECHO}--a"
+TRIAL = names.trial_of(ECHO)
 
 
 class RunnerApp:
@@ -149,3 +153,53 @@ async def test_a_broadcast_has_an_answer_for_each_engine_and_shows_what_failed(t
         assert none.json() == {"engines": []}
         problem_of(await world.client().get("/v1/engines:info?selector=owner=x"), 422, "INVALID_REQUEST")
         problem_of(await world.client().post("/v1/engines:update", content=b"{"), 422, "NOT_JSON")
+
+
+@pytest.mark.parametrize(("held", "code"), [(29.5, None), (31, "RATE_LIMITED")])
+async def test_a_large_answer_to_a_broadcast_counts_once(tmp_path: Path, held: float, code: str | None) -> None:
+    async with gateway_world(tmp_path) as world:
+        replicas = [{"replica": "h:1", "status": 200, "body": "x" * 1_900_000}]
+        RunnerApp(world).answer = Invoked(200, [(ANSWERED_BY, "engine")], json.dumps(replicas).encode())
+        await beat(world)
+        with world.gateway.bytes_in_hand.holding("acme") as hold:
+            hold(int(held * 1024 * 1024))
+            (engine,) = (await world.client().post("/v1/engines:update", json={})).json()["engines"]
+        assert engine["code"] == code
+        assert code is None or "It was asked" in engine["problem"]
+
+
+@pytest.fixture
+async def tried(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
+    """A gateway whose engine `echo` has healthy workers in slot a, and a version on trial in slot b."""
+    async with gateway_world(tmp_path, cards={ECHO: {"deployment": "first"}}) as world:
+        world.runners[TRIAL] = ScriptedRunner(world.dapr, TRIAL, "worker-b")
+        await show_card(world.dapr, ECHO, slot="b", version="v2", deployment="second")
+        await world.runner.beat()
+        await world.runners[TRIAL].beat(subscribed=False, on_trial=True, version="v2", beside=["worker-1"])
+        await world.gateway.catalogue.read_card(ECHO)
+        yield world
+
+
+@pytest.mark.parametrize("name", ["echo@trial", "echo%40trial", TRIAL])
+async def test_a_version_on_trial_is_called_by_its_address(tried: GatewayWorld, name: str) -> None:
+    active, trial = RunnerApp(tried), RunnerApp(tried, f"{ECHO}--b")
+    path = f"/v1/engines/{name}/call/info"
+    url = httpx2.URL(f"http://gateway{path}").copy_with(raw_path=path.encode())
+    answer = await tried.client().get(url)
+    assert (answer.status_code, answer.headers["x-enginehouse-engine"]) == (200, TRIAL)
+    assert (len(trial.calls), active.calls) == (1, [])
+    await operate(tried, "quarantine", {"reason": "it lies"})
+    assert "it lies" in problem_of(await tried.client().get(url), 503, "ENGINE_UNAVAILABLE")["detail"]
+
+
+async def test_calls_and_broadcasts_never_reach_a_trial_unasked(tried: GatewayWorld) -> None:
+    active, trial = RunnerApp(tried), RunnerApp(tried, f"{ECHO}--b")
+    active.answer = Invoked(200, [(ANSWERED_BY, "engine")], b"[]")
+    answer = await tried.client("admin").get("/v1/engines:info?selector=tenant=acme")
+    assert [engine["engine"] for engine in answer.json()["engines"]] == [ECHO]
+    await tried.runner.beat(healthy=False, beside=["worker-b"])
+    known = tried.gateway.catalogue.get(ECHO)
+    assert known is not None
+    known.workers_read_at = 0
+    problem_of(await call(tried), 503, "ENGINE_UNAVAILABLE")
+    assert trial.calls == []

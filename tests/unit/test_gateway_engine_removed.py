@@ -10,6 +10,7 @@ from tests.support.problems import problem_of
 from tests.support.scripted_runner import ScriptedRunner, never, succeed
 
 from enginehouse.contracts import names
+from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import Status
 
@@ -72,6 +73,17 @@ async def test_an_engine_deployed_again_after_its_removal_takes_jobs(world: Gate
     world.dapr.components.add(names.results_component(ECHO))
     await world.gateway.catalogue.refresh()
     await world.until_status(await world.submit(), Status.SUCCEEDED)
+
+
+async def test_a_quarantine_outlives_the_removal(world: GatewayWorld) -> None:
+    await operate(world, "quarantine", {"reason": "it lies"})
+    world.dapr.components.add(names.retired_component(ECHO))
+    await world.gateway.catalogue.refresh()
+    assert engine(world).state is EngineState.RETIRED
+    world.dapr.components.discard(names.retired_component(ECHO))
+    await world.gateway.catalogue.refresh()
+    found = engine(world)
+    assert (found.state, found.reason, found.by_operator) == (EngineState.QUARANTINED, "it lies", True)
 
 
 async def test_a_gateway_that_first_hears_of_an_engine_when_it_is_removed_takes_no_jobs_for_it(

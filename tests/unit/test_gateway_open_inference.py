@@ -19,9 +19,13 @@ from tests.support.scripted_runner import ScriptedRunner
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.events import JobEvent
-from enginehouse.contracts.job import JobError, Status
+from enginehouse.contracts.job import JobError, JobErrorCode, Status
+from enginehouse.gateway.http.open_inference_errors import JOB_STATUSES
 from enginehouse.gateway.inference import infer as inference
+from enginehouse.gateway.inference.infer import InferFailed
 from enginehouse.gateway.rpc.server import RpcServer
+from enginehouse.gateway.rpc.statuses import status_of
+from enginehouse.gateway.tenants import limits
 from enginehouse.open_inference.messages import MESSAGES, SERVICE
 
 _SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
@@ -47,6 +51,21 @@ async def answer_inputs(runner: ScriptedRunner, event: JobEvent) -> bool:
     """Answer as a server of tensors that gives its inputs back."""
     await runner.end(event, version="v1", output={"model_name": "m", "outputs": event.data.input["inputs"]})
     return True
+
+
+def answer_large(world: GatewayWorld) -> scripted_runner.Answer:
+    """Answer as a server of tensors whose answer is too large for the job's record."""
+
+    async def answer(runner: ScriptedRunner, event: JobEvent) -> bool:
+        assert event.data.objects is not None
+        assert event.data.objects.output_ref is not None
+        assert world.gateway.objects is not None
+        output = {"outputs": [{"name": "y", "shape": [100_000], "datatype": "FP64", "data": [0.25] * 100_000}]}
+        await world.gateway.objects.put(event.data.objects.output_ref, json.dumps(output).encode())
+        await runner.end(event, output_ref=event.data.objects.output_ref)
+        return True
+
+    return answer
 
 
 async def beat(world: GatewayWorld) -> None:
@@ -97,6 +116,11 @@ def infer_message(model: str = "echo", raw: bool = False, **fields: Any) -> byte
     else:
         tensor.contents.bytes_contents.append(b"hi")
     return bytes(message.SerializeToString())
+
+
+def test_every_end_of_a_job_has_a_status() -> None:
+    assert set(JobErrorCode) <= JOB_STATUSES.keys()
+    assert status_of(InferFailed("1", JobErrorCode.TRIAL_ENDED, "")) is grpc.StatusCode.NOT_FOUND
 
 
 class TestRest:
@@ -151,22 +175,32 @@ class TestRest:
         assert answer.content[length:] == struct.pack("<2e", 0.5, float("nan"))
         assert json.loads(answer.content[:length])["outputs"][0]["parameters"] == {"a": 1, "binary_data_size": 4}
 
-    async def test_a_large_tensor_travels_by_reference(self, world: GatewayWorld) -> None:
-        async def answer_object(runner: ScriptedRunner, event: JobEvent) -> bool:
-            assert event.data.input is None
-            assert event.data.objects is not None
-            assert event.data.objects.output_ref is not None
-            assert world.gateway.objects is not None
-            output = {"outputs": [{"name": "y", "shape": [100_000], "datatype": "FP64", "data": [0.25] * 100_000}]}
-            await world.gateway.objects.put(event.data.objects.output_ref, json.dumps(output).encode())
-            await runner.end(event, output_ref=event.data.objects.output_ref)
-            return True
-
-        world.runners[TENSORS].answer = answer_object
+    async def test_a_large_tensor_travels_by_reference(
+        self, world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Input or output, and not both at once.
+        monkeypatch.setattr(limits, "_HELD_BYTES_OF_TENANT", 300_000)
+        world.runners[TENSORS].answer = answer_large(world)
         body = {"inputs": [{"name": "x", "shape": [50_000], "datatype": "INT64", "data": [7] * 50_000}]}
         answer = await world.client().post("/v2/models/tensors/infer", json=body)
         assert answer.status_code == 200, answer.text[:300]
         assert answer.json()["outputs"][0]["data"] == [0.25] * 100_000
+        assert world.runners[TENSORS].events[0].data.input is None
+        message = MESSAGES["ModelInferRequest"](model_name="tensors")
+        message.inputs.add(name="x", shape=[50_000], datatype="INT64").contents.int64_contents.extend([2**40] * 50_000)
+        async with over_rpc(world) as rpc:
+            found = MESSAGES["ModelInferResponse"].FromString(await rpc.raw("ModelInfer", message.SerializeToString()))
+        assert list(found.outputs[0].shape) == [100_000]
+
+    async def test_a_job_whose_answer_finds_no_room_is_named(self, world: GatewayWorld) -> None:
+        world.runners[TENSORS].answer = answer_large(world)
+        body = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [7]}]}
+        with world.gateway.bytes_in_hand.holding("acme") as hold:
+            hold(32 * 1024 * 1024)
+            answer = await world.client().post("/v2/models/tensors/infer", json=body)
+        (event,) = world.runners[TENSORS].events
+        assert answer.status_code == 429
+        assert f"Job {event.id} succeeded" in answer.json()["error"]
 
     @pytest.mark.parametrize(
         ("path", "body", "status", "said"),

@@ -8,16 +8,19 @@ from typing import Any
 import pydantic_core
 import pytest
 from tests.support.gateway import ECHO, UNHURRIED, GatewayWorld, gateway_world, show_card
+from tests.support.gateway_engines import operate
 from tests.support.problems import problem_of
 from tests.support.scripted_runner import ScriptedRunner, never
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import JobError, JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.replay import ReplayReport, ReplayRequest
 from enginehouse.gateway.jobs.replay_report import differences
+from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.tenants.tenants import Caller
 
 TRIAL = names.trial_of(ECHO)
@@ -127,6 +130,7 @@ async def test_large_outputs_are_compared_and_deleted(world: GatewayWorld, tmp_p
 
     world.runners[TRIAL].answer = large
     assert (await replayed(world)).same == 5
+    assert world.gateway.stored.used("acme") == 0
     assert [path for path in (tmp_path / "objects").rglob("*.json") if path.is_file()] == []
 
 
@@ -178,6 +182,33 @@ async def test_it_ends_with_the_trial_and_says_so(world: GatewayWorld) -> None:
     report = await replaying
     assert (report.passed, report.replayed) == (False, 0)
     assert report.stopped == "Another version is on trial, or none"
+
+
+@pytest.mark.parametrize("name", [ECHO, TRIAL])
+async def test_a_quarantine_ends_it_and_allows_no_other(world: GatewayWorld, name: str) -> None:
+    world.runners[TRIAL].answer = never
+    replaying = asyncio.create_task(replayed(world))
+    await until_async(lambda: world.runners[TRIAL].events)
+    await operate(world, "quarantine", {"reason": "it lies"}, name)
+    assert "quarantined" in str((await replaying).stopped)
+    again = await world.client().post(f"/v1/engines/{ECHO}/replay", json={})
+    assert "it lies" in problem_of(again, 503, "ENGINE_UNAVAILABLE")["detail"]
+
+
+async def test_an_input_that_could_not_be_looked_for_is_replayed_later(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_input, asked = world.gateway.replays._has_input, 0
+
+    async def away_at_first(original: JobRow) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise Unavailable("The object store does not answer")
+        return await has_input(original)
+
+    monkeypatch.setattr(world.gateway.replays, "_has_input", away_at_first)
+    assert (await replayed(world)).replayed == 5
 
 
 async def test_it_ends_when_its_time_is_over(world: GatewayWorld) -> None:

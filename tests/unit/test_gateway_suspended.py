@@ -43,6 +43,9 @@ async def test_every_way_to_make_work_is_refused_and_results_can_be_read(world: 
         ("/v1/jobs/batch", {"jobs": [{"engine": "echo", "input": 1}]}, {}),
         (f"/v1/jobs/{done}/retry", None, {}),
         ("/v1/uploads", {}, {}),
+        ("/v1/engines/echo/call/warm", {}, {}),
+        ("/v1/engines:update", {}, {}),
+        ("/v1/engines/echo/replay", {}, {}),
         ("/v1/events", _EVENT, {"content-type": "application/cloudevents+json"}),
         ("/v1/events", [_EVENT], {"content-type": "application/cloudevents-batch+json"}),
     ]

@@ -15,6 +15,7 @@ from tests.support.scripted_runner import never
 from enginehouse.contracts import names
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import metadata
+from enginehouse.gateway.recovery.removed_tenants import RemovedTenants
 
 
 @pytest.fixture
@@ -99,3 +100,10 @@ async def test_what_comes_late_is_deleted_by_the_next_sweep(world: GatewayWorld,
 
 async def test_only_administrators_see_what_is_left(world: GatewayWorld) -> None:
     problem_of(await world.client().get("/v1/tenants/acme/data"), 403, "FORBIDDEN")
+
+
+@pytest.mark.parametrize(("engine", "keeps"), [(STANDARD, True), (names.trial_of(STANDARD), True), (ECHO, False)])
+async def test_records_stay_only_in_the_stores_of_others(world: GatewayWorld, engine: str, keeps: bool) -> None:
+    gateway = world.gateway
+    removing = RemovedTenants(gateway.ledger, None, gateway.tenants, gateway.catalogue, gateway.jobs.records)
+    assert removing._keeps_records(engine, "acme") is keeps

@@ -11,7 +11,7 @@ from tests.support.problems import problem_of
 from tests.support.scripted_runner import ScriptedRunner, fail, lose, never
 
 from enginehouse.contracts import names
-from enginehouse.contracts.engine import EngineState
+from enginehouse.contracts.engine import EngineState, WorkerList
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.engines.trials import TRIAL_ABSENT_SECONDS
@@ -122,7 +122,10 @@ async def test_a_quarantined_engine_gets_no_jobs_on_trial_either(world: GatewayW
 async def test_only_its_owner_and_operators_may_use_it(world: GatewayWorld) -> None:
     body = {"input": 1}
     problem_of(await world.client("umbra").post(f"/v1/engines/{TRIAL}/jobs", json=body), 404, "ENGINE_DOES_NOT_EXIST")
-    assert (await world.client("admin").post(f"/v1/engines/{TRIAL}/jobs", json=body)).status_code == 202
+    admin = world.client("admin")
+    job = (await admin.post(f"/v1/engines/{TRIAL}/jobs", json=body)).json()
+    assert [each["id"] for each in (await admin.get(f"/v1/jobs?engine={TRIAL}")).json()["jobs"]] == [job["id"]]
+    assert (await admin.get(f"/v2/models/{TRIAL}")).json()["versions"] == ["v2"]
     problem_of(await world.client().post(f"/v1/engines/{STANDARD}@trial/jobs", json=body), 403, "FORBIDDEN")
     for name in (f"{STANDARD}@trial", f"{PRIVATE}@trial"):
         answer = await world.client("admin").post(f"/v1/engines/{name}/jobs", json=body)
@@ -208,6 +211,20 @@ async def test_a_gateway_that_starts_again_remembers_the_trial(world: GatewayWor
     catalogue._engines.clear()
     await catalogue.restore()
     assert catalogue.resolve(TRIAL, "acme").card == trial(world).card
+
+
+async def test_a_version_without_workers_stays_active_beside_a_trial_in_the_first_slot(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, cards={ECHO: NUMBERS}, pace=UNHURRIED) as world:
+        tried = world.runners[TRIAL] = ScriptedRunner(world.dapr, TRIAL, "worker-a")
+        tried.slot = "a"
+        await show_card(world.dapr, ECHO, version="v3", deployment="third")
+        for workers in (["worker-a"], []):  # At last the trial has none either, as after a restart of everything.
+            await tried.beat(subscribed=False, on_trial=True, version="v3")
+            listed = WorkerList(workers=workers).model_dump_json().encode()
+            await tried.sidecar.put(names.results_component(ECHO), names.WORKERS_KEY, listed)
+            await world.gateway.catalogue.read_card(ECHO)
+            shown = [known.card and known.card.version for known in (engine(world), trial(world))]
+            assert (shown, trial(world).state) == (["v2", "v3"], EngineState.ACTIVE)
 
 
 async def test_the_jobs_of_a_removed_engines_trial_end_with_the_engine(world: GatewayWorld) -> None:

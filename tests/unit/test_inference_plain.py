@@ -38,6 +38,7 @@ def tensor(name: str, datatype: str, shape: list[int], data: list[Any], **parame
         ([tensor("x", "INT8", [2, 2], [1, 2, 3, 4])], {}, {"x": [[1, 2], [3, 4]]}),
         ([tensor("x", "INT8", [2, 0, 3], [])], {}, {"x": [[], []]}),
         ([tensor("x", "BOOL", [2], [True, False])], {}, {"x": [True, False]}),
+        ([tensor("x", "INT8", [20_000, 1], [1] * 20_000)], {}, {"x": [[1]] * 20_000}),
         ([tensor("a", "INT64", [1], [1]), tensor("b", "BYTES", [1], ["x"])], {}, {"a": [1], "b": ["x"]}),
         ([tensor("any", "BYTES", [1], ["hi"])], {"type": "string"}, "hi"),
         ([tensor("any", "FP64", [1, 2], [1, 2])], {"type": "array", "items": {"type": "number"}}, [1, 2]),
@@ -73,6 +74,8 @@ def test_tensors_are_an_input(tensors: list[Tensor], schema: dict[str, Any], val
             "holds NaN or Infinity, which JSON cannot hold; this engine takes JSON",
         ),
         ([tensor("x", "INT8", [2**60, 0], [])], "inputs[0].shape: means more than"),
+        ([tensor("x", "BOOL", [6_000, *[1] * 31], [True] * 6_000)], "inputs[0].shape: means more than"),
+        ([tensor(f"x{n}", "INT8", [9_000, 0], []) for n in range(256)], "inputs[1].shape: means more than"),
     ],
 )
 def test_what_is_no_json_is_refused(tensors: list[Tensor], said: str) -> None:
@@ -148,6 +151,29 @@ def test_metadata_of_schemas() -> None:
         {"name": "output", "datatype": "BYTES", "shape": [1], "parameters": {"content_type": "json"}}
     ]
     assert inputs_of(card(input_schema={"type": "boolean"})) == [{"name": "input", "datatype": "BOOL", "shape": [1]}]
+
+
+@pytest.mark.parametrize(
+    ("schema", "datatype"),
+    [
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "prefixItems": [{"$ref": "#/$defs/a"}] * 32}}}, None),
+        # Each of 30 parts refers twice to the next: followed one by one, 2^30 references.
+        (
+            {
+                "$ref": "#/$defs/p0",
+                "$defs": {f"p{n}": {"anyOf": [{"$ref": f"#/$defs/p{n + 1}"}] * 2} for n in range(30)}
+                | {"p30": {"type": "number"}},
+            },
+            "FP64",
+        ),
+        ({"type": [["array"], 5]}, None),
+        ({"enum": 5}, "INT64"),
+    ],
+)
+def test_no_schema_takes_long_or_is_an_error(schema: dict[str, Any], datatype: str | None) -> None:
+    shown = inputs_of(card(input_schema=schema))
+    as_json = {"name": "input", "datatype": "BYTES", "shape": [1], "parameters": {"content_type": "json"}}
+    assert shown == [{"name": "input", "datatype": datatype, "shape": [1]} if datatype else as_json]
 
 
 def test_metadata_of_a_server_comes_back_as_it_was() -> None:

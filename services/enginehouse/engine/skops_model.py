@@ -16,7 +16,7 @@ class Predicted(BaseModel):
 
     predictions: list[Any]
     probabilities: list[list[float]] | None = None
-    """A number for each of `classes`, if the model has probabilities."""
+    """A number for each of `classes`, if the model has probabilities and one output."""
     classes: list[Any] | None = None
 
 
@@ -52,6 +52,8 @@ def engine_of_skops(path: Path) -> type[Engine]:
         if not hasattr(model, "predict_proba"):
             return Predicted(predictions=predictions.tolist())
         probabilities = model.predict_proba(data.rows)
+        if isinstance(probabilities, list):  # A table for each of several outputs, with classes of its own.
+            return Predicted(predictions=predictions.tolist())
         return Predicted(
             predictions=predictions.tolist(), probabilities=probabilities.tolist(), classes=model.classes_.tolist()
         )

@@ -2,19 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pydantic_core
 from pydantic import BaseModel, Field
 
 from enginehouse.contracts.calls import EVERY_PREFIX
-from enginehouse.contracts.engine import EngineState
-from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.engine import INLINE_MAX_BYTES, EngineState
+from enginehouse.contracts.errors import EnginehouseError, RateLimited
 from enginehouse.contracts.names import EngineId
 from enginehouse.contracts.selector import Selector
 from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.tenants.limits import BytesInHand
 from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.sidecar.base import Invocation
 
@@ -49,31 +51,39 @@ class EngineAnswer(BaseModel):
 class Broadcasts:
     """Sends one request to `/info` or `/update` of every replica of many engines."""
 
-    def __init__(self, catalogue: Catalogue, calls: EngineCalls) -> None:
+    def __init__(self, catalogue: Catalogue, calls: EngineCalls, bytes_in_hand: BytesInHand) -> None:
         self._catalogue = catalogue
         self._calls = calls
+        self._bytes_in_hand = bytes_in_hand
 
     async def send(
         self, caller: Caller, selector: Selector, request: tuple[str, str], body: bytes, hold: Callable[[int], None]
     ) -> list[EngineAnswer]:
         """Send `request`, a method and a path, to the engines selected among the caller's own; an administrator's: all.
 
-        One engine that fails hides no other. Raise RateLimited if the tenant has too many calls in hand.
+        Versions on trial are not asked. One engine that fails hides no other. Raise RateLimited if the tenant has too many calls
+        in hand, TenantSuspended if it is suspended.
         """
         places = asyncio.Semaphore(_AT_ONCE)
         deadline = asyncio.get_running_loop().time() + _ALL_SECONDS
         method, path = request
         headers = [("content-type", "application/json")] if body else []
-        invocation = Invocation(method, f"{EVERY_PREFIX}/{path}", "", headers, body, 0, _ANSWER_MAX_BYTES, hold)
+        invocation = Invocation(method, f"{EVERY_PREFIX}/{path}", "", headers, body, 0, _ANSWER_MAX_BYTES)
 
         async def ask(engine: KnownEngine) -> EngineAnswer:
             version = engine.card.version if engine.card else None
             try:
                 async with asyncio.timeout_at(deadline), places:
-                    answer = await self._calls.invoke(caller, engine, invocation)
-                hold(len(answer.body))
+                    # While it is read, a large answer counts as the largest, and then as what it is.
+                    with self._bytes_in_hand.holding(caller.name) as reserve:
+                        answer = await self._calls.invoke(caller, engine, replace(invocation, hold=reserve))
+                    if len(answer.body) > INLINE_MAX_BYTES:
+                        hold(len(answer.body))
                 replicas = [ReplicaAnswer.model_validate(one) for one in pydantic_core.from_json(answer.body)]
                 return EngineAnswer(engine=engine.id, version=version, replicas=replicas)
+            except RateLimited as error:
+                kept_back = f"It was asked, and what its replicas answered is too much to be kept: {error}"
+                return EngineAnswer(engine=engine.id, version=version, code=error.code, problem=kept_back)
             except EnginehouseError as error:
                 return EngineAnswer(engine=engine.id, version=version, code=error.code, problem=str(error))
             except TimeoutError:
@@ -88,6 +98,7 @@ class Broadcasts:
             engine
             for engine in self._catalogue
             if engine.state != EngineState.RETIRED
+            and not engine.is_trial
             and (caller.is_admin or engine.tenant == caller.name)
             and selector.selects(
                 engine.tenant,

@@ -28,9 +28,10 @@ from enginehouse.contracts.errors import (
     RequestError,
     Unavailable,
 )
-from enginehouse.contracts.names import Slot, app_id
+from enginehouse.contracts.names import Slot, app_id, engine_of
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.tenants.limits import check_not_suspended
 from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.sidecar.base import Invocation, Invoked, Sidecar
 
@@ -83,7 +84,7 @@ class EngineCalls:
         """Return the engine's own answer, whatever its status.
 
         Raise EngineAsleep, EngineUnavailable or EngineCallFailed if it gives none, RateLimited if the tenant has too
-        many calls in hand, RequestError if the runner refuses the path.
+        many calls in hand, TenantSuspended if it is suspended, RequestError if the runner refuses the path.
         """
         headers = request_headers(call.headers)
         path = f"{CALL_PREFIX}{encoded_path(call.path)}"
@@ -106,7 +107,7 @@ class EngineCalls:
         slot = await self._slot(engine, caller)
         try:
             answer = await self._sidecar.invoke(
-                app_id(engine.id, slot), replace(invocation, timeout_seconds=CALL_SECONDS + _MARGIN_SECONDS)
+                app_id(engine_of(engine.id), slot), replace(invocation, timeout_seconds=CALL_SECONDS + _MARGIN_SECONDS)
             )
         except Unavailable as error:
             raise EngineUnavailable(f"{engine.id} cannot be called: {error}") from None
@@ -116,7 +117,11 @@ class EngineCalls:
 
     @contextmanager
     def counted(self, caller: Caller) -> Iterator[None]:
-        """Count a call until the block ends. Raise RateLimited if the tenant has too many in hand."""
+        """Count a call until the block ends.
+
+        Raise RateLimited if the tenant has too many in hand, TenantSuspended if it is suspended.
+        """
+        check_not_suspended(caller)
         if self._in_hand[caller.name] >= _AT_ONCE:
             raise RateLimited(
                 f"{caller.name} has {_AT_ONCE} calls of extra endpoints in hand, the limit",
@@ -132,12 +137,13 @@ class EngineCalls:
 
     async def _slot(self, engine: KnownEngine, caller: Caller) -> Slot:
         """Return the slot of a healthy worker that gets the engine's jobs."""
-        if engine.state == EngineState.QUARANTINED:
-            raise EngineUnavailable(engine.why_jobs_wait(caller))
-        workers = await self._catalogue.read_workers(engine)
+        for known in (engine, self._catalogue.behind(engine)):
+            if known.state == EngineState.QUARANTINED:
+                raise EngineUnavailable(known.why_jobs_wait(caller))
+        await self._catalogue.read_workers(engine)
         if engine.is_asleep:
             raise EngineAsleep(f"{engine.id} has no worker at present", retry_after_seconds=_WAKE_SECONDS)
-        healthy = [worker for worker in workers if worker.healthy]
+        healthy = [worker for worker in engine.workers if worker.healthy]
         active = [worker.slot for worker in healthy if worker.subscribed] or [worker.slot for worker in healthy]
         if not active:
             raise EngineUnavailable(

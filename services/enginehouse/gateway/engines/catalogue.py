@@ -236,7 +236,13 @@ class Catalogue:
         self._engines.setdefault(engine_id, KnownEngine(engine_id))
         for engine in (self._engines[engine_id], self._engines.get(trial_of(engine_id))):
             if engine and engine.state != EngineState.RETIRED:
-                await self.set_state(engine, EngineState.RETIRED)
+                await self._set_retired(engine)
+
+    async def _set_retired(self, engine: KnownEngine) -> None:
+        """Retire an engine. A quarantine's reason stays: the engine is quarantined again if it is deployed again."""
+        is_quarantined = engine.state == EngineState.QUARANTINED
+        reason, by_operator = (engine.reason, engine.by_operator) if is_quarantined else (None, False)
+        await self.set_state(engine, EngineState.RETIRED, reason, by_operator=by_operator)
 
     async def _note_absent(self, engine: KnownEngine) -> None:
         """Note that the sidecar does not show an engine; retire the engine when it has been absent for long enough."""
@@ -246,8 +252,7 @@ class Catalogue:
             log.warning(f"Engine {engine.id} is no longer loaded", action="engine_absent", engine_id=engine.id)
         # The sidecar may just be unable to load the engine's file: then its jobs wait until the file is mended.
         if engine.is_absent and not self._has_bundle(engine_of(engine.id)):
-            reason = engine.reason if engine.state == EngineState.QUARANTINED else None
-            await self.set_state(engine, EngineState.RETIRED, reason, by_operator=engine.by_operator)
+            await self._set_retired(engine)
 
     def _has_bundle(self, engine_id: str) -> bool:
         return self._bundles is not None and (self._bundles / engine_id).is_dir()
@@ -300,7 +305,7 @@ class Catalogue:
         except EnginehouseError as error:
             log.warning(f"The card of {engine_id} cannot be read: {error}", action="card_unread", engine_id=engine_id)
             return
-        await self._take_card(engine, card_of_active(engine, cards))
+        await self._take_card(engine, card_of_active(engine, cards, self._engines.get(trial_of(engine_id))))
         await self._follow_trial(engine, card_of_trial(engine, cards))
 
     async def _follow_trial(self, engine: KnownEngine, card: EngineCard | None) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from enginehouse.contracts.engine import EngineCard
+from enginehouse.contracts.engine import EngineCard, EngineState
 from enginehouse.contracts.names import Slot
 from enginehouse.gateway.engines.known_engine import KnownEngine
 
@@ -11,12 +11,27 @@ TRIAL_ABSENT_SECONDS = 60.0
 """A trial of which no worker has been seen for so long has ended. A runner and its sidecar start again sooner."""
 
 
-def card_of_active(engine: KnownEngine, cards: Mapping[Slot, EngineCard]) -> EngineCard | None:
-    """Return the card of the slot that receives the engine's jobs, or otherwise of the first slot that has one."""
+def card_of_active(
+    engine: KnownEngine, cards: Mapping[Slot, EngineCard], trial: KnownEngine | None
+) -> EngineCard | None:
+    """Return the card of the slot that receives the engine's jobs.
+
+    While no worker says which slot that is, it is the slot known so far, or otherwise the first that is not on trial.
+    """
     # A worker that was killed seems to receive jobs until its heartbeat runs out.
     latest = max((worker for worker in engine.workers if worker.subscribed), key=lambda worker: worker.at, default=None)
-    card = cards.get(latest.slot) if latest else None
-    return card or next(iter(cards.values()), None)
+    slots = [latest.slot] if latest else []
+    slots += [engine.card.slot] if engine.card else []
+    slots += [slot for slot in cards if slot not in _slots_on_trial(engine, trial)]
+    return next((cards[slot] for slot in slots if slot in cards), None)
+
+
+def _slots_on_trial(engine: KnownEngine, trial: KnownEngine | None) -> set[Slot]:
+    """Return the slots whose version is on trial. One whose workers are all gone stays so until the trial has ended."""
+    slots = {worker.slot for worker in engine.workers_of_all_slots if worker.on_trial and not worker.subscribed}
+    if trial and trial.card and trial.state != EngineState.RETIRED:
+        slots.add(trial.card.slot)
+    return slots
 
 
 def card_of_trial(engine: KnownEngine, cards: Mapping[Slot, EngineCard]) -> EngineCard | None:

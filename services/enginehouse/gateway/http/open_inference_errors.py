@@ -20,6 +20,7 @@ JOB_STATUSES = {
     JobErrorCode.EXPIRED: 504,
     JobErrorCode.CANCELED: 409,
     JobErrorCode.ENGINE_REMOVED: 404,
+    JobErrorCode.TRIAL_ENDED: 404,
     NOT_ENDED: 504,
 }
 """The status for a job without a result, by its error's code."""

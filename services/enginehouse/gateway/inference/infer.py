@@ -121,7 +121,19 @@ class Inference:
     async def write(
         self, caller: Caller, name: str, row: JobRow, infer: Infer, write: Callable[[bytes, Model, Ended], T]
     ) -> T:
-        """Return `write(output, model, ended)` of a job that succeeded. A large output is written in another process."""
+        """Return `write(output, model, ended)` of a job that succeeded. A large output is written in another process.
+
+        Whatever is raised names the job: its result is there, and can be read under /v1.
+        """
+        try:
+            return await self._write(caller, name, row, infer, write)
+        except EnginehouseError as error:
+            error.args = (f"Job {row.id} succeeded, but its answer could not be written: {error}",)
+            raise
+
+    async def _write(
+        self, caller: Caller, name: str, row: JobRow, infer: Infer, write: Callable[[bytes, Model, Ended], T]
+    ) -> T:
         engine = self._jobs.catalogue.get(row.engine)
         card = (engine.card if engine else None) or DEFAULT_CARD
         model = Model(name, card.speaks_tensors, {} if card.speaks_tensors else card.output_schema)

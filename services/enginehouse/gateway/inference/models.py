@@ -44,7 +44,7 @@ class Models:
 
     def find(self, name: str, version: str | None, caller: Caller) -> KnownEngine:
         """Return the engine that a model's name means. Raise EngineDoesNotExist, also for a version that is not active."""
-        engine = self._catalogue.resolve(name, caller.name)
+        engine = self._catalogue.resolve(name, caller.name, is_admin=caller.is_admin)
         active = engine.card.version if engine.card else None
         if version and version != active:
             serves = f"serves {active}" if active else "shows no version yet"

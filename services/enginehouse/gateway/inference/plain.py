@@ -4,7 +4,9 @@
 """
 
 import base64
+import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +20,8 @@ WHOLE_INPUT, WHOLE_OUTPUT = "input", "output"
 """Names of the tensor that is the whole input, and of the one that is the whole output."""
 CONTENT_TYPE = "content_type"
 """The parameter by which MLServer's clients say how a tensor's values are meant."""
-_EMPTY_LISTS_MAX = 10_000
+_LISTS_MAX = 10_000
+"""Nested lists that the shapes of a request may mean beyond one for each value: a few bytes of shape can mean millions."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -29,14 +32,21 @@ def input_of(tensors: Sequence[Tensor], schema: Mapping[str, Any], content_type:
     """
     shapes = shapes_of(schema)
     made: dict[str, Any] = {}
+    lists = 0
     for number, tensor in enumerate(tensors):
         where = f"inputs[{number}]"
         meant = tensor.parameters.get(CONTENT_TYPE, content_type)
-        if len(tensors) == 1 and _is_whole(tensor, shapes, meant):
-            return _value(tensor, shapes.whole, meant, where)
+        is_whole = len(tensors) == 1 and _is_whole(tensor, shapes, meant)
+        kind = shapes.whole if is_whole else shapes.fields.get(tensor.name)
+        shape = _squeezed(tensor.shape, kind)
+        lists += max(0, _lists_in(shape) - tensor.count)
+        if lists > _LISTS_MAX:
+            raise NotThisProtocol(f"{where}.shape: means more than {_LISTS_MAX} lists beyond one for each value")
+        if is_whole:
+            return _value(tensor, kind, shape, meant, where)
         if tensor.name in made:
             raise NotThisProtocol(f"{where}.name: {tensor.name[:100]!r} is given twice")
-        made[tensor.name] = _value(tensor, shapes.fields.get(tensor.name), meant, where)
+        made[tensor.name] = _value(tensor, kind, shape, meant, where)
     return made
 
 
@@ -49,7 +59,7 @@ def _is_whole(tensor: Tensor, shapes: Shapes, meant: Any) -> bool:
     return tensor.name == WHOLE_INPUT or (meant == "json" and tensor.count == 1)
 
 
-def _value(tensor: Tensor, kind: Kind | None, meant: Any, where: str) -> Any:
+def _value(tensor: Tensor, kind: Kind | None, shape: list[int], meant: Any, where: str) -> Any:
     is_text = tensor.datatype == "BYTES"
     if is_text and (meant == "json" or (kind is not None and kind.is_json and tensor.count == 1)):
         found = [_parsed(text, where) for text in _texts(tensor, where)]
@@ -58,7 +68,7 @@ def _value(tensor: Tensor, kind: Kind | None, meant: Any, where: str) -> Any:
         values: list[Any] = [base64.b64encode(text).decode() for text in _bytes(tensor, where)]
     else:
         values = _texts(tensor, where) if is_text else _numbers(tensor, where)
-    return _nested(values, _squeezed(tensor.shape, kind), where)
+    return _nested(values, shape)
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -110,12 +120,15 @@ def _squeezed(shape: tuple[int, ...], kind: Kind | None) -> list[int]:
     return left
 
 
-def _nested(values: list[Any], shape: Sequence[int], where: str) -> Any:
+def _lists_in(shape: list[int]) -> int:
+    """Return how many lists are inside the outermost list of a value of this shape."""
+    return sum(itertools.accumulate(shape[:-1], operator.mul))
+
+
+def _nested(values: list[Any], shape: Sequence[int]) -> Any:
     """Return flat values as nested lists."""
     if not shape:
         return values[0]
-    if not values and math.prod(shape[: shape.index(0)]) > _EMPTY_LISTS_MAX:
-        raise NotThisProtocol(f"{where}.shape: means more than {_EMPTY_LISTS_MAX} empty lists")
     for size in reversed(shape[1:]):
         values = _parts(values, size, shape)
     return values

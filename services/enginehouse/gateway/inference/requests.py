@@ -57,6 +57,10 @@ class Infer(NamedTuple):
     binary: Binary
     """In which form they are wanted."""
 
+    def without_input(self) -> "Infer":
+        """Return what writing the answer needs."""
+        return self._replace(input=None, input_json=None)
+
 
 class Ended(NamedTuple):
     """What an answer says beside its tensors."""

@@ -144,10 +144,11 @@ class Jobs:
             if ended is not None:
                 return ended
 
-    async def list(self, listing: Listing) -> JobPage:
+    async def list(self, caller: Caller, listing: Listing) -> JobPage:
         """Show a page of the caller's jobs, newest first."""
         if listing.engine:
-            listing = replace(listing, engine=self.catalogue.resolve(listing.engine, listing.tenant).id)
+            engine = self.catalogue.resolve(listing.engine, caller.name, is_admin=caller.is_admin)
+            listing = replace(listing, engine=engine.id)
         async with self._listing[listing.tenant]:
             rows = await self.ledger.read(read.list_jobs, listing)
         return JobPage(rows, rows[-1].id if len(rows) == listing.limit else None)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from enginehouse.background import Background
 from enginehouse.contracts.engine import EngineState
-from enginehouse.contracts.errors import EnginehouseError, NotFound, RateLimited
+from enginehouse.contracts.errors import EnginehouseError, EngineUnavailable, NotFound, RateLimited
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.names import (
     GATEWAY_JOBS_COMPONENT,
@@ -38,6 +38,7 @@ from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow, StoredOptions
 from enginehouse.gateway.objects import Objects
 from enginehouse.gateway.outcome import decisions
+from enginehouse.gateway.tenants.limits import check_not_suspended
 from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.records import JobRecords
@@ -90,6 +91,8 @@ class Replay:
         """Return why no more may be replayed; None while it may go on."""
         if time.time() >= self.ends_at:
             return "Its time was over"
+        if EngineState.QUARANTINED in (self.trial.state, self.active.state):
+            return "The engine is quarantined, or its version on trial is"
         card = self.trial.card
         if self.trial.state == EngineState.RETIRED or card is None or card.deployment != self.deployment:
             return "Another version is on trial, or none"
@@ -137,10 +140,15 @@ class Replays:
         """Begin a replay for the owner of an engine, or an administrator. Return its progress, and its report as the last.
 
         Closing the iterator ends the replay. Raise EngineDoesNotExist if nothing is on trial, Forbidden if the engine is
-        shared and the caller no administrator, NothingToReplay, or RateLimited while another replay of it runs.
+        shared and the caller no administrator, TenantSuspended, EngineUnavailable if either version is quarantined,
+        NothingToReplay, or RateLimited while another replay of it runs.
         """
+        check_not_suspended(caller)
         trial = self._catalogue.resolve(trial_of(name), caller.name, is_admin=caller.is_admin)
         active = self._catalogue.behind(trial)
+        for engine in (trial, active):
+            if engine.state == EngineState.QUARANTINED:
+                raise EngineUnavailable(f"Nothing is replayed: {engine.why_jobs_wait(caller)}")
         version = active.card.version if active.card else None
         job_ids = await self._ledger.read(read.answered_by, active.id, version, time.time(), wanted.last)
         if not job_ids:
@@ -186,7 +194,8 @@ class Replays:
             while (replay.job_ids or replay.orders) and (stopped := replay.stopped()) is None:
                 with contextlib.suppress(EnginehouseError):  # The sidecar or the ledger is asked again.
                     await self._send(replay)
-                    await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_LOOK_SECONDS)
+                with contextlib.suppress(EnginehouseError):
                     await self._look(replay)
                 if told != replay.progress:
                     told = replay.progress
@@ -205,8 +214,9 @@ class Replays:
     async def _send(self, replay: Replay) -> None:
         while replay.job_ids and len(replay.orders) < self._room(replay):
             original = await self._ledger.read(read.job, replay.job_ids[0])
-            replay.job_ids.popleft()
-            if original is None or not await self._has_input(original):
+            is_kept = original is not None and await self._has_input(original)
+            replay.job_ids.popleft()  # Only now: what could not be read is read again.
+            if original is None or not is_kept:
                 replay.wanted -= 1  # It was deleted meanwhile.
                 continue
             row = _order_of(original, replay)

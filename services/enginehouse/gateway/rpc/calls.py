@@ -16,6 +16,8 @@ from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.open_inference.messages import MESSAGES
 
 _MAX_KEY_LENGTH = 255
+Release = Callable[[], None]
+"""Ends the count of a message's bytes as bytes in hand, once the message is not needed any longer."""
 
 
 class Calls:
@@ -29,7 +31,7 @@ class Calls:
             "ServerMetadata": self._server_metadata,
         }
         """Calls that anybody may make. Their messages are empty, and are not read."""
-        self.with_key: dict[str, Callable[[Caller, bytes, Any], Awaitable[bytes]]] = {
+        self.with_key: dict[str, Callable[[Caller, bytes, Any, Release], Awaitable[bytes]]] = {
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
@@ -47,12 +49,12 @@ class Calls:
     async def _server_metadata(self, _: AsyncIterator[bytes], context: Any) -> bytes:
         return _written("ServerMetadataResponse", name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
 
-    async def _model_ready(self, caller: Caller, message: bytes, context: Any) -> bytes:
+    async def _model_ready(self, caller: Caller, message: bytes, context: Any, release: Release) -> bytes:
         asked = _read("ModelReadyRequest", message)
         engine = self._gateway.models.find(asked.name, asked.version, caller)
         return _written("ModelReadyResponse", ready=await self._gateway.models.is_ready(engine))
 
-    async def _model_metadata(self, caller: Caller, message: bytes, context: Any) -> bytes:
+    async def _model_metadata(self, caller: Caller, message: bytes, context: Any, release: Release) -> bytes:
         asked = _read("ModelMetadataRequest", message)
         shown = self._gateway.models.metadata(asked.name, self._gateway.models.find(asked.name, asked.version, caller))
         made = MESSAGES["ModelMetadataResponse"](name=shown.name, versions=shown.versions, platform=shown.platform)
@@ -61,20 +63,20 @@ class Calls:
                 getattr(made, part).add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
         return bytes(made.SerializeToString())
 
-    async def _index(self, caller: Caller, message: bytes, context: Any) -> bytes:
+    async def _index(self, caller: Caller, message: bytes, context: Any, release: Release) -> bytes:
         asked = _read("RepositoryIndexRequest", message)
         made = MESSAGES["RepositoryIndexResponse"]()
         async for entry in self._gateway.models.index(caller, ready=asked.ready):
             made.models.add(**entry._asdict())
         return bytes(made.SerializeToString())
 
-    async def _refuse_loading(self, caller: Caller, message: bytes, context: Any) -> bytes:
+    async def _refuse_loading(self, caller: Caller, message: bytes, context: Any, release: Release) -> bytes:
         raise Forbidden(
             "Engines are neither loaded nor unloaded by a call: 'enginehouse engines deploy' and 'enginehouse engines "
             "remove' do that"
         )
 
-    async def _infer(self, caller: Caller, message: bytes, context: Any) -> bytes:
+    async def _infer(self, caller: Caller, message: bytes, context: Any, release: Release) -> bytes:
         gateway, metadata = self._gateway, dict(context.invocation_metadata() or ())
         key = _text(metadata, "idempotency-key")
         if key is not None and not 1 <= len(key) <= _MAX_KEY_LENGTH:
@@ -82,6 +84,7 @@ class Calls:
         name, version = await gateway.bodies.read(caller.name, model_of, message)
         engine = gateway.models.find(name, version, caller)
         asked: Infer = await gateway.inference.read(caller, engine, read_rpc, message)
+        del message
         left = context.time_remaining()
         row = await gateway.inference.run(
             caller,
@@ -91,6 +94,8 @@ class Calls:
             idempotency_key=key,
             traceparent=valid_traceparent(_text(metadata, "traceparent")),
         )
+        asked = asked.without_input()
+        release()  # So that the output's bytes are not counted beside those of the message.
         context.set_trailing_metadata((("enginehouse-job-id", row.id),))
         return await gateway.inference.write(caller, name, row, asked, write_rpc)
 

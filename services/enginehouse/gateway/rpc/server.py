@@ -7,7 +7,7 @@ its message is read, and a tenant's messages are read a few at a time, since the
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -102,11 +102,14 @@ class RpcServer(grpc.GenericRpcHandler):
         gateway = self._gateway
         authorization = dict(context.invocation_metadata() or ()).get("authorization")
         caller = gateway.tenants.authenticate(authorization if isinstance(authorization, str) else None)
-        with gateway.open_requests.counted(caller), gateway.bytes_in_hand.holding(caller.name) as hold:
+        with gateway.open_requests.counted(caller), ExitStack() as held:
+            hold = held.enter_context(gateway.bytes_in_hand.holding(caller.name))
             message = await self._read(caller.name, messages)
             if len(message) > INLINE_MAX_BYTES:
                 hold(len(message))
-            return await gateway.loop_time.share(caller.name, call(caller, message, context))  # type: ignore[arg-type]
+            answering = call(caller, message, context, held.close)
+            del message
+            return await gateway.loop_time.share(caller.name, answering)  # type: ignore[arg-type]
 
     async def _read(self, tenant: str, messages: AsyncIterator[bytes]) -> bytes:
         try:

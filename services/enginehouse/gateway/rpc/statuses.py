@@ -31,6 +31,7 @@ _OF_JOBS = {
     NOT_ENDED: StatusCode.DEADLINE_EXCEEDED,
     JobErrorCode.CANCELED: StatusCode.CANCELLED,
     JobErrorCode.ENGINE_REMOVED: StatusCode.NOT_FOUND,
+    JobErrorCode.TRIAL_ENDED: StatusCode.NOT_FOUND,
 }
 """The status for a job without a result, by its error's code. UNKNOWN, as for a failing function of gRPC, for all others."""
 

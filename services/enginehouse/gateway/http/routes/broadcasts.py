@@ -37,7 +37,7 @@ class Answers(BaseModel):
     engines: list[EngineAnswer]
 
 
-@router.get("/engines:info", response_model=Answers, responses=problems(429))
+@router.get("/engines:info", response_model=Answers, responses=problems(403, 429))
 async def info(
     request: Request, gateway: WiredGateway, caller: AuthenticatedCaller, query: Annotated[SelectorQuery, Query()]
 ) -> Response:
@@ -50,7 +50,7 @@ async def info(
 @router.post(
     "/engines:update",
     response_model=Answers,
-    responses=problems(413, 415, 429),
+    responses=problems(403, 413, 415, 429),
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": {}}}}},
 )
 async def update(

@@ -67,11 +67,12 @@ async def call(
 
 def _raw_path(request: Request, engine: str) -> str:
     """Return the engine's path as it came. The framework decodes it, and finds the engine in what it has decoded."""
-    before = f"/v1/engines/{quote(engine, safe='')}/call/"
     raw: str = request.scope["raw_path"].decode("latin-1").partition("?")[0]
-    if not raw.startswith(before):
-        raise RequestError("The path before the engine's own path must not be percent-encoded")
-    return raw.removeprefix(before)
+    for safe in ("@", ""):  # Clients write the address of a version on trial with "@" or with "%40".
+        before = f"/v1/engines/{quote(engine, safe=safe)}/call/"
+        if raw.startswith(before):
+            return raw.removeprefix(before)
+    raise RequestError("The path before the engine's own path must not be percent-encoded")
 
 
 for _method in METHODS:

@@ -50,7 +50,7 @@ async def _lines(news: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
 @router.post(
     "/engines/{engine}/replay",
     response_model=ReplayReport,
-    responses=problems(403, 404, 415, 429),
+    responses=problems(403, 404, 415, 429, 503),
     openapi_extra=body_schema(ReplayRequest),
     dependencies=[NoQueryAllowed],
 )

@@ -243,7 +243,7 @@ async def list_jobs(
 ) -> Response:
     """List the caller's own jobs, newest first."""
     listing = Listing(caller.name, query.engine, query.status, query.cursor, query.limit)
-    page = await gateway.jobs.list(listing)
+    page = await gateway.jobs.list(caller, listing)
     return await page_answer("jobs", page.jobs, gateway.jobs.listed_view, page.next_cursor)
 
 

@@ -87,7 +87,7 @@ async def _check(gateway: Gateway, method: Method, key: str, query: SignedQuery)
     """Return the store, if the signature allows `method` on `key` and the job for which it was made goes on."""
     objects = _objects(gateway)
     objects.check(method, key, query.expires, query.signature, query.job)
-    if query.job is not None and not gateway.replays.works_on(query.job):
+    if query.job is not None and not _is_of_replay(gateway, query):
         await gateway.jobs.check_unfinished(query.job)
     return objects
 
@@ -100,15 +100,21 @@ async def put_object(
 ) -> Response:
     """Write the object that the signature names, once."""
     objects = await _check(gateway, "PUT", key, query)
+    is_kept = not _is_of_replay(gateway, query)
     refuse_encoded(request)
     if key.partition("/")[0] in gateway.tenants.removed:
         raise Forbidden("The tenant of this URL was removed")
     if is_upload(key):
         with gateway.stored.writing(key, _announced_size(request), at_most=objects.max_bytes) as room:
             room.size = await objects.put_once(key, request.stream())
-    elif size := await objects.put_once(key, request.stream()):
+    elif (size := await objects.put_once(key, request.stream())) and is_kept:
         gateway.stored.note(key, size)
     return Response(status_code=201)
+
+
+def _is_of_replay(gateway: Gateway, query: SignedQuery) -> bool:
+    """Say whether an output is one of a replay, which deletes it at once: nobody stores it."""
+    return query.job is not None and gateway.replays.works_on(query.job)
 
 
 def _announced_size(request: Request) -> int | None:

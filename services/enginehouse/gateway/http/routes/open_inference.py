@@ -17,7 +17,6 @@ from enginehouse.gateway.http.dependencies import (
     header_of,
     idempotency_key,
     traceparent_of,
-    until_answered,
 )
 from enginehouse.gateway.http.open_inference_errors import JOB_HEADER
 from enginehouse.gateway.http.openapi import submit_parameters
@@ -187,23 +186,23 @@ async def infer_version(
 async def infer(request: Request, gateway: Gateway, caller: Caller, model: str, version: str | None = None) -> Response:
     """Answer an infer request."""
     engine = gateway.models.find(model, version, caller)
-    # Until the request is answered, as for other jobs.
-    hold = until_answered(request).enter_context(gateway.bytes_in_hand.holding(caller.name))
-    body = await body_of(request, gateway.settings.body_max_bytes, hold)
-    length = header_of(request, HEADER)
-    asked: Infer = await gateway.inference.read(caller, engine, read_rest, body, length)
-    del body
-    row = await _while_connected(
-        request,
-        gateway.inference.run(
-            caller,
-            engine,
-            asked,
-            seconds=MAX_SECONDS,
-            idempotency_key=idempotency_key(request),
-            traceparent=traceparent_of(request),
-        ),
-    )
+    with gateway.bytes_in_hand.holding(caller.name) as hold:
+        body = await body_of(request, gateway.settings.body_max_bytes, hold)
+        length = header_of(request, HEADER)
+        asked: Infer = await gateway.inference.read(caller, engine, read_rest, body, length)
+        del body
+        row = await _while_connected(
+            request,
+            gateway.inference.run(
+                caller,
+                engine,
+                asked,
+                seconds=MAX_SECONDS,
+                idempotency_key=idempotency_key(request),
+                traceparent=traceparent_of(request),
+            ),
+        )
+        asked = asked.without_input()  # Its bytes are not held while the output's are.
     if row is None:
         return Response(status_code=499)
     content, head = await gateway.inference.write(caller, model, row, asked, write_rest)
