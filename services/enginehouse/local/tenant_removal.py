@@ -24,6 +24,7 @@ from enginehouse.local.stack_context import StackContext
 from enginehouse.local.tenant_systems import forget_user
 from enginehouse.registry.bundle import TENANT_FILE, is_retired
 from enginehouse.registry.deploy import remove_engine
+from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import forget_tenant, is_removed, remove_tenant
 
 _QUIET_SECONDS = 5.0
@@ -74,16 +75,20 @@ class TenantRemoval:
             return "the gateway has deleted its data"
         if not await asyncio.to_thread(self._trim_shared_streams, gone_since):
             return "deliveries on shared topics are acknowledged"
-        await asyncio.to_thread(self._delete, name)
+        if not await asyncio.to_thread(self._delete, name):
+            return "its engines are removed"
         del self._gone_since[name]
         return None
 
     def _has_engines(self, tenant: str) -> bool:
-        bundles = {k: v for k, v in self.context.home.engine_bundles().items() if k.startswith(f"{tenant}--")}
+        bundles = self._engines(tenant)
         for engine_id, bundle in bundles.items():
             if not is_retired(bundle):
                 remove_engine(self.context.home.engines, engine_id)
         return bool(bundles)
+
+    def _engines(self, tenant: str) -> dict[str, Path]:
+        return {k: v for k, v in self.context.home.engine_bundles().items() if k.startswith(f"{tenant}--")}
 
     def _trim_shared_streams(self, until: float) -> bool:
         """Delete from topics that tenants share what is acknowledged; return whether nothing older than `until` is left."""
@@ -92,10 +97,20 @@ class TenantRemoval:
         oldest = redis.trim_acknowledged(self.context.redis, [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC, *topics])
         return oldest is None or oldest > until
 
-    def _delete(self, tenant: str) -> None:
+    def _delete(self, tenant: str) -> bool:
+        """Delete what is left of a tenant; return False if a deployment that was under way has brought an engine."""
+        with only_deployer(self.context.home.engines):
+            if self._engines(tenant):
+                return False
+            self._delete_last(tenant)
+        return True
+
+    def _delete_last(self, tenant: str) -> None:
         home = self.context.home
         redis.delete(self.context.redis, [requests_topic(tenant), finished_topic(tenant)])
         forget_user(home, self.context.redis, tenant_component(tenant))
         redis.forget_history(self.context.redis)
         leftovers.delete_objects(home, tenant)
+        for path in home.secrets.glob(f"{tenant}--*.json"):
+            path.unlink(missing_ok=True)  # A value can be set for an engine that was never deployed.
         forget_tenant(home.tenants, home.webhook_secrets, tenant)
