@@ -1,5 +1,6 @@
 """Files that deploying fetches come from where their tenant may read, and are what their hash says, or nothing is deployed."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from enginehouse.authoring.findings import Report
+from enginehouse.authoring.tryout import Options, try_engine
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.program import Artifact
 from enginehouse.contracts.tenant import Tenant
+from enginehouse.local.steps import SilentSteps
 from enginehouse.registry import artifacts, disk
 from enginehouse.registry.artifacts import forbidden_sources
 from enginehouse.registry.bundle import InvalidBundle, read_spec
@@ -225,6 +229,33 @@ def test_a_source_that_was_not_allowed_is_refused_before_anything_is_read(engine
     with pytest.raises(InvalidBundle, match="it may from nowhere yet"):
         _deploy(engines, folder)
     _nothing_is_deployed(engines)
+
+
+async def test_testing_an_engine_reports_what_cannot_be_fetched(folder: Path, volume: Path) -> None:
+    (volume / "m.bin").unlink()
+    report = Report(lambda _: None)
+    await try_engine(folder, None, SilentSteps(), report, Options(load_seconds=1))
+    assert "it cannot be read: No such file or directory" in report.findings[-1].said
+    assert report.failures == 1
+
+
+async def test_testing_an_engine_can_be_interrupted_while_it_fetches(
+    folder: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "_PART_BYTES", 1)
+    (volume / "m.bin").write_bytes(bytes(50_000_000))
+    shown = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Steps(SilentSteps):
+        def update(self, key: str, text: str, done: int = 0, total: int = 0) -> None:
+            loop.call_soon_threadsafe(shown.set)
+
+    testing = asyncio.create_task(try_engine(folder, None, Steps(), Report(lambda _: None), Options(load_seconds=1)))
+    await shown.wait()
+    testing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await testing
 
 
 def _deploy(engines: Path, folder: Path) -> None:

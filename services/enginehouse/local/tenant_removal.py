@@ -67,14 +67,14 @@ class TenantRemoval:
         if await gateway.has_loaded(requests_component(name)):
             return "the gateway's sidecar lets go of its topic"
         data = await gateway.ask(f"/v1/tenants/{name}/data")
-        if data is None or not data["removed"] or data["rows"]:
+        if data is None or not data["removed"] or data["rows"] or data["objects"]:
             self._gone_since.pop(name, None)
             return "the gateway deletes its data" if data and data["removed"] else "the gateway notices"
         gone_since = self._gone_since.setdefault(name, time.time())
         if time.time() < gone_since + _QUIET_SECONDS:
             return "the gateway has deleted its data"
-        if not await asyncio.to_thread(self._trim_shared_streams, gone_since):
-            return "deliveries on shared topics are acknowledged"
+        if waits := await asyncio.to_thread(self._trim_shared_streams, gone_since):
+            return f"deliveries on shared topics are acknowledged: {', '.join(waits)}"
         if not await asyncio.to_thread(self._delete, name):
             return "its engines are removed"
         del self._gone_since[name]
@@ -90,12 +90,12 @@ class TenantRemoval:
     def _engines(self, tenant: str) -> dict[str, Path]:
         return {k: v for k, v in self.context.home.engine_bundles().items() if k.startswith(f"{tenant}--")}
 
-    def _trim_shared_streams(self, until: float) -> bool:
-        """Delete from topics that tenants share what is acknowledged; return whether nothing older than `until` is left."""
+    def _trim_shared_streams(self, until: float) -> list[str]:
+        """Delete from topics that tenants share what is acknowledged; return those with something older than `until`."""
         shared = [name for name in self.context.home.engine_bundles() if name.startswith(f"{PLATFORM_TENANT}--")]
         topics = [topic(engine_id) for engine_id in shared for topic in (job_topic, trial_topic)]
         oldest = redis.trim_acknowledged(self.context.redis, [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC, *topics])
-        return oldest is None or oldest > until
+        return [topic for topic, moment in oldest.items() if moment <= until]
 
     def _delete(self, tenant: str) -> bool:
         """Delete what is left of a tenant; return False if a deployment that was under way has brought an engine."""
