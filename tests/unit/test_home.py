@@ -125,7 +125,7 @@ def test_an_engine_is_told_its_port_and_nothing_of_ours(tmp_path: Path, monkeypa
     }
 
 
-def test_the_registry_alone_gets_the_credentials_of_object_stores(
+def test_the_registry_gets_the_credentials_of_object_stores_and_engines_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores = {"AWS_ACCESS_KEY_ID": "one", "GOOGLE_APPLICATION_CREDENTIALS": "two", "AZURE_STORAGE_ACCOUNT_KEY": "three"}

@@ -12,7 +12,7 @@ _PORT = 8081
 """Port that its API has if nobody else has it."""
 _OWN = "ENGINEHOUSE_REGISTRY_"
 _OBJECT_STORES = ("AWS_", "GOOGLE_", "AZURE_")
-"""Variables with the credentials of object stores: the registry fetches engines' files, and nobody else gets them."""
+"""Variables with the credentials of object stores: the registry fetches engines' files. Runners and engines never get them."""
 
 
 def registry_spec(context: StackContext, gateway_port: int) -> ProcessSpec:
