@@ -161,6 +161,29 @@ def _killed(*_: object) -> bool:
     raise KeyboardInterrupt
 
 
+def test_a_copy_that_cannot_be_deleted_keeps_the_removal_going(
+    folder: Path, engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_engine(engines, folder)
+    (stuck,) = _copies(engines)
+    (engines.parent / "sources" / _ID / "another").mkdir()
+    remove_engine(engines, _ID)
+
+    def refuse(path: Path) -> None:
+        if path.name.endswith(stuck):
+            raise PermissionError(13, "Permission denied", str(path))
+        shutil.rmtree(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("enginehouse.registry.snapshot.remove_tree", refuse)
+        with pytest.raises(PermissionError):
+            forget_engine(engines, _ID)
+    assert is_retired(engines / _ID)
+    assert _copies(engines) == [f".new-{stuck}"]
+    forget_engine(engines, _ID)
+    assert _copies(engines) == []
+
+
 def test_what_deployments_that_were_killed_have_left_is_swept(folder: Path, engines: Path) -> None:
     deploy_engine(engines, folder)
     kept = _copies(engines)

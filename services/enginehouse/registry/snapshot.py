@@ -55,15 +55,15 @@ def fetched(
         with only_deployer(engines):  # Nobody deletes the draft before it is held.
             copies.mkdir(exist_ok=True)
             fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=copies))
-            held.callback(_forget_draft, fresh)
+            held.callback(_forget_draft, engines, fresh)
             held.enter_context(hold(fresh))
         bring(artifacts, fresh, [copy for copy in copies.iterdir() if not copy.name.startswith(".")], show)
         yield {artifact.file: fresh / artifact.file for artifact in artifacts}
 
 
-def _forget_draft(draft: Path) -> None:
+def _forget_draft(engines: Path, draft: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), only_deployer(engines):
         draft.parent.rmdir()  # Succeeds if it is empty.
 
 
@@ -134,10 +134,16 @@ def remove_copies(engines: Path, engine_id: str) -> None:
 
 
 def _remove_all_but(kept: set[Path], copies: Path) -> None:
-    """Delete copies. Raise OSError if that fails."""
-    for copy in copies.iterdir() if copies.is_dir() else ():
+    """Delete copies, as many as possible. Raise OSError if one cannot be deleted."""
+    failure = None
+    for copy in sorted(copies.iterdir()) if copies.is_dir() else ():
         if copy not in kept:
-            _remove_unless_held(copy)
+            try:
+                _remove_unless_held(copy)
+            except OSError as error:
+                failure = error
+    if failure:
+        raise failure
     with contextlib.suppress(OSError):
         copies.rmdir()  # Succeeds if it is empty.
 
