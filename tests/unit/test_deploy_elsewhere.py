@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from enginehouse.cli.app import app
 from enginehouse.registry.http.api import create_api
 from enginehouse.registry.settings import RegistrySettings
+from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import add_key
 from enginehouse.registry.versions import fingerprint, read_versions
 
@@ -115,6 +116,17 @@ def test_the_first_version_is_followed_until_it_runs(elsewhere: _Elsewhere, fold
     assert f"{_ENGINE} v1 works at staging" in said
     again = runner.invoke(app, ["engines", "add", str(folder), "--to", "staging", "--json"])
     assert json.loads(again.stdout)["changed"] is False
+
+
+def test_a_deployment_that_takes_long_there_is_not_said_to_be_out_of_reach(
+    elsewhere: _Elsewhere, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add(elsewhere)
+    monkeypatch.setattr("enginehouse.cli.elsewhere._UPLOAD_SECONDS", 3)
+    with only_deployer(elsewhere.engines):
+        done = runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"])
+    assert done.exit_code == 1
+    assert "has not answered for 0.05 minutes" in " ".join(done.output.split())
 
 
 def test_a_version_that_does_not_work_there_is_seen_here(elsewhere: _Elsewhere, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Secrets: names are strict, values are private, an engine without one does not start, and its author reads them by name."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def test_values_are_kept_in_a_private_file_by_engine(tmp_path: Path) -> None:
     for engine, name in ((ID, "no name"), ("../x", "TOKEN")):
         with pytest.raises(InvalidName):
             set_secret(tmp_path, engine, name, "x")
+
+
+def test_values_that_are_set_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: set_secret(tmp_path, ID, f"S{number}", "x"), range(40)))
+    assert len(secret_names(tmp_path, ID)) == 40
 
 
 def test_a_changed_value_restarts_only_an_engine_that_names_it(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_requirements_that_are_a_folder_are_refused(tmp_path: Path) -> None:
     [
         ("_MOST_SECONDS", 0.2, "minutes that are allowed"),
         ("_MOST_BYTES", 1_000_000, "MiB that are allowed"),
-        ("_LEAST_FREE_BYTES", 2**60, "are left on the disk"),
+        ("LEAST_FREE_BYTES", 2**60, "are left on the disk"),
     ],
 )
 async def test_a_build_that_takes_too_much_ends_with_all_its_processes(
@@ -248,7 +248,7 @@ async def test_a_build_that_takes_too_much_ends_with_all_its_processes(
     async def build() -> None:
         await run_tool([sys.executable, "-c", script], guard, environment={}, cwd=tmp_path)
 
-    if bound == "_LEAST_FREE_BYTES":
+    if bound == "LEAST_FREE_BYTES":
         monkeypatch.setattr(environments, "_LOOK_SECONDS", 1)
     with pytest.raises(ToolFailed, match=said):
         await environments._within_bounds(build(), tmp_path)

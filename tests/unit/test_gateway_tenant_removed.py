@@ -13,6 +13,7 @@ from tests.support.problems import problem_of
 from tests.support.scripted_runner import never
 
 from enginehouse.contracts import names
+from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import metadata
 from enginehouse.gateway.recovery.removed_tenants import RemovedTenants
@@ -69,7 +70,7 @@ async def test_nothing_is_left_of_it_and_others_go_on(world: GatewayWorld, tmp_p
     await world.gateway.catalogue.refresh()
     await world.sweep()
 
-    assert await _left(world) == {"tenant": "acme", "removed": True, "rows": 0}
+    assert await _left(world) == {"tenant": "acme", "removed": True, "rows": 0, "objects": False}
     assert "acme" not in await _dump(world)
     assert not _objects(tmp_path, "acme")
     record = world.record(on_shared, STANDARD)
@@ -96,6 +97,21 @@ async def test_what_comes_late_is_deleted_by_the_next_sweep(world: GatewayWorld,
     assert (await _left(world))["rows"] == 1
     await world.sweep()
     assert (await _left(world))["rows"] == 0
+
+
+async def test_objects_that_cannot_be_deleted_are_told_of(world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.client().post("/v1/uploads", json={})
+    _remove(world)
+
+    async def out_of_reach(_: str) -> int:
+        raise Unavailable("the object store cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.gateway.removed_tenants.objects), "delete_tenant", staticmethod(out_of_reach))
+        await world.sweep()
+    assert (await _left(world))["objects"], "its removal goes on"
+    await world.sweep()
+    assert not (await _left(world))["objects"]
 
 
 async def test_only_administrators_see_what_is_left(world: GatewayWorld) -> None:

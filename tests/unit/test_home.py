@@ -10,11 +10,14 @@ import pytest
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.program import LocalRun
 from enginehouse.contracts.tenant import hash_key
+from enginehouse.local import leftovers
 from enginehouse.local.engine_processes import engine_command, engine_environment
 from enginehouse.local.environments import needs_environment
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
+from enginehouse.local.registry_process import registry_environment
 from enginehouse.local.running import private_files, write_local
+from enginehouse.local.stack_context import inherited_environment
 from enginehouse.registry.deploy import deploy_engine, is_deployed
 from enginehouse.registry.tenants import add_key, read_tenant
 
@@ -120,6 +123,32 @@ def test_an_engine_is_told_its_port_and_nothing_of_ours(tmp_path: Path, monkeypa
         "HOME": str(tmp_path),
         "PATH": f"{tmp_path}/env/bin:/usr/bin",
     }
+
+
+def test_the_registry_gets_the_credentials_of_object_stores_and_engines_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = {"AWS_ACCESS_KEY_ID": "one", "GOOGLE_APPLICATION_CREDENTIALS": "two", "AZURE_STORAGE_ACCOUNT_KEY": "three"}
+    for name, value in {**stores, "OTHER_TOKEN": "four"}.items():
+        monkeypatch.setenv(name, value)
+    registry = registry_environment(Home.at(tmp_path), 8081)
+    assert stores.items() <= registry.items()
+    assert "OTHER_TOKEN" not in registry
+    assert not stores.keys() & {*inherited_environment(), *engine_environment({}, 20_020, tmp_path, None)}
+
+
+def test_nothing_of_an_engine_is_left_also_where_it_made_its_folders_read_only(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    left = (
+        home.run / "secrets" / "acme--one--a" / "TOKEN",
+        home.run / "engines" / "acme--one--a.engine-0" / "go" / "x",
+    )
+    for path in left:
+        path.parent.mkdir(parents=True)
+        path.write_text("left")
+        path.parent.chmod(0o500)
+    leftovers.delete_of_app(home, "acme--one--a")
+    assert not [path for path in left if path.parent.exists()]
 
 
 def test_python_means_the_engines_own(tmp_path: Path) -> None:

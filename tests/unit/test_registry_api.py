@@ -1,20 +1,34 @@
 """The registry's API: operators deploy engines and manage tenants by the functions that the commands use."""
 
+import asyncio
 import io
 import json
 import zipfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from tests.support.problems import problem_of
+from tests.support.waiting import until_async
 
 from enginehouse.registry.deploy import forget_engine
 from enginehouse.registry.http.api import create_api
 from enginehouse.registry.settings import RegistrySettings
-from enginehouse.registry.tenants import add_key, forget_tenant, has_key, read_tenant
+from enginehouse.registry.snapshot import only_deployer
+from enginehouse.registry.tenants import (
+    TenantDoesNotExist,
+    add_another_key,
+    add_key,
+    forget_tenant,
+    has_key,
+    is_removed,
+    read_tenant,
+    remove_tenant,
+    sweep,
+)
 from enginehouse.registry.versions import fingerprint, read_versions
 
 _ENGINE = "demo--one"
@@ -257,6 +271,47 @@ async def test_a_tenant_that_is_being_removed_is_changed_no_more(world: _World) 
     forget_tenant(world.tenants, world.home / "webhook-secrets", "acme")
     problem_of(await world.client.delete("/v1/tenants/acme"), 404, "TENANT_DOES_NOT_EXIST")
     assert (await world.client.post("/v1/tenants", json={"name": "acme"})).status_code == 201
+
+
+async def test_no_moment_of_a_removal_is_without_the_tenants_file(
+    world: _World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.client.post("/v1/tenants", json={"name": "acme"})
+    monkeypatch.setattr("enginehouse.registry.bundle.os.rename", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_tenant(world.tenants, "acme", kept=())
+    monkeypatch.undo()
+    assert is_removed(world.tenants, "acme"), "nobody else can take the name, and its data"
+    remove_tenant(world.tenants, "acme", kept=())
+    sweep(world.tenants)
+    assert sorted(path.name for path in world.tenants.iterdir()) == ["acme", "demo"]
+    assert [path.name for path in (world.tenants / "acme").rglob("*")] == ["tenant.yaml"]
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+async def test_a_key_is_made_for_a_tenant_there_is_and_the_answer_names_that_key(world: _World) -> None:
+    with pytest.raises(TenantDoesNotExist):
+        add_another_key(world.tenants, "acme")
+    assert not (world.tenants / "acme").exists()
+    made = [await world.client.post("/v1/tenants/demo/keys", json={}) for _ in range(2)]
+    assert all(answer.json()["api_key"].startswith(answer.json()["id"]) for answer in made)
+
+
+async def test_a_deployment_that_waits_for_others_holds_up_nobody_who_reads(world: _World) -> None:
+    with only_deployer(world.engines):
+        waiting = [asyncio.create_task(world.deploy(code=str(number))) for number in range(8)]
+        # The default executor has min(32, cpus + 4) threads: they must not all wait.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        await until_async(
+            lambda: len(list((world.home / "uploads").glob("*/folder/engine.yaml"))) == 8, "all are unpacked", 60
+        )
+        answer = await asyncio.wait_for(world.client.get("/v1/engines"), 30)
+        assert answer.status_code == 200
+        assert not any(task.done() for task in waiting)
+    assert {(await task).status_code for task in waiting} <= {200, 201, 202}
 
 
 async def test_settings_leave_what_else_stands_in_the_bundle(world: _World) -> None:

@@ -10,8 +10,8 @@ import yaml
 from tests.support.waiting import until
 
 from enginehouse.contracts.names import Slot
-from enginehouse.registry import content
-from enginehouse.registry.bundle import InvalidBundle
+from enginehouse.registry import content, deploy
+from enginehouse.registry.bundle import InvalidBundle, is_retired
 from enginehouse.registry.content import content_hash
 from enginehouse.registry.deploy import deploy_engine, forget_engine, is_deployed, remove_engine
 from enginehouse.registry.snapshot import hold, only_deployer, source_folder, tidy_snapshots
@@ -140,6 +140,62 @@ def test_a_running_engine_keeps_its_files_while_versions_come_and_go(folder: Pat
         assert _copies(engines) == [running.name]
     tidy_snapshots(engines, _ID)
     assert _copies(engines) == []
+
+
+def test_a_removal_that_is_killed_among_its_files_is_gone_on_with(
+    folder: Path, engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_engine(engines, folder)
+    remove_engine(engines, _ID)
+    with monkeypatch.context() as patch:
+        patch.setattr(deploy, "remove_bundle", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            forget_engine(engines, _ID)
+    assert is_retired(engines / _ID), "the bundle is the only memory of the removal"
+    forget_engine(engines, _ID)
+    assert not (engines / _ID).exists()
+    assert _copies(engines) == []
+
+
+def _killed(*_: object) -> bool:
+    raise KeyboardInterrupt
+
+
+def test_a_copy_that_cannot_be_deleted_keeps_the_removal_going(
+    folder: Path, engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_engine(engines, folder)
+    (stuck,) = _copies(engines)
+    (engines.parent / "sources" / _ID / "another").mkdir()
+    remove_engine(engines, _ID)
+
+    def refuse(path: Path) -> None:
+        if path.name.endswith(stuck):
+            raise PermissionError(13, "Permission denied", str(path))
+        shutil.rmtree(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("enginehouse.registry.snapshot.remove_tree", refuse)
+        with pytest.raises(PermissionError):
+            forget_engine(engines, _ID)
+    assert is_retired(engines / _ID)
+    assert _copies(engines) == [f".new-{stuck}"]
+    forget_engine(engines, _ID)
+    assert _copies(engines) == []
+
+
+def test_what_deployments_that_were_killed_have_left_is_swept(folder: Path, engines: Path) -> None:
+    deploy_engine(engines, folder)
+    kept = _copies(engines)
+    never_finished = engines.parent / "sources" / "acme--two" / "0123"
+    for left in (engines / ".new-1" / "workloads.yaml", engines / ".old-2" / "bundle" / "x", never_finished / "x"):
+        left.parent.mkdir(parents=True)
+        left.write_text("left")
+    (engines / ".new-3").write_text("left")
+    deploy.sweep(engines)
+    assert [path.name for path in engines.iterdir()] == [_ID]
+    assert not never_finished.parent.exists()
+    assert _copies(engines) == kept
 
 
 def test_going_back_to_an_earlier_version_brings_its_files_as_they_were(folder: Path, engines: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from enginehouse.registry import disk
 from enginehouse.registry.content import deployed_files, files_hash
 from enginehouse.registry.unpack import InvalidUpload, pack, unpack
 
@@ -104,6 +105,27 @@ def test_a_file_that_is_there_twice_is_refused(tmp_path: Path, make: Make) -> No
     with warnings.catch_warnings(action="ignore"):
         archive = make(tmp_path / "a", ("engine.yaml", _YAML), ("engine.yaml", b"other"))
     assert "holds 'engine.yaml' twice" in _refusal(archive)
+
+
+@_EACH
+def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path, make: Make) -> None:
+    assert "is too long" in _refusal(make(tmp_path / "a", ("engine.yaml", _YAML), ("n" * 300, b"")))
+
+
+def test_a_zip_whose_content_is_damaged_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_LZMA) as zipped:
+        zipped.writestr("engine.yaml", _YAML * 100)
+    content = bytearray((tmp_path / "a").read_bytes())
+    content[55:75] = bytes(20)
+    (tmp_path / "a").write_bytes(content)
+    assert "cannot be unpacked" in _refusal(tmp_path / "a")
+
+
+@_EACH
+def test_room_is_left_on_the_disk(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "LEAST_FREE_BYTES", 2**60)
+    with pytest.raises(disk.DiskFull, match="are left on the disk of"):
+        unpack(make(tmp_path / "a", ("engine.yaml", _YAML)), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

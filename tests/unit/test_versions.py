@@ -1,5 +1,6 @@
 """Versions of an engine come into its two slots, and the Subscriptions alone say which of them gets its jobs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,14 @@ import yaml
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import Slot
-from enginehouse.registry.bundle import ACTIVE_FILE, TRIAL_FILE, WORKLOADS_FILE, InvalidBundle, slot_folder
+from enginehouse.registry.bundle import (
+    ACTIVE_FILE,
+    TRIAL_FILE,
+    WORKLOADS_FILE,
+    InvalidBundle,
+    slot_folder,
+    update_bundle,
+)
 from enginehouse.registry.versions import (
     NoOtherVersion,
     drop_trial,
@@ -78,6 +86,37 @@ def test_a_version_that_is_given_up_leaves_the_active_one_as_it_is(bundle: Path)
     with pytest.raises(NoOtherVersion):
         promote_version(bundle)
     assert _put(bundle, "v3") == "b"
+
+
+def test_a_crash_while_a_version_is_written_leaves_no_mixture_to_go_back_to(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put(bundle, "v1")
+    _put(bundle, "v2")
+    promote_version(bundle)
+
+    def killed(where: Path, files: Mapping[str, str]) -> None:
+        if "slots/a/engine.yaml" in files:
+            update_bundle(where, {"slots/a/engine.yaml": files["slots/a/engine.yaml"]})
+            raise KeyboardInterrupt
+        update_bundle(where, files)
+
+    monkeypatch.setattr("enginehouse.registry.versions.update_bundle", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _put(bundle, "v3")
+    with pytest.raises(NoOtherVersion):
+        go_back(bundle)
+
+
+def test_a_vault_that_somebody_wrote_into_the_bundle_serves_the_next_version(bundle: Path) -> None:
+    _put(bundle, "v1", secrets=["TOKEN"])
+    store = yaml.safe_load((bundle / "slots/a/dapr/secrets.yaml").read_text())
+    store["spec"]["type"] = "secretstores.hashicorp.vault"
+    (bundle / "slots/a/dapr/secrets.yaml").write_text(yaml.safe_dump(store))
+    _put(bundle, "v2", secrets=["TOKEN"])
+    assert yaml.safe_load((bundle / "slots/b/dapr/secrets.yaml").read_text()) == {**store, "scopes": [f"{_ID}--b"]}
+    _put(bundle, "v3")
+    assert not (bundle / "slots/b/dapr/secrets.yaml").exists(), "it names no secrets"
 
 
 def test_the_same_version_again_changes_nothing(bundle: Path) -> None:

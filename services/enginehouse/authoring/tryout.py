@@ -1,6 +1,8 @@
 """Try an engine out alone: check its files, start it, ask it, stop it, and report each step."""
 
+import asyncio
 import tempfile
+import threading
 import time
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.steps import Steps
 from enginehouse.registry.admission import mistakes_here
+from enginehouse.registry.artifacts import Show
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, read_spec
 from enginehouse.registry.content import deployed_files
 from enginehouse.registry.deploy import check_files
@@ -98,8 +101,7 @@ async def _try_running(
     spec: EngineSpec, folder: Path, scratch: Path, guard: Guard, steps: Steps, report: Report, options: Options
 ) -> None:
     # From a copy, as a deployed engine runs: it finds the same files, and what it writes stays out of the author's folder.
-    # Not in a thread, which would go on after an interruption, in a folder that is being removed.
-    source = _copy(spec, folder, scratch)
+    source = await _copied(spec, folder, scratch, steps, report)
     environment = await _environment(spec, source, guard, steps, report)
     async with AsyncExitStack() as stack:
         port = stack.enter_context(closing(PortPool())).take()
@@ -123,9 +125,31 @@ async def _try_running(
         await _check_end(alone, report)
 
 
-def _copy(spec: EngineSpec, folder: Path, scratch: Path) -> Path:
+async def _copied(spec: EngineSpec, folder: Path, scratch: Path, steps: Steps, report: Report) -> Path:
+    """Copy what would be deployed, and fetch its files."""
+    interrupted = threading.Event()
+
+    def show(text: str) -> None:
+        if interrupted.is_set():
+            raise Over
+        steps.update("fetch", text)
+
+    copying = asyncio.create_task(asyncio.to_thread(_copy, spec, folder, scratch, show))
+    try:
+        return await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        # The thread must have ended before its folder is removed.
+        interrupted.set()
+        await asyncio.gather(copying, return_exceptions=True)
+        raise
+    except EnginehouseError as error:
+        report.failed("files", str(error))
+        raise Over from None
+
+
+def _copy(spec: EngineSpec, folder: Path, scratch: Path, show: Show) -> Path:
     engines = scratch / "engines"
-    with fetched(engines, spec.id, spec.fetch) as brought, only_deployer(engines):
+    with fetched(engines, spec.id, spec.fetch, show) as brought, only_deployer(engines):
         content = take_snapshot(engines, spec.id, folder, brought)
     return source_folder(engines / spec.id, snapshot_source(spec.id, content))
 

@@ -71,6 +71,11 @@ async def _connected(place: Environment) -> AsyncIterator[httpx2.AsyncClient]:
             yield http
         except (Unauthenticated, Forbidden) as error:
             raise LocalError(f"{place.url}: {error}.", "'enginehouse environments add' takes another key.") from None
+        except httpx2.ReadTimeout:
+            raise LocalError(
+                f"{place.url} has not answered for {_UPLOAD_SECONDS / 60:g} minutes, and may still fetch the engine's files.",
+                "Look there whether the version comes, or deploy it again later.",
+            ) from None
         except httpx2.HTTPError as error:
             why = str(error) or type(error).__name__
             raise LocalError(f"{place.url} cannot be reached: {why}.", "Is its registry up?") from None

@@ -13,12 +13,25 @@ ModelKind = Literal["onnx", "skops"]
 MODEL_KINDS: dict[str, ModelKind] = {".onnx": "onnx", ".skops": "skops"}
 """The kinds of model files that the engine package serves by itself, by suffix. Each is also the extra that it needs."""
 MODULE_SUFFIXES = (".whl", ".zip")
+ENVIRONMENT_MARK = "pyvenv.cfg"
+"""File by which a folder is known as a Python environment. A deployment leaves the folder out."""
+
+
+def is_left_out(name: str) -> bool:
+    """Return whether a deployment leaves out files and folders of this name: what tools leave behind, and all hidden."""
+    return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")
 
 
 def _inside(path: str) -> str:
     normal = posixpath.normpath(path)
     if path != normal or path.startswith(("/", "..", "-")) or path == "." or "\\" in path or not path.isprintable():
         raise ValueError(f"{path[:100]!r} must be the path of a file in the engine's folder, such as models/iris.onnx")
+    parts = path.split("/")
+    if left_out := [part for part in parts if is_left_out(part) or part == ENVIRONMENT_MARK]:
+        raise ValueError(
+            f"{path[:100]!r} cannot be deployed, because a deployment leaves out {left_out[0][:100]!r}: hidden names, "
+            f"__pycache__, *.pyc and {ENVIRONMENT_MARK}. Choose another name"
+        )
     return path
 
 

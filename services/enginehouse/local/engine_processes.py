@@ -21,7 +21,7 @@ from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Sl
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.local import checkout, environments
 from enginehouse.local.configurations import sidecar_configuration
-from enginehouse.local.engine_secrets import forget_secrets, sidecars_variable, write_secrets
+from enginehouse.local.engine_secrets import forget_secrets, secrets_folder, sidecars_variable, write_secrets
 from enginehouse.local.errors import LocalError
 from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
@@ -105,7 +105,7 @@ class SlotProcesses:
     @property
     def _secrets(self) -> Path:
         """Folder of the engine's secrets, for its own processes."""
-        return self.context.home.run / "secrets" / self.app
+        return secrets_folder(self.context.home, self.app)
 
     async def _write_secrets(self, spec: EngineSpec) -> None:
         sidecar = DaprSidecar(self._sidecar_port, self.context.api_token)

@@ -26,6 +26,11 @@ def sidecars_variable(home: Home, engine_id: str) -> dict[str, str]:
     return {SECRETS_FILE_VARIABLE: str(path)}
 
 
+def secrets_folder(home: Home, app_id: str) -> Path:
+    """Return the folder with the secrets that a slot's processes read, whether it exists or not."""
+    return home.run / "secrets" / app_id
+
+
 async def write_secrets(sidecar: Sidecar, engine_id: str, names: Sequence[str], folder: Path) -> None:
     """Write each secret as the file `folder/<name>`, mode 0400.
 

@@ -22,6 +22,7 @@ from enginehouse.local.interpreters import Interpreter, find_interpreter, find_u
 from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
 from enginehouse.registry.content import files_hash
+from enginehouse.registry.disk import LEAST_FREE_BYTES, free_bytes
 from enginehouse.registry.requirements import UV_CONFIG, environment_files
 
 _INPUTS = "inputs"
@@ -31,8 +32,6 @@ _INPUTS = "inputs"
 _LOOK_SECONDS = 5.0
 _MOST_SECONDS = 3_600.0
 _MOST_BYTES = 20 * 2**30
-_LEAST_FREE_BYTES = 2**30
-"""Room that a build leaves on the disk: the ledger and the engines that run may need it."""
 
 
 class EnvironmentFailed(LocalError):
@@ -166,16 +165,12 @@ async def _within_bounds(build: Coroutine[Any, Any, None], folder: Path) -> None
                 raise ToolFailed(f"it has taken more than the {_MOST_SECONDS / 60:g} minutes that are allowed")
             if await asyncio.to_thread(_size, folder) > _MOST_BYTES:
                 raise ToolFailed(f"it takes more than the {_MOST_BYTES // 2**20} MiB that are allowed")
-            if _free_bytes(folder) < _LEAST_FREE_BYTES:
-                raise ToolFailed(f"less than {_LEAST_FREE_BYTES // 2**20} MiB are left on the disk of {folder.parent}")
+            if free_bytes(folder.parent) < LEAST_FREE_BYTES:
+                raise ToolFailed(f"less than {LEAST_FREE_BYTES // 2**20} MiB are left on the disk of {folder.parent}")
         await building
     finally:
         building.cancel()
         await asyncio.wait({building})
-
-
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder.parent).free
 
 
 def _size(folder: Path) -> int:

@@ -138,13 +138,17 @@ return redis.status_reply(first and first[1] or 'empty')
 """Deletes from a stream what all its groups have acknowledged, and answers with the id of the oldest entry that is left."""
 
 
-def trim_acknowledged(address: RedisAddress, streams: Sequence[str]) -> float | None:
+def trim_acknowledged(address: RedisAddress, streams: Sequence[str]) -> dict[str, float]:
     """Delete from these streams all that is acknowledged. Raise LocalError.
 
-    Return the moment of the oldest entry that is left, in seconds since the epoch; None if none is.
+    Return the moment of the oldest entry that is left in each stream, in seconds since the epoch; no empty streams.
     """
     oldest = [answer.lstrip("+") for answer in commands(address, [["EVAL", _TRIM, "1", stream] for stream in streams])]
-    return min((int(entry.partition("-")[0]) / 1000 for entry in oldest if entry != "empty"), default=None)
+    return {
+        stream: int(entry.partition("-")[0]) / 1000
+        for stream, entry in zip(streams, oldest, strict=True)
+        if entry != "empty"
+    }
 
 
 def delete_user(address: RedisAddress, name: str) -> None:

@@ -31,6 +31,7 @@ from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 from enginehouse.local.tenant_removal import TenantRemoval
 from enginehouse.local.tenant_systems import configure_redis
+from enginehouse.registry import deploy, tenants
 from enginehouse.registry.bundle import InvalidBundle, is_retired
 from enginehouse.registry.deploy import promote_engine
 from enginehouse.registry.versions import Versions, fingerprint, read_versions
@@ -100,6 +101,8 @@ class Stack:
 
         Without `wait_for_engines`, wait only until the API takes jobs; engines may still be starting.
         """
+        await asyncio.to_thread(deploy.sweep, self.home.engines)
+        await asyncio.to_thread(tenants.sweep, self.home.tenants)
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
         address = await self._start_redis()

@@ -24,6 +24,7 @@ from enginehouse.local.stack_context import StackContext
 from enginehouse.local.tenant_systems import forget_user
 from enginehouse.registry.bundle import TENANT_FILE, is_retired
 from enginehouse.registry.deploy import remove_engine
+from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import forget_tenant, is_removed, remove_tenant
 
 _QUIET_SECONDS = 5.0
@@ -66,36 +67,50 @@ class TenantRemoval:
         if await gateway.has_loaded(requests_component(name)):
             return "the gateway's sidecar lets go of its topic"
         data = await gateway.ask(f"/v1/tenants/{name}/data")
-        if data is None or not data["removed"] or data["rows"]:
+        if data is None or not data["removed"] or data["rows"] or data["objects"]:
             self._gone_since.pop(name, None)
             return "the gateway deletes its data" if data and data["removed"] else "the gateway notices"
         gone_since = self._gone_since.setdefault(name, time.time())
         if time.time() < gone_since + _QUIET_SECONDS:
             return "the gateway has deleted its data"
-        if not await asyncio.to_thread(self._trim_shared_streams, gone_since):
-            return "deliveries on shared topics are acknowledged"
-        await asyncio.to_thread(self._delete, name)
+        if waits := await asyncio.to_thread(self._trim_shared_streams, gone_since):
+            return f"deliveries on shared topics are acknowledged: {', '.join(waits)}"
+        if not await asyncio.to_thread(self._delete, name):
+            return "its engines are removed"
         del self._gone_since[name]
         return None
 
     def _has_engines(self, tenant: str) -> bool:
-        bundles = {k: v for k, v in self.context.home.engine_bundles().items() if k.startswith(f"{tenant}--")}
+        bundles = self._engines(tenant)
         for engine_id, bundle in bundles.items():
             if not is_retired(bundle):
                 remove_engine(self.context.home.engines, engine_id)
         return bool(bundles)
 
-    def _trim_shared_streams(self, until: float) -> bool:
-        """Delete from topics that tenants share what is acknowledged; return whether nothing older than `until` is left."""
+    def _engines(self, tenant: str) -> dict[str, Path]:
+        return {k: v for k, v in self.context.home.engine_bundles().items() if k.startswith(f"{tenant}--")}
+
+    def _trim_shared_streams(self, until: float) -> list[str]:
+        """Delete from topics that tenants share what is acknowledged; return those with something older than `until`."""
         shared = [name for name in self.context.home.engine_bundles() if name.startswith(f"{PLATFORM_TENANT}--")]
         topics = [topic(engine_id) for engine_id in shared for topic in (job_topic, trial_topic)]
         oldest = redis.trim_acknowledged(self.context.redis, [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC, *topics])
-        return oldest is None or oldest > until
+        return [topic for topic, moment in oldest.items() if moment <= until]
 
-    def _delete(self, tenant: str) -> None:
+    def _delete(self, tenant: str) -> bool:
+        """Delete what is left of a tenant; return False if a deployment that was under way has brought an engine."""
+        with only_deployer(self.context.home.engines):
+            if self._engines(tenant):
+                return False
+            self._delete_last(tenant)
+        return True
+
+    def _delete_last(self, tenant: str) -> None:
         home = self.context.home
         redis.delete(self.context.redis, [requests_topic(tenant), finished_topic(tenant)])
         forget_user(home, self.context.redis, tenant_component(tenant))
         redis.forget_history(self.context.redis)
         leftovers.delete_objects(home, tenant)
+        for path in home.secrets.glob(f"{tenant}--*.json"):
+            path.unlink(missing_ok=True)  # A value can be set for an engine that was never deployed.
         forget_tenant(home.tenants, home.webhook_secrets, tenant)

@@ -1,5 +1,7 @@
 """Bring an engine's artifacts into its folder: from an object store or a volume, and only where its tenant may read."""
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -7,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -17,10 +20,14 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.contracts.program import Artifact
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle
+from enginehouse.registry.disk import check_room
 
 MAX_BYTES = 4 * 1024**3
 _MOST_SECONDS = 3_600.0
 _PART_BYTES = 4 * 2**20
+_FILE = "file://"
+
+_IS_LINK = "it is a link, or lies behind one"
 
 Show = Callable[[str], None]
 
@@ -53,7 +60,8 @@ def _is_below(source: str, place: str) -> bool:
 def bring(artifacts: Iterable[Artifact], into: Path, copies: Sequence[Path], show: Show) -> None:
     """Write the artifacts below the folder `into`, and tell `show` how far it is. What one of the `copies` has is copied.
 
-    Raise InvalidBundle if one cannot be read, takes too long, or is not what its hash says, or if all are too large.
+    Raise InvalidBundle if one cannot be read, takes too long, or is not what its hash says, or if all are too large,
+    and DiskFull.
     Credentials are those of this process: the variables of the object store, such as AWS_ACCESS_KEY_ID.
     """
     left, give_up_at = MAX_BYTES, time.monotonic() + _MOST_SECONDS
@@ -71,14 +79,12 @@ def _copied(artifact: Artifact, source: Path, target: Path) -> bool:
     Its engine may have changed it since, or put a link, a pipe or a device in its place.
     """
     try:
-        with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as given:
-            if not stat.S_ISREG(os.fstat(given.fileno()).st_mode):
-                return False
-            with target.open("w+b") as file:
-                shutil.copyfileobj(given, file, _PART_BYTES)
-                file.seek(0)
-                return hashlib.file_digest(file, "sha256").hexdigest() == artifact.sha256
-    except OSError:
+        check_room(target.parent)
+        with _opened(source) as given, target.open("w+b") as file:
+            shutil.copyfileobj(given, file, _PART_BYTES)
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest() == artifact.sha256
+    except (OSError, ValueError):
         return False
 
 
@@ -87,6 +93,7 @@ def _fetch(artifact: Artifact, target: Path, most_bytes: int, give_up_at: float,
     try:
         with target.open("wb") as file:
             for part in _parts(artifact.source):
+                check_room(target.parent)
                 done += len(part)
                 if done > most_bytes:
                     raise _wrong(artifact, f"an engine's files may have {MAX_BYTES / 2**30:.3g} GiB, and it has more")
@@ -98,12 +105,14 @@ def _fetch(artifact: Artifact, target: Path, most_bytes: int, give_up_at: float,
     except (BaseError, OSError, ValueError) as error:
         raise _wrong(artifact, f"it cannot be read: {_reason(error)}") from None
     if digest.hexdigest() != artifact.sha256:
-        raise _wrong(artifact, f"its content has the SHA-256 {digest.hexdigest()}, where sha256 is {artifact.sha256}")
+        # A hash tells what a file holds to who can guess: nothing is told of files of the machine that deploys.
+        found = "another SHA-256" if artifact.source.startswith(_FILE) else f"the SHA-256 {digest.hexdigest()}"
+        raise _wrong(artifact, f"its content has {found}, where sha256 is {artifact.sha256}")
 
 
 def _parts(source: str) -> Iterator[bytes]:
     store_url, _, name = source.rpartition("/")
-    if source.startswith("file://"):
+    if source.startswith(_FILE):
         yield from _file_parts(Path(urlsplit(source).path))
         return
     for part in obstore.get(from_url(store_url), name).stream(min_chunk_size=_PART_BYTES):
@@ -111,14 +120,29 @@ def _parts(source: str) -> Iterator[bytes]:
 
 
 def _file_parts(path: Path) -> Iterator[bytes]:
-    # Tenants may write to a volume: a link there must not lead to a file that they may not read.
-    if path.resolve(strict=True) != path:
-        raise ValueError("it is a link, or lies behind one")
-    if not path.is_file():
-        raise ValueError("it is not a file")
-    with path.open("rb") as file:
-        while part := file.read(_PART_BYTES):
-            yield part
+    # Tenants may write to a volume, at any moment: no link there must lead to a file that they may not read. So the file
+    # is judged once it is open.
+    try:
+        with _opened(path) as file:
+            if os.path.realpath(f"/proc/self/fd/{file.fileno()}") != str(path):
+                raise ValueError(_IS_LINK)
+            while part := file.read(_PART_BYTES):
+                yield part
+    except OSError as error:
+        raise (ValueError(_IS_LINK) if error.errno == errno.ELOOP else error) from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read it. Raise OSError for a link, and ValueError for what is no file, such as a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a file")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def _wrong(artifact: Artifact, reason: str) -> InvalidBundle:

@@ -60,6 +60,9 @@ TENANT_FILE = "tenant.yaml"
 SYSTEM_FILE = "systems/pubsub.yaml"
 """In a tenant's bundle: the component for the tenant's own systems."""
 _PROCESSING_MARGIN_SECONDS = 30
+# Drafts lie beside the bundles. A name with a leading dot is no bundle's name, so watchers ignore it.
+_FRESH = ".new-"
+_STALE = ".old-"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -129,6 +132,11 @@ def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: S
     }
 
 
+def secrets_of_slot(slot: Slot) -> str:
+    """Return the file of the component from which a slot's sidecar takes the engine's secrets."""
+    return f"{slot_folder(slot)}/dapr/secrets.yaml"
+
+
 def workload_of(spec: EngineSpec, source: str, content: str) -> Workload:
     """Return what workloads.yaml says about a version of an engine."""
     return Workload(version=spec.version, source=source, content=content, replicas=local_replicas(spec))
@@ -167,7 +175,7 @@ def render_slot(spec: EngineSpec, slot: Slot) -> dict[str, str]:
     folder, scopes = slot_folder(slot), [app_id(engine, slot)]
     store = secret_store(secrets_component(engine), scopes)
     return {
-        **({f"{folder}/dapr/secrets.yaml": _yaml(store)} if spec.secrets else {}),
+        **({secrets_of_slot(slot): _yaml(store)} if spec.secrets else {}),
         f"{folder}/{ENGINE_FILE}": _yaml(spec.model_dump(mode="json", exclude_none=True)),
         f"{folder}/dapr/jobs.yaml": _yaml(component(jobs, "pubsub.redis", settings, scopes)),
         f"{folder}/dapr/results.yaml": _yaml(results_store(results, engine, scopes)),
@@ -250,13 +258,12 @@ def write_bundle(folder: Path, files: dict[str, str]) -> None:
     if _holds_exactly(folder, files):
         return  # Unchanged bundles are not replaced: a sidecar watches the very folder that it was started with.
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # A name with a leading dot is no bundle's name, so watchers ignore it.
-    fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    fresh = Path(tempfile.mkdtemp(prefix=_FRESH, dir=folder.parent))
     for path, text in files.items():
         (fresh / path).parent.mkdir(parents=True, exist_ok=True)
         (fresh / path).write_text(text)
     if folder.exists():
-        stale = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+        stale = Path(tempfile.mkdtemp(prefix=_STALE, dir=folder.parent))
         os.rename(folder, stale / "bundle")
         os.rename(fresh, folder)
         shutil.rmtree(stale)
@@ -274,10 +281,27 @@ def update_bundle(folder: Path, files: Mapping[str, str]) -> None:
         if target.is_file() and target.read_text() == text:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Drafts lie beside the bundles, where nobody reads a name with a leading dot.
-        draft = folder.parent / f".new-{secrets.token_hex(8)}"
+        draft = folder.parent / f"{_FRESH}{secrets.token_hex(8)}"
         draft.write_text(text)
         draft.replace(target)
+
+
+def reduce_bundle(folder: Path, files: Mapping[str, str]) -> None:
+    """Write these files of a bundle, which lie at its top, and delete all others. No moment is without the bundle."""
+    update_bundle(folder, files)
+    for path in [path for path in folder.iterdir() if path.name not in files]:
+        stale = Path(tempfile.mkdtemp(prefix=_STALE, dir=folder.parent))
+        os.rename(path, stale / path.name)
+        shutil.rmtree(stale)
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Delete what writers of bundles in `folder` that were killed have left there. The caller is the only writer."""
+    for path in [path for path in folder.iterdir() if path.name.startswith((_FRESH, _STALE))]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _holds_exactly(folder: Path, files: dict[str, str]) -> bool:
@@ -289,7 +313,7 @@ def _holds_exactly(folder: Path, files: dict[str, str]) -> bool:
 
 def remove_bundle(folder: Path) -> bool:
     """Delete a bundle in one step. Return whether there was one."""
-    stale = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent)) if folder.is_dir() else None
+    stale = Path(tempfile.mkdtemp(prefix=_STALE, dir=folder.parent)) if folder.is_dir() else None
     if stale is None:
         return False
     os.rename(folder, stale / "bundle")

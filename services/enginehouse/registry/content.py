@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from enginehouse.contracts.program import Artifact
+from enginehouse.contracts.program import ENVIRONMENT_MARK, Artifact, is_left_out
 from enginehouse.registry.bundle import InvalidBundle
 
 MAX_BYTES = 4 * 1024**3
@@ -55,7 +55,7 @@ def _file_hash(path: Path) -> tuple[bool, str]:
 def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """Yield the files below `folder`. `above` are the real folders on the way to it, from the top one."""
     for path in folder.iterdir():
-        if _is_ignored(path.name) or not path.exists():
+        if is_left_out(path.name) or not path.exists():
             continue
         real = path.resolve()
         if not real.is_relative_to(above[0]):
@@ -65,14 +65,10 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             )
         if real in above:
             raise InvalidBundle(f"{path} is a link to {real}, a folder that holds it. Remove the link.")
-        if real.is_dir() and not (real / "pyvenv.cfg").exists():
+        if real.is_dir() and not (real / ENVIRONMENT_MARK).exists():
             yield from _files(path, (*above, real))
         elif real.is_file():  # Anything else is skipped, because reading a pipe would never end.
             yield path
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")
 
 
 def _check_size(folder: Path, files: dict[str, Path]) -> None:

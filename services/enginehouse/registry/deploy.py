@@ -1,5 +1,6 @@
 """Deploy an engine's folder as a bundle into a home, and change which of its versions gets the jobs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
@@ -14,13 +15,16 @@ from enginehouse.registry.bundle import (
     read_spec,
     remove_bundle,
     render_retired,
+    sweep_drafts,
     update_bundle,
 )
 from enginehouse.registry.content import content_hash, deployed_files
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import (
+    engines_with_copies,
     fetched,
     only_deployer,
+    remove_copies,
     remove_unused,
     snapshot_source,
     source_folder,
@@ -37,13 +41,20 @@ class EngineRetiring(WrongState):
 
 
 def deploy_engine(
-    engines: Path, folder: Path, spec: EngineSpec | None = None, *, promote: bool = True, show: Show = lambda _: None
+    engines: Path,
+    folder: Path,
+    spec: EngineSpec | None = None,
+    *,
+    promote: bool = True,
+    show: Show = lambda _: None,
+    check: Callable[[], None] = lambda: None,
 ) -> EngineSpec:
     """Copy `folder` and put it as a version into the bundle of its engine. Raise InvalidBundle if anything is wrong.
 
     The version runs from the copy, as its engine.yaml says or `spec` in its place. The process that watches `engines`
     starts it in the idle slot and, with `promote`, makes it the active one when it is fit to. The first version of an
-    engine is active at once. `show` is told what is fetched meanwhile.
+    engine is active at once. `show` is told what is fetched meanwhile. `check` is called when nobody else deploys any
+    longer, and raises if the version must not come: fetching and waiting take long, and much may change meanwhile.
     """
     spec = spec or read_spec(folder / ENGINE_FILE)
     check_files(folder, spec)
@@ -51,6 +62,7 @@ def deploy_engine(
         check_stays(engines / spec.id)
         content = take_snapshot(engines, spec.id, folder, brought)
         source = snapshot_source(spec.id, content)
+        check()
         put_version(engines / spec.id, spec, source, content, promote=promote)
         remove_unused(engines, spec.id)
     return spec
@@ -131,8 +143,19 @@ def remove_engine(engines: Path, engine_id: str) -> None:
         update_bundle(engines / name, render_retired(name))
 
 
-def forget_engine(engines: Path, engine_id: str) -> None:
-    """Delete the bundle and the copies of an engine of which nothing is left anywhere else."""
+def sweep(engines: Path) -> None:
+    """Delete what deployments that were killed have left: drafts of bundles, and copies that no engine uses."""
     with only_deployer(engines):
+        sweep_drafts(engines)
+        for engine_id in engines_with_copies(engines):
+            remove_unused(engines, engine_id)
+
+
+def forget_engine(engines: Path, engine_id: str) -> None:
+    """Delete the copies and the bundle of an engine of which nothing is left anywhere else.
+
+    The bundle goes last: it is the only memory of the removal, should this process be killed.
+    """
+    with only_deployer(engines):
+        remove_copies(engines, engine_id)
         remove_bundle(engines / engine_id)
-        remove_unused(engines, engine_id)

@@ -82,12 +82,12 @@ class Engines:
         is written.
         """
         spec = adjusted(read_spec(folder / ENGINE_FILE), settings or {})
-        if mistakes := self.mistakes(spec):
-            raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
+        self._check(spec, folder)
         check_stays(self.bundles / spec.id)
         if is_deployed(self.bundles, folder, spec):
             return self._deployed(spec, read_versions(self.bundles / spec.id).wanted, changed=False)
-        deploy_engine(self.bundles, folder, spec, promote=promote, show=show)
+        # Checked once more at the end, because its tenant may have been removed meanwhile.
+        deploy_engine(self.bundles, folder, spec, promote=promote, show=show, check=lambda: self._check(spec, folder))
         versions = read_versions(self.bundles / spec.id)
         return self._deployed(spec, versions.trial or versions.active, changed=True)
 
@@ -111,6 +111,10 @@ class Engines:
         """Begin to remove an engine; once more changes nothing. Raise EngineDoesNotExist."""
         self.bundle_of(engine_id)
         remove_engine(self.bundles, engine_id)
+
+    def _check(self, spec: EngineSpec, folder: Path) -> None:
+        if mistakes := self.mistakes(spec):
+            raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
 
     @staticmethod
     def _deployed(spec: EngineSpec, slot: Slot | None, *, changed: bool) -> Deployed:

@@ -7,6 +7,7 @@ from pathlib import Path
 from enginehouse.contracts.engine import check_secret_name
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import EngineId
+from enginehouse.registry.locks import only_writer
 
 VALUE_MAX_BYTES = 64 * 1024
 
@@ -34,16 +35,20 @@ def set_secret(home: Path, engine_id: str, name: str, value: str) -> None:
     if not value or len(value.encode()) > VALUE_MAX_BYTES:
         raise RequestError(f"The value of {name} must have 1 to {VALUE_MAX_BYTES} bytes")
     path = secrets_file(home, engine_id)
-    _write(path, {**_read(path), name: value})
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with only_writer(path.parent):
+        _write(path, {**_read(path), name: value})
 
 
 def remove_secret(home: Path, engine_id: str, name: str) -> None:
     """Forget one value. Raise SecretDoesNotExist if there is none."""
     path = secrets_file(home, engine_id)
-    values = _read(path)
-    if values.pop(name, None) is None:
-        raise SecretDoesNotExist(f"{engine_id} has no secret {name[:64]!r}")
-    _write(path, values)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with only_writer(path.parent):
+        values = _read(path)
+        if values.pop(name, None) is None:
+            raise SecretDoesNotExist(f"{engine_id} has no secret {name[:64]!r}")
+        _write(path, values)
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -55,7 +60,6 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _write(path: Path, values: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(values, file)

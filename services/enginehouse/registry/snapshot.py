@@ -15,6 +15,7 @@ from enginehouse.contracts.program import Artifact
 from enginehouse.registry.artifacts import Show, bring
 from enginehouse.registry.bundle import WORKLOADS_FILE, InvalidBundle, read_workloads
 from enginehouse.registry.content import content_hash, deployed_files
+from enginehouse.registry.disk import remove_tree
 from enginehouse.registry.locks import only_writer, opened
 
 _UNFINISHED = ".new-"
@@ -50,14 +51,20 @@ def fetched(
         yield {}
         return
     copies = _sources(engines) / engine_id
-    copies.mkdir(exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=copies))
-    try:
-        with hold(fresh):
-            bring(artifacts, fresh, [copy for copy in copies.iterdir() if not copy.name.startswith(".")], show)
-            yield {artifact.file: fresh / artifact.file for artifact in artifacts}
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        with only_deployer(engines):  # Nobody deletes the draft before it is held.
+            copies.mkdir(exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=copies))
+            held.callback(_forget_draft, engines, fresh)
+            held.enter_context(hold(fresh))
+        bring(artifacts, fresh, [copy for copy in copies.iterdir() if not copy.name.startswith(".")], show)
+        yield {artifact.file: fresh / artifact.file for artifact in artifacts}
+
+
+def _forget_draft(engines: Path, draft: Path) -> None:
+    shutil.rmtree(draft, ignore_errors=True)
+    with contextlib.suppress(OSError), only_deployer(engines):
+        draft.parent.rmdir()  # Succeeds if it is empty.
 
 
 def take_snapshot(engines: Path, engine_id: str, folder: Path, brought: Mapping[str, Path] | None = None) -> str:
@@ -105,14 +112,38 @@ def hold(source: Path) -> Iterator[None]:
 
 def remove_unused(engines: Path, engine_id: str) -> None:
     """Delete the engine's copies that no version in its bundle names and nobody holds. The caller is `only_deployer`."""
-    copies = _sources(engines) / engine_id
     try:
         kept = _named_copies(engines / engine_id)
     except InvalidBundle:
         return  # Somebody edits the bundle: which copies it will name cannot be known.
-    for copy in copies.iterdir() if copies.is_dir() else ():
+    with contextlib.suppress(OSError):  # Tried again after the next deployment.
+        _remove_all_but(kept, _sources(engines) / engine_id)
+
+
+def engines_with_copies(engines: Path) -> list[str]:
+    """Return the ids of the engines that have copies, also of those without a bundle."""
+    return sorted(path.name for path in _sources(engines).iterdir() if path.is_dir())
+
+
+def remove_copies(engines: Path, engine_id: str) -> None:
+    """Delete all copies of the engine that nobody holds, also those that its bundle names. Raise OSError.
+
+    The caller is `only_deployer`.
+    """
+    _remove_all_but(set(), _sources(engines) / engine_id)
+
+
+def _remove_all_but(kept: set[Path], copies: Path) -> None:
+    """Delete copies, as many as possible. Raise OSError if one cannot be deleted."""
+    failure = None
+    for copy in sorted(copies.iterdir()) if copies.is_dir() else ():
         if copy not in kept:
-            _remove_unless_held(copy)
+            try:
+                _remove_unless_held(copy)
+            except OSError as error:
+                failure = error
+    if failure:
+        raise failure
     with contextlib.suppress(OSError):
         copies.rmdir()  # Succeeds if it is empty.
 
@@ -131,11 +162,12 @@ def _named_copies(bundle: Path) -> set[Path]:
 
 
 def _remove_unless_held(copy: Path) -> None:
-    with contextlib.suppress(OSError), opened(copy) as descriptor:
+    """Delete a copy. Raise OSError if that fails."""
+    with contextlib.suppress(BlockingIOError, FileNotFoundError), opened(copy) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Renamed first, so that a crash leaves no half copy under its name.
         unnamed = copy if copy.name.startswith(_UNFINISHED) else copy.rename(copy.with_name(_UNFINISHED + copy.name))
-        shutil.rmtree(unnamed)
+        remove_tree(unnamed)
 
 
 def _sources(engines: Path) -> Path:

@@ -17,9 +17,11 @@ from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS, ApiKey, Tenant,
 from enginehouse.registry.bundle import (
     TENANT_FILE,
     InvalidBundle,
+    reduce_bundle,
     remove_bundle,
     render_tenant,
     render_tenant_file,
+    sweep_drafts,
     update_bundle,
     write_bundle,
 )
@@ -53,7 +55,7 @@ class TenantIsKept(WrongState):
     """The deployment itself needs the tenant."""
 
     code = "TENANT_IS_KEPT"
-    advice = "Suspend it, or revoke its keys."
+    advice = "It stays. Its limits bound what it may do."
 
 
 class KeyDoesNotExist(NotFound):
@@ -139,6 +141,19 @@ def add_tenant(tenants: Path, name: str, *, admin: bool = False, settings: Mappi
     return key
 
 
+def add_another_key(tenants: Path, name: str, *, admin: bool = False) -> tuple[ApiKey, str]:
+    """Make another key for a tenant. Return what is stored of it, and the key. Raise TenantDoesNotExist."""
+    made: list[tuple[ApiKey, str]] = []
+
+    def with_key(tenant: Tenant) -> Tenant:
+        changed, key = _with_key(tenant, admin=admin)
+        made.append((changed.keys[-1], key))
+        return changed
+
+    _change(tenants, name, with_key)
+    return made[0]
+
+
 def add_key(tenants: Path, name: str, *, admin: bool = False) -> str:
     """Make a new key for a tenant, and the tenant if it is new. Return the key; only its hash is stored."""
     check_name("tenant", name)
@@ -198,7 +213,7 @@ def remove_tenant(tenants: Path, name: str, kept: Collection[str]) -> Tenant:
         raise TenantIsKept(f"Tenant {name!r} is needed by the deployment itself")
     with only_writer(tenants):
         leaving = existing_tenant(tenants, name).model_copy(update={"removed": True, "keys": [], "webhook": None})
-        write_bundle(tenants / name, {TENANT_FILE: render_tenant_file(leaving)})
+        reduce_bundle(tenants / name, {TENANT_FILE: render_tenant_file(leaving)})
     return leaving
 
 
@@ -207,6 +222,12 @@ def forget_tenant(tenants: Path, webhook_secrets: Path, name: str) -> None:
     (webhook_secrets / name).unlink(missing_ok=True)
     with only_writer(tenants):
         remove_bundle(tenants / name)
+
+
+def sweep(tenants: Path) -> None:
+    """Delete what changes of tenants that were killed have left."""
+    with only_writer(tenants):
+        sweep_drafts(tenants)
 
 
 def rotate_webhook_secret(folder: Path, name: str) -> str:

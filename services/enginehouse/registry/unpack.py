@@ -1,6 +1,8 @@
 """Unpacks an uploaded folder of an engine. Nothing in it can reach outside of the folder, or fill the disk."""
 
+import errno
 import gzip
+import lzma
 import shutil
 import stat
 import tarfile
@@ -14,6 +16,7 @@ from typing import IO
 from enginehouse.contracts.errors import RequestError
 from enginehouse.registry.bundle import ENGINE_FILE
 from enginehouse.registry.content import MAX_BYTES, MAX_FILES
+from enginehouse.registry.disk import DiskFull, check_room
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK"
@@ -33,6 +36,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES, max_files
 
     That is `folder` itself or the only folder in it. Raise InvalidUpload for anything but files and folders, for paths
     that leave `folder`, and for more than `max_files` files or `max_bytes` bytes, whatever the archive says it holds.
+    Raise DiskFull if there is no room for it.
     """
     with archive.open("rb") as file:
         begin = file.read(2)
@@ -46,7 +50,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES, max_files
             if files > max_files:
                 raise InvalidUpload(f"The upload holds more than {max_files:,} files")
             left -= _write(_inside(folder, name), content, left, max_bytes, is_program=is_program)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
         raise InvalidUpload(f"The upload cannot be unpacked: {error}") from None
     except (NotImplementedError, RuntimeError) as error:  # A compression, or an encryption, that zipfile cannot read.
         raise InvalidUpload(f"The upload cannot be unpacked: {error}") from None
@@ -54,6 +58,12 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES, max_files
         raise InvalidUpload(
             f"The upload holds {Path(error.filename).name!r} twice, or as a file and a folder"
         ) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(f"the disk of {folder} is full") from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidUpload(f"The name {Path(error.filename).name[:200]!r} is too long") from None
+        raise
     return _top(folder)
 
 
@@ -97,6 +107,7 @@ def _write(path: Path, content: IO[bytes], left: int, max_bytes: int, *, is_prog
     size = 0
     with path.open("xb") as file:
         while chunk := content.read(_CHUNK):
+            check_room(path.parent)
             size += len(chunk)
             if size > left:
                 raise InvalidUpload(f"The upload holds more than the {max_bytes:,} bytes that a deployment may have")

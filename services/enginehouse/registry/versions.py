@@ -27,6 +27,7 @@ from enginehouse.registry.bundle import (
     render_engine,
     render_slot,
     render_workloads,
+    secrets_of_slot,
     slot_folder,
     update_bundle,
     workload_of,
@@ -97,11 +98,33 @@ def put_version(bundle: Path, spec: EngineSpec, source: str, content: str, *, pr
     slot = versions.idle
     # Off trial first: its sidecar must not take jobs of the trial with the components of another version.
     _route(bundle, TRIAL_FILE, None)
-    slots = {**versions.slots, slot: workload}
-    workloads = render_workloads(slots, slot if promote else None)
-    update_bundle(bundle, {**render_slot(spec, slot), WORKLOADS_FILE: workloads})
+    # The version there is forgotten before its files change, so that a rollback after a crash finds no mixture of two.
+    kept = {other: one for other, one in versions.slots.items() if other != slot}
+    workloads = render_workloads({**kept, slot: workload}, slot if promote else None)
+    update_bundle(bundle, {WORKLOADS_FILE: render_workloads(kept)})
+    update_bundle(bundle, {**render_slot(spec, slot), **_edited_secrets(bundle, versions.active, spec, slot)})
+    if not spec.secrets:
+        (bundle / secrets_of_slot(slot)).unlink(missing_ok=True)
+    update_bundle(bundle, {WORKLOADS_FILE: workloads})
     _route(bundle, TRIAL_FILE, slot)
     return slot
+
+
+def _edited_secrets(bundle: Path, active: Slot, spec: EngineSpec, slot: Slot) -> dict[str, str]:
+    """Return the secret store that somebody gave the active version by hand, such as a vault, for another slot."""
+    if not spec.secrets:
+        return {}
+    try:
+        store = yaml.safe_load((bundle / secrets_of_slot(active)).read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    if not isinstance(store, dict):
+        return {}
+    return {
+        secrets_of_slot(slot): yaml.safe_dump(
+            {**store, "scopes": [app_id(bundle.name, slot)]}, sort_keys=False, width=120
+        )
+    }
 
 
 def go_back(bundle: Path) -> Slot:

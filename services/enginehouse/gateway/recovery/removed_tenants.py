@@ -1,7 +1,7 @@
 """Deletes the data of tenants that were removed: their jobs with all that is about them, and their objects."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from pydantic import BaseModel, Field
@@ -29,6 +29,9 @@ class TenantData(BaseModel):
     tenant: str
     removed: bool = Field(description="Whether the gateway knows that the tenant is being removed.")
     rows: int = Field(description="Rows of the ledger that are about it or its engines.")
+    objects: bool = Field(
+        description="Whether it may still keep objects: they were not deleted, or the last try failed."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,12 @@ class RemovedTenants:
     tenants: Tenants
     catalogue: Catalogue
     records: Records
+    without_objects: set[str] = field(default_factory=set)
+    """Tenants that are being removed whose objects the last sweep has deleted, also if there were none."""
 
     async def delete(self) -> None:
         """Take the next steps for all tenants that are being removed."""
+        self.without_objects.intersection_update(self.tenants.removed)
         for tenant in sorted(self.tenants.removed):
             try:
                 await self._delete(tenant)
@@ -57,8 +63,10 @@ class RemovedTenants:
         if not await self._end_jobs(tenant):
             return
         # The rows go last: they are what tells a sweep after a crash which records to empty.
+        self.without_objects.discard(tenant)
         if self.objects and (deleted := await self.objects.delete_tenant(tenant)):
             log.info(f"{deleted} objects of {tenant} are deleted", action="tenant_objects_deleted", tenant=tenant)
+        self.without_objects.add(tenant)
         while rows := await self.ledger.read(read.of_tenant, tenant, _AT_ONCE):
             for engine_id, ended in by_engine(rows).items():
                 if self._keeps_records(engine_id, tenant):
@@ -87,4 +95,5 @@ class RemovedTenants:
     async def left(self, tenant: str) -> TenantData:
         """Return what is left of a tenant."""
         rows = await self.ledger.read(read.rows_of_tenant, tenant)
-        return TenantData(tenant=tenant, removed=tenant in self.tenants.removed, rows=rows)
+        objects = self.objects is not None and tenant not in self.without_objects
+        return TenantData(tenant=tenant, removed=tenant in self.tenants.removed, rows=rows, objects=objects)

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +20,8 @@ from enginehouse.web.front import HeadersWithinBounds, RequestId
 from enginehouse.web.openapi import add_answered_headers
 
 _UNPACKED_AT_ONCE = 2
+_DEPLOYERS = 32
+"""Most calls that wait at the same time until others have deployed; further ones wait for those."""
 _UNPACK_SECONDS = 600.0
 """Longest time until an upload is unpacked, with the wait for its turn."""
 
@@ -43,11 +46,14 @@ class _Api(FastAPI):
 def create_api(settings: RegistrySettings) -> FastAPI:
     """Build the API of a registry. Nothing is read or written before it starts."""
 
+    deployers = ThreadPoolExecutor(_DEPLOYERS, "deployer")
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What a registry that was killed has left.
         shutil.rmtree(settings.work_dir, ignore_errors=True)
         yield
+        deployers.shutdown(wait=False, cancel_futures=True)
 
     api = _Api(
         title="Enginehouse registry",
@@ -60,7 +66,7 @@ def create_api(settings: RegistrySettings) -> FastAPI:
         redirect_slashes=False,
     )
     checkers = Checkers(_UNPACKED_AT_ONCE, wait_seconds=_UNPACK_SECONDS)
-    api.state.registry = Registry(settings, checkers, asyncio.Semaphore(_UNPACKED_AT_ONCE))
+    api.state.registry = Registry(settings, checkers, asyncio.Semaphore(_UNPACKED_AT_ONCE), deployers)
     problems.install(api)
     for module in (engines, tenants, health, docs_page):
         api.include_router(module.router)

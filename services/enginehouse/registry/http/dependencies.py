@@ -1,7 +1,10 @@
 """Reads what all routes need from a request: the registry, and the operator who calls."""
 
 import asyncio
+import contextvars
+import functools
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -32,11 +35,18 @@ class Registry:
     settings: RegistrySettings
     checkers: Checkers
     uploads: asyncio.Semaphore
+    deployers: Executor
+    """Threads of what waits until others have deployed, so that those who only read never wait for a thread."""
 
     @property
     def engines(self) -> Engines:
         """The engines of the home."""
         return Engines(self.settings.engines_dir, self.settings.tenants_dir, always=(PLATFORM_TENANT,))
+
+    async def as_deployer(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
+        """Call a function that changes an engine: it may wait for others, and fetch files."""
+        call = functools.partial(contextvars.copy_context().run, function, *arguments, **more)
+        return await asyncio.get_running_loop().run_in_executor(self.deployers, call)
 
     def what_runs(self) -> WhatRuns:
         """Read how the engines are."""

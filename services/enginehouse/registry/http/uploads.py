@@ -47,9 +47,10 @@ async def uploaded_folder(request: Request, registry: Registry) -> AsyncIterator
         await _save(request, archive, registry.settings.upload_max_bytes)
         async with registry.uploads:
             try:
-                yield await registry.checkers.run("uploads", _UNPACK_CPU_SECONDS, unpack, archive, folder)
+                top = await registry.checkers.run("uploads", _UNPACK_CPU_SECONDS, unpack, archive, folder)
             except TooCostly:
                 raise InvalidUpload("Unpacking the upload took too much time or memory") from None
+        yield top
     finally:
         await in_thread(shutil.rmtree, place, ignore_errors=True)
 

@@ -80,7 +80,7 @@ async def deploy_engine(
     """Deploy the engine whose folder, as zip or tar.gz, is the body. A new version takes over once it is fit to."""
     async with uploaded_folder(request, registry) as folder:
         try:
-            deployed = await in_thread(registry.engines.deploy, folder, promote=query.promote)
+            deployed = await registry.as_deployer(registry.engines.deploy, folder, promote=query.promote)
         except InvalidBundle as error:
             raise InvalidBundle(str(error).replace(f"{folder}/", "").replace(str(folder), "the upload")) from None
     if deployed.changed:
@@ -99,7 +99,7 @@ async def deploy_engine(
 )
 async def promote(registry: WiredRegistry, caller: Caller, engine: EnginePath) -> Response:
     """Give the version on trial the engine's jobs. The version before ends those that it has."""
-    promoted = await in_thread(registry.engines.promote, engine, registry.what_runs())
+    promoted = await registry.as_deployer(registry.engines.promote, engine, registry.what_runs())
     note(caller, f"promotes {engine} {promoted.spec.version}", "engine_promoted", engine_id=engine)
     return _answer(promoted, 200)
 
@@ -113,7 +113,7 @@ async def promote(registry: WiredRegistry, caller: Caller, engine: EnginePath) -
 )
 async def roll_back(registry: WiredRegistry, caller: Caller, engine: EnginePath) -> Response:
     """Go back to the version before the active one: it comes up beside it, and takes over once it is fit to."""
-    brought_back = await in_thread(registry.engines.roll_back, engine)
+    brought_back = await registry.as_deployer(registry.engines.roll_back, engine)
     what = f"goes back to {engine} {brought_back.spec.version}"
     note(caller, what, "engine_rolled_back", engine_id=engine)
     return _answer(brought_back, 202)
@@ -129,7 +129,7 @@ async def roll_back(registry: WiredRegistry, caller: Caller, engine: EnginePath)
 async def remove_engine(registry: WiredRegistry, caller: Caller, engine: EnginePath) -> Response:
     """Remove an engine: new jobs are refused, unfinished ones end as canceled, and then all that is left of it is deleted."""
     bundle = registry.engines.bundle_of(engine)
-    await in_thread(registry.engines.remove, engine)
+    await registry.as_deployer(registry.engines.remove, engine)
     note(caller, f"removes {engine}", "engine_removed", engine_id=engine)
     return json_answer(await in_thread(engine_view, bundle, registry.what_runs()), 202)
 

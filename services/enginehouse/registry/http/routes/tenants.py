@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from enginehouse.contracts.names import DEFAULT_ENGINE
 from enginehouse.registry.http.dependencies import Caller, WiredRegistry, in_thread, note
 from enginehouse.registry.tenants import (
-    add_key,
+    add_another_key,
     add_tenant,
     change_tenant,
     existing_tenant,
@@ -156,10 +156,7 @@ async def remove(registry: WiredRegistry, caller: Caller, tenant: TenantPath) ->
 async def make_key(request: Request, registry: WiredRegistry, caller: Caller, tenant: TenantPath) -> Response:
     """Make another key for a tenant. To change keys: make one, give it out, then revoke the old one."""
     body = await read_model(request, NewKey)
-    tenants = registry.settings.tenants_dir
-    await in_thread(existing_tenant, tenants, tenant)
-    key = await in_thread(add_key, tenants, tenant, admin=body.admin)
-    made = (await in_thread(existing_tenant, tenants, tenant)).keys[-1]
+    made, key = await in_thread(add_another_key, registry.settings.tenants_dir, tenant, admin=body.admin)
     note(caller, f"makes key {made.id} of tenant {tenant}", "key_made", tenant=tenant, key=made.id)
     return json_answer(MadeKey(id=made.id, api_key=key), 201)
 
