@@ -97,7 +97,7 @@ def test_a_skops_model_is_fetched_from_where_an_operator_allows_it(
     assert not (stack.home.engines / "demo--iris-skops").exists()
     run_command(stack.home.path, "tenant", "fetch-from", "demo", f"file://{models}/")
     wrong = _deploy(stack, folder)
-    assert f"its content has the SHA-256 {digest}" in wrong.stderr
+    assert "its content has another SHA-256" in wrong.stderr
     assert not (stack.home.engines / "demo--iris-skops").exists()
     (folder / "engine.yaml").write_text((folder / "engine.yaml").read_text().replace("0" * 64, digest))
     done = _deploy(stack, folder)
