@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from tests.support.dapr import PORTS
+from tests.support.registry import registry_settings
 from tests.support.serving import serving
 from tests.support.waiting import until
 from typer.testing import CliRunner
 
 from enginehouse.cli.app import app
 from enginehouse.registry.http.api import create_api
-from enginehouse.registry.settings import RegistrySettings
 from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import add_key
 from enginehouse.registry.versions import fingerprint, read_versions
@@ -31,15 +31,7 @@ class _Elsewhere:
         self.engines, self.tenants, self.state = home / "engines", home / "tenants", home / "state.json"
         self.engines.mkdir(parents=True)
         self.key = add_key(self.tenants, "demo", admin=True)
-        self.api = create_api(
-            RegistrySettings(
-                engines_dir=self.engines,
-                tenants_dir=self.tenants,
-                webhook_secrets_dir=home / "webhook-secrets",
-                work_dir=home / "uploads",
-                state_file=self.state,
-            )
-        )
+        self.api = create_api(registry_settings(home))
 
     def says(self, kind: str, state: str, problem: str | None = None) -> None:
         versions = read_versions(self.engines / _ENGINE)

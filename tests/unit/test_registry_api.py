@@ -12,11 +12,11 @@ from typing import Any
 import httpx2
 import pytest
 from tests.support.problems import problem_of
+from tests.support.registry import registry_settings
 from tests.support.waiting import until_async
 
 from enginehouse.registry.deploy import forget_engine
 from enginehouse.registry.http.api import create_api
-from enginehouse.registry.settings import RegistrySettings
 from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import (
     TenantDoesNotExist,
@@ -43,16 +43,7 @@ class _World:
         self.engines, self.tenants, self.state = home / "engines", home / "tenants", home / "state.json"
         self.engines.mkdir()
         self.key = add_key(self.tenants, "demo", admin=True)
-        self.app = create_api(
-            RegistrySettings(
-                engines_dir=self.engines,
-                tenants_dir=self.tenants,
-                webhook_secrets_dir=home / "webhook-secrets",
-                work_dir=home / "uploads",
-                state_file=self.state,
-                **settings,
-            )
-        )
+        self.app = create_api(registry_settings(home, **settings))
         self.client = self.client_with(self.key)
 
     def client_with(self, key: str) -> httpx2.AsyncClient:

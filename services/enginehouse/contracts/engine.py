@@ -19,9 +19,6 @@ from enginehouse.contracts.program import (
     ModelFile,
     Program,
     has_digest,
-    program_of_model,
-    program_of_module,
-    program_of_run,
 )
 from enginehouse.contracts.protocols import JsonCall, OpenAI, OpenInference, ProtocolName, check_options
 from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
@@ -237,11 +234,8 @@ class EngineSpec(StrictModel):
     @property
     def program(self) -> Program | None:
         """Return what runs as a process; None: the engine exists as an image only."""
-        if self.run:
-            return program_of_run(self.run)
-        if self.module:
-            return program_of_module(self.module)
-        return program_of_model(self.model) if self.model else None
+        part = self.run or self.module or self.model
+        return part.program if part else None
 
     @property
     def jobs_at_once(self) -> int:

@@ -38,12 +38,37 @@ def _inside(path: str) -> str:
 FileInFolder = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_inside)]
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The process of one replica, and what its Python environment is made from."""
+
+    command: list[str]
+    """`python` means the engine's own environment."""
+    env: dict[str, str] = field(default_factory=dict)
+    requirements: str | None = None
+    """File of Python requirements in the engine's folder."""
+    wheel: str | None = None
+    """Wheel in the engine's folder that is installed as well."""
+    extra: str | None = None
+    """Extra of the engine package that is installed with it."""
+
+    @property
+    def is_python(self) -> bool:
+        """Return whether it needs a Python environment. Other programs bring what they need."""
+        return self.command[0] in ("python", "python3") or self.requirements is not None
+
+
 class LocalRun(StrictModel):
     """How to start the engine as a process on this machine. The engine listens on 127.0.0.1 at $PORT."""
 
     command: list[str] = Field(min_length=1, description="`python` means the engine's own environment.")
     requirements: str | None = Field(None, description="File of Python requirements, installed into that environment.")
     env: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def program(self) -> Program:
+        """Return the program that the command starts."""
+        return Program(self.command, self.env, self.requirements)
 
 
 class CodeModule(StrictModel):
@@ -63,6 +88,14 @@ class CodeModule(StrictModel):
         if not file.endswith(MODULE_SUFFIXES):
             raise ValueError(f"{file[-100:]!r} must be a wheel or a zip file: its name ends in .whl or .zip")
         return file
+
+    @property
+    def program(self) -> Program:
+        """Return the engine package, serving the module."""
+        command = ["python", "-m", "enginehouse.engine", self.engine]
+        if self.file.endswith(".whl"):
+            return Program(command, requirements=self.requirements, wheel=self.file)
+        return Program(command, {"PYTHONPATH": self.file}, self.requirements)
 
 
 class ModelFile(StrictModel):
@@ -85,6 +118,12 @@ class ModelFile(StrictModel):
         """Return the kind of the model."""
         return MODEL_KINDS[posixpath.splitext(self.file)[1]]
 
+    @property
+    def program(self) -> Program:
+        """Return the engine package, serving the model."""
+        command = ["python", "-m", "enginehouse.engine.model_file", self.file]
+        return Program(command, requirements=self.requirements, extra=self.kind)
+
 
 class Artifact(StrictModel):
     """A file that deploying brings into the engine's folder, so that models need not lie beside the code."""
@@ -99,45 +138,6 @@ class Artifact(StrictModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="The file is used only if its content has this hash."
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """The process of one replica, and what its Python environment is made from."""
-
-    command: list[str]
-    """`python` means the engine's own environment."""
-    env: dict[str, str] = field(default_factory=dict)
-    requirements: str | None = None
-    """File of Python requirements in the engine's folder."""
-    wheel: str | None = None
-    """Wheel in the engine's folder that is installed as well."""
-    extra: str | None = None
-    """Extra of the engine package that is installed with it."""
-
-    @property
-    def is_python(self) -> bool:
-        """Return whether it needs a Python environment. Other programs bring what they need."""
-        return self.command[0] in ("python", "python3") or self.requirements is not None
-
-
-def program_of_run(run: LocalRun) -> Program:
-    """Return the program of an engine that names its command."""
-    return Program(run.command, run.env, run.requirements)
-
-
-def program_of_module(module: CodeModule) -> Program:
-    """Return the program of an engine whose code is a module: the engine package serves it."""
-    command = ["python", "-m", "enginehouse.engine", module.engine]
-    if module.file.endswith(".whl"):
-        return Program(command, requirements=module.requirements, wheel=module.file)
-    return Program(command, {"PYTHONPATH": module.file}, module.requirements)
-
-
-def program_of_model(model: ModelFile) -> Program:
-    """Return the program of an engine that is a model file: the engine package serves it."""
-    command = ["python", "-m", "enginehouse.engine.model_file", model.file]
-    return Program(command, requirements=model.requirements, extra=model.kind)
 
 
 _DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")

@@ -4,10 +4,9 @@ HOST and PORT choose another address.
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from enginehouse.contracts.program import MODEL_KINDS, ModelKind
+from enginehouse.contracts.program import MODEL_KINDS
 from enginehouse.engine.base import Engine
 from enginehouse.engine.server import serve
 
@@ -26,22 +25,14 @@ def engine_of_model(path: Path) -> type[Engine]:
         raise UnusableModel(f"{path}: it should be a model of {', '.join(MODEL_KINDS)}")
     if not path.is_file():
         raise UnusableModel(f"{path}: there is no such file")
-    return _readers()[kind](path)
-
-
-def _readers() -> dict[ModelKind, Callable[[Path], type[Engine]]]:
     # Each brings a package that only engines of its kind have.
-    def onnx(path: Path) -> type[Engine]:
+    if kind == "onnx":
         from enginehouse.engine.onnx_model import engine_of_onnx
 
         return engine_of_onnx(path)
+    from enginehouse.engine.skops_model import engine_of_skops
 
-    def skops(path: Path) -> type[Engine]:
-        from enginehouse.engine.skops_model import engine_of_skops
-
-        return engine_of_skops(path)
-
-    return {"onnx": onnx, "skops": skops}
+    return engine_of_skops(path)
 
 
 def main() -> None:
