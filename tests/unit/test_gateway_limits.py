@@ -16,6 +16,7 @@ from tests.support.waiting import until_async
 from enginehouse.contracts.errors import QueueFull, RateLimited
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import Status
+from enginehouse.gateway.ledger.read import backlogs, in_flight
 
 BATCH = "/v1/jobs/batch"
 
@@ -183,6 +184,27 @@ async def test_one_tenant_leaves_room_in_a_shared_queue_to_every_newcomer(tmp_pa
         problem_of(await post(world), 429, QueueFull.code)
 
 
+async def test_what_comes_while_a_sweep_counts_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway_world(tmp_path, window_min=2, window_factor=1) as world:
+        world.runners[STANDARD].answer = lose
+        backlog, read = world.gateway.dispatcher.backlog, world.gateway.ledger.read
+        limits = world.gateway.jobs.submitter._limits
+        await world.sweep()
+
+        async def slowly(query: Any, *arguments: Any) -> Any:
+            counted = await read(query, *arguments)
+            if query in (backlogs, in_flight):
+                assert (await post(world)).status_code == 202
+            return counted
+
+        monkeypatch.setattr(world.gateway.ledger, "read", slowly)
+        for sweeps in (1, 2, 3):
+            await world.sweep()
+            assert (backlog.of_tenant(STANDARD, "acme"), limits.in_flight["acme"]) == (2 * sweeps - 2, 2 * sweeps)
+
+
 async def test_the_owner_of_an_engine_has_its_whole_queue(tmp_path: Path) -> None:
     cards = {ECHO: {"max_queued_jobs": 8}}
     async with gateway_world(tmp_path, cards=cards, window_min=2, window_factor=1) as world:
@@ -198,6 +220,7 @@ async def test_a_batch_cannot_take_more_than_a_share_of_a_shared_queue(tmp_path:
     cards = {STANDARD: {"max_queued_jobs": 40}}
     async with gateway_world(tmp_path, cards=cards, window_min=4, window_factor=1) as world:
         world.runners[STANDARD].answer = lose
+        await world.sweep()  # Now the sweep at the start of the gateway has counted.
         told = refusals(await world.client("umbra").post(BATCH, json=batch(200, "standard")))
         assert {item["code"] for item in told} == {"QUEUE_FULL"}
         assert 20 <= 200 - len(told) <= 20 + 4

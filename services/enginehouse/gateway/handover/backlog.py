@@ -35,8 +35,16 @@ class Backlog:
             waiting[tenant] -= 1
             self._totals[engine_id] -= 1
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return how many jobs wait, by engine and tenant."""
+        return {
+            (engine_id, tenant): number
+            for engine_id, tenants in self._of_tenants.items()
+            for tenant, number in tenants.items()
+        }
+
     def replace(self, counted: Mapping[tuple[str, str], int]) -> None:
-        """Take over what the ledger counted, by engine and tenant."""
+        """Take over other numbers, by engine and tenant."""
         self._totals.clear()
         self._of_tenants.clear()
         for (engine_id, tenant), number in counted.items():

@@ -1,9 +1,14 @@
 """Corrects this gateway's counters from the ledger, and wakes the dispatcher for waiting jobs."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.tenants.limits import Limits
+
+K = TypeVar("K", str, tuple[str, str])
 
 
 class Recount:
@@ -16,7 +21,22 @@ class Recount:
 
     async def recount(self) -> None:
         """Count, and wake the dispatcher for every engine that has jobs waiting in the ledger."""
-        self._dispatcher.backlog.replace(await self._ledger.read(read.backlogs))
-        for engine_id in self._dispatcher.backlog:
+        backlog, limits = self._dispatcher.backlog, self._limits
+        before = backlog.counts()
+        counted = await self._ledger.read(read.backlogs)
+        backlog.replace(_brought_up_to_date(counted, before, backlog.counts()))
+        for engine_id in backlog:
             self._dispatcher.wake(engine_id)
-        self._limits.in_flight = await self._ledger.read(read.in_flight)
+        unended_before = dict(limits.in_flight)
+        unended = await self._ledger.read(read.in_flight)
+        limits.in_flight = _brought_up_to_date(unended, unended_before, limits.in_flight)
+
+
+def _brought_up_to_date(counted: Mapping[K, int], before: Mapping[K, int], now: Mapping[K, int]) -> dict[K, int]:
+    """Return what the ledger counted, with what this gateway has noted from `before` until `now`, while it counted.
+
+    A job that was committed just before and noted meanwhile is counted twice, until the next sweep.
+    """
+    return {
+        key: max(counted.get(key, 0) + now.get(key, 0) - before.get(key, 0), 0) for key in counted.keys() | now.keys()
+    }
