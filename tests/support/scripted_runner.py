@@ -29,6 +29,8 @@ class ScriptedRunner:
         self.worker = worker
         self.answer: Answer = succeed
         self.events: list[JobEvent] = []
+        self.expired: list[JobEvent] = []
+        """Deliveries past their time, which it acknowledges as a runner does."""
         self.sidecar = FakeSidecar(dapr, names.app_id(self.engine_id, self.slot))
         self.records = JobRecords(self.sidecar, self.engine_id)
         dapr.subscribe(names.job_topic(address), self.deliver)
@@ -36,6 +38,9 @@ class ScriptedRunner:
     async def deliver(self, body: bytes) -> bool:
         """Take a delivery. True acknowledges it."""
         event = read_event(JobEvent, body)
+        if event.expirytime < now():
+            self.expired.append(event)
+            return True
         self.events.append(event)
         return await self.answer(self, event)
 

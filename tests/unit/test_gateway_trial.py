@@ -9,10 +9,15 @@ from tests.support.gateway import ECHO, PRIVATE, STANDARD, UNHURRIED, GatewayWor
 from tests.support.gateway_engines import control, engine, operate
 from tests.support.problems import problem_of
 from tests.support.scripted_runner import ScriptedRunner, fail, lose, never
+from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.engine import EngineState, WorkerList
+from enginehouse.contracts.errors import Unavailable
+from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import Status
+from enginehouse.contracts.moments import now
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.engines.trials import TRIAL_ABSENT_SECONDS
 
@@ -106,7 +111,7 @@ async def test_its_failures_do_not_pause_the_active_version(world: GatewayWorld)
         if trial(world).state != EngineState.ACTIVE:
             break
         await world.job(job_id, wait=10)
-    assert trial(world).state == EngineState.PAUSED
+    await until_async(lambda: trial(world).state == EngineState.PAUSED, "the last failure has its effect")
     assert engine(world).state == EngineState.ACTIVE
     assert (await operate(world, "quarantine", {"reason": "no"}, TRIAL)).json()["state"] == "quarantined"
     assert control(world.dapr) is None, "the runners of the active version would stop"
@@ -185,6 +190,31 @@ async def test_the_next_version_on_trial_has_the_same_address_and_a_clean_record
     await _beat(world, on_trial=True, version="v3")
     shown = (await world.client().get(f"/v1/engines/{TRIAL}")).json()
     assert (shown["version"], shown["state"]) == ("v3", "active")
+
+
+async def test_what_a_sidecar_still_swallows_after_a_promotion_is_no_job_of_the_next_trial(world: GatewayWorld) -> None:
+    await _promote(world)
+    published = world.dapr.published[names.job_topic(TRIAL)]
+    before = len(published)
+    await show_card(world.dapr, ECHO, version="v3", deployment="third")
+    await world.runner.beat(subscribed=False, on_trial=True, version="v3", beside=["worker-b"])
+    await world.gateway.catalogue.read_card(ECHO)
+    assert trial(world).state == EngineState.ACTIVE
+    assert len(published) == before + 1
+    assert read_event(JobEvent, published[-1]).expirytime < now()
+    await world.gateway.catalogue.read_card(ECHO)
+    assert len(published) == before + 1, "a trial begins once"
+
+
+async def test_a_trial_begins_although_the_broker_is_away(world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _gone(world)
+
+    async def away(*_: object) -> None:
+        raise Unavailable("The broker does not answer")
+
+    monkeypatch.setattr(world.gateway.dispatcher._sidecar, "publish", away)
+    await _beat(world, on_trial=True)
+    assert trial(world).state == EngineState.ACTIVE
 
 
 async def test_a_gateway_learns_of_a_trial_and_a_card_that_another_one_was_told_of(world: GatewayWorld) -> None:

@@ -108,6 +108,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         record_margin_seconds=settings.record_margin_seconds,
         broker_retry_seconds=pace.broker_retry_seconds,
     )
+    catalogue.on_trial = dispatcher.rinse
     # outcome
     waiters, expected, samples = Waiters(), ExpectedJobs(ledger), EndSamples(pace.sample_every_seconds)
     consequences = Consequences(

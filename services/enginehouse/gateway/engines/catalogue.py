@@ -70,6 +70,8 @@ class Catalogue:
         """Engines of which another gateway may have read a new card: a runner's announcement reaches one of them."""
         self.on_deployment: Callable[[KnownEngine], Awaitable[None]] = _do_nothing
         """Called when an engine that is known shows the card of another deployment."""
+        self.on_trial: Callable[[str], Awaitable[None]] = _do_nothing
+        """Called with the address of a version on trial, before it gets jobs."""
         self.loaded = asyncio.Event()
         """Set when the engines have been compared with the sidecar for the first time."""
         self._reachable: frozenset[str] = frozenset()
@@ -310,20 +312,37 @@ class Catalogue:
 
     async def _follow_trial(self, engine: KnownEngine, card: EngineCard | None) -> None:
         """Begin, follow or end the entry of an engine's version on trial, whose card this is."""
-        trial = self._engines.get(trial_of(engine.id))
+        address = trial_of(engine.id)
         if is_on_trial(engine):
-            if trial is None:
-                if card is None:
-                    return  # It is not ready yet.
-                trial = self._engines[trial_of(engine.id)] = KnownEngine(trial_of(engine.id))
+            if card and not self._is_followed(address, card):
+                await self._begin_trial(address)
+            elif address not in self._engines:
+                return  # It is not ready yet.
+            trial = self._engines.setdefault(address, KnownEngine(address))
             trial.seen_on_trial_at = time.monotonic()
             trial.set_workers(engine.workers_of_all_slots)
             if card and trial.state == EngineState.RETIRED:
                 trial.forget_failures()
                 await self.set_state(trial, EngineState.ACTIVE)
             await self._take_card(trial, card)
-        elif trial and trial.state != EngineState.RETIRED and has_ended(trial, engine):
-            await self.set_state(trial, EngineState.RETIRED)
+        elif ended := self._ended_trial(engine):
+            await self.set_state(ended, EngineState.RETIRED)
+
+    def _ended_trial(self, engine: KnownEngine) -> KnownEngine | None:
+        trial = self._engines.get(trial_of(engine.id))
+        return trial if trial and trial.state != EngineState.RETIRED and has_ended(trial, engine) else None
+
+    def _is_followed(self, address: str, card: EngineCard) -> bool:
+        trial = self._engines.get(address)
+        return trial is not None and trial.state != EngineState.RETIRED and trial.card == card
+
+    async def _begin_trial(self, address: str) -> None:
+        try:
+            await self.on_trial(address)
+        except EnginehouseError as error:
+            log.warning(
+                f"The first job of {address} may be found late: {error}", action="trial_unrinsed", engine_id=address
+            )
 
     async def _take_card(self, engine: KnownEngine, card: EngineCard | None) -> None:
         is_news = card is not None and card != engine.card
@@ -360,5 +379,5 @@ class Catalogue:
             await asyncio.sleep(poll_seconds)
 
 
-async def _do_nothing(engine: KnownEngine) -> None:
-    """Stand in until somebody wants to know of deployments."""
+async def _do_nothing(engine: KnownEngine | str) -> None:
+    """Stand in until somebody wants to know of deployments or trials."""

@@ -93,7 +93,10 @@ class Dispatcher:
         await self._publishing.close(max(deadline - loop.time(), 0))
 
     async def rinse(self, engine_id: str) -> None:
-        """Publish an event that is no job. A sidecar that has left the topic still swallows the next event there."""
+        """Publish an event that is no job. A sidecar that has left the topic still swallows the next event there.
+
+        Over Redis 7 and later, daprd's read of a topic goes on until something comes, and what comes is not delivered.
+        """
         event = empty_event(engine_id)
         await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), event)
 
