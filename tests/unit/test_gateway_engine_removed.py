@@ -34,6 +34,10 @@ async def test_the_jobs_of_a_removed_engine_end_and_say_so(world: GatewayWorld) 
         job = await world.job(job_id)
         assert (job["status"], job["error"]["code"]) == ("canceled", "ENGINE_REMOVED")
     problem_of(await world.client().post("/v1/engines/echo/jobs", json={"input": 1}), 410, "ENGINE_REMOVED")
+    for name in ("echo", ECHO):
+        page = await world.client().get(f"/v1/jobs?engine={name}&limit=100")
+        assert {job["id"] for job in page.json()["jobs"]} == {running, *waiting}, page.text
+    problem_of(await world.client("umbra").get(f"/v1/jobs?engine={ECHO}"), 404, "ENGINE_DOES_NOT_EXIST")
     await world.runner.end(event, output="too late")
     await world.sweep()
     assert (await world.job(running))["status"] == "canceled"

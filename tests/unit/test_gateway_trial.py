@@ -135,6 +135,7 @@ async def test_only_its_owner_and_operators_may_use_it(world: GatewayWorld) -> N
     for name in (f"{STANDARD}@trial", f"{PRIVATE}@trial"):
         answer = await world.client("admin").post(f"/v1/engines/{name}/jobs", json=body)
         assert "is on trial" in problem_of(answer, 404, "ENGINE_DOES_NOT_EXIST")["detail"]
+    problem_of(await admin.post("/v1/engines/standard@trial/resume"), 404, "ENGINE_DOES_NOT_EXIST")
 
 
 @pytest.mark.parametrize("name", ["@trial", "echo@trial@trial", "echo@Trial", "echo@canary", "@trial@trial"])
@@ -178,6 +179,8 @@ async def test_the_jobs_of_a_version_that_is_gone_end_and_say_so(world: GatewayW
     for job_id in waiting:
         job = await world.job(job_id)
         assert (job["status"], job["error"]["code"]) == ("canceled", "TRIAL_ENDED")
+    page = await world.client().get("/v1/jobs?engine=echo@trial")
+    assert {job["id"] for job in page.json()["jobs"]} == {running, *waiting}, page.text
     await world.runners[TRIAL].end(world.runners[TRIAL].events[0], output="in time")
     assert (await world.job(running, wait=10))["status"] == "succeeded"
     problem_of(await world.client().get(f"/v1/engines/{TRIAL}"), 404, "ENGINE_DOES_NOT_EXIST")

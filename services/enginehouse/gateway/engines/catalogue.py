@@ -115,18 +115,23 @@ class Catalogue:
         """
         if is_trial(name):
             return self._resolve_trial(engine_of(name), tenant, is_admin)
+        known = self._known(name, tenant)
+        for engine in known:
+            if engine.state != EngineState.RETIRED:
+                return engine
+        raise EngineRemoved(f"{known[0].id} was removed")
+
+    def _known(self, name: str, tenant: str) -> list[KnownEngine]:
+        """Return the engines that `name` may mean, its own first, removed ones too. Raise EngineDoesNotExist if none."""
         try:
             candidates = resolve_candidates(name, tenant)
         except InvalidName as error:
             raise EngineDoesNotExist(f"No engine {name[:60]!r}: {error}") from None
         allowed = [str(candidate) for candidate in candidates if candidate.tenant in (tenant, PLATFORM_TENANT)]
         known = [engine for engine_id in allowed if (engine := self._engines.get(engine_id))]
-        for engine in known:
-            if engine.state != EngineState.RETIRED:
-                return engine
-        if known:
-            raise EngineRemoved(f"{known[0].id} was removed")
-        raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
+        if not known:
+            raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
+        return known
 
     def _resolve_trial(self, name: str, tenant: str, is_admin: bool) -> KnownEngine:
         engine = self.resolve_any(name) if is_admin and "--" in name else self.resolve(name, tenant)
@@ -144,6 +149,17 @@ class Catalogue:
         if caller.is_admin and "--" in name:
             return self.resolve_any(name)
         return self.resolve(name, caller.name, is_admin=caller.is_admin)
+
+    def resolve_past(self, name: str, caller: Caller) -> KnownEngine:
+        """Return the engine that `name` means, or, if there is none any longer, the removed engine or the ended trial."""
+        try:
+            return self.resolve(name, caller.name, is_admin=caller.is_admin)
+        except EngineDoesNotExist:
+            for engine in self._known(engine_of(name), caller.name):
+                past = self._engines.get(trial_of(engine.id)) if is_trial(name) else engine
+                if past:
+                    return past
+            raise
 
     def resolve_any(self, name: str) -> KnownEngine:
         """Return an engine of any tenant by its full id, for an administrator; raise EngineDoesNotExist if there is none."""

@@ -28,8 +28,7 @@ class EngineOperations:
         return engine
 
     def _resumable(self, caller: Caller, name: str) -> KnownEngine:
-        by_id = caller.is_admin and "--" in name
-        engine = self._catalogue.resolve_any(name) if by_id else self._catalogue.resolve(name, caller.name)
+        engine = self._catalogue.resolve_for(name, caller)
         if not caller.is_admin and engine.tenant != caller.name:
             raise Forbidden(f"{engine.id} is not yours: only its owner or an administrator can resume it")
         if not caller.is_admin and engine.by_operator:

@@ -145,10 +145,9 @@ class Jobs:
                 return ended
 
     async def list(self, caller: Caller, listing: Listing) -> JobPage:
-        """Show a page of the caller's jobs, newest first."""
+        """Show a page of the caller's jobs, newest first. Jobs stay listed when their engine is removed."""
         if listing.engine:
-            engine = self.catalogue.resolve(listing.engine, caller.name, is_admin=caller.is_admin)
-            listing = replace(listing, engine=engine.id)
+            listing = replace(listing, engine=self.catalogue.resolve_past(listing.engine, caller).id)
         async with self._listing[listing.tenant]:
             rows = await self.ledger.read(read.list_jobs, listing)
         return JobPage(rows, rows[-1].id if len(rows) == listing.limit else None)

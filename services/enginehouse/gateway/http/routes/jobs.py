@@ -237,11 +237,11 @@ class JobPage(BaseModel):
     next_cursor: str | None
 
 
-@router.get("/jobs", response_model=JobPage, responses=problems(404, 410))
+@router.get("/jobs", response_model=JobPage, responses=problems(403, 404))
 async def list_jobs(
     gateway: WiredGateway, caller: AuthenticatedCaller, query: Annotated[ListQuery, Query()]
 ) -> Response:
-    """List the caller's own jobs, newest first."""
+    """List the caller's own jobs, newest first; with ?engine=, those of one engine, also after its removal."""
     listing = Listing(caller.name, query.engine, query.status, query.cursor, query.limit)
     page = await gateway.jobs.list(caller, listing)
     return await page_answer("jobs", page.jobs, gateway.jobs.listed_view, page.next_cursor)
