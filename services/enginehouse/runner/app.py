@@ -216,7 +216,7 @@ class Runner:
         )
 
     def _delivery_app(self) -> DeliveryApp:
-        self._calls = EngineCalls(self.spec, self.pool, lambda: self._problems.found)
+        self._calls = EngineCalls(self.spec, self._settings.worker, self.pool, lambda: self._problems.found)
 
         async def live(request: Request) -> Response:
             return PlainTextResponse("alive")
