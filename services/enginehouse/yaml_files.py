@@ -3,7 +3,7 @@
 import difflib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,8 @@ _SENTENCES = {
     "greater_than_equal": "must be {ge} or more, not {input}",
     "less_than_equal": "must be {le} or less, not {input}",
     "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
+    "too_long": "must have at most {max_length} entries",
     "string_pattern_mismatch": "must match {pattern}, and {input} does not",
     "too_short": "must not be empty",
     "literal_error": "must be {expected}, not {input}",
@@ -68,15 +70,20 @@ _AsWritten.yaml_implicit_resolvers = {
 
 
 def read_yaml(kind: type[M], path: Path) -> M:
-    """Read a file as `kind`. Raise InvalidFile with every mistake and its place."""
+    """Read a file as `kind`. Raise InvalidFile with every mistake, its field and its line."""
+    text = b""
     try:
-        return kind.model_validate(yaml.load(_content(path), _AsWritten))  # noqa: S506 - a SafeLoader
+        text = _content(path)
+        return kind.model_validate(yaml.load(text, _AsWritten))  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise InvalidFile(f"{path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise InvalidFile(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        mistakes = [_explain(kind, mistake) for mistake in error.errors(include_url=False)]
+        root = yaml.compose(text, _AsWritten)
+        mistakes = [
+            _explain(kind, mistake) + _line(root, mistake["loc"]) for mistake in error.errors(include_url=False)
+        ]
     if len(mistakes) == 1:
         raise InvalidFile(f"{path}: {mistakes[0]}")
     raise InvalidFile("\n  ".join([f"{path} has {len(mistakes)} mistakes:", *mistakes]))
@@ -102,6 +109,18 @@ def _explain(kind: type[BaseModel], mistake: Mapping[str, Any]) -> str:
     bounds = {name: _plain(value) for name, value in mistake.get("ctx", {}).items()}
     values = {**bounds, "input": _shown(mistake["input"])}
     return f"{_path(place) or 'the file'}: {sentence.format(**values)}"
+
+
+def _line(root: yaml.Node | None, place: Sequence[str | int]) -> str:
+    """Return ` (line 3)` for the innermost part of `place` that stands in the file; nothing if none does."""
+    found, node = None, root
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            entries = {key.value: (key, value) for key, value in node.value}
+            found, node = entries.get(part, (found, None))
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            found = node = node.value[part]
+    return f" (line {found.start_mark.line + 1})" if found else ""
 
 
 def _unknown_key(kind: type[BaseModel], place: tuple[str | int, ...]) -> str:

@@ -5,6 +5,7 @@ import json
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
-from tests.support.dapr import DaprdHandle, start_daprd
+from tests.support.dapr import PORTS, DaprdHandle, Started, spawn, start_daprd
 from tests.support.stack import StackHandle, running_stack, until
 
 from enginehouse.contracts.names import JOBS_ROUTE, app_id, secrets_component
@@ -147,6 +148,60 @@ def test_a_broadcast_reaches_every_replica(stack: StackHandle) -> None:
     assert len({info["port"] for info in infos}) == 2
     assert [info["updates"] for info in infos] == [[{"model": "v7"}]] * 2
     assert stack.call("GET", "/v1/engines:info", tenant="umbra").body == {"engines": []}
+
+
+def _copy_of(stack: StackHandle, name: str, log: Path, ports: dict[str, int], **variables: str) -> Started:
+    """Start a process like `name` of the stack, with other ports and these variables."""
+    process = Path("/proc", str(stack.pid(name)))
+
+    def moved(text: str) -> str:
+        return str(ports.get(text, text))
+
+    command = [moved(part) for part in (process / "cmdline").read_text().rstrip("\0").split("\0")]
+    found = dict(entry.split("=", 1) for entry in (process / "environ").read_text().rstrip("\0").split("\0"))
+    environment = {key: moved(value) for key, value in found.items()} | variables
+    return spawn(name, command, log / f"{name}.log", environment, (process / "cwd").resolve())
+
+
+def _ports_of(stack: StackHandle, name: str) -> list[str]:
+    """Return the ports that the arguments of a sidecar name."""
+    arguments = Path("/proc", str(stack.pid(name)), "cmdline").read_text().split("\0")
+    return [value for flag, value in pairwise(arguments) if flag.endswith("-port")]
+
+
+@pytest.fixture
+def second_worker(stack: StackHandle, tmp_path: Path) -> Iterator[str]:
+    """Another runner of the same slot, with a sidecar and a replica of its own, as Kubernetes would have."""
+    ports = {port: PORTS.take() for port in _ports_of(stack, f"{APP}.daprd")}
+    replica = stack.processes()[f"{APP}.engine-0"]["port"]
+    ports[str(replica)] = PORTS.take()
+    url = f"http://127.0.0.1:{ports[str(replica)]}"
+    runner = {"ENGINEHOUSE_RUNNER_WORKER": "second", "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([url])}
+    started = [
+        _copy_of(stack, f"{APP}.engine-0", tmp_path, ports),
+        _copy_of(stack, f"{APP}.runner", tmp_path, ports, **runner),
+        _copy_of(stack, f"{APP}.daprd", tmp_path, ports),
+    ]
+    yield url
+    for process in started:  # The sidecar last: it stops at once when its runner has.
+        process.stop()
+
+
+def test_a_broadcast_reaches_every_runner_of_an_engine_once(stack: StackHandle, second_worker: str) -> None:
+    def asked(method: str, path: str, body: Any = None) -> dict[str, Any]:
+        (engine,) = stack.call(method, f"/v1/engines:{path}?selector=name=extras", body, tenant="tests").body["engines"]
+        return dict(engine)
+
+    until(lambda: len(asked("GET", "info")["answered"]) == 2, "the second worker is known")
+    before = {one["replica"]: len(one["body"]["updates"]) for one in asked("GET", "info")["replicas"]}
+    assert len(before) == 3
+    assert second_worker.removeprefix("http://") in before
+    for number in range(4):
+        updated = asked("POST", "update", {"number": number})
+        assert (len(updated["answered"]), updated["unanswered"]) == (2, [])
+        assert {one["replica"]: one["body"]["result"] for one in updated["replicas"]} == {
+            replica: count + number + 1 for replica, count in before.items()
+        }
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,17 @@ from enginehouse.registry.versions import read_versions
 _TENANT, _ENGINE = "tests", "tests--steady"
 _SECONDS = (0.3, 1.0, 2.5)
 _EACH_SECONDS = 0.2
+_OTHER_LIMITS = {
+    "description": "Another one.",
+    "labels": {"stage": "next"},
+    "concurrency": 12,
+    "execution_timeout_seconds": 50.0,
+    "max_time_in_queue_seconds": 3_600,
+    "max_queued_jobs": 5_000,
+    "retry": {"max_attempts": 5, "initial_delay_ms": 200, "max_delay_ms": 2_000},
+    "batch": {"max_size": 2, "max_delay_ms": 1},
+}
+"""Settings of engine.yaml that a new version changes."""
 _LATE_SECONDS = 8.0
 """Long before anything but the switch itself would find a job that got lost: 1.2 s on a quiet machine, aim 2 s."""
 
@@ -50,6 +61,12 @@ def enginehouse(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
     command = [sys.executable, "-m", "enginehouse.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def _limits(stack: StackHandle) -> dict[str, Any]:
+    """Return what the gateway goes by."""
+    card: dict[str, Any] = stack.call("GET", f"/v1/engines/{_ENGINE}", tenant=_TENANT).body["card"]
+    return {name: card[name] for name in _OTHER_LIMITS}
 
 
 def _edit(source: Path, **fields: Any) -> None:
@@ -117,15 +134,18 @@ def test_versions_change_under_load_and_no_job_is_lost_late_or_run_twice(
     home = ("--home", str(stack.home.path))
     with Load(stack) as load:
         load.until_answered_by("v1")
-        _edit(source, version="v2", concurrency=16)
+        before = _limits(stack)
+        _edit(source, version="v2", **_OTHER_LIMITS)
         deployed = enginehouse("engines", "deploy", str(source), *home)
         assert deployed.returncode == 0, deployed.stderr
         load.until_answered_by("v2")
+        until(lambda: _limits(stack) == _OTHER_LIMITS != before, "the new settings hold")
         until(lambda: f"{_ENGINE}--a.runner" not in stack.processes(), "v1 has ended", 60)
         rolled_back = enginehouse("engines", "rollback", _ENGINE, *home)
         assert rolled_back.returncode == 0, rolled_back.stderr
-        before = sum(job.get("version") == "v1" for job in load.jobs)
-        until(lambda: sum(job.get("version") == "v1" for job in load.jobs) >= before + 5, "v1 answers again", 60)
+        answered = sum(job.get("version") == "v1" for job in load.jobs)
+        until(lambda: sum(job.get("version") == "v1" for job in load.jobs) >= answered + 5, "v1 answers again", 60)
+        until(lambda: _limits(stack) == before, "the former settings hold again")
     assert Counter(job["status"] for job in load.jobs) == {"succeeded": len(load.jobs)}
     assert {job["attempts"] for job in load.jobs} == {1}
     assert [job["key"] for job in load.jobs if len(evidence.runs(job["key"])) != 1] == []

@@ -67,10 +67,23 @@ def test_more_memory_than_the_machine_has_is_refused_together_with_the_rest(home
     assert "resources.memory: 900Ti for each of 2 replicas is more than this machine has" in said[1]
 
 
-def test_a_cpu_limit_is_said_not_to_be_enforced(home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("resources: {cpu: 1}", "resources.cpu is not enforced"),
+        ("resources: {gpu: 1}", "resources.gpu is not enforced"),
+        ("image: mine:v1", "image is not used"),
+        ("scale: {min: 0}", "scale.min is taken as 1"),
+        (
+            "scale: {min: 2, max: 3}",
+            "scale.max is not used: here an engine has as many replicas as scale.min says, now 2",
+        ),
+    ],
+)
+def test_a_setting_without_effect_here_is_named(home: Home, tmp_path: Path, text: str, said: str) -> None:
     assert deploy(home, _folder(tmp_path)).warnings() == []
-    [warning] = deploy(home, _folder(tmp_path, "resources: {cpu: 1}\n")).warnings()
-    assert "resources.cpu is not enforced" in warning
+    [warning] = deploy(home, _folder(tmp_path, f"{text}\n")).warnings()
+    assert warning.startswith(said)
 
 
 def test_a_second_deploy_of_the_same_folder_changes_nothing(home: Home, tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ import ast
 import re
 import shlex
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 import typer
+from pydantic import BaseModel
 from tests.support import generate_docs
 from tests.support.documents import ROOT, Document, Table, documents
 
 from enginehouse.cli.app import app
-from enginehouse.contracts.base import variable
+from enginehouse.contracts.base import model_in, variable
+from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.job import TRANSITIONS, JobErrorCode
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.registry.settings import RegistrySettings
@@ -20,6 +23,17 @@ from enginehouse.runner.settings import RunnerSettings
 _ALL = list(documents())
 _CODE = ROOT / "services" / "enginehouse"
 _DOCS = ROOT / "docs"
+
+
+def _settings(model: type[BaseModel], parent: str = "") -> list[str]:
+    """Return the settings of a file, such as `run.command`."""
+    found = []
+    for name, field in model.model_fields.items():
+        path, inner = parent + (field.alias or name), model_in(field.annotation)
+        listed = "[]" if get_origin(field.annotation) is list else ""
+        found += _settings(inner, f"{path}{listed}.") if inner else [path]
+    return found
+
 
 _each = pytest.mark.parametrize("document", _ALL, ids=lambda document: document.name)
 
@@ -164,6 +178,11 @@ class TestTables:
         rows = [[re.findall(r"`(\w+)`", cell) for cell in row[:3]] for row in table.rows]
         said = {(before, event, after) for (event,), befores, (after,) in rows for before in befores}
         assert said == {(change.before, change.event, change.after) for change in TRANSITIONS}
+
+    def test_the_table_of_engine_yaml_has_every_setting(self) -> None:
+        (table,) = [table for table in Document.read(_DOCS / "engines.md").tables if table.heading == "Its engine.yaml"]
+        named = [name for row in table.rows for name in re.findall(r"`([^`]+)`", row[0])]
+        assert sorted(named) == sorted(_settings(EngineSpec))
 
     @pytest.mark.parametrize("table", Document.read(_DOCS / "glossary.md").tables, ids=lambda table: table.heading)
     def test_what_the_glossary_names_is_in_the_module_that_it_names(self, table: Table) -> None:

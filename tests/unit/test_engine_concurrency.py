@@ -34,26 +34,26 @@ async def test_a_blocking_predict_holds_up_neither_the_event_loop_nor_other_pred
     assert [answer.json()["result"] for answer in answers] == [0, 1, 2]
 
 
-async def test_the_concurrency_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINE_CONCURRENCY", "1")
-    gate = threading.Event()
-    threads: set[int] = set()
+@pytest.mark.parametrize(
+    ("of_yaml", "of_class", "threads"), [(None, None, 4), (6, None, 6), (6, 2, 2), (2, 6, 2), (None, 6, 6)]
+)
+async def test_as_many_run_as_engine_yaml_says_and_no_more_than_the_class_allows(
+    monkeypatch: pytest.MonkeyPatch, of_yaml: int | None, of_class: int | None, threads: int
+) -> None:
+    if of_yaml:
+        monkeypatch.setenv("ENGINE_CONCURRENCY", str(of_yaml))
+    gate = threading.Barrier(threads, timeout=30)
 
     class Counting(Engine):
-        concurrency = 8
+        concurrency = of_class
 
         def predict(self, data: int) -> None:
-            threads.add(threading.get_ident())
-            assert gate.wait(30)
+            gate.wait()
 
-    async with running(Counting) as (client, _):
-        asked = [asyncio.create_task(client.post("/predict", json={"data": n})) for n in range(8)]
-        await until_async(lambda: threads)
-        for _ in range(20):  # Each call is a round through the event loop, so all eight are in the pool afterwards.
-            await client.get("/healthz")
-        gate.set()
-        await asyncio.gather(*asked)
-    assert len(threads) == 1
+    async with running(Counting) as (client, host):
+        assert host.concurrency == (await client.get("/healthz")).json()["concurrency"] == threads
+        answers = await asyncio.gather(*(client.post("/predict", json={"data": n}) for n in range(threads)))
+    assert [answer.status_code for answer in answers] == [200] * threads
 
 
 async def test_cancel_ends_a_running_async_prediction_and_only_that() -> None:

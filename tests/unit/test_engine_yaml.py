@@ -121,6 +121,21 @@ def test_numbers_are_numbers_and_what_is_left_empty_is_absent(tmp_path: Path) ->
         ("resources: {memory: lots}", ": resources.memory: 'lots' is not a quantity: write a number and a unit"),
         ("resources: {memory: 512m}", "is less than 4Mi, too little for any process; did you mean 512Mi?"),
         ("resources: {cpu: 2 cores}", ": resources.cpu: '2 cores' is not a quantity"),
+        ('run: {command: [""]}', ": run.command: must begin with a program, such as python"),
+        ('run: {command: [a, "b\\0"]}', ": run.command[1]: has a zero byte"),
+        ('run: {command: [a], env: {A: "\\0"}}', ": run.env.A: has a zero byte"),
+        ("run: {command: [a], env: {PORT: 80}}", ": run.env: PORT is set for every engine, so its own value would be"),
+        ("run: {command: [a], env: {A=B: c}}", ": run.env: 'A=B' is not a variable's name"),
+        (
+            "run: {command: [node, e.js]}\npython: 3.12",
+            ": python: belongs to engines in Python, and `run` starts 'node': remove it",
+        ),
+        ("scale: {min: 3, max: 2}", ": scale.max: must be at least min, which is 3, not 2"),
+        ("retry: {initial_delay_ms: 9, max_delay_ms: 8}", ": retry: initial_delay_ms, 9, is more than max_delay_ms, 8"),
+        ("model: {file: m.onnx}\nsecrets: [A]", ": secrets: belongs to engines with code"),
+        ("model: {file: m.onnx}\nbatch: {max_size: 2}", ": batch: belongs to engines with predict_batch"),
+        ("labels: {" + ", ".join(f"a{n}: b" for n in range(17)) + "}", ": labels: must have at most 16 entries"),
+        ("openai: {model: ''}\nprotocol: openai", ": openai.model: must not be empty"),
         ("concurrency: 1\nconcurrency: 2", " is not YAML: the key 'concurrency' stands twice"),
     ],
 )
@@ -140,6 +155,25 @@ def test_a_ready_made_server_is_described_and_its_bundle_says_the_same(tmp_path:
     spec = _read(tmp_path, text)
     (tmp_path / "engine.yaml").write_text(render_engine(spec, "folder")[f"slots/a/{ENGINE_FILE}"])
     assert read_yaml(EngineSpec, tmp_path / "engine.yaml") == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("concurrency: 0", 3),
+        ("run:\n  command: [a]\n  env:\n    A: b\n    B: [c]", 7),
+        ("run:\n  command:\n  - a\n  - [b]", 6),
+        ("run:\n  comand: [a]", 4),
+        ("labels:\n  a: b\n  A B: c", 5),
+    ],
+)
+def test_a_mistake_names_its_line(tmp_path: Path, text: str, line: int) -> None:
+    assert f"(line {line})" in _mistakes(tmp_path, text)
+
+
+def test_what_is_missing_has_no_line_of_its_own(tmp_path: Path) -> None:
+    assert "run.command: is missing (line 3)" in _mistakes(tmp_path, "run: {env: {A: b}}")
+    assert _mistakes(tmp_path, "protocol: openai").endswith("openai: {model: my-model}")
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

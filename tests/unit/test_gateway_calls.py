@@ -37,6 +37,11 @@ class RunnerApp:
         await self.may_answer.wait()
         return self.answer
 
+    def answers_as(self, worker: str, *replicas: dict[str, Any]) -> None:
+        """Answer broadcasts as this worker, with what each of its replicas said."""
+        said = {"worker": worker, "replicas": [{"replica": f"h:{n}", **one} for n, one in enumerate(replicas)]}
+        self.answer = Invoked(200, [(ANSWERED_BY, "engine")], json.dumps(said).encode())
+
     def says(self, status: int, **body: Any) -> None:
         self.answer = Invoked(status, [(ANSWERED_BY, "runner")], json.dumps(body).encode())
 
@@ -136,12 +141,12 @@ async def test_a_broadcast_has_an_answer_for_each_engine_and_shows_what_failed(t
     labels = {"labels": {"team": "nlp"}}
     async with gateway_world(tmp_path, cards={ECHO: labels, PRIVATE: labels, STANDARD: {}}) as world:
         runner = RunnerApp(world)
-        replicas = [{"replica": "h:1", "status": 200, "body": {"n": 1}}, {"replica": "h:2", "problem": "away"}]
-        runner.answer = Invoked(200, [(ANSWERED_BY, "engine")], json.dumps(replicas).encode())
+        runner.answers_as("worker-1", {"status": 200, "body": {"n": 1}}, {"problem": "away"})
         await beat(world)
         own = (await world.client().get("/v1/engines:info")).json()["engines"]
         assert [engine["engine"] for engine in own] == [ECHO]
         assert [(one["status"], one["problem"]) for one in own[0]["replicas"]] == [(200, None), (None, "away")]
+        assert (own[0]["answered"], own[0]["unanswered"], own[0]["code"]) == (["worker-1"], [], None)
         assert [call.path for call in runner.calls] == ["call/every/info"]
 
         answer = await world.client("admin").post("/v1/engines:update?selector=label.team=nlp", json={"model": "v2"})
@@ -158,14 +163,13 @@ async def test_a_broadcast_has_an_answer_for_each_engine_and_shows_what_failed(t
 @pytest.mark.parametrize(("held", "code"), [(29.5, None), (31, "RATE_LIMITED")])
 async def test_a_large_answer_to_a_broadcast_counts_once(tmp_path: Path, held: float, code: str | None) -> None:
     async with gateway_world(tmp_path) as world:
-        replicas = [{"replica": "h:1", "status": 200, "body": "x" * 1_900_000}]
-        RunnerApp(world).answer = Invoked(200, [(ANSWERED_BY, "engine")], json.dumps(replicas).encode())
+        RunnerApp(world).answers_as("worker-1", {"status": 200, "body": "x" * 1_900_000})
         await beat(world)
         with world.gateway.bytes_in_hand.holding("acme") as hold:
             hold(int(held * 1024 * 1024))
             (engine,) = (await world.client().post("/v1/engines:update", json={})).json()["engines"]
         assert engine["code"] == code
-        assert code is None or "It was asked" in engine["problem"]
+        assert code is None or "too much to be kept" in engine["problem"]
 
 
 @pytest.fixture
@@ -194,7 +198,7 @@ async def test_a_version_on_trial_is_called_by_its_address(tried: GatewayWorld, 
 
 async def test_calls_and_broadcasts_never_reach_a_trial_unasked(tried: GatewayWorld) -> None:
     active, trial = RunnerApp(tried), RunnerApp(tried, f"{ECHO}--b")
-    active.answer = Invoked(200, [(ANSWERED_BY, "engine")], b"[]")
+    active.answers_as("worker-1")
     answer = await tried.client("admin").get("/v1/engines:info?selector=tenant=acme")
     assert [engine["engine"] for engine in answer.json()["engines"]] == [ECHO]
     await tried.runner.beat(healthy=False, beside=["worker-b"])

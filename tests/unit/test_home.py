@@ -112,13 +112,19 @@ def test_a_deployed_engine_is_deployed_again_only_when_its_file_changed(tmp_path
     assert not is_deployed(engines, source, spec.model_copy(update={"version": "v2"}))
 
 
+def _spec(env: dict[str, str]) -> EngineSpec:
+    run = {"command": ["python"], "env": env}
+    return EngineSpec.model_validate({"tenant": "acme", "name": "one", "run": run, "concurrency": 6})
+
+
 def test_an_engine_is_told_its_port_and_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAPR_API_TOKEN", "secret")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin")
-    environment = engine_environment({"MODEL": "small", "PORT": "1"}, 20_020, tmp_path, tmp_path / "env")
+    environment = engine_environment(_spec({"MODEL": "small"}), 20_020, tmp_path, tmp_path / "env")
     assert environment.pop("LANG")
     assert environment == {
         "MODEL": "small",
+        "ENGINE_CONCURRENCY": "6",
         "PORT": "20020",
         "HOME": str(tmp_path),
         "PATH": f"{tmp_path}/env/bin:/usr/bin",
@@ -134,7 +140,7 @@ def test_the_registry_gets_the_credentials_of_object_stores_and_engines_do_not(
     registry = registry_environment(Home.at(tmp_path), 8081)
     assert stores.items() <= registry.items()
     assert "OTHER_TOKEN" not in registry
-    assert not stores.keys() & {*inherited_environment(), *engine_environment({}, 20_020, tmp_path, None)}
+    assert not stores.keys() & {*inherited_environment(), *engine_environment(_spec({}), 20_020, tmp_path, None)}
 
 
 def test_nothing_of_an_engine_is_left_also_where_it_made_its_folders_read_only(tmp_path: Path) -> None:

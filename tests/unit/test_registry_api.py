@@ -108,7 +108,10 @@ async def test_every_call_but_the_descriptions_needs_an_operators_key(world: _Wo
 
 async def test_versions_are_deployed_promoted_and_brought_back(world: _World) -> None:
     answer = await world.deploy("version: v1\n")
-    assert (answer.status_code, answer.json()) == (201, {"id": _ENGINE, "version": "v1", "slot": "a", "changed": True})
+    assert (answer.status_code, answer.json()) == (
+        201,
+        {"id": _ENGINE, "version": "v1", "slot": "a", "changed": True, "warnings": []},
+    )
     again = await world.deploy("version: v1\n")
     assert (again.status_code, again.json()["changed"]) == (200, False)
     second = await world.deploy("version: v2\n", "new = 1", promote=False)

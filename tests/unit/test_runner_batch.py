@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from tests.support.clocks import Clocks
-from tests.support.runner import TinyEngine, World, batch_openapi, echo_batch, patient_batch, runner_world
+from tests.support.runner import STORE, TinyEngine, World, batch_openapi, echo_batch, patient_batch, runner_world
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
@@ -95,6 +95,10 @@ async def test_an_engine_that_does_not_offer_it_gets_no_batches(tmp_path: Path) 
     async with runner_world(tmp_path, engine=engine, batch=patient_batch(8)) as world:
         await run_all(world, *inputs(1, 2, 3))
         assert (len(engine.calls), engine.batches) == (3, [])
+        await world.runner.heartbeats.beat()
+        beat = await world.sidecar.read(STORE, names.worker_key("worker-1"))
+        assert beat is not None
+        assert b"offers no POST /predict/batch" in beat.value
     await engine.stop()
 
 

@@ -1,5 +1,6 @@
 """A runner passes the gateway's calls on to its engine, and nobody else's."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import httpx2
 import pytest
 from tests.support.runner import TOKEN, World, runner_world
 
-from enginehouse.contracts.calls import ANSWERED_BY
+from enginehouse.contracts.calls import ANSWERED_BY, ReplicaAnswer
 from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import RateLimited
+from enginehouse.runner.broadcasts import Broadcasts
 from enginehouse.runner.calls import prediction_paths
 
 GATEWAY = {"dapr-caller-app-id": "gateway", "dapr-api-token": TOKEN}
@@ -70,10 +73,43 @@ def test_ready_made_servers_have_other_paths_of_jobs(options: dict[str, Any], pa
 
 async def test_every_replica_is_asked_and_one_that_is_away_hides_no_other(tmp_path: Path) -> None:
     async with runner_world(tmp_path) as world:
-        (replica,) = (await ask(world, "/call/every/update")).json()
+        answer = (await ask(world, "/call/every/update?broadcast=1")).json()
+        (replica,) = answer["replicas"]
+        assert answer["worker"] == "worker-1"
         assert (replica["replica"], replica["status"]) == (world.engine.url.removeprefix("http://"), 404)
         await world.engine.stop()
-        answer = await ask(world, "/call/every/update")
-        assert answer.headers[ANSWERED_BY] == "engine"
-        assert "nothing listens" in answer.json()[0]["problem"]
+        away = await ask(world, "/call/every/update?broadcast=2")
+        assert away.headers[ANSWERED_BY] == "engine"
+        assert "nothing listens" in away.json()["replicas"][0]["problem"]
+        assert (await ask(world, "/call/every/update?broadcast=1")).json() == answer, "it is not sent again"
         assert (await ask(world, "/call/every/predict")).status_code == 404
+        assert "must name the broadcast" in (await ask(world, "/call/every/update")).json()["detail"]
+
+
+async def test_a_broadcast_that_comes_again_while_it_is_being_done_is_not_done_twice() -> None:
+    broadcasts, may_answer, asked = Broadcasts(), asyncio.Event(), []
+
+    async def ask_all() -> list[ReplicaAnswer]:
+        asked.append(1)
+        await may_answer.wait()
+        return [ReplicaAnswer(replica="h:1", status=200)]
+
+    first = asyncio.create_task(broadcasts.once("one", ask_all))
+    await asyncio.sleep(0)
+    assert await broadcasts.once("one", ask_all) is None
+    may_answer.set()
+    assert await first == await broadcasts.once("one", ask_all) == [ReplicaAnswer(replica="h:1", status=200)]
+    await broadcasts.once("another", ask_all)
+    assert len(asked) == 2
+
+
+async def test_a_broadcast_is_refused_rather_than_another_one_forgotten() -> None:
+    async def ask_all() -> list[ReplicaAnswer]:
+        return []
+
+    broadcasts = Broadcasts()
+    for number in range(256):
+        await broadcasts.once(str(number), ask_all)
+    with pytest.raises(RateLimited):
+        await broadcasts.once("one more", ask_all)
+    assert await broadcasts.once("0", ask_all) == []

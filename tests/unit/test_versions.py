@@ -119,6 +119,17 @@ def test_a_vault_that_somebody_wrote_into_the_bundle_serves_the_next_version(bun
     assert not (bundle / "slots/b/dapr/secrets.yaml").exists(), "it names no secrets"
 
 
+def test_a_version_that_comes_back_gets_its_secrets_from_the_store_of_today(bundle: Path) -> None:
+    _put(bundle, "v1", secrets=["TOKEN"])
+    _put(bundle, "v2", secrets=["TOKEN"])
+    promote_version(bundle)
+    store = yaml.safe_load((bundle / "slots/b/dapr/secrets.yaml").read_text())
+    store["spec"]["type"] = "secretstores.hashicorp.vault"
+    (bundle / "slots/b/dapr/secrets.yaml").write_text(yaml.safe_dump(store))
+    assert go_back(bundle) == "a"
+    assert yaml.safe_load((bundle / "slots/a/dapr/secrets.yaml").read_text()) == {**store, "scopes": [f"{_ID}--a"]}
+
+
 def test_the_same_version_again_changes_nothing(bundle: Path) -> None:
     for version in ("v1", "v2"):
         _put(bundle, version)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from enginehouse.contracts.engine import SECRETS_DIR_VARIABLE, EngineSpec
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.program import SECRETS_DIR_VARIABLE
 from enginehouse.local.engine_processes import engine_command, engine_environment
 from enginehouse.local.guard import Guard, signal_group
 from enginehouse.local.limit import limited
@@ -69,7 +70,7 @@ class EngineAlone:
         self.mark()
         self._process = await launch(
             limited(engine_command(program.command, self.environment), self.spec.resources.memory_bytes),
-            {**engine_environment(program.env, self.port, home, self.environment), **_secrets()},
+            {**engine_environment(self.spec, self.port, home, self.environment), **_secrets()},
             self.source,
             self.log,
             self.guard,

@@ -70,9 +70,7 @@ def _print(found: list[EngineAnswer], as_json: bool) -> None:
 
 def _rows(engine: EngineAnswer) -> list[tuple[Cell, ...]]:
     version = engine.version or "-"
-    if engine.problem:
-        return [(engine.engine, version, "-", Text(engine.code or "-", "red"), engine.problem)]
-    return [
+    rows: list[tuple[Cell, ...]] = [
         (
             engine.engine,
             version,
@@ -82,6 +80,9 @@ def _rows(engine: EngineAnswer) -> list[tuple[Cell, ...]]:
         )
         for one in engine.replicas
     ]
+    if engine.problem:
+        rows.append((engine.engine, version, "-", Text(engine.code or "-", "red"), engine.problem))
+    return rows
 
 
 def _is_well(status: int | None) -> bool:

@@ -1,7 +1,7 @@
 """`enginehouse engines deploy`, `promote`, `rollback` and `remove`: bring versions of an engine into a home, or remove it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +104,8 @@ async def _deploy_to(
         steps.finish(deployed["id"], f"{deployed['id']} {deployed['version']} {how} at {name}")
     if as_json:
         print_json({**deployed, "environment": name})
+    else:
+        _say_warnings(deployed["warnings"])
 
 
 def _follow(deployed: Deployment, timeout: float | None, *, wait: bool, as_json: bool) -> None:
@@ -129,7 +131,11 @@ def _follow(deployed: Deployment, timeout: float | None, *, wait: bool, as_json:
 def _say_deployed(deployed: Deployment) -> None:
     what = f"{deployed.spec.id} {deployed.spec.version}"
     say(f"{what} is deployed: {deployed.bundle}" if deployed.changed else f"{what} is unchanged.")
-    for warning in deployed.warnings():
+    _say_warnings(deployed.warnings())
+
+
+def _say_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
         note(f"Note: {warning}", "yellow")
 
 

@@ -46,11 +46,16 @@ class ReplicaAnswer(_Answer):
 
 
 class EngineAnswer(_Answer):
-    """What the replicas of one engine answered; `code` and `problem` say why the engine could not be asked."""
+    """What the replicas of one engine answered, and which of its workers.
+
+    `code` and `problem` say why not every worker has answered.
+    """
 
     engine: str
     version: str | None = None
     replicas: list[ReplicaAnswer] = Field(default_factory=list)
+    answered: list[str] = Field(default_factory=list)
+    unanswered: list[str] = Field(default_factory=list)
     code: str | None = None
     problem: str | None = None
 

@@ -2,8 +2,12 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from pydantic import Field
+
+from enginehouse.contracts.base import WireModel
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.text import control_character
 
@@ -18,11 +22,34 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 CALL_PREFIX = "call/one"
 """Path of a runner's listener for the gateway, without the slash before it: a path of the engine follows."""
 EVERY_PREFIX = "call/every"
-"""The same for every replica at once: `info` or `update` follows, and the answer is a list of what each answered."""
+"""The same for every replica of a worker at once: `info` or `update` follows, and the answer is a WorkerAnswer."""
+BROADCAST_PARAMETER = "broadcast"
+"""Query parameter with the id of a broadcast. A worker sends an update to its replicas once, however often it arrives."""
+BROADCAST_SECONDS = 90.0
+"""Time of a broadcast to all engines together."""
 REPLICA_ANSWER_MAX_BYTES = 16 * 1024
 """Most bytes of one replica's answer to what is sent to every replica."""
 ANSWERED_BY = "X-Enginehouse-Answer"
 """Header of every answer of a runner to the gateway: `engine` or `runner`. A sidecar's own errors have none."""
+
+
+class ReplicaAnswer(WireModel):
+    """What one replica answered."""
+
+    replica: str
+    status: int | None = Field(None, description="The replica's own status. None: it gave no answer.")
+    body: Any = Field(None, description="The replica's own answer: JSON, or text.")
+    problem: str | None = Field(None, description="Why it gave no answer.")
+
+
+class WorkerAnswer(WireModel):
+    """What a worker answers to a broadcast."""
+
+    worker: str
+    replicas: list[ReplicaAnswer] | None = Field(
+        description="None: it is asking its replicas, because it got the same broadcast before."
+    )
+
 
 _PLAIN = "/!$&'()*+,:=@~"
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")

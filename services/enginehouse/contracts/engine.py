@@ -59,8 +59,6 @@ Labels = Annotated[
 
 
 SECRETS_MAX = 32
-SECRETS_DIR_VARIABLE = "ENGINEHOUSE_SECRETS_DIR"
-"""Variable of an engine's process: the folder with a file for each of its secrets."""
 _SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
@@ -95,7 +93,15 @@ class Scale(StrictModel):
     """How many replicas there may be. With `min: 0` an engine without replicas counts as asleep, which is healthy."""
 
     min: Annotated[int, Field(ge=0, le=100)] = 1
-    max: Annotated[int, Field(ge=1, le=100)] = 1
+    max: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Default: as many as `min`, at least 1.")
+
+    @field_validator("max")
+    @classmethod
+    def _not_below_min(cls, most: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min", 0)
+        if most is not None and most < least:
+            raise ValueError(f"must be at least min, which is {least}, not {most}")
+        return most
 
 
 class EngineSpec(StrictModel):
@@ -157,7 +163,9 @@ class EngineSpec(StrictModel):
 
     @field_validator("secrets")
     @classmethod
-    def _secrets(cls, names: list[str]) -> list[str]:
+    def _secrets(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        if names and info.data.get("model") is not None:
+            raise ValueError("belongs to engines with code: nothing that serves a `model` reads secrets")
         try:
             named = [check_secret_name(name) for name in names]
         except InvalidName as error:
@@ -174,6 +182,14 @@ class EngineSpec(StrictModel):
         if text is None or (isinstance(text, str) and _PYTHON.fullmatch(text)):
             return text
         raise ValueError(f'{value!r} is not a version of Python from 3.11 on; write one in quotes, such as "3.12"')
+
+    @field_validator("python")
+    @classmethod
+    def _for_python(cls, python: str | None, info: ValidationInfo) -> str | None:
+        run: LocalRun | None = info.data.get("run")
+        if python is not None and run is not None and not run.program.is_python:
+            raise ValueError(f"belongs to engines in Python, and `run` starts {run.command[0]!r}: remove it")
+        return python
 
     @field_validator("protocol")
     @classmethod
@@ -215,6 +231,16 @@ class EngineSpec(StrictModel):
         check_options(str(info.field_name).removesuffix("_call"), value, info.data.get("protocol"))
         return value
 
+    @field_validator("retry")
+    @classmethod
+    def _delays_grow(cls, retry: RetryPolicy) -> RetryPolicy:
+        if retry.initial_delay_ms > retry.max_delay_ms:
+            raise ValueError(
+                f"initial_delay_ms, {retry.initial_delay_ms}, is more than max_delay_ms, {retry.max_delay_ms}, which "
+                "would hold from the first retry on: raise max_delay_ms"
+            )
+        return retry
+
     @field_validator("batch")
     @classmethod
     def _batches_of_predict(cls, batch: Batch, info: ValidationInfo) -> Batch:
@@ -224,6 +250,8 @@ class EngineSpec(StrictModel):
                 f"belongs to protocol predict, and this engine's protocol is {protocol}: remove it, and set concurrency to "
                 "the number of jobs that the server is given at once; it makes its own batches of them"
             )
+        if batch.max_size > 1 and info.data.get("model") is not None:
+            raise ValueError("belongs to engines with predict_batch, and what serves a `model` has none: remove it")
         return batch
 
     @property

@@ -16,6 +16,14 @@ MODULE_SUFFIXES = (".whl", ".zip")
 ENVIRONMENT_MARK = "pyvenv.cfg"
 """File by which a folder is known as a Python environment. A deployment leaves the folder out."""
 
+SECRETS_DIR_VARIABLE = "ENGINEHOUSE_SECRETS_DIR"
+"""Variable of an engine's process: the folder with a file for each of its secrets."""
+CONCURRENCY_VARIABLE = "ENGINE_CONCURRENCY"
+"""Variable of an engine's process: the `concurrency` of its engine.yaml."""
+_SET_FOR_IT = ("PORT", "HOME", "PATH", SECRETS_DIR_VARIABLE)
+"""Variables that every engine gets, and cannot choose."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 
 def is_left_out(name: str) -> bool:
     """Return whether a deployment leaves out files and folders of this name: what tools leave behind, and all hidden."""
@@ -36,6 +44,15 @@ def _inside(path: str) -> str:
 
 
 FileInFolder = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_inside)]
+
+
+def _without_zero(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("has a zero byte, at which the text that a process gets ends: remove it")
+    return text
+
+
+ProcessText = Annotated[str, AfterValidator(_without_zero)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +78,26 @@ class Program:
 class LocalRun(StrictModel):
     """How to start the engine as a process on this machine. The engine listens on 127.0.0.1 at $PORT."""
 
-    command: list[str] = Field(min_length=1, description="`python` means the engine's own environment.")
+    command: list[ProcessText] = Field(min_length=1, description="`python` means the engine's own environment.")
     requirements: str | None = Field(None, description="File of Python requirements, installed into that environment.")
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, ProcessText] = Field(default_factory=dict, description="Variables of its own.")
+
+    @field_validator("command")
+    @classmethod
+    def _names_a_program(cls, command: list[str]) -> list[str]:
+        if not command[0].strip():
+            raise ValueError("must begin with a program, such as python")
+        return command
+
+    @field_validator("env")
+    @classmethod
+    def _own_variables(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if name in _SET_FOR_IT:
+                raise ValueError(f"{name} is set for every engine, so its own value would be ignored: remove it")
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"{name[:60]!r} is not a variable's name: letters, digits and '_', not a digit first")
+        return env
 
     @property
     def program(self) -> Program:

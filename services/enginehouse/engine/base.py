@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fastapi import FastAPI
 
-from enginehouse.contracts.engine import SECRETS_DIR_VARIABLE
+from enginehouse.contracts.program import SECRETS_DIR_VARIABLE
 
 
 class Engine:
@@ -15,7 +15,7 @@ class Engine:
 
     Write `predict(self, data: X) -> Y`, plain or `async`. X and Y are the types of its input and output: inputs are
     checked against X, and the engine's schema shows both. It may take `parameters: P = …` beside `data`. A plain
-    `predict` runs in one of `concurrency` threads, so it may block. Raise `InvalidInput` if the input can never work;
+    `predict` runs in one of several threads (`concurrency` in engine.yaml), so it may block. Raise `InvalidInput` if the input can never work;
     any other exception means that trying again may help.
 
     A `predict` that reports on its work yields events and then its result: `Progress(0.5)`, `Output(part)`,
@@ -25,8 +25,11 @@ class Engine:
     exception; `update(self, data: Z) -> R`, called between or during predictions to reload a model or settings.
     """
 
-    concurrency: ClassVar[int] = 4
-    """How many predictions run at the same time. The environment variable ENGINE_CONCURRENCY overrides it."""
+    concurrency: ClassVar[int | None] = None
+    """How many predictions may run at the same time, for a model that allows few. None: as many as engine.yaml says.
+
+    The number in engine.yaml comes in the variable ENGINE_CONCURRENCY; without it, as when it is tested alone, 4.
+    """
 
     predict: Callable[..., Any]
 

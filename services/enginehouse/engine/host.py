@@ -15,6 +15,7 @@ from typing import Any
 import pydantic_core
 
 from enginehouse.contracts.errors import InvalidInput
+from enginehouse.contracts.program import CONCURRENCY_VARIABLE
 from enginehouse.engine.author_trace import author_trace
 from enginehouse.engine.base import Engine
 from enginehouse.engine.codec import Answer, BatchCodec, Codec, error_answer, failure, join_results
@@ -27,6 +28,7 @@ from enginehouse.engine.threads import Threads, Work
 log = logging.getLogger("enginehouse.engine")
 
 _CANCELED = error_answer(409, {"message": "canceled", "retryable": False})
+_DEFAULT_CONCURRENCY = 4
 _CAUGHT = (Exception, SystemExit)
 """Exceptions of a prediction that do not end the process: a library's sys.exit() must not end other jobs."""
 
@@ -68,9 +70,8 @@ class EngineHost:
         self._on_load_failure = on_load_failure
         self._pace = pace
         if "ENGINE_SLOTS" in os.environ:
-            raise ValueError("ENGINE_SLOTS is called ENGINE_CONCURRENCY now: rename it")
-        concurrency = int(os.environ.get("ENGINE_CONCURRENCY") or engine_class.concurrency)
-        self._threads = Threads(concurrency)
+            raise ValueError(f"ENGINE_SLOTS is called {CONCURRENCY_VARIABLE} now: rename it")
+        self._threads = Threads(_concurrency(engine_class))
         self._codec = Codec(self.signature.predict)
         batch, update = self.signature.batch, self.signature.update
         self._batch_codec = BatchCodec(self.signature.predict.input_type, batch) if batch else None
@@ -290,6 +291,12 @@ class EngineHost:
         if inspect.iscoroutinefunction(method):
             return await method(*arguments)
         return await self._threads.run(method, *arguments)
+
+
+def _concurrency(engine_class: type[Engine]) -> int:
+    """Return how many predictions run at the same time: as engine.yaml says, and no more than the class allows."""
+    said = (os.environ.get(CONCURRENCY_VARIABLE), engine_class.concurrency)
+    return min((int(number) for number in said if number), default=_DEFAULT_CONCURRENCY)
 
 
 def _async_methods(engine_class: type[Engine]) -> dict[str, CodeType]:

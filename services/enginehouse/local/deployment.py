@@ -1,7 +1,6 @@
 """Deploy an engine for its owner: refuse what cannot run here, and wait until it answers or cannot work."""
 
 import asyncio
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from enginehouse.contracts.names import PLATFORM_TENANT, Slot, trial_of
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
+from enginehouse.registry.admission import without_effect
 from enginehouse.registry.artifacts import Show
 from enginehouse.registry.deploy import drop_trial_of
 from enginehouse.registry.engines import Deployed, Engines, Settings
@@ -45,15 +45,8 @@ class Deployment:
         return self.home.engines / self.spec.id
 
     def warnings(self) -> list[str]:
-        """Say which limits of engine.yaml are not enforced here."""
-        found = []
-        if self.spec.program and "cpu" in self.spec.resources.model_fields_set:
-            found.append("resources.cpu is not enforced: an engine that runs as a process may use every core.")
-        if self.spec.program and self.spec.resources.gpu:
-            found.append("resources.gpu is not enforced: an engine that runs as a process may use every GPU.")
-        if self.spec.program and sys.platform != "linux":
-            found.append("resources.memory is not enforced: only Linux limits the memory of a process.")
-        return found
+        """Say which settings of engine.yaml have no effect here."""
+        return without_effect(self.spec)
 
     @property
     def is_update(self) -> bool:

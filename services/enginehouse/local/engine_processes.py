@@ -15,10 +15,11 @@ from pathlib import Path
 
 import structlog
 
-from enginehouse.contracts.engine import SECRETS_DIR_VARIABLE, EngineSpec
+from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Slot, app_id, job_topic, trial_topic
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
+from enginehouse.contracts.program import CONCURRENCY_VARIABLE, SECRETS_DIR_VARIABLE
 from enginehouse.local import checkout, environments
 from enginehouse.local.configurations import sidecar_configuration
 from enginehouse.local.engine_secrets import forget_secrets, secrets_folder, sidecars_variable, write_secrets
@@ -295,7 +296,7 @@ class SlotProcesses:
         assert spec.program
         home = self.context.home.run / "engines" / name
         home.mkdir(parents=True, exist_ok=True)
-        scrubbed = engine_environment(spec.program.env, port, home, environment)
+        scrubbed = engine_environment(spec, port, home, environment)
         if spec.secrets:
             scrubbed[SECRETS_DIR_VARIABLE] = str(self._secrets)
         # What a ready-made server answers is the business of the runner, whose own health follows it.
@@ -347,8 +348,9 @@ def engine_command(command: list[str], environment: Path | None) -> list[str]:
     return list(command)
 
 
-def engine_environment(own: Mapping[str, str], port: int, home: Path, environment: Path | None) -> dict[str, str]:
+def engine_environment(spec: EngineSpec, port: int, home: Path, environment: Path | None) -> dict[str, str]:
     """Return the whole environment of an engine's process, without variables of the platform or of its starter."""
+    own = spec.program.env if spec.program else {}
     platform_bin = Path(sys.executable).parent
     path = [
         folder
@@ -357,5 +359,5 @@ def engine_environment(own: Mapping[str, str], port: int, home: Path, environmen
     ]
     if environment:
         path.insert(0, str(environment / "bin"))
-    language = os.environ.get("LANG", "C.UTF-8")
-    return {"LANG": language, **own, "PATH": os.pathsep.join(path), "HOME": str(home), "PORT": str(port)}
+    given = {"LANG": os.environ.get("LANG", "C.UTF-8"), CONCURRENCY_VARIABLE: str(spec.concurrency)}
+    return {**given, **own, "PATH": os.pathsep.join(path), "HOME": str(home), "PORT": str(port)}

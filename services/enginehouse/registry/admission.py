@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Collection
 
 from enginehouse.contracts.engine import EngineSpec
@@ -11,6 +12,27 @@ from enginehouse.registry.bundle import local_replicas
 def mistakes_here(spec: EngineSpec, tenants: Collection[str] | None) -> list[str]:
     """Say what of an engine.yaml cannot be deployed on this machine, for these tenants. None: for any tenant."""
     return [*_wrong_tenant(spec, tenants), *_no_program(spec), *_too_much_memory(spec)]
+
+
+def without_effect(spec: EngineSpec) -> list[str]:
+    """Say which settings of an engine.yaml have no effect on this machine, where engines run as processes."""
+    if spec.program is None:
+        return []
+    resources, replicas = spec.resources, local_replicas(spec)
+    found = []
+    if spec.image:
+        found.append("image is not used: here the engine runs as a process.")
+    if "cpu" in resources.model_fields_set:
+        found.append("resources.cpu is not enforced: an engine that runs as a process may use every core.")
+    if resources.gpu:
+        found.append("resources.gpu is not enforced: an engine that runs as a process may use every GPU.")
+    if sys.platform != "linux":
+        found.append("resources.memory is not enforced: only Linux limits the memory of a process.")
+    if spec.scale.min == 0:
+        found.append("scale.min is taken as 1: here nothing would wake an engine without replicas.")
+    if spec.scale.max is not None and spec.scale.max > replicas:
+        found.append(f"scale.max is not used: here an engine has as many replicas as scale.min says, now {replicas}.")
+    return found
 
 
 def _wrong_tenant(spec: EngineSpec, tenants: Collection[str] | None) -> list[str]:

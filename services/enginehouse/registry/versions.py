@@ -111,7 +111,10 @@ def put_version(bundle: Path, spec: EngineSpec, source: str, content: str, *, pr
 
 
 def _edited_secrets(bundle: Path, active: Slot, spec: EngineSpec, slot: Slot) -> dict[str, str]:
-    """Return the secret store that somebody gave the active version by hand, such as a vault, for another slot."""
+    """Return the secret store that somebody gave the active version by hand, such as a vault, for another slot.
+
+    A store belongs to the engine and not to a version: whichever version comes gets the values of today.
+    """
     if not spec.secrets:
         return {}
     try:
@@ -135,7 +138,14 @@ def go_back(bundle: Path) -> Slot:
     versions = read_versions(bundle)
     if versions.active is None or versions.idle not in versions.slots or versions.trial == versions.idle:
         raise NoOtherVersion(f"No version of {bundle.name} before the active one is kept")
-    update_bundle(bundle, {WORKLOADS_FILE: render_workloads(versions.slots, versions.idle)})
+    spec = spec_of(bundle, versions.idle)
+    update_bundle(
+        bundle,
+        {
+            **_edited_secrets(bundle, versions.active, spec, versions.idle),
+            WORKLOADS_FILE: render_workloads(versions.slots, versions.idle),
+        },
+    )
     _route(bundle, TRIAL_FILE, versions.idle)
     return versions.idle
 

@@ -131,6 +131,9 @@ class Runner:
         if self.spec.batch.max_size == 1:
             self.pool.limit(replica, health.concurrency)
 
+    def _warning(self) -> str | None:
+        return self.pool.warning or next((client.advice for client in self._batching if client.advice), None)
+
     def _replica_is_up(self, replica: Replica) -> None:
         self.cards.refresh(replica.client)
         self.heartbeats.wake()
@@ -147,7 +150,7 @@ class Runner:
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
-            warning=lambda: self.pool.warning,
+            warning=self._warning,
             problem=lambda: self._problems.problem,
             on_routed=self.cards.announce,
         )
@@ -216,7 +219,7 @@ class Runner:
         )
 
     def _delivery_app(self) -> DeliveryApp:
-        self._calls = EngineCalls(self.spec, self.pool, lambda: self._problems.found)
+        self._calls = EngineCalls(self.spec, self._settings.worker, self.pool, lambda: self._problems.found)
 
         async def live(request: Request) -> Response:
             return PlainTextResponse("alive")

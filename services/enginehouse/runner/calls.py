@@ -15,6 +15,7 @@ from yarl import URL
 
 from enginehouse.contracts.calls import (
     ANSWERED_BY,
+    BROADCAST_PARAMETER,
     CALL_ANSWER_MAX_BYTES,
     CALL_BODY_MAX_BYTES,
     CALL_PREFIX,
@@ -22,6 +23,8 @@ from enginehouse.contracts.calls import (
     EVERY_PREFIX,
     METHODS,
     REPLICA_ANSWER_MAX_BYTES,
+    ReplicaAnswer,
+    WorkerAnswer,
     answer_headers,
     check_call_path,
     encoded_path,
@@ -37,6 +40,7 @@ from enginehouse.contracts.errors import (
     RequestError,
 )
 from enginehouse.contracts.json_text import read_json
+from enginehouse.runner.broadcasts import Broadcasts
 from enginehouse.runner.clients.wire import TooLarge, read_body
 from enginehouse.runner.replicas import Replica, ReplicaPool
 
@@ -72,13 +76,15 @@ class _Answer(NamedTuple):
 class EngineCalls:
     """Answers `call/one/<path>`: one healthy replica gets the request at `/<path>`, and its answer is passed back.
 
-    `call/every/info` and `call/every/update` go to every replica.
+    `call/every/info` and `call/every/update` go to every replica, an update once for each broadcast.
     """
 
-    def __init__(self, spec: EngineSpec, pool: ReplicaPool, problem: Callable[[], str | None]) -> None:
+    def __init__(self, spec: EngineSpec, worker: str, pool: ReplicaPool, problem: Callable[[], str | None]) -> None:
         """Say what `problem` returns while no replica is healthy."""
+        self._worker = worker
         self._pool = pool
         self._problem = problem
+        self._broadcasts = Broadcasts()
         self._closed_paths = prediction_paths(spec)
         self._in_hand = 0
         self._session: aiohttp.ClientSession | None = None
@@ -132,18 +138,27 @@ class EngineCalls:
 
     async def _every(self, request: Request) -> Response:
         """Send one request to every replica, also to those that are not healthy, and answer what each has answered."""
+        broadcast = request.query_params.get(BROADCAST_PARAMETER)
+        if not broadcast:
+            raise RequestError(f"the query must name the broadcast: ?{BROADCAST_PARAMETER}=<id>")
         body, path = await _bounded_body(request), "/" + request.url.path.rpartition("/")[2]
         headers = request_headers(request.headers.items())
 
-        async def ask(replica: Replica) -> dict[str, Any]:
+        async def ask(replica: Replica) -> ReplicaAnswer:
+            address = replica.client.address
             try:
                 answer = await self._ask(replica, request.method, path, headers, body, REPLICA_ANSWER_MAX_BYTES)
             except EnginehouseError as error:
-                return {"replica": replica.client.address, "problem": str(error)}
-            return {"replica": replica.client.address, "status": answer.status, "body": _json_or_text(answer.body)}
+                return ReplicaAnswer(replica=address, problem=str(error))
+            return ReplicaAnswer(replica=address, status=answer.status, body=_json_or_text(answer.body))
 
-        answers = await asyncio.gather(*(ask(replica) for replica in self._pool.replicas))
-        return Response(pydantic_core.to_json(answers), 200, {ANSWERED_BY: "engine"}, "application/json")
+        async def ask_all() -> list[ReplicaAnswer]:
+            return list(await asyncio.gather(*(ask(replica) for replica in self._pool.replicas)))
+
+        # What only asks changes nothing, so it need not be remembered.
+        replicas = await (ask_all() if request.method == "GET" else self._broadcasts.once(broadcast, ask_all))
+        answer = WorkerAnswer(worker=self._worker, replicas=replicas)
+        return Response(answer.model_dump_json(), 200, {ANSWERED_BY: "engine"}, "application/json")
 
     def _path(self, request: Request) -> str:
         raw = request.scope["raw_path"].decode("latin-1").partition("?")[0]

@@ -43,8 +43,6 @@ class Sentiment(BaseModel):
 class Standard(Engine):
     """Sentiment of an English text."""
 
-    concurrency = 8  # As in engine.yaml.
-
     def load(self) -> None:
         self.analyzer = SentimentIntensityAnalyzer()
         # Lone code points: VADER replaces each by a description, so each costs as much as some words.

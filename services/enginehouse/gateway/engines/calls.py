@@ -95,16 +95,18 @@ class EngineCalls:
             )
         with self.counted(caller):
             return await self.invoke(
-                caller,
                 engine,
+                await self.slot(engine, caller),
                 Invocation(
                     call.method, path.rstrip("/"), call.query, headers, call.body, 0, CALL_ANSWER_MAX_BYTES, call.hold
                 ),
             )
 
-    async def invoke(self, caller: Caller, engine: KnownEngine, invocation: Invocation) -> Invoked:
-        """Send a request to the engine's runner, and return the answer that it got from the engine. Raise as `call` does."""
-        slot = await self._slot(engine, caller)
+    async def invoke(self, engine: KnownEngine, slot: Slot, invocation: Invocation) -> Invoked:
+        """Send a request to a runner of the engine's slot, and return the answer that it got from the engine.
+
+        Raise EngineUnavailable or EngineCallFailed if it got none, RequestError if it refuses the path.
+        """
         try:
             answer = await self._sidecar.invoke(
                 app_id(engine_of(engine.id), slot), replace(invocation, timeout_seconds=CALL_SECONDS + _MARGIN_SECONDS)
@@ -135,8 +137,8 @@ class EngineCalls:
             if not self._in_hand[caller.name]:
                 del self._in_hand[caller.name]
 
-    async def _slot(self, engine: KnownEngine, caller: Caller) -> Slot:
-        """Return the slot of a healthy worker that gets the engine's jobs."""
+    async def slot(self, engine: KnownEngine, caller: Caller) -> Slot:
+        """Return the slot of a healthy worker that gets the engine's jobs. Raise EngineAsleep or EngineUnavailable."""
         for known in (engine, self._catalogue.behind(engine)):
             if known.state == EngineState.QUARANTINED:
                 raise EngineUnavailable(known.why_jobs_wait(caller))

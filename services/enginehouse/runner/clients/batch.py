@@ -25,6 +25,7 @@ _log = structlog.get_logger(__name__)
 
 BATCH_MAX_BYTES = 4 * 1024 * 1024
 """Most bytes of input in one call. A single larger input goes alone."""
+_NOT_OFFERED = "The engine offers no POST /predict/batch, so its jobs go one by one although batch.max_size is above 1"
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +86,11 @@ class BatchingEngine:
         """What slows the engine's jobs, in its own words."""
         return self._client.warning
 
+    @property
+    def advice(self) -> str | None:
+        """Say that the engine takes no batches, if it does not."""
+        return None if self._offer is None or self._offer.batches else _NOT_OFFERED
+
     async def predict(self, prediction: Prediction) -> Reply:
         """Run one job, in one call with others that come in time."""
         if prediction.clock is not None:
@@ -140,7 +146,7 @@ class BatchingEngine:
             return
         if not self._offer.batches:
             _log.warning(
-                "The engine offers no POST /predict/batch, so its jobs go one by one although batch.max_size is above 1",
+                _NOT_OFFERED,
                 action="batch_not_offered",
                 engine_address=self.address,
             )

@@ -3,9 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.names import Slot
+from enginehouse.registry.admission import without_effect
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.engines import Deployed
 from enginehouse.registry.http.dependencies import Caller, WiredRegistry, in_thread, note
@@ -33,6 +34,7 @@ class DeployedVersion(BaseModel):
     version: str
     slot: Slot
     changed: bool
+    warnings: list[str] = Field(description="Settings of its engine.yaml that have no effect where it runs.")
 
 
 class DeployQuery(BaseModel):
@@ -136,5 +138,11 @@ async def remove_engine(registry: WiredRegistry, caller: Caller, engine: EngineP
 
 def _answer(deployed: Deployed, status: int) -> Response:
     spec = deployed.spec
-    body = DeployedVersion(id=spec.id, version=spec.version, slot=deployed.slot, changed=deployed.changed)
+    body = DeployedVersion(
+        id=spec.id,
+        version=spec.version,
+        slot=deployed.slot,
+        changed=deployed.changed,
+        warnings=without_effect(spec),
+    )
     return json_answer(body, status, {"Location": f"/v1/engines/{spec.id}"})
