@@ -57,7 +57,7 @@ def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
     assert deployed.exit_code == 0, deployed.output
     assert (home / "engines" / "demo--one" / "slots" / "a" / "dapr" / "jobs.yaml").is_file()
-    assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)]).exit_code == 0
+    assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--yes", "--home", str(home)]).exit_code == 0
     assert is_retired(home / "engines" / "demo--one"), "what runs it deletes it, once its jobs have ended"
     again = _RUN.invoke(app, ["engines", "remove", "demo--two", "--home", str(home)])
     assert again.exit_code == 1

@@ -7,15 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from enginehouse.cli.confirming import YesOption, confirm_removal
 from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
 from enginehouse.cli.elsewhere import deploy_to
 from enginehouse.cli.environments import environment
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
-from enginehouse.contracts.names import trial_of
+from enginehouse.contracts.names import PLATFORM_TENANT, EngineId, engine_of, is_trial, trial_of
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
+from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
 from enginehouse.registry.engines import Settings
@@ -214,13 +216,17 @@ def _change(
 
 def remove(
     engine: DeployedArgument,
-    home: HomeOption = None,
+    yes: YesOption = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left of the engine.")] = True,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove an engine. New jobs are refused, unfinished ones end as canceled, and all that is left of it is deleted."""
     place = home_to_change(home)
+    if is_trial(engine):
+        raise _no_removal_of_a_trial(engine_of(engine))
     engine = deployed_engine(place.engines, engine, LOCAL_TENANT)
+    confirm_removal(engine, _what_goes(engine), yes=yes, as_json=as_json)
     remove_engine(place.engines, engine)
     is_gone = wait and place.is_running()
     if is_gone:
@@ -233,6 +239,19 @@ def remove(
             if place.is_running()
             else f"{engine} is removed by the next 'enginehouse up'."
         )
+
+
+def _no_removal_of_a_trial(engine: str) -> LocalError:
+    return LocalError(
+        f"{trial_of(engine)} is a version on trial, and 'remove' removes whole engines.",
+        f"The next 'enginehouse engines deploy FOLDER' takes its place, and 'enginehouse engines promote {engine}' gives it "
+        f"the jobs; 'enginehouse engines remove {engine}' removes all versions.",
+    )
+
+
+def _what_goes(engine: str) -> str:
+    whose = ", which every tenant may use," if EngineId.parse(engine).tenant == PLATFORM_TENANT else ""
+    return f"Delete {engine}{whose} and all that is left of it?"
 
 
 async def _wait_until_gone(home: Home, engine: str, as_json: bool) -> None:
