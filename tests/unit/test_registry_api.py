@@ -118,7 +118,8 @@ async def test_versions_are_deployed_promoted_and_brought_back(world: _World) ->
     shown = (await world.client.get(f"/v1/engines/{_ENGINE}")).json()
     assert (shown["active"]["version"], shown["trial"]["version"], shown["kept"]) == ("v1", "v2", None)
     assert (shown["active"]["state"], shown["trial"]["state"], shown["promotes"]) == (None, "starting", False)
-    problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_FIT")
+    early = problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_UP")
+    assert (early["retryable"], "Wait until it runs" in early["advice"]) == (True, True)
     world.runs("trials", "b", "failed", "no module named torch")
     refused = problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_FIT")
     assert "no module named torch" in refused["detail"]
@@ -215,11 +216,14 @@ async def test_tenants_are_made_and_changed_and_their_keys_overlap(world: _World
     mistakes: list[dict[str, Any]] = [
         {"limits": {"weight": 0}},
         {"limits": {"wieght": 1}},
+        {"limits": {"jobs_in_flight": 1.5}},
         {"webhook": "ftp://a"},
         {"keys": []},
     ]
     for wrong in mistakes:
         assert (await world.client.patch("/v1/tenants/acme", json=wrong)).status_code == 422, wrong
+    once = problem_of(await world.client.patch("/v1/tenants/acme", json={"limits": {"weight": "x"}}), 422)
+    assert once["detail"].count("limits") == 1, "a field has one message"
     assert (await world.client.get("/v1/tenants/acme")).json() == changed.json()
 
     second = (await world.client.post("/v1/tenants/acme/keys", json={"admin": True})).json()

@@ -95,7 +95,7 @@ def _deployment(home: Home, deployed: Deployed) -> Deployment:
 
 
 def promote(home: Home, engine_id: str) -> Deployment:
-    """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotFit if it does not run."""
+    """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, NotUpYet or NotFit."""
     what_runs = WhatRuns.read(home.state_file if home.is_running() else None)
     return _deployment(home, engines_of(home).promote(engine_id, what_runs))
 

@@ -18,7 +18,7 @@ from enginehouse.registry.bundle import (
     sweep_drafts,
     update_bundle,
 )
-from enginehouse.registry.content import content_hash, deployed_files
+from enginehouse.registry.content import content_hash, deployed_files, read_example
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import (
     engines_with_copies,
@@ -63,7 +63,7 @@ def deploy_engine(
         content = take_snapshot(engines, spec.id, folder, brought)
         source = snapshot_source(spec.id, content)
         check()
-        put_version(engines / spec.id, spec, source, content, promote=promote)
+        put_version(engines / spec.id, spec, source, content, read_example(folder), promote=promote)
         remove_unused(engines, spec.id)
     return spec
 

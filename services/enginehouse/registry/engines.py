@@ -34,6 +34,14 @@ class NotFit(WrongState):
     advice = "Mend it and deploy it again; the version before goes on serving."
 
 
+class NotUpYet(WrongState):
+    """The version still comes up, so it gets no jobs yet."""
+
+    code = "VERSION_NOT_UP"
+    retryable = True
+    advice = "Wait until it runs, then promote it; the version before goes on serving."
+
+
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """A version of an engine that was deployed."""
@@ -92,7 +100,7 @@ class Engines:
         return self._deployed(spec, versions.trial or versions.active, changed=True)
 
     def promote(self, engine_id: str, what_runs: WhatRuns) -> Deployed:
-        """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotFit if it does not run."""
+        """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, NotUpYet or NotFit."""
         bundle = self.bundle_of(engine_id)
         versions = read_versions(bundle)
         judged = versions.slots.get(versions.trial) if versions.trial else None
@@ -123,6 +131,10 @@ class Engines:
 
 
 def _check_fit(engine_id: str, running: Running | None) -> None:
-    if running is None or running.state != "running":
-        why = (running and running.problem) or "It does not run yet."
-        raise NotFit(f"{engine_id}@trial is not promoted: {why}")
+    if running is not None and running.state == "running":
+        return
+    said = f"{engine_id}@trial is not promoted"
+    if running is not None and running.state == "failed":
+        raise NotFit(f"{said}: {running.problem}")
+    why = running and (running.doing or running.problem)
+    raise NotUpYet(f"{said}: it does not run yet" + (f", and waits: {why}" if why else ""))

@@ -38,7 +38,7 @@ class TenantSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limits: dict[str, float | int] | None = Field(
+    limits: dict[str, float] | None = Field(
         None, description="Limits of tenant.yaml by their names; those that are left out stay as they are."
     )
     webhook: str | None = Field(None, description="Where to POST notices about its engines. null: nowhere.")
