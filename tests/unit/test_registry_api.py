@@ -237,6 +237,48 @@ async def test_tenants_are_made_and_changed_and_their_keys_overlap(world: _World
         assert [one["name"] for one in (await client.get("/v1/tenants")).json()["tenants"]] == ["acme", "demo"]
 
 
+async def test_a_default_engine_is_one_that_is_here(world: _World) -> None:
+    await world.deploy()
+    for wrong in ("nosuch", "acme--one"):
+        refused = await world.client.patch("/v1/tenants/demo", json={"default_engine": wrong})
+        assert "there are demo--one" in problem_of(refused, 422, "INVALID_SETTING")["detail"]
+    made = {"name": "acme", "default_engine": "one"}
+    problem_of(await world.client.post("/v1/tenants", json=made), 422, "INVALID_SETTING")
+    changed = await world.client.patch("/v1/tenants/demo", json={"default_engine": "one"})
+    assert changed.json()["default_engine"] == "one"
+
+
+async def test_secrets_are_set_by_operators_and_never_shown(world: _World, capsys: pytest.CaptureFixture[str]) -> None:
+    await world.deploy("secrets: [TOKEN]\n")
+    path = f"/v1/engines/{_ENGINE}/secrets"
+    async with world.client_with(add_key(world.tenants, "acme")) as others:
+        problem_of(await others.put(f"{path}/TOKEN", json={"value": "hidden"}), 403, "FORBIDDEN")
+    answers = [await world.client.put(f"{path}/TOKEN", json={"value": value}) for value in ("hidden", "hidden")]
+    assert [answer.json() for answer in answers] == [{"name": "TOKEN", "changed": on} for on in (True, False)]
+    large = await world.client.put(f"{path}/TOKEN", json={"value": "\x00" * 65_536})
+    assert large.status_code == 200
+    assert (await world.client.get(path)).json() == {"secrets": ["TOKEN"]}
+    wrong: list[tuple[str, Any, int, str]] = [
+        ("TOKNE", {"value": "hidden"}, 422, "SECRET_NOT_DECLARED"),
+        ("token", {"value": "hidden"}, 422, "INVALID_NAME"),
+        ("TOKEN", {"value": ""}, 422, "INVALID_REQUEST"),
+        ("TOKEN", {"value": ["hidden"]}, 422, "INVALID_REQUEST"),
+        ("TOKEN", {"valeu": "hidden"}, 422, "INVALID_REQUEST"),
+    ]
+    for name, body, status, code in wrong:
+        refused = await world.client.put(f"{path}/{name}", json=body)
+        problem_of(refused, status, code)
+        assert "hidden" not in refused.text
+    problem_of(
+        await world.client.put("/v1/engines/demo--two/secrets/TOKEN", json={"value": "x"}), 404, "ENGINE_DOES_NOT_EXIST"
+    )
+    assert (await world.client.delete(f"{path}/TOKEN")).status_code == 204
+    problem_of(await world.client.delete(f"{path}/TOKEN"), 404, "SECRET_DOES_NOT_EXIST")
+    said = capsys.readouterr().out
+    assert "sets the secret TOKEN of demo--one" in said
+    assert "hidden" not in said
+
+
 async def test_an_operator_of_a_suspended_tenant_may_do_nothing(world: _World) -> None:
     made = (await world.client.post("/v1/tenants", json={"name": "acme", "admin": True})).json()
     async with world.client_with(made["api_key"]) as client:

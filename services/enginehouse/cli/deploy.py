@@ -144,9 +144,7 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
             steps.close()
             went_back = deployed.give_up()
             if not as_json:
-                logs = deployed.home.logs / f"{engine}--{deployed.slot}*.log"
-                what = f"The version before goes on serving {engine}" if went_back else f"{engine} stays deployed"
-                note(f"{what}: mend it and deploy it again. Its logs: {logs}")
+                note(_what_now(deployed, went_back))
             raise
         except asyncio.CancelledError:
             steps.close()
@@ -156,6 +154,16 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
     if view["state"] != "active" and not as_json:
         note(f"It is {view['state']}: {view['reason'] or ''}", "yellow")
     return view
+
+
+def _what_now(deployed: Deployment, went_back: bool) -> str:
+    """Say what is left of a version that does not work, and what to do about it."""
+    engine = deployed.spec.id
+    if missing := deployed.missing_secrets():
+        return f"{engine} {deployed.spec.version} waits for {', '.join(missing)}, and starts once that is set."
+    what = f"The version before goes on serving {engine}" if went_back else f"{engine} stays deployed"
+    logs = deployed.home.logs / f"{engine}--{deployed.slot}*.log"
+    return f"{what}: mend it and deploy it again. Its logs: {logs}"
 
 
 def render(

@@ -15,7 +15,7 @@ from enginehouse.cli.running import run
 from enginehouse.cli.tables import Column, print_fields, print_table
 from enginehouse.contracts.names import system_app
 from enginehouse.local.daprd import require
-from enginehouse.local.deployment import wait_until_gone
+from enginehouse.local.deployment import engines_of, wait_until_gone
 from enginehouse.local.home import KEPT_TENANTS, Home
 from enginehouse.local.tenant_systems import write_system
 from enginehouse.registry.tenants import (
@@ -257,7 +257,10 @@ def default_engine(
     as_json: JsonOption = False,
 ) -> None:
     """Set the engine of a tenant's jobs that name none. Without this it is 'standard'."""
-    change_tenant(home_to_change(home).tenants, name, {"default_engine": engine})
+    place = home_to_change(home)
+    existing_tenant(place.tenants, name)
+    engines_of(place).check_default(name, engine)
+    change_tenant(place.tenants, name, {"default_engine": engine})
     if as_json:
         print_json({"tenant": name, "default_engine": engine})
     else:

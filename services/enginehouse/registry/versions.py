@@ -177,6 +177,11 @@ def spec_of(bundle: Path, slot: Slot) -> EngineSpec:
     return spec
 
 
+def declared_secrets(bundle: Path) -> list[str]:
+    """Return the names of the secrets that the versions of an engine name, sorted. Raise InvalidBundle."""
+    return sorted({name for slot in read_versions(bundle).slots for name in spec_of(bundle, slot).secrets})
+
+
 def fingerprint(bundle: Path, slot: Slot) -> str:
     """Return a hash that changes when the slot's processes must restart. daprd itself reloads Dapr objects."""
     try:
