@@ -16,10 +16,13 @@ from typer.testing import CliRunner
 
 from enginehouse.cli import engines
 from enginehouse.cli.app import app
+from enginehouse.cli.failures import advice_of
 from enginehouse.cli.inputs import read_input
 from enginehouse.client import EngineInfo
+from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.tenant import Tenant, hash_key
 from enginehouse.local.home import Home
+from enginehouse.registry.bundle import is_retired
 from enginehouse.registry.tenants import has_key, read_tenants
 
 runner = CliRunner()
@@ -151,7 +154,7 @@ def test_only_exactly_one_key_is_revoked(tmp_path: Path, key: str) -> None:
     assert len(stored(tmp_path, "acme").keys) == 2
 
 
-@pytest.mark.parametrize("name", ["Acme", "a", "gateway", "../up", "a--b"])
+@pytest.mark.parametrize("name", ["Acme", "a", "../up", "a--b"])
 def test_a_bad_tenant_name_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
     for command in (["tenant", "add", name], ["tenant", "revoke", name, "eh_x"]):
         result = runner.invoke(app, command)
@@ -228,15 +231,77 @@ def test_a_tenants_limits_are_shown_and_set_and_its_work_is_refused_and_taken_ag
         assert read_tenants(tmp_path / "tenants")[0].suspended is suspended
 
 
-def test_a_tenant_is_removed_only_when_that_is_confirmed(tmp_path: Path) -> None:
-    home = ["--home", str(Home.at(tmp_path).path)]
+@pytest.mark.parametrize("command", [["tenant", "remove", "acme"], ["engines", "remove", "shared--one"]])
+def test_what_is_removed_for_good_is_removed_only_when_that_is_confirmed(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Home.at(tmp_path)
+    home = ["--home", str(place.path)]
     runner.invoke(app, ["tenant", "add", "acme", *home])
-    for options, typed in (([], "n\n"), ([], ""), (["--json"], "")):
-        asked = runner.invoke(app, ["tenant", "remove", "acme", *options, *home], input=typed)
+    (place.engines / "shared--one").mkdir()
+
+    def is_leaving() -> bool:
+        return read_tenants(place.tenants)[0].removed or is_retired(place.engines / "shared--one")
+
+    refused = runner.invoke(app, [*command, *home], input="y\n")
+    assert (refused.exit_code, refused.stdout) == (1, ""), "without a terminal nobody is asked"
+    assert "nobody confirmed" in refused.output
+    assert "--yes confirms it" in refused.output
+    monkeypatch.setattr("enginehouse.cli.confirming._has_terminal", lambda: True)
+    for options, typed in (([], "n\n"), ([], ""), (["--json"], "y\n")):
+        asked = runner.invoke(app, [*command, *options, *home], input=typed)
         assert asked.exit_code == 1
         assert "nobody confirmed" in asked.output
-    assert not read_tenants(tmp_path / "tenants")[0].removed
-    done = runner.invoke(app, ["tenant", "remove", "acme", "--yes", *home])
+    assert not is_leaving()
+    done = runner.invoke(app, [*command, *home], input="y\n")
     assert "the next 'enginehouse up'" in done.stdout
-    assert read_tenants(tmp_path / "tenants")[0].removed
-    assert runner.invoke(app, ["tenant", "remove", "nobody", "--yes", *home]).exit_code == 1
+    assert is_leaving()
+    assert runner.invoke(app, [*command, "--yes", *home]).exit_code == 0, "once more changes nothing"
+
+
+def test_a_shared_engine_is_said_to_be_every_tenants_before_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Home.at(tmp_path).engines / "shared--one").mkdir()
+    monkeypatch.setattr("enginehouse.cli.confirming._has_terminal", lambda: True)
+    asked = runner.invoke(app, ["engines", "remove", "one", "--home", str(tmp_path)], input="n\n")
+    assert "Delete shared--one, which every tenant may use," in asked.stderr
+
+
+def test_a_version_on_trial_cannot_be_removed_and_what_would_be_right_is_said(tmp_path: Path) -> None:
+    place = Home.at(tmp_path)
+    (place.engines / "acme--one").mkdir()
+    refused = runner.invoke(app, ["engines", "remove", "acme--one@trial", "--yes", "--home", str(tmp_path)])
+    assert refused.exit_code == 1
+    said = " ".join(refused.output.split())
+    for right in ("engines deploy FOLDER", "engines promote acme--one'", "engines remove acme--one'"):
+        assert right in said
+    assert not is_retired(place.engines / "acme--one")
+    named = runner.invoke(app, ["engines", "promote", "acme--one@trial", "--home", str(tmp_path)])
+    assert "name the engine, 'acme--one'" in named.output
+
+
+@pytest.mark.parametrize("command", ["suspend", "limits", "revoke", "webhook-secret", "remove"])
+def test_a_tenant_that_does_not_exist_is_said_not_to_exist_whatever_its_name(command: str, tmp_path: Path) -> None:
+    more = ["key"] if command == "revoke" else []
+    refused = runner.invoke(app, ["tenant", command, "nobody", *more, "--home", str(Home.at(tmp_path).path)])
+    assert refused.exit_code == 1
+    assert "There is no tenant 'nobody' here" in refused.output
+    assert "'enginehouse tenant list' shows the tenants there are" in " ".join(refused.output.split())
+    assert "is a reserved name" in runner.invoke(app, ["tenant", "add", "nobody"]).output
+
+
+def test_the_advice_of_an_error_names_commands_and_no_calls() -> None:
+    for kind in kinds_of_errors():
+        shown = advice_of(kind("It is wrong"))
+        for word in ("/docs shows", "GET /", "Retry-After", "X-Request-Id"):
+            assert word not in shown, kind
+    assert "'--help'" in advice_of(RequestError("The name is wrong"))
+
+
+def kinds_of_errors(kind: type[EnginehouseError] = EnginehouseError) -> Iterator[type[EnginehouseError]]:
+    """Yield the errors that the client rebuilds from answers."""
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == EnginehouseError.__module__:
+            yield from kinds_of_errors(child)

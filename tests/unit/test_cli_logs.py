@@ -9,7 +9,9 @@ from tests.support.waiting import until
 
 from enginehouse.cli.app import app
 from enginehouse.cli.logs import _tail
+from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local.home import Home
+from enginehouse.registry.bundle import render_engine, render_shared, write_bundle
 
 
 @pytest.fixture
@@ -48,6 +50,26 @@ def test_the_last_lines_of_each_process_are_printed_harmlessly(home: Home, capsy
 def test_a_tail_begins_at_a_line(tmp_path: Path, text: str, lines: int, start: int) -> None:
     (tmp_path / "log").write_text(text)
     assert _tail(tmp_path / "log", lines) == start
+
+
+def test_the_logs_of_a_version_on_trial_are_those_of_its_slot(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*options: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            app(["engines", "logs", "acme--one@trial", *options, "--home", str(home.path)])
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out + shown.err
+
+    bundle = home.engines / "acme--one"
+    spec = EngineSpec(tenant="acme", name="one")
+    write_bundle(bundle, render_engine(spec, ".", active="a"))
+    assert said()[0] == 1
+    assert "No version of acme--one is on trial" in said()[1]
+    write_bundle(bundle, {**render_engine(spec, "."), **render_shared(spec.id, active="a", trial="b")})
+    status, shown = said("--runner")
+    assert status == 0
+    assert "clears" in shown
+    assert "line 99" not in shown
+    assert "of the runner" not in shown, "that is the other slot's"
 
 
 def test_new_lines_follow_also_those_of_a_new_process(home: Home, tmp_path: Path) -> None:

@@ -37,6 +37,21 @@ def _files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_fewer_replicas_at_most_than_at_least_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "engine.yaml").write_text(_ENGINE)
+    home = Home.at(tmp_path / "home")
+
+    def deploy(*options: str) -> tuple[int, str]:
+        done = _RUN.invoke(app, ["engines", "deploy", str(tmp_path), *options, "--home", str(home.path)])
+        return done.exit_code, " ".join(done.output.split())
+
+    status, said = deploy("--min", "3", "--max", "2")
+    assert status == 1
+    assert "with the options given: scale.max: 2 is less than min, which is 3" in said
+    assert not list(home.engines.iterdir())
+    assert deploy("--min", "2")[0] == 0
+
+
 def test_what_is_rendered_is_what_deploy_writes(tmp_path: Path) -> None:
     folder, home, rendered = tmp_path / "one", Home.at(tmp_path / "home").path, tmp_path / "rendered"
     folder.mkdir()
@@ -57,7 +72,7 @@ def test_an_engine_is_deployed_and_removed(tmp_path: Path) -> None:
     deployed = _RUN.invoke(app, ["engines", "deploy", str(source), "--home", str(home)])
     assert deployed.exit_code == 0, deployed.output
     assert (home / "engines" / "demo--one" / "slots" / "a" / "dapr" / "jobs.yaml").is_file()
-    assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--home", str(home)]).exit_code == 0
+    assert _RUN.invoke(app, ["engines", "remove", "demo--one", "--yes", "--home", str(home)]).exit_code == 0
     assert is_retired(home / "engines" / "demo--one"), "what runs it deletes it, once its jobs have ended"
     again = _RUN.invoke(app, ["engines", "remove", "demo--two", "--home", str(home)])
     assert again.exit_code == 1

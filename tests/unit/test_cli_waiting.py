@@ -91,12 +91,12 @@ def test_an_engine_is_removed_by_its_name_and_one_of_several_must_be_named_in_fu
     monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path))
     for bundle in ("demo--ocr", "shared--ocr", "acme--scan", "globex--scan"):
         (tmp_path / "engines" / bundle).mkdir(parents=True)
-    result = RUN.invoke(app, ["engines", "remove", "ocr", "--json"])
+    result = RUN.invoke(app, ["engines", "remove", "ocr", "--yes", "--json"])
     assert json.loads(result.stdout) == {"id": "demo--ocr", "removed": False}, "the next 'up' ends it"
     unclear = RUN.invoke(app, ["engines", "remove", "scan"])
     assert unclear.exit_code == 1
     assert "it may be acme--scan or globex--scan: give the whole id" in unclear.stderr
-    assert RUN.invoke(app, ["engines", "remove", "acme--scan"]).exit_code == 0
+    assert RUN.invoke(app, ["engines", "remove", "acme--scan", "--yes"]).exit_code == 0
 
 
 def completed(line: str) -> list[str]:

@@ -7,8 +7,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 from tests.support.gateway import ECHO, STANDARD, gateway_world
+from typer.testing import CliRunner, Result
 
+from enginehouse.cli.app import app
 from enginehouse.contracts.tenant import Tenant
+from enginehouse.local.home import Home
 from enginehouse.registry.tenants import InvalidSetting, TenantDoesNotExist, add_key, change_tenant
 
 EVENT = {
@@ -35,6 +38,28 @@ async def test_each_way_leads_there(tmp_path: Path) -> None:
         assert event.json()["engine"] == ECHO, event.text
         assert (await client.post("/v1/jobs", json={"engine": "standard", "input": 1})).json()["engine"] == STANDARD
         assert (await world.client("umbra").post("/v1/jobs", json={"input": 1})).json()["engine"] == STANDARD
+
+
+def test_it_is_an_engine_that_the_tenant_may_use(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    for name in ("acme", "umbra"):
+        add_key(home.tenants, name)
+    for bundle in ("acme--sentiment", "shared--standard", "umbra--secret"):
+        (home.engines / bundle).mkdir()
+
+    def default(engine: str, tenant: str = "acme") -> Result:
+        return CliRunner().invoke(app, ["tenant", "default-engine", tenant, engine, "--home", str(tmp_path)])
+
+    for engine in ("sentiment", "acme--sentiment", "shared--standard", "standard"):
+        assert default(engine).exit_code == 0, engine
+    for engine in ("sentimetn", "umbra--secret", "standard@trial", "No Name"):
+        refused = default(engine)
+        assert refused.exit_code == 1, engine
+        assert "default_engine" in refused.output
+    assert "there are acme--sentiment, shared--standard. Deploy it first" in " ".join(default("nosuch").output.split())
+    assert "There is no tenant 'nobody'" in default("standard", "nobody").output
+    stored = yaml.safe_load((home.tenants / "acme/tenant.yaml").read_text())
+    assert stored["default_engine"] == "standard"
 
 
 def test_it_is_a_valid_name_of_a_tenant_that_exists(tmp_path: Path) -> None:

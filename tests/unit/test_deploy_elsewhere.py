@@ -11,12 +11,13 @@ from tests.support.dapr import PORTS
 from tests.support.registry import registry_settings
 from tests.support.serving import serving
 from tests.support.waiting import until
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from enginehouse.cli.app import app
 from enginehouse.registry.http.api import create_api
+from enginehouse.registry.secrets import secrets_file
 from enginehouse.registry.snapshot import only_deployer
-from enginehouse.registry.tenants import add_key
+from enginehouse.registry.tenants import add_key, revoke_key
 from enginehouse.registry.versions import fingerprint, read_versions
 
 _ENGINE = "demo--one"
@@ -60,9 +61,13 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def _add(elsewhere: _Elsewhere, key: str | None = None) -> None:
-    added = runner.invoke(app, ["environments", "add", "staging", elsewhere.url], input=f"{key or elsewhere.key}\n")
+def _add(elsewhere: _Elsewhere) -> None:
+    added = _tried(elsewhere.url, elsewhere.key)
     assert added.exit_code == 0, added.output
+
+
+def _tried(url: str, key: str) -> Result:
+    return runner.invoke(app, ["environments", "add", "staging", url], input=f"{key}\n")
 
 
 def _deploy(folder: Path, meanwhile: Callable[[], None]) -> tuple[int, str]:
@@ -114,7 +119,7 @@ def test_a_deployment_that_takes_long_there_is_not_said_to_be_out_of_reach(
     elsewhere: _Elsewhere, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _add(elsewhere)
-    monkeypatch.setattr("enginehouse.cli.elsewhere._UPLOAD_SECONDS", 3)
+    monkeypatch.setattr("enginehouse.cli.registry_calls._UPLOAD_SECONDS", 3)
     with only_deployer(elsewhere.engines):
         done = runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"])
     assert done.exit_code == 1
@@ -137,8 +142,10 @@ def test_a_version_that_does_not_work_there_is_seen_here(elsewhere: _Elsewhere, 
 
 def test_what_the_registry_refuses_is_said_here(elsewhere: _Elsewhere, folder: Path) -> None:
     assert "There is no environment" in runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"]).output
-    _add(elsewhere, "eh_demo_wrong")
+    _add(elsewhere)
+    revoke_key(elsewhere.tenants, "demo", elsewhere.key)
     assert "not known" in runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"]).output
+    elsewhere.key = add_key(elsewhere.tenants, "demo", admin=True)
     _add(elsewhere)
     (folder / "engine.yaml").write_text("tenant: acme\nname: one\nrun: {command: [serve]}\n")
     refused = runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"])
@@ -147,8 +154,46 @@ def test_what_the_registry_refuses_is_said_here(elsewhere: _Elsewhere, folder: P
     assert not list(elsewhere.engines.iterdir())
 
 
-def test_a_registry_that_is_away_is_named(elsewhere: _Elsewhere, folder: Path) -> None:
-    elsewhere.url = f"http://127.0.0.1:{PORTS.take()}"
+def test_a_registry_that_is_away_is_named(elsewhere: _Elsewhere, folder: Path, tmp_path: Path) -> None:
     _add(elsewhere)
+    away = f"http://127.0.0.1:{PORTS.take()}"
+    file = tmp_path / "config" / "enginehouse" / "environments.json"
+    file.write_text(file.read_text().replace(elsewhere.url, away))
     refused = runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging"])
-    assert f"{elsewhere.url} cannot be reached" in refused.output
+    assert f"{away} cannot be reached" in refused.output
+
+
+def test_an_environment_is_tried_before_it_is_kept(elsewhere: _Elsewhere) -> None:
+    plain = add_key(elsewhere.tenants, "acme")
+    for url, key, said in [
+        (elsewhere.url, "eh_demo_wrong", "The API key is not known"),
+        (elsewhere.url, "eh_nobody_wrong", "The API key is not known"),
+        (elsewhere.url, "wrong", "no key of an Enginehouse"),
+        (elsewhere.url, plain, "needs an operator's key"),
+        (f"{elsewhere.url}/docs", elsewhere.key, "does not answer as a registry does"),
+        (f"http://127.0.0.1:{PORTS.take()}", elsewhere.key, "cannot be reached"),
+    ]:
+        refused = _tried(url, key)
+        assert refused.exit_code == 1
+        assert said in " ".join(refused.output.split()), refused.output
+        assert key not in refused.output or key == "wrong"
+    assert "No environments" in runner.invoke(app, ["environments"]).output
+
+
+def test_a_secret_is_set_there_from_standard_input(elsewhere: _Elsewhere, folder: Path) -> None:
+    _add(elsewhere)
+    (folder / "engine.yaml").write_text("tenant: demo\nname: one\nrun: {command: [serve]}\nsecrets: [TOKEN]\n")
+    assert runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging", "--no-wait"]).exit_code == 0
+
+    def secret(*arguments: str, value: str = "") -> Result:
+        return runner.invoke(app, ["engines", "secret", *arguments, "--to", "staging"], input=value)
+
+    done = secret("set", "demo/one", "TOKEN", value="hidden-värde\n")
+    assert (done.exit_code, "is set" in done.output) == (0, True), done.output
+    assert json.loads(secrets_file(elsewhere.home, _ENGINE).read_text()) == {"TOKEN": "hidden-värde"}
+    assert "already" in secret("set", "demo/one", "TOKEN", value="hidden-värde").output
+    assert secret("list", "demo/one").stdout == "TOKEN\n"
+    wrong = secret("set", "demo/one", "TOKNE", value="hidden-värde")
+    assert (wrong.exit_code, "did you mean TOKEN?" in " ".join(wrong.output.split())) == (1, True)
+    assert secret("rm", "demo/one", "TOKEN").exit_code == 0
+    assert secret("rm", "demo/one", "TOKEN").exit_code == 1

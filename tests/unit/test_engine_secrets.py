@@ -1,5 +1,6 @@
 """Secrets: names are strict, values are private, an engine without one does not start, and its author reads them by name."""
 
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,14 +12,22 @@ from pydantic import ValidationError
 
 from enginehouse.cli.app import app
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import InvalidName, RequestError
+from enginehouse.contracts.errors import EngineDoesNotExist, InvalidName, RequestError
 from enginehouse.engine import Engine
+from enginehouse.local.deployment import deploy, engines_of
 from enginehouse.local.engine_secrets import write_secrets
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
-from enginehouse.registry.bundle import render_engine, render_slot, write_bundle
-from enginehouse.registry.secrets import SecretDoesNotExist, remove_secret, secret_names, secrets_file, set_secret
-from enginehouse.registry.versions import fingerprint
+from enginehouse.registry.bundle import render_engine, render_slot, secrets_of_slot, write_bundle
+from enginehouse.registry.secrets import (
+    SecretDoesNotExist,
+    SecretNotDeclared,
+    remove_secret,
+    secret_names,
+    secrets_file,
+    set_secret,
+)
+from enginehouse.registry.versions import fingerprint, put_version, read_versions
 from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 
 ID = "acme--one"
@@ -79,6 +88,44 @@ def test_a_changed_value_restarts_only_an_engine_that_names_it(tmp_path: Path) -
     set_secret(tmp_path, "acme--two", "TOKEN", "one")
     after = prints()
     assert (after[0] != before[0], after[1] == before[1]) == (True, True)
+    assert not set_secret(tmp_path, ID, "TOKEN", "one")
+    assert prints() == after, "an equal value restarts nothing"
+
+
+def test_only_a_secret_that_a_version_of_a_deployed_engine_names_can_be_set(tmp_path: Path) -> None:
+    engines = engines_of(Home.at(tmp_path))
+    write_bundle(engines.bundles / ID, render_engine(spec(secrets=["TOKEN"]), "."))
+    for engine, name, kind, said in [
+        ("acme--two", "TOKEN", EngineDoesNotExist, "acme--two is not deployed here"),
+        (ID, "TOKNE", SecretNotDeclared, "did you mean TOKEN?"),
+        (ID, "OTHER", SecretNotDeclared, "it names TOKEN"),
+        (ID, "other", InvalidName, "A-Z"),
+    ]:
+        with pytest.raises(kind, match=re.escape(said)):
+            engines.set_secret(engine, name, "x")
+    assert not secrets_file(tmp_path, ID).exists()
+    put_version(engines.bundles / ID, spec(version="v2", secrets=["OTHER"]), ".", "new", promote=True)
+    assert engines.set_secret(ID, "TOKEN", "x"), "the active version names it"
+    assert engines.set_secret(ID, "OTHER", "x"), "the version on trial names it"
+
+
+def test_a_version_that_only_lacks_a_secret_stays_on_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, folder = Home.at(tmp_path / "home"), tmp_path / "one"
+    monkeypatch.setattr(Home, "is_running", lambda _: True)
+    folder.mkdir()
+    for version, secrets in (("v1", "[]"), ("v2", "[TOKEN]")):
+        text = f"tenant: demo\nname: one\nversion: {version}\nsecrets: {secrets}\nrun: {{command: [serve]}}\n"
+        (folder / "engine.yaml").write_text(text)
+        deployed = deploy(home, folder)
+    assert (deployed.is_update, deployed.missing_secrets(), deployed.give_up()) == (True, ["TOKEN"], False)
+    assert read_versions(deployed.bundle).trial == deployed.slot
+    store = deployed.bundle / secrets_of_slot(deployed.slot)
+    kept = store.read_text()
+    store.write_text(kept.replace("secretstores.local.file", "secretstores.hashicorp.vault"))
+    assert deployed.missing_secrets() == [], "what a vault holds is not known here"
+    store.write_text(kept)
+    engines_of(home).set_secret("demo--one", "TOKEN", "x")
+    assert deployed.missing_secrets() == []
 
 
 async def test_an_engine_gets_what_it_names_and_no_more(tmp_path: Path) -> None:
@@ -108,6 +155,7 @@ def test_commands_take_a_value_from_standard_input_and_print_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = Home.at(tmp_path / "home")
+    write_bundle(home.engines / ID, render_engine(spec(secrets=["TOKEN"]), "."))
     value = tmp_path / "value"
     value.write_text("hidden-value\n")
 
@@ -124,5 +172,6 @@ def test_commands_take_a_value_from_standard_input_and_print_none(
     assert "TOKEN" in said
     assert "hidden-value" not in said
     assert '"hidden-value"' in secrets_file(home.path, ID).read_text()
+    assert "already" in run("set", "acme/one", "TOKEN")
     assert "forgotten" in run("rm", "acme/one", "TOKEN")
     assert "No secret" in run("list", "acme/one")

@@ -121,7 +121,8 @@ async def test_versions_are_deployed_promoted_and_brought_back(world: _World) ->
     shown = (await world.client.get(f"/v1/engines/{_ENGINE}")).json()
     assert (shown["active"]["version"], shown["trial"]["version"], shown["kept"]) == ("v1", "v2", None)
     assert (shown["active"]["state"], shown["trial"]["state"], shown["promotes"]) == (None, "starting", False)
-    problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_FIT")
+    early = problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_UP")
+    assert (early["retryable"], "Wait until it runs" in early["advice"]) == (True, True)
     world.runs("trials", "b", "failed", "no module named torch")
     refused = problem_of(await world.client.post(f"/v1/engines/{_ENGINE}/promote"), 409, "VERSION_NOT_FIT")
     assert "no module named torch" in refused["detail"]
@@ -218,11 +219,14 @@ async def test_tenants_are_made_and_changed_and_their_keys_overlap(world: _World
     mistakes: list[dict[str, Any]] = [
         {"limits": {"weight": 0}},
         {"limits": {"wieght": 1}},
+        {"limits": {"jobs_in_flight": 1.5}},
         {"webhook": "ftp://a"},
         {"keys": []},
     ]
     for wrong in mistakes:
         assert (await world.client.patch("/v1/tenants/acme", json=wrong)).status_code == 422, wrong
+    once = problem_of(await world.client.patch("/v1/tenants/acme", json={"limits": {"weight": "x"}}), 422)
+    assert once["detail"].count("limits") == 1, "a field has one message"
     assert (await world.client.get("/v1/tenants/acme")).json() == changed.json()
 
     second = (await world.client.post("/v1/tenants/acme/keys", json={"admin": True})).json()
@@ -234,6 +238,48 @@ async def test_tenants_are_made_and_changed_and_their_keys_overlap(world: _World
     assert not has_key(world.tenants, "acme", first)
     async with world.client_with(second["api_key"]) as client:
         assert [one["name"] for one in (await client.get("/v1/tenants")).json()["tenants"]] == ["acme", "demo"]
+
+
+async def test_a_default_engine_is_one_that_is_here(world: _World) -> None:
+    await world.deploy()
+    for wrong in ("nosuch", "acme--one"):
+        refused = await world.client.patch("/v1/tenants/demo", json={"default_engine": wrong})
+        assert "there are demo--one" in problem_of(refused, 422, "INVALID_SETTING")["detail"]
+    made = {"name": "acme", "default_engine": "one"}
+    problem_of(await world.client.post("/v1/tenants", json=made), 422, "INVALID_SETTING")
+    changed = await world.client.patch("/v1/tenants/demo", json={"default_engine": "one"})
+    assert changed.json()["default_engine"] == "one"
+
+
+async def test_secrets_are_set_by_operators_and_never_shown(world: _World, capsys: pytest.CaptureFixture[str]) -> None:
+    await world.deploy("secrets: [TOKEN]\n")
+    path = f"/v1/engines/{_ENGINE}/secrets"
+    async with world.client_with(add_key(world.tenants, "acme")) as others:
+        problem_of(await others.put(f"{path}/TOKEN", json={"value": "hidden"}), 403, "FORBIDDEN")
+    answers = [await world.client.put(f"{path}/TOKEN", json={"value": value}) for value in ("hidden", "hidden")]
+    assert [answer.json() for answer in answers] == [{"name": "TOKEN", "changed": on} for on in (True, False)]
+    large = await world.client.put(f"{path}/TOKEN", json={"value": "\x00" * 65_536})
+    assert large.status_code == 200
+    assert (await world.client.get(path)).json() == {"secrets": ["TOKEN"]}
+    wrong: list[tuple[str, Any, int, str]] = [
+        ("TOKNE", {"value": "hidden"}, 422, "SECRET_NOT_DECLARED"),
+        ("token", {"value": "hidden"}, 422, "INVALID_NAME"),
+        ("TOKEN", {"value": ""}, 422, "INVALID_REQUEST"),
+        ("TOKEN", {"value": ["hidden"]}, 422, "INVALID_REQUEST"),
+        ("TOKEN", {"valeu": "hidden"}, 422, "INVALID_REQUEST"),
+    ]
+    for name, body, status, code in wrong:
+        refused = await world.client.put(f"{path}/{name}", json=body)
+        problem_of(refused, status, code)
+        assert "hidden" not in refused.text
+    problem_of(
+        await world.client.put("/v1/engines/demo--two/secrets/TOKEN", json={"value": "x"}), 404, "ENGINE_DOES_NOT_EXIST"
+    )
+    assert (await world.client.delete(f"{path}/TOKEN")).status_code == 204
+    problem_of(await world.client.delete(f"{path}/TOKEN"), 404, "SECRET_DOES_NOT_EXIST")
+    said = capsys.readouterr().out
+    assert "sets the secret TOKEN of demo--one" in said
+    assert "hidden" not in said
 
 
 async def test_an_operator_of_a_suspended_tenant_may_do_nothing(world: _World) -> None:

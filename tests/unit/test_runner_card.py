@@ -155,6 +155,17 @@ def test_an_example_is_found(openapi: Any) -> None:
     assert build_card(SPEC, "a", described_by(openapi)).example == "hello"
 
 
+async def test_the_authors_own_example_goes_before_that_of_the_description(tmp_path: Path) -> None:
+    (tmp_path / "example.json").write_text('"mine"')
+    async with runner_world(tmp_path) as world:
+        world.engine.openapi = describe({"type": "string", "example": "of the description"})
+        world.runner.cards.refresh(world.runner.pool.replicas[0].client)
+        await until_async(lambda: (card := shown(world)) is not None and card.input_schema != {})
+        card = shown(world)
+        assert card is not None
+        assert card.example == "mine"
+
+
 def test_depth() -> None:
     assert [depth(1), depth([]), depth({"a": 1}), depth([[1]])] == [0, 0, 1, 2]
 

@@ -69,6 +69,25 @@ def test_editing_moving_or_deleting_the_authors_folder_changes_nothing_until_the
     assert content_hash(source) == source.name
 
 
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (b'{"text": "\xc3\xa4"}', '{"text": "\\u00e4"}\n'),
+        (b"not JSON", None),
+        (b"NaN", None),
+        (b" " * 70_000 + b"1", None),
+    ],
+    ids=["json", "no json", "nan", "too large"],
+)
+def test_the_authors_example_comes_along_for_the_card_if_a_card_can_carry_it(
+    folder: Path, engines: Path, written: bytes, kept: str | None
+) -> None:
+    (folder / "example.json").write_bytes(written)
+    deploy_engine(engines, folder)
+    file = engines / _ID / "slots" / "a" / "example.json"
+    assert (file.read_text() if file.exists() else None) == kept
+
+
 def test_a_home_may_be_moved_with_its_deployments(folder: Path, engines: Path, tmp_path: Path) -> None:
     deploy_engine(engines, folder)
     engines.parent.rename(tmp_path / "moved")

@@ -49,6 +49,15 @@ def _scopes(bundle: Path, file: str) -> list[str]:
     return scopes
 
 
+def test_the_authors_example_is_beside_the_engine_yaml_of_its_version_alone(bundle: Path) -> None:
+    for version, example in (("v1", "1\n"), ("v2", '{"text": "x"}\n'), ("v3", "")):
+        slot = put_version(bundle, _spec(version), ".", f"hash of {version}", example, promote=True)
+        file = bundle / slot_folder(slot) / "example.json"
+        assert (file.read_text() if file.exists() else "") == example
+        if version != "v1":
+            promote_version(bundle)
+
+
 def test_the_first_version_is_active_and_the_next_comes_into_the_idle_slot_on_trial(bundle: Path) -> None:
     assert _put(bundle, "v1") == "a"
     assert (_scopes(bundle, ACTIVE_FILE), _scopes(bundle, TRIAL_FILE)) == ([f"{_ID}--a"], ["none"])

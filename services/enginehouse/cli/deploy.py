@@ -7,15 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from enginehouse.cli.confirming import YesOption, confirm_removal
 from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
 from enginehouse.cli.elsewhere import deploy_to
 from enginehouse.cli.environments import environment
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
-from enginehouse.contracts.names import trial_of
+from enginehouse.contracts.names import PLATFORM_TENANT, EngineId, engine_of, is_trial, trial_of
 from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
+from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
 from enginehouse.registry.engines import Settings
@@ -148,9 +150,7 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
             steps.close()
             went_back = deployed.give_up()
             if not as_json:
-                logs = deployed.home.logs / f"{engine}--{deployed.slot}*.log"
-                what = f"The version before goes on serving {engine}" if went_back else f"{engine} stays deployed"
-                note(f"{what}: mend it and deploy it again. Its logs: {logs}")
+                note(_what_now(deployed, went_back))
             raise
         except asyncio.CancelledError:
             steps.close()
@@ -160,6 +160,16 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
     if view["state"] != "active" and not as_json:
         note(f"It is {view['state']}: {view['reason'] or ''}", "yellow")
     return view
+
+
+def _what_now(deployed: Deployment, went_back: bool) -> str:
+    """Say what is left of a version that does not work, and what to do about it."""
+    engine = deployed.spec.id
+    if missing := deployed.missing_secrets():
+        return f"{engine} {deployed.spec.version} waits for {', '.join(missing)}, and starts once that is set."
+    what = f"The version before goes on serving {engine}" if went_back else f"{engine} stays deployed"
+    logs = deployed.home.logs / f"{engine}--{deployed.slot}*.log"
+    return f"{what}: mend it and deploy it again. Its logs: {logs}"
 
 
 def render(
@@ -220,13 +230,17 @@ def _change(
 
 def remove(
     engine: DeployedArgument,
-    home: HomeOption = None,
+    yes: YesOption = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left of the engine.")] = True,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove an engine. New jobs are refused, unfinished ones end as canceled, and all that is left of it is deleted."""
     place = home_to_change(home)
+    if is_trial(engine):
+        raise _no_removal_of_a_trial(engine_of(engine))
     engine = deployed_engine(place.engines, engine, LOCAL_TENANT)
+    confirm_removal(engine, _what_goes(engine), yes=yes, as_json=as_json)
     remove_engine(place.engines, engine)
     is_gone = wait and place.is_running()
     if is_gone:
@@ -239,6 +253,19 @@ def remove(
             if place.is_running()
             else f"{engine} is removed by the next 'enginehouse up'."
         )
+
+
+def _no_removal_of_a_trial(engine: str) -> LocalError:
+    return LocalError(
+        f"{trial_of(engine)} is a version on trial, and 'remove' removes whole engines.",
+        f"The next 'enginehouse engines deploy FOLDER' takes its place, and 'enginehouse engines promote {engine}' gives it "
+        f"the jobs; 'enginehouse engines remove {engine}' removes all versions.",
+    )
+
+
+def _what_goes(engine: str) -> str:
+    whose = ", which every tenant may use," if EngineId.parse(engine).tenant == PLATFORM_TENANT else ""
+    return f"Delete {engine}{whose} and all that is left of it?"
 
 
 async def _wait_until_gone(home: Home, engine: str, as_json: bool) -> None:

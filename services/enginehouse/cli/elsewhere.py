@@ -4,7 +4,6 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import anyio
 import httpx2
 
 from enginehouse.cli.environments import Environment
-from enginehouse.client.errors import from_answer
-from enginehouse.contracts.errors import Forbidden, Unauthenticated
+from enginehouse.cli.registry_calls import connected_to, content_of
 from enginehouse.local.deployment import NotWorking
-from enginehouse.local.errors import LocalError
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import ENGINE_FILE, adjusted, read_spec
 from enginehouse.registry.content import deployed_files
@@ -24,7 +21,6 @@ from enginehouse.registry.unpack import pack
 
 _LOOK_SECONDS = 0.5
 _CHUNK = 256 * 1024
-_UPLOAD_SECONDS = 600
 
 
 async def deploy_to(
@@ -45,7 +41,7 @@ async def deploy_to(
     """
     spec = adjusted(read_spec(folder / ENGINE_FILE), settings)
     files = deployed_files(folder)
-    async with _connected(place) as http:
+    async with connected_to(place.url, place.key) as http:
         with tempfile.TemporaryDirectory(prefix="enginehouse-deploy-") as scratch:
             archive = Path(scratch) / "upload.zip"
             if settings:
@@ -57,28 +53,10 @@ async def deploy_to(
             size = archive.stat().st_size
             headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
             body = _shown(archive, size, spec.id, steps)
-            deployed = _content(await http.post("/v1/engines", params=query, content=body, headers=headers))
+            deployed = content_of(await http.post("/v1/engines", params=query, content=body, headers=headers))
         if wait:
             await _until_works(http, deployed, steps, promote=promote, timeout_seconds=timeout_seconds)
     return deployed
-
-
-@asynccontextmanager
-async def _connected(place: Environment) -> AsyncIterator[httpx2.AsyncClient]:
-    key = {"Authorization": f"Bearer {place.key.get_secret_value()}"}
-    async with httpx2.AsyncClient(base_url=place.url, headers=key, timeout=_UPLOAD_SECONDS) as http:
-        try:
-            yield http
-        except (Unauthenticated, Forbidden) as error:
-            raise LocalError(f"{place.url}: {error}.", "'enginehouse environments add' takes another key.") from None
-        except httpx2.ReadTimeout:
-            raise LocalError(
-                f"{place.url} has not answered for {_UPLOAD_SECONDS / 60:g} minutes, and may still fetch the engine's files.",
-                "Look there whether the version comes, or deploy it again later.",
-            ) from None
-        except httpx2.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise LocalError(f"{place.url} cannot be reached: {why}.", "Is its registry up?") from None
 
 
 async def _shown(archive: Path, size: int, engine: str, steps: Steps) -> AsyncIterator[bytes]:
@@ -91,20 +69,13 @@ async def _shown(archive: Path, size: int, engine: str, steps: Steps) -> AsyncIt
             steps.update(engine, f"sending {engine}", sent, size)
 
 
-def _content(answer: httpx2.Response) -> dict[str, Any]:
-    if not answer.is_success:
-        raise from_answer(answer.status_code, answer.content, answer.headers.get("retry-after"))
-    content: dict[str, Any] = answer.json()
-    return content
-
-
 async def _until_works(
     http: httpx2.AsyncClient, deployed: dict[str, Any], steps: Steps, *, promote: bool, timeout_seconds: float | None
 ) -> None:
     """Wait until the version gets the engine's jobs and runs, or runs on trial if it is to stay there."""
     engine, began = deployed["id"], time.monotonic()
     while True:
-        doing = _progress(_content(await http.get(f"/v1/engines/{engine}")), deployed, promote=promote)
+        doing = _progress(content_of(await http.get(f"/v1/engines/{engine}")), deployed, promote=promote)
         if doing is None:
             return
         steps.update(engine, f"{engine}: {doing}")

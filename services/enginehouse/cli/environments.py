@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from enginehouse.cli.commands import Lists
 from enginehouse.cli.console import print_json, say
 from enginehouse.cli.options import JsonOption
+from enginehouse.cli.registry_calls import call
 from enginehouse.cli.tables import Column, print_table
+from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.tenant import tenant_of_key
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import write_private
 
@@ -113,10 +116,28 @@ def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="URL of its registry.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
-    """Add an environment, or replace it. The operator's key is asked for, or read from ENGINEHOUSE_OPERATOR_KEY or standard input."""
-    place = checked_url(url)
-    _write({**_read(), name: Environment(url=place, key=SecretStr(_key()))})
+    """Try an environment's registry and key, and add it, or replace it. The operator's key is asked for, or read from ENGINEHOUSE_OPERATOR_KEY or standard input."""
+    place, known = checked_url(url), _read()
+    key = SecretStr(_key())
+    _try(place, key)
+    _write({**known, name: Environment(url=place, key=key)})
     print_json({"name": name, "url": place}) if as_json else say(f"{name} is {place}. Its key is in {_file()}.")
+
+
+def _try(url: str, key: SecretStr) -> None:
+    """Call the registry once. Raise LocalError unless it answers, and takes the key as an operator's."""
+    tenant = tenant_of_key(key.get_secret_value())
+    if not tenant:
+        raise LocalError(
+            "This is no key of an Enginehouse.", "It looks like eh_TENANT_…; see 'tenant add NAME --admin'."
+        )
+    try:
+        call(url, key, "GET", f"/v1/tenants/{tenant}")
+    except RequestError as error:
+        raise LocalError(
+            f"{url} does not answer as a registry does: {error}.",
+            "'enginehouse status' shows the registry's URL there.",
+        ) from None
 
 
 def _key() -> str:

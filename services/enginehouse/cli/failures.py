@@ -5,7 +5,7 @@ import json
 from rich.text import Text
 
 from enginehouse.cli.console import err, say
-from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.text import clean_lines
 from enginehouse.local.errors import LocalError
 
@@ -14,12 +14,29 @@ EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 wrong use of the command, 130 
 
 # The server's advice names HTTP calls. These texts name the commands that do the same.
 _ADVICE = {
+    "ALREADY_REDRIVEN": "'enginehouse jobs retry ID' of the job named submits its input again when it has ended.",
     "DEAD_LETTER_DOES_NOT_EXIST": "'enginehouse dead-letters' lists yours.",
+    "ENGINE_ASLEEP": "'enginehouse submit ENGINE' wakes it.",
     "ENGINE_DOES_NOT_EXIST": "'enginehouse engines' lists those you may use.",
+    "ENGINE_REMOVED": "Its unfinished jobs ended as canceled. 'enginehouse engines' lists those you may use.",
+    "ENGINE_UNAVAILABLE": "'enginehouse engines show ENGINE' says what is wrong with it.",
+    "INPUT_TOO_LARGE": "Upload it with the Python client or POST /v1/uploads, and submit the key as input_ref.",
     "INVALID_INPUT": "'enginehouse engines show ENGINE' shows its input schema.",
+    "INVALID_NAME": "Correct the name.",
+    "INVALID_UPLOAD": "Deploy a folder of plain files and folders, with engine.yaml at its top.",
     "JOB_DOES_NOT_EXIST": "'enginehouse jobs' lists yours.",
     "JOB_IS_FINAL": "'enginehouse jobs retry ID' makes a new job with the same input.",
+    "NOT_JSON": "Write JSON as UTF-8, without NaN and Infinity, nested at most 128 levels deep.",
+    "QUEUE_FULL": "Try again when it has worked some of its jobs off.",
+    "RATE_LIMITED": "Try again in a few seconds.",
+    "RESULT_EXPIRED": "Submit the input again.",
+    "STORAGE_FULL": "Try again when results have expired; the operator can raise 'tenant limits --stored-bytes'.",
     "UNAUTHENTICATED": "Set ENGINEHOUSE_API_KEY; an operator makes keys with 'enginehouse tenant add NAME'.",
+}
+# In place of what every error, and every mistake in a request, says unless it has an advice of its own.
+_GENERAL = {
+    EnginehouseError.advice: "Try again; if it persists, 'enginehouse status' shows on its machine what is not well.",
+    RequestError.advice: "Correct what it names; '--help' shows what the command takes.",
 }
 
 
@@ -43,11 +60,8 @@ class Interrupted(EnginehouseError):
 
 def print_error(error: EnginehouseError, as_json: bool = False) -> None:
     """Print an error: what is wrong, and what to do about it."""
-    if isinstance(error, LocalError):
-        said, advice = error.detail, error.remedy
-    else:
-        said, advice = str(error), _ADVICE.get(error.code, error.advice)
-    detail, advice = clean_lines(said), clean_lines(advice)
+    said = error.detail if isinstance(error, LocalError) else str(error)
+    detail, advice = clean_lines(said), clean_lines(advice_of(error))
     if as_json:
         document = {"code": error.code, "detail": detail, "advice": advice, "retryable": error.retryable}
         err.file.write(json.dumps({"error": document}) + "\n")
@@ -56,6 +70,13 @@ def print_error(error: EnginehouseError, as_json: bool = False) -> None:
     between = "\n" if "\n" in detail + advice else " "
     stop = "" if detail.endswith((".", "?", "!", ":")) else "."
     say(Text(f"Error: {detail}{stop}{between}{advice}".rstrip(), "red"), console=err)
+
+
+def advice_of(error: EnginehouseError) -> str:
+    """Return what to do about an error: with a command, where the server's own advice names HTTP calls."""
+    if isinstance(error, LocalError):
+        return error.remedy
+    return _ADVICE.get(error.code) or _GENERAL.get(error.advice, error.advice)
 
 
 def status_of(error: EnginehouseError) -> int:

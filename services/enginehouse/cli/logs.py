@@ -9,10 +9,12 @@ import watchfiles
 
 from enginehouse.cli.console import print_lines, say
 from enginehouse.cli.homes import HomeOption, home_to_change
-from enginehouse.cli.options import DeployedArgument
+from enginehouse.cli.options import EngineWithLogsArgument
 from enginehouse.cli.running import run
+from enginehouse.contracts.names import app_id, app_ids, engine_of, is_trial
 from enginehouse.local.home import LOCAL_TENANT
 from enginehouse.registry.deploy import deployed_engine
+from enginehouse.registry.versions import NoOtherVersion, read_versions
 
 _TAIL_MAX_BYTES = 4 * 1024 * 1024
 _LOOK_AGAIN_MS = 5_000
@@ -20,7 +22,7 @@ _LOOK_AGAIN_MS = 5_000
 
 
 def logs(
-    engine: DeployedArgument,
+    engine: EngineWithLogsArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,
     lines: Annotated[
         int, typer.Option("--lines", "-n", min=0, metavar="NUMBER", help="Last lines of each process.")
@@ -30,28 +32,39 @@ def logs(
 ) -> None:
     """Print what an engine's own processes have written, each line after the name of its process."""
     place = home_to_change(home)
-    engine_id = deployed_engine(place.engines, engine, LOCAL_TENANT)
+    engine_id = deployed_engine(place.engines, engine_of(engine), LOCAL_TENANT)
+    apps = [_trial_app(place.engines / engine_id)] if is_trial(engine) else app_ids(engine_id)
     kinds = ("engine-*", "runner", "daprd") if runner else ("engine-*",)
     seen: dict[Path, int] = {}
-    for path in _files(place.logs, engine_id, kinds):
+    for path in _files(place.logs, apps, kinds):
         seen[path] = _print_all(path, _tail(path, lines))
     if follow:
-        run(_follow(place.logs, engine_id, kinds, seen))
+        run(_follow(place.logs, apps, kinds, seen))
     elif not seen:
-        say(f"{engine_id} has written nothing yet: it was not started on this machine.")
+        say(f"{engine} has written nothing yet: it was not started on this machine.")
 
 
-async def _follow(folder: Path, engine_id: str, kinds: tuple[str, ...], seen: dict[Path, int]) -> None:
+def _trial_app(bundle: Path) -> str:
+    """Return the app of an engine's version on trial. Raise NoOtherVersion if there is none."""
+    slot = read_versions(bundle).trial
+    if slot is None:
+        raise NoOtherVersion(
+            f"No version of {bundle.name} is on trial; 'engines logs {bundle.name}' prints all that ran"
+        )
+    return app_id(bundle.name, slot)
+
+
+async def _follow(folder: Path, apps: list[str], kinds: tuple[str, ...], seen: dict[Path, int]) -> None:
     async for _ in watchfiles.awatch(
         folder, step=50, debounce=200, yield_on_timeout=True, rust_timeout=_LOOK_AGAIN_MS, recursive=False
     ):
-        for path in _files(folder, engine_id, kinds):
+        for path in _files(folder, apps, kinds):
             seen[path] = await asyncio.to_thread(_print_all, path, seen.get(path, 0))
 
 
-def _files(folder: Path, engine_id: str, kinds: tuple[str, ...]) -> list[Path]:
-    """Return the logs of both slots, by name."""
-    return sorted(path for kind in kinds for path in folder.glob(f"{engine_id}--[ab].{kind}.log"))
+def _files(folder: Path, apps: list[str], kinds: tuple[str, ...]) -> list[Path]:
+    """Return the logs of these apps, by name."""
+    return sorted(path for app in apps for kind in kinds for path in folder.glob(f"{app}.{kind}.log"))
 
 
 def _print_all(path: Path, start: int) -> int:

@@ -81,6 +81,15 @@ DeployedArgument = Annotated[
         autocompletion=_deployed,
     ),
 ]
+EngineWithLogsArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ENGINE",
+        help="NAME (yours, or a shared one if you have none of that name) or TENANT--NAME; with @trial, its version on trial.",
+        show_default=False,
+        autocompletion=_deployed,
+    ),
+]
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False, autocompletion=_jobs)
 ]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from enginehouse.cli.commands import Lists
+from enginehouse.cli.confirming import YesOption, confirm_removal
 from enginehouse.cli.console import TerminalSteps, ellipsis, note, print_exactly, print_json, say
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import JsonOption
@@ -14,8 +15,7 @@ from enginehouse.cli.running import run
 from enginehouse.cli.tables import Column, print_fields, print_table
 from enginehouse.contracts.names import system_app
 from enginehouse.local.daprd import require
-from enginehouse.local.deployment import wait_until_gone
-from enginehouse.local.errors import LocalError
+from enginehouse.local.deployment import engines_of, wait_until_gone
 from enginehouse.local.home import KEPT_TENANTS, Home
 from enginehouse.local.tenant_systems import write_system
 from enginehouse.registry.tenants import (
@@ -180,7 +180,7 @@ def _set_suspended(name: str, home: Path | None, as_json: bool, *, suspended: bo
 @tenant.command()
 def remove(
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left of the tenant.")] = True,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -188,8 +188,8 @@ def remove(
     """Remove a tenant with its data, for good: its keys, jobs, results, uploads, engines, secrets and topics."""
     place = home_to_change(home)
     existing_tenant(place.tenants, name)
-    if not yes and (as_json or not _confirmed(f"Delete {name}, its engines, and all its jobs and results?")):
-        raise LocalError(f"{name} stays, because nobody confirmed that it is to be removed.", "--yes confirms it.")
+    question = f"Delete {name}, its engines, and all its jobs and results?"
+    confirm_removal(name, question, yes=yes, as_json=as_json)
     remove_tenant(place.tenants, name, KEPT_TENANTS)
     is_gone = wait and place.is_running()
     if is_gone:
@@ -198,13 +198,6 @@ def remove(
         print_json({"tenant": name, "removed": is_gone})
     elif not is_gone:
         say(f"{name} is being removed." if place.is_running() else f"{name} is removed by the next 'enginehouse up'.")
-
-
-def _confirmed(question: str) -> bool:
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
-        return False
 
 
 async def _wait_until_gone(place: Home, name: str, as_json: bool) -> None:
@@ -264,7 +257,10 @@ def default_engine(
     as_json: JsonOption = False,
 ) -> None:
     """Set the engine of a tenant's jobs that name none. Without this it is 'standard'."""
-    change_tenant(home_to_change(home).tenants, name, {"default_engine": engine})
+    place = home_to_change(home)
+    existing_tenant(place.tenants, name)
+    engines_of(place).check_default(name, engine)
+    change_tenant(place.tenants, name, {"default_engine": engine})
     if as_json:
         print_json({"tenant": name, "default_engine": engine})
     else:

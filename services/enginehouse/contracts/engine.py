@@ -25,6 +25,8 @@ from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
 from enginehouse.contracts.selector import LABEL_NAME_PATTERN, LABEL_VALUE_PATTERN, LABELS_MAX
 
 ENGINE_PORT = 8000
+EXAMPLE_FILE = "example.json"
+"""File of an engine's folder with an input: it is tried before a version gets jobs, and shown on the card."""
 ENGINE_WARNING_HEADER = "X-Engine-Warning"
 """Header of an engine's answers with a sentence on what slows its jobs. Its runner shows it to the owner."""
 ENGINE_WARNING_MAX_CHARS = 300
@@ -93,14 +95,16 @@ class Scale(StrictModel):
     """How many replicas there may be. With `min: 0` an engine without replicas counts as asleep, which is healthy."""
 
     min: Annotated[int, Field(ge=0, le=100)] = 1
-    max: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Default: as many as `min`, at least 1.")
+    max: Annotated[int, Field(ge=1, le=100)] = Field(
+        default_factory=lambda others: max(1, others.get("min", 1)), description="Default: `min`, at least 1."
+    )
 
     @field_validator("max")
     @classmethod
-    def _not_below_min(cls, most: int | None, info: ValidationInfo) -> int | None:
+    def _not_below_min(cls, most: int, info: ValidationInfo) -> int:
         least = info.data.get("min", 0)
-        if most is not None and most < least:
-            raise ValueError(f"must be at least min, which is {least}, not {most}")
+        if most < least:
+            raise ValueError(f"{most} is less than min, which is {least}: raise max, or leave it out")
         return most
 
 

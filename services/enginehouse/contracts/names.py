@@ -42,13 +42,19 @@ _RESERVED_PREFIXES = ("kube-", "dapr", "xn-", "enginehouse")
 
 def check_name(kind: str, name: str) -> str:
     """Return `name` if a tenant or engine may have it. Otherwise raise InvalidName with the rule."""
+    check_form(kind, name)
+    if name in RESERVED or name.startswith(_RESERVED_PREFIXES):
+        raise InvalidName(f"{kind} {name!r} is a reserved name; choose another")
+    return name
+
+
+def check_form(kind: str, name: str) -> str:
+    """Return `name` if it has the form of a tenant's or engine's name, perhaps a reserved one. Otherwise raise InvalidName."""
     if not (_MIN_LENGTH <= len(name) <= _MAX_LENGTH and _NAME.fullmatch(name)):
         raise InvalidName(
             f"{kind} {name[:40]!r} is not a valid name: {_MIN_LENGTH} to {_MAX_LENGTH} of a-z, 0-9 and single '-', "
             "starting with a letter, not ending in '-', without '--'"
         )
-    if name in RESERVED or name.startswith(_RESERVED_PREFIXES):
-        raise InvalidName(f"{kind} {name!r} is a reserved name; choose another")
     return name
 
 

@@ -15,8 +15,10 @@ from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
 from enginehouse.registry.admission import without_effect
 from enginehouse.registry.artifacts import Show
+from enginehouse.registry.bundle import render_slot, secrets_of_slot
 from enginehouse.registry.deploy import drop_trial_of
 from enginehouse.registry.engines import Deployed, Engines, Settings
+from enginehouse.registry.secrets import secret_names
 from enginehouse.registry.versions import fingerprint, read_versions
 from enginehouse.registry.what_runs import WhatRuns
 
@@ -58,8 +60,21 @@ class Deployment:
         """Say whether its version is still the one in its slot."""
         return fingerprint(self.bundle, self.slot) == self.fingerprint
 
+    def missing_secrets(self) -> list[str]:
+        """Return the secrets that the version names and that have no value here. A store of its owner's is not asked."""
+        store = self.bundle / secrets_of_slot(self.slot)
+        if not self.spec.secrets or store.read_text() != render_slot(self.spec, self.slot)[secrets_of_slot(self.slot)]:
+            return []
+        known = secret_names(self.home.path, self.spec.id)
+        return [name for name in self.spec.secrets if name not in known]
+
     def give_up(self) -> bool:
-        """Take the version off trial, because it does not work. Return whether another version goes on serving."""
+        """Take the version off trial, because it does not work. Return whether another version goes on serving.
+
+        One that only lacks a secret stays: it starts as soon as that is set.
+        """
+        if self.missing_secrets():
+            return False
         versions = read_versions(self.bundle)
         workload = versions.slots.get(self.slot)
         if not self.is_update or not self.is_there or workload is None or not self.home.is_running():
@@ -88,7 +103,7 @@ def _deployment(home: Home, deployed: Deployed) -> Deployment:
 
 
 def promote(home: Home, engine_id: str) -> Deployment:
-    """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotFit if it does not run."""
+    """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, NotUpYet or NotFit."""
     what_runs = WhatRuns.read(home.state_file if home.is_running() else None)
     return _deployment(home, engines_of(home).promote(engine_id, what_runs))
 

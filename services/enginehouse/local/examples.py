@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+from enginehouse.contracts.engine import EXAMPLE_FILE
 from enginehouse.contracts.problem import problem_text
 
 _MOST_EXAMPLES = 20
@@ -18,7 +19,7 @@ _SHOWN_BYTES = 300
 
 def example_files(folder: Path) -> dict[str, Path]:
     """Return the files with an author's examples of inputs, by name: `example.json` and those in `examples/`."""
-    found = [folder / "example.json", *sorted((folder / "examples").glob("*.json"))]
+    found = [folder / EXAMPLE_FILE, *sorted((folder / "examples").glob("*.json"))]
     return {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
 
 

@@ -30,7 +30,7 @@ def without_effect(spec: EngineSpec) -> list[str]:
         found.append("resources.memory is not enforced: only Linux limits the memory of a process.")
     if spec.scale.min == 0:
         found.append("scale.min is taken as 1: here nothing would wake an engine without replicas.")
-    if spec.scale.max is not None and spec.scale.max > replicas:
+    if spec.scale.max > replicas:
         found.append(f"scale.max is not used: here an engine has as many replicas as scale.min says, now {replicas}.")
     return found
 

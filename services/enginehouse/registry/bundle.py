@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enginehouse.contracts.base import explain
-from enginehouse.contracts.engine import WINDOW_FACTOR, WINDOW_MIN, EngineSpec
+from enginehouse.contracts.engine import EXAMPLE_FILE, WINDOW_FACTOR, WINDOW_MIN, EngineSpec
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.names import (
     COMPLETIONS_TOPIC,
@@ -120,13 +120,15 @@ def slot_folder(slot: Slot) -> str:
     return f"slots/{slot}"
 
 
-def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: Slot = "a") -> dict[str, str]:
+def render_engine(
+    spec: EngineSpec, source: str, content: str = "", example: str = "", *, active: Slot = "a"
+) -> dict[str, str]:
     """Return the files of the bundle of an engine with one version, by path.
 
-    Its processes start in `source`, whose files have the hash `content`.
+    Its processes start in `source`, whose files have the hash `content`. `example` is that of the engine's author.
     """
     return {
-        **render_slot(spec, active),
+        **render_slot(spec, active, example),
         **render_shared(spec.id, active=active),
         WORKLOADS_FILE: render_workloads({active: workload_of(spec, source, content)}),
     }
@@ -135,6 +137,11 @@ def render_engine(spec: EngineSpec, source: str, content: str = "", *, active: S
 def secrets_of_slot(slot: Slot) -> str:
     """Return the file of the component from which a slot's sidecar takes the engine's secrets."""
     return f"{slot_folder(slot)}/dapr/secrets.yaml"
+
+
+def example_of_slot(slot: Slot) -> str:
+    """Return the file, beside the slot's engine.yaml, from which its runner takes the example of the card."""
+    return f"{slot_folder(slot)}/{EXAMPLE_FILE}"
 
 
 def workload_of(spec: EngineSpec, source: str, content: str) -> Workload:
@@ -147,8 +154,8 @@ def render_workloads(slots: Mapping[Slot, Workload], promote: Slot | None = None
     return _yaml(Workloads(slots=dict(slots), promote=promote).model_dump(mode="json", exclude_none=True))
 
 
-def render_slot(spec: EngineSpec, slot: Slot) -> dict[str, str]:
-    """Return the files of one version of an engine in `slot`, by path.
+def render_slot(spec: EngineSpec, slot: Slot, example: str = "") -> dict[str, str]:
+    """Return the files of one version of an engine in `slot`, by path, with the example for its card if there is one.
 
     Each slot has components of its own, because a new version may have other limits, and a busy component must not be
     edited: its sidecar would deliver again what is in hand.
@@ -176,6 +183,7 @@ def render_slot(spec: EngineSpec, slot: Slot) -> dict[str, str]:
     store = secret_store(secrets_component(engine), scopes)
     return {
         **({secrets_of_slot(slot): _yaml(store)} if spec.secrets else {}),
+        **({example_of_slot(slot): example} if example else {}),
         f"{folder}/{ENGINE_FILE}": _yaml(spec.model_dump(mode="json", exclude_none=True)),
         f"{folder}/dapr/jobs.yaml": _yaml(component(jobs, "pubsub.redis", settings, scopes)),
         f"{folder}/dapr/results.yaml": _yaml(results_store(results, engine, scopes)),
@@ -337,7 +345,7 @@ def adjusted(spec: EngineSpec, settings: Mapping[str, Mapping[str, Any]]) -> Eng
     try:
         return EngineSpec.model_validate(content)
     except ValidationError as error:
-        raise InvalidBundle(explain(error, EngineSpec)) from None
+        raise InvalidBundle(f"engine.yaml, with the options given: {explain(error, EngineSpec)}") from None
 
 
 def read_workloads(path: Path) -> Workloads:

@@ -1,11 +1,15 @@
 """Find the files of an engine's folder that a deployment copies, and hash them to see whether they have changed."""
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from enginehouse.contracts.engine import CARD_MAX_BYTES, EXAMPLE_FILE
+from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.json_text import read_json
 from enginehouse.contracts.program import ENVIRONMENT_MARK, Artifact, is_left_out
 from enginehouse.registry.bundle import InvalidBundle
 
@@ -27,6 +31,17 @@ def deployed_files(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise InvalidBundle(f"{error.filename or folder} cannot be read: {error.strerror}") from None
     return dict(sorted(found.items()))
+
+
+def read_example(folder: Path) -> str:
+    """Return the author's example, as JSON text; nothing if there is none, or none that a card could carry."""
+    path = deployed_files(folder).get(EXAMPLE_FILE)
+    if path is None or path.stat().st_size > CARD_MAX_BYTES:
+        return ""
+    try:
+        return json.dumps(read_json(path.read_bytes(), EXAMPLE_FILE)) + "\n"
+    except RequestError:
+        return ""  # Whoever tries the version says so.
 
 
 def content_hash(folder: Path, artifacts: Sequence[Artifact] = ()) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import InvalidName, WrongState
-from enginehouse.contracts.names import EngineId, Slot, resolve_candidates
+from enginehouse.contracts.errors import EngineDoesNotExist, InvalidName, WrongState
+from enginehouse.contracts.names import EngineId, Slot, engine_of, is_trial, resolve_candidates
 from enginehouse.registry.artifacts import Show
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
@@ -18,7 +18,7 @@ from enginehouse.registry.bundle import (
     sweep_drafts,
     update_bundle,
 )
-from enginehouse.registry.content import content_hash, deployed_files
+from enginehouse.registry.content import content_hash, deployed_files, read_example
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import (
     engines_with_copies,
@@ -63,7 +63,7 @@ def deploy_engine(
         content = take_snapshot(engines, spec.id, folder, brought)
         source = snapshot_source(spec.id, content)
         check()
-        put_version(engines / spec.id, spec, source, content, promote=promote)
+        put_version(engines / spec.id, spec, source, content, read_example(folder), promote=promote)
         remove_unused(engines, spec.id)
     return spec
 
@@ -115,14 +115,19 @@ def drop_trial_of(engines: Path, engine_id: str, unfit: Workload) -> bool:
 
 
 def deployed_engine(engines: Path, name: str, tenant: str) -> str:
-    """Return the id of the bundle that `name` means to `tenant`: its own engine, or a shared one. Raise InvalidName."""
+    """Return the id of the bundle that `name` means to `tenant`: its own engine, or a shared one.
+
+    Raise InvalidName for what cannot name an engine, such as a version on trial, and EngineDoesNotExist.
+    """
+    if is_trial(name):
+        raise InvalidName(f"{name!r} is a version on trial: name the engine, {engine_of(name)!r}")
     candidates = [str(candidate) for candidate in resolve_candidates(name, tenant)]
     for candidate in candidates:
         if (engines / candidate).is_dir():
             return candidate
     others = sorted(path.name for path in engines.glob(f"*--{name}"))
     meant = f"; it may be {' or '.join(others)}: give the whole id" if others else ""
-    raise InvalidName(f"engine {' or '.join(candidates)} is not deployed here{meant}")
+    raise EngineDoesNotExist(f"engine {' or '.join(candidates)} is not deployed here{meant}")
 
 
 def check_stays(bundle: Path) -> None:
@@ -132,14 +137,14 @@ def check_stays(bundle: Path) -> None:
 
 
 def remove_engine(engines: Path, engine_id: str) -> None:
-    """Begin to remove an engine; once more changes nothing. Raise InvalidName if there is none.
+    """Begin to remove an engine; once more changes nothing. Raise EngineDoesNotExist.
 
     The gateway then refuses new jobs and ends the others; whoever runs the engine stops it, and forgets it at the end.
     """
     name = str(EngineId.parse(engine_id))
     with only_deployer(engines):
         if not (engines / name).is_dir():
-            raise InvalidName(f"engine {engine_id!r} is not deployed here")
+            raise EngineDoesNotExist(f"engine {engine_id} is not deployed here")
         update_bundle(engines / name, render_retired(name))
 
 

@@ -1,16 +1,25 @@
 """What can be done with the engines of a home. The commands and the registry's API both call this, and nothing else."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import EngineDoesNotExist, WrongState
-from enginehouse.contracts.names import EngineId, Slot, is_engine_id
+from enginehouse.contracts.engine import EngineSpec, check_secret_name
+from enginehouse.contracts.errors import EngineDoesNotExist, InvalidName, WrongState
+from enginehouse.contracts.names import (
+    DEFAULT_ENGINE,
+    PLATFORM_TENANT,
+    EngineId,
+    Slot,
+    is_engine_id,
+    resolve_candidates,
+    tenant_of,
+)
 from enginehouse.registry.admission import mistakes_here
 from enginehouse.registry.artifacts import Show, forbidden_sources
-from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, adjusted, read_spec
+from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, adjusted, is_retired, read_spec
 from enginehouse.registry.deploy import (
     check_stays,
     deploy_engine,
@@ -19,8 +28,9 @@ from enginehouse.registry.deploy import (
     remove_engine,
     roll_back_engine,
 )
-from enginehouse.registry.tenants import is_removed, read_tenant, tenant_names
-from enginehouse.registry.versions import read_versions, spec_of
+from enginehouse.registry.secrets import SecretNotDeclared, remove_secret, secret_names, set_secret
+from enginehouse.registry.tenants import InvalidSetting, is_removed, read_tenant, tenant_names
+from enginehouse.registry.versions import declared_secrets, read_versions, spec_of
 from enginehouse.registry.what_runs import Running, WhatRuns
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -32,6 +42,14 @@ class NotFit(WrongState):
 
     code = "VERSION_NOT_FIT"
     advice = "Mend it and deploy it again; the version before goes on serving."
+
+
+class NotUpYet(WrongState):
+    """The version still comes up, so it gets no jobs yet."""
+
+    code = "VERSION_NOT_UP"
+    retryable = True
+    advice = "Wait until it runs, then promote it; the version before goes on serving."
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +110,7 @@ class Engines:
         return self._deployed(spec, versions.trial or versions.active, changed=True)
 
     def promote(self, engine_id: str, what_runs: WhatRuns) -> Deployed:
-        """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, or NotFit if it does not run."""
+        """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, NotUpYet or NotFit."""
         bundle = self.bundle_of(engine_id)
         versions = read_versions(bundle)
         judged = versions.slots.get(versions.trial) if versions.trial else None
@@ -112,6 +130,47 @@ class Engines:
         self.bundle_of(engine_id)
         remove_engine(self.bundles, engine_id)
 
+    def secret_names(self, engine_id: str) -> list[str]:
+        """Return the names of an engine's secrets that have a value. Raise EngineDoesNotExist."""
+        return secret_names(self._home_of(engine_id), engine_id)
+
+    def check_secret(self, engine_id: str, name: str) -> None:
+        """Raise EngineDoesNotExist, InvalidName, or SecretNotDeclared if no version of the engine names this secret."""
+        declared = declared_secrets(self.bundle_of(engine_id))
+        if check_secret_name(name) in declared:
+            return
+        near = difflib.get_close_matches(name, declared, 1)
+        known = f"did you mean {near[0]}?" if near else f"it names {', '.join(declared) or 'none'}"
+        raise SecretNotDeclared(f"The engine.yaml of {engine_id} does not name the secret {name}; {known}")
+
+    def set_secret(self, engine_id: str, name: str, value: str) -> bool:
+        """Set the value of a secret that the engine names, and return whether it is another one than before."""
+        self.check_secret(engine_id, name)
+        return set_secret(self._home_of(engine_id), engine_id, name, value)
+
+    def remove_secret(self, engine_id: str, name: str) -> None:
+        """Forget the value of a secret. Raise EngineDoesNotExist or SecretDoesNotExist."""
+        remove_secret(self._home_of(engine_id), engine_id, name)
+
+    def check_default(self, tenant: str, name: str) -> None:
+        """Raise InvalidSetting unless `name`, as a tenant's default engine, leads to an engine that is here."""
+        try:
+            candidates = [
+                str(one) for one in resolve_candidates(name, tenant) if one.tenant in (tenant, PLATFORM_TENANT)
+            ]
+        except InvalidName as error:
+            raise InvalidSetting(f"default_engine: {error}") from None
+        bundles = [self.bundles / candidate for candidate in candidates]
+        if name == DEFAULT_ENGINE or any(bundle.is_dir() and not is_retired(bundle) for bundle in bundles):
+            return
+        may_use = [bundle.name for bundle in self.all_bundles() if tenant_of(bundle.name) in (tenant, PLATFORM_TENANT)]
+        raise InvalidSetting(
+            f"default_engine: {tenant} may use no engine {name!r}; there are {', '.join(may_use) or 'none'}. Deploy it first"
+        )
+
+    def _home_of(self, engine_id: str) -> Path:
+        return self.bundle_of(engine_id).parent.parent
+
     def _check(self, spec: EngineSpec, folder: Path) -> None:
         if mistakes := self.mistakes(spec):
             raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
@@ -123,6 +182,10 @@ class Engines:
 
 
 def _check_fit(engine_id: str, running: Running | None) -> None:
-    if running is None or running.state != "running":
-        why = (running and running.problem) or "It does not run yet."
-        raise NotFit(f"{engine_id}@trial is not promoted: {why}")
+    if running is not None and running.state == "running":
+        return
+    said = f"{engine_id}@trial is not promoted"
+    if running is not None and running.state == "failed":
+        raise NotFit(f"{said}: {running.problem}")
+    why = running and (running.doing or running.problem)
+    raise NotUpYet(f"{said}: it does not run yet" + (f", and waits: {why}" if why else ""))

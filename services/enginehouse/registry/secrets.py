@@ -5,18 +5,25 @@ import os
 from pathlib import Path
 
 from enginehouse.contracts.engine import check_secret_name
-from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.errors import NotFound, RequestError
 from enginehouse.contracts.names import EngineId
 from enginehouse.registry.locks import only_writer
 
 VALUE_MAX_BYTES = 64 * 1024
 
 
-class SecretDoesNotExist(RequestError):
+class SecretDoesNotExist(NotFound):
     """The engine has no such secret."""
 
     code = "SECRET_DOES_NOT_EXIST"
     advice = "'enginehouse engines secret list ENGINE' shows the names there are."
+
+
+class SecretNotDeclared(RequestError):
+    """No version of the engine names this secret."""
+
+    code = "SECRET_NOT_DECLARED"
+    advice = "Name it under 'secrets' in engine.yaml and deploy that first: the version waits for the value."
 
 
 def secrets_file(home: Path, engine_id: str) -> Path:
@@ -29,15 +36,22 @@ def secret_names(home: Path, engine_id: str) -> list[str]:
     return sorted(_read(secrets_file(home, engine_id)))
 
 
-def set_secret(home: Path, engine_id: str, name: str, value: str) -> None:
-    """Set one value. A running stack restarts the engine. Raise RequestError for a name or a value that cannot be one."""
+def set_secret(home: Path, engine_id: str, name: str, value: str) -> bool:
+    """Set one value, and return whether it is another one than before: then a running stack restarts the engine.
+
+    Raise RequestError for a name or a value that cannot be one.
+    """
     check_secret_name(name)
     if not value or len(value.encode()) > VALUE_MAX_BYTES:
         raise RequestError(f"The value of {name} must have 1 to {VALUE_MAX_BYTES} bytes")
     path = secrets_file(home, engine_id)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_writer(path.parent):
-        _write(path, {**_read(path), name: value})
+        values = _read(path)
+        if values.get(name) == value:
+            return False
+        _write(path, {**values, name: value})
+    return True
 
 
 def remove_secret(home: Path, engine_id: str, name: str) -> None:

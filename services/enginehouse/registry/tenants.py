@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from enginehouse.contracts.base import explain
 from enginehouse.contracts.errors import InvalidName, NotFound, RequestError, WrongState
 from enginehouse.contracts.moments import now
-from enginehouse.contracts.names import check_name
+from enginehouse.contracts.names import check_form, check_name
 from enginehouse.contracts.tenant import ACTIVE_WEBHOOK_SECRETS, ApiKey, Tenant, hash_key, new_key
 from enginehouse.registry.bundle import (
     TENANT_FILE,
@@ -103,8 +103,8 @@ def read_tenants(tenants: Path) -> list[Tenant]:
 
 
 def existing_tenant(tenants: Path, name: str) -> Tenant:
-    """Return the tenant of that name. Raise TenantDoesNotExist if there is none."""
-    tenant = read_tenant(tenants, check_name("tenant", name))
+    """Return the tenant of that name. Raise TenantDoesNotExist if there is none, as there is of a reserved name."""
+    tenant = read_tenant(tenants, check_form("tenant", name))
     if tenant is None:
         raise TenantDoesNotExist(f"There is no tenant {name!r} here")
     return tenant

@@ -22,6 +22,7 @@ from enginehouse.registry.bundle import (
     WORKLOADS_FILE,
     InvalidBundle,
     Workload,
+    example_of_slot,
     read_spec,
     read_workloads,
     render_engine,
@@ -79,7 +80,7 @@ def read_versions(bundle: Path) -> Versions:
     return Versions(_slot_of(bundle, ACTIVE_FILE), trial, promote, workloads.slots)
 
 
-def put_version(bundle: Path, spec: EngineSpec, source: str, content: str, *, promote: bool) -> Slot:
+def put_version(bundle: Path, spec: EngineSpec, source: str, content: str, example: str = "", *, promote: bool) -> Slot:
     """Put a version into the idle slot, on trial; the first version of an engine becomes active. Return its slot.
 
     What was in that slot before is gone; the active version is not touched. With `promote`, whoever runs the engine
@@ -90,7 +91,7 @@ def put_version(bundle: Path, spec: EngineSpec, source: str, content: str, *, pr
     except InvalidBundle:  # There is none, or it is of no use.
         versions = None
     if versions is None or versions.active is None:
-        write_bundle(bundle, render_engine(spec, source, content))
+        write_bundle(bundle, render_engine(spec, source, content, example))
         return "a"
     workload, wanted = workload_of(spec, source, content), versions.wanted
     if wanted and versions.slots.get(wanted) == workload and spec_of(bundle, wanted) == spec:
@@ -102,9 +103,10 @@ def put_version(bundle: Path, spec: EngineSpec, source: str, content: str, *, pr
     kept = {other: one for other, one in versions.slots.items() if other != slot}
     workloads = render_workloads({**kept, slot: workload}, slot if promote else None)
     update_bundle(bundle, {WORKLOADS_FILE: render_workloads(kept)})
-    update_bundle(bundle, {**render_slot(spec, slot), **_edited_secrets(bundle, versions.active, spec, slot)})
-    if not spec.secrets:
-        (bundle / secrets_of_slot(slot)).unlink(missing_ok=True)
+    files = {**render_slot(spec, slot, example), **_edited_secrets(bundle, versions.active, spec, slot)}
+    update_bundle(bundle, files)
+    for left in {secrets_of_slot(slot), example_of_slot(slot)} - files.keys():
+        (bundle / left).unlink(missing_ok=True)
     update_bundle(bundle, {WORKLOADS_FILE: workloads})
     _route(bundle, TRIAL_FILE, slot)
     return slot
@@ -183,6 +185,11 @@ def spec_of(bundle: Path, slot: Slot) -> EngineSpec:
     if spec.id != bundle.name:
         raise InvalidBundle(f"{path} describes {spec.id}; it must describe {bundle.name}")
     return spec
+
+
+def declared_secrets(bundle: Path) -> list[str]:
+    """Return the names of the secrets that the versions of an engine name, sorted. Raise InvalidBundle."""
+    return sorted({name for slot in read_versions(bundle).slots for name in spec_of(bundle, slot).secrets})
 
 
 def fingerprint(bundle: Path, slot: Slot) -> str:

@@ -26,7 +26,7 @@ from enginehouse.runner.admit import Admission
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.blame import Blame
 from enginehouse.runner.calls import EngineCalls
-from enginehouse.runner.card import CardKeeper
+from enginehouse.runner.card import CardKeeper, authors_example
 from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import EngineClient, Health
 from enginehouse.runner.clients.batch import BatchingEngine
@@ -113,7 +113,12 @@ class Runner:
             execution_timeout_seconds=spec.execution_timeout_seconds,
         )
         self.cards = CardKeeper(
-            sidecar=self._sidecar, spec=spec, slot=settings.slot, pace=pace, content=settings.deployment
+            sidecar=self._sidecar,
+            spec=spec,
+            slot=settings.slot,
+            pace=pace,
+            content=settings.deployment,
+            example=authors_example(settings.spec),
         )
         self._health = HealthWatch(
             pool=self.pool,

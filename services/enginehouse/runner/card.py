@@ -1,16 +1,17 @@
-"""Builds the engine's card from its engine.yaml and its own description, and publishes it when it changes."""
+"""Builds the engine's card from its engine.yaml, its author's example and its own description, and publishes it when it changes."""
 
 import asyncio
 import contextlib
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pydantic_core
 import structlog
 
 from enginehouse.background import Background
-from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EngineCard, EngineSpec
+from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EXAMPLE_FILE, EngineCard, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
@@ -35,6 +36,14 @@ class CardFault(NamedTuple):
     """`input_schema`, `output_schema`, `example` or `openapi`."""
     reason: str | None
     """Why the part cannot be used. None: it would make the card too large."""
+
+
+def authors_example(spec: Path) -> Any:
+    """Return the input that deploying puts beside the engine.yaml at `spec`; None if there is none that can be read."""
+    try:
+        return pydantic_core.from_json(spec.with_name(EXAMPLE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def build_card(spec: EngineSpec, slot: Slot, described: Description, deployment: str = "") -> EngineCard:
@@ -109,11 +118,15 @@ def _fits(card: EngineCard) -> bool:
 class CardKeeper:
     """Keeps `card/<slot>` up to date, from the first time that the engine is healthy."""
 
-    def __init__(self, sidecar: Sidecar, spec: EngineSpec, slot: Slot, pace: Pace, *, content: str = "") -> None:
+    def __init__(
+        self, sidecar: Sidecar, spec: EngineSpec, slot: Slot, pace: Pace, *, content: str = "", example: Any = None
+    ) -> None:
+        """Keep the card of `slot`. `example` is the author's, and goes before that of the engine's own description."""
         self._sidecar = sidecar
         self._spec = spec
         self._deployment = deployment_of(spec, content)
         self._slot: Slot = slot
+        self._example = example
         self._pace = pace
         self._published: bytes | None = None
         self._stale = asyncio.Event()
@@ -162,7 +175,10 @@ class CardKeeper:
         """Write the card, and announce it if it has changed."""
         if self._client is None:
             raise Unavailable("no replica has been healthy yet")
-        card = build_card(self._spec, self._slot, await self._client.describe(), self._deployment)
+        described = await self._client.describe()
+        if self._example is not None:
+            described = described._replace(example=self._example)
+        card = build_card(self._spec, self._slot, described, self._deployment)
         value = card.model_dump_json().encode()
         await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
         if value == self._published:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from enginehouse import __version__
 from enginehouse.checkers import Checkers
 from enginehouse.registry.http.dependencies import Registry
-from enginehouse.registry.http.routes import engines, health, tenants
+from enginehouse.registry.http.routes import engines, health, secrets, tenants
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.web import docs_page, problems
 from enginehouse.web.front import HeadersWithinBounds, RequestId
@@ -68,6 +68,6 @@ def create_api(settings: RegistrySettings) -> FastAPI:
     checkers = Checkers(_UNPACKED_AT_ONCE, wait_seconds=_UNPACK_SECONDS)
     api.state.registry = Registry(settings, checkers, asyncio.Semaphore(_UNPACKED_AT_ONCE), deployers)
     problems.install(api)
-    for module in (engines, tenants, health, docs_page):
+    for module in (engines, secrets, tenants, health, docs_page):
         api.include_router(module.router)
     return api

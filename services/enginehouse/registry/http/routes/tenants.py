@@ -38,7 +38,7 @@ class TenantSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limits: dict[str, float | int] | None = Field(
+    limits: dict[str, float] | None = Field(
         None, description="Limits of tenant.yaml by their names; those that are left out stay as they are."
     )
     webhook: str | None = Field(None, description="Where to POST notices about its engines. null: nowhere.")
@@ -103,6 +103,8 @@ async def make_tenant(request: Request, registry: WiredRegistry, caller: Caller)
     """Make a tenant with a first key."""
     body = await read_model(request, NewTenant)
     tenants = registry.settings.tenants_dir
+    if "default_engine" in body.given():
+        await in_thread(registry.engines.check_default, body.name, body.default_engine)
     key = await in_thread(add_tenant, tenants, body.name, admin=body.admin, settings=body.given())
     note(caller, f"makes tenant {body.name}", "tenant_made", tenant=body.name)
     made = MadeTenant(tenant=tenant_view(await in_thread(existing_tenant, tenants, body.name)), api_key=key)
@@ -125,6 +127,8 @@ async def read_tenant(registry: WiredRegistry, caller: Caller, tenant: TenantPat
 async def set_tenant(request: Request, registry: WiredRegistry, caller: Caller, tenant: TenantPath) -> Response:
     """Change settings of a tenant. They hold within a second."""
     given = (await read_model(request, TenantSettings)).given()
+    if "default_engine" in given:
+        await in_thread(registry.engines.check_default, tenant, given["default_engine"])
     changed = await in_thread(change_tenant, registry.settings.tenants_dir, tenant, given)
     note(caller, f"sets {', '.join(given) or 'nothing'} of tenant {tenant}", "tenant_changed", tenant=tenant)
     return json_answer(tenant_view(changed))
