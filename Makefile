@@ -1,6 +1,8 @@
 # The one task runner. Needs Python 3.11 or later, git and make; fetches the rest by itself.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# What Python compiles is kept: the tests start hundreds of processes, and each collects or imports the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 ENVIRONMENT := .venv/.synced
 PYTEST := $(BIN)/pytest
