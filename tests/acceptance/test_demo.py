@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: jobs of three tenants, refusals, and no process or file left behind at any end."""
+"""The demo as a newcomer runs it: jobs of three tenants, refusals, the documents' output, and nothing left behind at any end."""
 
 import os
 import re
@@ -10,10 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.support.documents import ROOT, Document
 from tests.support.stack import until
-
-from enginehouse.local.home import Home
-from enginehouse.local.running import deploy_platform_engines
 
 _SECONDS = 300
 """The first run of all makes engines' environments."""
@@ -45,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
-@pytest.fixture(scope="module", params=["first run", "second run"])
+@pytest.fixture(scope="module")
 def printed(home: Path) -> str:
     with _start(home) as running:
         out, err = running.communicate(timeout=_SECONDS)
@@ -111,12 +109,30 @@ def test_no_key_is_printed_and_no_process_is_left(printed: str, home: Path) -> N
     assert keys.stat().st_mode & 0o777 == 0o600
 
 
-def test_an_engine_that_does_not_come_up_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
-    place = Home.at(tmp_path)
-    deploy_platform_engines(place, None)
-    (copy,) = (tmp_path / "sources" / "acme--ocr").iterdir()
+def _document(name: str) -> set[str]:
+    """The words of the demo's output that a document shows."""
+    blocks = Document.read(ROOT / name).blocks
+    return _words("\n".join(block.text for block in blocks if block.language == "text" and "Refused:" in block.text))
+
+
+def _words(text: str) -> set[str]:
+    # What was measured differs from run to run, and so does a job's id.
+    lines = [line for line in text.splitlines() if not line.startswith("✓")]
+    return set(re.sub(r"\d+\.\d m?s|[0-9a-f]{8}-(…|[0-9a-f-]{27})", "", "\n".join(lines)).split())
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/demo.md"])
+def test_it_prints_what_a_document_shows(printed: str, name: str) -> None:
+    assert _document(name)
+    assert _document(name) - _words(printed) == set()
+
+
+def test_in_a_second_run_an_engine_that_does_not_come_up_is_named_and_the_others_are_shown(
+    printed: str, home: Path
+) -> None:
+    (copy,) = (home / "sources" / "acme--ocr").iterdir()
     (copy / "engine.py").write_text("raise SystemExit('the model is not there')\n")
-    with _start(tmp_path) as running:
+    with _start(home) as running:
         out, err = running.communicate(timeout=_SECONDS)
     assert running.returncode == 1
     assert {engine: len(jobs) for engine, jobs in _rows(out).items()} == {"shared--standard": 4, "globex--embedding": 1}
@@ -127,7 +143,7 @@ def test_an_engine_that_does_not_come_up_is_named_and_the_others_are_shown(tmp_p
     assert "1 of 3 engines did not answer as they should: acme--ocr." in " ".join(err.split())
     assert "2 of 3 engines are up" in err
     assert "Traceback" not in err
-    assert _left(tmp_path) == []
+    assert _left(home) == []
 
 
 @pytest.mark.parametrize("module", ["typer", "pydantic", "enginehouse.local.stack"])

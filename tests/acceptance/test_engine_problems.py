@@ -106,7 +106,7 @@ def test_the_reason_is_the_same_wherever_it_is_told(stack: StackHandle, sources:
         ("engines", "show", name): 0,
         ("status",): 1,
         ("engines", "deploy", str(sources / name), "--timeout", "1"): 1,
-        ("submit", name, "--input", "1", "--wait", "--timeout", "3"): 1,
+        ("submit", name, "--input", "1", "--wait", "--timeout", "1"): 1,
     }.items():
         code, said = _run(stack, *command)
         assert code == expected, (command, said)

@@ -35,7 +35,8 @@ class Newcomer:
         return subprocess.run(
             ["bash", "-e", "-c", "\n".join(commands)],
             cwd=cwd or self.checkout,
-            env={**kept, **own, "COLUMNS": "80"},
+            # pip compiles every module of all packages otherwise, and few are imported.
+            env={**kept, **own, "COLUMNS": "80", "PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
             capture_output=True,
             text=True,
             check=False,

@@ -14,7 +14,7 @@ from enginehouse.client import AsyncClient, Client
 HELD, RELEASE = "held", "release"
 _FORK = multiprocessing.get_context("fork")
 _CHILDREN = range(4)
-_EACH = 100
+_EACH = 25
 
 
 def texts(who: object) -> list[str]:

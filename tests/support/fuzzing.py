@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from structlog.testing import capture_logs
 from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "8"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))
 """How long each fuzzer runs. The variable makes them run longer."""
 GROWTH_BYTES = 32 * 1024 * 1024
 """More than caches and the allocator's reserves take, and far less than any leak of these many examples."""

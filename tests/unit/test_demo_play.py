@@ -4,15 +4,18 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from tests.support.commands import run_command
 
 from enginehouse.cli.demonstration import play
 from enginehouse.cli.demonstration.play import Play
 from enginehouse.cli.demonstration.show import Board
 from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.home import LOCAL_TENANT, Home
+from enginehouse.local.running import write_local
 
 _STATE = {
     "shared--standard": {"state": "running", "problem": None},
@@ -102,3 +105,21 @@ async def test_a_system_whose_packages_cannot_be_installed_is_said_and_the_demo_
     assert said[0].startswith("event on requests.acme")
     assert "No dapr on this machine." in said[1]
     assert len([line for line in shown if str(line).startswith("acme--ocr")]) == 2
+
+
+def test_in_a_home_whose_stack_runs_its_engines_are_deployed_into_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home.at(tmp_path)
+    write_local(home, 4711)
+    played: list[tuple[str, set[str]]] = []
+
+    async def in_it(_: Home, url: str, *__: Any) -> dict[str, Any]:
+        played.append((url, {path.name for path in home.engines.iterdir()}))
+        return {"missing": {}}
+
+    monkeypatch.setattr(Home, "is_running", lambda _: True)
+    monkeypatch.setattr("enginehouse.cli.demo.play", in_it)
+    done = run_command(tmp_path, "demo")
+    assert (done.returncode, "Using the stack that runs" in done.stderr) == (0, True), done
+    assert played == [("http://127.0.0.1:4711", set(_STATE))]

@@ -37,9 +37,9 @@ Python = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
-    """Run Python so. It compiles each module once: nothing else in an environment is compiled in this way."""
-    compiled = str(tmp_path_factory.mktemp("compiled"))
+def python(pytestconfig: pytest.Config) -> Python:
+    """Run Python so. What it compiles is kept for later runs: nothing else in an environment is compiled in this way."""
+    compiled = str(pytestconfig.cache.mkdir("compiled")) if pytestconfig.cache else ""
     own = {"PYTHONOPTIMIZE": "2", "PYTHONPATH": str(_ROOT), "PYTHONPYCACHEPREFIX": compiled}
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return partial(_run, environment={**kept, **own})
@@ -47,7 +47,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
 
 def _run(*arguments: str, environment: dict[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=110
     )
     assert done.returncode == 0, done.stderr[-2_000:]
     return done.stdout
