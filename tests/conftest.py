@@ -1,4 +1,4 @@
-"""What holds for every test: it ends on Ctrl-C, and what it prints can be reported.
+"""What holds for every test: it ends on Ctrl-C, what it prints can be reported, and no property fails by a slow machine.
 
 A shell's background job ignores Ctrl-C, and so would each process that a test starts.
 """
@@ -7,6 +7,10 @@ import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

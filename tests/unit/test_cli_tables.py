@@ -40,7 +40,7 @@ def printed(console: Console) -> str:
     return console.file.getvalue()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(_ROW, min_size=1, max_size=4), st.integers(40, 140))
 def test_at_any_width_lines_fit_and_words_are_whole(rows: list[tuple[str, ...]], width: int) -> None:
     console = terminal(width)

@@ -118,7 +118,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.fixed_dictionaries({"choices": st.lists(_JSON, max_size=3)}, optional={"usage": _JSON}), max_size=4))
 def test_no_chunk_can_do_more_than_be_refused(chunks: list[Any]) -> None:
     with contextlib.suppress(NotAChunk):

@@ -324,7 +324,7 @@ class TestRest:
         assert (await world.client().get("/v2/models/echo/versions/v7/ready")).json() == {"name": "echo", "ready": True}
         assert (await world.client().get("/v2/models/tensors/ready")).status_code == 503
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         body=st.binary(max_size=40)
         | st.recursive(

@@ -248,7 +248,5 @@ class Gateway(RuleBasedStateMachine):
                 await self.worked(body, "succeed")
 
 
-Gateway.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Gateway.TestCase.settings = settings(max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck))
 TestGateway = Gateway.TestCase

@@ -189,7 +189,7 @@ def _nan_is_one_nan(sent: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("through", [through_rest, through_rpc])
 @pytest.mark.parametrize("front", [rest_request, rpc_request])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sent=_REQUESTS, answers_binary=st.booleans())
 def test_binary_tensors_travel_unchanged(front: Any, through: Any, sent: list[Tensor], answers_binary: bool) -> None:
     infer = front(sent, binary=True)
@@ -203,7 +203,7 @@ def test_binary_tensors_travel_unchanged(front: Any, through: Any, sent: list[Te
 
 @pytest.mark.parametrize("through", [through_rest, through_rpc])
 @pytest.mark.parametrize("front", [rest_request, rpc_request])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sent=_REQUESTS)
 def test_values_travel_unchanged(front: Any, through: Any, sent: list[Tensor]) -> None:
     sent = [tensor for tensor in sent if front is rest_request or tensor.datatype in CONTENTS]
@@ -335,7 +335,7 @@ _SCHEMAS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     body=st.fixed_dictionaries(
         {
@@ -365,14 +365,14 @@ def test_whatever_is_sent_is_read_or_refused(body: Any, data: bytes, schema: Any
         read_rest(head + data, str(len(head)), Model("m", speaks_tensors, schema))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(body=st.binary(max_size=60), speaks_tensors=st.booleans())
 def test_whatever_message_is_sent_is_read_or_refused(body: bytes, speaks_tensors: bool) -> None:
     with contextlib.suppress(RequestError):
         read_rpc(body, Model("m", speaks_tensors, {}))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(output=_RESULTS, schema=_SCHEMAS, binary=st.booleans())
 def test_whatever_an_engine_answers_has_tensors(output: Any, schema: Any, binary: bool) -> None:
     infer = rest_request([Tensor("x", "UINT8", (1,), raw=b"1")], binary=binary)

@@ -163,7 +163,7 @@ class TestTensors:
         first, second = reply.output["outputs"]
         assert (first["data"], second["data"]) == (values, [0.5, 1])
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(_BODIES, _JSON)
     def test_any_input_is_sent_or_refused(self, body: Any, parameters: Any) -> None:
         given_parameters = parameters if isinstance(parameters, dict) else None

@@ -198,5 +198,5 @@ class OneJob(RuleBasedStateMachine):
         self.last = held
 
 
-OneJob.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+OneJob.TestCase.settings = settings(max_examples=150, stateful_step_count=25)
 TestOneJob = OneJob.TestCase

@@ -163,7 +163,5 @@ class Whole(Gateway):
         assert not self.late
 
 
-Whole.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Whole.TestCase.settings = settings(max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck))
 TestWhole = Whole.TestCase
