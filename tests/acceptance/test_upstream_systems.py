@@ -6,7 +6,6 @@ import queue
 import shlex
 import shutil
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import redis
+from tests.support.commands import run_command
 from tests.support.dapr import API_TOKEN, APP_TOKEN, PORTS, Started, http_ok, spawn, wait_until
 from tests.support.documents import ROOT, Document
 from tests.support.stack import StackHandle, running_stack
@@ -40,9 +40,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
 
 
 def command(stack: StackHandle, *arguments: str) -> dict[str, Any]:
-    environment = {**os.environ, "ENGINEHOUSE_HOME": str(stack.home.path)}
-    line = [sys.executable, "-m", "enginehouse.cli.main", "tenant", "system", _TENANT, "--json", *arguments]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = run_command(stack.home.path, "tenant", "system", _TENANT, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     made: dict[str, Any] = json.loads(done.stdout)
     return made
@@ -269,13 +267,15 @@ def test_the_tenants_user_reaches_its_two_streams_only_and_survives_a_restart_of
                 connection.execute_command(*forbidden)
 
 
-def test_without_a_deployment_or_a_tenant_nothing_is_written(stack: StackHandle, tmp_path: Path) -> None:
+def test_without_a_deployment_or_a_tenant_nothing_is_written(
+    stack: StackHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     stopped = Home.at(tmp_path / "home")
     add_key(stopped.tenants, _TENANT)
     for home, tenant, said in ((stopped, _TENANT, "Nothing is running"), (stack.home, "nobodys", "no tenant")):
         before = sorted(home.run.iterdir())
-        line = [sys.executable, "-m", "enginehouse.cli.main", "tenant", "system", tenant, "--home", str(home.path)]
-        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        done = run_command(home.path, "tenant", "system", tenant)
         assert done.returncode == 1
         assert said in " ".join(done.stderr.split())
         assert [path for path in sorted(home.run.iterdir()) if path not in before and "lock" not in path.name] == []

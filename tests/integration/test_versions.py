@@ -1,8 +1,6 @@
 """A new version takes over under load without a failed, lost or late job; one that is not fit to leaves the old one serving."""
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.faults.evidence import Evidence, make_witness
+from tests.support.commands import Ran, run_command
 from tests.support.stack import StackHandle, running_stack
 from tests.support.waiting import until
 
@@ -57,10 +56,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Iterator[St
         yield handle
 
 
-def enginehouse(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def enginehouse(*arguments: str) -> Ran:
     """Run a command to its end."""
-    command = [sys.executable, "-m", "enginehouse.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return run_command(None, *arguments)
 
 
 def _limits(stack: StackHandle) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """A hostile tenant makes no part of the platform call, write or show what it should not."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tests.support.abuse.door import HOSTILE, Door
+from tests.support.commands import run_command
 from tests.support.stack import until
 
 Noted = Callable[[str, str, str], None]
@@ -93,9 +92,7 @@ def test_escape_sequences_and_markup(door: Door, note: Noted) -> None:
 
 def command(door: Door, *words: str) -> str:
     """Run a command of the operator, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "enginehouse.cli.main", *words, "--home", str(door.stack.home.path)], capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = run_command(door.stack.home.path, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
