@@ -154,8 +154,10 @@ def sweep(engines: Path) -> None:
 def forget_engine(engines: Path, engine_id: str) -> None:
     """Delete the copies and the bundle of an engine of which nothing is left anywhere else.
 
-    The bundle goes last: it is the only memory of the removal, should this process be killed.
+    The bundle goes last: it is the only memory of the removal, should this process be killed. A change of it that was
+    killed may have left a part of the bundle beside it, which goes with it.
     """
     with only_deployer(engines):
+        sweep_drafts(engines)
         remove_copies(engines, engine_id)
         remove_bundle(engines / engine_id)
