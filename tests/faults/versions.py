@@ -64,7 +64,7 @@ class NewVersions:
         command = [sys.executable, "-m", "enginehouse.cli.main", "engines", "promote", self.engine]
         command += ["--home", str(self.stack.home.path)]
         first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        slot = self._until_active_is_not(before)
+        self._until_active_is_not(before)
         first.send_signal(signal.SIGKILL)
         first.wait()
         if self._read().trial is not None:
