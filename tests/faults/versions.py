@@ -14,7 +14,7 @@ from tests.faults.load import Load
 from tests.support.stack import StackHandle, until
 
 from enginehouse.contracts.names import Slot, app_id
-from enginehouse.registry.deploy import deploy_engine
+from enginehouse.registry.deploy import busy_slot, deploy_engine
 from enginehouse.registry.versions import Versions, read_versions
 
 _TAKEN_OVER_SECONDS = 90.0
@@ -54,7 +54,7 @@ class NewVersions:
         version = self._deploy(promote=True)
         slot = self._until_active_is_not(before)
         kill(slot)
-        self._until_it_answers(slot, version)
+        self._until_it_answers(version)
 
     def promote_twice(self) -> None:
         """Deploy a version on trial; kill the command that promotes it in the middle, and give the command again."""
@@ -64,12 +64,12 @@ class NewVersions:
         command = [sys.executable, "-m", "enginehouse.cli.main", "engines", "promote", self.engine]
         command += ["--home", str(self.stack.home.path)]
         first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        slot = self._until_active_is_not(before)
+        self._until_active_is_not(before)
         first.send_signal(signal.SIGKILL)
         first.wait()
         if self._read().trial is not None:
             subprocess.run(command, check=True, capture_output=True, timeout=_TAKEN_OVER_SECONDS)
-        self._until_it_answers(slot, version)
+        self._until_it_answers(version)
 
     def _deploy(self, *, promote: bool) -> str:
         path = self.source / "engine.yaml"
@@ -98,11 +98,10 @@ class NewVersions:
         if name in self.stack.processes():  # The one before may have ended already.
             self.stack.kill(name)
 
-    def _until_it_answers(self, slot: Slot, version: str) -> None:
-        former = app_id(self.engine, "b" if slot == "a" else "a")
+    def _until_it_answers(self, version: str) -> None:
         until(lambda: self._shown_version() == version, f"{version} is shown", _TAKEN_OVER_SECONDS)
         # The next version needs the slot of the one before.
-        until(lambda: f"{former}.runner" not in self.stack.processes(), f"{former} has ended", _TAKEN_OVER_SECONDS)
+        until(lambda: busy_slot(self.stack.home.engines / self.engine) is None, "the slot is free", _TAKEN_OVER_SECONDS)
         self.active.append(version)
 
     def _shown_version(self) -> str | None:

@@ -17,7 +17,7 @@ from tests.support.commands import Ran, run_command
 from tests.support.stack import StackHandle, running_stack
 from tests.support.waiting import until
 
-from enginehouse.registry.deploy import deploy_engine
+from enginehouse.registry.deploy import busy_slot, deploy_engine
 from enginehouse.registry.versions import read_versions
 
 _TENANT, _ENGINE = "tests", "tests--steady"
@@ -226,6 +226,7 @@ def test_a_version_stays_on_trial_until_it_is_promoted_and_goes_on_with_its_jobs
 def test_a_takeover_is_completed_though_the_gateway_dies_in_the_middle(
     stack: StackHandle, source: Path, evidence: Evidence, killed: str
 ) -> None:
+    until(lambda: busy_slot(stack.home.engines / _ENGINE) is None, "the version before has ended", 60)
     active = read_versions(stack.home.engines / _ENGINE).active
     _edit(source, version=f"after-{killed.replace('.', '-')}")
     jobs = [

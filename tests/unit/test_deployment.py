@@ -1,6 +1,7 @@
 """A deploy refuses what cannot run here, and its wait tells the new deployment from the one before."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from enginehouse.local.deployment import Deployment, NotWorking, deploy, wait_un
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.registry.bundle import InvalidBundle
+from enginehouse.registry.deploy import SlotBusy, deploy_engine, promote_engine
+from enginehouse.registry.snapshot import hold, source_folder
 from enginehouse.registry.tenants import add_key
-from enginehouse.registry.versions import fingerprint
+from enginehouse.registry.versions import fingerprint, read_versions
 
 _ENGINE = "demo--one"
 _RUN = "run: {command: [serve]}\n"
@@ -91,6 +94,31 @@ def test_a_second_deploy_of_the_same_folder_changes_nothing(home: Home, tmp_path
     assert [deploy(home, folder).changed for _ in range(2)] == [True, False]
     (folder / "engine.py").write_text("new")
     assert deploy(home, folder).changed
+
+
+def test_a_version_waits_until_the_one_whose_slot_it_takes_has_ended_its_jobs(home: Home, tmp_path: Path) -> None:
+    for version in ("v1", "v2"):
+        folder = _folder(tmp_path, f"version: {version}\n")
+        deploy(home, folder)
+    promote_engine(home.engines, _ENGINE)
+    bundle = home.engines / _ENGINE
+    former = read_versions(bundle).slots["a"]
+    before = (bundle / "slots" / "a" / "engine.yaml").read_text()
+    told, ends = list[str](), contextlib.ExitStack()
+    with ends:
+        ends.enter_context(hold(source_folder(bundle, former.source)))
+        assert not deploy(home, folder).changed, "what is deployed waits for nothing"
+        folder = _folder(tmp_path, "version: v3\n")
+        with pytest.raises(SlotBusy, match="still ends its jobs in slot a"):
+            deploy_engine(home.engines, folder)
+
+        def show(text: str) -> None:
+            told.append(text)
+            assert (bundle / "slots" / "a" / "engine.yaml").read_text() == before
+            ends.close()
+
+        assert deploy(home, folder, show=show).slot == "a"
+    assert told == ["The version of demo--one before the active one still ends its jobs in slot a. Waiting for them."]
 
 
 class _Api:

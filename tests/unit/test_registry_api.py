@@ -15,7 +15,7 @@ from tests.support.problems import problem_of
 from tests.support.registry import registry_settings
 from tests.support.waiting import until_async
 
-from enginehouse.registry.deploy import forget_engine
+from enginehouse.registry.deploy import forget_engine, remove_engine
 from enginehouse.registry.http.api import create_api
 from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import (
@@ -326,6 +326,25 @@ async def test_no_moment_of_a_removal_is_without_the_tenants_file(
     sweep(world.tenants)
     assert sorted(path.name for path in world.tenants.iterdir()) == ["acme", "demo"]
     assert [path.name for path in (world.tenants / "acme").rglob("*")] == ["tenant.yaml"]
+
+
+async def test_what_a_killed_removal_has_left_beside_the_bundles_goes_with_it(
+    world: _World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.client.post("/v1/tenants", json={"name": "acme"})
+    await world.deploy()
+    for place, remove in (
+        ("shutil.rmtree", lambda: remove_tenant(world.tenants, "acme", kept=())),
+        ("Path.replace", lambda: remove_engine(world.engines, _ENGINE)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"enginehouse.registry.bundle.{place}", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                remove()
+        remove()
+    forget_tenant(world.tenants, world.home / "webhook-secrets", "acme")
+    forget_engine(world.engines, _ENGINE)
+    assert [path.name for folder in (world.tenants, world.engines) for path in folder.iterdir()] == ["demo"]
 
 
 def _killed(*_: object) -> None:

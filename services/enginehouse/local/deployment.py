@@ -15,14 +15,16 @@ from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
 from enginehouse.registry.admission import without_effect
 from enginehouse.registry.artifacts import Show
-from enginehouse.registry.bundle import render_slot, secrets_of_slot
-from enginehouse.registry.deploy import drop_trial_of
+from enginehouse.registry.bundle import ENGINE_FILE, read_spec, render_slot, secrets_of_slot
+from enginehouse.registry.deploy import SlotBusy, busy_slot, drop_trial_of
 from enginehouse.registry.engines import Deployed, Engines, Settings
 from enginehouse.registry.secrets import secret_names
-from enginehouse.registry.versions import fingerprint, read_versions
+from enginehouse.registry.versions import fingerprint, read_versions, spec_of
 from enginehouse.registry.what_runs import WhatRuns
 
 _LOOK_SECONDS = 0.2
+_STOPPED_SECONDS = 120.0
+"""The processes of a version have stopped this long after its last job at the latest."""
 
 
 class NotWorking(LocalError):
@@ -92,9 +94,27 @@ def deploy(
 ) -> Deployment:
     """Deploy the engine in `folder`, to be promoted or to stay on trial. `settings` override those of its engine.yaml.
 
-    `show` is told what is fetched. Raise InvalidBundle with everything that is wrong with it here.
+    It waits while the version before the active one still ends jobs, as long as these may take; then it raises SlotBusy.
+    `show` is told of this, and what is fetched. Raise InvalidBundle with everything that is wrong with it here.
     """
-    return _deployment(home, engines_of(home).deploy(folder, settings, promote=promote, show=show))
+    while True:
+        try:
+            return _deployment(home, engines_of(home).deploy(folder, settings, promote=promote, show=show))
+        except SlotBusy as error:
+            show(f"{error}. Waiting for them.")
+            _wait_until_slot_is_free(home.engines / read_spec(folder / ENGINE_FILE).id, error)
+
+
+def _wait_until_slot_is_free(bundle: Path, error: SlotBusy) -> None:
+    """Raise `error` if the jobs of the version in the slot do not end in their time."""
+    slot = busy_slot(bundle)
+    if slot is None:
+        return
+    deadline = time.monotonic() + spec_of(bundle, slot).execution_timeout_seconds + _STOPPED_SECONDS
+    while busy_slot(bundle):
+        if time.monotonic() > deadline:
+            raise error
+        time.sleep(_LOOK_SECONDS)
 
 
 def _deployment(home: Home, deployed: Deployed) -> Deployment:

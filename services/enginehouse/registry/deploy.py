@@ -23,6 +23,7 @@ from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import (
     engines_with_copies,
     fetched,
+    is_held,
     only_deployer,
     remove_copies,
     remove_unused,
@@ -40,6 +41,13 @@ class EngineRetiring(WrongState):
     advice = "Wait until it is gone, which takes seconds while Enginehouse runs; then deploy it again."
 
 
+class SlotBusy(WrongState):
+    """The version that a new one is to take the place of still ends its jobs."""
+
+    code = "SLOT_BUSY"
+    advice = "Deploy again when they have ended; each has its execution timeout at most."
+
+
 def deploy_engine(
     engines: Path,
     folder: Path,
@@ -55,11 +63,13 @@ def deploy_engine(
     starts it in the idle slot and, with `promote`, makes it the active one when it is fit to. The first version of an
     engine is active at once. `show` is told what is fetched meanwhile. `check` is called when nobody else deploys any
     longer, and raises if the version must not come: fetching and waiting take long, and much may change meanwhile.
+    Raise SlotBusy while the version before the active one still ends jobs.
     """
     spec = spec or read_spec(folder / ENGINE_FILE)
     check_files(folder, spec)
     with fetched(engines, spec.id, spec.fetch, show) as brought, only_deployer(engines):
         check_stays(engines / spec.id)
+        check_slot(engines / spec.id)
         content = take_snapshot(engines, spec.id, folder, brought)
         source = snapshot_source(spec.id, content)
         check()
@@ -136,6 +146,30 @@ def check_stays(bundle: Path) -> None:
         raise EngineRetiring(f"{bundle.name} is being removed")
 
 
+def check_slot(bundle: Path) -> None:
+    """Raise SlotBusy while a version whose place the next one takes still ends jobs.
+
+    Its sidecar would load the next one's components, and deliver again what is in hand.
+    """
+    if slot := busy_slot(bundle):
+        raise SlotBusy(f"The version of {bundle.name} before the active one still ends its jobs in slot {slot}")
+
+
+def busy_slot(bundle: Path) -> Slot | None:
+    """Return the slot for the next version if the one that was there before still ends jobs."""
+    try:
+        versions = read_versions(bundle)
+    except InvalidBundle:
+        return None
+    former, slot = versions.slots.get(versions.idle), versions.idle
+    if former is None or slot in versions.running:
+        return None
+    used = {versions.slots[other].source for other in versions.running if other in versions.slots}
+    # Of a copy that another slot uses as well, nobody can say for which slot it is held.
+    is_busy = former.source not in used and is_held(source_folder(bundle, former.source))
+    return slot if is_busy else None
+
+
 def remove_engine(engines: Path, engine_id: str) -> None:
     """Begin to remove an engine; once more changes nothing. Raise EngineDoesNotExist.
 
@@ -159,8 +193,10 @@ def sweep(engines: Path) -> None:
 def forget_engine(engines: Path, engine_id: str) -> None:
     """Delete the copies and the bundle of an engine of which nothing is left anywhere else.
 
-    The bundle goes last: it is the only memory of the removal, should this process be killed.
+    The bundle goes last: it is the only memory of the removal, should this process be killed. A change of it that was
+    killed may have left a part of the bundle beside it, which goes with it.
     """
     with only_deployer(engines):
+        sweep_drafts(engines)
         remove_copies(engines, engine_id)
         remove_bundle(engines / engine_id)

@@ -21,6 +21,7 @@ from enginehouse.registry.admission import mistakes_here
 from enginehouse.registry.artifacts import Show, forbidden_sources
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, adjusted, is_retired, read_spec
 from enginehouse.registry.deploy import (
+    check_slot,
     check_stays,
     deploy_engine,
     is_deployed,
@@ -97,13 +98,14 @@ class Engines:
         """Deploy the engine in `folder`, to be promoted or to stay on trial. `settings` override its engine.yaml.
 
         `show` is told what is fetched. Raise InvalidBundle with everything that is wrong with it here, before anything
-        is written.
+        is written, or SlotBusy while the version before the active one still ends jobs.
         """
         spec = adjusted(read_spec(folder / ENGINE_FILE), settings or {})
         self._check(spec, folder)
         check_stays(self.bundles / spec.id)
         if is_deployed(self.bundles, folder, spec):
             return self._deployed(spec, read_versions(self.bundles / spec.id).wanted, changed=False)
+        check_slot(self.bundles / spec.id)  # Before anything is fetched.
         # Checked once more at the end, because its tenant may have been removed meanwhile.
         deploy_engine(self.bundles, folder, spec, promote=promote, show=show, check=lambda: self._check(spec, folder))
         versions = read_versions(self.bundles / spec.id)

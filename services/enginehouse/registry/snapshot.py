@@ -110,6 +110,18 @@ def hold(source: Path) -> Iterator[None]:
         yield
 
 
+def is_held(source: Path) -> bool:
+    """Say whether anybody runs an engine from this copy."""
+    try:
+        with opened(source) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def remove_unused(engines: Path, engine_id: str) -> None:
     """Delete the engine's copies that no version in its bundle names and nobody holds. The caller is `only_deployer`."""
     try:

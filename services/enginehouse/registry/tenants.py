@@ -218,9 +218,13 @@ def remove_tenant(tenants: Path, name: str, kept: Collection[str]) -> Tenant:
 
 
 def forget_tenant(tenants: Path, webhook_secrets: Path, name: str) -> None:
-    """Delete the bundle and the signing secrets of a tenant of which nothing is left anywhere else."""
+    """Delete the bundle and the signing secrets of a tenant of which nothing is left anywhere else.
+
+    A change of it that was killed may have left a part of the bundle beside it, which goes with it.
+    """
     (webhook_secrets / name).unlink(missing_ok=True)
     with only_writer(tenants):
+        sweep_drafts(tenants)
         remove_bundle(tenants / name)
 
 

@@ -37,6 +37,5 @@ def _brought_up_to_date(counted: Mapping[K, int], before: Mapping[K, int], now: 
 
     A job that was committed just before and noted meanwhile is counted twice, until the next sweep.
     """
-    return {
-        key: max(counted.get(key, 0) + now.get(key, 0) - before.get(key, 0), 0) for key in counted.keys() | now.keys()
-    }
+    numbers = {key: counted.get(key, 0) + now.get(key, 0) - before.get(key, 0) for key in counted.keys() | now.keys()}
+    return {key: number for key, number in numbers.items() if number > 0}
