@@ -1,5 +1,6 @@
 """An author makes an engine, tests it alone, deploys it and gets an answer; and each mistake of a newcomer shows its cause."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -18,9 +19,11 @@ from tests.support.documents import ROOT
 from tests.support.newcomers import MISTAKES, OURS, RESULT, SOUND, Mistake, answered, served, write
 from tests.support.stack import StackHandle, running_stack, until
 
+from enginehouse.authoring.answers import Described
 from enginehouse.authoring.findings import Finding
+from enginehouse.authoring.fuzz import _Search
 from enginehouse.cli.author import _lines
-from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.engine import EngineCard, EngineSpec
 from enginehouse.local.home import Home
 from enginehouse.registry.tenants import add_key
 from enginehouse.yaml_files import read_yaml
@@ -138,6 +141,17 @@ def test_the_fuzzer_finds_a_small_input_that_breaks_an_engine(
     assert status == 1
     assert "failed fuzz" in output
     assert said in output
+
+
+async def test_a_search_whose_time_is_over_prints_nothing_of_its_librarys(capfd: pytest.CaptureFixture[str]) -> None:
+    predict = {"post": {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}}
+    card = EngineCard(engine="demo--one", slot="a", version="v1")
+    described = Described({"paths": {"/predict": predict}}, card, None, None)
+    search = _Search(None, described, asyncio.get_running_loop())  # type: ignore[arg-type]  # Nobody is asked.
+    search.stop.set()
+    await asyncio.to_thread(search.run)
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
 
 
 @pytest.mark.parametrize(("size", "status"), [(200_000, 0), (9_000_000, 1)])

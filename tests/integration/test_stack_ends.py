@@ -64,5 +64,5 @@ def test_killed_started_again_and_stopped_in_order(tmp_path: Path) -> None:
     processes = _all_of(again)
     again.stop()
     assert _gone(processes)
-    assert again.up.process.returncode == 130
+    assert again.up.process.returncode == 0
     assert again.state()["processes"] == []

@@ -144,7 +144,7 @@ class StackHandle:
         return answer.body
 
     def stop(self) -> None:
-        """Stop everything, as Ctrl-C does."""
+        """Stop everything, as 'enginehouse down' does."""
         self.up.stop(timeout_seconds=60)
 
 

@@ -1,19 +1,23 @@
 """Waiting for a job in sight, names and completion: what a user does with the command from one moment to the next."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tests.support import cli_data
 from tests.support.cli_data import IDS, MemoryClient
 from typer.testing import CliRunner
 
 from enginehouse.cli import connection, options
 from enginehouse.cli.app import app
+from enginehouse.cli.running import run
 
 RUN = CliRunner()
 WAIT = ["submit", "standard", "--input", "{}", "--wait"]
@@ -122,6 +126,27 @@ def test_completion_is_silent_where_nothing_answers(monkeypatch: pytest.MonkeyPa
 
 def test_the_version_is_that_of_the_package() -> None:
     assert RUN.invoke(app, ["--version"]).stdout == "enginehouse 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "is_service", "status"),
+    [
+        (signal.SIGTERM, True, 0),
+        (signal.SIGTERM, False, 130),
+        (signal.SIGINT, True, 130),
+        (signal.SIGINT, False, 130),
+    ],
+)
+def test_a_service_that_is_told_to_stop_has_done_its_work(
+    number: signal.Signals, is_service: bool, status: int
+) -> None:
+    async def main() -> None:
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+
+    with pytest.raises(typer.Exit) as ended:
+        run(main(), is_service=is_service)
+    assert ended.value.exit_code == status
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -193,6 +193,8 @@ def test_a_secret_is_set_there_from_standard_input(elsewhere: _Elsewhere, folder
     assert json.loads(secrets_file(elsewhere.home, _ENGINE).read_text()) == {"TOKEN": "hidden-värde"}
     assert "already" in secret("set", "demo/one", "TOKEN", value="hidden-värde").output
     assert secret("list", "demo/one").stdout == "TOKEN\n"
+    binary = runner.invoke(app, ["engines", "secret", "set", "demo/one", "TOKEN", "--to", "staging"], input=b"\xff\xfe")
+    assert (binary.exit_code, "is not UTF-8 text" in binary.output) == (1, True)
     wrong = secret("set", "demo/one", "TOKNE", value="hidden-värde")
     assert (wrong.exit_code, "did you mean TOKEN?" in " ".join(wrong.output.split())) == (1, True)
     assert secret("rm", "demo/one", "TOKEN").exit_code == 0

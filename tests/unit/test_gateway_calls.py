@@ -105,7 +105,9 @@ async def test_why_an_engine_cannot_be_called_is_said(tmp_path: Path) -> None:
         assert "it lies" in problem_of(await call(world), 503, "ENGINE_UNAVAILABLE")["detail"]
 
 
-@pytest.mark.parametrize("path", ["predict", "%2e%2e/jobs", "a%252fb", "healthz", "a//b", "a%5Cb"])
+@pytest.mark.parametrize(
+    "path", ["predict", "%2e%2e/jobs", "a%252fb", "healthz", "a//b", "a%5Cb", "info%0d%0aX:1", "info/"]
+)
 async def test_a_path_that_is_refused_reaches_nobody(tmp_path: Path, path: str) -> None:
     async with gateway_world(tmp_path) as world:
         runner = RunnerApp(world)

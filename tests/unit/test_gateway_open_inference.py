@@ -216,7 +216,7 @@ class TestRest:
                 "/v2/models/echo/infer",
                 {**_INFER, "outputs": [{"name": "nope"}]},
                 400,
-                "outputs: there is no 'nope'; this answer has echo",
+                "outputs: there is no 'nope'; there are echo",
             ),
             ("/v2/repository/models/echo/load", None, 403, "enginehouse engines deploy"),
             ("/v2/repository/models/echo/unload", None, 403, "enginehouse engines deploy"),
@@ -232,6 +232,15 @@ class TestRest:
         assert answer.status_code == status, answer.text
         assert list(answer.json()) == ["error"]
         assert said in answer.json()["error"]
+
+    async def test_an_output_that_the_card_does_not_know_is_refused_before_a_job_runs(self, tmp_path: Path) -> None:
+        schema = {"type": "object", "properties": {"echo": {"type": "object"}}}
+        async with gateway_world(tmp_path, cards={ECHO: {"output_schema": schema}}) as known:
+            answer = await known.client().post("/v2/models/echo/infer", json={**_INFER, "outputs": [{"name": "nope"}]})
+            assert (answer.status_code, answer.json()["error"]) == (400, "outputs: there is no 'nope'; there are echo")
+            assert not known.runner.events
+            right = await known.client().post("/v2/models/echo/infer", json={**_INFER, "outputs": [{"name": "echo"}]})
+            assert right.status_code == 200, right.text
 
     async def test_a_body_that_is_too_large_is_refused(self, tmp_path: Path) -> None:
         async with gateway_world(tmp_path, body_max_bytes=1_000) as small:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from enginehouse.contracts.engine import EngineCard
-from enginehouse.gateway.inference.metadata import inputs_of, outputs_of
+from enginehouse.gateway.inference.metadata import inputs_of, known_outputs, outputs_of
 from enginehouse.gateway.inference.plain import input_of
 from enginehouse.gateway.inference.plain import outputs_of as tensors_of
 from enginehouse.open_inference.tensors import NotThisProtocol, Tensor
@@ -153,6 +153,24 @@ def test_metadata_of_schemas() -> None:
     assert inputs_of(card(input_schema={"type": "boolean"})) == [{"name": "input", "datatype": "BOOL", "shape": [1]}]
 
 
+_FIELDS = {"type": "object", "properties": {"label": {"type": "string"}, "score": {"type": "number"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "known"),
+    [
+        (_FIELDS, ["label", "score"]),
+        ({**_FIELDS, "additionalProperties": {"type": "string"}}, []),
+        ({"type": "object"}, []),
+        ({"type": "array", "items": {"type": "number"}}, ["output"]),
+        ({"anyOf": [{"type": "string"}, _FIELDS]}, []),
+        ({}, []),
+    ],
+)
+def test_the_outputs_are_known_if_the_schema_names_all_of_them(schema: dict[str, Any], known: list[str]) -> None:
+    assert known_outputs(card(output_schema=schema)) == known
+
+
 @pytest.mark.parametrize(
     ("schema", "datatype"),
     [
@@ -187,4 +205,6 @@ def test_metadata_of_a_server_comes_back_as_it_was() -> None:
     described = described_by_metadata(metadata)
     known = card(protocol="open-inference", input_schema=described.input_schema, output_schema=described.output_schema)
     assert (inputs_of(known), outputs_of(known)) == (metadata["inputs"], metadata["outputs"])
+    assert known_outputs(known) == ["score"]
+    assert known_outputs(card(protocol="open-inference")) == []
     assert inputs_of(card(protocol="open-inference")) == []

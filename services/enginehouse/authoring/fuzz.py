@@ -57,7 +57,7 @@ class _Search:
         """Try inputs until the time is over. May raise what schemathesis says of a schema that it cannot use."""
         with needs("fuzz", "--fuzz"):
             import schemathesis  # Takes seconds, so it is imported only for this.
-            from hypothesis import HealthCheck, Phase, given, settings
+            from hypothesis import HealthCheck, Phase, Verbosity, given, settings
             from schemathesis import GenerationMode
 
         operation = schemathesis.openapi.from_dict(_document(self.described))["/predict"]["POST"]
@@ -70,6 +70,7 @@ class _Search:
             database=None,
             phases=(Phase.generate, Phase.shrink),
             report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,  # Its words are for whoever writes tests with it.
             suppress_health_check=list(HealthCheck),
         )
         @given(cases)

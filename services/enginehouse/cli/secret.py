@@ -132,6 +132,6 @@ def _value(name: str) -> str:
         value: str = typer.prompt(f"Value of {name}", hide_input=True, err=True)
         return value
     try:
-        return sys.stdin.read().removesuffix("\n").removesuffix("\r")
+        return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise LocalError(f"The value of {name} is not UTF-8 text.", "Write it as base64, for example.") from None

@@ -76,7 +76,7 @@ def up(
     engines: EnginesOption = "all",
     logs: Annotated[bool, typer.Option(help="Print the logs of all processes.")] = True,
 ) -> None:
-    """Start everything and run until Ctrl-C. Engines start and stop as their bundles appear in and leave the home."""
+    """Start everything and run until Ctrl-C or 'enginehouse down'. Engines start and stop as their bundles appear in and leave the home."""
     place = home_to_start(home)
     if detach:
         _detach(place, port, engines)
@@ -93,7 +93,7 @@ def up(
         await asyncio.Event().wait()
 
     with steps:
-        run(run_stack(place, options, steps, stay))
+        run(run_stack(place, options, steps, stay), is_service=True)
 
 
 def parse_engine_names(text: str) -> list[str] | None:

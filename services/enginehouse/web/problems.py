@@ -15,6 +15,7 @@ from starlette.types import Scope
 from enginehouse.contracts import errors
 from enginehouse.contracts.base import explain_problems
 from enginehouse.contracts.errors import EnginehouseError, MethodNotAllowed, NotFound, RequestError
+from enginehouse.contracts.text import control_character
 
 log = structlog.get_logger()
 
@@ -152,6 +153,10 @@ def install(app: FastAPI, forms: Mapping[str, Form] | None = None) -> None:
     async def _http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         call = f"{request.method} {request.url.path}"
+        if found := control_character(request.scope["path"]):
+            return problem(
+                RequestError(f"The path has {found} once it is decoded; no path has one"), scope=request.scope
+            )
         if error.status_code == 404:
             return problem(NotFound(f"{call}: there is no such path; /docs shows every call"), scope=request.scope)
         if error.status_code == 405:

@@ -13,7 +13,8 @@ from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import JobErrorCode, JobRequest, Status
 from enginehouse.gateway.engines.known_engine import DEFAULT_CARD, KnownEngine
-from enginehouse.gateway.inference.requests import Ended, Infer, Model
+from enginehouse.gateway.inference.metadata import known_outputs
+from enginehouse.gateway.inference.requests import Ended, Infer, Model, check_outputs
 from enginehouse.gateway.intake.bodies import Bodies
 from enginehouse.gateway.intake.submission import AcceptedJob, Submission
 from enginehouse.gateway.jobs.jobs import Jobs
@@ -61,10 +62,16 @@ class Inference:
     async def read(
         self, caller: Caller, engine: KnownEngine, read: Callable[..., Infer], body: bytes, *more: Any
     ) -> Infer:
-        """Return the request in a body: `read(body, *more, model)`. A large body is read in a process of its own."""
+        """Return the request in a body: `read(body, *more, model)`. A large body is read in a process of its own.
+
+        Raise InvalidInput for an output that the engine's card does not know, before the engine works for it.
+        """
         card = engine.card or DEFAULT_CARD
         model = Model(engine.id, card.speaks_tensors, {} if card.speaks_tensors else card.input_schema)
-        return await self._bodies.read(caller.name, read, body, *more, model)
+        infer: Infer = await self._bodies.read(caller.name, read, body, *more, model)
+        if known := known_outputs(card):
+            check_outputs(infer.outputs, known)
+        return infer
 
     async def run(
         self,

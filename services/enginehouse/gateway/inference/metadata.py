@@ -32,6 +32,17 @@ def outputs_of(card: EngineCard) -> list[TensorMetadata]:
     return _plain(card.output_schema, WHOLE_OUTPUT)
 
 
+def known_outputs(card: EngineCard) -> list[str]:
+    """Return the names of the tensors that the engine gives; none if its card does not tell all of them."""
+    if card.speaks_tensors:
+        return _at(card.output_schema, "properties", "outputs", "items", "properties", "name", "enum") or []
+    shapes = shapes_of(card.output_schema)
+    if shapes.fields:
+        return [] if card.output_schema.get("additionalProperties") else list(shapes.fields)
+    # What is JSON as a whole may be an object, whose fields nobody knows.
+    return [WHOLE_OUTPUT] if shapes.whole and not shapes.whole.is_json else []
+
+
 def _plain(schema: Mapping[str, Any], whole: str) -> list[TensorMetadata]:
     shapes = shapes_of(schema)
     if shapes.fields:

@@ -3,7 +3,7 @@
 Its functions are pure, because large bodies are read and written in other processes, which load this module.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import pydantic_core
@@ -225,9 +225,14 @@ def _wanted(tensors: list[Tensor], names: tuple[str, ...]) -> list[Tensor]:
     if not names:
         return tensors
     by_name = {tensor.name: tensor for tensor in tensors}
-    if missing := [name for name in names if name not in by_name]:
-        raise InvalidInput(f"outputs: there is no {missing[0][:100]!r}; this answer has {', '.join(by_name)[:300]}")
+    check_outputs(names, by_name)
     return [by_name[name] for name in names]
+
+
+def check_outputs(names: Collection[str], known: Collection[str]) -> None:
+    """Raise InvalidInput, naming those there are, if an output that is wanted is none of them."""
+    if missing := [name for name in names if name not in known]:
+        raise InvalidInput(f"outputs: there is no {missing[0][:100]!r}; there are {', '.join(known)[:300]}")
 
 
 def _in_form(tensor: Tensor, binary: Binary) -> Tensor:
