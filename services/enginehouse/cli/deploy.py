@@ -146,8 +146,8 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
             view = await deployment.wait_until_answers(deployed, steps, timeout)
         except NotWorking:
             steps.close()
-            went_back = deployed.give_up()
-            if not as_json:
+            was_there, went_back = deployed.is_there, deployed.give_up()
+            if was_there and not as_json:
                 logs = deployed.home.logs / f"{engine}--{deployed.slot}*.log"
                 what = f"The version before goes on serving {engine}" if went_back else f"{engine} stays deployed"
                 note(f"{what}: mend it and deploy it again. Its logs: {logs}")

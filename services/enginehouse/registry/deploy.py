@@ -19,6 +19,7 @@ from enginehouse.registry.bundle import (
     update_bundle,
 )
 from enginehouse.registry.content import content_hash, deployed_files
+from enginehouse.registry.disk import BUNDLE_BYTES, check_room
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import (
     engines_with_copies,
@@ -51,7 +52,7 @@ def deploy_engine(
 ) -> EngineSpec:
     """Copy `folder` and put it as a version into the bundle of its engine. Raise InvalidBundle if anything is wrong.
 
-    The version runs from the copy, as its engine.yaml says or `spec` in its place. The process that watches `engines`
+    Raise DiskFull if the disk has no room for it. The version runs from the copy, as its engine.yaml says or `spec` in its place. The process that watches `engines`
     starts it in the idle slot and, with `promote`, makes it the active one when it is fit to. The first version of an
     engine is active at once. `show` is told what is fetched meanwhile. `check` is called when nobody else deploys any
     longer, and raises if the version must not come: fetching and waiting take long, and much may change meanwhile.
@@ -61,10 +62,12 @@ def deploy_engine(
     with fetched(engines, spec.id, spec.fetch, show) as brought, only_deployer(engines):
         check_stays(engines / spec.id)
         content = take_snapshot(engines, spec.id, folder, brought)
-        source = snapshot_source(spec.id, content)
-        check()
-        put_version(engines / spec.id, spec, source, content, promote=promote)
-        remove_unused(engines, spec.id)
+        try:
+            check()
+            check_room(engines.parent, BUNDLE_BYTES)
+            put_version(engines / spec.id, spec, snapshot_source(spec.id, content), content, promote=promote)
+        finally:
+            remove_unused(engines, spec.id)
     return spec
 
 
