@@ -109,3 +109,14 @@ async def test_a_worker_that_does_not_answer_in_time_is_named() -> None:
     asked = workers.each()
     await asked.ask(_in(0.1))
     assert (asked.answers, asked.missing) == ({}, {"a"})
+
+
+async def test_many_slow_workers_are_asked_at_the_same_time() -> None:
+    names = "abcdefghijkl"
+    workers = _Workers(names, slow=names)
+    asked = workers.each()
+    asking = asyncio.create_task(asked.ask(_in(_LONG)))
+    await until_async(lambda: len(workers.done) == len(names))
+    workers.may_answer.set()
+    await asking
+    assert (set(asked.answers), set(workers.done.values())) == (set(names), {1})

@@ -14,6 +14,7 @@ from enginehouse.registry import content, deploy
 from enginehouse.registry.bundle import InvalidBundle, is_retired
 from enginehouse.registry.content import content_hash
 from enginehouse.registry.deploy import deploy_engine, forget_engine, is_deployed, remove_engine
+from enginehouse.registry.disk import DiskFull
 from enginehouse.registry.snapshot import hold, only_deployer, source_folder, tidy_snapshots
 from enginehouse.registry.versions import read_versions
 
@@ -269,3 +270,15 @@ def test_deployments_at_the_same_time_come_one_after_the_other(folder: Path, eng
     other.join(10)
     until(lambda: _source(engines) != before, "the second deployment is there")
     assert (_source(engines) / "data" / "words.txt").read_text() == "two"
+
+
+def test_a_full_disk_leaves_what_was_deployed_before(
+    engines: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_engine(engines, folder)
+    before = {path: path.read_bytes() for path in engines.parent.rglob("*") if path.is_file()}
+    (folder / "data" / "words.txt").write_text("two")
+    monkeypatch.setattr("enginehouse.registry.disk.free_bytes", lambda _: 1_000)
+    with pytest.raises(DiskFull, match="less than 1 MiB"):
+        deploy_engine(engines, folder)
+    assert {path: path.read_bytes() for path in engines.parent.rglob("*") if path.is_file()} == before

@@ -148,8 +148,8 @@ async def _wait(deployed: Deployment, timeout: float | None, as_json: bool) -> d
             view = await deployment.wait_until_answers(deployed, steps, timeout)
         except NotWorking:
             steps.close()
-            went_back = deployed.give_up()
-            if not as_json:
+            was_there, went_back = deployed.is_there, deployed.give_up()
+            if was_there and not as_json:
                 note(_what_now(deployed, went_back))
             raise
         except asyncio.CancelledError:

@@ -290,8 +290,12 @@ def update_bundle(folder: Path, files: Mapping[str, str]) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = folder.parent / f"{_FRESH}{secrets.token_hex(8)}"
-        draft.write_text(text)
-        draft.replace(target)
+        try:
+            draft.write_text(text)
+            draft.replace(target)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 def reduce_bundle(folder: Path, files: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from enginehouse.registry.bundle import (
     update_bundle,
 )
 from enginehouse.registry.content import content_hash, deployed_files, read_example
+from enginehouse.registry.disk import BUNDLE_BYTES, check_room
 from enginehouse.registry.requirements import environment_files
 from enginehouse.registry.snapshot import (
     engines_with_copies,
@@ -57,13 +58,15 @@ def deploy_engine(
     show: Show = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> EngineSpec:
-    """Copy `folder` and put it as a version into the bundle of its engine. Raise InvalidBundle if anything is wrong.
+    """Copy `folder` and put it as a version into the bundle of its engine.
 
     The version runs from the copy, as its engine.yaml says or `spec` in its place. The process that watches `engines`
     starts it in the idle slot and, with `promote`, makes it the active one when it is fit to. The first version of an
     engine is active at once. `show` is told what is fetched meanwhile. `check` is called when nobody else deploys any
     longer, and raises if the version must not come: fetching and waiting take long, and much may change meanwhile.
-    Raise SlotBusy while the version before the active one still ends jobs.
+
+    Raise InvalidBundle if a file is wrong, DiskFull if there is no room for the version, and SlotBusy while the version
+    before the active one still ends jobs.
     """
     spec = spec or read_spec(folder / ENGINE_FILE)
     check_files(folder, spec)
@@ -71,10 +74,13 @@ def deploy_engine(
         check_stays(engines / spec.id)
         check_slot(engines / spec.id)
         content = take_snapshot(engines, spec.id, folder, brought)
-        source = snapshot_source(spec.id, content)
-        check()
-        put_version(engines / spec.id, spec, source, content, read_example(folder), promote=promote)
-        remove_unused(engines, spec.id)
+        try:
+            check()
+            check_room(engines.parent, BUNDLE_BYTES)
+            source, example = snapshot_source(spec.id, content), read_example(folder)
+            put_version(engines / spec.id, spec, source, content, example, promote=promote)
+        finally:
+            remove_unused(engines, spec.id)
     return spec
 
 

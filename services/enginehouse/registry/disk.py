@@ -9,6 +9,9 @@ from enginehouse.contracts.errors import Unavailable
 LEAST_FREE_BYTES = 2**30
 """Room that deployments and builds leave on the disk: the ledger and the engines that run may need it."""
 
+BUNDLE_BYTES = 2**20
+"""Room for a bundle, so that none is written in part."""
+
 
 class DiskFull(Unavailable):
     """The disk of the deployment has too little room for what is to be deployed."""
@@ -17,10 +20,11 @@ class DiskFull(Unavailable):
     advice = "Make room there, and deploy again."
 
 
-def check_room(folder: Path) -> None:
-    """Raise DiskFull if the disk of `folder` has too little room for more files."""
-    if free_bytes(folder) < LEAST_FREE_BYTES:
-        raise DiskFull(f"less than {LEAST_FREE_BYTES // 2**20} MiB are left on the disk of {folder}")
+def check_room(folder: Path, least_bytes: int | None = None) -> None:
+    """Raise DiskFull if the disk of `folder` has too little room for more files. Default: LEAST_FREE_BYTES."""
+    least = LEAST_FREE_BYTES if least_bytes is None else least_bytes
+    if free_bytes(folder) < least:
+        raise DiskFull(f"less than {least // 2**20} MiB are left on the disk of {folder}")
 
 
 def free_bytes(folder: Path) -> int:

@@ -15,7 +15,7 @@ from enginehouse.contracts.errors import EnginehouseError
 
 _REPEAT_SECONDS = WORKER_TTL_SECONDS + 5.0
 """By then a worker that died is not counted among the living any longer."""
-_CALLS_AT_ONCE = 8
+_CALLS_AT_ONCE = 64
 _FAILURES_MOST = 5
 """More than one: a sidecar can be found some seconds before its worker listens."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 0.5
