@@ -23,6 +23,7 @@ from enginehouse.contracts.errors import EnginehouseError, RequestError
 from enginehouse.contracts.tenant import Tenant, hash_key
 from enginehouse.local.home import Home
 from enginehouse.registry.bundle import is_retired
+from enginehouse.registry.http.uploads import FolderTooLarge
 from enginehouse.registry.tenants import has_key, read_tenants
 
 runner = CliRunner()
@@ -297,6 +298,7 @@ def test_the_advice_of_an_error_names_commands_and_no_calls() -> None:
         for word in ("/docs shows", "GET /", "Retry-After", "X-Request-Id"):
             assert word not in shown, kind
     assert "'--help'" in advice_of(RequestError("The name is wrong"))
+    assert "out of its folder" in advice_of(FolderTooLarge()), "its own advice stays"
 
 
 def kinds_of_errors(kind: type[EnginehouseError] = EnginehouseError) -> Iterator[type[EnginehouseError]]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from tests.support.dapr import PORTS
 from tests.support.registry import registry_settings
 from tests.support.serving import serving
@@ -169,6 +171,7 @@ def test_an_environment_is_tried_before_it_is_kept(elsewhere: _Elsewhere) -> Non
         (elsewhere.url, "eh_demo_wrong", "The API key is not known"),
         (elsewhere.url, "eh_nobody_wrong", "The API key is not known"),
         (elsewhere.url, "wrong", "no key of an Enginehouse"),
+        (elsewhere.url, "eh_demo_wröng", "no key of an Enginehouse"),
         (elsewhere.url, plain, "needs an operator's key"),
         (f"{elsewhere.url}/docs", elsewhere.key, "does not answer as a registry does"),
         (f"http://127.0.0.1:{PORTS.take()}", elsewhere.key, "cannot be reached"),
@@ -178,6 +181,14 @@ def test_an_environment_is_tried_before_it_is_kept(elsewhere: _Elsewhere) -> Non
         assert said in " ".join(refused.output.split()), refused.output
         assert key not in refused.output or key == "wrong"
     assert "No environments" in runner.invoke(app, ["environments"]).output
+
+
+def test_a_web_site_is_no_registry(elsewhere: _Elsewhere) -> None:
+    site, port = FastAPI(), PORTS.take()
+    site.add_api_route("/{path:path}", lambda path: HTMLResponse("<html>"))
+    with serving(site, port):
+        refused = _tried(f"http://127.0.0.1:{port}", elsewhere.key)
+    assert (refused.exit_code, "does not answer as a registry does" in " ".join(refused.output.split())) == (1, True)
 
 
 def test_a_secret_is_set_there_from_standard_input(elsewhere: _Elsewhere, folder: Path) -> None:

@@ -126,8 +126,9 @@ def add(
 
 def _try(url: str, key: SecretStr) -> None:
     """Call the registry once. Raise LocalError unless it answers, and takes the key as an operator's."""
-    tenant = tenant_of_key(key.get_secret_value())
-    if not tenant:
+    text = key.get_secret_value()
+    tenant = tenant_of_key(text)
+    if not (tenant and text.isascii() and text.isprintable()):
         raise LocalError(
             "This is no key of an Enginehouse.", "It looks like eh_TENANT_…; see 'tenant add NAME --admin'."
         )

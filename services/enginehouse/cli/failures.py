@@ -5,7 +5,7 @@ import json
 from rich.text import Text
 
 from enginehouse.cli.console import err, say
-from enginehouse.contracts.errors import EnginehouseError, RequestError
+from enginehouse.contracts.errors import EnginehouseError, InputTooLarge, RequestError
 from enginehouse.contracts.text import clean_lines
 from enginehouse.local.errors import LocalError
 
@@ -20,7 +20,6 @@ _ADVICE = {
     "ENGINE_DOES_NOT_EXIST": "'enginehouse engines' lists those you may use.",
     "ENGINE_REMOVED": "Its unfinished jobs ended as canceled. 'enginehouse engines' lists those you may use.",
     "ENGINE_UNAVAILABLE": "'enginehouse engines show ENGINE' says what is wrong with it.",
-    "INPUT_TOO_LARGE": "Upload it with the Python client or POST /v1/uploads, and submit the key as input_ref.",
     "INVALID_INPUT": "'enginehouse engines show ENGINE' shows its input schema.",
     "INVALID_NAME": "Correct the name.",
     "INVALID_UPLOAD": "Deploy a folder of plain files and folders, with engine.yaml at its top.",
@@ -33,8 +32,9 @@ _ADVICE = {
     "STORAGE_FULL": "Try again when results have expired; the operator can raise 'tenant limits --stored-bytes'.",
     "UNAUTHENTICATED": "Set ENGINEHOUSE_API_KEY; an operator makes keys with 'enginehouse tenant add NAME'.",
 }
-# In place of what every error, and every mistake in a request, says unless it has an advice of its own.
+# In place of what errors of a kind say unless they have an advice of their own.
 _GENERAL = {
+    InputTooLarge.advice: "Upload it with the Python client (client.upload), and submit its key as input_ref.",
     EnginehouseError.advice: "Try again; if it persists, 'enginehouse status' shows on its machine what is not well.",
     RequestError.advice: "Correct what it names; '--help' shows what the command takes.",
 }

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from enginehouse.cli.running import run
 from enginehouse.client.errors import from_answer
-from enginehouse.contracts.errors import Forbidden, Unauthenticated
+from enginehouse.contracts.errors import Forbidden, RequestError, Unauthenticated
 from enginehouse.local.errors import LocalError
 
 _UPLOAD_SECONDS = 600
@@ -40,7 +40,10 @@ def content_of(answer: httpx2.Response) -> dict[str, Any]:
     """Return what the registry answers; nothing where an answer has no body. Raise what it refuses with."""
     if not answer.is_success:
         raise from_answer(answer.status_code, answer.content, answer.headers.get("retry-after"))
-    content: dict[str, Any] = answer.json() if answer.content else {}
+    try:
+        content: dict[str, Any] = answer.json() if answer.content else {}
+    except ValueError:
+        raise RequestError(f"{answer.url.path} is answered with what is not JSON") from None
     return content
 
 

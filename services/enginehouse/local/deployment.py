@@ -64,8 +64,9 @@ class Deployment:
 
     def missing_secrets(self) -> list[str]:
         """Return the secrets that the version names and that have no value here. A store of its owner's is not asked."""
-        store = self.bundle / secrets_of_slot(self.slot)
-        if not self.spec.secrets or store.read_text() != render_slot(self.spec, self.slot)[secrets_of_slot(self.slot)]:
+        file = secrets_of_slot(self.slot)
+        store, own = self.bundle / file, render_slot(self.spec, self.slot).get(file)
+        if own is None or not store.is_file() or store.read_text() != own:
             return []
         known = secret_names(self.home.path, self.spec.id)
         return [name for name in self.spec.secrets if name not in known]
