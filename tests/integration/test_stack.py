@@ -85,7 +85,7 @@ def test_no_secret_is_in_any_command_line_and_the_engine_is_told_none(stack: Sta
         command = " ".join(psutil.Process(stack.pid(name)).cmdline())
         assert not [secret for secret in secrets if secret in command], name
     environment = psutil.Process(stack.pid(f"{_ECHO}--a.engine-0")).environ()
-    assert environment.keys() <= {"PATH", "HOME", "PORT", "LANG", "LC_CTYPE"}
+    assert environment.keys() <= {"PATH", "HOME", "PORT", "LANG", "LC_CTYPE", "ENGINE_CONCURRENCY"}
     assert not [secret for secret in secrets if secret in str(environment)]
 
 

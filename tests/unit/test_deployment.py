@@ -75,7 +75,6 @@ def test_more_memory_than_the_machine_has_is_refused_together_with_the_rest(home
     [
         ("resources: {cpu: 1}", "resources.cpu is not enforced"),
         ("resources: {gpu: 1}", "resources.gpu is not enforced"),
-        ("image: mine:v1", "image is not used"),
         ("scale: {min: 0}", "scale.min is taken as 1"),
         (
             "scale: {min: 2, max: 3}",

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from tests.support.gateway import ECHO, Clock, GatewayWorld, gateway_world, impatient, sweep_in
-from tests.support.scripted_runner import never, succeed_untold
+from tests.support.scripted_runner import ScriptedRunner, never, succeed, succeed_untold
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import Status
 
 
@@ -32,8 +33,13 @@ async def test_one_that_got_lost_is_found_by_the_sweep(world: GatewayWorld, cloc
 
 
 async def test_one_that_comes_while_the_store_is_away_is_made_up_for(world: GatewayWorld) -> None:
-    world.dapr.fail("read_many")
+    async def succeed_while_the_store_is_away(runner: ScriptedRunner, event: JobEvent) -> bool:
+        world.dapr.fail("read_many", on=event.id)
+        return await succeed(runner, event)
+
+    world.runner.answer = succeed_while_the_store_is_away
     job_id = await world.submit()
+    await world.delivered(job_id)
     await until_async(lambda: not world.dapr.failures["read_many"])
     await world.idle()
     assert (await world.job(job_id))["status"] == "queued"
@@ -43,7 +49,11 @@ async def test_one_that_comes_while_the_store_is_away_is_made_up_for(world: Gate
 
 
 async def test_an_error_that_nobody_foresaw_does_not_stop_those_that_follow(world: GatewayWorld) -> None:
-    world.dapr.fail("read_many", RuntimeError("nobody foresaw this"))
+    async def succeed_unforeseen(runner: ScriptedRunner, event: JobEvent) -> bool:
+        world.dapr.fail("read_many", RuntimeError("nobody foresaw this"), on=event.id)
+        return await succeed(runner, event)
+
+    world.runner.answer = succeed_unforeseen
     ids = [await world.submit(number) for number in range(5)]
     for job_id in ids:
         await world.until_status(job_id, Status.SUCCEEDED)

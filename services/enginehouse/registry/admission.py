@@ -20,8 +20,6 @@ def without_effect(spec: EngineSpec) -> list[str]:
         return []
     resources, replicas = spec.resources, local_replicas(spec)
     found = []
-    if spec.image:
-        found.append("image is not used: here the engine runs as a process.")
     if "cpu" in resources.model_fields_set:
         found.append("resources.cpu is not enforced: an engine that runs as a process may use every core.")
     if resources.gpu:
