@@ -67,6 +67,17 @@ def test_every_part_listens_on_loopback_only_and_below_outgoing_ports(stack: Sta
     assert seen == set(stack.processes())
 
 
+def test_no_process_but_the_supervisor_has_the_password_of_redis_administrator(stack: StackHandle) -> None:
+    password = stack.home.secret("redis")
+    users = {}
+    for name in stack.processes().keys() - {"redis"}:
+        environment = psutil.Process(stack.pid(name)).environ()
+        assert password not in str(environment), name
+        users[name] = environment.get("ENGINEHOUSE_REDIS_USERNAME")
+    assert users["gateway.daprd"] == "enginehouse-gateway"
+    assert users[f"{_ECHO}--a.daprd"] == f"engine-{_ECHO}"
+
+
 def test_official_tools_find_every_sidecar(stack: StackHandle) -> None:
     apps = {}
     for process in stack.processes().values():
@@ -80,7 +91,7 @@ def test_official_tools_find_every_sidecar(stack: StackHandle) -> None:
 
 def test_no_secret_is_in_any_command_line_and_the_engine_is_told_none(stack: StackHandle) -> None:
     secrets = [path.read_text() for path in stack.home.run.glob("*.secret")]
-    assert len(secrets) == 3
+    assert len(secrets) == 5
     for name in stack.processes():
         command = " ".join(psutil.Process(stack.pid(name)).cmdline())
         assert not [secret for secret in secrets if secret in command], name

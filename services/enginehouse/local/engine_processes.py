@@ -28,6 +28,8 @@ from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec, Supervised
+from enginehouse.local.redis import RedisAddress
+from enginehouse.local.redis_users import user_of_engine
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
 from enginehouse.local.steps import Steps
@@ -92,7 +94,8 @@ class SlotProcesses:
         spec, workload, source = self._read()
         # The runner comes first, so that somebody tells the gateway of an environment that cannot be made.
         if self._runner_process is None:
-            self._start_runner(spec, workload)
+            login = await asyncio.to_thread(self.context.broker_users.login, user_of_engine(self.engine_id))
+            self._start_runner(spec, workload, login)
         environment = await environments.prepare(spec, source, self.context.guard, steps)
         if spec.secrets:
             await self._write_secrets(spec)
@@ -272,8 +275,8 @@ class SlotProcesses:
             ) from None
         return spec, workload, source
 
-    def _start_runner(self, spec: EngineSpec, workload: Workload) -> None:
-        """Start the runner and its sidecar, and reserve the ports of its replicas."""
+    def _start_runner(self, spec: EngineSpec, workload: Workload, login: RedisAddress) -> None:
+        """Start the runner and its sidecar with its credentials for the broker, and reserve the ports of its replicas."""
         start, ports = self.context.supervisor.start, self.context.ports
         self._engine_ports = [ports.take() for _ in range(workload.replicas)]
         delivery, sidecar = ports.take(), SidecarPorts.take(ports)
@@ -289,7 +292,7 @@ class SlotProcesses:
             app_port=delivery,
             block_shutdown_seconds=int(self._longest_job_seconds),
         )
-        own = sidecars_variable(self.context.home, self.engine_id)
+        own = {**login.environment(), **sidecars_variable(self.context.home, self.engine_id)}
         self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, own))
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:

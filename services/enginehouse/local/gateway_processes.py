@@ -7,6 +7,7 @@ from enginehouse.contracts.names import GATEWAY_APP
 from enginehouse.local import checkout
 from enginehouse.local.configurations import sidecar_configuration
 from enginehouse.local.processes import Supervised
+from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
 from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, wait_all_healthy
 from enginehouse.sidecar.dapr import DaprSidecar
@@ -26,8 +27,8 @@ class GatewayProcesses:
     """Port of the Open Inference Protocol over gRPC."""
 
     @classmethod
-    def start(cls, context: StackContext, port: int) -> "GatewayProcesses":
-        """Start both. The API listens on `port`."""
+    def start(cls, context: StackContext, port: int, login: RedisAddress) -> "GatewayProcesses":
+        """Start both. The API listens on `port`, and the sidecar uses the broker with the credentials of `login`."""
         delivery, sidecar = context.ports.take(), SidecarPorts.take(context.ports)
         # The operator's own settings of the gateway stay; the values that connect the processes are set here.
         environment = {
@@ -56,7 +57,7 @@ class GatewayProcesses:
             app_port=delivery,
             block_shutdown_seconds=_STOP_SECONDS + 5,
         )
-        daprd = context.supervisor.start(context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan))
+        daprd = context.supervisor.start(context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan, login.environment()))
         return cls(context, gateway, daprd, int(environment["ENGINEHOUSE_GATEWAY_GRPC_PORT"]))
 
     @property

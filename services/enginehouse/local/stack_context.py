@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
@@ -24,6 +25,8 @@ class StackContext:
     home: Home
     daprd: Path
     redis: RedisAddress
+    """With the administrator's password, for this process alone."""
+    broker_users: BrokerUsers
     api_token: str
     app_token: str
     ports: PortPool
@@ -62,9 +65,9 @@ class StackContext:
             health=self.prober.http(health_url),
         )
 
-    def sidecar_spec(self, name: str, plan: SidecarPlan, own: Mapping[str, str] | None = None) -> ProcessSpec:
-        """Return a daprd process. It is healthy when its components are loaded and its app listens."""
-        environment = sidecar_environment(self.api_token, self.app_token, {**self.redis.environment(), **(own or {})})
+    def sidecar_spec(self, name: str, plan: SidecarPlan, own: Mapping[str, str]) -> ProcessSpec:
+        """Return a daprd process with its `own` variables. It is healthy when its components are loaded and its app listens."""
+        environment = sidecar_environment(self.api_token, self.app_token, own)
         return ProcessSpec(
             name=name,
             kind="daprd",
