@@ -30,7 +30,7 @@ from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.redis_users import user_of_engine
-from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
 from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import (
@@ -68,6 +68,7 @@ class SlotProcesses:
     """The ports of its replicas, also of those that are not started yet."""
     _other_ports: list[int] = field(default_factory=list)
     _sidecar_port: int = 0
+    _tokens: Tokens = field(default_factory=Tokens.new)
     _longest_job_seconds: float = 0.0
     workload: Workload | None = None
     """The version that was started."""
@@ -112,7 +113,7 @@ class SlotProcesses:
         return secrets_folder(self.context.home, self.app)
 
     async def _write_secrets(self, spec: EngineSpec) -> None:
-        sidecar = DaprSidecar(self._sidecar_port, self.context.api_token)
+        sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
         try:
             await sidecar.start()
             await write_secrets(sidecar, self.engine_id, spec.secrets, self._secrets)
@@ -168,7 +169,7 @@ class SlotProcesses:
         One that is told to stop before takes in more jobs for a while, and does not deliver them.
         """
         assert self._sidecar_port
-        sidecar = DaprSidecar(self._sidecar_port, self.context.api_token)
+        sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
         topics = {job_topic(self.engine_id), trial_topic(self.engine_id)}
         try:
             async with asyncio.timeout(_UNSUBSCRIBE_SECONDS):
@@ -293,7 +294,7 @@ class SlotProcesses:
             block_shutdown_seconds=int(self._longest_job_seconds),
         )
         own = {**login.environment(), **sidecars_variable(self.context.home, self.engine_id)}
-        self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, own))
+        self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, self._tokens, own))
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.program
@@ -325,7 +326,7 @@ class SlotProcesses:
         (exchange / PROBLEM_FILE).unlink(missing_ok=True)
         fixed = {
             **inherited_environment(),
-            **app_environment(sidecar, self.context.api_token, self.context.app_token),
+            **app_environment(sidecar, self._tokens),
             "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / slot_folder(self.slot) / ENGINE_FILE),
             "ENGINEHOUSE_RUNNER_SLOT": self.slot,
             "ENGINEHOUSE_RUNNER_DEPLOYMENT": content,

@@ -106,6 +106,10 @@ class Stack:
         """
         await asyncio.to_thread(deploy.sweep, self.home.engines)
         await asyncio.to_thread(tenants.sweep, self.home.tenants)
+        for former in ("dapr-api-token", "app-api-token"):
+            self.home.secret_file(former).unlink(
+                missing_ok=True
+            )  # Once the tokens of all apps, which now have their own.
         await self._upgrade([*self.home.engine_bundles().values(), *self.home.tenant_bundles().values()])
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
@@ -117,8 +121,6 @@ class Stack:
             daprd=daprd,
             redis=address,
             broker_users=broker_users,
-            api_token=self.home.secret("dapr-api-token"),
-            app_token=self.home.secret("app-api-token"),
             ports=self._ports,
             prober=self._prober,
             supervisor=self.supervisor,

@@ -14,7 +14,7 @@ from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.redis import RedisAddress
-from enginehouse.local.sidecar import SidecarPlan, sidecar_environment
+from enginehouse.local.sidecar import SidecarPlan, Tokens, sidecar_environment
 from enginehouse.local.steps import Steps
 
 
@@ -27,8 +27,6 @@ class StackContext:
     redis: RedisAddress
     """With the administrator's password, for this process alone."""
     broker_users: BrokerUsers
-    api_token: str
-    app_token: str
     ports: PortPool
     prober: Prober
     supervisor: Supervisor
@@ -65,9 +63,9 @@ class StackContext:
             health=self.prober.http(health_url),
         )
 
-    def sidecar_spec(self, name: str, plan: SidecarPlan, own: Mapping[str, str]) -> ProcessSpec:
+    def sidecar_spec(self, name: str, plan: SidecarPlan, tokens: Tokens, own: Mapping[str, str]) -> ProcessSpec:
         """Return a daprd process with its `own` variables. It is healthy when its components are loaded and its app listens."""
-        environment = sidecar_environment(self.api_token, self.app_token, own)
+        environment = sidecar_environment(tokens, own)
         return ProcessSpec(
             name=name,
             kind="daprd",
