@@ -17,7 +17,7 @@ from tests.support.stack import StackHandle
 from enginehouse.contracts.names import app_id
 from enginehouse.local import checkout, daprd
 from enginehouse.local.redis import from_url
-from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment, sidecar_environment
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment, sidecar_environment
 from enginehouse.registry.bundle import ENGINE_FILE, read_spec
 
 _BACK_AFTER_SECONDS = 0.5
@@ -83,23 +83,19 @@ class KeptApp:
     daprd: Kept
 
 
-def _sidecar(stack: StackHandle, name: str, plan: SidecarPlan, redis_url: str) -> Kept:
-    tokens = stack.home.secret("dapr-api-token"), stack.home.secret("app-api-token")
-    env = sidecar_environment(*tokens, from_url(redis_url).environment())
+def _sidecar(stack: StackHandle, name: str, plan: SidecarPlan, tokens: Tokens, redis_url: str) -> Kept:
+    env = sidecar_environment(tokens, from_url(redis_url).environment())
     return Kept(f"{name}.daprd", plan.command(daprd.require()), lambda: env, stack.home.logs)
-
-
-def _app_environment(stack: StackHandle, sidecar: SidecarPorts) -> dict[str, str]:
-    tokens = stack.home.secret("dapr-api-token"), stack.home.secret("app-api-token")
-    return {**os.environ, **app_environment(sidecar, *tokens)}
 
 
 @contextmanager
 def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[KeptApp]:
     """Another gateway of `stack`, with what `env` gives its first one, until the end of the block."""
     home, port, delivery, sidecar = stack.home, PORTS.take(), PORTS.take(), SidecarPorts.take(PORTS)
+    tokens = Tokens.new()
     told = {
-        **_app_environment(stack, sidecar),
+        **os.environ,
+        **app_environment(sidecar, tokens),
         **env,
         "ENGINEHOUSE_GATEWAY_PORT": str(port),
         "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
@@ -118,7 +114,7 @@ def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[KeptA
         app_port=delivery,
         block_shutdown_seconds=15,
     )
-    beside = _sidecar(stack, "gateway-2", plan, env["REDIS_URL"])
+    beside = _sidecar(stack, "gateway-2", plan, tokens, env["REDIS_URL"])
     with ExitStack() as stops:
         for kept in (beside, gateway):
             kept.start()
@@ -136,8 +132,10 @@ def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str)
     assert run
     engine_env = {**os.environ, **run.env, "PORT": str(replica_port)}
     replica = Kept(f"{app}-2.engine", [sys.executable, *run.command[1:]], lambda: engine_env, home.logs, source)
+    tokens = Tokens.new()
     fixed = {
-        **_app_environment(stack, sidecar),
+        **os.environ,
+        **app_environment(sidecar, tokens),
         "ENGINEHOUSE_RUNNER_SPEC": str(bundle / "slots" / "a" / ENGINE_FILE),
         "ENGINEHOUSE_RUNNER_SLOT": "a",
         "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{replica_port}"]),
@@ -157,7 +155,7 @@ def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str)
         app_port=delivery,
         block_shutdown_seconds=100,
     )
-    beside = _sidecar(stack, f"{app}-2", plan, redis_url)
+    beside = _sidecar(stack, f"{app}-2", plan, tokens, redis_url)
     with ExitStack() as stops:
         for kept in (replica, beside, runner):
             kept.start()

@@ -35,7 +35,7 @@ from enginehouse.contracts.engine import EngineCard, EngineSpec, WorkerList
 from enginehouse.contracts.events import JobOrder, job_event
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
-from enginehouse.local.sidecar import app_environment
+from enginehouse.local.sidecar import Tokens, app_environment
 from enginehouse.registry.bundle import render_engine
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.records import JobRecords
@@ -93,7 +93,7 @@ class Stack:
         daprd = self._daprd(app, [self.bundle / "engine", self.bundle / "slots/a/dapr"], port, worker)
         environment = {
             **os.environ,
-            **app_environment(daprd.plan.ports, API_TOKEN, APP_TOKEN),
+            **app_environment(daprd.plan.ports, Tokens(API_TOKEN, APP_TOKEN)),
             "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / "slots/a/engine.yaml"),
             "ENGINEHOUSE_RUNNER_SLOT": "a",
             "ENGINEHOUSE_RUNNER_WORKER": worker,

@@ -4,6 +4,8 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -65,6 +67,17 @@ def test_every_part_listens_on_loopback_only_and_below_outgoing_ports(stack: Sta
                 assert connection.laddr.ip.removeprefix("::ffff:") == "127.0.0.1", (name, connection)
                 assert connection.laddr.port < 32_768, (name, connection)
     assert seen == set(stack.processes())
+
+
+def test_no_process_but_the_supervisor_has_the_password_of_redis_administrator(stack: StackHandle) -> None:
+    password = stack.home.secret("redis")
+    users = {}
+    for name in stack.processes().keys() - {"redis"}:
+        environment = psutil.Process(stack.pid(name)).environ()
+        assert password not in str(environment), name
+        users[name] = environment.get("ENGINEHOUSE_REDIS_USERNAME")
+    assert users["gateway.daprd"] == "enginehouse-gateway"
+    assert users[f"{_ECHO}--a.daprd"] == f"engine-{_ECHO}"
 
 
 def test_official_tools_find_every_sidecar(stack: StackHandle) -> None:
@@ -211,3 +224,39 @@ def test_a_runner_has_a_hung_replica_restarted_by_a_file(stack: StackHandle) -> 
     stack.until_restarted(name, old)
     assert not list((stack.home.exchange / f"{_ECHO}--a").iterdir())
     _echoes(stack)
+
+
+def test_tokens_of_one_app_are_useless_at_another_and_in_no_file(stack: StackHandle) -> None:
+    engine = f"{_ECHO}--a"
+    apps = {name: psutil.Process(stack.pid(f"{name}.daprd")).environ() for name in ("gateway", engine)}
+    for name, own in apps.items():
+        own["port"] = str(stack.processes()[f"{name}.daprd"]["port"])
+    delivery = stack.processes()[f"{engine}.runner"]["port"]
+    statuses: dict[tuple[str, str], int] = {}
+    for name, own in apps.items():
+        for at, other in apps.items():
+            url = f"http://127.0.0.1:{other['port']}/v1.0/metadata"
+            statuses[name, at] = _status(url, own["DAPR_API_TOKEN"])
+        statuses[name, "delivery"] = _status(f"http://127.0.0.1:{delivery}/jobs", own["APP_API_TOKEN"], b"{}")
+    assert statuses.pop((engine, "delivery")) != 403
+    assert statuses == {
+        ("gateway", "gateway"): 200,
+        ("gateway", engine): 401,
+        ("gateway", "delivery"): 403,
+        (engine, "gateway"): 401,
+        (engine, engine): 200,
+    }
+    tokens = [own[name] for own in apps.values() for name in ("DAPR_API_TOKEN", "APP_API_TOKEN")]
+    assert len(set(tokens)) == 4
+    files = [path for path in stack.home.run.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in files if any(token.encode() in path.read_bytes() for token in tokens)]
+
+
+def _status(url: str, token: str, body: bytes | None = None) -> int:
+    request = Request(url, body, {"dapr-api-token": token, "content-type": "application/json"})
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        with error:
+            return error.code

@@ -14,7 +14,7 @@ from enginehouse.local import daprd, redis
 from enginehouse.local.guard import Guard, signal_group
 from enginehouse.local.ports import PortPool
 from enginehouse.local.redis import RedisAddress
-from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, sidecar_environment
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, sidecar_environment
 
 API_TOKEN = "api-token-of-tests"
 APP_TOKEN = "app-token-of-tests"
@@ -155,7 +155,10 @@ def start_daprd(
         app_id, SidecarPorts.take(PORTS), tuple(resources), config, app_port, extra_arguments=tuple(extra_arguments)
     )
     started = spawn(
-        f"daprd {app_id}", plan.command(daprd.require()), log, sidecar_environment(API_TOKEN, APP_TOKEN, env or {})
+        f"daprd {app_id}",
+        plan.command(daprd.require()),
+        log,
+        sidecar_environment(Tokens(API_TOKEN, APP_TOKEN), env or {}),
     )
     handle = DaprdHandle(started.name, started.process, started.log, plan)
     if wait:

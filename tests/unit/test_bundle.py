@@ -109,6 +109,7 @@ def test_no_component_holds_an_address_or_a_secret() -> None:
         from_environment = {item["name"]: item["envRef"] for item in component["spec"]["metadata"] if "envRef" in item}
         assert from_environment == {
             "redisHost": "ENGINEHOUSE_REDIS_HOST",
+            "redisUsername": "ENGINEHOUSE_REDIS_USERNAME",
             "redisPassword": "ENGINEHOUSE_REDIS_PASSWORD",
         }
 

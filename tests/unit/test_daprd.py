@@ -11,7 +11,7 @@ import pytest
 from enginehouse.local import acquire, daprd
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
-from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, sidecar_environment
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, sidecar_environment
 from enginehouse.local.steps import SilentSteps
 
 _PORTS = SidecarPorts(20001, 20002, 20003, 20004, 20005)
@@ -162,7 +162,9 @@ def test_running_jobs_may_end_and_apps_cannot_subscribe_themselves() -> None:
 
 
 def test_secrets_travel_in_the_environment_only() -> None:
-    environment = sidecar_environment("api-secret", "app-secret", {"ENGINEHOUSE_REDIS_PASSWORD": "redis-secret"})
+    environment = sidecar_environment(
+        Tokens("api-secret", "app-secret"), {"ENGINEHOUSE_REDIS_PASSWORD": "redis-secret"}
+    )
     assert not [argument for argument in _command() if "secret" in argument]
     assert environment["DAPR_API_TOKEN"] == "api-secret"
     assert environment["APP_API_TOKEN"] == "app-secret"

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from enginehouse.local import redis
+from enginehouse.local import broker_users, redis
+from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.errors import LocalError
+from enginehouse.local.home import Home
 from enginehouse.local.redis import RedisAddress
+from enginehouse.local.redis_users import UserRefused, set_user, user_of_engine, user_of_tenant
 
 
 def test_redis_url_is_read() -> None:
@@ -44,19 +47,27 @@ def test_the_config_persists_and_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "redis.conf"
     redis.write_config(path, address, tmp_path / "data")
     lines = path.read_text().splitlines()
-    assert {"bind 127.0.0.1", "appendonly yes", "appendfsync everysec", "requirepass secret"} <= set(lines)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {"bind 127.0.0.1", "appendonly yes", "appendfsync everysec"} <= set(lines)
+    for private in (path, redis.users_file(path)):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
+        assert "secret" not in private.read_text()
     assert "secret" not in repr(address)
 
 
-def test_the_config_has_a_tenants_user_with_its_two_streams_and_the_hash_of_its_password(tmp_path: Path) -> None:
-    path = tmp_path / "redis.conf"
-    user = redis.tenant_user("acme", "the password")
-    redis.write_config(path, RedisAddress("127.0.0.1", 20010, "secret"), tmp_path / "data", [user])
-    (line,) = (line for line in path.read_text().splitlines() if line.startswith("user "))
-    assert line.split()[:4] == ["user", "tenant-acme", "reset", "on"]
-    assert {word for word in line.split() if word.startswith("~")} == {"~requests.acme", "~finished.acme"}
-    assert "the password" not in line
+def test_a_user_has_the_hashes_of_its_passwords_and_each_command_on_its_own_keys_alone() -> None:
+    name, *rules = user_of_tenant("acme").rules(["the password", "another"])
+    assert name == "tenant-acme"
+    assert rules[:2] == ["reset", "on"]
+    assert [rule[0] for rule in rules].count("#") == 2
+    assert "the password" not in " ".join(rules)
+    assert "(+xadd ~requests.acme)" in rules
+    together = user_of_tenant("acme").rules(["the password"], apart=False)
+    assert {rule for rule in together if rule.startswith("~")} == {"~requests.acme", "~finished.acme"}
+
+
+def test_an_engine_may_use_its_own_names_alone() -> None:
+    keys = {key for grant in user_of_engine("acme--one").grants for key in grant.keys}
+    assert keys == {"engine.acme--one", "engine.acme--one.trial", "completions", "dead-letters", "acme--one||*"}
 
 
 def test_a_redis_that_adds_no_user_and_one_that_is_away_are_said_with_the_rules() -> None:
@@ -64,15 +75,47 @@ def test_a_redis_that_adds_no_user_and_one_that_is_away_are_said_with_the_rules(
         address = RedisAddress("127.0.0.1", server.getsockname()[1], "secret")
 
         def refuse() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(4_096)
-                connection.sendall(b"+OK\r\n-NOPERM no\r\n")
+            for said in (b"+OK\r\n-NOPERM no\r\n", b"-WRONGPASS no such user\r\n-NOAUTH\r\n"):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(4_096)
+                    connection.sendall(said)
 
         answering = threading.Thread(target=refuse)
         answering.start()
-        with pytest.raises(LocalError, match=r"NOPERM no(.|\n)*~requests.acme ~finished.acme"):
-            redis.set_user(address, redis.tenant_user("acme", "pw"))
+        with pytest.raises(UserRefused, match=r"NOPERM no(.|\n)*ACL SETUSER tenant-acme(.|\n)*~requests.acme"):
+            set_user(address, user_of_tenant("acme"), ["pw"])
         answering.join()
     with pytest.raises(LocalError, match="does not answer"):
-        redis.set_user(address, redis.tenant_user("acme", "pw"))
+        set_user(address, user_of_tenant("acme"), ["pw"])
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> BrokerUsers:
+    return BrokerUsers(Home.at(tmp_path), RedisAddress("127.0.0.1", 1, "administrators"))
+
+
+def test_where_redis_adds_no_users_sidecars_get_its_password_and_this_is_said(
+    users: BrokerUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(address: RedisAddress, command: list[str]) -> str:
+        return "-NOPERM this user has no permissions to run the 'acl|setuser' command"
+
+    monkeypatch.setattr(redis, "answer", refuse)
+    assert users.login(user_of_engine("acme--one")) == users.address
+    assert users.problem
+    assert "the key to all data" in users.problem
+    # An operator who has typed what is asked for has made the user.
+    monkeypatch.setattr(redis, "answers", lambda address: address.user == "engine-acme--one")
+    assert users.login(user_of_engine("acme--one")).user == "engine-acme--one"
+
+
+def test_a_user_is_made_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = users.login(user_of_engine("acme--one"))
+    assert (login.user, users.problem) == ("engine-acme--one", None)
+    made = list[str]()
+    monkeypatch.setattr(redis, "answers", lambda address: True)
+    monkeypatch.setattr(broker_users, "set_user", lambda address, user, passwords: made.extend([user.name, *passwords]))
+    users.look()
+    users.look()
+    assert made == ["engine-acme--one", login.password]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from enginehouse.contracts.errors import InvalidName
-from enginehouse.local import redis
+from enginehouse.local import tenant_systems
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.local.tenant_systems import write_system
@@ -18,7 +18,7 @@ from enginehouse.registry.tenants import add_key
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("REDIS_URL", "redis://:secret@broker.example:6380")
-    monkeypatch.setattr(redis, "set_user", lambda address, user: None)
+    monkeypatch.setattr(tenant_systems, "set_user", lambda address, user, passwords: None)
     home = Home.at(tmp_path / "home")
     add_key(home.tenants, "acme")
     return home

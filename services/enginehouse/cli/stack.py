@@ -228,6 +228,8 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
         say(f"{engine}, on trial: {entry['state']}. {reason}", "red" if reason else "")
     for name, waits_for in state.get("removing", {}).items():
         say(f"{name} is being removed: {waits_for}.")
+    if problem := state.get("broker"):
+        say(problem, "yellow")
     for owner, problem in state["refused"].items():
         say(f"{owner}: not given to the gateway. {problem}", "red")
 

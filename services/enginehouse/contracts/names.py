@@ -201,6 +201,15 @@ def tenant_component(tenant: str) -> str:
     return f"tenant-{tenant}"
 
 
+GATEWAY_USER = "enginehouse-gateway"
+"""The broker's user for the gateway. The user of a tenant's own systems has the name of their component."""
+
+
+def engine_user(engine_id: str) -> str:
+    """Return the broker's user for an engine's own sidecars."""
+    return f"engine-{engine_id}"
+
+
 def system_app(tenant: str, system: str | None = None) -> str:
     """Return the Dapr app id of a tenant's own system. Each system beside the first has a name of its own."""
     return tenant_component(tenant) if system is None else f"{tenant_component(tenant)}--{check_name('system', system)}"

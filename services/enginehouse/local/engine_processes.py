@@ -28,7 +28,9 @@ from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec, Supervised
-from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+from enginehouse.local.redis import RedisAddress
+from enginehouse.local.redis_users import user_of_engine
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
 from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import (
@@ -66,6 +68,7 @@ class SlotProcesses:
     """The ports of its replicas, also of those that are not started yet."""
     _other_ports: list[int] = field(default_factory=list)
     _sidecar_port: int = 0
+    _tokens: Tokens = field(default_factory=Tokens.new)
     _longest_job_seconds: float = 0.0
     workload: Workload | None = None
     """The version that was started."""
@@ -92,7 +95,8 @@ class SlotProcesses:
         spec, workload, source = self._read()
         # The runner comes first, so that somebody tells the gateway of an environment that cannot be made.
         if self._runner_process is None:
-            self._start_runner(spec, workload)
+            login = await asyncio.to_thread(self.context.broker_users.login, user_of_engine(self.engine_id))
+            self._start_runner(spec, workload, login)
         environment = await environments.prepare(spec, source, self.context.guard, steps)
         if spec.secrets:
             await self._write_secrets(spec)
@@ -109,7 +113,7 @@ class SlotProcesses:
         return secrets_folder(self.context.home, self.app)
 
     async def _write_secrets(self, spec: EngineSpec) -> None:
-        sidecar = DaprSidecar(self._sidecar_port, self.context.api_token)
+        sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
         try:
             await sidecar.start()
             await write_secrets(sidecar, self.engine_id, spec.secrets, self._secrets)
@@ -165,7 +169,7 @@ class SlotProcesses:
         One that is told to stop before takes in more jobs for a while, and does not deliver them.
         """
         assert self._sidecar_port
-        sidecar = DaprSidecar(self._sidecar_port, self.context.api_token)
+        sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
         topics = {job_topic(self.engine_id), trial_topic(self.engine_id)}
         try:
             async with asyncio.timeout(_UNSUBSCRIBE_SECONDS):
@@ -272,8 +276,8 @@ class SlotProcesses:
             ) from None
         return spec, workload, source
 
-    def _start_runner(self, spec: EngineSpec, workload: Workload) -> None:
-        """Start the runner and its sidecar, and reserve the ports of its replicas."""
+    def _start_runner(self, spec: EngineSpec, workload: Workload, login: RedisAddress) -> None:
+        """Start the runner and its sidecar with its credentials for the broker, and reserve the ports of its replicas."""
         start, ports = self.context.supervisor.start, self.context.ports
         self._engine_ports = [ports.take() for _ in range(workload.replicas)]
         delivery, sidecar = ports.take(), SidecarPorts.take(ports)
@@ -289,8 +293,8 @@ class SlotProcesses:
             app_port=delivery,
             block_shutdown_seconds=int(self._longest_job_seconds),
         )
-        own = sidecars_variable(self.context.home, self.engine_id)
-        self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, own))
+        own = {**login.environment(), **sidecars_variable(self.context.home, self.engine_id)}
+        self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, self._tokens, own))
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.program
@@ -322,7 +326,7 @@ class SlotProcesses:
         (exchange / PROBLEM_FILE).unlink(missing_ok=True)
         fixed = {
             **inherited_environment(),
-            **app_environment(sidecar, self.context.api_token, self.context.app_token),
+            **app_environment(sidecar, self._tokens),
             "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / slot_folder(self.slot) / ENGINE_FILE),
             "ENGINEHOUSE_RUNNER_SLOT": self.slot,
             "ENGINEHOUSE_RUNNER_DEPLOYMENT": content,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginehouse.contracts.names import EngineId, app_ids, job_topic, results_component, trial_topic
+from enginehouse.contracts.names import EngineId, app_ids, engine_user, job_topic, results_component, trial_topic
 from enginehouse.local import leftovers, redis
 from enginehouse.local.removals import GatewayState
 from enginehouse.local.stack_context import StackContext
@@ -54,6 +54,7 @@ class EngineRemoval:
 
     def _delete(self, engine_id: str) -> None:
         redis.delete(self.context.redis, [job_topic(engine_id), trial_topic(engine_id)], prefix=f"{engine_id}||")
+        self.context.broker_users.forget(engine_user(engine_id))
         for app in app_ids(engine_id):
             leftovers.delete_of_app(self.context.home, app)
         secrets_file(self.context.home.path, engine_id).unlink(missing_ok=True)

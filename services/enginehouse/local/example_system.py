@@ -15,7 +15,7 @@ from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervisor
-from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment, sidecar_environment
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment, sidecar_environment
 from enginehouse.local.stack_context import inherited_environment, wait_all_healthy
 from enginehouse.local.steps import SilentSteps
 from enginehouse.local.tenant_systems import write_system
@@ -56,10 +56,10 @@ async def example_system(home: Home, tenant: str) -> AsyncIterator[ExampleSystem
         system = await asyncio.to_thread(write_system, home, tenant, home.run / "example" / tenant)
         app_port = ports.take()
         plan = system.plan(SidecarPorts.take(ports), app_port)
-        tokens = home.secret("dapr-api-token"), home.secret("app-api-token")
+        tokens = Tokens.new()
         variables = {
             **inherited_environment(),
-            **app_environment(plan.ports, *tokens),
+            **app_environment(plan.ports, tokens),
             "DAPR_GRPC_PORT": str(plan.ports.grpc),
             "TENANT": tenant,
         }
@@ -98,8 +98,8 @@ async def _environment(tenant: str, supervisor: Supervisor) -> Path:
     return made
 
 
-def _sidecar_spec(home: Home, plan: SidecarPlan, tokens: tuple[str, str], prober: Prober) -> ProcessSpec:
-    environment = sidecar_environment(*tokens, {})
+def _sidecar_spec(home: Home, plan: SidecarPlan, tokens: Tokens, prober: Prober) -> ProcessSpec:
+    environment = sidecar_environment(tokens, {})
     return ProcessSpec(
         name=f"{plan.app_id}.daprd",
         kind="daprd",

@@ -7,7 +7,8 @@ from enginehouse.contracts.names import GATEWAY_APP
 from enginehouse.local import checkout
 from enginehouse.local.configurations import sidecar_configuration
 from enginehouse.local.processes import Supervised
-from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, app_environment
+from enginehouse.local.redis import RedisAddress
+from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
 from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, wait_all_healthy
 from enginehouse.sidecar.dapr import DaprSidecar
 
@@ -22,17 +23,18 @@ class GatewayProcesses:
     context: StackContext
     gateway: Supervised
     daprd: Supervised
+    tokens: Tokens
     grpc_port: int
     """Port of the Open Inference Protocol over gRPC."""
 
     @classmethod
-    def start(cls, context: StackContext, port: int) -> "GatewayProcesses":
-        """Start both. The API listens on `port`."""
-        delivery, sidecar = context.ports.take(), SidecarPorts.take(context.ports)
+    def start(cls, context: StackContext, port: int, login: RedisAddress) -> "GatewayProcesses":
+        """Start both. The API listens on `port`, and the sidecar uses the broker with the credentials of `login`."""
+        delivery, sidecar, tokens = context.ports.take(), SidecarPorts.take(context.ports), Tokens.new()
         # The operator's own settings of the gateway stay; the values that connect the processes are set here.
         environment = {
             **os.environ,
-            **app_environment(sidecar, context.api_token, context.app_token),
+            **app_environment(sidecar, tokens),
             "ENGINEHOUSE_GATEWAY_PORT": str(port),
             "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
             "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(context.home.tenants),
@@ -56,13 +58,15 @@ class GatewayProcesses:
             app_port=delivery,
             block_shutdown_seconds=_STOP_SECONDS + 5,
         )
-        daprd = context.supervisor.start(context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan))
-        return cls(context, gateway, daprd, int(environment["ENGINEHOUSE_GATEWAY_GRPC_PORT"]))
+        daprd = context.supervisor.start(
+            context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan, tokens, login.environment())
+        )
+        return cls(context, gateway, daprd, tokens, int(environment["ENGINEHOUSE_GATEWAY_GRPC_PORT"]))
 
     @property
     def sidecar(self) -> DaprSidecar:
         """A connection to the gateway's sidecar, to see what it has loaded."""
-        return DaprSidecar(self.daprd.spec.port, self.context.api_token)
+        return DaprSidecar(self.daprd.spec.port, self.tokens.api)
 
     async def wait_healthy(self) -> None:
         """Wait until the API takes jobs and its sidecar has loaded everything."""

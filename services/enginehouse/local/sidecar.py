@@ -1,6 +1,7 @@
 """Build the command line and the environment of a daprd on this machine."""
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,21 @@ from enginehouse.local.ports import PortPool
 
 API_TOKEN_VARIABLE = "DAPR_API_TOKEN"  # noqa: S105 - a variable's name
 APP_TOKEN_VARIABLE = "APP_API_TOKEN"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What an app and its own sidecar show each other. No other app knows them, and no file holds them."""
+
+    api: str = field(repr=False)
+    """Opens the sidecar's API to its app."""
+    app: str = field(repr=False)
+    """Proves the sidecar to its app."""
+
+    @classmethod
+    def new(cls) -> "Tokens":
+        """Return tokens that nobody has had before."""
+        return cls(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +142,7 @@ class SidecarPlan:
         return f"http://127.0.0.1:{self.ports.http}/v1.0/healthz"
 
 
-def sidecar_environment(api_token: str, app_token: str, extra: Mapping[str, str]) -> dict[str, str]:
+def sidecar_environment(tokens: Tokens, extra: Mapping[str, str]) -> dict[str, str]:
     """Return daprd's environment. Tokens and values for components are here, because arguments are public."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
     return {
@@ -135,16 +151,16 @@ def sidecar_environment(api_token: str, app_token: str, extra: Mapping[str, str]
         # Measured, 2026-11-22: a daprd on one core spends a quarter less on a job than on two cores, and one core is
         # enough for thousands of jobs a second.
         "GOMAXPROCS": "1",
-        API_TOKEN_VARIABLE: api_token,
-        APP_TOKEN_VARIABLE: app_token,
+        API_TOKEN_VARIABLE: tokens.api,
+        APP_TOKEN_VARIABLE: tokens.app,
         **extra,
     }
 
 
-def app_environment(ports: SidecarPorts, api_token: str, app_token: str) -> dict[str, str]:
+def app_environment(ports: SidecarPorts, tokens: Tokens) -> dict[str, str]:
     """Return the variables by which an app finds its sidecar and recognises its sidecar's deliveries."""
     return {
         "DAPR_HTTP_PORT": str(ports.http),
-        API_TOKEN_VARIABLE: api_token,
-        APP_TOKEN_VARIABLE: app_token,
+        API_TOKEN_VARIABLE: tokens.api,
+        APP_TOKEN_VARIABLE: tokens.app,
     }

@@ -17,6 +17,7 @@ from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
+from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.engine_keeper import EngineKeeper
 from enginehouse.local.engine_removal import EngineRemoval
 from enginehouse.local.gateway_parts import GatewayParts
@@ -25,15 +26,16 @@ from enginehouse.local.health import Prober, redis_health
 from enginehouse.local.home import Home, write_private
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
+from enginehouse.local.redis_users import user_of_gateway
 from enginehouse.local.registry_process import registry_spec
 from enginehouse.local.removals import Removal, Removals
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 from enginehouse.local.tenant_removal import TenantRemoval
-from enginehouse.local.tenant_systems import configure_redis
 from enginehouse.registry import deploy, tenants
 from enginehouse.registry.bundle import InvalidBundle, is_retired
 from enginehouse.registry.deploy import promote_engine
+from enginehouse.registry.upgrade import upgrade_engines, upgrade_tenants
 from enginehouse.registry.versions import Versions, fingerprint, read_versions
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,7 @@ class Stack:
     _context: StackContext | None = None
     _gateway_parts: GatewayParts | None = None
     _redis: Supervised | None = None
+    _broker_users: BrokerUsers | None = None
     _gateway: GatewayProcesses | None = None
     _registry: Supervised | None = None
     _removals: Removals | None = None
@@ -103,15 +106,21 @@ class Stack:
         """
         await asyncio.to_thread(deploy.sweep, self.home.engines)
         await asyncio.to_thread(tenants.sweep, self.home.tenants)
+        for former in ("dapr-api-token", "app-api-token"):
+            self.home.secret_file(former).unlink(
+                missing_ok=True
+            )  # Once the tokens of all apps, which now have their own.
+        await self._upgrade([*self.home.engine_bundles().values(), *self.home.tenant_bundles().values()])
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
         address = await self._start_redis()
+        broker_users = self._broker_users = BrokerUsers(self.home, address)
+        await asyncio.to_thread(broker_users.start)
         self._context = StackContext(
             home=self.home,
             daprd=daprd,
             redis=address,
-            api_token=self.home.secret("dapr-api-token"),
-            app_token=self.home.secret("app-api-token"),
+            broker_users=broker_users,
             ports=self._ports,
             prober=self._prober,
             supervisor=self.supervisor,
@@ -120,7 +129,8 @@ class Stack:
         self._gateway_parts = GatewayParts(self.home.gateway_parts)
         self._follow_gateway_parts()
         self.steps.update("gateway", "starting the gateway and its sidecar")
-        self._gateway = GatewayProcesses.start(self._context, self.port)
+        login = await asyncio.to_thread(broker_users.login, user_of_gateway())
+        self._gateway = GatewayProcesses.start(self._context, self.port, login)
         self._registry = self.supervisor.start(registry_spec(self._context, self.port))
         # Start the engines now, so that they load while the gateway starts.
         self._follow_engines()
@@ -133,6 +143,7 @@ class Stack:
         kinds: list[Removal] = [EngineRemoval(self._context, self._runs), TenantRemoval(self._context)]
         self._removals = Removals(self.home, self.url, self._gateway.sidecar, kinds, self.write_state)
         self._background.keep("removals", self._removals.run)
+        self._background.keep("users of the broker", broker_users.keep)
         if wait_for_engines:
             await self.settled()
         self.ready = True
@@ -157,6 +168,7 @@ class Stack:
             debounce=200,
         ):
             self._restart_replicas([Path(path) for change, path in changes if change == watchfiles.Change.added])
+            await self._upgrade([Path(path) for _, path in changes])
             self._follow_gateway_parts()
             self._follow_engines()
             self._retry_engines({Path(path) for _, path in changes})
@@ -197,6 +209,7 @@ class Stack:
                 keeper.engine_id: keeper.shown() for keeper in self._keepers.values() if self._role(keeper) == "trial"
             },
             "refused": self._refused,
+            "broker": self._broker_users.problem if self._broker_users else None,
             "removing": self._removals.waits_for if self._removals else {},
         }
         write_private(self.home.state_file, json.dumps(state))
@@ -208,7 +221,10 @@ class Stack:
             return address
         binary = redis.find_server()
         address = redis.RedisAddress("127.0.0.1", self._ports.take(), self.home.secret("redis"))
-        config = configure_redis(self.home, address)
+        config = self.home.run / "redis.conf"
+        # Another server may not understand the rules of a former one. All users are made again.
+        redis.users_file(config).unlink(missing_ok=True)
+        redis.write_config(config, address, self.home.data / "redis")
         self._redis = self.supervisor.start(
             ProcessSpec(
                 name="redis",
@@ -225,6 +241,14 @@ class Stack:
         await self._redis.wait_healthy(120)
         self.steps.finish("redis", f"Redis: {binary}, data in {self.home.data / 'redis'}")
         return address
+
+    async def _upgrade(self, changed: list[Path]) -> None:
+        """Bring bundles that a former version rendered up to date, before anything reads them."""
+        try:
+            await asyncio.to_thread(upgrade_engines, self.home.engines, changed)
+            await asyncio.to_thread(upgrade_tenants, self.home.tenants, changed)
+        except (EnginehouseError, OSError) as error:
+            log.error(f"Bundles of a former version stay as they are: {error}", action="upgrade_failed")
 
     def _follow_gateway_parts(self) -> None:
         """Give the gateway's sidecar the parts from bundles. A part that is not allowed is reported instead."""

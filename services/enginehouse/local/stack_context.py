@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.redis import RedisAddress
-from enginehouse.local.sidecar import SidecarPlan, sidecar_environment
+from enginehouse.local.sidecar import SidecarPlan, Tokens, sidecar_environment
 from enginehouse.local.steps import Steps
 
 
@@ -24,8 +25,8 @@ class StackContext:
     home: Home
     daprd: Path
     redis: RedisAddress
-    api_token: str
-    app_token: str
+    """With the administrator's password, for this process alone."""
+    broker_users: BrokerUsers
     ports: PortPool
     prober: Prober
     supervisor: Supervisor
@@ -62,9 +63,9 @@ class StackContext:
             health=self.prober.http(health_url),
         )
 
-    def sidecar_spec(self, name: str, plan: SidecarPlan, own: Mapping[str, str] | None = None) -> ProcessSpec:
-        """Return a daprd process. It is healthy when its components are loaded and its app listens."""
-        environment = sidecar_environment(self.api_token, self.app_token, {**self.redis.environment(), **(own or {})})
+    def sidecar_spec(self, name: str, plan: SidecarPlan, tokens: Tokens, own: Mapping[str, str]) -> ProcessSpec:
+        """Return a daprd process with its `own` variables. It is healthy when its components are loaded and its app listens."""
+        environment = sidecar_environment(tokens, own)
         return ProcessSpec(
             name=name,
             kind="daprd",

@@ -21,7 +21,6 @@ from enginehouse.local import leftovers, redis
 from enginehouse.local.home import KEPT_TENANTS
 from enginehouse.local.removals import GatewayState
 from enginehouse.local.stack_context import StackContext
-from enginehouse.local.tenant_systems import forget_user
 from enginehouse.registry.bundle import TENANT_FILE, is_retired
 from enginehouse.registry.deploy import remove_engine
 from enginehouse.registry.snapshot import only_deployer
@@ -108,7 +107,7 @@ class TenantRemoval:
     def _delete_last(self, tenant: str) -> None:
         home = self.context.home
         redis.delete(self.context.redis, [requests_topic(tenant), finished_topic(tenant)])
-        forget_user(home, self.context.redis, tenant_component(tenant))
+        self.context.broker_users.forget(tenant_component(tenant))
         redis.forget_history(self.context.redis)
         leftovers.delete_objects(home, tenant)
         for path in home.secrets.glob(f"{tenant}--*.json"):

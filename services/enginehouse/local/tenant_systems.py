@@ -13,14 +13,15 @@ import yaml
 
 from enginehouse.contracts.names import system_app, tenant_component
 from enginehouse.local import redis
+from enginehouse.local.broker_users import password_of
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home, write_private
 from enginehouse.local.redis import RedisAddress
+from enginehouse.local.redis_users import set_user, user_of_tenant
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts
 from enginehouse.registry.bundle import SYSTEM_FILE
 from enginehouse.registry.tenants import existing_tenant
 
-_PASSWORD_FILE = "redis-"  # noqa: S105 - the beginning of its name
 _SECRETS_FILE = "secrets.json"
 _DEFAULT_PORTS = SidecarPorts(http=3500, grpc=50001, internal=50002, metrics=9090, profile=7777)
 """Where Dapr's SDKs look for a sidecar if they are told nothing."""
@@ -69,11 +70,9 @@ def write_system(home: Home, tenant: str, folder: Path, name: str | None = None)
         raise LocalError(
             f"{folder} holds other files, and a tenant's system needs a folder of its own.", "Name another with --into."
         )
-    password = home.secret(_PASSWORD_FILE + tenant_component(tenant))
-    if redis.external() is None:
-        # Also in its configuration, for when Redis is started again.
-        configure_redis(home, address)
-    redis.set_user(address, redis.tenant_user(tenant, password))
+    user = user_of_tenant(tenant)
+    password = password_of(home, user.name)
+    set_user(address, user, [password])
     secrets = folder / _SECRETS_FILE
     resources = folder / "resources"
     resources.mkdir(parents=True, exist_ok=True)
@@ -87,29 +86,6 @@ def write_system(home: Home, tenant: str, folder: Path, name: str | None = None)
     ):
         (resources / file).write_text(yaml.safe_dump(content, sort_keys=False))
     return TenantSystem(app, resources)
-
-
-def configure_redis(home: Home, address: RedisAddress) -> Path:
-    """Write the configuration of a home's own Redis, with the users of its tenants. Return the file."""
-    users = []
-    for secret in sorted(home.run.glob(f"{_PASSWORD_FILE}{tenant_component('*')}.secret")):
-        tenant = secret.name.removeprefix(_PASSWORD_FILE + tenant_component("")).removesuffix(".secret")
-        if tenant in home.tenant_bundles():
-            users.append(redis.tenant_user(tenant, secret.read_text().strip()))
-    path = home.run / "redis.conf"
-    redis.write_config(path, address, home.data / "redis", users)
-    return path
-
-
-def forget_user(home: Home, address: RedisAddress, user: str) -> None:
-    """Delete the broker's user of a tenant's own systems, if it has one."""
-    secret = home.run / f"{_PASSWORD_FILE}{user}.secret"
-    if not secret.exists():
-        return
-    redis.delete_user(address, user)
-    secret.unlink()
-    if redis.external() is None:
-        configure_redis(home, address)
 
 
 def redis_of(home: Home) -> RedisAddress:

@@ -5,8 +5,12 @@ from typing import Any
 
 from enginehouse.contracts.names import NOBODY
 
+REDIS_USERNAME = {"name": "redisUsername", "envRef": "ENGINEHOUSE_REDIS_USERNAME"}
+"""Where the variable is not set, Dapr logs in as Redis' user `default`."""
+
 REDIS_ADDRESS: list[dict[str, str]] = [
     {"name": "redisHost", "envRef": "ENGINEHOUSE_REDIS_HOST"},
+    REDIS_USERNAME,
     {"name": "redisPassword", "envRef": "ENGINEHOUSE_REDIS_PASSWORD"},
 ]
 """Taken from the sidecar's environment: a bundle holds no address and no secret."""

@@ -1,0 +1,124 @@
+"""Give the gateway and each engine the credentials of their own user of the broker, and keep these users there."""
+
+import asyncio
+import contextlib
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from enginehouse.local import redis
+from enginehouse.local.errors import LocalError
+from enginehouse.local.home import Home
+from enginehouse.local.redis import RedisAddress
+from enginehouse.local.redis_users import (
+    RedisUser,
+    UserRefused,
+    as_user,
+    delete_user,
+    set_user,
+    user_of_tenant,
+)
+
+log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS = 2.0
+_PASSWORD_FILE = "redis-"  # noqa: S105 - the beginning of its name
+
+
+def password_of(home: Home, user: str) -> str:
+    """Return the password of a user of the broker. It is made at first use."""
+    return home.secret(_PASSWORD_FILE + user)
+
+
+def password_file(home: Home, user: str) -> Path:
+    """Return the private file with the password of a user, whether it exists or not."""
+    return home.secret_file(_PASSWORD_FILE + user)
+
+
+@dataclass(slots=True)
+class BrokerUsers:
+    """The users of one running stack. Their passwords are files of its home, so that a restart changes none."""
+
+    home: Home
+    address: RedisAddress
+    """With the administrator's password, which nobody but this process gets."""
+    problem: str | None = None
+    """Why sidecars have the administrator's password all the same."""
+    _wanted: dict[str, RedisUser] = field(default_factory=dict)
+    _missing: set[str] = field(default_factory=set)
+    """Users that Redis could not be given yet."""
+    _busy: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        """Give Redis the users of the tenants' own systems again."""
+        with self._busy:
+            for user in self._tenants():
+                with contextlib.suppress(UserRefused):
+                    self._make(user)
+
+    def login(self, user: RedisUser) -> RedisAddress:
+        """Return the credentials of a user that exists from now on.
+
+        Of a Redis that adds no users these are the administrator's, and `problem` says so. One that does not answer is
+        given the user as soon as it does.
+        """
+        with self._busy:
+            try:
+                self._make(user)
+            except UserRefused as refused:
+                self.problem = (
+                    f"Redis has one password, and every engine's sidecar holds it: the key to all data. {refused}"
+                )
+                log.warning(self.problem, action="broker_user_refused")
+                return self.address
+            self._wanted[user.name] = user
+            return self._own(user)
+
+    def _own(self, user: RedisUser) -> RedisAddress:
+        return as_user(self.address, user, password_of(self.home, user.name))
+
+    def _make(self, user: RedisUser) -> None:
+        try:
+            set_user(self.address, user, [self._own(user).password])
+            self._missing.discard(user.name)
+        except UserRefused:
+            raise
+        except LocalError as away:
+            self._missing.add(user.name)
+            log.warning(f"The user {user.name} is made later: {away}", action="broker_user_missing")
+
+    def _tenants(self) -> list[RedisUser]:
+        """Return the users of those tenants whose own systems have one."""
+        users = [user_of_tenant(tenant) for tenant in self.home.tenant_bundles()]
+        return [user for user in users if password_file(self.home, user.name).exists()]
+
+    def forget(self, name: str) -> None:
+        """Delete a user, if there is one, and its password. Raise LocalError."""
+        file = password_file(self.home, name)
+        with self._busy:
+            self._wanted.pop(name, None)
+            self._missing.discard(name)
+            if file.exists():
+                if redis.answers(replace(self.address, user=name, password=file.read_text().strip())):
+                    delete_user(self.address, name)
+                file.unlink()
+
+    async def keep(self) -> None:
+        """Look again and again, for ever: a Redis that keeps no file of its users forgets them as it restarts."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Give Redis the users that it lacks, if it answers."""
+        with self._busy:
+            first = next((user for user in self._wanted.values() if user.name not in self._missing), None)
+            is_complete = first is None or redis.answers(self._own(first))
+            if (is_complete and not self._missing) or not redis.answers(self.address):
+                return
+            for user in [*self._wanted.values(), *self._tenants()]:
+                if not is_complete or user.name in self._missing:
+                    with contextlib.suppress(UserRefused):
+                        self._make(user)
