@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.local.containers.fleet import Fleet
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
@@ -30,6 +31,8 @@ class StackContext:
     prober: Prober
     supervisor: Supervisor
     steps: Steps
+    fleet: Fleet | None
+    """Runs the engines in containers. None: they are processes."""
 
     @property
     def guard(self) -> Guard:
