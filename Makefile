@@ -11,8 +11,8 @@ GENERATE_DOCS := $(BIN)/python tests/support/generate_docs.py
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop
-	@$(BIN)/enginehouse demo
+demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop; ARGS=--containers
+	@$(BIN)/enginehouse demo $(ARGS)
 
 up: $(ENVIRONMENT) ## Start everything and stay until Ctrl-C
 	@$(BIN)/enginehouse up

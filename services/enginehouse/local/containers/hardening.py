@@ -64,6 +64,8 @@ def _hardened(resources: Resources, pids: int) -> list[str]:
         # Docker's own name server would ask the host's for other names than those of containers beside it.
         "--dns=127.0.0.1",
         "--dns-search=.",
+        "--dns-opt=timeout:1",
+        "--dns-opt=attempts:1",
         # What it prints goes to the log of its process, and is not written a second time.
         "--log-driver=none",
     ]
