@@ -9,10 +9,10 @@ PYTEST := $(BIN)/pytest
 GENERATE_DOCS := $(BIN)/python tests/support/generate_docs.py
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop
-	@$(BIN)/enginehouse demo
+demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop; ARGS=--containers
+	@$(BIN)/enginehouse demo $(ARGS)
 
 up: $(ENVIRONMENT) ## Start everything and stay until Ctrl-C
 	@$(BIN)/enginehouse up
@@ -68,10 +68,13 @@ fix: $(ENVIRONMENT) ## Format the code, and write what is generated
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+base-image: $(ENVIRONMENT) ## Make the base image of engines for Docker, without a registry as well
+	@$(BIN)/python -m enginehouse.local.containers.make_base
+
 clean: ## Delete the environment and the local home; daprd stays cached
 	rm -rf .venv .enginehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test pythons isolation faults soak bench check fix clean
+.PHONY: help demo up test pythons isolation faults soak bench check fix base-image clean

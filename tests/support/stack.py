@@ -163,6 +163,7 @@ def start_stack(
     platform_engines: str = "none",
     env: dict[str, str] | None = None,
     wait: bool = True,
+    in_containers: bool = False,
 ) -> StackHandle:
     """Start a stack in `folder` with these engines and a key for each of these tenants, ready for jobs."""
     home = Home.at(folder)
@@ -173,7 +174,7 @@ def start_stack(
     command = [sys.executable, "-m", "enginehouse.cli.main", "up", "--home", str(home.path), "--port", str(port)]
     up = spawn(
         "up",
-        [*command, "--engines", platform_engines, "--no-logs"],
+        [*command, "--engines", platform_engines, "--no-logs", *(["--containers"] if in_containers else [])],
         home.logs / "enginehouse.log",
         {**os.environ, **(env or {})},
     )

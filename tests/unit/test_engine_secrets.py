@@ -15,7 +15,7 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import EngineDoesNotExist, InvalidName, RequestError
 from enginehouse.engine import Engine
 from enginehouse.local.deployment import deploy, engines_of
-from enginehouse.local.engine_secrets import write_secrets
+from enginehouse.local.engine_secrets import read_secrets, write_secrets
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.registry.bundle import render_engine, render_slot, secrets_of_slot, write_bundle
@@ -132,11 +132,11 @@ async def test_an_engine_gets_what_it_names_and_no_more(tmp_path: Path) -> None:
     sidecar = FakeSidecar(FakeDapr(secrets={"secrets-acme--one": {"TOKEN": "värde\n", "OTHER": "x"}}))
     folder = tmp_path / "own"
     for _ in range(2):
-        await write_secrets(sidecar, ID, ["TOKEN"], folder)
+        write_secrets(folder, await read_secrets(sidecar, ID, ["TOKEN"]))
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("TOKEN", "värde\n")]
     assert stat.S_IMODE((folder / "TOKEN").stat().st_mode) == 0o400
     with pytest.raises(LocalError, match="enginehouse engines secret set acme--one MISSING"):
-        await write_secrets(sidecar, ID, ["TOKEN", "MISSING"], folder)
+        await read_secrets(sidecar, ID, ["TOKEN", "MISSING"])
 
 
 def test_its_author_reads_a_secret_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,7 +251,7 @@ async def test_a_build_that_takes_too_much_ends_with_all_its_processes(
     if bound == "LEAST_FREE_BYTES":
         monkeypatch.setattr(environments, "_LOOK_SECONDS", 1)
     with pytest.raises(ToolFailed, match=said):
-        await environments._within_bounds(build(), tmp_path)
+        await environments.within_bounds(build(), tmp_path)
     leader = int((tmp_path / "pid").read_text())
     await until_async(lambda: not signal_group(leader, 0))
 
@@ -260,9 +260,9 @@ async def test_a_build_that_fails_or_ends_does_so_with_its_own_words(guard: Guar
     async def build(script: str) -> None:
         await run_tool([sys.executable, "-c", script], guard, environment={}, cwd=tmp_path)
 
-    await environments._within_bounds(build("pass"), tmp_path)
+    await environments.within_bounds(build("pass"), tmp_path)
     with pytest.raises(ToolFailed, match="no compiler"):
-        await environments._within_bounds(build("import sys; sys.exit('no compiler')"), tmp_path)
+        await environments.within_bounds(build("import sys; sys.exit('no compiler')"), tmp_path)
 
 
 async def test_a_line_that_is_longer_than_anybody_reads_breaks_nothing(guard: Guard, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ async def main():
     folder = Path(sys.argv[1])
     async def healthy(): return (folder / "grandchild").exists() and (folder / "grandchild").read_text().strip() != ""
     supervisor = Supervisor(lambda: None)
+    supervisor.guard.run_last(["touch", str(folder / "last")])
     process = supervisor.start(ProcessSpec(
         "one", "test", ["/bin/sh", "-c", sys.argv[2]], lambda: dict(os.environ), folder, folder / "log", 0, None, healthy))
     await process.wait_healthy(20)
@@ -157,6 +158,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, script: s
         assert len(set(pids)) == 3, "the process, what it started, and the guard"
         supervisor.kill()
     until(lambda: not any(_alive(pid) for pid in pids), "the process, its child and the guard have ended", 10)
+    assert (tmp_path / "last").exists(), "the last command was run"
 
 
 @pytest.mark.parametrize("pace", [ProcessPace(first_backoff_seconds=0.01, longest_backoff_seconds=300)])

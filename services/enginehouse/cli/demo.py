@@ -14,6 +14,7 @@ from enginehouse.cli.demonstration.play import play, raise_if_missing, tenant_ke
 from enginehouse.cli.homes import NewHomeOption, home_to_start
 from enginehouse.cli.options import JsonOption
 from enginehouse.cli.running import run
+from enginehouse.cli.stack import ContainersOption
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.running import RunOptions, deploy_platform_engines, run_stack
@@ -25,6 +26,7 @@ def demo(
     port: Annotated[
         int, typer.Option(metavar="NUMBER", help="Port of the API on 127.0.0.1. Default: any free port.")
     ] = 0,
+    containers: ContainersOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start everything, run real jobs, show them and stop. If a stack runs in the home, use that one.
@@ -33,7 +35,11 @@ def demo(
     exit status is 1.
     """
     place = home_to_start(home)
-    run(_play_on_running_stack(place, as_json) if place.is_running() else _start_and_play(place, port, as_json))
+    run(
+        _play_on_running_stack(place, as_json)
+        if place.is_running()
+        else _start_and_play(place, port, containers, as_json)
+    )
 
 
 def _engine_names() -> set[str]:
@@ -54,11 +60,11 @@ async def _play_on_running_stack(home: Home, as_json: bool) -> None:
     await _play(home, home.read_local()["url"], say, as_json)
 
 
-async def _start_and_play(home: Home, port: int, as_json: bool) -> None:
+async def _start_and_play(home: Home, port: int, containers: bool, as_json: bool) -> None:
     began = time.monotonic()
     pool = PortPool()
     # Jobs are shown as soon as their engine is up; slow engines do not hold up the others.
-    options = RunOptions(port or pool.take(), _engine_names(), wait_for_engines=False)
+    options = RunOptions(port or pool.take(), _engine_names(), wait_for_engines=False, in_containers=containers)
 
     with TerminalSteps(quiet=as_json) as steps:
 

@@ -47,6 +47,11 @@ EnginesOption = Annotated[
     ),
 ]
 
+ContainersOption = Annotated[
+    bool,
+    typer.Option("--containers", help="Run engines in hardened containers of this machine's Docker Engine."),
+]
+
 
 def setup(as_json: JsonOption = False) -> None:
     """Get what the system needs to run on this machine: find, download or build daprd, and look for Redis."""
@@ -74,14 +79,15 @@ def up(
         bool, typer.Option("--detach", help="Return when everything is up. 'enginehouse down' stops it.")
     ] = False,
     engines: EnginesOption = "all",
+    containers: ContainersOption = False,
     logs: Annotated[bool, typer.Option(help="Print the logs of all processes.")] = True,
 ) -> None:
     """Start everything and run until Ctrl-C or 'enginehouse down'. Engines start and stop as their bundles appear in and leave the home."""
     place = home_to_start(home)
     if detach:
-        _detach(place, port, engines)
+        _detach(place, port, engines, containers)
         return
-    options = RunOptions(port=port, platform_engines=parse_engine_names(engines))
+    options = RunOptions(port=port, platform_engines=parse_engine_names(engines), in_containers=containers)
     steps = TerminalSteps()
 
     async def stay(stack: Stack) -> None:
@@ -106,17 +112,21 @@ def print_ready(home: Home, url: str) -> None:
     """Print the URL of the API, the place of the key, and engines with problems."""
     places = f"{url}   docs: {url}/docs   key: {home.local_json}"
     say(Text.assemble(("Ready: ", "bold green"), places))
-    problems = home.read_state().get("engines", {})
-    for engine, entry in problems.items():
+    state = home.read_state()
+    for engine, entry in state.get("engines", {}).items():
         if entry["problem"]:
             note(f"{engine}: {entry['problem']}", "red")
-    say("This mode runs engines as plain processes: it does not contain hostile code.", "dim")
+    if state.get("containers"):
+        say("Engines run in hardened containers: docs/containers.md says what these stop.", "dim")
+    else:
+        say("This mode runs engines as plain processes: it does not contain hostile code.", "dim")
 
 
-def _detach(home: Home, port: int, engines: str) -> None:
+def _detach(home: Home, port: int, engines: str, containers: bool) -> None:
     log = home.logs / "enginehouse.log"
     start = log.stat().st_size if log.exists() else 0
     command = [sys.executable, "-m", "enginehouse.cli.main", "up", "--home", str(home.path), "--port", str(port)]
+    command += ["--containers"] if containers else []
     with log.open("ab") as file:
         process = subprocess.Popen(
             [*command, "--engines", engines, "--no-logs"],

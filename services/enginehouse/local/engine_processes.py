@@ -22,7 +22,14 @@ from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
 from enginehouse.contracts.program import CONCURRENCY_VARIABLE, SECRETS_DIR_VARIABLE
 from enginehouse.local import checkout, environments
 from enginehouse.local.configurations import sidecar_configuration
-from enginehouse.local.engine_secrets import forget_secrets, secrets_folder, sidecars_variable, write_secrets
+from enginehouse.local.containers.replicas import ContainedReplicas
+from enginehouse.local.engine_secrets import (
+    forget_secrets,
+    read_secrets,
+    secrets_folder,
+    sidecars_variable,
+    write_secrets,
+)
 from enginehouse.local.errors import LocalError
 from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
@@ -64,6 +71,8 @@ class SlotProcesses:
     _daprd: Supervised | None = None
     _replicas: dict[str, Supervised] = field(default_factory=dict)
     """Replicas by `<host>_<port>`. A runner asks for a restart under this name."""
+    _relays: list[Supervised] = field(default_factory=list)
+    """What leads to replicas in containers."""
     _engine_ports: list[int] = field(default_factory=list)
     """The ports of its replicas, also of those that are not started yet."""
     _other_ports: list[int] = field(default_factory=list)
@@ -75,6 +84,13 @@ class SlotProcesses:
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Keeps the version's files while its processes use them."""
+    _contained: ContainedReplicas | None = field(default=None, init=False)
+    """Its replicas, where engines run in containers."""
+
+    def __post_init__(self) -> None:
+        """Decide where its replicas run."""
+        if self.context.fleet:
+            self._contained = ContainedReplicas(self.context, self.context.fleet.slot(self.app), self.app)
 
     @property
     def app(self) -> str:
@@ -84,6 +100,7 @@ class SlotProcesses:
     def _processes(self) -> list[Supervised]:
         return [
             *self._replicas.values(),
+            *self._relays,
             *(process for process in (self._runner_process, self._daprd) if process is not None),
         ]
 
@@ -97,26 +114,36 @@ class SlotProcesses:
         if self._runner_process is None:
             login = await asyncio.to_thread(self.context.broker_users.login, user_of_engine(self.engine_id))
             self._start_runner(spec, workload, login)
+        if self._contained:
+            replicas, relays = await self._contained.prepare(
+                spec, source, self._engine_ports, self._read_secrets, steps
+            )
+        else:
+            replicas, relays = await self._prepare_processes(spec, source, steps), []
+        start = self.context.supervisor.start
+        self._relays = [start(relay) for relay in relays]
+        self._replicas = {f"127.0.0.1_{replica.port}": start(replica) for replica in replicas}
+
+    async def _prepare_processes(self, spec: EngineSpec, source: Path, steps: Steps) -> list[ProcessSpec]:
+        """Return the replicas as processes of this machine, when their environment is made."""
         environment = await environments.prepare(spec, source, self.context.guard, steps)
         if spec.secrets:
-            await self._write_secrets(spec)
-        self._replicas = {
-            f"127.0.0.1_{port}": self.context.supervisor.start(
-                self._replica(spec, source, f"{self.app}.engine-{number}", port, environment)
-            )
+            await asyncio.to_thread(write_secrets, self._secrets, await self._read_secrets(spec))
+        return [
+            self._replica(spec, source, f"{self.app}.engine-{number}", port, environment)
             for number, port in enumerate(self._engine_ports)
-        }
+        ]
 
     @property
     def _secrets(self) -> Path:
         """Folder of the engine's secrets, for its own processes."""
         return secrets_folder(self.context.home, self.app)
 
-    async def _write_secrets(self, spec: EngineSpec) -> None:
+    async def _read_secrets(self, spec: EngineSpec) -> dict[str, str]:
         sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
         try:
             await sidecar.start()
-            await write_secrets(sidecar, self.engine_id, spec.secrets, self._secrets)
+            return await read_secrets(sidecar, self.engine_id, spec.secrets)
         finally:
             await sidecar.close()
 
@@ -135,10 +162,12 @@ class SlotProcesses:
             if finish_jobs:
                 await self._finish_jobs(self._runner_process)
             await stop_app_and_sidecar(self.context.supervisor, self._runner_process, self._daprd, _DRAIN_SECONDS)
-            await self.context.supervisor.stop(*self._replicas.values(), grace_seconds=5)
+            await self.context.supervisor.stop(*self._replicas.values(), *self._relays, grace_seconds=5)
+            if self._contained:
+                await self._contained.remove()
             self.context.ports.release(*self._engine_ports, *self._other_ports)
         self._runner_process = self._daprd = None
-        self._replicas = {}
+        self._replicas, self._relays = {}, []
         forget_secrets(self._secrets)
         self._held.close()
         await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
@@ -262,7 +291,7 @@ class SlotProcesses:
             raise InvalidBundle(f"{self.bundle / WORKLOADS_FILE} has no slot {self.slot}, which its Subscriptions name")
         self.workload = workload
         spec = spec_of(self.bundle, self.slot)
-        if spec.program is None:
+        if spec.program is None and not self._contained:
             raise LocalError(
                 f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`, `module` or `model`.",
                 "Add `run: {command: [...]}`, the command that starts it on this machine.",

@@ -1,6 +1,5 @@
 """Give an engine its own secrets: read through its own sidecar's secret store, and written as files for it alone."""
 
-import asyncio
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,12 +30,13 @@ def secrets_folder(home: Home, app_id: str) -> Path:
     return home.run / "secrets" / app_id
 
 
-async def write_secrets(sidecar: Sidecar, engine_id: str, names: Sequence[str], folder: Path) -> None:
-    """Write each secret as the file `folder/<name>`, mode 0400.
+async def read_secrets(sidecar: Sidecar, engine_id: str, names: Sequence[str]) -> dict[str, str]:
+    """Return each secret's value.
 
     Raise LocalError, naming the secret and the command that sets it, if the store does not give one.
     """
-    store, values = secrets_component(engine_id), {}
+    store = secrets_component(engine_id)
+    values: dict[str, str] = {}
     for name in names:
         try:
             values[name] = await sidecar.secret(store, name)
@@ -46,10 +46,11 @@ async def write_secrets(sidecar: Sidecar, engine_id: str, names: Sequence[str], 
                 f"({type(error).__name__}).",
                 f"Type: enginehouse engines secret set {engine_id} {name}",
             ) from None
-    await asyncio.to_thread(_write, folder, values)
+    return values
 
 
-def _write(folder: Path, values: Mapping[str, str]) -> None:
+def write_secrets(folder: Path, values: Mapping[str, str]) -> None:
+    """Write each secret as the file `folder/<name>`, mode 0400."""
     forget_secrets(folder)
     folder.mkdir(parents=True, mode=0o700)
     for name, value in values.items():

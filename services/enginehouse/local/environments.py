@@ -83,7 +83,7 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) ->
     make_key = partial(environment_key, with_ours=needs_our_package(spec))
     key = await asyncio.to_thread(make_key, interpreter, program, files)
     folder = cache_folder() / "environments" / key
-    async with _only_one(folder.with_name(folder.name + ".lock")):
+    async with only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
             await _build(spec, folder, interpreter, files, guard, steps)
     return folder
@@ -132,7 +132,7 @@ async def _build(
         await run_uv(["venv", "--quiet", "--no-project", "--python", interpreter.path, str(folder)], folder.parent)
         # Installed from a copy of exactly what the key was computed from: anything else is missing, and cannot make two
         # environments of one key differ. Kept, because `-e` installs links into it.
-        await asyncio.to_thread(_copy, files, folder / _INPUTS)
+        await asyncio.to_thread(copy_files, files, folder / _INPUTS)
         # Whatever asks for enginehouse gets the checkout. On an index the name is free for anybody to take, and an
         # `override-dependencies` in a uv.toml would otherwise fetch it from there.
         _constraint(folder).write_text(f"enginehouse @ {root().as_uri()}\n")
@@ -142,7 +142,7 @@ async def _build(
             await run_uv(arguments, folder / _INPUTS)
 
     try:
-        await _within_bounds(build(), folder)
+        await within_bounds(build(), folder)
     except ToolFailed as error:
         shutil.rmtree(folder, ignore_errors=True)
         steps.finish(key, f"environment of {spec.id} failed", ok=False)
@@ -155,7 +155,7 @@ async def _build(
     steps.finish(key, f"environment of {spec.id} made")
 
 
-async def _within_bounds(build: Coroutine[Any, Any, None], folder: Path) -> None:
+async def within_bounds(build: Coroutine[Any, Any, None], folder: Path) -> None:
     """Await the build. End it with ToolFailed if it takes too long or too much of the disk: packages run their own code."""
     building = asyncio.ensure_future(build)
     give_up_at = asyncio.get_running_loop().time() + _MOST_SECONDS
@@ -182,7 +182,8 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _copy(files: dict[str, Path], folder: Path) -> None:
+def copy_files(files: dict[str, Path], folder: Path) -> None:
+    """Make `folder`, with these files in it, by path."""
     folder.mkdir()
     for name, path in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +191,7 @@ def _copy(files: dict[str, Path], folder: Path) -> None:
 
 
 @asynccontextmanager
-async def _only_one(path: Path) -> AsyncIterator[None]:
+async def only_one(path: Path) -> AsyncIterator[None]:
     """Hold a lock that other stacks on this machine respect. Poll for it, so that waiting can be interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

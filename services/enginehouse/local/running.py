@@ -27,6 +27,8 @@ class RunOptions:
     """Names of the engines that come with the system and are deployed. None: all."""
     wait_for_engines: bool = True
     """True: `while_running` begins when every engine is up. False: when the API takes jobs."""
+    in_containers: bool = False
+    """Whether engines run in containers of a Docker Engine, or as processes."""
 
 
 async def run_stack(
@@ -39,7 +41,7 @@ async def run_stack(
             raise LocalError(f"Port {options.port} is taken.", "Choose another: --port PORT.")
         deploy_platform_engines(home, options.platform_engines)
         write_local(home, options.port)
-        stack = Stack(home, options.port, steps)
+        stack = Stack(home, options.port, steps, options.in_containers)
         try:
             await stack.start(wait_for_engines=options.wait_for_engines)
             following = asyncio.create_task(stack.follow())

@@ -18,6 +18,7 @@ from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.broker_users import BrokerUsers
+from enginehouse.local.containers.fleet import Fleet
 from enginehouse.local.engine_keeper import EngineKeeper
 from enginehouse.local.engine_removal import EngineRemoval
 from enginehouse.local.gateway_parts import GatewayParts
@@ -50,6 +51,8 @@ class Stack:
     home: Home
     port: int
     steps: Steps
+    in_containers: bool = False
+    """Whether engines run in containers of a Docker Engine, or as processes."""
     ready: bool = False
     _keepers: dict[str, EngineKeeper] = field(default_factory=dict)
     """The keepers of all slots that run, by app id."""
@@ -111,6 +114,7 @@ class Stack:
                 missing_ok=True
             )  # Once the tokens of all apps, which now have their own.
         await self._upgrade([*self.home.engine_bundles().values(), *self.home.tenant_bundles().values()])
+        fleet = await Fleet.start(self.home, self.supervisor.guard) if self.in_containers else None
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
         address = await self._start_redis()
@@ -125,6 +129,7 @@ class Stack:
             prober=self._prober,
             supervisor=self.supervisor,
             steps=self.steps,
+            fleet=fleet,
         )
         self._gateway_parts = GatewayParts(self.home.gateway_parts)
         self._follow_gateway_parts()
@@ -202,6 +207,7 @@ class Stack:
             "grpc": f"127.0.0.1:{self._gateway.grpc_port}" if self._gateway else None,
             "registry": self.registry_url,
             "ready": self.ready,
+            "containers": self.in_containers,
             "started_at": self._started_at,
             "processes": self.supervisor.statuses(),
             "engines": {engine_id: keeper.shown() for engine_id, keeper in self.engines.items()},

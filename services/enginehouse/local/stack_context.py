@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginehouse.local.broker_users import BrokerUsers
+from enginehouse.local.containers.fleet import Fleet
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
@@ -31,6 +32,8 @@ class StackContext:
     prober: Prober
     supervisor: Supervisor
     steps: Steps
+    fleet: Fleet | None
+    """Runs the engines in containers. None: they are processes."""
 
     @property
     def guard(self) -> Guard:

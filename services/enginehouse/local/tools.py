@@ -25,17 +25,18 @@ async def run_tool(
     environment: Mapping[str, str],
     cwd: Path,
     on_line: Callable[[str], None] | None = None,
+    given: str | None = None,
 ) -> str:
     """Run the command and return its standard output. Pass lines of standard error to `on_line`.
 
-    May raise ToolFailed.
+    `given` is its standard input: written at once. May raise ToolFailed.
     """
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             env=dict(environment),
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -61,6 +62,9 @@ async def run_tool(
 
     assert process.stdout
     assert process.stderr
+    if process.stdin and given is not None:
+        process.stdin.write(given.encode())
+        process.stdin.close()
     try:
         output, _ = await asyncio.gather(process.stdout.read(), listen(process.stderr))
         code = await process.wait()

@@ -1,0 +1,1 @@
+"""Run engines as hardened containers of a Docker Engine on this machine."""

@@ -1,0 +1,83 @@
+"""Give commands to the Docker Engine of this machine, and name and label what a home has there."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginehouse.local.containers.sweep import sweeping
+from enginehouse.local.errors import LocalError
+from enginehouse.local.guard import Guard
+from enginehouse.local.tools import ToolFailed, run_tool
+
+_FOR_DOCKER = re.compile(r"PATH|HOME|LANG|TMPDIR|DOCKER_\w+|XDG_RUNTIME_DIR|SSH_AUTH_SOCK")
+_HOME_LABEL = "dev.enginehouse.home"
+_APP_LABEL = "dev.enginehouse.app"
+
+
+def docker_environment() -> dict[str, str]:
+    """Return the variables by which the docker command finds the Docker Engine."""
+    # The builder that makes an image in containers of the engine's own: BuildKit fetches what a Dockerfile names.
+    return {
+        **{name: value for name, value in os.environ.items() if _FOR_DOCKER.fullmatch(name)},
+        "DOCKER_BUILDKIT": "0",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """The Docker Engine, as one home uses it. Everything that the home has there carries its label."""
+
+    guard: Guard
+    home: Path
+
+    @property
+    def prefix(self) -> str:
+        """Return how the names of this home's containers, networks and volumes begin."""
+        return f"eh-{hashlib.sha256(str(self.home).encode()).hexdigest()[:10]}"
+
+    def labels(self, app: str | None = None) -> list[str]:
+        """Return the labels of what belongs to the home, or to one app of it."""
+        return [f"{_HOME_LABEL}={self.prefix}", *([f"{_APP_LABEL}={app}"] if app else [])]
+
+    def label_arguments(self, app: str | None = None) -> list[str]:
+        """Return the arguments that give something these labels."""
+        return [part for label in self.labels(app) for part in ("--label", label)]
+
+    async def __call__(self, *arguments: str, given: str | None = None) -> str:
+        """Run the docker command and return what it prints. `given` is its input. Raise ToolFailed."""
+        command = ["docker", *arguments]
+        return await run_tool(command, self.guard, environment=docker_environment(), cwd=self.home, given=given)
+
+    async def show(self, command: Sequence[str], on_line: Callable[[str], None]) -> None:
+        """Run a command whose lines a person wants to see. Raise ToolFailed with its last ones."""
+        # What a build says comes on standard output, errors included.
+        shell = ["sh", "-c", 'exec "$@" >&2', "sh", *command]
+        await run_tool(shell, self.guard, environment=docker_environment(), cwd=self.home, on_line=on_line)
+
+    async def has_image(self, image: str) -> bool:
+        """Say whether the Docker Engine has an image."""
+        try:
+            await self("image", "inspect", "--format", "{{.Id}}", image)
+        except ToolFailed:
+            return False
+        return True
+
+    async def sweep(self, app: str | None = None) -> None:
+        """Remove the containers, networks and volumes of the home, or of one app of it. Raise ToolFailed."""
+        await run_tool(sweeping(self.labels(app)), self.guard, environment=docker_environment(), cwd=self.home)
+
+    async def check(self) -> None:
+        """Raise LocalError if no Docker Engine answers."""
+        remedy = (
+            "Install and start Docker (Debian and Ubuntu: apt-get install docker.io), or start without --containers."
+        )
+        if shutil.which("docker") is None:
+            raise LocalError("--containers needs Docker, and there is no docker command.", remedy)
+        try:
+            await self("version", "--format", "{{.Server.Version}}")
+        except ToolFailed as error:
+            raise LocalError(f"--containers needs Docker, and no Docker Engine answers:\n{error}", remedy) from None

@@ -1,0 +1,71 @@
+"""What a container may do and use, as arguments of `docker create`."""
+
+import os
+from pathlib import Path
+
+from enginehouse.contracts.engine import Resources
+from enginehouse.contracts.quantities import parse_quantity
+
+USER = "1000:3000"
+SECCOMP = Path(__file__).with_name("seccomp.json")
+"""The system calls that a container of ours may make: fewer than Docker's own profile allows."""
+PIDS = 512
+"""Most processes and threads of an engine's container."""
+OPEN_FILES = 8_192
+_RELAY = Resources(cpu="1", memory="128Mi")
+_RELAY_PIDS = 16
+_LEAST_MEMORY_BYTES = 6 * 2**20
+"""Docker takes no lower limit."""
+
+
+def scratch_bytes(resources: Resources) -> int:
+    """Return the size of /tmp, all that an engine can write to: half of its memory, of which it is a part."""
+    return resources.memory_bytes // 2
+
+
+def engine_limits(resources: Resources) -> list[str]:
+    """Return the arguments that harden an engine's container and bound it as its engine.yaml says."""
+    gpu = ["--gpus", str(resources.gpu)] if resources.gpu else []
+    return [
+        *_hardened(resources, PIDS),
+        "--tmpfs",
+        f"/tmp:rw,noexec,nosuid,nodev,size={scratch_bytes(resources)}",  # noqa: S108 - the container's own
+        *gpu,
+    ]
+
+
+def relay_limits() -> list[str]:
+    """Return the arguments that harden a relay's container."""
+    # It is on two networks, and no packet may pass from one to the other.
+    return [*_hardened(_RELAY, _RELAY_PIDS), "--sysctl", "net.ipv4.ip_forward=0"]
+
+
+def _hardened(resources: Resources, pids: int) -> list[str]:
+    memory = str(max(resources.memory_bytes, _LEAST_MEMORY_BYTES))
+    cpus = max(0.01, min(float(parse_quantity(resources.cpu)), os.cpu_count() or 1))  # Docker refuses others.
+    return [
+        "--rm",
+        "--init",
+        "--pull=never",
+        f"--user={USER}",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        f"--security-opt=seccomp={SECCOMP}",
+        f"--memory={memory}",
+        f"--memory-swap={memory}",  # The same number: no swap.
+        f"--cpus={cpus:.2f}",
+        f"--pids-limit={pids}",
+        f"--ulimit=nofile={OPEN_FILES}:{OPEN_FILES}",
+        "--ulimit=core=0:0",
+        "--shm-size=64m",
+        "--ipc=private",
+        "--no-healthcheck",
+        # Docker's own name server would ask the host's for other names than those of containers beside it.
+        "--dns=127.0.0.1",
+        "--dns-search=.",
+        "--dns-opt=timeout:1",
+        "--dns-opt=attempts:1",
+        # What it prints goes to the log of its process, and is not written a second time.
+        "--log-driver=none",
+    ]
