@@ -166,7 +166,7 @@ AUDIT = [
             "ms": 61_000,
             "detail": "PREDICT_ERROR",
         },
-        {"action": "refused calls", "outcome": "REFUSED", "count": 12_345, "ms": 60_000},
+        {"action": "refused calls", "outcome": "REFUSED", "times": 12_345, "ms": 60_000},
         {
             "action": "enginehouse tenant revoke",
             "outcome": "ok",

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ FULL = AuditEntry(
     status=403,
     ms=1.5,
     request_id="r-1",
-    count=2,
+    times=2,
     detail="secret NAME",
 )
 LARGE = 10**9
@@ -96,8 +95,8 @@ def with_new_hash(line: bytes) -> bytes:
         outcome=st.text(max_size=20),
         engine=st.none() | st.text(max_size=64),
         ms=st.none() | st.floats(0, 1e9),
-        count=st.integers(1, 10**9),
-        detail=st.text(max_size=300),
+        times=st.integers(1, 10**9),
+        detail=st.none() | st.text(max_size=300),
     )
 )
 def test_an_entry_is_read_as_it_was_written(entry: AuditEntry) -> None:
@@ -119,10 +118,10 @@ def test_a_line_is_a_cloud_event() -> None:
         "7",
     }
     assert all(re.fullmatch("[a-z0-9]+", name) for name in event)
-    assert data == {field.name: getattr(FULL, field.name) for field in fields(AuditEntry)}
+    assert data == FULL._asdict()
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(AuditEntry)])
+@pytest.mark.parametrize("field", AuditEntry._fields)
 @pytest.mark.parametrize("with_hash", [False, True], ids=["alone", "with its hash"])
 def test_a_changed_field_is_seen(tmp_path: Path, field: str, with_hash: bool) -> None:
     write(tmp_path, [FULL, FULL, FULL])
@@ -326,7 +325,7 @@ async def test_entries_wait_while_the_disk_refuses_them(tmp_path: Path, monkeypa
     written = read_page(tmp_path, Query(), None, 100).entries
     # Three of the seven are kept, and the start is lost with the others.
     assert sorted(one.entry.action for one in written) == ["action 0", "action 1", "action 2", LOST, STOPPED]
-    assert [one.entry.count for one in written if one.entry.action == LOST] == [5]
+    assert [one.entry.times for one in written if one.entry.action == LOST] == [5]
 
 
 async def test_starts_and_stops_are_entries_and_a_kill_shows_by_a_missing_one(tmp_path: Path) -> None:
@@ -347,7 +346,7 @@ def test_refused_calls_of_one_sender_are_counted_beyond_a_rate() -> None:
     assert refusals.due() == []
     now[0] = 61
     (summary,) = refusals.due()
-    assert (summary.count, summary.by, summary.outcome, summary.ms) == (950, None, "REFUSED", 61_000)
+    assert (summary.times, summary.by, summary.outcome, summary.ms) == (950, None, "REFUSED", 61_000)
     assert refusals.due() == []
     assert refusals.has_room(None)
 

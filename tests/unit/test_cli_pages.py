@@ -210,7 +210,7 @@ def test_in_a_pipe_every_row_is_one_line_with_all_that_there_is() -> None:
     lists: dict[str, list[tuple[str, str]]] = {
         "jobs": [(job.id, job.engine) for job in cli_data.JOBS],
         "engines": [(engine.id, engine.description) for engine in cli_data.ENGINES],
-        "audit": [(f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.detail) for entry in cli_data.AUDIT],
+        "audit": [(f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.detail or "") for entry in cli_data.AUDIT],
         "dead-letters": [(letter.id, letter.error.message if letter.error else "") for letter in cli_data.LETTERS],
     }
     for command, rows in lists.items():

@@ -57,7 +57,7 @@ async def test_a_job_has_an_entry_for_its_submit_and_one_for_its_end(world: Gate
     ]
     assert (submitted.action, submitted.outcome, submitted.status) == (SUBMIT, "ok", 202)
     assert (submitted.by, submitted.key, submitted.tenant) == ("acme", world.keys["acme"][:8], "acme")
-    assert (submitted.engine, submitted.request_id, submitted.count) == (ECHO, "mine-1", 1)
+    assert (submitted.engine, submitted.request_id, submitted.times) == (ECHO, "mine-1", 1)
     assert (ended.action, ended.outcome, ended.by, ended.tenant) == ("job ended", "succeeded", None, "acme")
     assert (ended.engine, ended.version) == (ECHO, (await world.job(job_id))["version"])
     assert submitted.ms
@@ -132,7 +132,7 @@ async def test_the_counted_refusals_are_written_at_the_end(tmp_path: Path) -> No
         for _ in range(100):
             await world.client().get("/v1/nothing")
     found = [one.entry for one in read_page(tmp_path / "audit", Query(outcome="REFUSED"), None, 10).entries]
-    assert [(entry.by, 100 - 60 < entry.count <= 50) for entry in found] == [("acme", True)]
+    assert [(entry.by, 100 - 60 < entry.times <= 50) for entry in found] == [("acme", True)]
     assert [one.faults for one in verify(tmp_path / "audit")] == [[]]
 
 

@@ -417,8 +417,8 @@ async def test_every_call_is_in_the_audit_log(tmp_path: Path) -> None:
         ("POST /v1/tenants", "ok", "acme", None, "makes tenant acme"),
         ("POST /v1/tenants/{tenant}/keys", "ok", "acme", None, f"makes key {made['id']} of tenant acme"),
         ("PATCH /v1/tenants/{tenant}", "ok", "acme", None, "sets suspended of tenant acme"),
-        ("DELETE /v1/tenants/{tenant}", "TENANT_DOES_NOT_EXIST", "nobody", None, ""),
-        ("GET /v1/engines", "TENANT_SUSPENDED", None, None, ""),
+        ("DELETE /v1/tenants/{tenant}", "TENANT_DOES_NOT_EXIST", "nobody", None, None),
+        ("GET /v1/engines", "TENANT_SUSPENDED", None, None, None),
     ]
     assert {(one.by, one.key) for one in found[1:-2]} == {("demo", world.key[:16])}
     written = b"".join(path.read_bytes() for path in (tmp_path / "audit").rglob("*.jsonl"))

@@ -47,7 +47,7 @@ class Call:
                 status=status,
                 ms=ms,
                 request_id=self.request_id,
-                detail=self.detail,
+                detail=self.detail or None,
             )
             for job, engine in jobs
         ]

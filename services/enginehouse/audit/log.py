@@ -127,7 +127,7 @@ class AuditLog:
             return
         entries, lost, self._waiting, self._lost = self._waiting, self._lost, [], 0
         if lost:
-            entries.append(AuditEntry(time.time(), LOST, "LOST", count=lost))
+            entries.append(AuditEntry(time.time(), LOST, "LOST", times=lost))
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._write, entries)
         except (OSError, Unavailable) as error:

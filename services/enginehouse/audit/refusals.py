@@ -57,7 +57,7 @@ class Refusals:
                         by=sender,
                         tenant=sender,
                         ms=round((now - known.since) * 1_000, 3),
-                        count=known.counted,
+                        times=known.counted,
                     )
                 )
                 known.counted = 0

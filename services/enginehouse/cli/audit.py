@@ -43,6 +43,7 @@ _COLUMNS = (
     Column("action", fit=Fit.WORDS),
     Column("outcome"),
     Column("took", worth=2, right=True),
+    Column("tenant", worth=4),
     Column("engine", worth=3, fit=Fit.MIDDLE),
     Column("job", worth=1),
     Column("detail", worth=0, fit=Fit.WORDS),
@@ -117,7 +118,7 @@ def list_entries(
 
 def _row(entry: AuditInfo) -> tuple[str | Text, ...]:
     who = f"{entry.by} {entry.key or ''}".rstrip() if entry.by else entry.user or "-"
-    times = f" ({entry.count:,} times)" if entry.count > 1 else ""
+    times = f" ({entry.times:,} times)" if entry.times > 1 else ""
     is_well = entry.outcome in ("ok", "succeeded")
     return (
         f"{entry.at:%Y-%m-%d %H:%M:%S}",
@@ -125,9 +126,10 @@ def _row(entry: AuditInfo) -> tuple[str | Text, ...]:
         entry.action + times,
         entry.outcome if is_well else Text(entry.outcome, "red"),
         "" if entry.ms is None else duration(entry.ms / 1_000),
+        entry.tenant or "",
         entry.engine or "",
         entry.job or "",
-        entry.detail,
+        entry.detail or "",
     )
 
 

@@ -162,8 +162,8 @@ class AuditInfo(_Answer):
     status: int | None = None
     ms: float | None = Field(None, description="How long it took, in milliseconds.")
     request_id: str | None = None
-    count: int = 1
-    detail: str = ""
+    times: int = 1
+    detail: str | None = None
 
 
 class AuditPage(_Answer):

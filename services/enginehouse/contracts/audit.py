@@ -9,7 +9,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
@@ -26,11 +27,11 @@ AUDIT_MAX_BYTES = 2 * 1024 * 1024 * 1024
 STARTED, STOPPED = "started", "stopped"
 """Actions of the writer itself. A start without a stop before it: the process was killed, or the machine lost power."""
 LOST = "entries lost"
-"""Action of an entry that stands for entries that could not be written; `count` says how many."""
+"""Action of an entry that stands for entries that could not be written; `times` says how many."""
 DELETED = "entries deleted"
 """Action of an entry that says up to which number retention deletes the oldest ones."""
 REFUSED = "refused calls"
-"""Action of an entry that stands for many refused calls of one sender; `count` says how many."""
+"""Action of an entry that stands for many refused calls of one sender; `times` says how many."""
 JOB_ENDED = "job ended"
 DISCONNECTED = "DISCONNECTED"
 """Outcome of a call whose caller left before the answer."""
@@ -41,8 +42,7 @@ _TAIL_LENGTH = len(',"hash":""}') + 64
 _THROUGH = re.compile(r"through (\d{1,18})")
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
+class AuditEntry(NamedTuple):
     """One call, one administrative act, or the end of one job. Holds no payload and no secret."""
 
     at: float
@@ -69,9 +69,9 @@ class AuditEntry:
     """How long it took, in milliseconds; for the end of a job, since it was accepted."""
     request_id: str | None = None
     """`X-Request-Id` of the answer, which the logs have as well."""
-    count: int = 1
+    times: int = 1
     """How many of its kind the entry stands for."""
-    detail: str = ""
+    detail: str | None = None
     """What an administrative act changed, by names only."""
 
 
@@ -115,25 +115,24 @@ def heads_in(text: str) -> list[Head]:
 
 def stamp_of(at: float) -> str:
     """Write a moment as all lines do: UTC, in milliseconds, always of the same length."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+    second, ms = divmod(int(at * 1_000), 1_000)
+    return f"{_second(second)}.{ms:03}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def write_line(entry: AuditEntry, source: str, number: int, previous: str) -> tuple[bytes, str]:
     """Write an entry as the line of that number, and return the line and its hash."""
-    data = {
-        name: value
-        for name in _FIELDS
-        if (value := getattr(entry, name)) is not None and not (name == "detail" and not value)
-    }
+    data = {name: value for name, value in zip(AuditEntry._fields, entry, strict=True) if value is not None}
     content = (
         f'{{"time":"{stamp_of(entry.at)}","specversion":"1.0","type":"{ENTRY_TYPE}","source":"{source}",'
         f'"id":"{number}","previoushash":"{previous}","data":'
     ).encode() + pydantic_core.to_json(data)
     digest = hashlib.sha256(content).hexdigest()
     return b'%b,"hash":"%b"}\n' % (content, digest.encode()), digest
-
-
-_FIELDS = tuple(name for name in AuditEntry.__dataclass_fields__)
 
 
 def time_in(line: bytes) -> bytes:
@@ -160,7 +159,7 @@ def read_line(line: bytes) -> ChainedEntry:
 
 def deleted_through(entry: AuditEntry) -> int:
     """Return the number up to which an entry says that retention deleted entries; 0 for any other entry."""
-    found = _THROUGH.fullmatch(entry.detail) if entry.action == DELETED else None
+    found = _THROUGH.fullmatch(entry.detail or "") if entry.action == DELETED else None
     return int(found[1]) if found else 0
 
 

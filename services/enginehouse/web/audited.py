@@ -29,10 +29,10 @@ def audited(log: AuditLog, scope: Scope) -> Iterator[Call]:
     finally:
         CURRENT.reset(token)
         status: int | None = scope["state"].get("status")
-        if call.by or call.tenant or (status or 0) >= 400:
+        is_refused = status is not None and 400 <= status < 500
+        if call.by or call.tenant or is_refused:
             _describe(call, scope)
-            outcome = _outcome(call, status)
-            log.record_call(call, outcome, status, is_refused=status is not None and 400 <= status < 500)
+            log.record_call(call, _outcome(call, status), status, is_refused=is_refused)
 
 
 def _describe(call: Call, scope: Scope) -> None:

@@ -116,5 +116,5 @@ def _end_of(row: JobRow) -> AuditEntry:
         version=row.version,
         job=row.id,
         ms=round((ended_at - row.created_at) * 1_000, 3),
-        detail=row.error.code if row.error and row.error.code in _ERROR_CODES else "",
+        detail=row.error.code if row.error and row.error.code in _ERROR_CODES else None,
     )

@@ -40,8 +40,10 @@ class AuditEntryView(BaseModel):
     status: int | None = Field(description="HTTP status of the answer.")
     ms: float | None = Field(description="How long it took, in ms; for the end of a job, since it was accepted.")
     request_id: str | None = Field(description="X-Request-Id of the answer.")
-    count: int = Field(description="How many of its kind the entry stands for.")
-    detail: str = Field(description="What an act changed, by names only; for a job that failed, the code of its error.")
+    times: int = Field(description="How many of its kind the entry stands for.")
+    detail: str | None = Field(
+        description="What an act changed, by names only; for a job that failed, the code of its error."
+    )
 
 
 class AuditPage(BaseModel):
@@ -115,6 +117,6 @@ def _view(found: ChainedEntry, caller: Caller) -> dict[str, object]:
         "status": entry.status,
         "ms": entry.ms,
         "request_id": entry.request_id if sees_who else None,
-        "count": entry.count,
+        "times": entry.times,
         "detail": entry.detail,
     }
