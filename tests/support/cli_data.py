@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from enginehouse.client import DeadLetterInfo, EngineInfo, Handle, JobNews, WaitOver
+from enginehouse.client import AuditInfo, DeadLetterInfo, EngineInfo, Handle, JobNews, WaitOver
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import EngineDoesNotExist, InvalidInput
 from enginehouse.contracts.job import Job, JobError, Metrics, Status
@@ -145,6 +145,40 @@ STATE = {
 }
 
 
+AUDIT = [
+    AuditInfo.model_validate({"writer": "gateway", "number": 12, "at": ago(minutes=1), **fields})
+    for fields in (
+        {
+            "action": "POST /v1/engines/{engine}/jobs",
+            "outcome": "ok",
+            "by": "acme",
+            "key": "eh_acme_Xk3v",
+            "engine": LONG_NAME,
+            "job": IDS[0],
+            "ms": 3.21,
+        },
+        {
+            "action": "job ended",
+            "outcome": "failed",
+            "tenant": "acme",
+            "engine": "acme--ocr",
+            "job": IDS[2],
+            "ms": 61_000,
+            "detail": "PREDICT_ERROR",
+        },
+        {"action": "refused calls", "outcome": "REFUSED", "times": 12_345, "ms": 60_000},
+        {
+            "action": "enginehouse tenant revoke",
+            "outcome": "ok",
+            "user": "ada",
+            "tenant": "acme",
+            "ms": 12,
+            "detail": "key eh_acme_Xk3v",
+        },
+    )
+]
+
+
 class MemoryClient:
     """Answers as a client does. `waits` looks at a job find it unfinished; `interrupted` looks are broken off."""
 
@@ -211,6 +245,9 @@ class MemoryClient:
 
     def dead_letters(self, **query: Any) -> Iterator[DeadLetterInfo]:
         yield from LETTERS
+
+    def audit(self, **query: Any) -> Iterator[AuditInfo]:
+        yield from AUDIT
 
     def dead_letter(self, letter_id: str) -> DeadLetterInfo:
         return LETTERS[0]

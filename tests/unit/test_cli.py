@@ -198,7 +198,7 @@ def test_an_engine_is_never_called_active_and_its_reason_stands_by_itself(
     assert ("reason" in shown) == (reason is not None)
 
 
-@pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant", "dead-letters"])
+@pytest.mark.parametrize("command", ["submit", "jobs", "engines", "tenant", "dead-letters", "audit"])
 def test_help_shows_examples(command: str) -> None:
     assert f"enginehouse {command}" in runner.invoke(app, [command, "--help"]).stdout.partition("Examples")[2]
 

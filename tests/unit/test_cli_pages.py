@@ -47,6 +47,7 @@ PAGES: dict[str, list[list[str]]] = {
         ["engines", "purge", "standard"],
     ],
     "dead-letters": [["dead-letters"], ["dead-letters", "show", JOB]],
+    "audit": [["audit"]],
     "status": [["status"]],
     "tenant": [["tenant", "list"]],
     "errors": [
@@ -209,6 +210,7 @@ def test_in_a_pipe_every_row_is_one_line_with_all_that_there_is() -> None:
     lists: dict[str, list[tuple[str, str]]] = {
         "jobs": [(job.id, job.engine) for job in cli_data.JOBS],
         "engines": [(engine.id, engine.description) for engine in cli_data.ENGINES],
+        "audit": [(f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.detail or "") for entry in cli_data.AUDIT],
         "dead-letters": [(letter.id, letter.error.message if letter.error else "") for letter in cli_data.LETTERS],
     }
     for command, rows in lists.items():
@@ -301,7 +303,7 @@ def test_every_command_prints_json_on_request() -> None:
 
 
 def test_a_group_without_a_command_lists() -> None:
-    for group in ("jobs", "engines", "dead-letters", "tenant"):
+    for group in ("jobs", "engines", "dead-letters", "audit", "tenant"):
         assert page([[group]]).splitlines()[1:] == page([[group, "list"]]).splitlines()[1:]
 
 

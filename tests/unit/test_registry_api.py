@@ -15,6 +15,7 @@ from tests.support.problems import problem_of
 from tests.support.registry import registry_settings
 from tests.support.waiting import until_async
 
+from enginehouse.audit.read import Query, read_page
 from enginehouse.registry.deploy import forget_engine, remove_engine
 from enginehouse.registry.http.api import create_api
 from enginehouse.registry.snapshot import only_deployer
@@ -393,3 +394,33 @@ async def test_every_change_is_logged_with_who_made_it(world: _World, capsys: py
     assert f"deploys {_ENGINE} v1 into slot a" in said
     assert said.count(f"demo ({world.key[:16]}") == 2
     assert world.key not in said
+
+
+async def test_every_call_is_in_the_audit_log(tmp_path: Path) -> None:
+    world = _World(tmp_path, audit_dir=tmp_path / "audit")
+    async with world.app.router.lifespan_context(world.app), world.client as client:
+        await world.deploy("secrets: [TOKEN]\n")
+        await client.put(f"/v1/engines/{_ENGINE}/secrets/TOKEN", json={"value": "pssst"})
+        await client.post("/v1/tenants", json={"name": "acme"})
+        made = (await client.post("/v1/tenants/acme/keys", json={})).json()
+        await client.patch("/v1/tenants/acme", json={"suspended": True})
+        await client.delete("/v1/tenants/nobody")
+        await client.get("/healthz/live")
+        async with world.client_with(made["api_key"]) as other:
+            await other.get("/v1/engines")
+    found = [one.entry for one in reversed(read_page(tmp_path / "audit", Query(), None, 100).entries)]
+    assert found[0].action == "started"
+    assert found[-1].action == "stopped"
+    assert [(one.action, one.outcome, one.tenant, one.engine, one.detail) for one in found[1:-1]] == [
+        ("POST /v1/engines", "ok", "demo", _ENGINE, f"deploys {_ENGINE} v1 into slot a"),
+        ("PUT /v1/engines/{engine}/secrets/{name}", "ok", "demo", _ENGINE, f"sets the secret TOKEN of {_ENGINE}"),
+        ("POST /v1/tenants", "ok", "acme", None, "makes tenant acme"),
+        ("POST /v1/tenants/{tenant}/keys", "ok", "acme", None, f"makes key {made['id']} of tenant acme"),
+        ("PATCH /v1/tenants/{tenant}", "ok", "acme", None, "sets suspended of tenant acme"),
+        ("DELETE /v1/tenants/{tenant}", "TENANT_DOES_NOT_EXIST", "nobody", None, None),
+        ("GET /v1/engines", "TENANT_SUSPENDED", None, None, None),
+    ]
+    assert {(one.by, one.key) for one in found[1:-2]} == {("demo", world.key[:16])}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "audit").rglob("*.jsonl"))
+    assert b"pssst" not in written
+    assert made["api_key"].encode() not in written

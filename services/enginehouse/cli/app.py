@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from enginehouse.cli import author, broadcasts, demo, deploy, logs, stack
+from enginehouse.cli.audit import audit
 from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import say
 from enginehouse.cli.dead_letters import dead_letters
@@ -67,4 +68,5 @@ engines.command()(broadcasts.update)
 engines.add_typer(secret, name="secret")
 app.add_typer(engines, name="engines")
 app.add_typer(tenant, name="tenant")
+app.add_typer(audit, name="audit")
 app.add_typer(environments, name="environments")

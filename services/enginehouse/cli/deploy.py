@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from enginehouse.cli.acts import acting
 from enginehouse.cli.confirming import YesOption, confirm_removal
 from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
 from enginehouse.cli.elsewhere import deploy_to
@@ -79,10 +80,11 @@ def deploy(
         run(_deploy_to(to, folder, settings, promote=promote, wait=wait, timeout=timeout, as_json=as_json))
         return
     place = home_to_change(home)
-    with TerminalSteps(quiet=as_json) as steps:
+    with TerminalSteps(quiet=as_json) as steps, acting(place, "engines deploy") as act:
         deployed = deployment.deploy(
             place, folder, settings, promote=promote, show=lambda text: steps.update("fetch", text)
         )
+        act.engine, act.detail = deployed.spec.id, _act_of(deployed)
     if not as_json:
         _say_deployed(deployed)
     _follow(deployed, timeout, wait=wait, as_json=as_json)
@@ -210,21 +212,33 @@ def promote(
     engine: DeployedArgument, home: HomeOption = None, timeout: TimeoutOption = None, as_json: JsonOption = False
 ) -> None:
     """Give an engine's version on trial the engine's jobs. The version before ends those that it has."""
-    _change(deployment.promote, engine, home, timeout, as_json)
+    _change("promote", deployment.promote, engine, home, timeout, as_json)
 
 
 def rollback(
     engine: DeployedArgument, home: HomeOption = None, timeout: TimeoutOption = None, as_json: JsonOption = False
 ) -> None:
     """Go back to an engine's version before the active one: it comes up beside it, and takes over once it is fit to."""
-    _change(deployment.roll_back, engine, home, timeout, as_json)
+    _change("rollback", deployment.roll_back, engine, home, timeout, as_json)
+
+
+def _act_of(deployed: Deployment) -> str:
+    return f"version {deployed.spec.version} into slot {deployed.slot}{'' if deployed.changed else ', unchanged'}"
 
 
 def _change(
-    change: Callable[[Home, str], Deployment], engine: str, home: Path | None, timeout: float | None, as_json: bool
+    command: str,
+    change: Callable[[Home, str], Deployment],
+    engine: str,
+    home: Path | None,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
     place = home_to_change(home)
-    changed = change(place, deployed_engine(place.engines, engine, LOCAL_TENANT))
+    engine_id = deployed_engine(place.engines, engine, LOCAL_TENANT)
+    with acting(place, f"engines {command}", engine=engine_id) as act:
+        changed = change(place, engine_id)
+        act.detail = _act_of(changed)
     _follow(changed, timeout, wait=True, as_json=as_json)
 
 
@@ -241,7 +255,8 @@ def remove(
         raise _no_removal_of_a_trial(engine_of(engine))
     engine = deployed_engine(place.engines, engine, LOCAL_TENANT)
     confirm_removal(engine, _what_goes(engine), yes=yes, as_json=as_json)
-    remove_engine(place.engines, engine)
+    with acting(place, "engines remove", engine=engine):
+        remove_engine(place.engines, engine)
     is_gone = wait and place.is_running()
     if is_gone:
         run(_wait_until_gone(place, engine, as_json))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from enginehouse.cli.acts import acting
 from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import note, print_exactly, print_json, say
 from enginehouse.cli.environments import environment
@@ -16,9 +17,8 @@ from enginehouse.contracts.engine import check_secret_name
 from enginehouse.contracts.names import EngineId
 from enginehouse.local.deployment import engines_of
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import LOCAL_TENANT
+from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import deployed_engine
-from enginehouse.registry.engines import Engines
 
 EXAMPLES = """Examples:
 
@@ -61,9 +61,13 @@ def set_value(
 ) -> None:
     """Set a value: from standard input, or typed unseen. A running engine that names it restarts with another value."""
     if to is None:
-        engines, engine_id = _here(engine, home)
+        place, engine_id = _here(engine, home)
+        engines = engines_of(place)
         engines.check_secret(engine_id, name)
-        changed = engines.set_secret(engine_id, name, _value(name))
+        value = _value(name)
+        with acting(place, "engines secret set", engine=engine_id) as act:
+            act.detail = f"secret {name}"
+            changed = engines.set_secret(engine_id, name, value)
     else:
         engine_id = _id(engine)
         path = f"/v1/engines/{engine_id}/secrets/{check_secret_name(name)}"
@@ -80,8 +84,8 @@ def list_names(
 ) -> None:
     """List the names of an engine's secrets that have a value."""
     if to is None:
-        engines, engine_id = _here(engine, home)
-        names = engines.secret_names(engine_id)
+        place, engine_id = _here(engine, home)
+        names = engines_of(place).secret_names(engine_id)
     else:
         names = _ask(to, "GET", f"/v1/engines/{_id(engine)}/secrets")["secrets"]
     if as_json:
@@ -103,18 +107,20 @@ def remove(
 ) -> None:
     """Forget a value. A running engine that names it stops, because it cannot start without."""
     if to is None:
-        engines, engine_id = _here(engine, home)
-        engines.remove_secret(engine_id, name)
+        place, engine_id = _here(engine, home)
+        with acting(place, "engines secret rm", engine=engine_id) as act:
+            engines_of(place).remove_secret(engine_id, name)
+            act.detail = f"secret {name}"
     else:
         engine_id = _id(engine)
         _ask(to, "DELETE", f"/v1/engines/{engine_id}/secrets/{check_secret_name(name)}")
     print_json({"engine": engine_id, "removed": name}) if as_json else say(f"{name} of {engine_id} is forgotten.")
 
 
-def _here(engine: str, home: Path | None) -> tuple[Engines, str]:
-    """Return the engines of the home, and the id of the one that is named. Raise EngineDoesNotExist."""
+def _here(engine: str, home: Path | None) -> tuple[Home, str]:
+    """Return the home, and the id of the engine that is named. Raise EngineDoesNotExist."""
     place = home_to_change(home)
-    return engines_of(place), deployed_engine(place.engines, engine.replace("/", "--", 1), LOCAL_TENANT)
+    return place, deployed_engine(place.engines, engine.replace("/", "--", 1), LOCAL_TENANT)
 
 
 def _id(engine: str) -> str:

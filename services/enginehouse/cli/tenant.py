@@ -2,10 +2,11 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from enginehouse.cli.acts import acting
 from enginehouse.cli.commands import Lists
 from enginehouse.cli.confirming import YesOption, confirm_removal
 from enginehouse.cli.console import TerminalSteps, ellipsis, note, print_exactly, print_json, say
@@ -14,6 +15,7 @@ from enginehouse.cli.options import JsonOption
 from enginehouse.cli.running import run
 from enginehouse.cli.tables import Column, print_fields, print_table
 from enginehouse.contracts.names import system_app
+from enginehouse.contracts.tenant import Tenant
 from enginehouse.local.daprd import require
 from enginehouse.local.deployment import engines_of, wait_until_gone
 from enginehouse.local.home import KEPT_TENANTS, Home
@@ -74,7 +76,10 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key for a tenant, and the tenant if it is new. The key is printed only now."""
-    key = add_key(home_to_change(home).tenants, name, admin=admin)
+    place = home_to_change(home)
+    with acting(place, "tenant add", tenant=name) as act:
+        key = add_key(place.tenants, name, admin=admin)
+        act.detail = "an operator's key" if admin else "a key"
     if as_json:
         print_json({"tenant": name, "api_key": key})
     else:
@@ -110,7 +115,10 @@ def revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Revoke a key. Requests with it are refused within a second; jobs submitted with it continue."""
-    revoked = revoke_key(home_to_change(home).tenants, name, key)
+    place = home_to_change(home)
+    with acting(place, "tenant revoke", tenant=name) as act:
+        revoked = revoke_key(place.tenants, name, key)
+        act.detail = f"key {revoked.id}"
     if as_json:
         print_json({"tenant": name, "revoked": revoked.id})
     else:
@@ -149,12 +157,19 @@ def limits(
         "followers": followers,
     }
     given = {limit: value for limit, value in wanted.items() if value is not None}
-    tenants = home_to_change(home).tenants
-    found = change_tenant(tenants, name, {"limits": given}) if given else existing_tenant(tenants, name)
+    place = home_to_change(home)
+    found = _change(place, "limits", name, {"limits": given}) if given else existing_tenant(place.tenants, name)
     if as_json:
         print_json({"tenant": name, "limits": found.limits.model_dump()})
     else:
         print_fields({limit: f"{value:,}" for limit, value in found.limits.model_dump().items()})
+
+
+def _change(place: Home, command: str, name: str, given: dict[str, Any]) -> Tenant:
+    """Change settings of a tenant. The audit log gets their names, and the values of limits only."""
+    with acting(place, f"tenant {command}", tenant=name) as act:
+        act.detail = ", ".join(f"{limit} {value}" for limit, value in given.get("limits", {}).items())
+        return change_tenant(place.tenants, name, given)
 
 
 @tenant.command()
@@ -170,7 +185,7 @@ def resume(name: NameArgument, home: HomeOption = None, as_json: JsonOption = Fa
 
 
 def _set_suspended(name: str, home: Path | None, as_json: bool, *, suspended: bool) -> None:
-    change_tenant(home_to_change(home).tenants, name, {"suspended": suspended})
+    _change(home_to_change(home), "suspend" if suspended else "resume", name, {"suspended": suspended})
     if as_json:
         print_json({"tenant": name, "suspended": suspended})
     else:
@@ -190,7 +205,8 @@ def remove(
     existing_tenant(place.tenants, name)
     question = f"Delete {name}, its engines, and all its jobs and results?"
     confirm_removal(name, question, yes=yes, as_json=as_json)
-    remove_tenant(place.tenants, name, KEPT_TENANTS)
+    with acting(place, "tenant remove", tenant=name):
+        remove_tenant(place.tenants, name, KEPT_TENANTS)
     is_gone = wait and place.is_running()
     if is_gone:
         run(_wait_until_gone(place, name, as_json))
@@ -220,7 +236,7 @@ def webhook(
 
     Without URL: stop that.
     """
-    change_tenant(home_to_change(home).tenants, name, {"webhook": url})
+    _change(home_to_change(home), "webhook", name, {"webhook": url})
     if as_json:
         print_json({"tenant": name, "webhook": url})
     else:
@@ -242,7 +258,7 @@ def fetch_from(
     as_json: JsonOption = False,
 ) -> None:
     """Let a tenant's engines fetch model files below these URLs, with the rights of whoever deploys them."""
-    change_tenant(home_to_change(home).tenants, name, {"fetch_from": places or []})
+    _change(home_to_change(home), "fetch-from", name, {"fetch_from": places or []})
     if as_json:
         print_json({"tenant": name, "fetch_from": places or []})
     else:
@@ -260,7 +276,7 @@ def default_engine(
     place = home_to_change(home)
     existing_tenant(place.tenants, name)
     engines_of(place).check_default(name, engine)
-    change_tenant(place.tenants, name, {"default_engine": engine})
+    _change(place, "default-engine", name, {"default_engine": engine})
     if as_json:
         print_json({"tenant": name, "default_engine": engine})
     else:
@@ -272,7 +288,8 @@ def webhook_secret(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
     """Make a new signing secret for a tenant's webhooks. It is printed only now; the previous one stays valid."""
     place = home_to_change(home)
     existing_tenant(place.tenants, name)
-    secret = rotate_webhook_secret(place.webhook_secrets, name)
+    with acting(place, "tenant webhook-secret", tenant=name):
+        secret = rotate_webhook_secret(place.webhook_secrets, name)
     if as_json:
         print_json({"tenant": name, "webhook_secret": secret})
     else:
@@ -306,7 +323,9 @@ def system(
     """
     place = home_to_change(home)
     folder = (into or Path(system_app(name, system_name))).expanduser().resolve()
-    written = write_system(place, name, folder, system_name)
+    with acting(place, "tenant system", tenant=name) as act:
+        written = write_system(place, name, folder, system_name)
+        act.detail = f"app {written.app_id}"
     with_cli, alone = (
         shlex.join(command) for command in (written.dapr_run(app_port), written.daprd(require(), app_port))
     )

@@ -51,13 +51,22 @@ from enginehouse.homes import NoHome
 with needs("client", "enginehouse.client"):
     from enginehouse.client.async_client import AsyncClient, AsyncHandle
     from enginehouse.client.errors import CannotConnect, JobFailed, WaitOver
-    from enginehouse.client.models import BatchJob, DeadLetterInfo, EngineAnswer, EngineInfo, JobNews, SubmitOptions
+    from enginehouse.client.models import (
+        AuditInfo,
+        BatchJob,
+        DeadLetterInfo,
+        EngineAnswer,
+        EngineInfo,
+        JobNews,
+        SubmitOptions,
+    )
     from enginehouse.client.sync_client import Client, Handle
 
 __all__ = [
     "AlreadyRedriven",
     "AsyncClient",
     "AsyncHandle",
+    "AuditInfo",
     "BatchJob",
     "CannotConnect",
     "Client",

@@ -144,6 +144,35 @@ class DeadLetterPage(_Answer):
     next_cursor: str | None = None
 
 
+class AuditInfo(_Answer):
+    """A call, an administrative act, or the end of a job. GET /v1/audit describes the fields."""
+
+    writer: str
+    number: int
+    at: AwareDatetime = Field(description="When it was over.")
+    action: str
+    outcome: str
+    by: str | None = None
+    key: str | None = None
+    user: str | None = None
+    tenant: str | None = None
+    engine: str | None = None
+    version: str | None = None
+    job: str | None = None
+    status: int | None = None
+    ms: float | None = Field(None, description="How long it took, in milliseconds.")
+    request_id: str | None = None
+    times: int = 1
+    detail: str | None = None
+
+
+class AuditPage(_Answer):
+    """Answer of GET /v1/audit."""
+
+    entries: list[AuditInfo]
+    next_cursor: str | None = None
+
+
 class BatchRefusal(_Answer):
     """Answer for a job of a batch that was refused."""
 

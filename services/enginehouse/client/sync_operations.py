@@ -4,13 +4,22 @@
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pydantic_core
 from pydantic import BaseModel
 
-from enginehouse.client.models import DeadLetterInfo, DeadLetterPage, EngineAnswer, EngineAnswers, EngineInfo
+from enginehouse.client.models import (
+    AuditInfo,
+    AuditPage,
+    DeadLetterInfo,
+    DeadLetterPage,
+    EngineAnswer,
+    EngineAnswers,
+    EngineInfo,
+)
 from enginehouse.client.sync_transport import Transport
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.replay import ReplayProgress, ReplayReport, ReplayRequest
@@ -50,6 +59,34 @@ class Operations:
     def dead_letter(self, letter_id: str) -> DeadLetterInfo:
         """Return one dead letter. Its id is the id of the job that was given up."""
         return self._get(DeadLetterInfo, f"/v1/dead-letters/{path_part(letter_id)}")
+
+    def audit(
+        self,
+        *,
+        tenant: str | None = None,
+        engine: str | None = None,
+        job: str | None = None,
+        action: str | None = None,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[AuditInfo]:
+        """Return entries of the audit log, newest first, that fit all that is given; at most `limit`.
+
+        Yours and what concerns you; with an administrator's key everybody's. `action` is a part of it, such as `DELETE`.
+        """
+        wanted = {"tenant": tenant, "engine": engine, "job": job, "action": action, "outcome": outcome}
+        moments = {"since": since and since.isoformat(), "until": until and until.isoformat()}
+        given = {name: value for name, value in {**wanted, **moments}.items() if value}
+        left, cursor = limit, ""
+        while left is None or left > 0:
+            paging = {"limit": str(min(left or _PAGE, _PAGE)), **({"cursor": cursor} if cursor else {})}
+            page = self._get(AuditPage, "/v1/audit", {**given, **paging})
+            yield from page.entries
+            left, cursor = None if left is None else left - len(page.entries), page.next_cursor or ""
+            if not cursor:
+                return
 
     def discard(self, letter_id: str) -> None:
         """Delete a dead letter. Its job keeps its state."""

@@ -4,11 +4,14 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
+from enginehouse.audit.log import AuditLog
 from enginehouse.background import Background
 from enginehouse.checkers import Checkers
+from enginehouse.contracts.names import GATEWAY_APP
 from enginehouse.gateway.engines.breaker_feed import BreakerFeed
 from enginehouse.gateway.engines.broadcast import Broadcasts
 from enginehouse.gateway.engines.calls import EngineCalls
@@ -72,6 +75,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
 
     The function is long because it is one list: layer by layer from the bottom, each part below those that it uses.
     """
+    audit = AuditLog(settings.audit_dir, GATEWAY_APP, max_bytes=settings.audit_max_bytes)
     # ledger | objects | tenants
     ledger = Ledger(settings.ledger_url.get_secret_value(), pace.ledger)
     objects = _objects(settings)
@@ -119,6 +123,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         limits=limits,
         expected=expected,
         samples=samples,
+        audit=audit,
     )
     mirroring = Mirroring(sidecar, ledger, consequences)
     records, sweep_records = (
@@ -169,6 +174,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     )
     return Gateway(
         settings=settings,
+        audit=audit,
         pace=pace,
         sidecar=sidecar,
         ledger=ledger,
@@ -235,6 +241,7 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
         await gateway.dispatcher.close()
         await gateway.ledger.close()
         await gateway.sidecar.close()
+        await gateway.audit.close()
 
 
 def _keep_running(gateway: Gateway, background: Background, stop: asyncio.Event) -> None:
@@ -252,6 +259,7 @@ def _keep_running(gateway: Gateway, background: Background, stop: asyncio.Event)
             background.keep(name, task, restart_seconds)
 
     background.keep("sidecar", with_sidecar, restart_seconds)
+    background.keep("audit", gateway.audit.run, restart_seconds)
     background.keep("tenants", lambda: gateway.tenants.watch(stop), restart_seconds)
 
 
@@ -268,11 +276,16 @@ def create_app(settings: GatewaySettings, sidecar: Sidecar | None = None) -> Fas
 
 def create_delivery_app(gateway: Gateway) -> DeliveryApp:
     """Build the loopback listener for the gateway's own sidecar."""
+
+    async def take_request(body: bytes, tenant: str, **more: Any) -> bool:
+        with gateway.audit.recording("event on requests.{tenant}", by=tenant):
+            return await gateway.events.deliver(body, tenant, **more)
+
     return delivery_app(
         {
             "/completions": gateway.hints.deliver,
             "/dead-letters": dead_letters.receiver(gateway.ledger, gateway.jobs.records),
-            "/requests/{tenant}": gateway.events.deliver,
+            "/requests/{tenant}": take_request,
         },
         gateway.settings.app_api_token.get_secret_value(),
         healthy=lambda: True,

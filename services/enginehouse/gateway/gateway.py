@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from enginehouse.audit.log import AuditLog
 from enginehouse.gateway.engines.broadcast import Broadcasts
 from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
@@ -42,6 +43,7 @@ class Gateway:
     """Everything that routes, deliveries and background tasks use."""
 
     settings: GatewaySettings
+    audit: AuditLog
     pace: Pace
     sidecar: Sidecar
     ledger: Ledger

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from enginehouse.contracts.audit import AUDIT_MAX_BYTES
 from enginehouse.contracts.engine import INLINE_MAX_BYTES, WINDOW_FACTOR, WINDOW_MIN
 
 
@@ -65,6 +66,14 @@ class GatewaySettings(BaseSettings):
     )
     record_margin_seconds: int = Field(
         3_600, ge=30, description="How long a job's record is kept after the last moment at which it may be needed."
+    )
+    audit_dir: Path | None = Field(
+        None, description="Folder of the audit log. Gateways and the registry may share one. Without it, none is kept."
+    )
+    audit_max_bytes: int = Field(
+        AUDIT_MAX_BYTES,
+        ge=1024 * 1024,
+        description="Most bytes of this process's audit log; the oldest entries are deleted.",
     )
     log_json: bool = Field(True, description="Whether logs are JSON; otherwise text for people.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(

@@ -45,6 +45,7 @@ class GatewayProcesses:
         )
         environment.setdefault("ENGINEHOUSE_GATEWAY_GRPC_PORT", str(context.ports.take()))
         environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", context.home.objects.as_uri())
+        environment.setdefault("ENGINEHOUSE_GATEWAY_AUDIT_DIR", str(context.home.audit))
         environment.setdefault("ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR", str(context.home.webhook_secrets))
         url = f"http://127.0.0.1:{port}/healthz/ready"
         gateway = context.supervisor.start(

@@ -102,6 +102,11 @@ class Home:
         return self.data / "objects"
 
     @property
+    def audit(self) -> Path:
+        """Folder of the audit log: a folder for each process that writes, and one for the commands."""
+        return self.data / "audit"
+
+    @property
     def webhook_secrets(self) -> Path:
         """Folder with one file per tenant: the secrets that sign its webhooks; mode 0700."""
         return self.path / "webhook-secrets"

@@ -29,6 +29,7 @@ def registry_environment(home: Home, port: int) -> dict[str, str]:
         **inherited_environment(),
         # The operator's own settings stay; the values that connect the processes are set here.
         **{name: value for name, value in os.environ.items() if name.startswith((_OWN, *_OBJECT_STORES))},
+        f"{_OWN}AUDIT_DIR": os.environ.get(f"{_OWN}AUDIT_DIR", str(home.audit)),
         f"{_OWN}PORT": str(port),
         f"{_OWN}ENGINES_DIR": str(home.engines),
         f"{_OWN}TENANTS_DIR": str(home.tenants),

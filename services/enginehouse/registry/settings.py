@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from enginehouse.contracts.audit import AUDIT_MAX_BYTES
+
 
 class RegistrySettings(BaseSettings):
     """Settings that are read once, at start, from ENGINEHOUSE_REGISTRY_*."""
@@ -30,6 +32,14 @@ class RegistrySettings(BaseSettings):
         1024 * 1024 * 1024,
         gt=0,
         description="Largest upload of an engine's folder, packed. Unpacked it may have 4 GiB.",
+    )
+    audit_dir: Path | None = Field(
+        None, description="Folder of the audit log. Gateways and the registry may share one. Without it, none is kept."
+    )
+    audit_max_bytes: int = Field(
+        AUDIT_MAX_BYTES,
+        ge=1024 * 1024,
+        description="Most bytes of this process's audit log; the oldest entries are deleted.",
     )
     log_json: bool = Field(True, description="Whether logs are JSON; otherwise text for people.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(

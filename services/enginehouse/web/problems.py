@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Scope
 
+from enginehouse.audit.calls import note_problem
 from enginehouse.contracts import errors
 from enginehouse.contracts.base import explain_problems
 from enginehouse.contracts.errors import EnginehouseError, MethodNotAllowed, NotFound, RequestError
@@ -92,6 +93,7 @@ def problem(
     scope: Scope | None = None,
 ) -> Response:
     """Answer with an error. `scope` is that of the request, for paths whose errors have another form."""
+    note_problem(error.code)
     status = status or status_of(error)
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from enginehouse.audit.calls import note_concerned
 from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
 from enginehouse.contracts.errors import (
     EngineDoesNotExist,
@@ -118,6 +119,7 @@ class Catalogue:
         known = self._known(name, tenant)
         for engine in known:
             if engine.state != EngineState.RETIRED:
+                note_concerned(engine=engine.id)
                 return engine
         raise EngineRemoved(f"{known[0].id} was removed")
 
@@ -142,6 +144,7 @@ class Catalogue:
         trial = self._engines.get(trial_of(engine.id))
         if trial is None or trial.state == EngineState.RETIRED:
             raise EngineDoesNotExist(f"No version of {engine.id} is on trial; deploy one with --no-promote")
+        note_concerned(engine=trial.id)
         return trial
 
     def resolve_for(self, name: str, caller: Caller) -> KnownEngine:
@@ -168,6 +171,7 @@ class Catalogue:
         engine = self._engines.get(name)
         if engine is None or engine.state == EngineState.RETIRED:
             raise EngineDoesNotExist(f"No engine {name[:60]!r}; name it as '<tenant>--<engine>'")
+        note_concerned(engine=engine.id)
         return engine
 
     def shown_to(self, name: str, caller: Caller) -> KnownEngine:

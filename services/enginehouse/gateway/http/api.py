@@ -11,6 +11,7 @@ from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.fast_submit import FastSubmit
 from enginehouse.gateway.http.open_inference_errors import open_inference_error
 from enginehouse.gateway.http.routes import (
+    audit,
     broadcasts,
     calls,
     dead_letters,
@@ -25,6 +26,7 @@ from enginehouse.gateway.http.routes import (
 )
 from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.web import docs_page, problems
+from enginehouse.web.audited import audited
 from enginehouse.web.front import HeadersWithinBounds, RequestId
 from enginehouse.web.openapi import add_answered_headers
 
@@ -48,9 +50,12 @@ class _Api(FastAPI):
             return
         scope["app"] = self  # The layers of our own answer errors before the framework says so.
         gateway: Gateway = self.state.gateway
-        with ExitStack() as until_answered:
-            caller = _caller(gateway, scope)
-            scope.setdefault("state", {}).update(until_answered=until_answered, caller=caller)
+        caller = _caller(gateway, scope)
+        state = scope.setdefault("state", {})
+        with audited(gateway.audit, scope) as call, ExitStack() as until_answered:
+            state.update(until_answered=until_answered, caller=caller)
+            if caller:
+                call.by, call.key, call.is_operator = caller.name, caller.key_id, caller.is_admin
             # Somebody without a key is known by the address.
             sender = caller.name if caller else scope["client"][0] if scope["client"] else ""
             await gateway.loop_time.share(sender, self._front(scope, receive, send))
@@ -96,6 +101,7 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         calls,
         open_inference,
         tenants,
+        audit,
         health,
         docs_page,
     ):

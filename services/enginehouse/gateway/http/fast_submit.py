@@ -33,7 +33,7 @@ class FastSubmit:
         """Serve one ASGI connection."""
         answer: Callable[[Request], Awaitable[Response]] | None = None
         if scope["type"] == "http" and scope["method"] == "POST" and not scope["query_string"]:
-            answer = self._answer_to(scope["path"])
+            answer = self._answer_to(scope)
         if answer is None:
             await self._app(scope, receive, send)
             return
@@ -43,10 +43,13 @@ class FastSubmit:
             await response(scope, receive, send)
 
     @staticmethod
-    def _answer_to(path: str) -> Callable[[Request], Awaitable[Response]] | None:
-        """Return the function that answers a POST to this path, if this is one of the ways around."""
+    def _answer_to(scope: Scope) -> Callable[[Request], Awaitable[Response]] | None:
+        """Return the function that answers a POST to this path, if this is one of the ways around; note its route."""
+        path: str = scope["path"]
         if submit := _SUBMIT.fullmatch(path):
             engine = submit[1]
+            scope["state"]["route"] = "/v1/engines/{engine}/jobs" if engine else path
+            scope["path_params"] = {"engine": engine}
 
             async def answer_submit(request: Request) -> Response:
                 return await submit_job(request, gateway_of(request), await caller_of(request), engine)
@@ -54,6 +57,8 @@ class FastSubmit:
             return answer_submit
         if asked := _INFER.fullmatch(path):
             model = asked[1]
+            scope["state"]["route"] = "/v2/models/{model}/infer"
+            scope["path_params"] = {"model": model}
 
             async def answer_infer(request: Request) -> Response:
                 return await infer(request, gateway_of(request), await caller_of(request), model)

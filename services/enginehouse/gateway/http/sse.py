@@ -43,4 +43,4 @@ class EventStream(StreamingResponse):
             with self._counted:
                 await super().__call__(scope, receive, send)
         except RateLimited as error:
-            await problem(error)(scope, receive, send)
+            await problem(error, scope=scope)(scope, receive, send)

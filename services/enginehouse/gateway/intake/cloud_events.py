@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from enginehouse.audit.calls import note_problem
 from enginehouse.contracts.errors import EnginehouseError, InputTooLarge, ResultExpired
 from enginehouse.contracts.events import JOB_COMPLETED, JOB_REFUSED, RequestingEvent
 from enginehouse.gateway.intake.bodies import Bodies
@@ -67,6 +68,7 @@ class EventIntake:
             if accepted.existing:
                 await self._answer_again(caller, accepted.id, job)
         except EnginehouseError as error:
+            note_problem(error.code)
             return False if error.retryable else await self._refuse(caller, raw, error)
         return True
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from enginehouse.audit.calls import note_accepted
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import InputTooLarge, QueueFull, RequestError
@@ -73,7 +74,9 @@ class Submitter:
             input_json = await self._checked_input(submission, engine)
             with self._place_in_queue(engine, card, submission.caller.name):
                 row = row_of(submission, engine.id, card, input_json)
-                return await self._accept(submission, row, idempotency_of(submission, input_json), input_json)
+                accepted = await self._accept(submission, row, idempotency_of(submission, input_json), input_json)
+                note_accepted(accepted.id, accepted.engine)
+                return accepted
 
     @contextmanager
     def _place_in_queue(self, engine: KnownEngine, card: EngineCard, tenant: str) -> Iterator[None]:

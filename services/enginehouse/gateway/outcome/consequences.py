@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import structlog
 
+from enginehouse.audit.log import AuditLog
+from enginehouse.contracts.audit import JOB_ENDED, AuditEntry
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.job import Status
+from enginehouse.contracts.job import JobErrorCode, Status
 from enginehouse.gateway.engines.breaker_feed import BreakerFeed
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.ledger.mirror import Mirrored
@@ -20,6 +22,7 @@ from enginehouse.gateway.tenants.limits import Limits
 
 log = structlog.get_logger()
 
+_ERROR_CODES = frozenset(JobErrorCode)
 _SKEW_SECONDS = 1.0
 """Tolerated difference between a runner's clock and this gateway's."""
 _RETRY_MARGIN_SECONDS = 0.005
@@ -39,6 +42,7 @@ class Consequences:
         limits: Limits,
         expected: ExpectedJobs,
         samples: EndSamples,
+        audit: AuditLog,
     ) -> None:
         self._dispatcher = dispatcher
         self._breaker_feed = breaker_feed
@@ -47,6 +51,7 @@ class Consequences:
         self._limits = limits
         self._expected = expected
         self._samples = samples
+        self._audit = audit
         self.last_begun: dict[str, float] = {}
         """For each engine: of the jobs that it has begun, the latest moment of a hand-over."""
 
@@ -67,6 +72,7 @@ class Consequences:
             # The limit is freed before the caller wakes, because it may submit its next job at once.
             self._limits.ended(row.tenant)
             self._samples.add(row.engine, row.id)
+            self._audit.record(_end_of(row))
         self._waiters.wake(row.id, row)
 
     async def _changed(self, item: Mirrored) -> None:
@@ -96,3 +102,19 @@ class Consequences:
     def _wake_when_available(self, row: JobRow) -> None:
         delay = max(row.available_at - time.time(), 0) + _RETRY_MARGIN_SECONDS
         asyncio.get_running_loop().call_later(delay, self._dispatcher.wake, row.engine)
+
+
+def _end_of(row: JobRow) -> AuditEntry:
+    """Return the audit log's entry for the end of a job. Of an error it has the code, and no word of the engine."""
+    ended_at = row.finished_at or time.time()
+    return AuditEntry(
+        ended_at,
+        JOB_ENDED,
+        row.status.value,
+        tenant=row.tenant,
+        engine=row.engine,
+        version=row.version,
+        job=row.id,
+        ms=round((ended_at - row.created_at) * 1_000, 3),
+        detail=row.error.code if row.error and row.error.code in _ERROR_CODES else None,
+    )

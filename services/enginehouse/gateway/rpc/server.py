@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from enginehouse.audit.calls import Call
 from enginehouse.contracts.engine import INLINE_MAX_BYTES
 from enginehouse.contracts.errors import EnginehouseError, RequestError, Unavailable
 from enginehouse.gateway.gateway import Gateway
@@ -91,17 +92,21 @@ class RpcServer(grpc.GenericRpcHandler):
         if call is None:
             return None
 
+        gateway = self._gateway
+
         async def answer(messages: AsyncIterator[bytes], context: Any) -> bytes:
-            return await self._answer(call, messages, context)
+            with gateway.audit.recording(f"gRPC {name}") as recorded:
+                return await self._answer(call, messages, context, recorded)
 
         return grpc.stream_unary_rpc_method_handler(_answering(answer))
 
     async def _answer(
-        self, call: Callable[..., Awaitable[bytes]], messages: AsyncIterator[bytes], context: Any
+        self, call: Callable[..., Awaitable[bytes]], messages: AsyncIterator[bytes], context: Any, recorded: Call
     ) -> bytes:
         gateway = self._gateway
         authorization = dict(context.invocation_metadata() or ()).get("authorization")
         caller = gateway.tenants.authenticate(authorization if isinstance(authorization, str) else None)
+        recorded.by, recorded.key, recorded.is_operator = caller.name, caller.key_id, caller.is_admin
         with gateway.open_requests.counted(caller), ExitStack() as held:
             hold = held.enter_context(gateway.bytes_in_hand.holding(caller.name))
             message = await self._read(caller.name, messages)

@@ -29,6 +29,11 @@ class Caller:
         return self.tenant.name
 
     @property
+    def key_id(self) -> str | None:
+        """Return the first characters of the key, if the caller has shown one."""
+        return self.key.id if self.key else None
+
+    @property
     def is_admin(self) -> bool:
         """Say whether the key is an administrator's."""
         return self.key is not None and self.key.admin

@@ -11,11 +11,14 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from enginehouse import __version__
+from enginehouse.audit.log import AuditLog
+from enginehouse.background import Background
 from enginehouse.checkers import Checkers
 from enginehouse.registry.http.dependencies import Registry
 from enginehouse.registry.http.routes import engines, health, secrets, tenants
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.web import docs_page, problems
+from enginehouse.web.audited import audited
 from enginehouse.web.front import HeadersWithinBounds, RequestId
 from enginehouse.web.openapi import add_answered_headers
 
@@ -40,20 +43,30 @@ class _Api(FastAPI):
         return self.openapi_schema or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._front(scope, receive, send)
+        if scope["type"] != "http":
+            await self._front(scope, receive, send)
+            return
+        scope.setdefault("state", {})
+        with audited(self.state.audit, scope):
+            await self._front(scope, receive, send)
 
 
 def create_api(settings: RegistrySettings) -> FastAPI:
     """Build the API of a registry. Nothing is read or written before it starts."""
 
+    audit = AuditLog(settings.audit_dir, "registry", max_bytes=settings.audit_max_bytes)
     deployers = ThreadPoolExecutor(_DEPLOYERS, "deployer")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What a registry that was killed has left.
         shutil.rmtree(settings.work_dir, ignore_errors=True)
+        background = Background()
+        background.keep("audit", audit.run)
         yield
         deployers.shutdown(wait=False, cancel_futures=True)
+        await background.close()
+        await audit.close()
 
     api = _Api(
         title="Enginehouse registry",
@@ -67,6 +80,7 @@ def create_api(settings: RegistrySettings) -> FastAPI:
     )
     checkers = Checkers(_UNPACKED_AT_ONCE, wait_seconds=_UNPACK_SECONDS)
     api.state.registry = Registry(settings, checkers, asyncio.Semaphore(_UNPACKED_AT_ONCE), deployers)
+    api.state.audit = audit
     problems.install(api)
     for module in (engines, secrets, tenants, health, docs_page):
         api.include_router(module.router)

@@ -12,6 +12,7 @@ import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
+from enginehouse.audit.calls import note_concerned, note_operator
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.registry.callers import Operator, operator_of
@@ -62,7 +63,9 @@ async def registry_of(request: Request) -> Registry:
 async def operator(request: Request, _: Annotated[object, Security(_BEARER)] = None) -> Operator:
     """Return the operator who calls. Raise Unauthenticated or Forbidden. The second argument only describes the call."""
     registry = await registry_of(request)
-    return await in_thread(operator_of, registry.settings.tenants_dir, request.headers.get("authorization"))
+    who = await in_thread(operator_of, registry.settings.tenants_dir, request.headers.get("authorization"))
+    note_operator(who.tenant, who.key_id)
+    return who
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any, **more: Any) -> T:
@@ -71,7 +74,8 @@ async def in_thread(function: Callable[..., T], *arguments: Any, **more: Any) ->
 
 
 def note(who: Operator, what: str, action: str, **ids: str) -> None:
-    """Log a change: who made it, and what it is."""
+    """Log a change, and note it for the audit log: who made it, and what it is."""
+    note_concerned(tenant=ids.get("tenant"), engine=ids.get("engine_id"), detail=what)
     log.info(f"{who.tenant} ({who.key_id}…) {what}", action=action, by_tenant=who.tenant, by_key=who.key_id, **ids)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from enginehouse.audit.calls import note_concerned
 from enginehouse.contracts.errors import Forbidden, RequestError
 from enginehouse.contracts.names import JOB_ID_PATTERN
 from enginehouse.gateway.gateway import Gateway
@@ -87,6 +88,7 @@ async def _check(gateway: Gateway, method: Method, key: str, query: SignedQuery)
     """Return the store, if the signature allows `method` on `key` and the job for which it was made goes on."""
     objects = _objects(gateway)
     objects.check(method, key, query.expires, query.signature, query.job)
+    note_concerned(tenant=key.partition("/")[0])
     if query.job is not None and not _is_of_replay(gateway, query):
         await gateway.jobs.check_unfinished(query.job)
     return objects
