@@ -79,6 +79,8 @@ def read_yaml(kind: type[M], path: Path) -> M:
         raise InvalidFile(f"{path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise InvalidFile(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InvalidFile(f"{path} is nested too deeply") from None
     except ValidationError as error:
         root = yaml.compose(text, _AsWritten)
         mistakes = [

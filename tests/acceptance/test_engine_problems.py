@@ -27,6 +27,21 @@ import os
 from http.server import HTTPServer, BaseHTTPRequestHandler
 HTTPServer(("127.0.0.1", int(os.environ["PORT"])), BaseHTTPRequestHandler).serve_forever()
 """
+_BARE = """
+import os
+from http.server import HTTPServer, BaseHTTPRequestHandler
+
+class Mine(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self):
+        self.do_GET()
+        self.wfile.write(b'{"a": 1}')
+
+HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Mine).serve_forever()
+"""
 _SOUND = _CODE.replace("LOADS", "1_000_000")
 _ENGINES = {
     "typo": (_SERVE, {"engine.py": _SOUND.replace("data: int)", "data: int")}),
@@ -113,6 +128,25 @@ def test_the_reason_is_the_same_wherever_it_is_told(stack: StackHandle, sources:
         assert all(part in said for part in [reason, *says]), (command, said)
         assert "active" not in said, command
     assert "is unchanged" in _run(stack, "engines", "deploy", str(sources / name), "--no-wait")[1]
+
+
+def test_a_first_version_that_does_not_answer_its_own_example_is_no_success(stack: StackHandle, tmp_path: Path) -> None:
+    for file, text in {
+        "engine.yaml": "tenant: demo\nname: bare\nrun: {command: [python, serve.py]}\n",
+        "serve.py": _BARE,
+        "example.json": "1",
+    }.items():
+        (tmp_path / file).write_text(text)
+    code, said = _run(stack, "engines", "deploy", str(tmp_path))
+    wrong = "v1 does not answer its own example.json: HTTP 200: {"
+    assert (code, wrong in said, "stays deployed: mend it" in said) == (1, True, True), said
+    until(lambda: wrong in (_shown(stack, "bare").get("reason") or ""), "the gateway knows it", 30)
+    assert wrong in _run(stack, "engines", "show", "bare")[1]
+
+    (tmp_path / "serve.py").write_text(_BARE.replace('{"a": 1}', '{"result": 1}'))
+    code, said = _run(stack, "engines", "deploy", str(tmp_path))
+    assert (code, "demo--bare answers" in said) == (0, True), said
+    assert stack.submit("bare", 3)["output"] == 1
 
 
 def test_a_deploy_waits_for_the_verdict_and_its_exit_code_is_the_verdict(stack: StackHandle, sources: Path) -> None:

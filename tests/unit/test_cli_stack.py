@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -102,6 +103,8 @@ def test_which_platform_engines_are_meant() -> None:
     assert parse_engine_names("all") is None
     assert parse_engine_names("none") == []
     assert parse_engine_names("shared--standard, embedding") == ["standard", "embedding"]
+    with pytest.raises(typer.BadParameter, match="'shared/standard' is none of embedding, ocr, standard"):
+        parse_engine_names("shared/standard")
 
 
 def test_what_a_process_prints_cannot_steer_the_terminal(tmp_path: Path) -> None:

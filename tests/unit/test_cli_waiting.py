@@ -15,9 +15,11 @@ from tests.support import cli_data
 from tests.support.cli_data import IDS, MemoryClient
 from typer.testing import CliRunner
 
-from enginehouse.cli import connection, options
+from enginehouse.cli import connection, options, waiting
 from enginehouse.cli.app import app
 from enginehouse.cli.running import run
+from enginehouse.client.models import EngineInfo
+from enginehouse.contracts.job import Job
 
 RUN = CliRunner()
 WAIT = ["submit", "standard", "--input", "{}", "--wait"]
@@ -37,6 +39,22 @@ def test_a_wait_shows_the_id_at_once_then_the_status_then_the_end(monkeypatch: p
     assert accepted == f"Accepted by shared--standard: {IDS[3]}"
     assert rest[0].startswith("… succeeded for 0 s")
     assert rest[-1].startswith("✓ succeeded after")
+
+
+def test_a_wait_says_once_what_is_wrong_with_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waiting(MemoryClient):
+        def job(self, job_id: str) -> Job:
+            return super().job(job_id if self.waits < 0 else IDS[0])
+
+        def engine(self, name: str) -> EngineInfo:
+            return super().engine(name).model_copy(update={"reason": "Its process keeps ending: SyntaxError"})
+
+    use(monkeypatch, Waiting(waits=3))
+    monkeypatch.setattr(waiting, "_TELL_SECONDS", 0)
+    result = RUN.invoke(app, WAIT)
+    assert result.stderr.count("shared--standard: Its process keeps ending: SyntaxError") == 1
+    use(monkeypatch, Waiting(waits=3))
+    assert "SyntaxError" not in RUN.invoke(app, [*WAIT, "--json"]).stderr
 
 
 @pytest.mark.parametrize("command", [WAIT, ["jobs", "follow", IDS[3]]])

@@ -32,3 +32,10 @@ def test_a_file_of_another_kind_is_not_quoted(tmp_path: Path) -> None:
         read_yaml(EngineSpec, path)
     assert "must hold keys and values, not text" in str(refused.value)
     assert "/bin/bash" not in str(refused.value)
+
+
+def test_what_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text("a: " + "[" * 5_000 + "]" * 5_000)
+    with pytest.raises(InvalidFile, match="is nested too deeply"):
+        read_yaml(EngineSpec, path)

@@ -20,6 +20,7 @@ from enginehouse.cli.running import run
 from enginehouse.cli.tables import Column, Fit, print_table
 from enginehouse.cli.units import span
 from enginehouse.contracts.names import PLATFORM_TENANT
+from enginehouse.local import checkout
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober, listens
@@ -103,9 +104,14 @@ def up(
 
 
 def parse_engine_names(text: str) -> list[str] | None:
-    """Return the engine names in `--engines`. None: all."""
+    """Return the engine names in `--engines`. None: all. Raise BadParameter for one that does not come with the system."""
+    if text in ("all", "none"):
+        return None if text == "all" else []
     names = [name.strip().removeprefix(f"{PLATFORM_TENANT}--") for name in text.split(",")]
-    return None if text == "all" else [] if text == "none" else names
+    known = [spec.name for spec in checkout.platform_engines().values()]
+    if unknown := [name for name in names if name not in known]:
+        raise typer.BadParameter(f"--engines: {unknown[0]!r} is none of {', '.join(known)}; or write 'all' or 'none'")
+    return names
 
 
 def print_ready(home: Home, url: str) -> None:

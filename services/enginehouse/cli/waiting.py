@@ -6,19 +6,23 @@ from enginehouse.cli.console import TerminalSteps, err, note
 from enginehouse.cli.failures import Interrupted
 from enginehouse.cli.units import duration, span
 from enginehouse.client import Client, Handle, WaitOver
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Job, Status
 from enginehouse.local.steps import Steps
 
 _LOOK_SECONDS = 1.0
+_TELL_SECONDS = 3.0
+"""A job that waits longer is worth a look at its engine."""
 
 
 def wait_in_sight(client: Client, handle: Handle, timeout_seconds: float | None, as_json: bool) -> Job:
     """Return the job when it has ended. Raise WaitOver after `timeout_seconds`, Interrupted after Ctrl-C."""
-    if err.is_terminal or not as_json:
+    tells = err.is_terminal or not as_json
+    if tells:
         note(f"Accepted by {handle.engine}: {handle.id}")
     with TerminalSteps(quiet=as_json) as steps:
         try:
-            return _wait(client, handle, timeout_seconds, steps)
+            return _wait(client, handle, timeout_seconds, steps, tells=tells)
         except KeyboardInterrupt:
             raise goes_on(handle.id) from None
 
@@ -31,7 +35,7 @@ def goes_on(job_id: str) -> Interrupted:
     )
 
 
-def _wait(client: Client, handle: Handle, timeout_seconds: float | None, steps: Steps) -> Job:
+def _wait(client: Client, handle: Handle, timeout_seconds: float | None, steps: Steps, *, tells: bool) -> Job:
     began = time.monotonic()
     while True:
         left = None if timeout_seconds is None else began + timeout_seconds - time.monotonic()
@@ -40,10 +44,24 @@ def _wait(client: Client, handle: Handle, timeout_seconds: float | None, steps: 
         except WaitOver:
             if left is not None and left <= _LOOK_SECONDS:
                 raise
-            status = handle.refresh().status
-            steps.update("job", f"{status} for {span(time.monotonic() - began)}: {handle.id}")
+            job = handle.refresh()
+            steps.update("job", f"{job.status} for {span(time.monotonic() - began)}: {handle.id}")
+            if tells and job.status is Status.QUEUED and time.monotonic() - began > _TELL_SECONDS:
+                tells = not _tell_why(client, job.engine)
         else:
             steps.finish(
                 "job", f"{job.status} after {duration(time.monotonic() - began)}", job.status is Status.SUCCEEDED
             )
             return job
+
+
+def _tell_why(client: Client, engine: str) -> bool:
+    """Say once what is wrong with the engine that a job waits for. Return whether anything is."""
+    try:
+        reason = client.engine(engine).reason
+    except EnginehouseError:
+        return False  # The job is asked for again, and tells if that fails as well.
+    if reason:
+        note(f"{engine}: {reason}", "yellow")
+        note("The job waits until that is mended; 'enginehouse jobs cancel' ends it.")
+    return bool(reason)

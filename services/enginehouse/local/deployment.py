@@ -197,9 +197,9 @@ def _progress(state: dict[str, Any], engine: str, wanted: str, *, on_trial: bool
         raise NotWorking(f"{engine} is not given to the gateway:", refused)
     if entry.get("deployed") != wanted:
         return "stopping what ran before" if entry.get("state") == "stopping" else "waiting to be noticed"
-    if entry["state"] == "failed" or (on_trial and entry["state"] == "running" and entry["problem"]):
+    if entry["state"] == "failed" or (entry["state"] == "running" and entry["problem"]):
         raise NotWorking(f"{engine} does not work:", entry["problem"])
-    return None if entry["state"] == "running" else entry["doing"] or entry["problem"] or "loading"
+    return entry["doing"] if entry["state"] == "running" else entry["doing"] or entry["problem"] or "loading"
 
 
 def _shows(view: dict[str, Any], deployment: Deployment) -> bool:

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -50,7 +50,7 @@ class EngineKeeper:
         self.is_judged = False
         """Whether the version has been sent its own examples since its processes were started."""
         self.rejected: str | None = None
-        """Why the version on trial does not become the active one, although it runs."""
+        """Which of its own examples the version does not answer, although it runs: one on trial does not become active."""
         self.settled = asyncio.Event()
         """Set while it is running or has failed; cleared while it changes."""
         self._context = context
@@ -186,22 +186,29 @@ class EngineKeeper:
         self.state, self.problem = state, problem
         self._on_change(self)
 
-    async def judge(self) -> Workload | None:
-        """Return the version if it answers its own examples. If not, `rejected` says which and why."""
-        app = self._app
-        assert app
+    def begin_to_judge(self) -> Coroutine[Any, Any, Workload | None]:
+        """Say that the version's own examples are tried, and return what tries them.
+
+        That returns the version if it answers them. If not, `rejected` says which and why.
+        """
+        assert self._app
+        self.is_judged, self._doing = True, "trying its own examples"
+        return self._judge(self._app)
+
+    async def _judge(self, app: SlotProcesses) -> Workload | None:
         try:
             wrong = await app.wrong_example()
         except Exception as error:  # Whatever an example or an answer is, the author is told.
             wrong = f"Its own examples cannot be tried: {type(error).__name__}: {error}"
         if self._app is not app:
             return None  # Another version is in this slot by now.
+        self._doing = None
         if wrong:
             self.rejected = problem_text(wrong)
+            self._tell(self.rejected)
             self._context.steps.finish(self._step, f"{self.engine_id}: {self.rejected}", ok=False)
-            self._on_change(self)
-            return None
-        return app.workload
+        self._on_change(self)
+        return None if wrong else app.workload
 
     def shown(self) -> dict[str, str | None]:
         """Return what `run/state.json` says about the engine. `deployed` is the fingerprint of what runs now."""

@@ -159,6 +159,11 @@ class Home:
             write_private(path, secrets.token_urlsafe(32))
         return path.read_text().strip()
 
+    @property
+    def demo_keys(self) -> Path:
+        """The file with the keys of the demo's tenants, by tenant."""
+        return self.run / "demo-keys.json"
+
     def secret_file(self, name: str) -> Path:
         """Return the file of a secret of this home, whether it exists or not."""
         return self.run / f"{name}.secret"

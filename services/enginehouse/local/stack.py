@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,7 @@ from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 from enginehouse.local.tenant_removal import TenantRemoval
 from enginehouse.registry import deploy, tenants
-from enginehouse.registry.bundle import InvalidBundle, is_retired
+from enginehouse.registry.bundle import InvalidBundle, Workload, is_retired
 from enginehouse.registry.deploy import promote_engine
 from enginehouse.registry.upgrade import upgrade_engines, upgrade_tenants
 from enginehouse.registry.versions import Versions, fingerprint, read_versions
@@ -290,7 +291,7 @@ class Stack:
         self._routed = {engine_id: routed for engine_id, routed in self._routed.items() if engine_id in bundles}
         for app, keeper in self._keepers.items():
             keeper.want(wanted.get(app), finish_jobs=keeper.engine_id in bundles and app not in wanted)
-            self._promote_if_due(keeper)
+            self._judge_if_due(keeper)
         self.write_state()
 
     def _slots_to_run(self, engine_id: str, bundle: Path) -> list[Slot]:
@@ -314,19 +315,22 @@ class Stack:
         return keeper
 
     def _note_change(self, keeper: EngineKeeper) -> None:
+        self._judge_if_due(keeper)
         self.write_state()
-        self._promote_if_due(keeper)
 
-    def _promote_if_due(self, keeper: EngineKeeper) -> None:
+    def _judge_if_due(self, keeper: EngineKeeper) -> None:
+        """Try the own examples of a version that is to be promoted, and of one that is its engine's only one."""
         routed = self._routed.get(keeper.engine_id)
-        is_due = routed is not None and routed.promote == keeper.slot and keeper.state == "running"
-        if is_due and not keeper.is_judged:
-            keeper.is_judged = True
-            self._background.start(self._promote(keeper))
+        if routed is None or keeper.is_judged or keeper.state != "running":
+            return
+        if routed.promote == keeper.slot:
+            self._background.start(self._promote(keeper, keeper.begin_to_judge()))
+        elif routed.active == keeper.slot and len(routed.slots) == 1:
+            self._background.start(keeper.begin_to_judge())
 
-    async def _promote(self, keeper: EngineKeeper) -> None:
+    async def _promote(self, keeper: EngineKeeper, judging: Awaitable[Workload | None]) -> None:
         """Give a version on trial the engine's jobs, if it answers its own examples."""
-        judged = await keeper.judge()
+        judged = await judging
         if judged is None:
             return
         try:

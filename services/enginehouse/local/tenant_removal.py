@@ -110,6 +110,7 @@ class TenantRemoval:
         self.context.broker_users.forget(tenant_component(tenant))
         redis.forget_history(self.context.redis)
         leftovers.delete_objects(home, tenant)
+        leftovers.delete_of_systems(home, tenant)
         for path in home.secrets.glob(f"{tenant}--*.json"):
             path.unlink(missing_ok=True)  # A value can be set for an engine that was never deployed.
         forget_tenant(home.tenants, home.webhook_secrets, tenant)

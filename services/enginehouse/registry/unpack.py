@@ -45,7 +45,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES, max_files
     folder.mkdir(parents=True)
     left, files = max_bytes, 0
     try:
-        for name, is_program, content in _tar_files(archive) if begin == _GZIP else _zip_files(archive):
+        for name, is_program, content in _tar_files(archive) if begin == _GZIP else _zip_files(archive, max_files):
             files += 1
             if files > max_files:
                 raise InvalidUpload(f"The upload holds more than {max_files:,} files")
@@ -79,8 +79,10 @@ def _tar_files(archive: Path) -> Iterator[tuple[str, bool, IO[bytes]]]:
                 yield member.name, bool(member.mode & stat.S_IXUSR), content
 
 
-def _zip_files(archive: Path) -> Iterator[tuple[str, bool, IO[bytes]]]:
+def _zip_files(archive: Path, max_files: int) -> Iterator[tuple[str, bool, IO[bytes]]]:
     with zipfile.ZipFile(archive) as zipped:
+        if len(zipped.infolist()) > 2 * max_files:  # Folders are entries as well.
+            raise InvalidUpload(f"The upload holds more than {max_files:,} files")
         for member in zipped.infolist():
             mode = member.external_attr >> 16
             if member.is_dir():

@@ -14,6 +14,7 @@ from rich.text import Text
 from enginehouse.cli.demonstration.examples import REFUSALS, TENANTS, Example, Refusal, engines_of, examples
 from enginehouse.cli.demonstration.show import Board, describe_input, remark_lines
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.homes import read_json
 from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.errors import LocalError
 from enginehouse.local.example_system import ExampleSystem, example_system
@@ -34,13 +35,12 @@ def tenant_keys(home: Home) -> dict[str, str]:
 
     Keys are made at the first run and kept in the home, for its owner only.
     """
-    path = home.run / "demo-keys.json"
-    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    kept = read_json(home.demo_keys)
     keys = {
         tenant: kept[tenant] if has_key(home.tenants, tenant, kept.get(tenant, "")) else add_key(home.tenants, tenant)
         for tenant in TENANTS
     }
-    write_private(path, json.dumps(keys))
+    write_private(home.demo_keys, json.dumps(keys))
     return keys
 
 
