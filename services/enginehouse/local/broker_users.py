@@ -10,13 +10,14 @@ import structlog
 
 from enginehouse.local import redis
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import Home
+from enginehouse.local.home import Home, write_private
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.redis_users import (
     RedisUser,
     UserRefused,
     as_user,
     delete_user,
+    disconnect_user,
     set_user,
     user_of_tenant,
 )
@@ -29,7 +30,12 @@ _PASSWORD_FILE = "redis-"  # noqa: S105 - the beginning of its name
 
 def password_of(home: Home, user: str) -> str:
     """Return the password of a user of the broker. It is made at first use."""
-    return home.secret(_PASSWORD_FILE + user)
+    return passwords_of(home, user)[0]
+
+
+def passwords_of(home: Home, user: str) -> list[str]:
+    """Return the passwords of a user: its own, and while it gets another one also the one before."""
+    return home.secret(_PASSWORD_FILE + user).split()
 
 
 def password_file(home: Home, user: str) -> Path:
@@ -52,8 +58,13 @@ class BrokerUsers:
     _busy: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
-        """Give Redis the users of the tenants' own systems again."""
+        """Give Redis the users of the tenants' own systems again, and forget passwords that were to be replaced.
+
+        No sidecar runs yet that could have them.
+        """
         with self._busy:
+            for file in self.home.run.glob(f"{_PASSWORD_FILE}*.secret"):
+                write_private(file, file.read_text().split()[0])
             for user in self._tenants():
                 with contextlib.suppress(UserRefused):
                     self._make(user)
@@ -81,7 +92,7 @@ class BrokerUsers:
 
     def _make(self, user: RedisUser) -> None:
         try:
-            set_user(self.address, user, [self._own(user).password])
+            set_user(self.address, user, passwords_of(self.home, user.name))
             self._missing.discard(user.name)
         except UserRefused:
             raise
@@ -94,6 +105,24 @@ class BrokerUsers:
         users = [user_of_tenant(tenant) for tenant in self.home.tenant_bundles()]
         return [user for user in users if password_file(self.home, user.name).exists()]
 
+    def begin_rotation(self, user: RedisUser) -> None:
+        """Give a user another password, which `login` returns from now on, and let it use the one before as well.
+
+        Raise UserRefused if Redis does not change users, and LocalError if it does not answer.
+        """
+        with self._busy:
+            passwords = [redis.new_password(), password_of(self.home, user.name)]
+            set_user(self.address, user, passwords)
+            write_private(password_file(self.home, user.name), "\n".join(passwords))
+
+    def end_rotation(self, user: RedisUser) -> None:
+        """Take back the former password, and end all connections: some may have been opened with it. Raise LocalError."""
+        with self._busy:
+            password = password_of(self.home, user.name)
+            set_user(self.address, user, [password])
+            write_private(password_file(self.home, user.name), password)
+            disconnect_user(self.address, user.name)
+
     def forget(self, name: str) -> None:
         """Delete a user, if there is one, and its password. Raise LocalError."""
         file = password_file(self.home, name)
@@ -101,7 +130,7 @@ class BrokerUsers:
             self._wanted.pop(name, None)
             self._missing.discard(name)
             if file.exists():
-                if redis.answers(replace(self.address, user=name, password=file.read_text().strip())):
+                if redis.answers(replace(self.address, user=name, password=password_of(self.home, name))):
                     delete_user(self.address, name)
                 file.unlink()
 

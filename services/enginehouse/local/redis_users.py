@@ -110,7 +110,7 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
     """Add a user to a running Redis, or replace it, as narrowly as this Redis can. Connections of the user stay.
 
     If it refuses, a user that its operator has made does as well. Raise UserRefused if there is none that takes the
-    last of the passwords, and LocalError if Redis does not answer.
+    first of the passwords, and LocalError if Redis does not answer.
     """
     said = ""
     for apart, named in ((True, True), (True, False), (False, True), (False, False)):
@@ -120,12 +120,17 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
             return
         if "modifier" not in said:  # Otherwise it does not know a rule.
             break
-    if redis.answers(as_user(address, user, passwords[-1])):
+    if redis.answers(as_user(address, user, passwords[0])):
         return
     rules = " ".join(user.rules(passwords))
     raise UserRefused(
         f"Redis refuses to add a user: {said.removeprefix('-')}", f"Let its operator type: ACL SETUSER {rules}"
     )
+
+
+def disconnect_user(address: RedisAddress, name: str) -> None:
+    """End all connections of a user: they outlive the password that they were opened with. Raise LocalError."""
+    redis.commands(address, [["CLIENT", "KILL", "USER", name]])
 
 
 def delete_user(address: RedisAddress, name: str) -> None:
