@@ -13,7 +13,7 @@ from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import UserRefused, set_user, user_of_engine, user_of_tenant
+from enginehouse.local.redis_users import UserRefused, set_user, user_of_engine, user_of_gateway, user_of_tenant
 
 
 def test_redis_url_is_read() -> None:
@@ -103,11 +103,17 @@ def test_where_redis_adds_no_users_sidecars_get_its_password_and_this_is_said(
 
     monkeypatch.setattr(redis, "answer", refuse)
     assert users.login(user_of_engine("acme--one")) == users.address
+    assert users.login(user_of_gateway()) == users.address
     assert users.problem
-    assert "the key to all data" in users.problem
+    for said in ("the key to all data", "SETUSER engine-acme--one", "SETUSER enginehouse-gateway"):
+        assert said in users.problem
+    with pytest.raises(LocalError, match="refuses to change one"):
+        users.begin_rotation(user_of_gateway())
+    assert users.login(user_of_gateway()) == users.address
     # An operator who has typed what is asked for has made the user.
     monkeypatch.setattr(redis, "answers", lambda address: address.user == "engine-acme--one")
     assert users.login(user_of_engine("acme--one")).user == "engine-acme--one"
+    assert "engine-acme--one" not in users.problem
 
 
 def test_a_user_is_made_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +125,15 @@ def test_a_user_is_made_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch
     users.look()
     users.look()
     assert made == ["engine-acme--one", login.password]
+
+
+def test_a_rotation_that_was_killed_leaves_one_password(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, given = user_of_engine("acme--one"), list[list[str]]()
+    monkeypatch.setattr(broker_users, "set_user", lambda address, user, passwords: given.append(list(passwords)))
+    former = users.login(user).password
+    users.begin_rotation(user)
+    present = users.login(user).password
+    assert given == [[former], [present, former], [present, former]]
+    BrokerUsers(users.home, users.address).start()
+    assert users.login(user).password == present
+    assert given[-1] == [present]

@@ -50,8 +50,8 @@ class BrokerUsers:
     home: Home
     address: RedisAddress
     """With the administrator's password, which nobody but this process gets."""
-    problem: str | None = None
-    """Why sidecars have the administrator's password all the same."""
+    _refused: dict[str, UserRefused] = field(default_factory=dict)
+    """By user: why its sidecars have the administrator's password all the same."""
     _wanted: dict[str, RedisUser] = field(default_factory=dict)
     _missing: set[str] = field(default_factory=set)
     """Users that Redis could not be given yet."""
@@ -64,7 +64,9 @@ class BrokerUsers:
         """
         with self._busy:
             for file in self.home.run.glob(f"{_PASSWORD_FILE}*.secret"):
-                write_private(file, file.read_text().split()[0])
+                present, *former = file.read_text().split()
+                if former:
+                    write_private(file, present)
             for user in self._tenants():
                 with contextlib.suppress(UserRefused):
                     self._make(user)
@@ -79,13 +81,30 @@ class BrokerUsers:
             try:
                 self._make(user)
             except UserRefused as refused:
-                self.problem = (
-                    f"Redis has one password, and every engine's sidecar holds it: the key to all data. {refused}"
-                )
-                log.warning(self.problem, action="broker_user_refused")
+                self._refused[user.name] = refused
+                log.warning(f"{user.name}: {refused}", action="broker_user_refused")
                 return self.address
+            self._refused.pop(user.name, None)
             self._wanted[user.name] = user
             return self._own(user)
+
+    @property
+    def problem(self) -> str | None:
+        """Say which sidecars have the administrator's password, and what would be right; None if none has."""
+        refused = dict(self._refused)
+        if not refused:
+            return None
+        reasons = sorted({error.detail for error in refused.values()})
+        remedies = [error.remedy for _, error in sorted(refused.items())]
+        return "\n".join(
+            [
+                "Redis has one password, the key to all data, and these sidecars hold it, for want of users of their own: "
+                f"{', '.join(sorted(refused))}.",
+                *reasons,
+                "Allow the user of REDIS_URL ACL SETUSER, or add the users by hand; then start again.",
+                *remedies,
+            ]
+        )
 
     def _own(self, user: RedisUser) -> RedisAddress:
         return as_user(self.address, user, password_of(self.home, user.name))
@@ -108,11 +127,16 @@ class BrokerUsers:
     def begin_rotation(self, user: RedisUser) -> None:
         """Give a user another password, which `login` returns from now on, and let it use the one before as well.
 
-        Raise UserRefused if Redis does not change users, and LocalError if it does not answer.
+        Raise LocalError if Redis does not answer, or does not change users.
         """
         with self._busy:
             passwords = [redis.new_password(), password_of(self.home, user.name)]
-            set_user(self.address, user, passwords)
+            try:
+                set_user(self.address, user, passwords)
+            except UserRefused as refused:
+                # The operator cannot do this one: nothing keeps the new password.
+                remedy = "Let its operator allow the user of REDIS_URL ACL SETUSER."
+                raise LocalError(refused.detail.replace("add a user", "change one"), remedy) from None
             write_private(password_file(self.home, user.name), "\n".join(passwords))
 
     def end_rotation(self, user: RedisUser) -> None:
@@ -128,6 +152,7 @@ class BrokerUsers:
         file = password_file(self.home, name)
         with self._busy:
             self._wanted.pop(name, None)
+            self._refused.pop(name, None)
             self._missing.discard(name)
             if file.exists():
                 if redis.answers(replace(self.address, user=name, password=password_of(self.home, name))):

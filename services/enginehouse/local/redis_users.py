@@ -33,7 +33,7 @@ NAMING = ("client|setinfo",)
 
 
 class UserRefused(LocalError):
-    """Redis adds no users, or not for us."""
+    """Redis adds no users, or not for us. `remedy` is what its operator may do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,10 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
     if redis.answers(as_user(address, user, passwords[0])):
         return
     rules = " ".join(user.rules(passwords))
+    # Which rules this Redis knows cannot be tried: the operator sees it.
     raise UserRefused(
-        f"Redis refuses to add a user: {said.removeprefix('-')}", f"Let its operator type: ACL SETUSER {rules}"
+        f"Redis refuses to add a user: {said.removeprefix('-')}",
+        f"Let its operator type (before Redis 7.2 without +{NAMING[0]}): ACL SETUSER {rules}",
     )
 
 
