@@ -116,6 +116,19 @@ def test_where_redis_adds_no_users_sidecars_get_its_password_and_this_is_said(
     assert "engine-acme--one" not in users.problem
 
 
+def test_a_redis_that_only_loads_its_data_is_no_reason_to_hand_out_its_password(
+    users: BrokerUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "answer", lambda address, command: "-LOADING Redis is loading the dataset in memory")
+    assert users.login(user_of_engine("acme--one")).user == "engine-acme--one"
+    assert users.problem is None
+    # It turns out that it adds no users: this is told as well.
+    monkeypatch.setattr(redis, "answer", lambda address, command: "-NOPERM no")
+    monkeypatch.setattr(redis, "answers", lambda address: not address.user)
+    users.look()
+    assert "cannot log in" in (users.problem or "")
+
+
 def test_a_user_is_made_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:
     login = users.login(user_of_engine("acme--one"))
     assert (login.user, users.problem) == ("engine-acme--one", None)

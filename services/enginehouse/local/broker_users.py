@@ -67,9 +67,12 @@ class BrokerUsers:
                 present, *former = file.read_text().split()
                 if former:
                     write_private(file, present)
-            for user in self._tenants():
-                with contextlib.suppress(UserRefused):
-                    self._make(user)
+            if redis.answers(self.address):
+                for user in self._tenants():
+                    with contextlib.suppress(UserRefused):
+                        self._make(user)
+            else:
+                self._missing.update(user.name for user in self._tenants())
 
     def login(self, user: RedisUser) -> RedisAddress:
         """Return the credentials of a user that exists from now on.
@@ -174,5 +177,13 @@ class BrokerUsers:
                 return
             for user in [*self._wanted.values(), *self._tenants()]:
                 if not is_complete or user.name in self._missing:
-                    with contextlib.suppress(UserRefused):
-                        self._make(user)
+                    self._make_late(user)
+
+    def _make_late(self, user: RedisUser) -> None:
+        try:
+            self._make(user)
+        except UserRefused as refused:
+            self._missing.discard(user.name)
+            said = f"{user.name} has been given a password of its own, with which it cannot log in. {refused.detail}"
+            self._refused[user.name] = UserRefused(said, refused.remedy)
+            log.error(said, action="broker_user_refused")

@@ -4,6 +4,7 @@ What they may send is what Dapr's components send, and no more: tests/isolation/
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -110,7 +111,7 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
     """Add a user to a running Redis, or replace it, as narrowly as this Redis can. Connections of the user stay.
 
     If it refuses, a user that its operator has made does as well. Raise UserRefused if there is none that takes the
-    first of the passwords, and LocalError if Redis does not answer.
+    first of the passwords, and LocalError if Redis does not answer, or cannot do it at this moment.
     """
     said = ""
     for apart, named in ((True, True), (True, False), (False, True), (False, False)):
@@ -120,6 +121,10 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
             return
         if "modifier" not in said:  # Otherwise it does not know a rule.
             break
+    if not re.search("NOPERM|unknown command|modifier", said, re.IGNORECASE):
+        raise LocalError(
+            f"Redis does not add a user now: {said or 'no answer'}", "'enginehouse status' shows what runs."
+        )
     if redis.answers(as_user(address, user, passwords[0])):
         return
     rules = " ".join(user.rules(passwords))
