@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import threading
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,16 @@ def test_a_user_has_the_hashes_of_its_passwords_and_each_command_on_its_own_keys
     assert {rule for rule in together if rule.startswith("~")} == {"~requests.acme", "~finished.acme"}
 
 
+def _keys(engine_id: str) -> set[str]:
+    return {key for grant in user_of_engine(engine_id).grants for key in grant.keys}
+
+
 def test_an_engine_may_use_its_own_names_alone() -> None:
-    keys = {key for grant in user_of_engine("acme--one").grants for key in grant.keys}
-    assert keys == {"engine.acme--one", "engine.acme--one.trial", "completions", "dead-letters", "acme--one||*"}
+    own = _keys("acme--one")
+    assert own == {"engine.acme--one", "engine.acme--one.trial", "completions", "dead-letters", "acme--one||*"}
+    for other in ("acme--one-more", "acme--on", "bacme--one", "acme-one--one"):
+        theirs = _keys(other) - {"completions", "dead-letters"}
+        assert not [key for key in theirs for pattern in own if fnmatchcase(key, pattern)]
 
 
 def test_a_redis_that_adds_no_user_and_one_that_is_away_are_said_with_the_rules() -> None:
