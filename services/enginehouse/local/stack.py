@@ -110,10 +110,8 @@ class Stack:
         await asyncio.to_thread(deploy.sweep, self.home.engines)
         await asyncio.to_thread(tenants.sweep, self.home.tenants)
         rotation.forget_asked(self.home)
-        for former in ("dapr-api-token", "app-api-token"):
-            self.home.secret_file(former).unlink(
-                missing_ok=True
-            )  # Once the tokens of all apps, which now have their own.
+        for former in ("dapr-api-token", "app-api-token"):  # The tokens of all apps, which now have their own.
+            self.home.secret_file(former).unlink(missing_ok=True)
         await self._upgrade([*self.home.engine_bundles().values(), *self.home.tenant_bundles().values()])
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
