@@ -3,6 +3,7 @@
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -10,7 +11,13 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 import yaml
+from redis import Redis
+from redis.exceptions import ConnectionError as Disconnected
+from tests.support.commands import run_command
 from tests.support.stack import StackHandle, running_stack, start_stack, until
+
+from enginehouse.local import redis
+from enginehouse.local.tenant_systems import redis_of
 
 _ENGINES = Path(__file__).resolve().parents[1] / "engines"
 _ECHO = "tests--echo"
@@ -260,3 +267,32 @@ def _status(url: str, token: str, body: bytes | None = None) -> int:
     except HTTPError as error:
         with error:
             return error.code
+
+
+def test_credentials_are_rotated_while_jobs_are_in_flight(stack: StackHandle) -> None:
+    sleeps, user = "tests--sleeps", "engine-tests--sleeps"
+    stack.deploy(_ENGINES / "sleeps")
+    address, password = redis_of(stack.home), stack.home.secret(f"redis-{user}")
+    former = replace(address, user=user, password=password)
+    parts = [f"{sleeps}--a.{part}" for part in ("engine-0", "runner", "daprd")]
+    before = {part: stack.pid(part) for part in parts}
+    token = psutil.Process(before[parts[2]]).environ()["DAPR_API_TOKEN"]
+    with Redis(port=address.port, username=user, password=password) as thief:
+        assert thief.ping()
+        stolen = thief.connection_pool.get_connection()
+        jobs = [stack.submit(sleeps, {"seconds": 2}, tenant="tests", wait=0)["id"] for _ in range(8)]
+        until(lambda: stack.call("GET", f"/v1/jobs/{jobs[0]}", tenant="tests").body["status"] == "running", "it runs")
+        done = run_command(stack.home.path, "engines", "rotate", sleeps)
+        assert (done.returncode, "former ones are refused" in done.stdout) == (0, True), done.stderr
+        with pytest.raises(Disconnected):
+            stolen.read_response()
+        thief.connection_pool.release(stolen)
+    jobs.append(stack.submit(sleeps, {"seconds": 0}, tenant="tests", wait=0)["id"])
+    for job in jobs:
+        ended = stack.call("GET", f"/v1/jobs/{job}?wait=60", tenant="tests").body
+        assert (ended["status"], ended["attempts"]) == ("succeeded", 1), ended
+    assert not redis.answers(former)
+    assert redis.answers(replace(former, password=stack.home.secret(f"redis-{user}")))
+    after = {part: stack.pid(part) for part in parts}
+    assert [before[part] == after[part] for part in parts] == [True, False, False]
+    assert psutil.Process(after[parts[2]]).environ()["DAPR_API_TOKEN"] != token

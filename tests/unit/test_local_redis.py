@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import threading
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import UserRefused, set_user, user_of_engine, user_of_tenant
+from enginehouse.local.redis_users import UserRefused, set_user, user_of_engine, user_of_gateway, user_of_tenant
 
 
 def test_redis_url_is_read() -> None:
@@ -65,9 +66,16 @@ def test_a_user_has_the_hashes_of_its_passwords_and_each_command_on_its_own_keys
     assert {rule for rule in together if rule.startswith("~")} == {"~requests.acme", "~finished.acme"}
 
 
+def _keys(engine_id: str) -> set[str]:
+    return {key for grant in user_of_engine(engine_id).grants for key in grant.keys}
+
+
 def test_an_engine_may_use_its_own_names_alone() -> None:
-    keys = {key for grant in user_of_engine("acme--one").grants for key in grant.keys}
-    assert keys == {"engine.acme--one", "engine.acme--one.trial", "completions", "dead-letters", "acme--one||*"}
+    own = _keys("acme--one")
+    assert own == {"engine.acme--one", "engine.acme--one.trial", "completions", "dead-letters", "acme--one||*"}
+    for other in ("acme--one-more", "acme--on", "bacme--one", "acme-one--one"):
+        theirs = _keys(other) - {"completions", "dead-letters"}
+        assert not [key for key in theirs for pattern in own if fnmatchcase(key, pattern)]
 
 
 def test_a_redis_that_adds_no_user_and_one_that_is_away_are_said_with_the_rules() -> None:
@@ -103,11 +111,30 @@ def test_where_redis_adds_no_users_sidecars_get_its_password_and_this_is_said(
 
     monkeypatch.setattr(redis, "answer", refuse)
     assert users.login(user_of_engine("acme--one")) == users.address
+    assert users.login(user_of_gateway()) == users.address
     assert users.problem
-    assert "the key to all data" in users.problem
+    for said in ("the key to all data", "SETUSER engine-acme--one", "SETUSER enginehouse-gateway"):
+        assert said in users.problem
+    with pytest.raises(LocalError, match="refuses to change one"):
+        users.begin_rotation(user_of_gateway())
+    assert users.login(user_of_gateway()) == users.address
     # An operator who has typed what is asked for has made the user.
     monkeypatch.setattr(redis, "answers", lambda address: address.user == "engine-acme--one")
     assert users.login(user_of_engine("acme--one")).user == "engine-acme--one"
+    assert "engine-acme--one" not in users.problem
+
+
+def test_a_redis_that_only_loads_its_data_is_no_reason_to_hand_out_its_password(
+    users: BrokerUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "answer", lambda address, command: "-LOADING Redis is loading the dataset in memory")
+    assert users.login(user_of_engine("acme--one")).user == "engine-acme--one"
+    assert users.problem is None
+    # It turns out that it adds no users: this is told as well.
+    monkeypatch.setattr(redis, "answer", lambda address, command: "-NOPERM no")
+    monkeypatch.setattr(redis, "answers", lambda address: not address.user)
+    users.look()
+    assert "cannot log in" in (users.problem or "")
 
 
 def test_a_user_is_made_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +146,15 @@ def test_a_user_is_made_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch
     users.look()
     users.look()
     assert made == ["engine-acme--one", login.password]
+
+
+def test_a_rotation_that_was_killed_leaves_one_password(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, given = user_of_engine("acme--one"), list[list[str]]()
+    monkeypatch.setattr(broker_users, "set_user", lambda address, user, passwords: given.append(list(passwords)))
+    former = users.login(user).password
+    users.begin_rotation(user)
+    present = users.login(user).password
+    assert given == [[former], [present, former], [present, former]]
+    BrokerUsers(users.home, users.address).start()
+    assert users.login(user).password == present
+    assert given[-1] == [present]

@@ -33,6 +33,7 @@ OF_AN_ENGINE: list[Callable[[str], str]] = [
     names.trial_topic,
     names.jobs_component,
     names.results_component,
+    names.engine_user,
 ]
 OF_A_TENANT: list[Callable[[str], str]] = [
     names.requests_topic,
@@ -73,6 +74,12 @@ def test_components_of_engines_tenants_and_the_core_never_meet(engine: EngineId,
     tenant_components = {names.requests_component(tenant), names.tenant_component(tenant)}
     assert not engine_components & tenant_components
     assert not (engine_components | tenant_components) & STATIC
+
+
+@given(engine_id, name)
+def test_users_of_the_broker_never_meet(engine: EngineId, tenant: str) -> None:
+    users = [names.engine_user(str(engine)), names.tenant_component(tenant), names.GATEWAY_USER, "default"]
+    assert len(set(users)) == len(users)
 
 
 @given(engine_id, name)

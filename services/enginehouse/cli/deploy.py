@@ -1,4 +1,4 @@
-"""`enginehouse engines deploy`, `promote`, `rollback` and `remove`: bring versions of an engine into a home, or remove it."""
+"""`enginehouse engines deploy`, `promote`, `rollback`, `rotate` and `remove`: bring versions of an engine into a home, or remove it."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -20,6 +20,7 @@ from enginehouse.local import deployment
 from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
+from enginehouse.local.rotation import ask
 from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
 from enginehouse.registry.engines import Settings
 
@@ -240,6 +241,21 @@ def _change(
         changed = change(place, engine_id)
         act.detail = _act_of(changed)
     _follow(changed, timeout, wait=True, as_json=as_json)
+
+
+def rotate(engine: DeployedArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Give an engine new credentials for the broker and new tokens. Its sidecars restart, one slot after the other; no job is lost."""
+    place = home_to_change(home)
+    engine = deployed_engine(place.engines, engine, LOCAL_TENANT)
+    is_done = run(ask(place, engine))
+    if as_json:
+        print_json({"id": engine, "rotated": is_done})
+    else:
+        say(
+            f"{engine} has new credentials, and the former ones are refused."
+            if is_done
+            else f"{engine} gets new credentials as it starts."
+        )
 
 
 def remove(

@@ -10,13 +10,14 @@ import structlog
 
 from enginehouse.local import redis
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import Home
+from enginehouse.local.home import Home, write_private
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.redis_users import (
     RedisUser,
     UserRefused,
     as_user,
     delete_user,
+    disconnect_user,
     set_user,
     user_of_tenant,
 )
@@ -29,7 +30,12 @@ _PASSWORD_FILE = "redis-"  # noqa: S105 - the beginning of its name
 
 def password_of(home: Home, user: str) -> str:
     """Return the password of a user of the broker. It is made at first use."""
-    return home.secret(_PASSWORD_FILE + user)
+    return passwords_of(home, user)[0]
+
+
+def passwords_of(home: Home, user: str) -> list[str]:
+    """Return the passwords of a user: its own, and while it gets another one also the one before."""
+    return home.secret(_PASSWORD_FILE + user).split()
 
 
 def password_file(home: Home, user: str) -> Path:
@@ -44,19 +50,29 @@ class BrokerUsers:
     home: Home
     address: RedisAddress
     """With the administrator's password, which nobody but this process gets."""
-    problem: str | None = None
-    """Why sidecars have the administrator's password all the same."""
+    _refused: dict[str, UserRefused] = field(default_factory=dict)
+    """By user: why its sidecars have the administrator's password all the same."""
     _wanted: dict[str, RedisUser] = field(default_factory=dict)
     _missing: set[str] = field(default_factory=set)
     """Users that Redis could not be given yet."""
     _busy: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
-        """Give Redis the users of the tenants' own systems again."""
+        """Give Redis the users of the tenants' own systems again, and forget passwords that were to be replaced.
+
+        No sidecar runs yet that could have them.
+        """
         with self._busy:
-            for user in self._tenants():
-                with contextlib.suppress(UserRefused):
-                    self._make(user)
+            for file in self.home.run.glob(f"{_PASSWORD_FILE}*.secret"):
+                present, *former = file.read_text().split()
+                if former:
+                    write_private(file, present)
+            if redis.answers(self.address):
+                for user in self._tenants():
+                    with contextlib.suppress(UserRefused):
+                        self._make(user)
+            else:
+                self._missing.update(user.name for user in self._tenants())
 
     def login(self, user: RedisUser) -> RedisAddress:
         """Return the credentials of a user that exists from now on.
@@ -68,20 +84,37 @@ class BrokerUsers:
             try:
                 self._make(user)
             except UserRefused as refused:
-                self.problem = (
-                    f"Redis has one password, and every engine's sidecar holds it: the key to all data. {refused}"
-                )
-                log.warning(self.problem, action="broker_user_refused")
+                self._refused[user.name] = refused
+                log.warning(f"{user.name}: {refused}", action="broker_user_refused")
                 return self.address
+            self._refused.pop(user.name, None)
             self._wanted[user.name] = user
             return self._own(user)
+
+    @property
+    def problem(self) -> str | None:
+        """Say which sidecars have the administrator's password, and what would be right; None if none has."""
+        refused = dict(self._refused)
+        if not refused:
+            return None
+        reasons = sorted({error.detail for error in refused.values()})
+        remedies = [error.remedy for _, error in sorted(refused.items())]
+        return "\n".join(
+            [
+                "Redis has one password, the key to all data, and these sidecars hold it, for want of users of their own: "
+                f"{', '.join(sorted(refused))}.",
+                *reasons,
+                "Allow the user of REDIS_URL ACL SETUSER, or add the users by hand; then start again.",
+                *remedies,
+            ]
+        )
 
     def _own(self, user: RedisUser) -> RedisAddress:
         return as_user(self.address, user, password_of(self.home, user.name))
 
     def _make(self, user: RedisUser) -> None:
         try:
-            set_user(self.address, user, [self._own(user).password])
+            set_user(self.address, user, passwords_of(self.home, user.name))
             self._missing.discard(user.name)
         except UserRefused:
             raise
@@ -94,14 +127,38 @@ class BrokerUsers:
         users = [user_of_tenant(tenant) for tenant in self.home.tenant_bundles()]
         return [user for user in users if password_file(self.home, user.name).exists()]
 
+    def begin_rotation(self, user: RedisUser) -> None:
+        """Give a user another password, which `login` returns from now on, and let it use the one before as well.
+
+        Raise LocalError if Redis does not answer, or does not change users.
+        """
+        with self._busy:
+            passwords = [redis.new_password(), password_of(self.home, user.name)]
+            try:
+                set_user(self.address, user, passwords)
+            except UserRefused as refused:
+                # The operator cannot do this one: nothing keeps the new password.
+                remedy = "Let its operator allow the user of REDIS_URL ACL SETUSER."
+                raise LocalError(refused.detail.replace("add a user", "change one"), remedy) from None
+            write_private(password_file(self.home, user.name), "\n".join(passwords))
+
+    def end_rotation(self, user: RedisUser) -> None:
+        """Take back the former password, and end all connections: some may have been opened with it. Raise LocalError."""
+        with self._busy:
+            password = password_of(self.home, user.name)
+            set_user(self.address, user, [password])
+            write_private(password_file(self.home, user.name), password)
+            disconnect_user(self.address, user.name)
+
     def forget(self, name: str) -> None:
         """Delete a user, if there is one, and its password. Raise LocalError."""
         file = password_file(self.home, name)
         with self._busy:
             self._wanted.pop(name, None)
+            self._refused.pop(name, None)
             self._missing.discard(name)
             if file.exists():
-                if redis.answers(replace(self.address, user=name, password=file.read_text().strip())):
+                if redis.answers(replace(self.address, user=name, password=password_of(self.home, name))):
                     delete_user(self.address, name)
                 file.unlink()
 
@@ -120,5 +177,13 @@ class BrokerUsers:
                 return
             for user in [*self._wanted.values(), *self._tenants()]:
                 if not is_complete or user.name in self._missing:
-                    with contextlib.suppress(UserRefused):
-                        self._make(user)
+                    self._make_late(user)
+
+    def _make_late(self, user: RedisUser) -> None:
+        try:
+            self._make(user)
+        except UserRefused as refused:
+            self._missing.discard(user.name)
+            said = f"{user.name} has been given a password of its own, with which it cannot log in. {refused.detail}"
+            self._refused[user.name] = UserRefused(said, refused.remedy)
+            log.error(said, action="broker_user_refused")

@@ -82,6 +82,11 @@ class EngineKeeper:
         if self._app:
             self._app.retry()
 
+    async def renew_credentials(self) -> None:
+        """Start the runner and its sidecar anew with new credentials. Raise StartFailed if they do not get well."""
+        if self._app:
+            await self._app.renew_credentials()
+
     def restart_replica(self, asked: Path) -> None:
         """Restart a replica that hangs, because its runner asked for it."""
         if self._app:

@@ -35,10 +35,9 @@ from enginehouse.local.examples import own_examples, wrong_answer
 from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec, Supervised
-from enginehouse.local.redis import RedisAddress
 from enginehouse.local.redis_users import user_of_engine
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
-from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar
+from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar, wait_all_healthy
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
@@ -57,6 +56,7 @@ log = structlog.get_logger(__name__)
 _DRAIN_SECONDS = 10
 _POLL_SECONDS = 0.05
 _UNSUBSCRIBE_SECONDS = 20
+_RENEW_SECONDS = 60
 
 
 @dataclass(slots=True)
@@ -78,6 +78,10 @@ class SlotProcesses:
     _other_ports: list[int] = field(default_factory=list)
     _sidecar_port: int = 0
     _tokens: Tokens = field(default_factory=Tokens.new)
+    _spec: EngineSpec | None = None
+    """What was started, with `workload`."""
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the runner and its sidecar are started, stopped or replaced."""
     _longest_job_seconds: float = 0.0
     workload: Workload | None = None
     """The version that was started."""
@@ -111,9 +115,9 @@ class SlotProcesses:
         """
         spec, workload, source = self._read()
         # The runner comes first, so that somebody tells the gateway of an environment that cannot be made.
-        if self._runner_process is None:
-            login = await asyncio.to_thread(self.context.broker_users.login, user_of_engine(self.engine_id))
-            self._start_runner(spec, workload, login)
+        async with self._changing:
+            if self._runner_process is None:
+                await self._start_runner(spec, workload)
         if self._contained:
             replicas, relays = await self._contained.prepare(
                 spec, source, self._engine_ports, self._read_secrets, steps
@@ -158,6 +162,13 @@ class SlotProcesses:
 
     async def stop(self, *, finish_jobs: bool = False) -> None:
         """Give running jobs a while to end, or all their time, hand back the rest, then stop all processes."""
+        async with self._changing:
+            await self._stop(finish_jobs=finish_jobs)
+        forget_secrets(self._secrets)
+        self._held.close()
+        await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
+
+    async def _stop(self, *, finish_jobs: bool) -> None:
         if self._runner_process is not None and self._daprd is not None:
             if finish_jobs:
                 await self._finish_jobs(self._runner_process)
@@ -168,9 +179,21 @@ class SlotProcesses:
             self.context.ports.release(*self._engine_ports, *self._other_ports)
         self._runner_process = self._daprd = None
         self._replicas, self._relays = {}, []
-        forget_secrets(self._secrets)
-        self._held.close()
-        await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
+
+    async def renew_credentials(self) -> None:
+        """Start the runner and its sidecar anew with new tokens and what the broker's login is now. The replicas go on.
+
+        Jobs in hand get a while to end, and are handed back after it. Raise StartFailed if the new ones do not get well.
+        """
+        async with self._changing:
+            runner, daprd = self._runner_process, self._daprd
+            if runner is None or daprd is None or self._spec is None or self.workload is None:
+                return  # What starts later has the new ones.
+            self._runner_process = self._daprd = None
+            await stop_app_and_sidecar(self.context.supervisor, runner, daprd, _DRAIN_SECONDS)
+            self.context.ports.release(*self._other_ports)
+            runner, daprd = await self._start_runner(self._spec, self.workload)
+        await wait_all_healthy((daprd, _RENEW_SECONDS), (runner, _RENEW_SECONDS))
 
     def hurry(self) -> None:
         """Stop finishing jobs: everything is to stop now."""
@@ -290,7 +313,7 @@ class SlotProcesses:
         if workload is None:
             raise InvalidBundle(f"{self.bundle / WORKLOADS_FILE} has no slot {self.slot}, which its Subscriptions name")
         self.workload = workload
-        spec = spec_of(self.bundle, self.slot)
+        spec = self._spec = spec_of(self.bundle, self.slot)
         if spec.program is None and not self._contained:
             raise LocalError(
                 f"{self.engine_id} cannot run as a process: its engine.yaml has no `run`, `module` or `model`.",
@@ -305,10 +328,13 @@ class SlotProcesses:
             ) from None
         return spec, workload, source
 
-    def _start_runner(self, spec: EngineSpec, workload: Workload, login: RedisAddress) -> None:
-        """Start the runner and its sidecar with its credentials for the broker, and reserve the ports of its replicas."""
+    async def _start_runner(self, spec: EngineSpec, workload: Workload) -> tuple[Supervised, Supervised]:
+        """Start the runner and its sidecar with credentials of their own, and reserve the ports of its replicas."""
+        login = await asyncio.to_thread(self.context.broker_users.login, user_of_engine(self.engine_id))
         start, ports = self.context.supervisor.start, self.context.ports
-        self._engine_ports = [ports.take() for _ in range(workload.replicas)]
+        if not self._engine_ports:
+            self._engine_ports = [ports.take() for _ in range(workload.replicas)]
+        self._tokens = Tokens.new()
         delivery, sidecar = ports.take(), SidecarPorts.take(ports)
         self._other_ports = [delivery, *sidecar.all()]
         self._sidecar_port = sidecar.http
@@ -324,6 +350,7 @@ class SlotProcesses:
         )
         own = {**login.environment(), **sidecars_variable(self.context.home, self.engine_id)}
         self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, self._tokens, own))
+        return self._runner_process, self._daprd
 
     def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
         assert spec.program

@@ -4,6 +4,7 @@ What they may send is what Dapr's components send, and no more: tests/isolation/
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,7 @@ NAMING = ("client|setinfo",)
 
 
 class UserRefused(LocalError):
-    """Redis adds no users, or not for us."""
+    """Redis adds no users, or not for us. `remedy` is what its operator may do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
     """Add a user to a running Redis, or replace it, as narrowly as this Redis can. Connections of the user stay.
 
     If it refuses, a user that its operator has made does as well. Raise UserRefused if there is none that takes the
-    last of the passwords, and LocalError if Redis does not answer.
+    first of the passwords, and LocalError if Redis does not answer, or cannot do it at this moment.
     """
     said = ""
     for apart, named in ((True, True), (True, False), (False, True), (False, False)):
@@ -120,12 +121,23 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
             return
         if "modifier" not in said:  # Otherwise it does not know a rule.
             break
-    if redis.answers(as_user(address, user, passwords[-1])):
+    if not re.search("NOPERM|unknown command|modifier", said, re.IGNORECASE):
+        raise LocalError(
+            f"Redis does not add a user now: {said or 'no answer'}", "'enginehouse status' shows what runs."
+        )
+    if redis.answers(as_user(address, user, passwords[0])):
         return
     rules = " ".join(user.rules(passwords))
+    # Which rules this Redis knows cannot be tried: the operator sees it.
     raise UserRefused(
-        f"Redis refuses to add a user: {said.removeprefix('-')}", f"Let its operator type: ACL SETUSER {rules}"
+        f"Redis refuses to add a user: {said.removeprefix('-')}",
+        f"Let its operator type (before Redis 7.2 without +{NAMING[0]}): ACL SETUSER {rules}",
     )
+
+
+def disconnect_user(address: RedisAddress, name: str) -> None:
+    """End all connections of a user: they outlive the password that they were opened with. Raise LocalError."""
+    redis.commands(address, [["CLIENT", "KILL", "USER", name]])
 
 
 def delete_user(address: RedisAddress, name: str) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.problem import PROBLEM_FILE
-from enginehouse.local import redis
+from enginehouse.local import redis, rotation
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.containers.fleet import Fleet
@@ -64,6 +65,8 @@ class Stack:
     _gateway_parts: GatewayParts | None = None
     _redis: Supervised | None = None
     _broker_users: BrokerUsers | None = None
+    _rotating: set[str] = field(default_factory=set)
+    """Engines that get new credentials now."""
     _gateway: GatewayProcesses | None = None
     _registry: Supervised | None = None
     _removals: Removals | None = None
@@ -110,10 +113,9 @@ class Stack:
         """
         await asyncio.to_thread(deploy.sweep, self.home.engines)
         await asyncio.to_thread(tenants.sweep, self.home.tenants)
-        for former in ("dapr-api-token", "app-api-token"):
-            self.home.secret_file(former).unlink(
-                missing_ok=True
-            )  # Once the tokens of all apps, which now have their own.
+        rotation.forget_asked(self.home)
+        for former in ("dapr-api-token", "app-api-token"):  # The tokens of all apps, which now have their own.
+            self.home.secret_file(former).unlink(missing_ok=True)
         await self._upgrade([*self.home.engine_bundles().values(), *self.home.tenant_bundles().values()])
         fleet = await Fleet.start(self.home, self.supervisor.guard) if self.in_containers else None
         self.steps.update("daprd", "looking for the Dapr runtime")
@@ -174,6 +176,7 @@ class Stack:
             debounce=200,
         ):
             self._restart_replicas([Path(path) for change, path in changes if change == watchfiles.Change.added])
+            self._rotate_credentials()
             await self._upgrade([Path(path) for _, path in changes])
             self._follow_gateway_parts()
             self._follow_engines()
@@ -350,6 +353,22 @@ class Stack:
         for keeper in self._keepers.values():
             if any(path.is_relative_to(self.home.engines / keeper.engine_id) for path in changed):
                 keeper.retry()
+
+    def _rotate_credentials(self) -> None:
+        for engine_id in rotation.asked(self.home):
+            if engine_id not in self._rotating:
+                self._rotating.add(engine_id)
+                self._background.start(self._rotate(engine_id))
+
+    async def _rotate(self, engine_id: str) -> None:
+        assert self._broker_users
+        try:
+            await rotation.rotate(self.home, self._broker_users, engine_id, partial(self._renewals, engine_id))
+        finally:
+            self._rotating.discard(engine_id)
+
+    def _renewals(self, engine_id: str) -> list[rotation.Renew]:
+        return [keeper.renew_credentials for keeper in self._keepers.values() if keeper.engine_id == engine_id]
 
     def _restart_replicas(self, asked: list[Path]) -> None:
         for path in asked:
