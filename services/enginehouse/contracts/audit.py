@@ -104,7 +104,8 @@ class InvalidLine(ValueError):
 
 
 _ENTRY: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
-_WRITER = re.compile(r"[a-z][a-z0-9-]{0,40}")
+WRITER = re.compile(r"[a-z][a-z0-9-]{0,40}")
+"""Names of chains."""
 HEAD_PATTERN = re.compile(r"\b([a-z][a-z0-9-]{0,40}):(\d{1,18}):([0-9a-f]{64})\b")
 
 
