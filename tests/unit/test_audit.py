@@ -303,6 +303,7 @@ def test_pages_have_every_entry_once_newest_first(two_chains: Path, limit: int) 
 
 def test_a_page_looks_through_a_bounded_part(two_chains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PAGE_MAX_BYTES", 2_000)
+    monkeypatch.setattr(reading, "_PACE_LINES", 3)
     found, pages = all_pages(two_chains, Query(action="ACTION 3"), 100)
     assert found == [f"action {n}" for n in (*range(39, 29, -1), 3)]
     assert pages > 3
