@@ -384,9 +384,22 @@ def test_senders_are_forgotten_and_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert refusals._senders == {}
 
 
+def test_a_field_of_a_newer_version_is_passed_over() -> None:
+    line = write_line(FULL, "/audit/host/gateway", 7, FIRST_PREVIOUS)[0]
+    assert read_line(with_new_hash(line.replace(b'"data":{', b'"data":{"new":[1],'))[:-1]).entry == FULL
+
+
 def test_nonsense_is_no_entry() -> None:
     line = write_line(FULL, "/audit/host/gateway", 7, FIRST_PREVIOUS)[0][:-1]
-    for wrong in (b"", b"{}", line[:-1], line[1:], line + b" ", with_new_hash(line.replace(b'"id":"7"', b'"id":"x"'))):
+    for wrong in (
+        b"",
+        b"{}",
+        line[:-1],
+        line[1:],
+        line + b" ",
+        with_new_hash(line.replace(b'"id":"7"', b'"id":"x"')),
+        with_new_hash(line.partition(b'"data":')[0] + b'"data":[],"hash":"'),
+    ):
         with pytest.raises(InvalidLine):
             read_line(wrong.rstrip(b"\n"))
 

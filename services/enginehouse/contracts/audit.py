@@ -151,10 +151,10 @@ def read_line(line: bytes) -> ChainedEntry:
     try:
         read: dict[str, Any] = pydantic_core.from_json(line)
         writer = str(read["source"]).rpartition("/")[2]
-        return ChainedEntry(
-            writer, int(read["id"]), read["previoushash"], read["hash"], _ENTRY.validate_python(read["data"])
-        )
-    except (KeyError, TypeError, ValueError, ValidationError):
+        # A newer version may have written more fields.
+        known = {name: value for name, value in read["data"].items() if name in AuditEntry._fields}
+        return ChainedEntry(writer, int(read["id"]), read["previoushash"], read["hash"], _ENTRY.validate_python(known))
+    except (AttributeError, KeyError, TypeError, ValueError, ValidationError):
         raise InvalidLine("the line is not an entry") from None
 
 
