@@ -78,6 +78,15 @@ def test_an_engine_is_quarantined_emptied_and_resumed(stack: StackHandle) -> Non
     assert f"{SLEEPS} is active" in said.stdout
     assert stack.call("GET", f"/v1/jobs/{kept}?wait=30", tenant="tests").body["status"] == "succeeded"
     assert answer(stack, "jobs", "show", purged)["status"] == "canceled"
+    acts = answer(stack, "audit", "--engine", SLEEPS, "--action", "POST /v1/engines/{engine}/")
+    assert [
+        (act["by"], act["action"].rpartition("/")[2], act["outcome"]) for act in acts if "jobs" not in act["action"]
+    ] == [
+        ("demo", "resume", "ok"),
+        ("demo", "purge", "ok"),
+        ("demo", "quarantine", "ok"),
+        ("tests", "quarantine", "FORBIDDEN"),
+    ]
 
 
 def test_a_job_is_followed_to_its_end(stack: StackHandle) -> None:

@@ -1,5 +1,6 @@
 """A whole stack of real processes: jobs pass, engines come and go, and every killed process comes back."""
 
+import json
 import shutil
 import signal
 from collections.abc import Iterator
@@ -214,6 +215,17 @@ def test_whatever_is_killed_comes_back_and_jobs_go_through_again(stack: StackHan
 
     until(goes_through, f"jobs go through after {part} was killed", 60)
     assert stack.processes()[part]["restarts"] == restarts + 1
+
+
+def test_the_audit_log_is_whole_after_all_that_and_shows_the_kills(stack: StackHandle) -> None:
+    def started() -> list[str]:
+        listed = run_command(stack.home.path, "audit", "list", "--action", "started", "--json").stdout
+        return sorted(entry["writer"] for entry in json.loads(listed))
+
+    wanted = ["gateway", "gateway", "registry", "registry"]
+    until(lambda: started() == wanted, "each has started twice")
+    checked = json.loads(run_command(stack.home.path, "audit", "verify", "--json").stdout)
+    assert [(chain["chain"], chain["faults"]) for chain in checked] == [("gateway", []), ("registry", [])]
 
 
 def test_a_second_supervisor_of_the_same_home_is_refused(stack: StackHandle) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.waiting import until_async
 
 from enginehouse.audit import read as reading
-from enginehouse.audit.chain import Chain, ChainTaken, open_chain, segments
+from enginehouse.audit.chain import Chain, ChainDamaged, ChainTaken, open_chain, segments
 from enginehouse.audit.log import AuditLog
 from enginehouse.audit.read import Query, read_page
 from enginehouse.audit.refusals import Refusals
@@ -216,14 +216,15 @@ def test_a_chain_goes_on_after_its_writer_was_killed_while_writing(tmp_path: Pat
 
 
 def test_two_writers_have_chains_of_their_own(tmp_path: Path) -> None:
-    first, second = (open_chain(tmp_path, "gateway", max_bytes=LARGE) for _ in range(2))
+    damaged = list[ChainDamaged]()
+    first, second = (open_chain(tmp_path, "gateway", max_bytes=LARGE, told=damaged.append) for _ in range(2))
     with pytest.raises(ChainTaken):
         Chain(tmp_path, "gateway", max_bytes=LARGE)
     for chain in (first, second, first):
         chain.append(numbered(2))
         assert chain.head.number in (2, 4)
     first.close()
-    again = open_chain(tmp_path, "gateway", max_bytes=LARGE)
+    again = open_chain(tmp_path, "gateway", max_bytes=LARGE, told=damaged.append)
     assert [chain.head.writer for chain in (second, again)] == ["gateway-2", "gateway"]
     second.close()
     again.close()
@@ -236,13 +237,34 @@ def test_two_writers_have_chains_of_their_own(tmp_path: Path) -> None:
 def test_a_damaged_end_is_kept_as_it_is_and_another_chain_begun(tmp_path: Path) -> None:
     write(tmp_path, numbered(3))
     path = only_file(tmp_path)
-    damaged = path.read_bytes()[:-10] + b"damaged!}\n"
-    path.write_bytes(damaged)
-    chain = open_chain(tmp_path, "gateway", max_bytes=LARGE)
+    content = path.read_bytes()[:-10] + b"damaged!}\n"
+    path.write_bytes(content)
+    damaged = list[ChainDamaged]()
+    chain = open_chain(tmp_path, "gateway", max_bytes=LARGE, told=damaged.append)
     assert chain.head.writer == "gateway-2"
     chain.close()
-    assert path.read_bytes() == damaged
+    assert len(damaged) == 1
+    assert path.read_bytes() == content
     assert faults(tmp_path) == [(3, "the line is not an entry")]
+
+
+def test_entries_are_written_although_no_new_file_can_be_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain(tmp_path, "gateway", max_bytes=1)
+
+    def refuse(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", refuse)
+        for entry in numbered(40):
+            chain.append([entry])
+    assert only_file(tmp_path).stat().st_size > LINE_MAX_BYTES
+    chain.append(numbered(1))
+    assert len(segments(tmp_path / "gateway")) == 1
+    chain.append(numbered(1))
+    chain.close()
+    (checked,) = verify(tmp_path)
+    assert (checked.faults, checked.first) == ([], 42)
 
 
 def test_a_moved_entry_is_seen(tmp_path: Path) -> None:
@@ -281,6 +303,7 @@ def test_pages_have_every_entry_once_newest_first(two_chains: Path, limit: int) 
 
 def test_a_page_looks_through_a_bounded_part(two_chains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PAGE_MAX_BYTES", 2_000)
+    monkeypatch.setattr(reading, "_PACE_LINES", 3)
     found, pages = all_pages(two_chains, Query(action="ACTION 3"), 100)
     assert found == [f"action {n}" for n in (*range(39, 29, -1), 3)]
     assert pages > 3
@@ -361,9 +384,22 @@ def test_senders_are_forgotten_and_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert refusals._senders == {}
 
 
+def test_a_field_of_a_newer_version_is_passed_over() -> None:
+    line = write_line(FULL, "/audit/host/gateway", 7, FIRST_PREVIOUS)[0]
+    assert read_line(with_new_hash(line.replace(b'"data":{', b'"data":{"new":[1],'))[:-1]).entry == FULL
+
+
 def test_nonsense_is_no_entry() -> None:
     line = write_line(FULL, "/audit/host/gateway", 7, FIRST_PREVIOUS)[0][:-1]
-    for wrong in (b"", b"{}", line[:-1], line[1:], line + b" ", with_new_hash(line.replace(b'"id":"7"', b'"id":"x"'))):
+    for wrong in (
+        b"",
+        b"{}",
+        line[:-1],
+        line[1:],
+        line + b" ",
+        with_new_hash(line.replace(b'"id":"7"', b'"id":"x"')),
+        with_new_hash(line.partition(b'"data":')[0] + b'"data":[],"hash":"'),
+    ):
         with pytest.raises(InvalidLine):
             read_line(wrong.rstrip(b"\n"))
 

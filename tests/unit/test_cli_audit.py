@@ -140,6 +140,6 @@ def test_moments() -> None:
     for text, span in (("90s", 90), ("30min", 1_800), ("2h", 7_200), ("1 d", 86_400)):
         assert abs(now() - _moment(text) - timedelta(seconds=span)) < timedelta(seconds=20)
     assert _moment("2026-11-26T22:00") == _moment("2026-11-26T23:00+01:00") == datetime(2026, 11, 26, 22, tzinfo=UTC)
-    for wrong in ("", "soon", "-2h", "2 weeks", "99:99"):
+    for wrong in ("", "soon", "-2h", "2 weeks", "99:99", "999999d"):
         with pytest.raises(typer.BadParameter, match="write 30min"):
             _moment(wrong)

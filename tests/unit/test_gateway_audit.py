@@ -163,6 +163,8 @@ async def test_pages_follow_each_other(world: GatewayWorld) -> None:
         if not (cursor := page["next_cursor"]):
             break
     assert found == jobs[::-1]
+    always = {"since": "0001-01-01T00:00:00+12:00", "until": "9999-12-31T23:59:59-12:00", "limit": "1000"}
+    assert len(await shown(world, "acme", **always)) >= 7
     for wrong in ("x", "gateway:1,", "../x:1", "gateway:-1"):
         problem_of(await world.client().get("/v1/audit", params={"cursor": wrong}), 422)
 

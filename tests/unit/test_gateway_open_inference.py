@@ -18,6 +18,7 @@ from tests.support.gateway import ECHO, GatewayWorld, gateway_world
 from tests.support.scripted_runner import ScriptedRunner
 from tests.support.waiting import until_async
 
+from enginehouse.audit.read import Query, read_page
 from enginehouse.contracts.events import JobEvent
 from enginehouse.contracts.job import JobError, JobErrorCode, Status
 from enginehouse.gateway.http.open_inference_errors import JOB_STATUSES
@@ -368,6 +369,22 @@ class TestRpc:
                 assert (answer.model_name, answer.id) == ("echo", "42")
                 assert answer.parameters["job_id"].string_param == world.runner.events[-1].id
         assert world.runner.inputs() == [{"text": "hi"}] * 2
+
+    async def test_each_call_is_in_the_audit_log(self, tmp_path: Path) -> None:
+        async with gateway_world(tmp_path, audit_dir=tmp_path / "audit") as world:
+            async with over_rpc(world) as rpc:
+                await rpc.raw("ModelInfer", infer_message())
+                await rpc.refused("ModelReady", MESSAGES["ModelReadyRequest"](name="nobody").SerializeToString())
+            async with over_rpc(world, key="") as rpc:
+                await rpc.refused("RepositoryIndex")
+                await rpc.call("ServerLive")
+            job = world.runner.events[-1].id
+        found = [one.entry for one in read_page(tmp_path / "audit", Query(action="grpc"), None, 10).entries]
+        assert [(one.action, one.outcome, one.by, one.engine, one.job) for one in reversed(found)] == [
+            ("gRPC ModelInfer", "ok", "acme", ECHO, job),
+            ("gRPC ModelReady", "ENGINE_DOES_NOT_EXIST", "acme", None, None),
+            ("gRPC RepositoryIndex", "UNAUTHENTICATED", None, None, None),
+        ]
 
     async def test_shows_the_server_and_its_models(self, world: GatewayWorld) -> None:
         await beat(world)

@@ -5,14 +5,13 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-
-import structlog
 
 from enginehouse.contracts.audit import (
     FIRST_PREVIOUS,
     LINE_MAX_BYTES,
+    WRITER,
     AuditEntry,
     Head,
     InvalidLine,
@@ -21,8 +20,6 @@ from enginehouse.contracts.audit import (
     write_line,
 )
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
-
-log = structlog.get_logger()
 
 SEGMENT_MAX_BYTES = 8 * 1024 * 1024
 """Size from which the next file is begun."""
@@ -58,7 +55,9 @@ def segments(chain: Path) -> list[tuple[int, Path]]:
 
 def chains(folder: Path) -> list[Path]:
     """Return the folders of all chains below the folder of an audit log."""
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if WRITER.fullmatch(path.name) and path.is_dir())
 
 
 class Chain:
@@ -107,8 +106,9 @@ class Chain:
             raise
         self._number, self._hash, self._size = number, previous, self._size + len(content)
         if self._size >= self._segment_bytes:
-            self._begin_segment()
-            self._delete_oldest()
+            with contextlib.suppress(OSError):  # The entries are written; the next ones try it again.
+                self._begin_segment()
+                self._delete_oldest()
 
     def close(self) -> None:
         """Let another process write the chain."""
@@ -140,10 +140,10 @@ class Chain:
         self._begin_segment()
 
     def _open(self, path: Path) -> None:
+        opened = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if self._file >= 0:
             os.close(self._file)
-        self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._size = os.fstat(self._file).st_size
+        self._file, self._size = opened, os.fstat(opened).st_size
 
     def _begin_segment(self) -> None:
         self._open(self._folder / segment_name(self._number + 1))
@@ -164,10 +164,13 @@ class Chain:
                 path.unlink(missing_ok=True)
 
 
-def open_chain(folder: Path, name: str, *, max_bytes: int, wait: bool = False) -> Chain:
+def open_chain(
+    folder: Path, name: str, *, max_bytes: int, told: Callable[[ChainDamaged], None], wait: bool = False
+) -> Chain:
     """Go on with the chain `name`, or with `name-2`, … where other processes write those before it, or they are damaged.
 
-    With `wait`, wait for another process to let go of a chain. Raise Unavailable if all are taken or damaged.
+    `told` is told of each damaged one. With `wait`, wait for another process to let go of a chain. Raise Unavailable if
+    all are taken or damaged.
     """
     for number in range(1, _CHAINS_MAX + 1):
         try:
@@ -175,7 +178,7 @@ def open_chain(folder: Path, name: str, *, max_bytes: int, wait: bool = False) -
         except ChainTaken:
             continue
         except ChainDamaged as error:
-            log.error(f"{error}; another chain is begun beside it", action="audit_damaged")
+            told(error)
     raise Unavailable(f"All {_CHAINS_MAX} chains of {name} in {folder} are taken or damaged")
 
 

@@ -11,7 +11,7 @@ import structlog
 
 from enginehouse import __version__
 from enginehouse.audit.calls import CURRENT, Call
-from enginehouse.audit.chain import Chain, open_chain
+from enginehouse.audit.chain import Chain, ChainDamaged, open_chain
 from enginehouse.audit.read import Page, Query, read_page
 from enginehouse.audit.refusals import Refusals
 from enginehouse.contracts.audit import DISCONNECTED, LOST, STARTED, STOPPED, AuditEntry, Head
@@ -51,7 +51,7 @@ class AuditLog:
         """Take entries; they are written soon."""
         if self._folder is None:
             return
-        room = _WAITING_MAX - len(self._waiting)
+        room = max(_WAITING_MAX - len(self._waiting), 0)
         self._waiting += entries[:room]
         self._lost += max(len(entries) - room, 0)
         if not self._arrived.is_set():
@@ -145,7 +145,7 @@ class AuditLog:
     def _write(self, entries: Sequence[AuditEntry]) -> None:
         if self._chain is None:
             assert self._folder is not None
-            self._chain = open_chain(self._folder, self._name, max_bytes=self._max_bytes)
+            self._chain = open_chain(self._folder, self._name, max_bytes=self._max_bytes, told=_tell_damage)
         self._chain.append(entries)
 
     def _tell_head(self) -> None:
@@ -159,3 +159,7 @@ class AuditLog:
         if time.monotonic() - self._told_trouble_at > _TROUBLE_SECONDS:
             self._told_trouble_at = time.monotonic()
             log.error(f"The audit log cannot be written, its entries wait: {error}", action="audit_not_written")
+
+
+def _tell_damage(error: ChainDamaged) -> None:
+    log.error(f"{error}; another chain is begun beside it", action="audit_damaged")

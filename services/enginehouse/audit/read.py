@@ -2,9 +2,12 @@
 
 import heapq
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import pydantic_core
 
 from enginehouse.audit.chain import chains, segments
 from enginehouse.contracts.audit import ChainedEntry, InvalidLine, read_line, stamp_of, time_in
@@ -13,6 +16,8 @@ CURSOR_PATTERN = r"[a-z][a-z0-9-]{0,40}:[0-9]{1,18}(?:,[a-z][a-z0-9-]{0,40}:[0-9
 PAGE_MAX_BYTES = 16 * 1024 * 1024
 """A page looks through so much at most. It may then have fewer entries than asked for, or none, and yet a cursor."""
 _NEWEST = 10**18 - 1
+_LATEST_SECONDS = 2.5e11
+_PACE_LINES = 500
 _DISORDER_SECONDS = 60.0
 """How much earlier than its predecessor an entry may be, because a clock was put right."""
 
@@ -32,10 +37,19 @@ class Query:
     since: float | None = None
     until: float | None = None
 
-    def needles(self) -> list[bytes]:
-        """Return texts that the lines of all wanted entries have, so that other lines need not be read whole."""
+    def may_fit(self) -> Callable[[bytes], bool]:
+        """Return a quick look at a line: where it says no, the line is not wanted, and need not be read whole."""
         exact = (self.concerns, self.tenant, self.engine, self.job, self.outcome)
-        return [f'"{text}"'.encode() for text in exact if text is not None]
+        needles = [pydantic_core.to_json(text) for text in exact if text is not None]
+        action = None if self.action is None else pydantic_core.to_json(self.action.lower())[1:-1]
+
+        def look(line: bytes) -> bool:
+            for needle in needles:
+                if needle not in line:
+                    return False
+            return action is None or action in line.lower()
+
+        return look
 
     def fits(self, found: ChainedEntry) -> bool:
         """Say whether an entry is wanted. Its time was looked at before."""
@@ -59,13 +73,16 @@ class Page:
     """Where to go on; None at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line and its place in its chain: the number that it has while nobody took lines out of its file."""
+class _Look(NamedTuple):
+    """A look at a line of a chain."""
 
     writer: str
     place: int
-    content: bytes
+    """The line's number, while nobody took lines out of its file."""
+    line: bytes
+    may_fit: bool
+    seen_bytes: int
+    """Size of this line and of those that were passed over before it."""
 
 
 def check_cursor(cursor: str) -> str:
@@ -85,21 +102,26 @@ def read_page(folder: Path, query: Query, cursor: str | None, limit: int) -> Pag
     places = {
         chain.name: before.get(chain.name, _NEWEST) for chain in chains(folder) if not cursor or chain.name in before
     }
-    since, until = (None if at is None else stamp_of(at)[:23].encode() for at in (query.since, query.until))
-    oldest = b"" if query.since is None else stamp_of(query.since - _DISORDER_SECONDS)[:23].encode()
-    needles, entries, left = query.needles(), list[ChainedEntry](), PAGE_MAX_BYTES
-    lines = (_backwards(folder / writer, place) for writer, place in places.items())
-    for line in heapq.merge(*lines, key=lambda line: time_in(line.content), reverse=True):
-        at = time_in(line.content)
+    since, until = (None if at is None else _stamp(at) for at in (query.since, query.until))
+    oldest = b"" if query.since is None else _stamp(query.since - _DISORDER_SECONDS)
+    entries, left, may_fit = list[ChainedEntry](), PAGE_MAX_BYTES, query.may_fit()
+    looks = (_backwards(folder / writer, place, may_fit) for writer, place in places.items())
+    for look in heapq.merge(*looks, key=lambda look: time_in(look.line), reverse=True):
+        at = time_in(look.line)
         if at < oldest:
             break
         if len(entries) == limit or left <= 0:
             return Page(entries, ",".join(f"{writer}:{place}" for writer, place in places.items() if place > 1))
-        left -= len(line.content)
-        places[line.writer] = line.place
-        if (since is None or at >= since) and (until is None or at < until) and all(n in line.content for n in needles):
-            entries += _wanted(line.content, query)
+        left -= look.seen_bytes
+        places[look.writer] = look.place
+        if look.may_fit and (since is None or at >= since) and (until is None or at < until):
+            entries += _wanted(look.line, query)
     return Page(entries, None)
+
+
+def _stamp(at: float) -> bytes:
+    """Write a moment as lines begin with it; one that no calendar has becomes the nearest one in which entries are."""
+    return stamp_of(min(max(at, 0), _LATEST_SECONDS))[:-1].encode()
 
 
 def _before(cursor: str | None) -> dict[str, int]:
@@ -107,8 +129,12 @@ def _before(cursor: str | None) -> dict[str, int]:
     return {writer: int(place) for writer, _, place in named}
 
 
-def _backwards(chain: Path, before: int) -> Iterator[_Line]:
-    """Return the whole lines of a chain whose place is before that one, the newest first."""
+def _backwards(chain: Path, before: int, may_fit: Callable[[bytes], bool]) -> Iterator[_Look]:
+    """Go through the whole lines of a chain whose place is before that one, the newest first.
+
+    Return those that may fit, and now and then another one, so that chains are read at the same pace.
+    """
+    seen = 0
     for first, path in reversed(segments(chain)):
         if first >= before:
             continue
@@ -117,7 +143,12 @@ def _backwards(chain: Path, before: int) -> Iterator[_Line]:
         except FileNotFoundError:
             return  # Retention has just deleted it, and those before it.
         for place in range(min(first + len(lines), before) - 1, first - 1, -1):
-            yield _Line(chain.name, place, lines[place - first])
+            line = lines[place - first]
+            seen += len(line)
+            fits = may_fit(line)
+            if fits or place == first or place % _PACE_LINES == 0:
+                yield _Look(chain.name, place, line, fits, seen)
+                seen = 0
 
 
 def _wanted(content: bytes, query: Query) -> list[ChainedEntry]:

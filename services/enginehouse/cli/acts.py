@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from enginehouse.audit.calls import CURRENT, Call
-from enginehouse.audit.chain import open_chain
+from enginehouse.audit.chain import ChainDamaged, open_chain
+from enginehouse.cli.console import note
 from enginehouse.cli.failures import Interrupted
 from enginehouse.contracts.audit import AUDIT_MAX_BYTES, AuditEntry
 from enginehouse.contracts.errors import EnginehouseError
@@ -44,7 +45,7 @@ def acting(home: Home, command: str, *, tenant: str | None = None, engine: str |
 
 def _write(home: Home, entries: list[AuditEntry], otherwise: str) -> None:
     try:
-        chain = open_chain(home.audit, _CHAIN, max_bytes=AUDIT_MAX_BYTES, wait=True)
+        chain = open_chain(home.audit, _CHAIN, max_bytes=AUDIT_MAX_BYTES, told=_tell_damage, wait=True)
         try:
             if entries:
                 chain.append(entries)
@@ -55,6 +56,10 @@ def _write(home: Home, entries: list[AuditEntry], otherwise: str) -> None:
             f"The audit log in {home.audit} cannot be written: {error.strerror}. {otherwise}.",
             "Make room, or make the folder yours.",
         ) from None
+
+
+def _tell_damage(error: ChainDamaged) -> None:
+    note(f"{error}. Another chain is begun beside it; 'enginehouse audit verify' says which entry is wrong.", "yellow")
 
 
 def _user() -> str:

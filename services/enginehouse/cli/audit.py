@@ -62,11 +62,11 @@ class AuditBroken(LocalError):
 
 def _moment(text: str) -> datetime:
     """Read `2h`, which is so long ago, or a moment in ISO 8601, in UTC unless it says another zone."""
-    if ago := _AGO.fullmatch(text):
-        return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
+        if ago := _AGO.fullmatch(text):
+            return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise typer.BadParameter(f"{text!r} is no moment: write 30min, 2h, 7d or 2026-11-26T22:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

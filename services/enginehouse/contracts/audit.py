@@ -104,7 +104,8 @@ class InvalidLine(ValueError):
 
 
 _ENTRY: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
-_WRITER = re.compile(r"[a-z][a-z0-9-]{0,40}")
+WRITER = re.compile(r"[a-z][a-z0-9-]{0,40}")
+"""Names of chains."""
 HEAD_PATTERN = re.compile(r"\b([a-z][a-z0-9-]{0,40}):(\d{1,18}):([0-9a-f]{64})\b")
 
 
@@ -150,10 +151,10 @@ def read_line(line: bytes) -> ChainedEntry:
     try:
         read: dict[str, Any] = pydantic_core.from_json(line)
         writer = str(read["source"]).rpartition("/")[2]
-        return ChainedEntry(
-            writer, int(read["id"]), read["previoushash"], read["hash"], _ENTRY.validate_python(read["data"])
-        )
-    except (KeyError, TypeError, ValueError, ValidationError):
+        # A newer version may have written more fields.
+        known = {name: value for name, value in read["data"].items() if name in AuditEntry._fields}
+        return ChainedEntry(writer, int(read["id"]), read["previoushash"], read["hash"], _ENTRY.validate_python(known))
+    except (AttributeError, KeyError, TypeError, ValueError, ValidationError):
         raise InvalidLine("the line is not an entry") from None
 
 
