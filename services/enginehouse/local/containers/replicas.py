@@ -1,5 +1,6 @@
 """One version of an engine in containers: what is supervised as its replicas, and as the relays that lead to them."""
 
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from enginehouse.local.processes import ProcessSpec
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 
+_KILLED = 128 + signal.SIGKILL
 log = structlog.get_logger(__name__)
 
 ReadSecrets = Callable[[EngineSpec], Awaitable[dict[str, str]]]
@@ -76,4 +78,7 @@ class ContainedReplicas:
             health_url=url,
             health=self.context.prober.http(url) if url else partial(listens, port),
             grace_seconds=5,
+            meanings={
+                _KILLED: f"It was killed: most likely it wanted more than resources.memory, {spec.resources.memory}."
+            },
         )
