@@ -88,6 +88,17 @@ def test_a_setting_without_effect_here_is_named(home: Home, tmp_path: Path, text
     assert warning.startswith(said)
 
 
+def test_where_engines_run_in_containers_an_image_is_enough_and_all_resources_hold(home: Home, tmp_path: Path) -> None:
+    folder = tmp_path / "image"
+    folder.mkdir()
+    image = f"registry.example/engine@sha256:{'a' * 64}"
+    (folder / "engine.yaml").write_text(f"tenant: demo\nname: image\nimage: {image}\nresources: {{cpu: 1, gpu: 1}}\n")
+    with pytest.raises(InvalidBundle, match="runs in a container only"):
+        deploy(home, folder)
+    home.state_file.write_text('{"containers": true}')
+    assert deploy(home, folder).warnings() == []
+
+
 def test_a_second_deploy_of_the_same_folder_changes_nothing(home: Home, tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     assert [deploy(home, folder).changed for _ in range(2)] == [True, False]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -179,6 +180,13 @@ async def test_one_that_keeps_dying_says_its_last_words_until_it_is_well(
     process.retry()
     await process.wait_healthy(10)
     assert await process.problem() is None
+
+
+@pytest.mark.parametrize("pace", [ProcessPace(first_backoff_seconds=0.01)])
+async def test_an_exit_status_that_means_something_is_explained(supervisor: Supervisor, tmp_path: Path) -> None:
+    process = supervisor.start(replace(_spec(tmp_path, "exit 137"), meanings={137: "It was killed."}))
+    await until_async(lambda: process.deaths >= 3, "it has died three times", 10)
+    assert "exit status 137. It was killed. Its last lines" in (await process.problem() or "")
 
 
 @pytest.mark.parametrize(

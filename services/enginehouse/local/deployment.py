@@ -50,7 +50,7 @@ class Deployment:
 
     def warnings(self) -> list[str]:
         """Say which settings of engine.yaml have no effect here."""
-        return without_effect(self.spec)
+        return without_effect(self.spec, in_containers=_in_containers(self.home))
 
     @property
     def is_update(self) -> bool:
@@ -87,7 +87,11 @@ class Deployment:
 
 def engines_of(home: Home) -> Engines:
     """Return the engines of a home. The tenant that `up` makes may have engines before the first start."""
-    return Engines(home.engines, home.tenants, always=(LOCAL_TENANT, PLATFORM_TENANT))
+    return Engines(home.engines, home.tenants, (LOCAL_TENANT, PLATFORM_TENANT), _in_containers(home))
+
+
+def _in_containers(home: Home) -> bool:
+    return WhatRuns.read(home.state_file).in_containers
 
 
 def deploy(

@@ -69,6 +69,8 @@ class ProcessSpec:
     """Whether only one tenant's jobs wait for it."""
     memory_bytes: int | None = None
     """Most private memory that the process may have. More of it is refused to the process. None: no limit."""
+    meanings: Mapping[int, str] = field(default_factory=dict)
+    """A sentence for each exit status that says more than its number."""
 
 
 @dataclass(slots=True)
@@ -221,7 +223,7 @@ class Supervised:
     def _describe_end(self, code: int) -> str:
         """Say how the process ended. The text is the same for each death of the same kind."""
         words = last_lines(self.spec.log, self._log_start)
-        how = how_it_ended(code, words, self.spec.memory_bytes)
+        how = f"{how_it_ended(code, words, self.spec.memory_bytes)} {self.spec.meanings.get(code, '')}".rstrip()
         return f"{self.spec.name} keeps ending, with {how} Its last lines:\n{words}"
 
 

@@ -9,16 +9,21 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.registry.bundle import local_replicas
 
 
-def mistakes_here(spec: EngineSpec, tenants: Collection[str] | None) -> list[str]:
+def mistakes_here(spec: EngineSpec, tenants: Collection[str] | None, *, in_containers: bool = False) -> list[str]:
     """Say what of an engine.yaml cannot be deployed on this machine, for these tenants. None: for any tenant."""
-    return [*_wrong_tenant(spec, tenants), *_no_program(spec), *_too_much_memory(spec)]
+    missing = [] if in_containers and spec.image else _no_program(spec)
+    return [*_wrong_tenant(spec, tenants), *missing, *_too_much_memory(spec)]
 
 
-def without_effect(spec: EngineSpec) -> list[str]:
-    """Say which settings of an engine.yaml have no effect on this machine, where engines run as processes."""
+def without_effect(spec: EngineSpec, *, in_containers: bool = False) -> list[str]:
+    """Say which settings of an engine.yaml have no effect on this machine, where engines run as processes or in containers."""
+    return [*([] if in_containers else _not_for_processes(spec)), *_not_without_scaling(spec)]
+
+
+def _not_for_processes(spec: EngineSpec) -> list[str]:
+    resources = spec.resources
     if spec.program is None:
         return []
-    resources, replicas = spec.resources, local_replicas(spec)
     found = []
     if "cpu" in resources.model_fields_set:
         found.append("resources.cpu is not enforced: an engine that runs as a process may use every core.")
@@ -26,6 +31,12 @@ def without_effect(spec: EngineSpec) -> list[str]:
         found.append("resources.gpu is not enforced: an engine that runs as a process may use every GPU.")
     if sys.platform != "linux":
         found.append("resources.memory is not enforced: only Linux limits the memory of a process.")
+    return found
+
+
+def _not_without_scaling(spec: EngineSpec) -> list[str]:
+    replicas = local_replicas(spec)
+    found = []
     if spec.scale.min == 0:
         found.append("scale.min is taken as 1: here nothing would wake an engine without replicas.")
     if spec.scale.max > replicas:

@@ -73,6 +73,8 @@ class Engines:
     """Folder of the tenants' bundles."""
     always: tuple[str, ...] = ()
     """Tenants whose engines may be deployed although they have no bundle yet."""
+    in_containers: bool = False
+    """Whether engines run in containers here."""
 
     def all_bundles(self) -> list[Path]:
         """Return the bundles of all engines, by id. Ignore everything that is not an engine's folder."""
@@ -90,7 +92,10 @@ class Engines:
         leaving = spec.tenant if is_removed(self.tenants, spec.tenant) else None
         known = [name for name in (*self.always, *tenant_names(self.tenants)) if name != leaving]
         owner = read_tenant(self.tenants, spec.tenant) if spec.fetch else None
-        return [*mistakes_here(spec, known), *forbidden_sources(spec, owner.fetch_from if owner else ())]
+        return [
+            *mistakes_here(spec, known, in_containers=self.in_containers),
+            *forbidden_sources(spec, owner.fetch_from if owner else ()),
+        ]
 
     def deploy(
         self, folder: Path, settings: Settings | None = None, *, promote: bool = True, show: Show = lambda _: None

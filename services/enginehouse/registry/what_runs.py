@@ -37,6 +37,11 @@ class WhatRuns:
         """Say whether anybody runs the engines."""
         return bool(self.content)
 
+    @property
+    def in_containers(self) -> bool:
+        """Say whether engines run in containers here, or did when they last ran."""
+        return self.content.get("containers", False) is True
+
     def active(self, engine_id: str) -> Running | None:
         """Return how the active version of an engine is."""
         return self._entry("engines", engine_id)

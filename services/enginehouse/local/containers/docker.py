@@ -14,6 +14,7 @@ from enginehouse.local.guard import Guard
 from enginehouse.local.tools import ToolFailed, run_tool
 
 _FOR_DOCKER = re.compile(r"PATH|HOME|LANG|TMPDIR|DOCKER_\w+|XDG_RUNTIME_DIR|SSH_AUTH_SOCK")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HOME_LABEL = "dev.enginehouse.home"
 _APP_LABEL = "dev.enginehouse.app"
 
@@ -56,7 +57,14 @@ class Docker:
         """Run a command whose lines a person wants to see. Raise ToolFailed with its last ones."""
         # What a build says comes on standard output, errors included.
         shell = ["sh", "-c", 'exec "$@" >&2', "sh", *command]
-        await run_tool(shell, self.guard, environment=docker_environment(), cwd=self.home, on_line=on_line)
+
+        def plain(line: str) -> None:
+            on_line(_COLOUR.sub("", line))
+
+        try:
+            await run_tool(shell, self.guard, environment=docker_environment(), cwd=self.home, on_line=plain)
+        except ToolFailed as error:
+            raise ToolFailed(_COLOUR.sub("", str(error))) from None
 
     async def has_image(self, image: str) -> bool:
         """Say whether the Docker Engine has an image."""

@@ -1,19 +1,26 @@
 """One version of an engine in containers: what is supervised as its replicas, and as the relays that lead to them."""
 
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import structlog
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.local.containers.base_image import base_image
 from enginehouse.local.containers.docker import docker_environment
 from enginehouse.local.containers.slot import SlotContainers
+from enginehouse.local.errors import LocalError
 from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
+
+_KILLED = 128 + signal.SIGKILL
+log = structlog.get_logger(__name__)
 
 ReadSecrets = Callable[[EngineSpec], Awaitable[dict[str, str]]]
 
@@ -48,8 +55,11 @@ class ContainedReplicas:
         return replicas, relays
 
     async def remove(self) -> None:
-        """Remove everything of them at the Docker Engine. Raise LocalError."""
-        await self.containers.remove()
+        """Remove everything of them at the Docker Engine. What cannot be removed now is removed with the stack."""
+        try:
+            await self.containers.remove()
+        except LocalError as error:
+            log.warning(str(error), action="containers_left")
 
     def _process(self, kind: str, part: str, command: list[str], port: int, spec: EngineSpec) -> ProcessSpec:
         # What a ready-made server answers is the business of the runner, whose own health follows it.
@@ -68,4 +78,7 @@ class ContainedReplicas:
             health_url=url,
             health=self.context.prober.http(url) if url else partial(listens, port),
             grace_seconds=5,
+            meanings={
+                _KILLED: f"It was killed: most likely it wanted more than resources.memory, {spec.resources.memory}."
+            },
         )

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 _SECONDS = 60
+_LOOK_AGAIN_SECONDS = 0.2
 _KINDS = (
     (("ps", "--all"), ("rm", "--force", "--volumes")),
     (("network", "ls"), ("network", "rm")),
@@ -19,20 +21,22 @@ def sweeping(labels: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Remove as much as possible. Exit with 1 if something is left, or the Docker Engine does not answer."""
+    """Remove everything. Exit with what the Docker Engine says if something is left after a while."""
     filters = [part for label in sys.argv[1:] for part in ("--filter", f"label={label}")]
-    failed = False
+    give_up_at = time.monotonic() + _SECONDS
     for find, remove in _KINDS:
-        found = _docker(*find, "--quiet", *filters)
-        names = found.stdout.split()
-        failed |= found.returncode != 0 or (bool(names) and _docker(*remove, *names).returncode != 0)
-    sys.exit(failed)
+        # Again and again: what the Docker Engine is just removing itself cannot be removed, and is still there.
+        while names := _docker(*find, "--quiet", *filters).stdout.split():
+            done = _docker(*remove, *names)
+            if done.returncode and time.monotonic() > give_up_at:
+                sys.exit(done.stderr)
+            time.sleep(_LOOK_AGAIN_SECONDS if done.returncode else 0)
 
 
 def _docker(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["docker", *arguments],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
         timeout=_SECONDS,

@@ -42,7 +42,8 @@ class Registry:
     @property
     def engines(self) -> Engines:
         """The engines of the home."""
-        return Engines(self.settings.engines_dir, self.settings.tenants_dir, always=(PLATFORM_TENANT,))
+        settings, in_containers = self.settings, self.what_runs().in_containers
+        return Engines(settings.engines_dir, settings.tenants_dir, (PLATFORM_TENANT,), in_containers)
 
     async def as_deployer(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
         """Call a function that changes an engine: it may wait for others, and fetch files."""

@@ -9,7 +9,7 @@ from enginehouse.contracts.names import Slot
 from enginehouse.registry.admission import without_effect
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.engines import Deployed
-from enginehouse.registry.http.dependencies import Caller, WiredRegistry, in_thread, note
+from enginehouse.registry.http.dependencies import Caller, Registry, WiredRegistry, in_thread, note
 from enginehouse.registry.http.uploads import UPLOAD_TYPES, uploaded_folder
 from enginehouse.registry.views import EngineView, engine_view
 from enginehouse.web.openapi import problems
@@ -90,7 +90,7 @@ async def deploy_engine(
         note(caller, what, "engine_deployed", engine_id=deployed.spec.id)
     versions = await in_thread(engine_view, registry.engines.bundle_of(deployed.spec.id), registry.what_runs())
     is_first = versions.active is not None and versions.active.slot == deployed.slot
-    return _answer(deployed, 200 if not deployed.changed else 201 if is_first else 202)
+    return _answer(registry, deployed, 200 if not deployed.changed else 201 if is_first else 202)
 
 
 @router.post(
@@ -103,7 +103,7 @@ async def promote(registry: WiredRegistry, caller: Caller, engine: EnginePath) -
     """Give the version on trial the engine's jobs. The version before ends those that it has."""
     promoted = await registry.as_deployer(registry.engines.promote, engine, registry.what_runs())
     note(caller, f"promotes {engine} {promoted.spec.version}", "engine_promoted", engine_id=engine)
-    return _answer(promoted, 200)
+    return _answer(registry, promoted, 200)
 
 
 @router.post(
@@ -118,7 +118,7 @@ async def roll_back(registry: WiredRegistry, caller: Caller, engine: EnginePath)
     brought_back = await registry.as_deployer(registry.engines.roll_back, engine)
     what = f"goes back to {engine} {brought_back.spec.version}"
     note(caller, what, "engine_rolled_back", engine_id=engine)
-    return _answer(brought_back, 202)
+    return _answer(registry, brought_back, 202)
 
 
 @router.delete(
@@ -136,13 +136,13 @@ async def remove_engine(registry: WiredRegistry, caller: Caller, engine: EngineP
     return json_answer(await in_thread(engine_view, bundle, registry.what_runs()), 202)
 
 
-def _answer(deployed: Deployed, status: int) -> Response:
+def _answer(registry: Registry, deployed: Deployed, status: int) -> Response:
     spec = deployed.spec
     body = DeployedVersion(
         id=spec.id,
         version=spec.version,
         slot=deployed.slot,
         changed=deployed.changed,
-        warnings=without_effect(spec),
+        warnings=without_effect(spec, in_containers=registry.engines.in_containers),
     )
     return json_answer(body, status, {"Location": f"/v1/engines/{spec.id}"})
