@@ -52,9 +52,12 @@ async def test_a_job_has_an_entry_for_its_submit_and_one_for_its_end(world: Gate
     answer = await world.client().post("/v1/engines/echo/jobs", json={"input": "words of acme"}, headers=headers)
     job_id = answer.json()["id"]
     await world.until_status(job_id, Status.SUCCEEDED)
-    submitted, ended = [
-        entry for entry in await entries(world) if entry.job == job_id and "{job_id}" not in entry.action
-    ]
+
+    async def two() -> list[AuditEntry]:
+        found = [one for one in await entries(world) if one.job == job_id and "{job_id}" not in one.action]
+        return found if len(found) == 2 else []
+
+    submitted, ended = await until_async(two)
     assert (submitted.action, submitted.outcome, submitted.status) == (SUBMIT, "ok", 202)
     assert (submitted.by, submitted.key, submitted.tenant) == ("acme", world.keys["acme"][:8], "acme")
     assert (submitted.engine, submitted.request_id, submitted.times) == (ECHO, "mine-1", 1)
@@ -143,6 +146,9 @@ async def test_tenants_see_their_own_and_operators_all(world: GatewayWorld) -> N
     (act,) = await shown(world, "acme", action="quarantine")
     assert (act["by"], act["tenant"], act["engine"]) == ("operators", "acme", ECHO)
     assert (act["key"], act["user"], act["request_id"]) == (None, None, None)
+    await world.submit(tenant="admin", engine="standard")
+    (job,) = [entry for entry in await shown(world, "admin", action=SUBMIT) if entry["by"] == "operators"]
+    assert job["tenant"] == "operators"
     (act,) = await shown(world, "admin", action="quarantine", tenant="acme")
     assert act["key"] == world.keys["admin"][:8]
     assert {entry["by"] or entry["tenant"] for entry in await shown(world, "umbra")} == {"umbra"}

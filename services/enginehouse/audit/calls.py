@@ -53,8 +53,14 @@ class Call:
         ]
 
     def _concerned(self) -> str | None:
-        """Return the tenant whom the call concerns: of an operator's call, the owner of the engine."""
-        if self.tenant is None and self.is_operator and self.engine and is_engine_id(engine_of(self.engine)):
+        """Return the tenant whom the call concerns: of an operator's act, the owner of the engine."""
+        if (
+            not self.accepted
+            and self.tenant is None
+            and self.is_operator
+            and self.engine
+            and is_engine_id(engine_of(self.engine))
+        ):
             return tenant_of(self.engine)
         return self.tenant or self.by
 
