@@ -247,7 +247,8 @@ def rotate(engine: DeployedArgument, home: HomeOption = None, as_json: JsonOptio
     """Give an engine new credentials for the broker and new tokens. Its sidecars restart, one slot after the other; no job is lost."""
     place = home_to_change(home)
     engine = deployed_engine(place.engines, engine, LOCAL_TENANT)
-    is_done = run(ask(place, engine))
+    with acting(place, "engines rotate", engine=engine):
+        is_done = run(ask(place, engine))
     if as_json:
         print_json({"id": engine, "rotated": is_done})
     else:
