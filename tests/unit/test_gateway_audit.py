@@ -173,6 +173,8 @@ async def test_pages_follow_each_other(world: GatewayWorld) -> None:
     assert len(await shown(world, "acme", **always)) >= 7
     for wrong in ("x", "gateway:1,", "../x:1", "gateway:-1"):
         problem_of(await world.client().get("/v1/audit", params={"cursor": wrong}), 422)
+    for moment in ("0.5", "1764201600", "2026-11-26", "soon"):
+        problem_of(await world.client().get("/v1/audit", params={"until": moment}), 422)
 
 
 async def test_calls_that_need_no_key_are_left_out_and_signed_ones_are_the_tenants(world: GatewayWorld) -> None:

@@ -79,6 +79,27 @@ async def test_an_engine_without_a_readable_card_stays_quarantined_too(tmp_path:
         assert (engine(world).state, engine(world).reason) == (EngineState.QUARANTINED, "it lies")
 
 
+async def test_a_state_that_is_being_written_is_not_taken_back(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, ledger = asyncio.Event(), world.gateway.ledger
+    write = ledger.set_engine_state
+
+    async def slowly(*given: Any, **named: Any) -> None:
+        await written.wait()
+        await write(*given, **named)
+
+    monkeypatch.setattr(ledger, "set_engine_state", slowly)
+    quarantining = asyncio.create_task(operate(world, "quarantine", {"reason": "it lies"}))
+    await until_async(lambda: engine(world).state is EngineState.QUARANTINED)
+    await world.gateway.catalogue.sync_states()
+    assert engine(world).reason == "it lies"
+    written.set()
+    await quarantining
+    await world.gateway.catalogue.sync_states()
+    assert engine(world).reason == "it lies"
+
+
 async def test_a_look_at_the_ledger_that_began_before_does_not_undo_it(
     world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

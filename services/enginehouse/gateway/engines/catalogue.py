@@ -1,6 +1,7 @@
 """Lists the engines: learns them from the components of the gateway's own sidecar, and remembers them in the ledger."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -300,8 +301,11 @@ class Catalogue:
         """Set an engine's state, here and in the ledger for all other gateways."""
         changed = engine.state != state
         engine.set_state(state, reason, probe_at, by_operator=by_operator)
-        engine.set_at = time.monotonic()
-        await self._ledger.set_engine_state(engine.id, state, reason, probe_at, by_operator=by_operator)
+        engine.set_at = math.inf  # Until it is written, the ledger says what was before.
+        try:
+            await self._ledger.set_engine_state(engine.id, state, reason, probe_at, by_operator=by_operator)
+        finally:
+            engine.set_at = time.monotonic()
         if changed:
             log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine_id=engine.id, reason=reason)
 
@@ -313,7 +317,7 @@ class Catalogue:
                 self._news.add(engine_of(row.id))
             self._updated_at[row.id] = row.updated_at
             engine = self._engines.get(row.id)
-            # This gateway may have changed the state while the rows were being read: its decision is newer.
+            # This gateway may have changed the state while the rows were read, or just before: its decision is newer.
             if engine is not None and engine.set_at < began:
                 engine.set_state(row.state, row.reason, row.probe_at, by_operator=row.by_operator)
 

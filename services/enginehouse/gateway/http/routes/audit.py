@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from enginehouse.audit.read import CURSOR_PATTERN, check_cursor
 from enginehouse.audit.read import Query as Wanted
@@ -18,6 +18,16 @@ from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.web.openapi import problems
 
 router = APIRouter(prefix="/v1", tags=["operations"])
+
+
+def _written(moment: object) -> object:
+    """Refuse a number of seconds, which pydantic would take for a moment."""
+    if isinstance(moment, str) and moment.lstrip("+-").replace(".", "", 1).isdigit():
+        raise ValueError("it must be a moment with its time zone, such as 2026-11-26T12:00:00Z")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 
 
 class AuditEntryView(BaseModel):
@@ -69,8 +79,8 @@ class AuditQuery(BaseModel):
         None, description="A part of the action: `quarantine`, `DELETE`, `job ended`."
     )
     outcome: Annotated[StorableText, Field(max_length=64)] | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     cursor: Annotated[str, AfterValidator(check_cursor)] | None = Field(
         None, description="`next_cursor` of the page before.", json_schema_extra={"pattern": f"^{CURSOR_PATTERN}$"}
     )
