@@ -92,6 +92,12 @@ def test_what_comes_out_is_counted_not_what_the_archive_says(tmp_path: Path, mak
     assert "more than 10 files" in _refusal(make(tmp_path / "a", *many), max_files=10)
 
 
+def test_a_zip_of_too_many_files_is_refused_before_any_is_written(tmp_path: Path) -> None:
+    many = [(f"f{number}", b"") for number in range(11)]
+    assert "more than 10 files" in _refusal(_zip(tmp_path / "a", *many), max_files=10)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @_EACH
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, make: Make) -> None:
     bomb = make(tmp_path / "a", ("engine.yaml", _YAML), ("zeros", b"\0" * 30_000_000))

@@ -48,7 +48,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES, max_files
         for name, is_program, content in _tar_files(archive) if begin == _GZIP else _zip_files(archive, max_files):
             files += 1
             if files > max_files:
-                raise InvalidUpload(f"The upload holds more than {max_files:,} files")
+                raise _too_many(max_files)
             left -= _write(_inside(folder, name), content, left, max_bytes, is_program=is_program)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
         raise InvalidUpload(f"The upload cannot be unpacked: {error}") from None
@@ -81,18 +81,21 @@ def _tar_files(archive: Path) -> Iterator[tuple[str, bool, IO[bytes]]]:
 
 def _zip_files(archive: Path, max_files: int) -> Iterator[tuple[str, bool, IO[bytes]]]:
     with zipfile.ZipFile(archive) as zipped:
-        if len(zipped.infolist()) > 2 * max_files:  # Folders are entries as well.
-            raise InvalidUpload(f"The upload holds more than {max_files:,} files")
-        for member in zipped.infolist():
+        members = [member for member in zipped.infolist() if not member.is_dir()]
+        if len(members) > max_files:  # Told before the first is written; a tar has no list of what it holds.
+            raise _too_many(max_files)
+        for member in members:
             mode = member.external_attr >> 16
-            if member.is_dir():
-                continue
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 raise InvalidUpload(
                     f"{member.filename[:200]!r} is a link or a device; only files and folders are taken"
                 )
             with zipped.open(member) as content:
                 yield member.filename, bool(mode & stat.S_IXUSR), content
+
+
+def _too_many(max_files: int) -> InvalidUpload:
+    return InvalidUpload(f"The upload holds more than {max_files:,} files")
 
 
 def _inside(folder: Path, name: str) -> Path:
