@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from enginehouse.contracts.errors import InvalidName
-from enginehouse.local import tenant_systems
+from enginehouse.homes import read_json
+from enginehouse.local import leftovers, tenant_systems
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
 from enginehouse.local.tenant_systems import write_system
@@ -63,3 +64,17 @@ def test_a_component_for_another_broker_and_a_wrong_name_are_refused(home: Home,
         write_system(home, "acme", tmp_path / "system")
     assert not (tmp_path / "system").exists()
     assert list(home.run.glob("redis-*")) == []
+
+
+def test_nothing_of_the_demos_example_of_a_removed_tenant_is_left_and_all_of_others(home: Home) -> None:
+    gone = [home.logs / "tenant-acme.log", home.logs / "tenant-acme.daprd.log", home.example_system("acme") / "x" / "a"]
+    kept = [home.logs / "tenant-acme-two.log", home.example_system("acme-two") / "secrets.json"]
+    for path in (*gone, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    home.demo_keys.write_text('{"acme": "one", "acme-two": "two"}')
+    for _ in range(2):
+        leftovers.delete_of_systems(home, "acme")
+        assert not [path for path in (*gone, home.example_system("acme")) if path.exists()]
+        assert all(path.exists() for path in kept)
+        assert read_json(home.demo_keys) == {"acme-two": "two"}

@@ -203,7 +203,7 @@ def _progress(state: dict[str, Any], engine: str, wanted: str, *, on_trial: bool
         return "stopping what ran before" if entry.get("state") == "stopping" else "waiting to be noticed"
     if entry["state"] == "failed" or (entry["state"] == "running" and entry["problem"]):
         raise NotWorking(f"{engine} does not work:", entry["problem"])
-    return entry["doing"] if entry["state"] == "running" else entry["doing"] or entry["problem"] or "loading"
+    return entry["doing"] or (None if entry["state"] == "running" else entry["problem"] or "loading")
 
 
 def _shows(view: dict[str, Any], deployment: Deployment) -> bool:

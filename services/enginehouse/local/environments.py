@@ -19,7 +19,7 @@ from enginehouse.local.daprd import cache_folder
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
 from enginehouse.local.interpreters import Interpreter, find_interpreter, find_uv, uv_environment
-from enginehouse.local.steps import Steps
+from enginehouse.local.steps import Steps, tools_lines
 from enginehouse.local.tools import ToolFailed, run_tool
 from enginehouse.registry.content import files_hash
 from enginehouse.registry.disk import LEAST_FREE_BYTES, free_bytes
@@ -120,10 +120,7 @@ async def _build(
     folder.parent.mkdir(parents=True, exist_ok=True)
     key = f"{spec.id} environment"
     steps.update(key, f"making the environment of {spec.id}")
-
-    def show(line: str) -> None:
-        if line.strip():
-            steps.update(key, f"environment of {spec.id}: {line.strip()[:100]}")
+    show = tools_lines(steps, key, f"environment of {spec.id}")
 
     async def run_uv(arguments: list[str], cwd: Path) -> None:
         await run_tool([str(uv), *arguments], guard, environment=uv_environment(), cwd=cwd, on_line=show)

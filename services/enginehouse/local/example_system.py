@@ -13,7 +13,6 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.local import checkout, daprd, environments
 from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
-from enginehouse.local.leftovers import example_folder
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervisor
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment, sidecar_environment
@@ -54,7 +53,7 @@ async def example_system(home: Home, tenant: str) -> AsyncIterator[ExampleSystem
     supervisor, ports, prober = Supervisor(lambda: None), PortPool(), Prober()
     try:
         python = await _environment(tenant, supervisor) / "bin" / "python"
-        system = await asyncio.to_thread(write_system, home, tenant, example_folder(home, tenant))
+        system = await asyncio.to_thread(write_system, home, tenant, home.example_system(tenant))
         app_port = ports.take()
         plan = system.plan(SidecarPorts.take(ports), app_port)
         tokens = Tokens.new()

@@ -164,6 +164,10 @@ class Home:
         """The file with the keys of the demo's tenants, by tenant."""
         return self.run / "demo-keys.json"
 
+    def example_system(self, tenant: str) -> Path:
+        """Return the folder of the demo's example of a tenant's own system, whether it exists or not."""
+        return self.run / "example" / tenant
+
     def secret_file(self, name: str) -> Path:
         """Return the file of a secret of this home, whether it exists or not."""
         return self.run / f"{name}.secret"

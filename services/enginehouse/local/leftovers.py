@@ -1,7 +1,6 @@
 """Deletes what processes that are gone have left in a home: their logs and their folders in `run`."""
 
 import json
-from pathlib import Path
 
 from enginehouse.contracts.names import tenant_component
 from enginehouse.homes import read_json
@@ -25,18 +24,13 @@ def delete_of_app(home: Home, app_id: str) -> None:
 
 def delete_of_systems(home: Home, tenant: str) -> None:
     """Delete what the demo's example of a tenant's own system has left, and the key that the demo kept. Raise OSError."""
-    remove_tree(example_folder(home, tenant))
+    remove_tree(home.example_system(tenant))
     for log in home.logs.glob(f"{tenant_component(tenant)}*.log"):
         if log.name.removeprefix(tenant_component(tenant)).startswith((".", "--")):
             log.unlink(missing_ok=True)
     keys = read_json(home.demo_keys)
     if keys.pop(tenant, None):
         write_private(home.demo_keys, json.dumps(keys))
-
-
-def example_folder(home: Home, tenant: str) -> Path:
-    """Return the folder of the demo's example of a tenant's own system, whether it exists or not."""
-    return home.run / "example" / tenant
 
 
 def delete_objects(home: Home, tenant: str) -> None:

@@ -1,5 +1,6 @@
 """Report the progress of the steps of a start."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -21,3 +22,13 @@ class SilentSteps:
 
     def finish(self, key: str, text: str, ok: bool = True) -> None:
         """Show nothing."""
+
+
+def tools_lines(steps: Steps, key: str, what: str) -> Callable[[str], None]:
+    """Return what shows each line that a tool prints as the progress of step `key`, after `what` it works on."""
+
+    def show(line: str) -> None:
+        if line.strip():
+            steps.update(key, f"{what}: {line.strip()[:100]}")
+
+    return show

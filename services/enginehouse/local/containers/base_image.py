@@ -12,6 +12,8 @@ from pathlib import Path
 from enginehouse.local.containers.build import Build, build_image
 from enginehouse.local.containers.docker import Docker
 from enginehouse.local.containers.hardening import USER
+from enginehouse.local.daprd import cache_folder
+from enginehouse.local.environments import only_one
 from enginehouse.local.errors import LocalError
 from enginehouse.local.interpreters import find_uv
 from enginehouse.local.steps import Steps
@@ -65,21 +67,26 @@ async def base_image(docker: Docker, python: str | None, steps: Steps) -> BaseIm
     """
     wanted = ".".join((python or platform.python_version()).split(".")[:2])
     name = f"{PYTHON_IMAGE}:{wanted}"
-    if not await docker.has_image(name):
-        key = f"base image {wanted}"
-        steps.update(key, f"making the image {name}")
-        try:
-            origin = await _origin(docker, wanted, key, steps)
-            context: dict[str, Path | bytes] = {"Dockerfile": _DOCKERFILE.encode(), "uv": find_uv().resolve()}
-            await build_image(docker, Build(name, context, {"ROOT": origin}), lambda line: steps.update(key, line))
-        except ToolFailed as error:
-            steps.finish(key, f"the image {name} cannot be made", ok=False)
-            raise LocalError(f"The image {name} cannot be made:\n{error}", "See docs/containers.md.") from None
-        steps.finish(key, f"image {name} made")
+    async with only_one(cache_folder() / "images" / f"python-{wanted}.lock"):  # Engines start at the same time.
+        if not await docker.has_image(name):
+            await _make(docker, wanted, name, steps)
     identity = (await docker("image", "inspect", "--format", "{{.Id}}", name)).strip()
     sealed = ["--network=none", "--read-only", "--cap-drop=ALL", f"--user={USER}", "--log-driver=none"]
     found = json.loads(await docker("run", "--rm", *sealed, name, "python", "-I", "-c", _LOOK))
     return BaseImage(name, identity, **found)
+
+
+async def _make(docker: Docker, python: str, name: str, steps: Steps) -> None:
+    key = f"base image {python}"
+    steps.update(key, f"making the image {name}")
+    try:
+        origin = await _origin(docker, python, key, steps)
+        context: dict[str, Path | bytes] = {"Dockerfile": _DOCKERFILE.encode(), "uv": find_uv().resolve()}
+        await build_image(docker, Build(name, context, {"ROOT": origin}), lambda line: steps.update(key, line))
+    except ToolFailed as error:
+        steps.finish(key, f"the image {name} cannot be made", ok=False)
+        raise LocalError(f"The image {name} cannot be made:\n{error}", "See docs/containers.md.") from None
+    steps.finish(key, f"image {name} made")
 
 
 async def _origin(docker: Docker, python: str, key: str, steps: Steps) -> str:

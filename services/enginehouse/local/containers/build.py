@@ -34,9 +34,9 @@ async def build_image(docker: Docker, build: Build, on_line: Callable[[str], Non
     with tempfile.TemporaryDirectory(prefix="enginehouse-build-") as folder:
         packed = Path(folder) / "context.tar"
         await asyncio.to_thread(_pack, build.context, packed)
-        half = os.cpu_count() or 1
+        cores = os.cpu_count() or 1
         command = ["docker", "build", "--network=none", "--force-rm", f"--memory={_MEMORY}", f"--memory-swap={_MEMORY}"]
-        command += [f"--cpu-period={_PERIOD}", f"--cpu-quota={half * _PERIOD}", "--ulimit=nofile=8192:8192"]
+        command += [f"--cpu-period={_PERIOD}", f"--cpu-quota={cores * _PERIOD}", "--ulimit=nofile=8192:8192"]
         command += ["--tag", build.name, "--label", f"{IMAGE_LABEL}=1", "--file", build.dockerfile]
         command += [part for name, value in build.arguments.items() for part in ("--build-arg", f"{name}={value}")]
         given = ["sh", "-c", 'context=$1; shift; exec "$@" - <"$context"', "sh", str(packed), *command]

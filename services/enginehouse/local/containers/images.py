@@ -23,7 +23,7 @@ from enginehouse.local.daprd import cache_folder
 from enginehouse.local.environments import EnvironmentFailed, copy_files, environment_key, needs_our_package, only_one
 from enginehouse.local.errors import LocalError
 from enginehouse.local.interpreters import Interpreter, find_uv, uv_environment
-from enginehouse.local.steps import Steps
+from enginehouse.local.steps import Steps, tools_lines
 from enginehouse.local.tools import ToolFailed, run_tool
 from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.content import deployed_files, files_hash
@@ -63,9 +63,10 @@ class Images:
 
     docker: Docker
 
-    async def of_engine(self, spec: EngineSpec, source: Path, steps: Steps) -> str:
+    async def of_engine(self, spec: EngineSpec, source: Path, base: BaseImage, steps: Steps) -> str:
         """Return the image of the version of an engine whose files lie in `source`, built if it is missing.
 
+        It begins with `base`, or with that of the Python that its engine.yaml names.
         Raise LocalError or InvalidBundle if there can be none.
         """
         if spec.image and has_digest(spec.image) and await self.docker.has_image(spec.image):
@@ -77,7 +78,8 @@ class Images:
                 f"The image of {spec.id}, {spec.image}, is not on this machine, and its folder has no Dockerfile.",
                 f"Type: docker pull {spec.image}. Only whoever runs the machine pulls images: it connects to wherever they are.",
             )
-        base = await base_image(self.docker, spec.python, steps)
+        if spec.python:
+            base = await base_image(self.docker, spec.python, steps)
         packages = await self._packages(spec, source, base, steps)
         image = await self._build(spec, files, packages, steps)
         await self._check(spec, image)
@@ -113,11 +115,7 @@ class Images:
     ) -> None:
         key = f"{spec.id} packages"
         steps.update(key, f"bringing the packages of {spec.id}")
-
-        def show(line: str) -> None:
-            if line.strip():
-                steps.update(key, f"packages of {spec.id}: {line.strip()[:100]}")
-
+        show = tools_lines(steps, key, f"packages of {spec.id}")
         try:
             with tempfile.TemporaryDirectory(prefix="enginehouse-packages-") as folder:
                 site = Path(folder) / "site"
@@ -185,11 +183,7 @@ class Images:
                 )
         key = f"{spec.id} image"
         steps.update(key, f"building the image of {spec.id}")
-
-        def show(line: str) -> None:
-            if line.strip():
-                steps.update(key, f"image of {spec.id}: {line.strip()[:100]}")
-
+        show = tools_lines(steps, key, f"image of {spec.id}")
         context: dict[str, Path | bytes] = {**files, **({} if is_own else {_GENERIC: text.encode()})}
         try:
             build = Build(image, context, {"BASE": packages}, DOCKERFILE if is_own else _GENERIC)

@@ -42,7 +42,7 @@ class ContainedReplicas:
         """
         assert self.context.fleet
         base = await base_image(self.containers.docker, None, steps)
-        image = await self.context.fleet.images.of_engine(spec, source, steps)
+        image = await self.context.fleet.images.of_engine(spec, source, base, steps)
         subnet = await self.containers.make_network()
         if spec.secrets:
             await self.containers.write_secrets(await read_secrets(spec), base)
