@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 ENVIRONMENT := .venv/.synced
 PYTEST := $(BIN)/pytest
-GENERATE_DOCS := $(BIN)/python tests/support/generate_docs.py
+GENERATE_DOCS := PYTHONPATH=. $(BIN)/python tests/support/generate_docs.py
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,9 +34,14 @@ pythons: $(ENVIRONMENT) ## Run the demo on every other Python of this machine, 3
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python tests/support/pythons.py
 
-isolation: $(ENVIRONMENT) ## Attack a deployment as a hostile tenant, and show what stopped it
+BREAK_INS = tests/isolation $(shell grep -lE '^from tests.support.break_ins import .*\battempt\b' tests/unit/*.py tests/fuzzing/*.py tests/integration/*.py)
+
+isolation: $(ENVIRONMENT) ## Try to break in, and show what stopped it; ARGS='-k archive' tries some
 	@$(BIN)/enginehouse setup
-	@$(PYTEST) -q tests/isolation $(ARGS)
+	@$(PYTEST) -q -m 'attempt or can_fail' $(BREAK_INS) $(ARGS)
+
+fuzz: $(ENVIRONMENT) ## Send COUNT=1000000 random events and answers; SEED=7 begins with the round of this seed
+	@FUZZ_COUNT=$(or $(COUNT),1000000) FUZZ_SEED=$(SEED) $(PYTEST) -q -s --timeout=0 -m attempt tests/fuzzing $(ARGS)
 
 faults: $(ENVIRONMENT) ## Break everything under load; ARGS='--seed 7 --jobs 2000'
 	@$(BIN)/enginehouse setup
@@ -46,7 +51,7 @@ soak: $(ENVIRONMENT) ## Keep a steady load on for MINUTES=30; memory and disk st
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python -u -m tests.faults.soak --minutes $(or $(MINUTES),30) $(ARGS)
 
-bench: $(ENVIRONMENT) ## Measure the speed, in about five minutes; needs wrk
+bench: $(ENVIRONMENT) ## Measure the speed, in less than 20 minutes; needs wrk, PostgreSQL; ARGS=--help
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks $(ARGS)
 
@@ -71,10 +76,13 @@ fix: $(ENVIRONMENT) ## Format the code, and write what is generated
 base-image: $(ENVIRONMENT) ## Make the base image of engines for Docker, without a registry as well
 	@$(BIN)/python -m enginehouse.local.containers.make_base
 
+sbom: $(ENVIRONMENT) ## Write the bills of materials of our environment and base image (CycloneDX) to sbom/
+	@PYTHONPATH=. $(BIN)/python tests/support/sbom.py $(or $(ARGS),sbom)
+
 clean: ## Delete the environment and the local home; daprd stays cached
 	rm -rf .venv .enginehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test pythons isolation faults soak bench check fix base-image clean
+.PHONY: help demo up test pythons isolation fuzz faults soak bench check fix base-image sbom clean

@@ -3,16 +3,33 @@
 A shell's background job ignores Ctrl-C, and so would each process that a test starts.
 """
 
+import functools
 import signal
 from collections.abc import Generator
 
 import pytest
+import structlog
+import typer.main
+import typer.testing
 from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.support.break_ins"]
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Typer makes all commands anew for each one that a test runs in this process, which takes longer than most of them.
+typer.testing._get_command = functools.cache(typer.main.get_command)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Generator[None]:
+    """Take back how a command that ran in this process has set up its logs."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,8 @@ _AT_ONCE = 2
 _MEMORY_BYTES = 768 * 1024 * 1024
 """Most memory of a process: JSON of 64 MiB takes up to about ten times its size, once it is parsed."""
 _WAIT_SECONDS = 60.0
+_IDLE_SECONDS = 120.0
+"""A process that waits holds 25 MB, and to start one takes half a second of processor time."""
 _NICE = 5
 """The service itself comes first when there are too few processors."""
 
@@ -32,13 +34,23 @@ class TooCostly(Exception):
 
 
 class Checkers:
-    """Runs functions in a few bounded processes, which start when they are needed and end after idle minutes."""
+    """Runs functions in a few bounded processes, which start when they are needed and end after two minutes without a check."""
 
-    def __init__(self, at_once: int = _AT_ONCE, *, wait_seconds: float = _WAIT_SECONDS) -> None:
-        """Run `at_once` checks at the same time; each must have ended `wait_seconds` after it was asked for."""
+    def __init__(
+        self, at_once: int = _AT_ONCE, *, wait_seconds: float = _WAIT_SECONDS, idle_seconds: float = _IDLE_SECONDS
+    ) -> None:
+        """Run `at_once` checks at the same time; each must have ended `wait_seconds` after it was asked for.
+
+        After `idle_seconds` without a check the processes end.
+        """
         self._wait_seconds = wait_seconds
+        self._idle_seconds = idle_seconds
         self._free = asyncio.Semaphore(at_once)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._idle = 0
+        """Processes that wait for a check."""
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     async def run(self, owner: str, cpu_seconds: float, check: Callable[..., T], *arguments: Any) -> T:
         """Return `check(*arguments)`, which must be a function of a module and take and return what pickle can carry.
@@ -49,7 +61,7 @@ class Checkers:
         """
         turn = self._turns.setdefault(owner, asyncio.Lock())
         try:
-            async with asyncio.timeout(self._wait_seconds), turn, self._free:
+            async with asyncio.timeout(self._wait_seconds), turn, self._free, self._one_process():
                 return await _in_process(cpu_seconds, check, arguments)
         except TimeoutError:
             raise Unavailable(
@@ -57,6 +69,31 @@ class Checkers:
             ) from None
         except (BrokenWorkerProcess, MemoryError):
             raise TooCostly(f"{check.__name__} took too much time or memory") from None
+
+    @contextlib.asynccontextmanager
+    async def _one_process(self) -> AsyncIterator[None]:
+        """Count the process that checks in the block as idle before and after it, unless the block ends it."""
+        self._idle = max(self._idle - 1, 0)
+        is_over = False
+        try:
+            yield
+        except (BrokenWorkerProcess, asyncio.CancelledError):
+            is_over = True
+            raise
+        finally:
+            self._idle += not is_over
+            if self._idle_timer:
+                self._idle_timer.cancel()
+            self._idle_timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._end_idle)
+
+    def _end_idle(self) -> None:
+        self._ending = asyncio.create_task(self._end_idle_processes())
+
+    async def _end_idle_processes(self) -> None:
+        while self._idle:
+            self._idle -= 1
+            with contextlib.suppress(BrokenWorkerProcess):  # That is how it ends.
+                await to_process.run_sync(os._exit, 0, cancellable=True, limiter=CapacityLimiter(1))
 
 
 async def _in_process(cpu_seconds: float, check: Callable[..., T], arguments: tuple[Any, ...]) -> T:

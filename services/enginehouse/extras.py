@@ -1,6 +1,7 @@
-"""Says in one line which extra is missing where a part of the package is used without the packages that it needs."""
+"""Imports parts of the package quickly, and says in one line which extra is missing where packages that it needs are not there."""
 
 import contextlib
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -24,10 +25,33 @@ def needs(extra: str, what: str) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """Collect no garbage in the block. Imports leave none, and to look for some takes a tenth of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
+def _without_rich() -> Iterator[None]:
+    """Import in the block as if there were no Rich: structlog takes it for tracebacks that no service ever draws.
+
+    To import it takes a tenth of the time in which a runner starts.
+    """
+    sys.modules["rich"] = None  # type: ignore[assignment]  # So Python says that there is no such module.
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
+
+
 def run_main(module: str, extra: str, what: str) -> None:
     """Run `main` of a module that needs `extra`, and exit with what it returns."""
     try:
-        with needs(extra, what):
+        with needs(extra, what), quick_imports(), _without_rich():
             main = importlib.import_module(module).main
     except MissingExtra as missing:
         sys.exit(str(missing))

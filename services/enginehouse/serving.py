@@ -1,16 +1,13 @@
-"""Sets up the logs, server and event loop of the long-lived processes (gateway and runner)."""
+"""Sets up the server and event loop of the long-lived processes (gateway and runner)."""
 
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import socket
-import sys
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
-import structlog
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
@@ -62,26 +59,6 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Install no signal handlers."""
         yield
-
-
-def configure_logs(level: str, *, as_json: bool) -> None:
-    """Write one line per event: a sentence, its action and its ids, as JSON or as text for people.
-
-    The processors are set explicitly, because structlog's default prints all local variables in tracebacks. That would
-    show keys and block the event loop for seconds.
-    """
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-        cache_logger_on_first_use=True,
-    )
 
 
 def run(serve: Coroutine[Any, Any, None]) -> None:

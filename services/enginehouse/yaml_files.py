@@ -3,6 +3,7 @@
 import difflib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,10 @@ from enginehouse.contracts.errors import RequestError
 M = TypeVar("M", bound=BaseModel)
 
 _MAX_BYTES = 1024 * 1024
+_MAX_ALIASES, _MAX_MERGED = 1_000, 1_000
+"""Most aliases of a file, and most keys of a mapping that merges others: a few lines of `<<` could fill the memory."""
+_MAX_MISTAKES = 100
+"""Most mistakes of a file that are explained."""
 _RESOLVED = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 _SENTENCES = {
     "missing": "is missing",
@@ -54,10 +59,28 @@ class InvalidFile(RequestError):
 class _AsWritten(yaml.SafeLoader):
     """Keeps `1.10`, `4` and `yes` as text. The model turns texts into numbers where it wants numbers."""
 
+    _aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse a file of countless aliases."""
+        self._aliases += self.check_event(yaml.AliasEvent)
+        if self._aliases > _MAX_ALIASES:
+            raise yaml.composer.ComposerError(None, None, f"it has more than {_MAX_ALIASES:,} aliases")
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse a mapping that grows too large by what it merges."""
+        before = len(node.value)
+        super().flatten_mapping(node)
+        if len(node.value) > max(before, _MAX_MERGED):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"by << it has more than {_MAX_MERGED:,} keys", node.start_mark
+            )
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that stands twice, because one of the two would be ignored."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        if twice := next((key for key, times in keys.items() if times > 1), None):
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -70,7 +93,7 @@ _AsWritten.yaml_implicit_resolvers = {
 
 
 def read_yaml(kind: type[M], path: Path) -> M:
-    """Read a file as `kind`. Raise InvalidFile with every mistake, its field and its line."""
+    """Read a file as `kind`. Raise InvalidFile with its mistakes, at most 100, each with its field and its line."""
     text = b""
     try:
         text = _content(path)
@@ -83,12 +106,13 @@ def read_yaml(kind: type[M], path: Path) -> M:
         raise InvalidFile(f"{path} is nested too deeply") from None
     except ValidationError as error:
         root = yaml.compose(text, _AsWritten)
-        mistakes = [
-            _explain(kind, mistake) + _line(root, mistake["loc"]) for mistake in error.errors(include_url=False)
-        ]
-    if len(mistakes) == 1:
+        found = error.errors(include_url=False)
+        mistakes = [_explain(kind, mistake) + _line(root, mistake["loc"]) for mistake in found[:_MAX_MISTAKES]]
+    if len(found) == 1:
         raise InvalidFile(f"{path}: {mistakes[0]}")
-    raise InvalidFile("\n  ".join([f"{path} has {len(mistakes)} mistakes:", *mistakes]))
+    if len(found) > _MAX_MISTAKES:
+        mistakes.append(f"and {len(found) - _MAX_MISTAKES:,} more")
+    raise InvalidFile("\n  ".join([f"{path} has {len(found)} mistakes:", *mistakes]))
 
 
 def _content(path: Path) -> bytes:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import pytest
 from tests.support.commands import run_command
 from tests.support.documents import ROOT
 from tests.support.newcomers import MISTAKES, OURS, RESULT, SOUND, Mistake, answered, served, write
-from tests.support.stack import StackHandle, running_stack, until
+from tests.support.stack import StackHandle, until
 
+from enginehouse.authoring import fuzz
 from enginehouse.authoring.answers import Described
 from enginehouse.authoring.findings import Finding
-from enginehouse.authoring.fuzz import _Search
 from enginehouse.cli.author import _lines
 from enginehouse.contracts.engine import EngineCard, EngineSpec
+from enginehouse.local.daprd import cache_folder
 from enginehouse.local.home import Home
 from enginehouse.registry.tenants import add_key
 from enginehouse.yaml_files import read_yaml
@@ -67,6 +67,34 @@ def _checks(said: str) -> list[str]:
     ]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of another user")
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            served("self.answer(200, {", "open('count.txt', 'w') or self.answer(200, {"),
+            "Its folder is read-only, as after a deployment: let it write below the folder in its variable HOME",
+        ),
+        ({"serve.py": "open('MODEL')"}, "It does not see MODEL, and would not see it after a deployment"),
+        ({"serve.py": "open(__import__('os').path.expanduser('~/model.bin'))"}, "It does not see MODEL, and would not"),
+    ],
+    ids=["writes beside itself", "reads a private folder", "reads its author's home"],
+)
+def test_what_up_would_refuse_is_refused_and_its_cause_is_named(
+    files: dict[str, str], said: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.bin"
+    model.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder().parent))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    files = {name: text.replace("MODEL", str(model)) for name, text in files.items()}
+    status, output, _ = _invoke(home, "engines", "test", str(write(tmp_path / "engine", Mistake([], "", files=files))))
+    assert status == 1, output
+    if "ok process It runs as a user of its own" not in output:
+        pytest.skip(output)
+    assert said.replace("MODEL", str(model)) in output
+
+
 def test_all_is_said_as_json_as_well(home: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "engine", MISTAKES["bare result"])
     result = run_command(home, "engines", "test", str(folder), "--json")
@@ -84,6 +112,7 @@ def test_nothing_is_wrong_with_a_sound_engine(home: Path, tmp_path: Path) -> Non
     for check in (
         "files",
         "environment",
+        "process" if os.geteuid() == 0 else "start",
         "start",
         "health",
         "schema",
@@ -119,19 +148,26 @@ def test_an_engine_in_another_language_is_tested_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("predict", "said"),
+    ("predict", "said", "shrink_seconds"),
     [
         (
             "Count(words=1 // (0 if len(data.text) > 3 else 1))",
             """ZeroDivisionError: integer division or modulo by zero. The smallest such input: {"text": "0000"}""",
+            10,
         ),
-        ("__import__('os')._exit(4) if len(data.text) > 1 else Count(words=1)", "ends the engine, with exit status 4"),
+        # Each input that it ends of costs the start of another one.
+        (
+            "__import__('os')._exit(4) if len(data.text) > 1 else Count(words=1)",
+            "ends the engine, with exit status 4",
+            2,
+        ),
     ],
     ids=["raises", "exits"],
 )
 def test_the_fuzzer_finds_a_small_input_that_breaks_an_engine(
-    home: Path, tmp_path: Path, predict: str, said: str
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predict: str, said: str, shrink_seconds: float
 ) -> None:
+    monkeypatch.setattr(fuzz, "_SHRINK_SECONDS", shrink_seconds)
     folder = write(
         tmp_path / "engine", Mistake([], "", run=OURS, files={**answered(predict), "example.json": '{"text": "a"}'})
     )
@@ -147,7 +183,7 @@ async def test_a_search_whose_time_is_over_prints_nothing_of_its_librarys(capfd:
     predict = {"post": {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}}
     card = EngineCard(engine="demo--one", slot="a", version="v1")
     described = Described({"paths": {"/predict": predict}}, card, None, None)
-    search = _Search(None, described, asyncio.get_running_loop())  # type: ignore[arg-type]  # Nobody is asked.
+    search = fuzz._Search(None, described, asyncio.get_running_loop())  # type: ignore[arg-type]  # Nobody is asked.
     search.stop.set()
     await asyncio.to_thread(search.run)
     said = capfd.readouterr()
@@ -169,11 +205,9 @@ def test_an_answer_may_be_as_large_as_a_runner_reads(home: Path, tmp_path: Path,
 @pytest.mark.parametrize("when", ["it starts", "it is fuzzed"])
 def test_an_interrupted_test_leaves_nothing_behind(tmp_path: Path, when: str) -> None:
     (scratch := tmp_path / "tmp").mkdir()
-    started = tmp_path / "started"
-    note = f"open({str(started)!r}, 'a').write(f'{{__import__(\"os\").getpid()}} ')\n"
-    sleeps = Mistake([], "", files={"serve.py": f"{note}__import__('time').sleep(1000)"})
-    (dies,) = answered("__import__('os')._exit(4) if data.text else Count(words=1)").values()
-    fuzzed = Mistake([], "", run=OURS, files={"engine.py": note + dies, "example.json": '{"text": ""}'})
+    sleeps = Mistake([], "", files={"serve.py": "__import__('time').sleep(1000)"})
+    dies = answered("__import__('os')._exit(4) if data.text else Count(words=1)")
+    fuzzed = Mistake([], "", run=OURS, files={**dies, "example.json": '{"text": ""}'})
     folder = write(tmp_path / "engine", sleeps if when == "it starts" else fuzzed)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGINEHOUSE_")}
     process = subprocess.Popen(
@@ -185,8 +219,14 @@ def test_an_interrupted_test_leaves_nothing_behind(tmp_path: Path, when: str) ->
         text=True,
     )
     # An engine that dies of inputs is started again.
-    starts = 1 if when == "it starts" else 2
-    until(lambda: started.exists() and len(started.read_text().split()) >= starts, "the engine was started", 100)
+    starts, started = 1 if when == "it starts" else 2, set[int]()
+
+    def has_started() -> bool:
+        started.update(_alive(scratch))
+        return len(started) >= starts
+
+    until(lambda: has_started() or process.poll() is not None, "the engine was started", 100)
+    assert process.poll() is None, process.communicate()[0]
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -194,15 +234,16 @@ def test_an_interrupted_test_leaves_nothing_behind(tmp_path: Path, when: str) ->
     assert [path.name for path in scratch.iterdir() if path.name.startswith("enginehouse-test")] == []
 
 
-def _folder(process: psutil.Process) -> str:
+def _home(process: psutil.Process) -> str:
     try:
-        return process.cwd()
+        return process.environ().get("HOME", "")
     except psutil.Error:
         return ""
 
 
-def _alive(scratch: Path) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if str(scratch) in _folder(process)]
+def _alive(scratch: Path) -> set[int]:
+    """Return the engines whose own home is below `scratch`."""
+    return {process.pid for process in psutil.process_iter() if str(scratch) in _home(process)}
 
 
 class TestNew:
@@ -266,13 +307,8 @@ class TestNew:
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
-    with running_stack(tmp_path_factory.mktemp("stack"), platform_engines="none") as handle:
-        yield handle
-
-
-def test_from_nothing_to_the_first_answer(stack: StackHandle, tmp_path: Path) -> None:
+def test_from_nothing_to_the_first_answer(shared_stack: StackHandle, tmp_path: Path) -> None:
+    stack = shared_stack
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGINEHOUSE_")}
     variables = {**kept, "ENGINEHOUSE_HOME": str(stack.home.path), "COLUMNS": "80"}
     core = {name: process["pid"] for name, process in stack.processes().items()}

@@ -3,12 +3,12 @@
 import asyncio
 import doctest
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.support.commands import Ran, run_command
-from tests.support.stack import StackHandle, running_stack, until
+from tests.support.documents import ROOT
+from tests.support.stack import StackHandle, until
 
 from enginehouse import client as client_package
 from enginehouse.client import AsyncClient, Client, sync_client
@@ -18,10 +18,9 @@ GOOD = '{"text": "I love it"}'
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
-    with running_stack(tmp_path_factory.mktemp("home"), platform_engines="standard") as handle:
-        handle.until_engine("shared--standard")
-        yield handle
+def stack(shared_stack: StackHandle) -> StackHandle:
+    shared_stack.deploy(ROOT / "services" / "engines" / "standard")
+    return shared_stack
 
 
 def command(stack: StackHandle, *arguments: str, stdin: str = "") -> Ran:

@@ -159,13 +159,12 @@ def test_ctrl_c_while_modules_are_imported_ends_it_without_a_word(module: str, t
     assert _left(tmp_path) == []
 
 
-@pytest.mark.parametrize("file", ["run/redis.conf", "logs/tenant-acme.daprd.log"])
-def test_ctrl_c_while_it_starts_leaves_nothing(file: str, tmp_path: Path) -> None:
+def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     with _start(tmp_path) as running:
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.extend(running.communicate(timeout=_SECONDS)))
         reader.start()
-        until(lambda: (tmp_path / file).exists() or running.poll() is not None, f"{file} is there", 60)
+        until(lambda: (tmp_path / "run/redis.conf").exists() or running.poll() is not None, "it has begun", 60)
         running.send_signal(signal.SIGINT)
         reader.join(60)
     assert running.returncode == 130, said

@@ -11,14 +11,12 @@ import pytest
 from tests.support.commands import run_command
 from tests.support.stack import StackHandle, running_stack, until
 
-_SERVE = "run: {command: [python, -m, enginehouse.engine, engine]}\n"
+_PLAIN = "run: {command: [python, serve.py]}\n"
+_OURS = "run: {command: [python, -m, enginehouse.engine, engine]}\n"
 _CODE = """
 from enginehouse.engine import Engine
 
 class Mine(Engine):
-    def load(self) -> None:
-        self.memory = bytearray(LOADS)
-
     def predict(self, data: int) -> int:
         return len(bytearray(data))
 """
@@ -27,7 +25,7 @@ import os
 from http.server import HTTPServer, BaseHTTPRequestHandler
 HTTPServer(("127.0.0.1", int(os.environ["PORT"])), BaseHTTPRequestHandler).serve_forever()
 """
-_BARE = """
+_SOUND = """
 import os
 from http.server import HTTPServer, BaseHTTPRequestHandler
 
@@ -38,16 +36,18 @@ class Mine(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.do_GET()
-        self.wfile.write(b'{"a": 1}')
+        self.wfile.write(b'{"result": 1}')
 
 HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Mine).serve_forever()
 """
-_SOUND = _CODE.replace("LOADS", "1_000_000")
+_BARE = _SOUND.replace('{"result": 1}', '{"a": 1}')
+_MEMORY = "resources: {memory: 256Mi}\n"
+# What keeps ending is started again and again, so it is as small as it can be.
 _ENGINES = {
-    "typo": (_SERVE, {"engine.py": _SOUND.replace("data: int)", "data: int")}),
-    "hungry": (_SERVE + "resources: {memory: 256Mi}\n", {"engine.py": _CODE.replace("LOADS", "700_000_000")}),
+    "typo": (_PLAIN, {"serve.py": _SOUND.replace("(self):", "(self:")}),
+    "hungry": (_PLAIN + _MEMORY, {"serve.py": "bytearray(700_000_000)"}),
     "deaf": ("run: {command: [sleep, 1000]}\n", {}),
-    "pathless": ("run: {command: [python, serve.py]}\n", {"serve.py": _NOT_FOUND}),
+    "pathless": (_PLAIN, {"serve.py": _NOT_FOUND}),
     "unmade": (
         "run: {command: [python, x.py], requirements: requirements.txt}\n",
         {"requirements.txt": "./torn-1.0-py3-none-any.whl\n", "torn-1.0-py3-none-any.whl": "not a wheel"},
@@ -132,7 +132,7 @@ def test_the_reason_is_the_same_wherever_it_is_told(stack: StackHandle, sources:
 
 def test_a_first_version_that_does_not_answer_its_own_example_is_no_success(stack: StackHandle, tmp_path: Path) -> None:
     for file, text in {
-        "engine.yaml": "tenant: demo\nname: bare\nrun: {command: [python, serve.py]}\n",
+        "engine.yaml": f"tenant: demo\nname: bare\n{_PLAIN}",
         "serve.py": _BARE,
         "example.json": "1",
     }.items():
@@ -143,29 +143,30 @@ def test_a_first_version_that_does_not_answer_its_own_example_is_no_success(stac
     until(lambda: wrong in (_shown(stack, "bare").get("reason") or ""), "the gateway knows it", 30)
     assert wrong in _run(stack, "engines", "show", "bare")[1]
 
-    (tmp_path / "serve.py").write_text(_BARE.replace('{"a": 1}', '{"result": 1}'))
+    (tmp_path / "serve.py").write_text(_SOUND)
     code, said = _run(stack, "engines", "deploy", str(tmp_path))
     assert (code, "demo--bare answers" in said) == (0, True), said
     assert stack.submit("bare", 3)["output"] == 1
 
 
 def test_a_deploy_waits_for_the_verdict_and_its_exit_code_is_the_verdict(stack: StackHandle, sources: Path) -> None:
-    engine = sources / "typo" / "engine.py"
+    engine = sources / "typo" / "serve.py"
     assert _run(stack, "engines", "deploy", str(sources / "typo"))[0] == 1
     engine.write_text(_SOUND)
     code, said = _run(stack, "engines", "deploy", str(sources / "typo"))
     assert (code, "demo--typo answers" in said, "SyntaxError" in said) == (0, True, False), said
-    assert stack.submit("typo", 3)["output"] == 3
+    assert stack.submit("typo", 3)["output"] == 1
     code, said = _run(stack, "engines", "deploy", str(sources / "typo"))
     assert (code, "is unchanged" in said, "answers" in said) == (0, True, True), said
 
-    engine.write_text(_SOUND.replace("self.memory =", "raise RuntimeError('no model')"))
+    engine.write_text("raise RuntimeError('no model')")
     code, said = _run(stack, "engines", "deploy", str(sources / "typo"))
     assert (code, "demo--typo does not work: " in said) == (1, True), said
 
 
 def test_a_job_that_wants_too_much_memory_fails_and_the_engine_lives_on(stack: StackHandle, sources: Path) -> None:
-    (sources / "hungry" / "engine.py").write_text(_SOUND)
+    (sources / "hungry" / "engine.yaml").write_text(f"tenant: demo\nname: hungry\n{_OURS}{_MEMORY}")
+    (sources / "hungry" / "engine.py").write_text(_CODE)
     assert _run(stack, "engines", "deploy", str(sources / "hungry"))[0] == 0
     job = stack.submit("hungry", 700_000_000, retry={"max_attempts": 1})
     assert job["status"] == "failed"

@@ -25,7 +25,7 @@ class Newcomer:
     folder: Path
     stack: StackHandle
 
-    def run(self, *commands: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, *commands: str) -> subprocess.CompletedProcess[str]:
         """Run commands in one shell, as typed: it stops at the first that fails."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENGINEHOUSE_", "VIRTUAL_"))}
         own = {
@@ -34,7 +34,7 @@ class Newcomer:
         }
         return subprocess.run(
             ["bash", "-e", "-c", "\n".join(commands)],
-            cwd=cwd or self.checkout,
+            cwd=self.checkout,
             # pip compiles every module of all packages otherwise, and few are imported.
             env={**kept, **own, "COLUMNS": "80", "PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
             capture_output=True,
@@ -123,7 +123,9 @@ def test_a_compiled_engine_works_as_it_is_shown(
     source, folder = tmp_path / "source", tmp_path / "compiled"
     source.mkdir()
     folder.mkdir()
-    built = subprocess.run(prepare(source, code), cwd=source, capture_output=True, text=True, check=False)
+    # What a debugger needs takes cargo as long as the rest.
+    env = {**os.environ, "CARGO_PROFILE_DEV_DEBUG": "0"}
+    built = subprocess.run(prepare(source, code), cwd=source, env=env, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     shutil.copy2(source / binary, folder / "engine")
     (folder / "engine.yaml").write_text(description.replace("name: compiled", f"name: compiled-{language}"))
@@ -141,10 +143,11 @@ def test_a_compiled_engine_works_as_it_is_shown(
 
 @pytest.mark.parametrize("command", ["engines deploy .", "engines", "status", "tenant add acme"])
 def test_where_no_enginehouse_runs_a_command_makes_none_and_says_what_to_do(
-    newcomer: Newcomer, tmp_path: Path, command: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     shutil.copytree(ROOT / "engine_template", tmp_path / "engine")
-    done = newcomer.run(f"{sys.executable} -m enginehouse.cli.main {command}", cwd=tmp_path / "engine")
+    monkeypatch.chdir(tmp_path / "engine")
+    done = run_command(None, *command.split())
     assert done.returncode == 1
     assert "make up" in done.stdout + done.stderr
     assert not list(tmp_path.rglob(".enginehouse"))

@@ -6,14 +6,13 @@ The clients are wheels: with an empty cache their environments are made in 10 s 
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.documents import ROOT
 from tests.support.environments import make_environment
-from tests.support.stack import StackHandle, running_stack
+from tests.support.stack import StackHandle
 
 from enginehouse.contracts.engine import EngineSpec
 
@@ -29,14 +28,14 @@ PLAIN, TENSORS = "demo--my-engine", "demo--tensors"
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
+def stack(shared_stack: StackHandle, tmp_path_factory: pytest.TempPathFactory) -> StackHandle:
     folder = tmp_path_factory.mktemp("engines")
     shutil.copytree(ROOT / "engine_template", folder / "plain")
     shutil.copytree(ROOT / "tests" / "engines" / "tensors", folder / "tensors")
     spec = folder / "tensors" / "engine.yaml"
     spec.write_text(spec.read_text().replace("tenant: tests", "tenant: demo"))
-    with running_stack(tmp_path_factory.mktemp("home"), [folder / "plain", folder / "tensors"]) as handle:
-        yield handle
+    shared_stack.deploy_all([folder / "plain", folder / "tensors"])
+    return shared_stack
 
 
 @pytest.mark.parametrize("program", _CLIENTS)

@@ -5,23 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.commands import Ran, run_command
-from tests.support.stack import StackHandle, running_stack, until
+from tests.support.stack import StackHandle, until
 
 ENGINES = Path(__file__).resolve().parents[1] / "engines"
 FAILS, SLEEPS = "tests--raises-in-predict", "tests--sleeps"
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
-    folders = [ENGINES / "raises_in_predict", ENGINES / "sleeps"]
-    with running_stack(tmp_path_factory.mktemp("home"), folders) as handle:
-        yield handle
+def stack(shared_stack: StackHandle) -> StackHandle:
+    shared_stack.deploy_all([ENGINES / "raises_in_predict", ENGINES / "sleeps"])
+    return shared_stack
 
 
 def own(stack: StackHandle, tenant: str) -> dict[str, str]:

@@ -3,13 +3,12 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.support.commands import run_command
 from tests.support.documents import ROOT, Document
-from tests.support.stack import StackHandle, running_stack
+from tests.support.stack import StackHandle
 
 README = Document.read(ROOT / "README.md")
 DOCUMENTS = [README, Document.read(ROOT / "CONTRIBUTING.md"), *map(Document.read, sorted((ROOT / "docs").glob("*.md")))]
@@ -25,10 +24,9 @@ NOT_HERE = {
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
-    with running_stack(tmp_path_factory.mktemp("home"), platform_engines="standard") as handle:
-        handle.until_engine("shared--standard")
-        yield handle
+def stack(shared_stack: StackHandle) -> StackHandle:
+    shared_stack.deploy(ROOT / "services" / "engines" / "standard")
+    return shared_stack
 
 
 def run(command: str, stack: StackHandle) -> None:

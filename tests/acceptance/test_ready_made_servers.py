@@ -8,7 +8,6 @@ import http.client
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.support.documents import ROOT, Document
 from tests.support.environments import make_environment
-from tests.support.stack import StackHandle, running_stack
+from tests.support.stack import StackHandle
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.yaml_files import read_yaml
@@ -57,11 +56,11 @@ def _folders(into: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
+def stack(shared_stack: StackHandle, tmp_path_factory: pytest.TempPathFactory) -> StackHandle:
     folders = _folders(tmp_path_factory.mktemp("engines"))
     _make_models(folders)
-    with running_stack(tmp_path_factory.mktemp("home"), list(folders.values())) as handle:
-        yield handle
+    shared_stack.deploy_all(list(folders.values()))
+    return shared_stack
 
 
 def _make_models(folders: dict[str, Path]) -> None:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from tests.support.commands import Ran, run_command
 from tests.support.documents import ROOT, Document
 from tests.support.environments import make_environment
-from tests.support.stack import StackHandle, running_stack
+from tests.support.stack import StackHandle
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.program import LocalRun
@@ -44,9 +43,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHandle]:
-    with running_stack(tmp_path_factory.mktemp("home"), platform_engines="none") as handle:
-        yield handle
+def stack(shared_stack: StackHandle) -> StackHandle:
+    return shared_stack
 
 
 def _folder(into: Path, name: str, **changes: str) -> Path:

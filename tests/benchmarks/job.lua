@@ -19,7 +19,7 @@ function request()
 end
 
 function response(status, headers, body)
-  if status == 200 then
+  if status == 200 and body:find('"output": ?{"text": ?"hello"}') then
     ended = ended + 1
   elseif status == 202 then
     accepted = accepted + 1

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,20 +37,48 @@ class Load:
 
 
 def find_wrk() -> str:
+    """Return the path of wrk. Raise LoadFailed if it is not installed."""
     found = shutil.which("wrk")
     if found is None:
         raise LoadFailed("wrk is not installed. Debian and Ubuntu: apt-get install wrk")
     return found
 
 
-def post_jobs(target: Target, kind: Kind, connections: int, seconds: int) -> Load:
-    """Post jobs on so many connections; `wait`: each answered with its result, `submit`: accepted."""
+def post_jobs(targets: Sequence[Target], kind: Kind, connections: int, seconds: int) -> Load:
+    """Post jobs on so many connections, shared by the targets. `wait`: each is answered with its result; `submit`: accepted.
+
+    The latencies of several targets are those of the slowest. Raise LoadFailed if any answer is another one.
+    """
+    running = [_start(target, kind, connections // len(targets), seconds) for target in targets]
+    loads = [_judged(target, kind, process, seconds) for target, process in zip(targets, running, strict=True)]
+    return Load(
+        sum(load.per_second for load in loads),
+        sum(load.count for load in loads),
+        max(load.p50_ms for load in loads),
+        max(load.p99_ms for load in loads),
+    )
+
+
+def takes_jobs(targets: Sequence[Target]) -> bool:
+    """Return whether each of the targets answers a job with its result within a second."""
+    try:
+        post_jobs(targets, "wait", len(targets), 1)
+    except LoadFailed:
+        return False
+    return True
+
+
+def _start(target: Target, kind: Kind, connections: int, seconds: int) -> subprocess.Popen[str]:
     command = [find_wrk(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(SCRIPT)]
     arguments = [target.url, "--", target.path, kind, target.api_key or "-"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=seconds + 60)
-    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _judged(target: Target, kind: Kind, process: subprocess.Popen[str], seconds: int) -> Load:
+    said, _ = process.communicate(timeout=seconds + 60)
+    line = next((line for line in said.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
-        raise LoadFailed(f"wrk: {done.stdout}{done.stderr}")
+        raise LoadFailed(f"wrk: {said}")
     result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
     count = result["ended"] if kind == "wait" else result["accepted"]
     if result["refused"] or result["broken"] or not count or result["ended"] + result["accepted"] != count:

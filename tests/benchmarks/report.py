@@ -1,44 +1,45 @@
-"""What a run found: as a table on the terminal, as JSON, as Markdown and as a plot."""
+"""What a run has found, as tables: the aims and what was reached, and the numbers behind them."""
 
 import datetime
-import json
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from tests.benchmarks.measure import DIRECT_MANY, DIRECT_ONE, FEW, MANY, ONE, SUBMIT, Results, Sample
-from tests.benchmarks.plot import bars
-from tests.benchmarks.processes import Memory
-from tests.benchmarks.systems import HERE
+from tests.benchmarks.aims import AIMS, Aim
+from tests.benchmarks.results import BATCHES, FEW, IDLE, LISTINGS, MANY, ONE, SUBMIT, Results
 
-README = HERE.parents[1] / "README.md"
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 NAMES = {
     "enginehouse": "Enginehouse",
-    "celery": "FastAPI + Celery + Redis",
+    "celery": "Celery over Redis",
+    "celery durable": "Celery, durable",
+    "procrastinate": "Procrastinate over PostgreSQL",
     "dapr": "bare Dapr over Redis",
-    "floor": "bare Redis Streams (floor)",
+    "floor": "bare Redis Streams",
 }
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A table of text."""
+    """A table of text with its title."""
 
+    title: str
     head: Sequence[str]
     body: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
+        """Return the table as Markdown, below a heading."""
         rule = ["---"] + ["---:"] * (len(self.head) - 1)
-        return "\n".join("| " + " | ".join(row) + " |" for row in [self.head, rule, *self.body])
+        table = "\n".join("| " + " | ".join(row) + " |" for row in [self.head, rule, *self.body])
+        return f"## {self.title}\n\n{table}\n"
 
-    def show(self, console: Console, title: str) -> None:
-        table = Table(title=title, header_style="bold", title_justify="left")
+    def show(self, console: Console) -> None:
+        """Print the table."""
+        table = Table(title=self.title, header_style="bold", title_justify="left")
         for number, name in enumerate(self.head):
             table.add_column(name, justify="right" if number else "left")
         for row in self.body:
@@ -46,147 +47,115 @@ class Rows:
         console.print(table)
 
 
-def systems_table(results: Results) -> Rows:
+def tables(results: Results) -> list[Rows]:
+    """Return all tables of what was measured, the aims first."""
+    all_tables = (aims, systems, processes, submits, gateways, ledger, memory)
+    return [table for make in all_tables if (table := make(results)).body]
+
+
+def aims(results: Results) -> Rows:
+    """Return each aim, what was reached, and whether that is good enough."""
+    return Rows("Aims", ["", "aim", "reached", ""], [_judged(aim, aim.reached(results)) for aim in AIMS])
+
+
+def _judged(aim: Aim, reached: float | None) -> list[str]:
+    limit = f"{aim.sign} {aim.limit:g}{aim.unit}"
+    if reached is None:
+        return [aim.what, limit, "", "not measured"]
+    return [aim.what, limit, f"{reached:.2f}{aim.unit}", "met" if aim.met(reached) else "not met"]
+
+
+def _text(number: float | None, form: str = ",.0f", unit: str = "") -> str:
+    return "" if number is None else f"{number:{form}}{unit}"
+
+
+def _latency(results: Results, load: str, system: str) -> str:
+    both = [results.median(load, system, measure) for measure in ("p50_ms", "p99_ms")]
+    return " / ".join(_text(number, ".1f") for number in both) + " ms"
+
+
+def systems(results: Results) -> Rows:
+    """Return what each of the compared systems did."""
     body = []
     for system, name in NAMES.items():
-        latency = f"{results.p50_ms(ONE, system):.1f} / {results.p99_ms(ONE, system):.1f} ms"
-        rates = [f"{results.per_second(phase, system):,.0f}" for phase in (FEW, MANY, SUBMIT)]
-        body.append([name, latency, *rates, f"{results.cpu_ms(MANY, system):.2f} ms"])
-    direct = f"{results.p50_ms(DIRECT_ONE, 'floor'):.1f} / {results.p99_ms(DIRECT_ONE, 'floor'):.1f} ms"
-    body.append(["the floor without HTTP", direct, "", f"{results.per_second(DIRECT_MANY, 'floor'):,.0f}", "", ""])
-    head = ["", "one job, p50 / p99", "jobs/s, 8 callers", "jobs/s, 64 callers", "submits/s", "CPU per job"]
-    return Rows(head, body)
+        if not results.of(ONE, system, "p50_ms"):
+            continue
+        rates = [_text(results.median(load, system, "per_second")) for load in (FEW, MANY, BATCHES)]
+        cpu = _text(results.median(MANY, system, "cpu_ms"), ".2f", " ms")
+        body.append([name, _latency(results, ONE, system), *rates, cpu])
+    head = ["", "one job, p50 / p99", "jobs/s, 8 callers", "jobs/s, 64 callers", "jobs/s, in batches", "CPU per job"]
+    return Rows("Beside other systems", head, body)
 
 
-def _rate(sample: Sample) -> float:
-    return sample.load.per_second
+def processes(results: Results) -> Rows:
+    """Return where the CPU time of a job of ours goes."""
+    body, whole = [], results.median(MANY, "enginehouse", "cpu_ms")
+    for process in _parts(results, MANY, "cpu_ms of "):
+        one, many = (results.median(load, "enginehouse", f"cpu_ms of {process}") for load in (ONE, MANY))
+        share = None if many is None or whole is None else 100 * many / whole
+        body.append([process, _text(one, ".2f", " ms"), _text(many, ".2f", " ms"), _text(share, ".0f", " %")])
+    return Rows("CPU time of one job of ours", ["process", "one job at a time", "64 callers", "share"], body)
 
 
-def _p50(sample: Sample) -> float:
-    return sample.load.p50_ms
+def _parts(results: Results, load: str, prefix: str, system: str = "enginehouse") -> list[str]:
+    measures = results.numbers.get(load, {}).get(system, {})
+    return [measure.removeprefix(prefix) for measure in measures if measure.startswith(prefix)]
 
 
-def _cpu(sample: Sample) -> float:
-    return sum(sample.cpu_ms.values())
-
-
-def aims_table(results: Results) -> Rows:
-    """Ratios within a round each, then their median."""
-    jobs = results.ratio(MANY, "enginehouse", "celery", _rate)
-    submits = results.ratio(SUBMIT, "enginehouse", "celery", _rate)
-    p50 = results.ratio(ONE, "enginehouse", "celery", _p50)
-    floor = results.ratio(MANY, "enginehouse", "floor", _cpu)
-    dapr_floor = results.ratio(MANY, "dapr", "floor", _cpu)
-    dapr_jobs = results.ratio(MANY, "dapr", "celery", _rate)
-    dapr_p50 = results.ratio(ONE, "dapr", "celery", _p50)
-    # How much longer a submit takes: the inverse of how many there are.
-    thousand = 1 / results.ratio(SUBMIT, "thousand", "enginehouse", _rate)
-    return Rows(
-        ["", "aim", "reached", "bare Dapr"],
-        [
-            ["jobs/s over HTTP, to Celery's", "≥ 5", f"{jobs:.2f}", f"{dapr_jobs:.2f}"],
-            ["submits/s, to Celery's", "", f"{submits:.2f}", ""],
-            ["p50 of one job, to Celery's", "≤ 0.5", f"{p50:.2f}", f"{dapr_p50:.2f}"],
-            ["CPU per job over HTTP, to the floor's", "≤ 2", f"{floor:.2f}", f"{dapr_floor:.2f}"],
-            ["time of a submit with 1,000 engines, to that with 3", "≤ 1.2", f"{thousand:.2f}", ""],
-        ],
-    )
-
-
-def shares_table(results: Results) -> Rows:
-    """Where the CPU time of a job of ours goes."""
-    first = results.samples[MANY.key]["enginehouse"][0].cpu_ms
+def submits(results: Results) -> Rows:
+    """Return how fast jobs are accepted."""
     body = []
-    whole = results.cpu_ms(MANY, "enginehouse")
-    for process in first:
-        one, many = (results.process_ms(phase, "enginehouse", process) for phase in (ONE, MANY))
-        body.append([process, f"{one:.2f} ms", f"{many:.2f} ms", f"{100 * many / whole:.0f} %"])
-    return Rows(["process", "one job at a time", "64 callers", "share"], body)
+    for system in ("3 engines", "1,000 engines", "empty ledger", "filled ledger"):
+        if rate := results.median(SUBMIT, system, "per_second"):
+            body.append([system, _text(rate), _latency(results, SUBMIT, system)])
+    return Rows("Submits, 64 callers", ["", "submits/s", "p50 / p99"], body)
 
 
-def memory_table(memory: dict[str, dict[str, Memory]]) -> Rows:
+def gateways(results: Results) -> Rows:
+    """Return what several gateways over one PostgreSQL did."""
     body = []
-    for system, processes in memory.items():
-        for process, found in processes.items():
-            body.append([f"{system}: {process}", f"{found.rss_mib:.0f}", f"{found.pss_mib:.0f}"])
-        total = sum(found.pss_mib for found in processes.values())
-        body.append([f"**{system}**", "", f"**{total:.0f}**"])
-    return Rows(["process", "RSS, MiB", "PSS, MiB"], body)
+    for system in ("1 gateway", "2 gateways", "3 gateways"):
+        if rate := results.median(MANY, system, "per_second"):
+            cpu = results.median(MANY, system, "cpu_ms")
+            of_postgres = results.median(MANY, system, "cpu_ms of postgres")
+            body.append([system, _text(rate), _text(cpu, ".2f", " ms"), _text(of_postgres, ".2f", " ms")])
+    return Rows("Over PostgreSQL, 64 callers", ["", "jobs/s", "CPU per job", "of it PostgreSQL"], body)
 
 
-def machine() -> dict[str, Any]:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "",
+def ledger(results: Results) -> Rows:
+    """Return how long each listing took, and what the gateway used at rest."""
+    body = []
+    for listing in results.numbers.get(LISTINGS, {}):
+        pages = [results.median(LISTINGS, listing, measure) for measure in ("first_page_ms", "deep_page_ms")]
+        body.append([listing, *(_text(page, ".1f", " ms") for page in pages)])
+    for system in ("empty ledger", "filled ledger"):
+        if (share := results.median(IDLE, system, "core_percent")) is not None:
+            body.append([f"gateway at rest, {system}", _text(share, ".1f", " % of a core"), ""])
+    return Rows("A full ledger", ["", "first page", "deep page"], body)
+
+
+def memory(results: Results) -> Rows:
+    """Return what each system held at the end, by process."""
+    body = []
+    for system, name in NAMES.items():
+        parts = _parts(results, IDLE, "PSS of ", system)
+        held = {part: results.median(IDLE, system, f"PSS of {part}") or 0 for part in parts}
+        if held:
+            each = ", ".join(f"{part} {number:.0f}" for part, number in held.items())
+            body.append([f"{name}: {each}", f"{sum(held.values()):.0f}"])
+    return Rows("Memory after the run, MiB (PSS)", ["", "all"], body)
+
+
+def conditions(results: Results, rounds: int, ledger_rows: int) -> str:
+    """Return where and when this was measured."""
+    found = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in found if line.startswith("model name")), "unknown")
+    loads = [measures for systems in results.numbers.values() for measures in systems.values()]
+    others = [number for measures in loads for number in measures.get("others_percent", [])]
+    today = datetime.datetime.now(datetime.UTC).date()
+    return (
+        f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, {today}; the load generator (wrk) on the same "
+        f"machine, medians of {rounds} rounds, ratios within a round. The full ledger had {ledger_rows:,} rows, a tenth of "
+        f"them queued. Meanwhile other programs used {statistics.median(others or [0]):.0f} % of the machine in the median "
+        f"burst, and {max(others, default=0):.0f} % in the worst."
     )
-    return {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cores": os.cpu_count(),
-        "cpu": model,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-
-
-def write(results: Results, memory: dict[str, dict[str, Memory]], console: Console) -> None:
-    """Show and keep what was found."""
-    info = machine()
-    systems, aims, shares, held = (
-        systems_table(results),
-        aims_table(results),
-        shares_table(results),
-        memory_table(memory),
-    )
-    others = max(sample.others for phase in results.samples.values() for run in phase.values() for sample in run)
-    note = (
-        f"{info['cores']} cores ({info['cpu']}), Python {info['python']}, {info['when'][:10]}; the load generator (wrk) on the "
-        f"same machine, medians of {len(results.samples[ONE.key]['celery'])} rounds in turn. Meanwhile other programs "
-        f"used up to {100 * others:.0f} % of the machine, so ratios say more than numbers."
-    )
-    systems.show(console, "Over HTTP, with an engine that answers its input")
-    aims.show(console, "Ratios, each within its round")
-    shares.show(console, "CPU time of one job of ours")
-    held.show(console, "Memory, after the run")
-    console.print(note)
-    (HERE / "results.json").write_text(
-        json.dumps(
-            {
-                "machine": info,
-                "samples": results.as_json(),
-                "memory": {system: {p: vars(m) for p, m in found.items()} for system, found in memory.items()},
-            },
-            indent=1,
-        )
-        + "\n"
-    )
-    (HERE / "plot.svg").write_text(_plot(results))
-    tables = f"{systems.markdown()}\n\n{aims.markdown()}\n\n{note}\n"
-    (HERE / "RESULTS.md").write_text(
-        f"# What `make bench` found\n\nWritten by it; how it measures is in [README.md](README.md).\n\n![plot](plot.svg)\n\n"
-        f"{tables}\n## CPU time of one job of ours\n\n{shares.markdown()}\n\n## Memory\n\n{held.markdown()}\n"
-    )
-    _into_readme(f"![plot](tests/benchmarks/plot.svg)\n\n{tables}")
-
-
-def _plot(results: Results) -> str:
-    def values(get: Any, phase: Any) -> list[tuple[str, float]]:
-        return [(name, get(phase, system)) for system, name in NAMES.items()]
-
-    return bars(
-        [
-            ("jobs/s over HTTP, 64 callers (more is better)", values(results.per_second, MANY)),
-            ("submits/s, 64 callers (more is better)", values(results.per_second, SUBMIT)),
-            ("one job at a time, p50 in ms (less is better)", values(results.p50_ms, ONE)),
-        ]
-    )
-
-
-def _into_readme(text: str) -> None:
-    readme = README.read_text() if README.exists() else ""
-    if BEGIN in readme and END in readme:
-        before, after = readme.partition(BEGIN)[0], readme.partition(END)[2]
-        README.write_text(f"{before}{BEGIN}\n{text}{END}{after}")

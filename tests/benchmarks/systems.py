@@ -1,210 +1,141 @@
-"""The systems that are compared, each with its own Redis configured alike, all up at once so that they take turns."""
+"""What is loaded: a system is where its jobs are posted, and its processes. Here are those of Enginehouse."""
 
-import hashlib
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import psutil
-from tests.benchmarks.load import Target
-from tests.support.dapr import PORTS, RedisHandle, Started, http_ok, spawn, start_daprd, start_redis, wait_until
-from tests.support.stack import StackHandle, start_stack, until
+from tests.benchmarks.load import LoadFailed, Target, takes_jobs
+from tests.faults.kept import KeptApp, second_gateway
+from tests.support.dapr import start_redis
+from tests.support.postgres import postgres_server
+from tests.support.stack import StackHandle, running_stack, until
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.tenant import Limits, Tenant
-from enginehouse.local.daprd import cache_folder
 from enginehouse.local.home import Home
-from enginehouse.local.interpreters import find_uv
 from enginehouse.registry.bundle import render_engine, render_tenant, write_bundle
 
 HERE = Path(__file__).parent
-ECHO = HERE.parent / "engines" / "echo"
-REQUIREMENTS = HERE / "celery_app" / "requirements.txt"
-CORES = os.cpu_count() or 1
+TENANT, ENGINE = "tests", "echo"
+_ECHO = HERE.parent / "engines" / ENGINE
+_PROCESSES = {"engine": f"{TENANT}--{ENGINE}--a.engine-0", "runner": f"{TENANT}--{ENGINE}--a.runner"}
+_PROCESSES |= {"runner.daprd": f"{TENANT}--{ENGINE}--a.daprd", "gateway": "gateway", "gateway.daprd": "gateway.daprd"}
 
 
 @dataclass
 class System:
     """A system that answers jobs over HTTP."""
 
-    name: str
-    target: Target
+    targets: Sequence[Target]
+    """Where jobs are posted, to each its share."""
     processes: dict[str, int]
     """Process ids by what they are."""
+    run_batches: Callable[[int, int], float] | None = None
+    """Submits so many batches of so many jobs, and returns the seconds until all have ended."""
     stack: StackHandle | None = None
-    environment: dict[str, str] = field(default_factory=dict)
 
 
-def baseline_python() -> Path:
-    """The Python of the baselines' own environment, made at first use: ours must not hold Celery."""
-    key = hashlib.sha256(f"{sys.version}\n".encode() + REQUIREMENTS.read_bytes()).hexdigest()[:16]
-    folder = cache_folder() / "benchmarks" / key
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        uv = str(find_uv())
-        environment = {"UV_SYSTEM_CERTS": "1", **os.environ}
-        subprocess.run(
-            [uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder)], check=True, env=environment
-        )
-        install = [uv, "pip", "install", "-q", "--python", str(python), "-r", str(REQUIREMENTS)]
-        subprocess.run(install, check=True, env=environment)
-        (folder / "complete").touch()
-    return python
+Start = Callable[[Path], AbstractContextManager[System]]
+"""Starts a system that keeps its files in a folder, which it makes."""
 
 
-def _environment(redis: RedisHandle) -> dict[str, str]:
-    address = redis.address
-    url = f"redis://:{address.password}@{address.host}:{address.port}/0"
-    return {"PATH": os.environ["PATH"], "BASELINE_REDIS_URL": url}
-
-
-def _serve(
-    name: str, folder: Path, logs: Path, environment: dict[str, str], python: str = "", port: int = 0
-) -> tuple[Started, str]:
-    """The ASGI app of `folder`, by default with the baselines' own Python."""
-    port = port or PORTS.take()
-    python = python or str(baseline_python())
-    command = [python, "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"]
-    command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
-    api = spawn(name, command, logs / f"{name}.log", environment, folder)
-    url = f"http://127.0.0.1:{port}"
-    wait_until(api, lambda: http_ok(f"{url}/healthz"))
-    return api, url
+def _system(stack: StackHandle, **more: int) -> System:
+    pids = {name: stack.pid(part) for name, part in _PROCESSES.items()} | more
+    target = Target(stack.base_url, f"/v1/engines/{ENGINE}/jobs", stack.keys[TENANT])
+    return System([target], pids, partial(submit_batches, stack), stack)
 
 
 @contextmanager
-def celery_system(folder: Path) -> Iterator[System]:
-    """FastAPI, Celery with a worker process per core, Redis as broker and result backend."""
-    redis = start_redis(folder / "celery")
-    environment = _environment(redis)
-    command = [str(baseline_python()), "-m", "celery", "-A", "tasks", "worker", "--pool", "prefork"]
-    # In its favour: no chatter between workers.
-    command += ["--concurrency", str(CORES), "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-    worker = spawn("celery worker", command, folder / "celery-worker.log", environment, HERE / "celery_app")
-    api, url = _serve("celery api", HERE / "celery_app", folder, environment)
-    main = psutil.Process(worker.pid)
-    until(lambda: len(main.children()) >= CORES, "Celery's worker processes run")
-    children = {f"worker {number}": child.pid for number, child in enumerate(main.children(), 1)}
-    processes = {"api": api.pid, "worker main": worker.pid, **children, "redis": redis.pid}
-    try:
-        yield System("celery", Target(url, "/jobs"), processes)
-    finally:
-        for started in (api, worker, redis):
-            started.stop()
+def enginehouse(
+    folder: Path, *, more_engines: Sequence[str] = (), more_tenants: Sequence[str] = ()
+) -> Iterator[System]:
+    """A stack as `enginehouse up` runs it, with the echo engine. The gateway is shown `more_engines`, by their ids.
+
+    `more_tenants` get a key. While the stack runs, nobody may: `up` would look at all bundles then, and take away the
+    engines that have none.
+    """
+    _allow_much(folder)
+    with running_stack(folder, [_ECHO], tenants=[TENANT, *more_tenants]) as stack:
+        if more_engines:
+            show_engines(stack, more_engines)
+        yield _system(stack, redis=stack.pid("redis"))
 
 
 @contextmanager
-def floor_system(folder: Path) -> Iterator[System]:
-    """Bare Redis Streams with the least HTTP around them."""
-    redis = start_redis(folder / "floor")
-    environment = _environment(redis)
-    command = [str(baseline_python()), "worker.py"]
-    worker = spawn("floor worker", command, folder / "floor-worker.log", environment, HERE / "floor_app")
-    api, url = _serve("floor api", HERE / "floor_app", folder, environment)
-    processes = {"api": api.pid, "worker": worker.pid, "redis": redis.pid}
-    try:
-        yield System("floor", Target(url, "/jobs"), processes, environment=environment)
-    finally:
-        for started in (api, worker, redis):
-            started.stop()
-
-
-_BUS = """
-apiVersion: dapr.io/v1alpha1
-kind: Component
-metadata: {{name: bus}}
-spec:
-  type: pubsub.redis
-  version: v1
-  metadata:
-    - {{name: redisHost, envRef: ENGINEHOUSE_REDIS_HOST}}
-    - {{name: redisPassword, envRef: ENGINEHOUSE_REDIS_PASSWORD}}
-    - {{name: concurrency, value: "64"}}
-    - {{name: maxLenApprox, value: "10000"}}
----
-apiVersion: dapr.io/v2alpha1
-kind: Subscription
-metadata: {{name: bus}}
-spec: {{pubsubname: bus, topic: {topic}, routes: {{default: /delivered}}}}
-"""
-
-
-@contextmanager
-def dapr_system(folder: Path) -> Iterator[System]:
-    """Two apps with a sidecar each, a topic there and one back."""
-    redis = start_redis(folder / "dapr")
-    started: list[Started] = [redis]
-    processes = {"redis": redis.pid}
-    url = ""
-    try:
-        for role, topic in (("worker", "jobs"), ("api", "replies")):
-            resources = folder / "dapr" / role
-            resources.mkdir()
-            (resources / "bus.yaml").write_text(_BUS.format(topic=topic))
-            port = PORTS.take()
-            daprd = start_daprd(
-                role, [resources], folder / f"dapr-{role}.log", env=redis.environment(), app_port=port, wait=False
-            )
-            started.append(daprd)
-            environment = {
-                "PATH": os.environ["PATH"],
-                "ROLE": role,
-                "DAPR_HTTP_PORT": str(daprd.http_port),
-                "DAPR_API_TOKEN": daprd.api_token,
-            }
-            app, url = _serve(f"dapr {role}", HERE / "dapr_app", folder, environment, sys.executable, port)
-            started.append(app)
-            wait_until(daprd, lambda daprd=daprd: http_ok(daprd.plan.health_url))  # type: ignore[misc]
-            processes |= {role: app.pid, f"{role}.daprd": daprd.pid}
-        yield System("dapr", Target(url, "/jobs"), processes)
-    finally:
-        for part in reversed(started):
-            part.stop()
-
-
-@contextmanager
-def enginehouse_system(folder: Path, name: str, engines: int) -> Iterator[System]:
-    """A whole stack as `enginehouse up` runs it, the echo engine in it, and others up to `engines` registered beside."""
-    _allow_much(Home.at(folder / name).tenants)
-    stack = start_stack(folder / name, [ECHO], tenants=["tests"])
-    try:
-        register(stack, engines - 1)
-        names = {
-            "tests--echo--a.engine-0": "engine",
-            "tests--echo--a.runner": "runner",
-            "tests--echo--a.daprd": "runner.daprd",
+def over_postgres(folder: Path, *, gateways: int) -> Iterator[System]:
+    """A stack with so many gateways over one PostgreSQL, whose commits wait for the disk."""
+    _allow_much(folder)
+    with ExitStack() as stops:
+        postgres = stops.enter_context(postgres_server(durable=True))
+        redis = start_redis(folder.with_suffix(".redis"))
+        stops.callback(redis.stop)
+        env = {
+            "REDIS_URL": f"redis://:{redis.address.password}@127.0.0.1:{redis.address.port}",
+            "ENGINEHOUSE_GATEWAY_LEDGER_URL": postgres.url,
         }
-        processes = {names.get(part, part): entry["pid"] for part, entry in stack.processes().items()}
-        target = Target(stack.base_url, "/v1/engines/echo/jobs", stack.keys["tests"])
-        yield System(name, target, processes, stack)
-    finally:
-        stack.stop()
+        stack = stops.enter_context(running_stack(folder, [_ECHO], tenants=[TENANT], env=env))
+        system = _system(stack, redis=redis.pid, postgres=postgres.started.pid)
+        for number in range(2, gateways + 1):
+            _join(system, stops.enter_context(second_gateway(stack, env, f"gateway-{number}")), number)
+        yield system
 
 
-def _allow_much(tenants: Path) -> None:
+def _join(system: System, gateway: KeptApp, number: int) -> None:
+    """Give a system one more gateway."""
+    first = system.targets[0]
+    target = Target(gateway.url, first.path, first.api_key)
+    until(lambda: takes_jobs([target]), f"gateway {number} takes jobs")
+    system.targets = [*system.targets, target]
+    for name, kept in ((f"gateway-{number}", gateway.app), (f"gateway-{number}.daprd", gateway.daprd)):
+        assert kept.started
+        system.processes[name] = kept.started.pid
+
+
+def _allow_much(folder: Path) -> None:
     """One tenant with the load of many needs more than one may have."""
     limits = Limits(submits_per_second=100_000)
-    write_bundle(tenants / "tests", render_tenant(Tenant(name="tests", limits=limits)))
+    write_bundle(Home.at(folder).tenants / TENANT, render_tenant(Tenant(name=TENANT, limits=limits)))
 
 
-def register(stack: StackHandle, engines: int) -> None:
-    """Show the gateway that many more engines: their parts of its sidecar, without the engines themselves."""
-    spec = EngineSpec.model_validate({"tenant": "tests", "name": "idle-0"})
+def show_engines(stack: StackHandle, engines: Sequence[str]) -> None:
+    """Show the gateway engines: their parts of its sidecar, without the engines themselves."""
+    spec = EngineSpec.model_validate({"tenant": TENANT, "name": "idle"})
     part = render_engine(spec, ".")["gateway/results.yaml"]
     # Stopped meanwhile: one that runs would load its whole folder again for every file.
     pid = stack.signal("gateway.daprd", signal.SIGSTOP)
-    for number in range(engines):
-        own = spec.id.removesuffix("0") + str(number)
-        (stack.home.gateway_parts / f"{own}.results.yaml").write_text(part.replace(spec.id, own))
+    for engine in engines:
+        (stack.home.gateway_parts / f"{engine}.results.yaml").write_text(part.replace(spec.id, engine))
     stack.kill("gateway.daprd")
     stack.until_restarted("gateway.daprd", pid)
 
     def known() -> bool:
-        return len(stack.call("GET", "/v1/engines", tenant="tests").body["engines"]) > engines
+        # Not all, because each look is audited. The tenant of this home is an administrator, who sees every tenant's.
+        return all(stack.call("GET", f"/v1/engines/{engine}").status == 200 for engine in engines[::50])
 
-    until(known, f"the gateway knows {engines + 1} engines", timeout_seconds=90)
+    until(known, f"the gateway knows {len(engines)} more engines", timeout_seconds=240)
+
+
+def submit_batches(stack: StackHandle, batches: int, size: int) -> float:
+    """Submit so many batches of so many jobs. Return the seconds until all have ended; raise LoadFailed if any did not succeed."""
+    jobs = [{"engine": ENGINE, "input": {"text": "hello"}}] * size
+
+    def counts() -> dict[str, int]:
+        found: dict[str, int] = stack.call("GET", f"/v1/engines/{ENGINE}", tenant=TENANT).body["queue"]["jobs"]
+        return found
+
+    before, began = counts(), time.perf_counter()
+    for _ in range(batches):
+        answer = stack.call("POST", "/v1/jobs/batch", {"jobs": jobs}, tenant=TENANT)
+        refused = [job for job in answer.body["jobs"] if "problem" in job]
+        if answer.status != 202 or refused:
+            raise LoadFailed(f"a batch was answered {answer.status}; refused: {len(refused)}, first {refused[:1]}")
+    ended = before["succeeded"] + batches * size
+    until(lambda: counts()["succeeded"] >= ended or counts()["failed"] > before["failed"], "all jobs end", 300)
+    took, after = time.perf_counter() - began, counts()
+    if after["succeeded"] != ended or after["failed"] != before["failed"]:
+        raise LoadFailed(f"{batches * size} jobs were submitted; counts before: {before}, after: {after}")
+    return took

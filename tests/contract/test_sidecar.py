@@ -154,8 +154,9 @@ async def test_read_many_gives_exactly_those_that_exist(sidecar: Sidecar, key: s
     await asyncio.gather(*(sidecar.create(STORE, k, value, TTL) for k, value in present.items()))
     found = await sidecar.read_many(STORE, [*present, f"{key}.missing"])
     assert {k: item.value for k, item in found.items()} == present
-    single = await sidecar.read(STORE, f"{key}.3")
-    assert found[f"{key}.3"] == single
+    names = [*present, f"{key}.missing", f"{key}.3"]
+    singly = await asyncio.gather(*(sidecar.read(STORE, name) for name in names))
+    assert singly == [found.get(name) for name in names]
     assert await sidecar.read_many(STORE, []) == {}
 
 

@@ -15,6 +15,7 @@ from tests.support.dapr import PORTS, Started, http_ok, spawn, wait_until
 from tests.support.stack import StackHandle
 
 from enginehouse.contracts.names import app_id
+from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.local import checkout, daprd
 from enginehouse.local.redis import from_url
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment, sidecar_environment
@@ -89,7 +90,7 @@ def _sidecar(stack: StackHandle, name: str, plan: SidecarPlan, tokens: Tokens, r
 
 
 @contextmanager
-def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[KeptApp]:
+def second_gateway(stack: StackHandle, env: Mapping[str, str], name: str = "gateway-2") -> Iterator[KeptApp]:
     """Another gateway of `stack`, with what `env` gives its first one, until the end of the block."""
     home, port, delivery, sidecar = stack.home, PORTS.take(), PORTS.take(), SidecarPorts.take(PORTS)
     tokens = Tokens.new()
@@ -100,12 +101,13 @@ def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[KeptA
         "ENGINEHOUSE_GATEWAY_PORT": str(port),
         "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
         "ENGINEHOUSE_GATEWAY_GRPC_PORT": "0",
+        "ENGINEHOUSE_GATEWAY_PROOF_KEY": home.proof_key,
         "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(home.tenants),
         "ENGINEHOUSE_GATEWAY_ENGINES_DIR": str(home.engines),
         "ENGINEHOUSE_GATEWAY_OBJECTS_URL": (home.data / "objects").as_uri(),
         "ENGINEHOUSE_GATEWAY_WEBHOOK_SECRETS_DIR": str(home.webhook_secrets),
     }
-    gateway = Kept("gateway-2", [sys.executable, "-m", "enginehouse.gateway"], lambda: told, home.logs)
+    gateway = Kept(name, [sys.executable, "-m", "enginehouse.gateway"], lambda: told, home.logs)
     plan = SidecarPlan(
         app_id="gateway",
         ports=sidecar,
@@ -114,7 +116,7 @@ def second_gateway(stack: StackHandle, env: Mapping[str, str]) -> Iterator[KeptA
         app_port=delivery,
         block_shutdown_seconds=15,
     )
-    beside = _sidecar(stack, "gateway-2", plan, tokens, env["REDIS_URL"])
+    beside = _sidecar(stack, name, plan, tokens, env["REDIS_URL"])
     with ExitStack() as stops:
         for kept in (beside, gateway):
             kept.start()
@@ -140,6 +142,7 @@ def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str)
         "ENGINEHOUSE_RUNNER_SLOT": "a",
         "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{replica_port}"]),
         "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
+        "ENGINEHOUSE_RUNNER_PROOF_KEY": ProofKeys(stack.home.proof_key).of(engine),
     }
 
     def runner_env() -> Mapping[str, str]:

@@ -46,7 +46,10 @@ def receiving() -> Iterator[Receiver]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # The gateway was killed while it sent this.
             self.send_response(receiver.take({name.lower(): value for name, value in self.headers.items()}, body))
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -53,8 +53,7 @@ def test_while_the_ledgers_disk_is_full_no_job_is_accepted_and_none_is_lost(
         assert (refusal.body["code"], refusal.body["retryable"]) == ("UNAVAILABLE", True)
         assert refusal.headers["retry-after"]
         ends = time.monotonic() + _FULL_SECONDS
-        while time.monotonic() < ends:
-            status()
+        until(lambda: status() and time.monotonic() >= ends, "it was full for a while")
         disk.free()
         restart()
         until(lambda: status() == 202, "jobs are accepted again", 30)

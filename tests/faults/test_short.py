@@ -29,15 +29,15 @@ def _killing(witnessed: Witnessed, part: str) -> Fault:
 def test_nothing_is_lost_and_nothing_ends_twice(witnessed: Witnessed) -> None:
     with receiving() as receiver:
         receiver.secret = rotate_webhook_secret(witnessed.stack.home.webhook_secrets, "tests")
-        load = Load(witnessed.api(), ["tests--witness"], per_second=10, webhook=receiver.url, seed=_SEED, name="kills")
+        load = Load(witnessed.api(), ["tests--witness"], per_second=5, webhook=receiver.url, seed=_SEED, name="kills")
         campaign = Campaign(load, witnessed.evidence, [witnessed.api()], receiver)
         load.start()
-        until(lambda: len(load.present()) >= 30, "the load is on")
+        until(lambda: len(load.present()) >= 20, "the load is on")
         try:
-            for fault in shuffled([_killing(witnessed, part) for part in _PARTS], 8, _SEED):
+            for fault in shuffled([_killing(witnessed, part) for part in _PARTS], 6, _SEED):
                 campaign.strike(fault)
                 campaign.read_some(random.Random(_SEED))
-            until(lambda: len(load.present()) >= 300, "enough jobs are accepted", 60)
+            until(lambda: len(load.present()) >= 100, "enough jobs are accepted", 60)
         finally:
             campaign.finish()
         found = campaign.judge()
@@ -69,7 +69,7 @@ def test_a_promotion_that_is_killed_in_the_middle_is_completed_by_the_next(
 
 
 def test_a_rolling_restart_loses_and_repeats_nothing(witnessed: Witnessed) -> None:
-    load = Load(witnessed.api(), ["tests--witness"], per_second=10, seed=_SEED, name="rolling")
+    load = Load(witnessed.api(), ["tests--witness"], per_second=5, seed=_SEED, name="rolling")
     campaign = Campaign(load, witnessed.evidence, [witnessed.api()])
     load.start()
     until(lambda: len(load.present()) >= 20, "the load is on")

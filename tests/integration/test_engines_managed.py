@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.dapr import PORTS, DaprdHandle, Started, spawn, start_daprd
 from tests.support.stack import StackHandle, running_stack, until
 
@@ -232,10 +233,10 @@ def test_no_other_app_can_call_a_runner(stranger: DaprdHandle, path: str) -> Non
 
 
 def test_a_delivery_cannot_be_forged_by_the_app_that_may_call(stack: StackHandle, tmp_path: Path) -> None:
-    """The gateway's app id opens `/call/` only: what hands over jobs is the topic."""
+    """The gateway's app id opens `/call/` only, and only for what the gateway has proven: what hands over jobs is the topic."""
     gateway = start_daprd("gateway", [], tmp_path / "daprd.log", config=stack.home.run / "configuration-gateway.yaml")
     try:
-        assert invoke(gateway, "call/one/update")[0] == 200
+        assert invoke(gateway, "call/one/update")[0] == 403
         assert invoke(gateway, JOBS_ROUTE.strip("/"))[0] == 404
         assert invoke(gateway, "call/one/../../jobs")[0] == 404
     finally:
@@ -278,11 +279,15 @@ def test_the_value_is_in_no_other_file(stack: StackHandle) -> None:
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in found)
 
 
-def test_another_engines_sidecar_cannot_read_it(stack: StackHandle, tmp_path: Path) -> None:
+@attempt("reads another engine's secrets by its sidecar", layer="a store of secrets for each app")
+def test_another_engines_sidecar_cannot_read_it(tmp_path: Path) -> None:
     """Not even with the component's own file and the place of the values."""
-    component = stack.home.engines / SECRETIVE / "slots" / "a" / "dapr"
+    engines = tmp_path / "engines"
+    deploy_engine(engines, _SECRETIVE)
+    set_secret(tmp_path, SECRETIVE, "MODEL_TOKEN", VALUE)
+    component = engines / SECRETIVE / "slots" / "a" / "dapr"
     env = {
-        "ENGINEHOUSE_SECRETS_FILE": str(secrets_file(stack.home.path, SECRETIVE)),
+        "ENGINEHOUSE_SECRETS_FILE": str(secrets_file(tmp_path, SECRETIVE)),
         "ENGINEHOUSE_REDIS_HOST": "127.0.0.1:1",
     }
     answers = {}
@@ -303,7 +308,7 @@ def test_another_engines_sidecar_cannot_read_it(stack: StackHandle, tmp_path: Pa
                 answers[app] = error.code
         finally:
             daprd.stop()
-    assert answers == {app_id(SECRETIVE, "a"): {"MODEL_TOKEN": CHANGED}, app_id("tests--other", "a"): 500}
+    assert answers == {app_id(SECRETIVE, "a"): {"MODEL_TOKEN": VALUE}, app_id("tests--other", "a"): 500}
 
 
 def test_without_its_value_it_stops(stack: StackHandle) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from tests.support.dapr import (
     start_redis,
     wait_until,
 )
+from tests.support.job_events import jobs_event, one_job_event
+from tests.support.proofs import key_of
 from tests.support.runner import TinyEngine, echo
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineCard, EngineSpec, WorkerList
-from enginehouse.contracts.events import JobOrder, job_event
+from enginehouse.contracts.events import JobOrder
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
 from enginehouse.local.sidecar import Tokens, app_environment
@@ -86,7 +88,7 @@ class Stack:
         self.started.append(handle)
         return handle
 
-    def runner(self, engine_url: str, worker: str) -> "RunnerProcess":
+    def runner(self, engine_url: str, worker: str, **settings: str) -> "RunnerProcess":
         """Start a runner with its daprd."""
         port = PORTS.take()
         app = names.app_id(SPEC.id, "a")
@@ -100,21 +102,26 @@ class Stack:
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([engine_url]),
             "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(port),
             "ENGINEHOUSE_RUNNER_SUPERVISOR_DIR": str(self.folder),
+            "ENGINEHOUSE_RUNNER_PROOF_KEY": key_of(SPEC.id),
+            **{f"ENGINEHOUSE_RUNNER_{name.upper()}": value for name, value in settings.items()},
         }
         command = [sys.executable, "-m", "enginehouse.runner"]
         started = spawn(worker, command, self.folder / f"{worker}.log", environment)
         self.started.append(started)
         return RunnerProcess(started, daprd, port)
 
-    async def publish(self, job_id: str, data: Any, attempt: int = 1) -> None:
-        """Hand a job over as the gateway does."""
+    async def publish(self, job_id: str, data: Any, attempt: int = 1, at: datetime | None = None) -> None:
+        """Hand a job over as the gateway does, now or as if it was `at` a moment."""
         order = JobOrder(
             input=data,
             execution_timeout_seconds=20,
             retry=RetryPolicy(initial_delay_ms=5_000),
             record_ttl_seconds=600,
         )
-        event = job_event(job_id, SPEC.tenant, SPEC.id, attempt, now() + timedelta(hours=1), order, None)
+        expires = now() + timedelta(hours=1)
+        event = one_job_event(
+            key_of(SPEC.id), SPEC.id, SPEC.tenant, job_id, order, attempt=attempt, expires=expires, at=at
+        )
         await self.sidecar.publish(names.GATEWAY_JOBS_COMPONENT, TOPIC, event)
 
     async def record(self, job_id: str, wanted: Callable[[JobRecord], bool]) -> JobRecord:
@@ -212,7 +219,8 @@ async def test_a_delivered_job_is_settled_and_told_of(stack: Stack, engine: Tiny
         return [event for event in stack.stream(names.COMPLETIONS_TOPIC) if event.get("subject") == job_id]
 
     (completion,) = await until_async(completions)
-    assert completion["data"] == {"status": "succeeded"}
+    along = JobRecord.model_validate_json(completion["data"]["records"][job_id])
+    assert (completion["data"]["status"], along) == ("succeeded", record)
     assert completion["source"] == f"/engines/{SPEC.id}"
     card = await stack.sidecar.read(STORE, names.card_key("a"))
     assert card is not None
@@ -245,9 +253,9 @@ async def test_an_engine_killed_in_mid_predict_is_a_failed_attempt(stack: Stack)
     assert record.error.code == "PREDICT_ERROR"
     assert record.retry_at is not None
     assert 0 < (record.retry_at - now()).total_seconds() <= 5
-    # The engine is back and the job is handed over again: the second attempt ends it.
+    # The engine is back and the job is handed over again when it is due: the second attempt ends it.
     _engine_process(stack, "sleeps", port)
-    await stack.publish(job_id, {"seconds": 0}, attempt=2)
+    await stack.publish(job_id, {"seconds": 0}, attempt=2, at=record.retry_at)
     record = await stack.record(job_id, ended)
     assert (record.status, record.attempt) == (Status.SUCCEEDED, 2)
 
@@ -290,6 +298,38 @@ async def test_a_job_longer_than_the_brokers_clock_runs_once(stack: Stack, engin
     record = await stack.record(job_id, ended)
     assert (record.status, record.attempt, record.output) == (Status.SUCCEEDED, 1, "long")
     assert len(engine.calls) == 1
+
+
+async def test_a_group_whose_worker_is_killed_when_half_of_it_is_done_comes_again_and_only_the_rest_runs(
+    stack: Stack, engine: TinyEngine
+) -> None:
+    may_end = asyncio.Event()
+
+    async def predict(request: web.Request) -> web.StreamResponse:
+        if (await request.json())["data"] >= 2:
+            await may_end.wait()
+        return await echo(request)
+
+    engine.predict = predict
+    stack.quick_broker("2s")
+    # It claims nothing meanwhile, so that another worker need not wait until its heartbeat is over.
+    killed = await stack.runner(engine.url, "worker-1", claim_after_seconds="60").ready()
+    job_ids = [names.new_job_id() for _ in range(4)]
+    order = JobOrder(execution_timeout_seconds=20, retry=RetryPolicy(), record_ttl_seconds=600)
+    orders = {job_id: order.model_copy(update={"input": number}) for number, job_id in enumerate(job_ids)}
+    event = jobs_event(key_of(SPEC.id), SPEC.id, SPEC.tenant, orders, expires=now() + timedelta(hours=1))
+    await stack.sidecar.publish(names.GATEWAY_JOBS_COMPONENT, TOPIC, event)
+    for job_id in job_ids[:2]:
+        await stack.record(job_id, ended)
+    await until_async(lambda: len(engine.calls) == 4, "the other half runs")
+    killed.process.process.kill()
+    await asyncio.to_thread(killed.process.process.wait, 15)
+    may_end.set()
+    await stack.runner(engine.url, "worker-2").ready()
+    found = [await stack.record(job_id, ended) for job_id in job_ids]
+    assert [(record.status, record.output) for record in found] == [(Status.SUCCEEDED, n) for n in range(4)]
+    assert [record.worker for record in found] == ["worker-1"] * 2 + ["worker-2"] * 2
+    assert sorted(call["data"] for call in engine.calls) == [0, 1, 2, 2, 3, 3]
 
 
 async def test_sigterm_lets_what_runs_end(stack: Stack, engine: TinyEngine) -> None:

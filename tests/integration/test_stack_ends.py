@@ -1,4 +1,4 @@
-"""A stack leaves no process behind, however and whenever it ends."""
+"""A stack leaves no process behind, however and whenever it ends; while it starts, what is deployed starts too."""
 
 import os
 import signal
@@ -66,3 +66,15 @@ def test_killed_started_again_and_stopped_in_order(tmp_path: Path) -> None:
     assert _gone(processes)
     assert again.up.process.returncode == 0
     assert again.state()["processes"] == []
+
+
+def test_what_is_deployed_while_others_are_starting_does_not_wait_for_them(tmp_path: Path) -> None:
+    deaf = tmp_path / "deaf"
+    deaf.mkdir()
+    (deaf / "engine.yaml").write_text("tenant: tests\nname: deaf\nrun: {command: [sleep, '1000']}\n")
+    stack = start_stack(tmp_path / "home", [deaf], wait=False)
+    until(lambda: _has("tests--deaf--a.engine-0")(stack), "an engine is starting", 60)
+    stack.deploy(_ECHO, wait=False)
+    until(lambda: (stack.state()["engines"].get("tests--echo") or {}).get("state") == "running", "the new one runs", 90)
+    assert not stack.state()["ready"]
+    stack.stop()

@@ -142,6 +142,7 @@ STATE = {
         },
     },
     "refused": {},
+    "unconfined": None,
 }
 
 

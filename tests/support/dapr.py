@@ -126,11 +126,16 @@ def wait_until(started: Started, ready: Callable[[], bool], timeout_seconds: flo
         raise DiedEarly(f"{late}\n{started.logs()[-3000:]}") from None
 
 
-def start_redis(folder: Path) -> RedisHandle:
-    """Start a Redis with append-only persistence in `folder`, and wait until it is ready."""
+def start_redis(folder: Path, *settings: str) -> RedisHandle:
+    """Start a Redis with append-only persistence in `folder`, and wait until it is ready.
+
+    `settings` are more lines of its configuration, which win over those before.
+    """
     address = RedisAddress("127.0.0.1", PORTS.take(), redis.new_password())
     config = folder / "redis.conf"
     redis.write_config(config, address, folder / "redis")
+    with config.open("a") as file:
+        file.writelines(f"{line}\n" for line in settings)
     started = spawn("redis", [str(redis.find_server()), str(config)], folder / "redis.log", {})
     wait_until(started, lambda: redis.answers(address))
     return RedisHandle(started.name, started.process, started.log, address)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from enginehouse.local.containers.docker import Docker
+from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.guard import Guard
 
 
@@ -39,3 +40,10 @@ def left_by(home: Path) -> list[str]:
     label = f"label={Docker(Guard(), home.resolve()).labels()[0]}"
     kinds = (("ps", "--all"), ("network", "ls"), ("volume", "ls"))
     return [name for kind in kinds for name in docker(*kind, "--quiet", "--filter", label).split()]
+
+
+def skip_without_sandbox(sandbox: Sandbox) -> None:
+    """Skip the test if no Docker Engine answers that knows this sandbox."""
+    skip_without_docker()
+    if sandbox.runtime not in json.loads(docker("info", "--format", "{{json .Runtimes}}")):
+        pytest.skip(f"the Docker Engine knows no {sandbox.runtime}: .ci/with-docker starts one that does")

@@ -16,4 +16,4 @@ async def make_environment(spec: EngineSpec, folder: Path) -> Path:
     finally:
         guard.close()
     assert environment is not None
-    return environment
+    return environment.folder

@@ -15,12 +15,13 @@ from fastapi import FastAPI
 from httpx2._transports import default
 from sqlalchemy import func, select
 from tests.support.ledger import sqlite_url
+from tests.support.proofs import PROOF_KEY
 from tests.support.scripted_runner import ScriptedRunner
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineCard
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
@@ -100,10 +101,10 @@ class GatewayWorld:
         found: dict[str, Any] = await until_async(reached)
         return found
 
-    async def delivered(self, job_id: str, times: int = 1, engine: str = ECHO) -> JobEvent:
+    async def delivered(self, job_id: str, times: int = 1, engine: str = ECHO) -> HandedJob:
         """Wait until a job was delivered that many times, and return its last delivery."""
 
-        def deliveries() -> list[JobEvent]:
+        def deliveries() -> list[HandedJob]:
             return [event for event in self.runners[engine].events if event.id == job_id]
 
         await until_async(lambda: len(deliveries()) >= times)
@@ -205,6 +206,7 @@ def gateway_settings(folder: Path, **changes: Any) -> GatewaySettings:
         "sweep_seconds": 3_600,
         "dapr_api_token": TOKEN,
         "app_api_token": TOKEN,
+        "proof_key": PROOF_KEY,
     }
     return GatewaySettings(**{**values, **changes})
 
@@ -251,7 +253,9 @@ async def gateway_world(
         await show_card(dapr, engine, **card)
     gateway = wire(gateway_settings(folder, **changes), FakeSidecar(dapr, "gateway"), pace)
     dapr.subscribe(names.COMPLETIONS_TOPIC, gateway.hints.deliver)
-    dapr.subscribe(names.DEAD_LETTERS_TOPIC, dead_letters.receiver(gateway.ledger, gateway.jobs.records))
+    dapr.subscribe(
+        names.DEAD_LETTERS_TOPIC, dead_letters.receiver(gateway.ledger, gateway.jobs.records, gateway.proof_keys)
+    )
     async with running(gateway):
         with _app() as app:
             app.state.gateway = gateway

@@ -19,6 +19,7 @@ from typing import Any
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
+from tests.support import break_ins
 
 from enginehouse.contracts.base import variable
 from enginehouse.contracts.errors import EnginehouseError
@@ -36,7 +37,7 @@ from enginehouse.sidecar.fake import FakeDapr, FakeSidecar
 from enginehouse.web.problems import STATUSES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-_TOKEN = "a-token-of-the-generator"
+_TOKEN = "not-a-real-token-of-any-gateway-anywhere"
 _END = "<!-- /generated -->"
 
 
@@ -63,6 +64,7 @@ def openapi() -> dict[str, Any]:
         tenants_dir=DOCS,
         dapr_api_token=SecretStr(_TOKEN),
         app_api_token=SecretStr(_TOKEN),
+        proof_key=SecretStr(_TOKEN),
     )
     return create_app(settings, FakeSidecar(FakeDapr(), "gateway")).openapi()
 
@@ -74,10 +76,11 @@ def registry_openapi() -> dict[str, Any]:
     ).openapi()
 
 
-def _api_routes(package: ModuleType) -> Iterator[APIRoute]:
-    for found in pkgutil.iter_modules(package.__path__):
-        router = importlib.import_module(f"{package.__name__}.{found.name}").router
-        yield from (route for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema)
+def every_route(package: ModuleType = routes) -> list[APIRoute]:
+    """Return all routes of a package, those that its document does not show as well."""
+    names = [f"{package.__name__}.{found.name}" for found in pkgutil.iter_modules(package.__path__)]
+    found = [route for name in names for route in importlib.import_module(name).router.routes]
+    return [route for route in found if isinstance(route, APIRoute)]
 
 
 def _who_may(route: APIRoute) -> str:
@@ -91,8 +94,9 @@ def callers(package: ModuleType = routes) -> dict[tuple[str, str], str]:
     """Return the callers that each call's route lets in, by method and path."""
     return {
         (method, re.sub(r":\w+}", "}", route.path)): _who_may(route)
-        for route in _api_routes(package)
+        for route in every_route(package)
         for method in route.methods or ()
+        if route.include_in_schema
     }
 
 
@@ -230,6 +234,19 @@ def settings_table(settings: type[BaseSettings]) -> str:
     return _table(["variable", "type", "default", "description"], rows)
 
 
+def break_ins_table() -> str:
+    """Return a table of every attempt of `make isolation`."""
+    found = break_ins.listed()
+    of_redis = sum(one.attempt.name.startswith(break_ins.REDIS) for one in found)
+    rows = [
+        [one.attempt.name, one.attempt.layer, f"[`{one.path.name}`](../{one.path.relative_to(break_ins.ROOT)})"]
+        for one in found
+    ]
+    return f"{len(rows)} attempts, {of_redis} of them commands to Redis.\n\n" + _table(
+        ["attempt", "layer that must stop it", "test"], rows
+    )
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "http.md": {"calls": http_tables, "problems": problems_table, "job errors": job_errors_table},
     "settings.md": {
@@ -237,6 +254,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "registry": lambda: settings_table(RegistrySettings),
         "runner": lambda: settings_table(RunnerSettings),
     },
+    "break-ins.md": {"attempts": break_ins_table},
     "registry.md": {"calls": lambda: http_tables(registry_routes, registry_openapi)},
 }
 """The generated parts of each document."""

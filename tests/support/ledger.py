@@ -20,6 +20,7 @@ from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.accept import IdempotencyKey, IdempotencyScope, NewJob
 from enginehouse.gateway.ledger.database import PATIENT, Patience, open_database
 from enginehouse.gateway.ledger.ledger import Ledger
+from enginehouse.gateway.ledger.migrate import upgrade
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
 from enginehouse.gateway.ledger.rows import JobRow, StoredOptions
 from enginehouse.gateway.ledger.schema import jobs, metadata
@@ -38,8 +39,7 @@ def _migrated_file() -> Path:
     """Return the file of a migrated ledger without rows, made once: migrating takes longer than most tests."""
     folder = Path(tempfile.mkdtemp(prefix="enginehouse-ledger-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    migrated = Ledger(f"sqlite:///{folder}/ledger.sqlite")
-    migrated._migrate_sqlite()
+    upgrade(f"sqlite:///{folder}/ledger.sqlite")
     return folder / "ledger.sqlite"
 
 
@@ -120,7 +120,8 @@ async def mirror(ledger: Ledger, job_id: str, status: Status, attempt: int = 1, 
         fields.setdefault("finished_at", now())
     if status is Status.RUNNING:
         fields.setdefault("started_at", now())
-    record = JobRecord(status=status, attempt=attempt, worker="worker-1", **fields)
+    fields.setdefault("worker", "worker-1")
+    record = JobRecord(status=status, attempt=attempt, **fields)
     mirrored = await ledger.mirror(Mirror(job_id, record, time.time()))
     assert mirrored is not None
     return mirrored

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,15 @@ _USER = "enginehouse"
 _DISK_MIB = 512
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    # Not needed: no test looks at the state after a power cut.
-    "fsync": "off",
-    "full_page_writes": "off",
-    "max_connections": "60",
+    "max_connections": "100",
     "shared_buffers": "64MB",
     "max_wal_size": "128MB",
     "min_wal_size": "32MB",
     # Short, so that a deadlock between two gateways shows early.
     "deadlock_timeout": "200ms",
 }
+# Not needed by tests: none looks at the state after a power cut.
+_FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 
 class NoPostgres(AssertionError):
@@ -87,12 +86,16 @@ def _as_its_user(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Run a server, which is ready, on a small disk of its own during the block. Remove both afterwards."""
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """Run a server, which is ready, on a small disk of its own during the block. Remove both afterwards.
+
+    `durable`: on the disk of the machine, which every commit waits for, as in production.
+    """
     # Outside pytest's folder, which only this user may enter.
     folder = Path(tempfile.mkdtemp(prefix="enginehouse-postgres-"))
     try:
-        with small_disk(folder, _DISK_MIB) as disk, _server(disk) as server:
+        place = contextlib.nullcontext(SmallDisk(folder, False)) if durable else small_disk(folder, _DISK_MIB)
+        with place as disk, _server(disk, _SETTINGS if durable else _SETTINGS | _FORGETFUL) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +103,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @contextlib.contextmanager
-def _server(disk: SmallDisk) -> Iterator[PostgresServer]:
+def _server(disk: SmallDisk, settings: Mapping[str, str]) -> Iterator[PostgresServer]:
     binaries, folder = _binaries(), disk.folder
     data, port = folder / "data", PORTS.take()
     try:
@@ -126,14 +129,14 @@ def _server(disk: SmallDisk) -> Iterator[PostgresServer]:
             check=False,
         )
         assert made.returncode == 0, made.stderr
-        settings = [f"-c{name}={value}" for name, value in {**_SETTINGS, "port": port}.items()]
-        settings.append(f"-cunix_socket_directories={folder}")
+        chosen = {**settings, "port": port, "unix_socket_directories": folder}
+        options = [f"-c{name}={value}" for name, value in chosen.items()]
         ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", _USER]
 
         def start() -> Started:
             started = spawn(
                 "postgres",
-                [*prefix, str(binaries / "postgres"), "-D", str(data), *settings],
+                [*prefix, str(binaries / "postgres"), "-D", str(data), *options],
                 Path(f"{folder}.log"),
                 {"PATH": os.environ["PATH"], "LC_ALL": "C"},
                 cwd=folder,

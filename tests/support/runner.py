@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from pydantic import ValidationError
+from tests.support.job_events import one_job_event
+from tests.support.proofs import key_of
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import Batch, EngineSpec, Heartbeat
-from enginehouse.contracts.events import JobOrder, job_event
+from enginehouse.contracts.events import JobOrder
 from enginehouse.contracts.job import JobRecord, RetryPolicy, Status
 from enginehouse.contracts.moments import now
 from enginehouse.local.ports import PortPool
@@ -160,13 +163,22 @@ class World:
         tenant: str = "acme",
         **order: Any,
     ) -> bytes:
-        """Return a job event as the gateway publishes it."""
+        """Return a job event as the gateway publishes it: not before the job is due."""
         order.setdefault("retry", RetryPolicy(max_attempts=max_attempts, initial_delay_ms=1000))
         body = JobOrder(input=data, execution_timeout_seconds=seconds, record_ttl_seconds=600, **order)
         expires = now() + timedelta(seconds=expires_in)
-        made = json.loads(job_event(job_id, tenant, ENGINE, attempt, expires, body, None))
-        made["time"] = (now() - timedelta(seconds=published_ago)).isoformat()
-        return json.dumps(made).encode()
+        published = max(self._due(job_id), now()) - timedelta(seconds=published_ago)
+        return one_job_event(
+            key_of(ENGINE), ENGINE, tenant, job_id, body, attempt=attempt, expires=expires, at=published
+        )
+
+    def _due(self, job_id: str) -> datetime:
+        """Return the moment from which the job may be handed over by its record, if that can be read."""
+        with contextlib.suppress(ValidationError):
+            record = self.find(job_id)
+            if record and record.retry_at:
+                return record.retry_at
+        return now()
 
     async def run(self, data: Any = "hello", **options: Any) -> JobRecord:
         """Deliver a new job, see it acknowledged, and return its record."""
@@ -260,6 +272,7 @@ def runner_settings(folder: Path, engine_url: str, **changes: Any) -> RunnerSett
         "dapr_http_port": 9998,
         "dapr_api_token": TOKEN,
         "app_api_token": TOKEN,
+        "proof_key": key_of(ENGINE),
         "claim_after_seconds": 0.05,
         "watch_every_seconds": 0.05,
         "hand_back_after_seconds": 0.3,

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 from tests.support.dapr import PORTS, DiedEarly, Started, spawn
 from tests.support.waiting import NotInTime, until
 
+from enginehouse.contracts.names import is_engine_id
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.registry.deploy import deploy_engine, remove_engine
 from enginehouse.registry.tenants import add_key
@@ -86,9 +87,30 @@ class StackHandle:
             self.until_engine(engine)
         return engine
 
+    def deploy_all(self, folders: Sequence[Path]) -> None:
+        """Deploy engines into the running stack at once, and wait until the gateway takes jobs for all of them."""
+        for engine in [self.deploy(folder, wait=False) for folder in folders]:
+            self.until_engine(engine)
+
     def remove(self, engine: str) -> None:
         """Remove an engine from the running stack."""
         remove_engine(self.home.engines, engine)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Remove after the block each engine that was deployed in it, and wait until nothing of it is left."""
+        before = self._bundles()
+        yield
+        # One after the other: daprd may overlook that a component was removed if several are at once.
+        for engine in sorted(self._bundles() - before):
+            self._remove_wholly(engine)
+
+    def _remove_wholly(self, engine: str) -> None:
+        self.remove(engine)
+        until(lambda: engine not in {*self._bundles(), *self.state()["engines"]}, f"{engine} is forgotten", 60)
+
+    def _bundles(self) -> set[str]:
+        return {path.name for path in self.home.engines.iterdir() if is_engine_id(path.name)}
 
     def key_for(self, tenant: str) -> str:
         """Return an API key of a tenant. It is made at first use, and the gateway is waited for."""
@@ -106,9 +128,10 @@ class StackHandle:
             entry = self.state().get("engines", {}).get(engine, {})
             if entry.get("state") == "failed":
                 raise DiedEarly(f"{engine}: {entry['problem']}")
+            if entry.get("state") != "running":
+                return None
             answer = self.call("GET", f"/v1/engines/{engine}", tenant=caller)
-            ready = answer.status == 200 and answer.body.get("card") and entry.get("state") == "running"
-            return dict(answer.body) if ready else None
+            return dict(answer.body) if answer.status == 200 and answer.body.get("card") else None
 
         self.key_for(caller)
         return until(known, f"{engine} can be used", timeout_seconds)
@@ -164,6 +187,7 @@ def start_stack(
     env: dict[str, str] | None = None,
     wait: bool = True,
     in_containers: bool = False,
+    sandbox: str | None = None,
 ) -> StackHandle:
     """Start a stack in `folder` with these engines and a key for each of these tenants, ready for jobs."""
     home = Home.at(folder)
@@ -172,9 +196,10 @@ def start_stack(
     keys = {tenant: add_key(home.tenants, tenant) for tenant in {*tenants, *owners}}
     port = PORTS.take()
     command = [sys.executable, "-m", "enginehouse.cli.main", "up", "--home", str(home.path), "--port", str(port)]
+    asked = [*(["--containers"] if in_containers else []), *(["--sandbox", sandbox] if sandbox else [])]
     up = spawn(
         "up",
-        [*command, "--engines", platform_engines, "--no-logs", *(["--containers"] if in_containers else [])],
+        [*command, "--engines", platform_engines, "--no-logs", *asked],
         home.logs / "enginehouse.log",
         {**os.environ, **(env or {})},
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tests.support.break_ins import attempt
 
 from enginehouse.authoring.findings import Report
 from enginehouse.authoring.tryout import Options, try_engine
@@ -48,6 +49,7 @@ def test_what_lies_below_a_place_may_be_fetched(source: str, place: str) -> None
     assert forbidden_sources(_spec(source), [place]) == []
 
 
+@attempt("fetches model files from a place that is not its own", layer="places that the tenant may use")
 @pytest.mark.parametrize(
     ("source", "place"),
     [

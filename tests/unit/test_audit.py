@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.break_ins import attempt
 from tests.support.waiting import until_async
 
 from enginehouse.audit import read as reading
@@ -121,6 +122,7 @@ def test_a_line_is_a_cloud_event() -> None:
     assert data == FULL._asdict()
 
 
+@attempt("changes a field of the audit log, alone or with its hash", layer="a chain of hashes")
 @pytest.mark.parametrize("field", AuditEntry._fields)
 @pytest.mark.parametrize("with_hash", [False, True], ids=["alone", "with its hash"])
 def test_a_changed_field_is_seen(tmp_path: Path, field: str, with_hash: bool) -> None:
@@ -149,6 +151,7 @@ def test_a_changed_number_or_time_is_seen(tmp_path: Path) -> None:
 Tamper = Callable[[list[bytes]], list[bytes]]
 
 
+@attempt("takes entries out of the audit log, moves, repeats, overwrites them", layer="a chain of hashes")
 @pytest.mark.parametrize(
     ("tamper", "seen"),
     [
@@ -174,6 +177,7 @@ def test_entries_that_are_taken_out_or_moved_are_seen(
     assert faults(tmp_path) == seen
 
 
+@attempt("cuts off the audit log's end, or writes its chain anew", layer="heads that are kept elsewhere")
 def test_only_a_head_from_elsewhere_shows_what_was_cut_off_or_written_anew(tmp_path: Path) -> None:
     head = write(tmp_path, numbered(5))
     path = only_file(tmp_path)

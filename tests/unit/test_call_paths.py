@@ -5,11 +5,13 @@ from urllib.parse import quote, unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.break_ins import attempt
 
 from enginehouse.contracts.calls import answer_headers, check_call_path, encoded_path, request_headers
 from enginehouse.contracts.errors import RequestError
 
 
+@attempt("traverses to other routes of a runner by the path of an extra endpoint", layer="paths are read in one way")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -46,6 +48,7 @@ def test_whatever_passes_is_decoded_once_and_has_no_segment_of_its_own(text: str
     assert not {"", ".", ".."} & set(path.split("/")) or not path
 
 
+@attempt("takes the caller's key, or sets cookies on the gateway's origin", layer="headers are filtered both ways")
 def test_an_engine_sees_no_credentials_and_a_caller_none_of_what_acts_on_our_origin() -> None:
     given_headers = [
         *(("Authorization", "Bearer k"), ("Cookie", "a=b"), ("dapr-api-token", "t"), ("Dapr-App-Id", "x")),

@@ -5,7 +5,9 @@ import os
 import time
 
 import jsonschema_rs
+import psutil
 import pytest
+from tests.support.waiting import until_async
 
 from enginehouse.checkers import Checkers, TooCostly
 
@@ -41,6 +43,13 @@ async def test_a_check_runs_in_another_process_which_serves_again() -> None:
     first = await checkers.run("acme", 5, process_of, b"x" * 1_000_000)
     assert first != os.getpid()
     assert await checkers.run("acme", 5, process_of, b"") == first
+
+
+async def test_processes_end_when_there_is_nothing_to_check() -> None:
+    checkers = Checkers(idle_seconds=0.1)
+    used = await asyncio.gather(*(checkers.run(owner, 5, process_of, b"") for owner in ("acme", "zoo")))
+    await until_async(lambda: not any(psutil.pid_exists(process) for process in used))
+    assert await checkers.run("acme", 5, process_of, b"") not in used
 
 
 async def test_what_a_check_raises_is_raised() -> None:

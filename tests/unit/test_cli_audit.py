@@ -136,6 +136,21 @@ def test_verify_without_anything_to_verify(tmp_path: Path) -> None:
     assert "names no head" in does("audit", "verify", "--heads", str(tmp_path / "no-heads"), status=1)
 
 
+def test_verify_checks_events_that_arrived_wherever_it_is_typed(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENGINEHOUSE_HOME")
+    monkeypatch.chdir(tmp_path)
+    events, lines = tmp_path / "events.jsonl", written.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join([lines[2], lines[1], lines[1]]))
+    (chain,) = json.loads(does("audit", "verify", "--events", str(events), "--json"))
+    assert (chain["chain"], chain["entries"], chain["first"], chain["faults"]) == ("commands", 2, 2, [])
+    events.write_bytes(b"".join([lines[0], lines[2]]))
+    assert "missing: 2" in does("audit", "verify", "--events", str(events), status=1)
+    events.write_bytes(b"".join([lines[0], lines[1].replace(b"umbra", b"other")]))
+    assert "event 2: its hash does not fit" in does("audit", "verify", "--events", str(events), status=1)
+
+
 def test_moments() -> None:
     for text, span in (("90s", 90), ("30min", 1_800), ("2h", 7_200), ("1 d", 86_400)):
         assert abs(now() - _moment(text) - timedelta(seconds=span)) < timedelta(seconds=20)

@@ -15,6 +15,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 from tests.support import cli_data
+from tests.support.break_ins import attempt
 from tests.support.cli_data import MemoryClient
 from typer.testing import CliRunner
 
@@ -73,7 +74,9 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MemoryClient:
     async def probed(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return processes
 
-    home = SimpleNamespace(is_running=lambda: True, read_state=lambda: cli_data.STATE, tenants=None, path=tmp_path)
+    home = SimpleNamespace(
+        is_running=lambda: True, read_state=lambda: cli_data.STATE, tenants=None, supply=None, path=tmp_path
+    )
     monkeypatch.setattr(connection, "Client", lambda **options: client)
     monkeypatch.setattr(units, "now", lambda: cli_data.NOW)
     monkeypatch.setattr(stack, "existing_home", lambda given: home)
@@ -253,6 +256,7 @@ class PoisonedClient(MemoryClient):
         return answer
 
 
+@attempt("sends terminal control sequences to the operator's console", layer="controls are shown as characters")
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize("width", [*WIDTHS, None])
 def test_no_command_prints_what_strangers_wrote_so_that_it_acts(

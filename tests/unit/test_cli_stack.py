@@ -99,6 +99,13 @@ def test_a_taken_port_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "Choose another: --port" in taken.output
 
 
+def test_a_sandbox_is_for_containers_only(tmp_path: Path) -> None:
+    for command in ("up", "demo"):
+        refused = _RUN.invoke(app, [command, "--home", str(tmp_path), "--sandbox", "gvisor"])
+        assert refused.exit_code == 2
+        assert "add --containers" in refused.output
+
+
 def test_which_platform_engines_are_meant() -> None:
     assert parse_engine_names("all") is None
     assert parse_engine_names("none") == []

@@ -15,14 +15,14 @@ from tests.support.gateway_socket import listening
 from tests.support.scripted_runner import ScriptedRunner, succeed
 
 from enginehouse.client import AsyncClient, Client
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
     released = asyncio.Event()
 
-    async def answer(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def answer(runner: ScriptedRunner, event: HandedJob) -> bool:
         if event.data.input == HELD:
             await runner.claim(event)
             await released.wait()

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from tests.support.job_events import one_job_event
+from tests.support.proofs import key_of
 
 from enginehouse.contracts import events
 from enginehouse.contracts.cloud_event import CONTENT_TYPE
@@ -131,10 +133,10 @@ def test_everything_we_emit_is_an_event_to_the_official_sdk() -> None:
     job_id, engine = new_job_id(), "acme--ocr"
     order = events.JobOrder(input=None, execution_timeout_seconds=1, retry=RetryPolicy(), record_ttl_seconds=1)
     emitted = [
-        events.job_event(job_id, "acme", engine, 1, now(), order, None),
-        events.completion_event(events.JOB_COMPLETED, engine, job_id, Status.SUCCEEDED, 1),
-        events.dead_letter_event(engine, job_id, events.DeadLetter(reason="UNPARSABLE")),
-        events.progress_event(engine, job_id, events.ProgressData(kind="log", value="x", sequence=1)),
+        one_job_event(key_of(engine), engine, "acme", job_id, order, expires=now()),
+        events.completion_event(key_of(engine), engine, events.JOB_COMPLETED, job_id, Status.SUCCEEDED, 1),
+        events.dead_letter_event(key_of(engine), engine, job_id, events.DeadLetter(reason="UNPARSABLE")),
+        events.progress_event(key_of(engine), engine, job_id, events.ProgressData(kind="log", value="x", sequence=1)),
         event_notice("acme", events.JOB_COMPLETED, {"id": job_id}, job_id, None).body.encode(),
     ]
     for body in emitted:

@@ -191,6 +191,12 @@ async def test_an_engine_that_cannot_work_ends_the_wait_with_its_last_words(depl
         await wait_until_answers(deployed, _Steps(), None)
 
 
+async def test_a_quarantine_ends_the_wait_and_says_what_brings_the_version_up(deployed: Deployment, api: _Api) -> None:
+    _write_state(deployed, "quarantined", problem="it mines coins")
+    with pytest.raises(NotWorking, match=r"is quarantined, and starts when it is resumed:\nit mines coins"):
+        await wait_until_answers(deployed, _Steps(), None)
+
+
 async def test_a_wait_that_is_over_says_what_it_was_for(deployed: Deployment, api: _Api) -> None:
     _write_state(deployed, "starting", problem="After 10 s, nothing listens on 127.0.0.1:4000")
     with pytest.raises(NotWorking, match=r"does not answer after 0 s.\nAfter 10 s, nothing listens on 127.0.0.1:4000"):

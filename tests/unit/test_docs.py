@@ -1,10 +1,11 @@
 """The documents are right: links lead somewhere, commands exist, and lists and tables match the code."""
 
 import ast
+import functools
 import re
 import shlex
 from pathlib import Path
-from typing import get_origin
+from typing import Any, get_origin
 
 import pytest
 import typer
@@ -83,9 +84,14 @@ def _named(document: Document, program: str) -> list[str]:
     return [command for command in [*document.commands, *document.spans] if command.startswith(f"{program} ")]
 
 
+@functools.cache
+def _all_commands() -> Any:
+    return typer.main.get_command(app)
+
+
 def _problem(line: str) -> str:
     """What is wrong with a command line of ours, or nothing."""
-    command = typer.main.get_command(app)
+    command = _all_commands()
     path: list[str] = []
     for word in shlex.split(line)[1:]:
         # A group without a command lists, so it has the options of its `list`.

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.break_ins import attempt
 from tests.support.gateway import ECHO, STANDARD, gateway_world
 from tests.support.problems import problem_of
 
@@ -77,6 +78,7 @@ class Tags(HTMLParser):
 PLAIN = Tags(engine_page(ECHO, card("plain"), with_calls=True))
 
 
+@attempt("puts markup into its page of documentation", layer="texts are never markup")
 @given(st.one_of(st.just(MARKUP), st.text(st.sampled_from("<>&\"'/=! scriptaonu\n\u202e\x00"), max_size=60)))
 def test_no_text_of_an_engine_becomes_markup(text: str) -> None:
     page = engine_page(ECHO, card(text), with_calls=True)

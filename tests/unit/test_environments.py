@@ -3,6 +3,7 @@
 import shutil
 import stat
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.program import LocalRun, Program
+from enginehouse.contracts.protocols import JsonCall
 from enginehouse.local import environments
 from enginehouse.local.checkout import root
+from enginehouse.local.confinement import is_below
 from enginehouse.local.environments import environment_key, install_arguments
 from enginehouse.local.guard import Guard, signal_group
 from enginehouse.local.interpreters import Interpreter, PythonMissing, find_interpreter, search_path, uv_environment
@@ -173,6 +176,44 @@ def guard() -> Iterator[Guard]:
     guard = Guard()
     yield guard
     guard.close()
+
+
+async def test_a_wheel_that_replaces_the_environments_settings_runs_nothing_and_opens_nothing(
+    guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another `home` in its pyvenv.cfg, an environment's Python begins with another standard library's code."""
+    monkeypatch.setattr(environments, "cache_folder", lambda: tmp_path / "cache")
+    home, ran = tmp_path / "home", tmp_path / "ran"
+    library = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
+    (home / "bin").mkdir(parents=True, mode=0o700)
+    source = _write(tmp_path / "engine", {"requirements.txt": "./evil-1.0-py3-none-any.whl\n"})
+    with zipfile.ZipFile(source / "evil-1.0-py3-none-any.whl", "w") as wheel:
+        files = {
+            "evil.py": "",
+            "evil-1.0.data/data/pyvenv.cfg": f"home = {home}/bin\n",
+            "evil-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n",
+            "evil-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        for name, text in files.items():
+            wheel.writestr(name, text)
+        wheel.writestr("evil-1.0.dist-info/RECORD", "".join(f"{name},,\n" for name in files))
+    code = f"import posix; posix.mkdir({str(ran)!r})\n"
+    _write(home, {f"{library}/os.py": "", f"{library}/encodings/__init__.py": code})
+    run = LocalRun(command=["python"], requirements="requirements.txt")
+    spec = EngineSpec(tenant="acme", name="evil", protocol="json", json=JsonCall(path="/"), run=run)
+    made = await environments.prepare(spec, source, guard, SilentSteps())
+    assert made is not None
+    assert str(home) in (made.folder / "pyvenv.cfg").read_text(), "uv lets the wheel replace it"
+    with pytest.raises(ToolFailed):
+        await run_tool([str(made.folder / "bin" / "python"), "-c", ""], guard, environment={}, cwd=tmp_path)
+    assert ran.exists(), "its Python runs the other library"
+    ran.rmdir()
+
+    await environments.share(made, [home], guard)
+    assert not ran.exists()
+    assert stat.S_IMODE((home / "bin").stat().st_mode) == 0o700
+    assert not any(is_below(folder, [home]) for folder in made.interpreter.folders())
+    assert list(made.folder.glob("lib/*/site-packages/__pycache__/evil.*.pyc")), "it is compiled all the same"
 
 
 def _spec(python: str | None) -> EngineSpec:

@@ -9,14 +9,15 @@ from typing import Any
 import httpx2
 import pytest
 from tests.support.gateway import ECHO, PRIVATE, TOKEN, GatewayWorld, gateway_world
-from tests.support.gateway_engines import operate
+from tests.support.gateway_engines import engine, operate, submit_many
 from tests.support.problems import problem_of
-from tests.support.scripted_runner import never
+from tests.support.scripted_runner import fail, never
 from tests.support.waiting import until_async
 
 from enginehouse.audit.read import Query, read_page
 from enginehouse.audit.verify import verify
 from enginehouse.contracts.audit import AuditEntry
+from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.app import create_delivery_app
 
@@ -198,6 +199,17 @@ async def test_a_caller_that_leaves_has_an_entry(world: GatewayWorld) -> None:
         await waiting
     (found,) = [entry for entry in await entries(world) if entry.action == SUBMIT]
     assert (found.outcome, found.status, bool(found.job)) == ("DISCONNECTED", None, True)
+
+
+async def test_what_the_breaker_decides_is_recorded(world: GatewayWorld) -> None:
+    world.runner.answer = fail
+    await submit_many(world, 10)
+    await until_async(lambda: engine(world).state is EngineState.PAUSED)
+    await operate(world, "resume")
+    found = [entry for entry in await entries(world) if entry.action.startswith("engine ")]
+    assert [(entry.action, entry.by, entry.tenant, entry.engine, entry.detail) for entry in found] == [
+        ("engine paused", None, "acme", ECHO, "by the breaker: 10 jobs in a row failed; the last: PREDICT_ERROR")
+    ]
 
 
 async def test_no_route_is_forgotten(world: GatewayWorld) -> None:

@@ -21,6 +21,7 @@ def app(tmp_path: Path) -> FastAPI:
         tenants_dir=tmp_path / "tenants",
         dapr_api_token=SecretStr("a" * 32),
         app_api_token=SecretStr("b" * 32),
+        proof_key=SecretStr("c" * 32),
     )
     return create_app(settings, FakeSidecar(FakeDapr()))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.gateway import ECHO, PRIVATE, STANDARD, GatewayWorld, gateway_world, show_card
 from tests.support.gateway_engines import operate
 from tests.support.problems import problem_of
@@ -75,6 +76,7 @@ async def test_the_active_slots_runner_gets_the_call(tmp_path: Path) -> None:
         assert runner.calls[1].path == "call/one"
 
 
+@attempt("calls the extra endpoints of a shared engine", layer="owners and administrators only")
 async def test_a_shared_engine_is_its_operators(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
         runner = RunnerApp(world, f"{STANDARD}--a")
@@ -105,6 +107,7 @@ async def test_why_an_engine_cannot_be_called_is_said(tmp_path: Path) -> None:
         assert "it lies" in problem_of(await call(world), 503, "ENGINE_UNAVAILABLE")["detail"]
 
 
+@attempt("reaches another app's routes by an engine's path", layer="paths are read in one way")
 @pytest.mark.parametrize(
     "path", ["predict", "%2e%2e/jobs", "a%252fb", "healthz", "a//b", "a%5Cb", "info%0d%0aX:1", "info/"]
 )
@@ -119,6 +122,7 @@ async def test_a_path_that_is_refused_reaches_nobody(tmp_path: Path, path: str) 
         assert not runner.calls
 
 
+@attempt("fills the gateway's memory by answers of extra endpoints", layer="bytes in hand are bounded")
 async def test_calls_at_once_and_their_bytes_are_bounded(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
         runner = RunnerApp(world)

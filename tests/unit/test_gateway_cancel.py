@@ -9,7 +9,7 @@ from tests.support.problems import problem_of
 from tests.support.scripted_runner import ScriptedRunner, fail, never, succeed
 
 from enginehouse.contracts.errors import Unavailable
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 from enginehouse.contracts.job import Status
 
 
@@ -32,7 +32,7 @@ async def test_a_queued_job_never_runs(tmp_path: Path) -> None:
 async def test_a_job_on_its_way_is_not_run_by_the_runner_that_gets_it_later(world: GatewayWorld) -> None:
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def slow(runner: ScriptedRunner, event: HandedJob) -> bool:
         arrived.set()
         await go_on.wait()
         return await succeed(runner, event)
@@ -77,7 +77,7 @@ async def test_of_a_cancel_and_an_end_at_once_exactly_one_wins_and_everybody_agr
     ids = [await world.submit(number) for number in range(20)]
     events = [await world.delivered(job_id) for job_id in ids]
 
-    async def end(delay: int, event: JobEvent) -> None:
+    async def end(delay: int, event: HandedJob) -> None:
         for _ in range(delay):
             await asyncio.sleep(0)
         await world.runner.end(event)

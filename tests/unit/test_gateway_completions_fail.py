@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 from tests.support.gateway import ECHO, gateway_world
 from tests.support.ledger import sqlite_url
+from tests.support.proofs import PROOF_KEY, key_of
 from tests.support.scripted_runner import succeed_untold
 from tests.support.waiting import until_async
 
@@ -30,6 +31,7 @@ async def test_no_delivery_waits_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
         tenants_dir=tmp_path,
         dapr_api_token=SecretStr("x" * 16),
         app_api_token=SecretStr("x" * 16),
+        proof_key=SecretStr(PROOF_KEY),
     )
     gateway = wire(settings, FakeSidecar(FakeDapr(), "gateway"))
 
@@ -48,7 +50,9 @@ async def test_hints_of_an_engine_whose_store_is_away_take_nobody_elses_place(tm
         job_id = await world.submit()
         await until_async(lambda: world.record(job_id))
         world.dapr.missing.add(results_component(ECHO))
-        assert await world.gateway.hints.deliver(completion_event(JOB_COMPLETED, ECHO, job_id, Status.SUCCEEDED))
+        assert await world.gateway.hints.deliver(
+            completion_event(key_of(ECHO), ECHO, JOB_COMPLETED, job_id, Status.SUCCEEDED)
+        )
         assert (await world.job(job_id))["status"] == "queued"
         world.dapr.missing.clear()
         await world.aged(job_id, 3)
@@ -72,7 +76,9 @@ async def test_a_hint_of_many_jobs_of_before_a_restart_is_one_question_to_the_le
         for job_id in others:
             world.forget(job_id)
         monkeypatch.setattr(read, "engines_of", engines_of)
-        hint = completion_event(JOB_COMPLETED, ECHO, first, Status.SUCCEEDED, also=[*others, new_job_id()])
+        hint = completion_event(
+            key_of(ECHO), ECHO, JOB_COMPLETED, first, Status.SUCCEEDED, also=[*others, new_job_id()]
+        )
         assert await world.gateway.hints.deliver(hint)
         (unknown,) = asked
         assert unknown[:-1] == others

@@ -6,14 +6,16 @@ import json
 from typing import Any
 
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.gateway import ECHO, PRIVATE, GatewayWorld
 from tests.support.problems import problem_of
+from tests.support.proofs import key_of
 from tests.support.scripted_runner import ScriptedRunner, fail, succeed
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event
-from enginehouse.contracts.events import DeadLetter, JobEvent, dead_letter_event
+from enginehouse.contracts.events import DeadLetter, HandedJob, JobEvent, dead_letter_event
 from enginehouse.contracts.job import JobError, Status
 
 
@@ -43,7 +45,9 @@ async def dead_letter(world: GatewayWorld, body: bytes) -> None:
 
 
 def from_runner(reason: str = "UNPARSABLE", event: str = "not JSON", engine: str = ECHO) -> bytes:
-    return dead_letter_event(engine, names.new_job_id(), DeadLetter(reason=reason, event=event, attempts=1))
+    return dead_letter_event(
+        key_of(engine), engine, names.new_job_id(), DeadLetter(reason=reason, event=event, attempts=1)
+    )
 
 
 async def test_a_job_that_was_given_up_says_why(world: GatewayWorld) -> None:
@@ -133,23 +137,20 @@ async def test_another_tenants_are_not_there(world: GatewayWorld) -> None:
 async def test_pages_are_newest_first_whatever_the_ids(world: GatewayWorld) -> None:
     made = []
     for number in range(7):
-        if number % 2:
-            made.append(await given_up(world, number))
-        else:
-            await dead_letter(world, from_runner(event=str(number)))
-            made.append((await letters(world))[0]["id"])
+        await dead_letter(world, from_runner(event=str(number)))
+        made.append((await letters(world, "admin", unparsable="true"))[0]["id"])
     found: list[str] = []
     cursor = None
     while True:
-        query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
-        page = (await world.client().get("/v1/dead-letters", params=query)).json()
+        query = {"unparsable": True, "limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = (await world.client("admin").get("/v1/dead-letters", params=query)).json()
         found += [letter["id"] for letter in page["dead_letters"]]
         cursor = page["next_cursor"]
         if not cursor:
             break
         if len(found) == 2:
             # Whoever discards while paging misses nothing.
-            await world.client().post(f"/v1/dead-letters/{found[1]}/discard")
+            await world.client("admin").post(f"/v1/dead-letters/{found[1]}/discard")
     assert found == made[::-1]
 
 
@@ -164,15 +165,20 @@ async def test_a_cursor_of_no_moment_finds_nothing_or_all_and_breaks_nothing(wor
     assert await letters(world, cursor=f"{bits}-0") == []
 
 
-async def test_what_a_runner_could_not_make_a_job_of_is_its_engines_owners(world: GatewayWorld) -> None:
+@attempt("forges a dead letter that names another tenant's engine", layer="only the ledger says whose a letter is")
+async def test_what_a_runner_could_not_make_a_job_of_is_for_operators(world: GatewayWorld) -> None:
+    """The topic is shared, and nothing proves that the engine it names has sent it."""
     await dead_letter(world, from_runner(event='{"half": '))
-    (letter,) = await letters(world)
+    assert await letters(world) == []
+    (letter,) = await letters(world, "admin", unparsable="true")
     assert (letter["reason"], letter["engine"], letter["job_id"]) == ("UNPARSABLE", ECHO, None)
-    whole = (await world.client().get(f"/v1/dead-letters/{letter['id']}")).json()
+    problem_of(await world.client().get(f"/v1/dead-letters/{letter['id']}"), 404)
+    operator = world.client("admin")
+    whole = (await operator.get(f"/v1/dead-letters/{letter['id']}")).json()
     assert whole["event"] == '{"half": '
-    answer = await world.client().post(f"/v1/dead-letters/{letter['id']}/redrive")
+    answer = await operator.post(f"/v1/dead-letters/{letter['id']}/redrive")
     assert "never a job" in problem_of(answer, 422, "INVALID_REQUEST")["detail"]
-    assert (await world.client().post(f"/v1/dead-letters/{letter['id']}/discard")).status_code == 204
+    assert (await operator.post(f"/v1/dead-letters/{letter['id']}/discard")).status_code == 204
 
 
 @pytest.mark.parametrize(
@@ -182,10 +188,14 @@ async def test_what_a_runner_could_not_make_a_job_of_is_its_engines_owners(world
         b"\xff\xfe",
         b"[]",
         b'{"type":"dev.enginehouse.job.deadlettered.v1"}',
+        b'{"id":"1","type":"dev.enginehouse.job.deadlettered.v1","engineid":5,"data":{}}',
+        b'{"id":"1","type":"dev.enginehouse.job.deadlettered.v1","engineid":{},"data":{"reason":"x"}}',
+        b'{"id":1,"type":"dev.enginehouse.job.requested.v1","engineid":"acme--echo"}',
+        from_runner(reason="FORGED").replace(b'"proof"', b'"other"'),
         from_runner(engine="no--such--engine"),
         json.dumps({"id": "1", "data_base64": base64.b64encode(b"\x00raw").decode()}).encode(),
     ],
-    ids=range(6),
+    ids=range(10),
 )
 async def test_what_nobody_could_parse_is_kept_once_for_operators_only(world: GatewayWorld, body: bytes) -> None:
     await dead_letter(world, body)
@@ -217,7 +227,7 @@ async def test_an_unknown_one_is_not_there_and_a_malformed_id_is_refused(world: 
         problem_of(await world.client().get(f"/v1/dead-letters/{letter_id}"), 422, "INVALID_REQUEST")
 
 
-async def came_back(_: ScriptedRunner, __: JobEvent) -> bool:
+async def came_back(_: ScriptedRunner, __: HandedJob) -> bool:
     """Acknowledge a delivery that could not be read: only a dead letter says so."""
     return True
 
@@ -226,7 +236,7 @@ def named_by_runner(job_id: str, engine: str = ECHO) -> bytes:
     letter = DeadLetter(
         reason="UNPARSABLE", error=JobError(code="UNPARSABLE", message="data: no good"), event="…", job_id=job_id
     )
-    return dead_letter_event(engine, names.new_job_id(), letter)
+    return dead_letter_event(key_of(engine), engine, names.new_job_id(), letter)
 
 
 async def waiting(world: GatewayWorld) -> tuple[str, bytes]:
@@ -252,6 +262,24 @@ async def test_a_job_that_comes_back_unreadable_ends_at_once(world: GatewayWorld
     await world.idle()
     assert [(letter["job_id"], letter["reason"]) for letter in await letters(world)] == [(job_id, "UNPARSABLE")]
     assert await letters(world, "admin", unparsable="true") == []
+
+
+@attempt("ends another's job by a forged dead letter", layer="a proof of its engine's runner in each dead letter")
+async def test_a_dead_letter_without_proof_ends_no_job(world: GatewayWorld) -> None:
+    job_id, event = await waiting(world)
+    letter = json.loads(named_by_runner(job_id))
+    stolen = json.loads(named_by_runner(names.new_job_id()))["proof"]
+    for forged in (
+        {**letter, "proof": None},
+        {**letter, "proof": 5},
+        {**letter, "proof": stolen},
+        {**letter, "id": "another"},
+        {**json.loads(event), "proof": stolen},
+        {**json.loads(event), "handover": 7},
+    ):
+        await dead_letter(world, json.dumps(forged).encode())
+    await world.idle()
+    assert (await world.job(job_id))["status"] == "queued"
 
 
 async def test_a_dead_letter_ends_no_job_of_another_engine_and_none_that_runs(world: GatewayWorld) -> None:

@@ -11,7 +11,7 @@ from tests.support.scripted_runner import ScriptedRunner, never, succeed
 
 from enginehouse.contracts import names
 from enginehouse.contracts.engine import EngineState
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 from enginehouse.contracts.job import Status
 
 
@@ -106,7 +106,7 @@ async def test_an_engine_that_cannot_be_loaded_keeps_its_jobs_and_says_why(tmp_p
         world.dapr.components.discard(component)
         world.dapr.missing.add(component)
 
-        async def once_mended(runner: ScriptedRunner, event: JobEvent) -> bool:
+        async def once_mended(runner: ScriptedRunner, event: HandedJob) -> bool:
             return not world.dapr.missing and await succeed(runner, event)
 
         world.runner.answer = once_mended

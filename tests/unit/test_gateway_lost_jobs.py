@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.gateway import ECHO, Clock, GatewayWorld, gateway_world, impatient, sweep_in
+from tests.support.proofs import key_of
 from tests.support.scripted_runner import ScriptedRunner, lose, never, succeed
 from tests.support.waiting import until_async
 
@@ -158,7 +159,7 @@ async def test_a_heartbeat_that_cannot_be_read_stops_nothing(world: GatewayWorld
 
 
 async def _say_left(world: GatewayWorld) -> None:
-    event = completion_event(kind=WORKER_LEFT, engine_id=ECHO, subject="a", status=None)
+    event = completion_event(key_of(ECHO), ECHO, WORKER_LEFT, "a", None)
     await world.runner.sidecar.publish(names.jobs_component(ECHO), names.COMPLETIONS_TOPIC, event)
 
 

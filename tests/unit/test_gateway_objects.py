@@ -7,12 +7,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.gateway import ECHO, GatewayWorld, gateway_world
 from tests.support.problems import problem_of
 from tests.support.scripted_runner import lose
 
 from enginehouse.contracts import names
-from enginehouse.contracts.events import JobEvent, JobObjects
+from enginehouse.contracts.events import HandedJob, JobObjects
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.handover import job_event
 
@@ -35,7 +36,7 @@ async def get(world: GatewayWorld, url: str | None) -> httpx2.Response:
     return await world.client("umbra").get(url)
 
 
-async def handed_over(world: GatewayWorld, times: int = 1, **options: Any) -> tuple[JobEvent, JobObjects]:
+async def handed_over(world: GatewayWorld, times: int = 1, **options: Any) -> tuple[HandedJob, JobObjects]:
     """Submit a job with a large input, and return its hand-over with its addresses. It does not end by itself."""
     world.runner.answer = lose
     event = await world.delivered(await world.submit("x" * 100, **options), times)
@@ -43,6 +44,7 @@ async def handed_over(world: GatewayWorld, times: int = 1, **options: Any) -> tu
     return event, event.data.objects
 
 
+@attempt("changes an upload after it was checked", layer="written once")
 async def test_an_upload_is_written_once(world: GatewayWorld, tmp_path: Path) -> None:
     upload = (await world.client().post("/v1/uploads", json={})).json()
     assert (await put(world, upload["url"], b"first")).status_code == 201
@@ -82,6 +84,7 @@ async def test_the_addresses_of_a_jobs_workers_end_with_it(world: GatewayWorld, 
     assert (await get(world, (await world.job(event.id))["input_url"])).status_code == 200
 
 
+@attempt("changes an output after its job has ended", layer="addresses end with their job")
 async def test_an_output_cannot_be_changed_after_the_end(world: GatewayWorld) -> None:
     event, objects = await handed_over(world)
     await put(world, objects.output_url, b'"result"')
@@ -92,6 +95,7 @@ async def test_an_output_cannot_be_changed_after_the_end(world: GatewayWorld) ->
     assert (await get(world, job["output_url"])).content == b'"result"'
 
 
+@attempt("uses the signed URL of a job that is gone", layer="addresses end with their job")
 async def test_an_address_of_a_job_is_worth_nothing_without_it(world: GatewayWorld) -> None:
     event, objects = await handed_over(world)
     await world.client().post(f"/v1/jobs/{event.id}/cancel")
@@ -101,6 +105,7 @@ async def test_an_address_of_a_job_is_worth_nothing_without_it(world: GatewayWor
         problem_of(await put(world, changed, b"forged"), 403, "FORBIDDEN")
 
 
+@attempt("forges a record that names another's object as its output", layer="a record names only its job's own objects")
 @pytest.mark.parametrize("kind", ["another job", "another tenant", "an upload", "an input", "nonsense"])
 async def test_a_record_cannot_make_another_object_its_output(world: GatewayWorld, kind: str) -> None:
     event, _ = await handed_over(world)

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support import scripted_runner
+from tests.support.break_ins import attempt
 from tests.support.gateway import ECHO, GatewayWorld, gateway_world
 from tests.support.scripted_runner import ScriptedRunner
 from tests.support.waiting import until_async
 
 from enginehouse.audit.read import Query, read_page
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 from enginehouse.contracts.job import JobError, JobErrorCode, Status
 from enginehouse.gateway.http.open_inference_errors import JOB_STATUSES
 from enginehouse.gateway.inference import infer as inference
@@ -48,7 +49,7 @@ async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
         yield made
 
 
-async def answer_inputs(runner: ScriptedRunner, event: JobEvent) -> bool:
+async def answer_inputs(runner: ScriptedRunner, event: HandedJob) -> bool:
     """Answer as a server of tensors that gives its inputs back."""
     await runner.end(event, version="v1", output={"model_name": "m", "outputs": event.data.input["inputs"]})
     return True
@@ -57,7 +58,7 @@ async def answer_inputs(runner: ScriptedRunner, event: JobEvent) -> bool:
 def answer_large(world: GatewayWorld) -> scripted_runner.Answer:
     """Answer as a server of tensors whose answer is too large for the job's record."""
 
-    async def answer(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def answer(runner: ScriptedRunner, event: HandedJob) -> bool:
         assert event.data.objects is not None
         assert event.data.objects.output_ref is not None
         assert world.gateway.objects is not None
@@ -263,7 +264,7 @@ class TestRest:
         ("code", "status"), [("INVALID_INPUT", 400), ("PREDICT_ERROR", 502), ("PREDICT_TIMEOUT", 504), ("OTHER", 502)]
     )
     async def test_a_job_that_fails_is_an_error(self, world: GatewayWorld, code: str, status: int) -> None:
-        async def fail(runner: ScriptedRunner, event: JobEvent) -> bool:
+        async def fail(runner: ScriptedRunner, event: HandedJob) -> bool:
             await runner.end(event, Status.FAILED, error=JobError(code=code, message="it broke"))
             return True
 
@@ -423,6 +424,21 @@ class TestRpc:
             refused = await rpc.refused(method, message)
         assert refused.code().name == code
         assert said in (refused.details() or "")
+
+    @attempt("uses or sees another's private engine over gRPC", layer="names resolve to own and shared engines")
+    async def test_another_tenants_engine_is_not_there(self, world: GatewayWorld) -> None:
+        before = await world.stored()
+        async with over_rpc(world, key=world.keys["umbra"]) as rpc:
+            calls = {
+                "ModelInfer": infer_message(ECHO),
+                "ModelReady": MESSAGES["ModelReadyRequest"](name=ECHO).SerializeToString(),
+                "ModelMetadata": MESSAGES["ModelMetadataRequest"](name=ECHO).SerializeToString(),
+            }
+            codes = {method: (await rpc.refused(method, message)).code().name for method, message in calls.items()}
+            shown = {model.name for model in (await rpc.call("RepositoryIndex")).models}
+        assert codes == dict.fromkeys(calls, "NOT_FOUND")
+        assert ECHO not in shown
+        assert await world.stored() == before
 
     async def test_without_a_key_no_message_is_read(self, world: GatewayWorld) -> None:
         async with over_rpc(world, key="") as rpc:

@@ -100,6 +100,27 @@ async def test_a_state_that_is_being_written_is_not_taken_back(
     assert engine(world).reason == "it lies"
 
 
+async def test_of_two_states_that_are_being_written_the_later_one_stays(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later, catalogue, ledger = asyncio.Event(), world.gateway.catalogue, world.gateway.ledger
+    write = ledger.set_engine_state
+
+    async def pause_slowly(engine_id: str, state: EngineState, *given: Any, **named: Any) -> None:
+        if state is EngineState.PAUSED:
+            await later.wait()
+        await write(engine_id, state, *given, **named)
+
+    monkeypatch.setattr(ledger, "set_engine_state", pause_slowly)
+    quarantining = asyncio.create_task(catalogue.set_state(engine(world), EngineState.QUARANTINED, "it lies"))
+    pausing = asyncio.create_task(catalogue.set_state(engine(world), EngineState.PAUSED, "it fails"))
+    await quarantining
+    await catalogue.sync_states()
+    assert engine(world).reason == "it fails"
+    later.set()
+    await pausing
+
+
 async def test_a_look_at_the_ledger_that_began_before_does_not_undo_it(
     world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

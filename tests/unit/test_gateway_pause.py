@@ -18,7 +18,7 @@ from tests.support.scripted_runner import ScriptedRunner, fail, retry, succeed
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineState
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 from enginehouse.contracts.job import JobError, Status
 from enginehouse.gateway.engines import breaker
 
@@ -42,7 +42,7 @@ async def paused(world: GatewayWorld, more: int = 20) -> list[str]:
     """Let the engine fail until it is paused, and return the jobs that wait for it, in order."""
     go = asyncio.Event()
 
-    async def fail_together(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def fail_together(runner: ScriptedRunner, event: HandedJob) -> bool:
         await go.wait()
         return await fail(runner, event)
 
@@ -63,7 +63,7 @@ async def probe_now(world: GatewayWorld) -> None:
     world.gateway.dispatcher.wake(ECHO)
 
 
-async def late(runner: ScriptedRunner, event: JobEvent) -> bool:
+async def late(runner: ScriptedRunner, event: HandedJob) -> bool:
     error = JobError(code="PREDICT_TIMEOUT", message="too late", retryable=True)
     await runner.end(event, Status.TIMED_OUT, error=error)
     return True
@@ -113,7 +113,7 @@ async def test_one_job_is_let_through_to_see_and_when_it_works_the_rest_follows_
     before = len(world.runner.events)
     go = asyncio.Event()
 
-    async def hold(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def hold(runner: ScriptedRunner, event: HandedJob) -> bool:
         await go.wait()
         return await succeed(runner, event)
 
@@ -142,9 +142,9 @@ async def test_a_probe_that_fails_pauses_again_and_is_no_news(world: GatewayWorl
 
 
 async def test_what_was_in_hand_when_it_was_paused_does_not_end_the_pause(world: GatewayWorld) -> None:
-    held: list[JobEvent] = []
+    held: list[HandedJob] = []
 
-    async def hold(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def hold(runner: ScriptedRunner, event: HandedJob) -> bool:
         held.append(event)
         return True
 
@@ -161,7 +161,7 @@ async def test_what_was_in_hand_when_it_was_paused_does_not_end_the_pause(world:
 
 @pytest.mark.parametrize("code", sorted(breaker.NEUTRAL))
 async def test_ends_that_say_nothing_about_the_engine_do_not_count(world: GatewayWorld, code: str) -> None:
-    async def reject(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def reject(runner: ScriptedRunner, event: HandedJob) -> bool:
         await runner.end(event, Status.FAILED, error=JobError(code=code, message="the caller's own"))
         return True
 
@@ -190,7 +190,7 @@ async def test_a_clock_as_long_as_the_cards_does(world: GatewayWorld, seconds: f
 
 
 async def test_a_retry_that_waits_for_a_paused_engine_says_so(world: GatewayWorld) -> None:
-    async def later(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def later(runner: ScriptedRunner, event: HandedJob) -> bool:
         await runner.end(event, Status.QUEUED, error=JobError(code="X", message="x", retryable=True))
         return True
 
@@ -210,7 +210,7 @@ async def test_two_bad_inputs_pause_nothing_however_often_they_are_tried(world: 
     assert len(engine(world).breaker.failed_jobs) == 2
 
 
-async def fail_for_acme(runner: ScriptedRunner, event: JobEvent) -> bool:
+async def fail_for_acme(runner: ScriptedRunner, event: HandedJob) -> bool:
     return await (fail if event.tenantid == "acme" else succeed)(runner, event)
 
 

@@ -62,9 +62,9 @@ async def test_an_administrator_sees_the_engines_of_every_tenant_and_nobody_else
     assert (await world.client("admin").get("/v1/engines/nobody--nothing")).status_code == 404
 
 
-async def test_the_operators_reason_and_the_engines_stand_together(world: GatewayWorld) -> None:
+async def test_a_quarantines_reason_stands_alone_for_it_is_stopped_and_ends_no_more(world: GatewayWorld) -> None:
     await operate(world, "quarantine", {"reason": "it lies"})
-    assert (await _shown(world, ECHO))["reason"] == f"it lies\n{_LAST_WORDS}"
+    assert (await _shown(world, ECHO))["reason"] == "it lies"
 
 
 async def test_the_reason_is_gone_as_soon_as_it_works(world: GatewayWorld) -> None:

@@ -15,7 +15,7 @@ from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
 from enginehouse.contracts.errors import Unavailable
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 from enginehouse.contracts.job import JobError, JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.replay import ReplayReport, ReplayRequest
@@ -46,7 +46,7 @@ async def world(tmp_path: Path) -> AsyncIterator[GatewayWorld]:
 def answering(change: Any) -> Any:
     """Answer with `change(input)`; an exception is the job's error."""
 
-    async def answer(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def answer(runner: ScriptedRunner, event: HandedJob) -> bool:
         try:
             await runner.end(event, output=change(event.data.input))
         except ValueError as error:
@@ -118,7 +118,7 @@ async def test_an_operator_sees_that_something_differs_and_not_what(world: Gatew
 
 
 async def test_large_outputs_are_compared_and_deleted(world: GatewayWorld, tmp_path: Path) -> None:
-    async def large(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def large(runner: ScriptedRunner, event: HandedJob) -> bool:
         assert event.data.objects
         assert event.data.objects.output_url
         url = event.data.objects.output_url
@@ -137,7 +137,7 @@ async def test_large_outputs_are_compared_and_deleted(world: GatewayWorld, tmp_p
 async def test_an_order_that_is_handed_back_is_sent_again(world: GatewayWorld) -> None:
     given_back: set[str] = set()
 
-    async def once(runner: ScriptedRunner, event: JobEvent) -> bool:
+    async def once(runner: ScriptedRunner, event: HandedJob) -> bool:
         if event.id in given_back:
             await runner.end(event, output={"echo": event.data.input})
         else:

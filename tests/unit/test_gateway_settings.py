@@ -9,6 +9,7 @@ GOOD = {
     "ENGINEHOUSE_GATEWAY_TENANTS_DIR": "/nowhere",
     "DAPR_API_TOKEN": "a-secret-of-16-characters",
     "APP_API_TOKEN": "another-secret-of-16",
+    "ENGINEHOUSE_GATEWAY_PROOF_KEY": "a-secret-of-at-least-32-characters",
 }
 
 
@@ -23,6 +24,7 @@ def test_every_wrong_setting_is_named_by_its_variable(monkeypatch: pytest.Monkey
     monkeypatch.setenv("ENGINEHOUSE_GATEWAY_PORT", "http")
     monkeypatch.setenv("ENGINEHOUSE_GATEWAY_LOG_LEVEL", "loud")
     monkeypatch.setenv("DAPR_API_TOKEN", "short")
+    monkeypatch.setenv("ENGINEHOUSE_GATEWAY_PROOF_KEY", "short")
     with pytest.raises(SystemExit) as caught:
         gateway.main()
     said = str(caught.value)
@@ -31,6 +33,7 @@ def test_every_wrong_setting_is_named_by_its_variable(monkeypatch: pytest.Monkey
         "ENGINEHOUSE_GATEWAY_PORT: ",
         "ENGINEHOUSE_GATEWAY_LOG_LEVEL: ",
         "DAPR_API_TOKEN: it must have at least 16 characters",
+        "ENGINEHOUSE_GATEWAY_PROOF_KEY: it must have at least 32 characters",
     ):
         assert expected in said
     assert "short" not in said

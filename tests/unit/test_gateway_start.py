@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.dapr import PORTS
 from tests.support.gateway import TOKEN
+from tests.support.proofs import PROOF_KEY, key_of
 from tests.support.waiting import until
 
 from enginehouse.contracts.events import JOB_COMPLETED, completion_event
@@ -44,6 +45,7 @@ def starting(folder: Path, delivery_port: int, api_port: int) -> Iterator[Path]:
         "DAPR_HTTP_PORT": "1",
         "DAPR_API_TOKEN": TOKEN,
         "APP_API_TOKEN": TOKEN,
+        "ENGINEHOUSE_GATEWAY_PROOF_KEY": PROOF_KEY,
         "ENGINEHOUSE_GATEWAY_PORT": str(api_port),
         "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery_port),
         "ENGINEHOUSE_GATEWAY_GRPC_PORT": "0",
@@ -62,7 +64,7 @@ def starting(folder: Path, delivery_port: int, api_port: int) -> Iterator[Path]:
 
 
 def test_deliveries_during_the_start_log_no_error(tmp_path: Path, port: int) -> None:
-    event = completion_event(JOB_COMPLETED, "acme--echo", new_job_id(), Status.SUCCEEDED)
+    event = completion_event(key_of("acme--echo"), "acme--echo", JOB_COMPLETED, new_job_id(), Status.SUCCEEDED)
     api_port = PORTS.take()
     with starting(tmp_path, port, api_port) as log:
         assert until(lambda: deliver(port, "/completions", event), "the gateway takes deliveries") == 200

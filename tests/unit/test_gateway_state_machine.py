@@ -22,7 +22,7 @@ from tests.support.scripted_runner import ScriptedRunner
 from enginehouse.contracts import names
 from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import Conflict, EnginehouseError, Unavailable
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob, JobEvent
 from enginehouse.contracts.job import JobRecord, Status, may_change
 from enginehouse.contracts.moments import now
 from enginehouse.gateway.engines import breaker
@@ -99,37 +99,46 @@ class Gateway(RuleBasedStateMachine):
 
     @initialize(count=st.integers(1, 3))
     def some_jobs(self, count: int) -> None:
-        for _ in range(count):
-            self.submit(2)
+        self.submit(2, count)
 
-    @rule(attempts=st.integers(1, 3))
-    def submit(self, attempts: int) -> None:
-        async def work() -> Any:
-            retry = {"max_attempts": attempts, "initial_delay_ms": 0}
-            answer = await self.world.client().post("/v1/engines/echo/jobs", json={"input": 1, "retry": retry})
+    @rule(attempts=st.integers(1, 3), number=st.integers(1, 3))
+    def submit(self, attempts: int, number: int) -> None:
+        """Several at once may share an event."""
+
+        async def work() -> list[Any]:
+            body = {"input": 1, "retry": {"max_attempts": attempts, "initial_delay_ms": 0}}
+            client = self.world.client()
+            answers = await asyncio.gather(*(client.post("/v1/engines/echo/jobs", json=body) for _ in range(number)))
             await self.quiet()
-            return answer
+            return answers
 
-        answer = self.run(work())
-        # The broker may be away and the store too: a job is accepted all the same.
-        assert answer.status_code == 202
-        self.seen[answer.json()["id"]] = Status.QUEUED
+        for answer in self.run(work()):
+            # The broker may be away and the store too: a job is accepted all the same.
+            assert answer.status_code == 202
+            self.seen[answer.json()["id"]] = Status.QUEUED
 
     @precondition(lambda self: self.published(TOPIC))
-    @rule(back=BACK, how=HOW, told=st.booleans())
-    def deliver(self, back: int, how: str, told: bool) -> None:
-        """One of the last deliveries, perhaps for the second time; the hint that tells of it may get lost."""
+    @rule(back=BACK, how=HOW, told=st.booleans(), part=st.integers(1, 3))
+    def deliver(self, back: int, how: str, told: bool, part: int) -> None:
+        """One of the last deliveries, perhaps for the second time; the hint that tells of it may get lost.
+
+        The worker may die when only a part of its jobs are done.
+        """
         body = self.published(TOPIC)[-1 - back % len(self.published(TOPIC))]
         before = len(self.published(names.COMPLETIONS_TOPIC))
-        self.run(self.worked(body, how))
+        self.run(self.worked(body, how, part))
         if told:
             for body in self.published(names.COMPLETIONS_TOPIC)[before:]:
                 self.run(self.world.gateway.hints.deliver(body))
             self.run(self.quiet())
 
-    async def worked(self, body: bytes, how: str) -> None:
+    async def worked(self, body: bytes, how: str, part: int) -> None:
         """What a runner does with a delivery, perhaps an old one, perhaps for the second time."""
-        event = read_event(JobEvent, body)
+        for job in read_event(JobEvent, body).jobs[:part]:
+            await self.worked_on(job, how)
+
+    async def worked_on(self, event: HandedJob, how: str) -> None:
+        """What a runner does with one of its jobs."""
         try:
             present = await self.runner.records.read(event.id)
             if present and (present.record.status.is_final or present.record.attempt > event.attempt):
@@ -245,7 +254,7 @@ class Gateway(RuleBasedStateMachine):
             before = len(self.published(TOPIC))
             await self.swept(100, idle=True)
             for body in self.published(TOPIC)[before:]:
-                await self.worked(body, "succeed")
+                await self.worked(body, "succeed", 3)
 
 
 Gateway.TestCase.settings = settings(max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck))

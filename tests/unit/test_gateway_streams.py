@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.support.gateway import ECHO, GatewayWorld, gateway_world
 from tests.support.problems import problem_of
+from tests.support.proofs import key_of
 from tests.support.scripted_runner import lose, never, succeed
 from tests.support.waiting import until_async
 
@@ -66,7 +67,7 @@ async def tell(
     worker: str | None = None,
 ) -> None:
     data = ProgressData(kind=kind, value=value, sequence=progress_sequence(attempt, number))
-    await world.gateway.hints.deliver(progress_event(engine, job_id, data, worker))
+    await world.gateway.hints.deliver(progress_event(key_of(engine), engine, job_id, data, worker))
 
 
 async def end(world: GatewayWorld, job_id: str) -> None:

@@ -81,7 +81,7 @@ async def test_a_job_for_the_trial_is_answered_there_and_nowhere_else(world: Gat
     assert {answer.status_code for answer in (routed, batch, sent)} <= {200, 202}, (routed.text, batch.text, sent.text)
     await world.idle()
     assert sorted(world.runners[TRIAL].inputs()) == [7, 8, 9, 10]
-    assert {event.engineid for event in world.runners[TRIAL].events} == {ECHO}
+    assert world.runners[TRIAL].engines_named == {ECHO}
     assert world.runner.events == []
 
 
@@ -115,6 +115,8 @@ async def test_its_failures_do_not_pause_the_active_version(world: GatewayWorld)
     assert engine(world).state == EngineState.ACTIVE
     assert (await operate(world, "quarantine", {"reason": "no"}, TRIAL)).json()["state"] == "quarantined"
     assert control(world.dapr) is None, "the runners of the active version would stop"
+    listed = (await world.client("admin").get("/v1/quarantines")).json()["quarantines"]
+    assert listed == [{"engine": TRIAL, "reason": "no", "by_operator": True}], "whoever runs it does not promote it"
     assert (await world.job(await world.submit("on"), wait=10))["status"] == "succeeded"
 
 
@@ -193,6 +195,13 @@ async def test_the_next_version_on_trial_has_the_same_address_and_a_clean_record
     await _beat(world, on_trial=True, version="v3")
     shown = (await world.client().get(f"/v1/engines/{TRIAL}")).json()
     assert (shown["version"], shown["state"]) == ("v3", "active")
+
+
+async def test_another_version_ends_a_quarantine_of_the_breaker_on_trial(world: GatewayWorld) -> None:
+    await world.gateway.transitions.move(trial(world), EngineState.QUARANTINED, "it lies")
+    await show_card(world.dapr, ECHO, **{**NUMBERS, "version": "v3", "deployment": "third"})
+    await _beat(world, on_trial=True, version="v3")
+    assert trial(world).state is EngineState.ACTIVE
 
 
 async def test_what_a_sidecar_still_swallows_after_a_promotion_is_no_job_of_the_next_trial(world: GatewayWorld) -> None:

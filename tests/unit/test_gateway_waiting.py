@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.gateway import ECHO, GatewayWorld
+from tests.support.proofs import key_of
 from tests.support.scripted_runner import never, succeed_untold
 from tests.support.waiting import until_async
 
@@ -64,7 +65,9 @@ async def test_a_hint_may_name_several_jobs(world: GatewayWorld) -> None:
     world.runner.answer = succeed_untold
     job_ids = [await world.submit() for _ in range(5)]
     await until_async(lambda: all(world.record(job_id) for job_id in job_ids))
-    hint = completion_event(JOB_COMPLETED, ECHO, job_ids[0], Status.SUCCEEDED, 1, [*job_ids[1:], "not-a-job"])
+    hint = completion_event(
+        key_of(ECHO), ECHO, JOB_COMPLETED, job_ids[0], Status.SUCCEEDED, 1, [*job_ids[1:], "not-a-job"]
+    )
     assert await world.gateway.hints.deliver(hint)
     assert {(await world.job(job_id))["status"] for job_id in job_ids} == {"succeeded"}
 

@@ -23,7 +23,7 @@ from tests.support.serving import serving
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import EngineState
-from enginehouse.contracts.events import ENGINE_STATE_EVENTS, JobEvent
+from enginehouse.contracts.events import ENGINE_STATE_EVENTS, HandedJob
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger.schema import notices
 from enginehouse.gateway.pace import Pace
@@ -160,7 +160,7 @@ async def test_a_job_of_several_attempts_tells_its_start_once(tmp_path: Path, re
     assert [body["type"] for body in receiver.bodies] == [STARTED, COMPLETED]
 
 
-async def claim_and_retry(runner: ScriptedRunner, event: JobEvent) -> bool:
+async def claim_and_retry(runner: ScriptedRunner, event: HandedJob) -> bool:
     """Run every second attempt for so long that it is seen running."""
     if event.attempt % 2 == 0:
         await runner.claim(event)

@@ -11,7 +11,7 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.program import LocalRun
 from enginehouse.contracts.tenant import hash_key
 from enginehouse.local import leftovers
-from enginehouse.local.engine_processes import engine_command, engine_environment
+from enginehouse.local.engine_start import engine_command, engine_environment
 from enginehouse.local.environments import needs_environment
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
@@ -153,8 +153,12 @@ def test_nothing_of_an_engine_is_left_also_where_it_made_its_folders_read_only(t
         path.parent.mkdir(parents=True)
         path.write_text("left")
         path.parent.chmod(0o500)
+    logs = [home.logs / f"acme--one--a.{name}" for name in ("runner.log", "engine-0.log.old")]
+    for path in logs:
+        path.touch()
     leftovers.delete_of_app(home, "acme--one--a")
     assert not [path for path in left if path.parent.exists()]
+    assert not [path for path in logs if path.exists()]
 
 
 def test_python_means_the_engines_own(tmp_path: Path) -> None:

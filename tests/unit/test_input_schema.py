@@ -7,6 +7,7 @@ from typing import Any
 
 import pydantic_core
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 
 from enginehouse.checkers import Checkers
@@ -81,6 +82,7 @@ def test_the_cost_of_a_schema_counts_what_its_references_name(schema: dict[str, 
     assert measure(schema) == cost
 
 
+@attempt("gives a schema too deep, too large or too costly", layer="bounded schemas")
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
@@ -120,6 +122,7 @@ def test_a_schema_may_name_its_dialect_and_itself(dialect: str) -> None:
     assert not validator.is_valid([1])
 
 
+@attempt("gives a schema with remote references", layer="nothing is ever fetched")
 @pytest.mark.parametrize(
     "schema",
     [
@@ -164,6 +167,7 @@ async def test_any_other_check_runs_in_a_process_and_says_the_same(schema: dict[
     assert checkers.runs == 2
 
 
+@attempt("gives a schema that takes for ever to check", layer="checked in other processes, with a time limit")
 async def test_a_check_that_takes_too_long_refuses_its_input_and_holds_up_nobody() -> None:
     """Explaining why a nested value does not fit a recursive schema takes twice as long with each level."""
     schema = InputSchema({"type": "array", "anyOf": [{"items": {"$ref": "#"}}, {"items": {"$ref": "#"}}]})

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.job_events import one_job_event
+from tests.support.proofs import key_of
 
 from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import Malformed
@@ -17,7 +19,6 @@ from enginehouse.contracts.events import (
     JobEvent,
     JobOrder,
     completion_event,
-    job_event,
 )
 from enginehouse.contracts.job import FINAL, TRANSITIONS, JobRecord, RetryPolicy, Status, may_change
 from enginehouse.contracts.moments import now
@@ -101,20 +102,21 @@ def test_an_input_survives_the_event_whole(value: Any, parameters: dict[str, Any
         retry_on_timeout=True,
         record_ttl_seconds=60,
     )
-    event = read_event(JobEvent, job_event("id", "acme", "acme--ocr", 2, now(), order, None))
-    assert event.data == order
+    event = read_event(
+        JobEvent, one_job_event(key_of("acme--ocr"), "acme--ocr", "acme", "id", order, attempt=2, expires=now())
+    )
+    assert event.data.model_dump() == {**order.model_dump(), "also": ()}
     assert json.dumps(event.data.input) == json.dumps(value)
     assert json.dumps(event.data.parameters) == json.dumps(parameters)
 
 
 def test_a_completion_names_the_job_and_its_engine() -> None:
-    body = completion_event(JOB_COMPLETED, "acme--ocr", "the-job", Status.SUCCEEDED, 1, ["another"])
-    assert read_event(Completion, body) == Completion(
-        type=JOB_COMPLETED,
-        engineid="acme--ocr",
-        subject="the-job",
-        data=CompletionData(status=Status.SUCCEEDED, also=("another",)),
+    body = completion_event(
+        key_of("acme--ocr"), "acme--ocr", JOB_COMPLETED, "the-job", Status.SUCCEEDED, 1, ["another"]
     )
+    event = read_event(Completion, body)
+    assert (event.type, event.engineid, event.subject) == (JOB_COMPLETED, "acme--ocr", "the-job")
+    assert event.data == CompletionData(status=Status.SUCCEEDED, also=("another",))
     assert json.loads(body)["source"] == "/engines/acme--ocr"
 
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select
 from tests.support.ledger import new_job, opened
+from tests.support.proofs import PROOF_KEY
 
 from enginehouse.contracts.errors import AlreadyRedriven, IdempotencyKeyReused
+from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.accept import NewJob
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -68,7 +70,7 @@ async def test_a_key_past_its_time_may_be_used_again(ledger: Ledger) -> None:
 
 
 def dead_letter(letter_id: str) -> DeadLetterRow:
-    return read_letter(b"{").row._replace(id=letter_id, tenant="acme", reason="X")
+    return read_letter(b"{", ProofKeys(PROOF_KEY)).row._replace(id=letter_id, tenant="acme", reason="X")
 
 
 def redriving(letter_id: str) -> NewJob:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 from tests.support.ledger import ENGINE, accepted, mirror, new_job, opened, row_of
+from tests.support.proofs import PROOF_KEY
 
 from enginehouse.contracts.job import FINAL, TRANSITIONS, JobError, JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import new_job_id
+from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror
@@ -33,6 +35,18 @@ async def brought_to(ledger: Ledger, status: Status) -> str:
     return job_id
 
 
+async def test_names_in_a_record_are_cut_and_cleaned_to_fit_their_columns(ledger: Ledger) -> None:
+    job_id = await accepted(ledger)
+    wild = "x\x00" * 1_000
+    await mirror(ledger, job_id, Status.SUCCEEDED, output=1, image=wild, version=wild, worker=wild)
+    row = await row_of(ledger, job_id)
+    assert [(str(name)[:2], len(str(name))) for name in (row.image, row.version, row.worker)] == [
+        ("x\ufffd", 300),
+        ("x\ufffd", 32),
+        ("x\ufffd", 64),
+    ]
+
+
 def _attempt_after(before: Status, after: Status) -> int:
     """A job that runs ends, or is to be tried again, in the attempt that runs; whatever else begins is a new one."""
     return 1 if before is Status.QUEUED or after is not Status.RUNNING else 2
@@ -46,12 +60,20 @@ async def test_every_row_of_the_table(ledger: Ledger, transition: Any) -> None:
     retry_at = now() + timedelta(seconds=5) if transition.event == "retry" else None
     attempt = _attempt_after(transition.before, transition.after)
     mirrored = await mirror(
-        ledger, job_id, transition.after, attempt, error=error, output=output, retry_at=retry_at, predict_time=0.5
+        ledger,
+        job_id,
+        transition.after,
+        attempt,
+        error=error,
+        output=output,
+        retry_at=retry_at,
+        predict_time=0.5,
+        image="sha256:abc",
     )
     row = await row_of(ledger, job_id)
     assert mirrored.changed
     assert mirrored.row == row
-    assert (row.status, row.attempts) == (transition.after, attempt)
+    assert (row.status, row.attempts, row.image) == (transition.after, attempt, "sha256:abc")
     assert (row.error is None) == (error is None)
     assert row.output == ('{"a":1}' if output else None)
     if transition.after in FINAL:
@@ -115,8 +137,17 @@ async def test_records_read_late_undo_nothing(ledger: Ledger, order: tuple[int, 
 async def test_an_end_and_a_late_record_committed_together_leave_the_end(ledger: Ledger, first: bool) -> None:
     job_id = await accepted(ledger)
     steps = [(Status.SUCCEEDED, 1), (Status.RUNNING, 1)]
-    await asyncio.gather(*(mirror(ledger, job_id, *step) for step in (steps if first else steps[::-1])))
+    mirrored = await asyncio.gather(*(mirror(ledger, job_id, *step) for step in (steps if first else steps[::-1])))
     assert _where(await row_of(ledger, job_id)) == (Status.SUCCEEDED, 1)
+    assert sorted(item.changed for item in mirrored) == [False, True], "what follows an end is done once"
+
+
+async def test_an_end_that_a_hint_and_the_sweep_have_read_is_followed_once(ledger: Ledger) -> None:
+    job_id = await accepted(ledger)
+    await mirror(ledger, job_id, Status.RUNNING)
+    mirrored = await asyncio.gather(*(mirror(ledger, job_id, Status.SUCCEEDED) for _ in range(3)))
+    assert [item.changed for item in mirrored] == [True, False, False]
+    assert {item.row.status for item in mirrored} == {Status.SUCCEEDED}
 
 
 async def test_an_old_record_does_not_make_a_job_that_was_taken_back_run_again(ledger: Ledger) -> None:
@@ -176,7 +207,7 @@ async def test_a_job_that_failed_for_its_input_leaves_no_letter(ledger: Ledger) 
 
 
 async def test_a_delivery_that_could_not_be_read_is_kept_once(ledger: Ledger) -> None:
-    letter = read_letter(b"{").row
+    letter = read_letter(b"{", ProofKeys(PROOF_KEY)).row
     await asyncio.gather(*(ledger.keep_dead_letter(letter) for _ in range(3)))
     found = await ledger.read(read.dead_letter, letter.id)
     assert found is not None
@@ -191,7 +222,7 @@ async def test_an_engines_counts_are_of_what_waits_runs_and_has_ended(ledger: Le
     await brought_to(ledger, Status.QUEUED)
     await ledger.insert(new_job(window=0))
     await accepted(ledger, engine="acme--other")
-    counts = await ledger.read(read.queue_counts, ENGINE)
+    counts = (await ledger.read(read.queue_counts, [ENGINE]))[ENGINE]
     assert counts == QueueCounts(queued=2, running=1, succeeded=2, failed=2)
 
 
@@ -203,4 +234,4 @@ async def test_two_gateways_that_mirror_the_same_end_count_it_once(postgres_url:
             *(mirror(ledger, job_id, Status.SUCCEEDED) for job_id in ids for ledger in (one, other))
         )
         assert sum(mirrored.changed for mirrored in ended) == 10
-        assert (await one.read(read.queue_counts, ENGINE)).succeeded == 10
+        assert (await one.read(read.queue_counts, [ENGINE]))[ENGINE].succeeded == 10

@@ -26,5 +26,5 @@ async def test_queries_of_many_jobs_leave_the_options_out(ledger: Ledger) -> Non
 
 async def test_one_job_and_jobs_that_may_be_handed_over_again_have_their_options(ledger: Ledger) -> None:
     job_id = await accepted(ledger)
-    (handed_over,) = await ledger.read(read.handed_over, time.time() + 10)
+    (handed_over,) = await ledger.read(read.handed_over, [ENGINE], time.time() + 10)
     assert (await row_of(ledger, job_id)).options == handed_over.options == OPTIONS

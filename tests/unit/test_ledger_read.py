@@ -9,6 +9,7 @@ from tests.support.ledger import ENGINE, accepted, mirror, new_job, row_of, shif
 from enginehouse.contracts.job import Status
 from enginehouse.contracts.names import new_job_id
 from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger.deletion import Forget
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.read import Listing
 
@@ -59,8 +60,8 @@ async def test_what_is_handed_over_for_a_while(ledger: Ledger) -> None:
     await ledger.insert(new_job(window=0))
     ended = await accepted(ledger)
     await mirror(ledger, ended, Status.SUCCEEDED)
-    assert [row.id for row in await ledger.read(read.handed_over, time.time() - 5)] == [before]
-    assert {row.id for row in await ledger.read(read.handed_over, time.time() + 5)} == {before, just_now}
+    assert [row.id for row in await ledger.read(read.handed_over, [ENGINE], time.time() - 5)] == [before]
+    assert {row.id for row in await ledger.read(read.handed_over, [ENGINE], time.time() + 5)} == {before, just_now}
 
 
 async def test_a_result_past_its_time_is_let_go_of_and_much_later_its_row(ledger: Ledger) -> None:
@@ -74,9 +75,9 @@ async def test_a_result_past_its_time_is_let_go_of_and_much_later_its_row(ledger
     row = await row_of(ledger, job_id)
     assert (row.input, row.output, row.status, row.purged) == (None, None, "succeeded", True)
     assert await ledger.read(read.past_result, time.time(), 10) == []
-    await ledger.forget(time.time() - 3_600)
+    await ledger.forget(Forget(time.time() - 3_600, time.time(), 10))
     assert await ledger.read(read.job, job_id) is not None
-    await ledger.forget(time.time())
+    await ledger.forget(Forget(time.time(), time.time(), 10))
     assert await ledger.read(read.job, job_id) is None
     assert (await row_of(ledger, kept)).output == '{"a":1}'
 
@@ -85,11 +86,3 @@ async def test_which_engine_the_ledger_names_for_a_job(ledger: Ledger) -> None:
     mine, other = await accepted(ledger), await accepted(ledger, engine="acme--other")
     found = await ledger.read(read.engines_of, [mine, other, new_job_id()])
     assert found == {mine: ENGINE, other: "acme--other"}
-
-
-async def test_jobs_in_flight_by_tenant(ledger: Ledger) -> None:
-    for tenant, window in (("acme", 10), ("acme", 0), ("umbra", 10)):
-        await ledger.insert(new_job(tenant, window=window))
-    await mirror(ledger, await accepted(ledger, engine="acme--other"), Status.RUNNING)
-    await mirror(ledger, await accepted(ledger, engine="acme--other"), Status.FAILED)
-    assert await ledger.read(read.in_flight) == {"acme": 3, "umbra": 1}

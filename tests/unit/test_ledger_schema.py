@@ -1,13 +1,19 @@
 """The migrations make exactly the tables that the code names, on both databases, and can be run again."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from tests.support.ledger import accepted, opened, row_of
+from tests.support.ledger import accepted, opened, row_of, sqlite_url
 
+from enginehouse.contracts.errors import UnsafeSettings
+from enginehouse.gateway.ledger import migrations
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.schema import metadata
 
@@ -65,3 +71,20 @@ async def test_gateways_that_start_at_once_migrate_once(postgres_url: str) -> No
     await asyncio.gather(*(ledger.open() for ledger in ledgers))
     assert await ledgers[0].read(_differences) == []
     await asyncio.gather(*(ledger.close() for ledger in ledgers))
+
+
+def test_the_newest_migration_by_the_files_names_is_the_one_that_alembic_ends_with() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert migrations.newest() == ScriptDirectory.from_config(config).get_current_head()
+
+
+async def test_a_ledger_of_a_later_release_is_refused(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    async with opened(url) as ledger:
+        later = text("UPDATE alembic_version SET version_num = '9999'")
+        await ledger.database.transact(lambda connection: connection.execute(later), durable=False)
+    ledger = Ledger(url)
+    with pytest.raises(UnsafeSettings, match="the lines above say why"):
+        await ledger.open()
+    await ledger.close()

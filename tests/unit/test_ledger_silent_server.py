@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from enginehouse.contracts.errors import Unavailable
+from enginehouse.gateway.ledger.database import UNREACHABLE
 from enginehouse.gateway.ledger.group_writer import GroupWriter
 
 
@@ -15,6 +16,7 @@ class Scripted:
     """Answers transactions as the test says: None commits, an exception is raised."""
 
     dialect = "scripted"
+    unreachable = UNREACHABLE
 
     def __init__(self, *answers: Exception | None) -> None:
         self.answers = list(answers)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from tests.support.ledger import accepted, new_job, opened, row_of, sqlite_url
 
 from enginehouse.contracts.errors import EnginehouseError, Unavailable, UnsafeSettings
-from enginehouse.gateway.ledger.database import as_unavailable
+from enginehouse.gateway.ledger.database import as_unavailable, open_database
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.schema import jobs
 from enginehouse.gateway.ledger.windows import FillWindow
@@ -127,4 +127,5 @@ async def test_what_was_accepted_is_its_owners_alone_to_read(tmp_path: Path) -> 
     "error", [asyncpg.CannotConnectNowError("starting up"), asyncpg.InterfaceError("closed"), ConnectionRefusedError()]
 )
 def test_a_database_that_is_away_is_unavailable_and_no_fault_of_ours(error: Exception) -> None:
-    assert isinstance(as_unavailable(error), Unavailable)
+    database = open_database("postgresql://nobody@127.0.0.1/none")
+    assert isinstance(as_unavailable(error, database), Unavailable)

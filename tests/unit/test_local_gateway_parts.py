@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.break_ins import attempt
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.tenant import Tenant
@@ -42,6 +43,7 @@ def test_parts_come_and_go_with_their_bundles(parts: GatewayParts, bundle: Path,
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["gateway"], "nothing half-written is left"
 
 
+@attempt("harms the gateway's sidecar by its bundle", layer="each part is checked before it is linked")
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -1,8 +1,10 @@
 """The right Redis is used, and only its owner can read its password."""
 
+import contextlib
 import os
 import socket
 import stat
+import sys
 import threading
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,6 +43,27 @@ def test_the_server_is_on_path_or_inside_the_wheel_or_missing(tmp_path: Path, mo
     monkeypatch.setattr(redis, "find_spec", lambda name: None)
     with pytest.raises(LocalError, match="REDIS_URL=redis://"):
         redis.find_server()
+
+
+def test_our_own_environment_comes_last_even_if_it_is_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path = tmp_path / "redis-server"
+    on_path.write_text("")
+    on_path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}")
+    assert redis.find_server() == on_path
+
+
+@pytest.mark.parametrize(("major", "is_refused"), [(6, True), (7, False), (10, False)])
+def test_an_older_server_does_not_begin_beside_what_a_newer_one_wrote(
+    tmp_path: Path, major: int, is_refused: bool
+) -> None:
+    server, data = tmp_path / "redis-server", tmp_path / "data"
+    server.write_text(f"#!/bin/sh\necho 'Redis server v={major}.2.14 sha=00000000:0'\n")
+    server.chmod(0o755)
+    redis.check_server(server, data)
+    (data / "appendonlydir").mkdir(parents=True)
+    with pytest.raises(LocalError, match=f"is Redis {major}, and") if is_refused else contextlib.nullcontext():
+        redis.check_server(server, data)
 
 
 def test_the_config_persists_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -158,3 +181,52 @@ def test_a_rotation_that_was_killed_leaves_one_password(users: BrokerUsers, monk
     BrokerUsers(users.home, users.address).start()
     assert users.login(user).password == present
     assert given[-1] == [present]
+
+
+def test_a_revoked_user_gets_no_credentials_and_another_password_afterwards(
+    users: BrokerUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, deleted = user_of_engine("acme--one"), list[str]()
+    monkeypatch.setattr(broker_users, "set_user", lambda address, user, passwords: None)
+    monkeypatch.setattr(broker_users, "delete_user", lambda address, name: deleted.append(name))
+    former = users.login(user).password
+    users.revoke(user.name)
+    assert deleted == [user.name]
+    for refused in (users.login, users.begin_rotation):
+        with pytest.raises(LocalError, match="its engine is quarantined"):
+            refused(user)
+    monkeypatch.setattr(redis, "answers", lambda address: True)
+    users.look()
+    assert deleted == [user.name], "it is gone"
+    users.readmit(user.name)
+    assert users.login(user).password != former
+
+
+def test_a_rotation_that_is_overtaken_by_a_quarantine_makes_no_user(
+    users: BrokerUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, made = user_of_engine("acme--one"), list[str]()
+    monkeypatch.setattr(broker_users, "set_user", lambda address, user, passwords: made.append(user.name))
+    monkeypatch.setattr(broker_users, "delete_user", lambda address, name: made.clear())
+    monkeypatch.setattr(broker_users, "disconnect_user", lambda address, name: None)
+    users.login(user)
+    users.begin_rotation(user)
+    users.revoke(user.name)
+    with pytest.raises(LocalError, match="its engine is quarantined"):
+        users.end_rotation(user)
+    assert made == []
+    assert not broker_users.password_file(users.home, user.name).exists()
+
+
+def test_a_user_is_deleted_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, deleted = user_of_engine("acme--one"), list[str]()
+    users.login(user)
+    users.revoke(user.name)
+    assert "has not deleted these users, whose engines are quarantined: engine-acme--one" in (users.problem or "")
+    # Resumed meanwhile, it is deleted before it is made again: connections with the former password must end.
+    monkeypatch.setattr(broker_users, "delete_user", lambda address, name: deleted.append(name))
+    monkeypatch.setattr(broker_users, "set_user", lambda address, user, passwords: deleted.append("made"))
+    users.readmit(user.name)
+    users.login(user)
+    assert deleted == [user.name, "made"]
+    assert users.problem is None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.support.break_ins import attempt
 
 from enginehouse.contracts import names
 from enginehouse.contracts.errors import InvalidName
@@ -55,6 +56,7 @@ def _engine_names(engine: EngineId) -> Iterator[str]:
     return (compute(str(engine)) for compute in OF_AN_ENGINE)
 
 
+@attempt("chooses a name so that its topic or key is another's", layer="names are computed, and never meet")
 @given(engine_id, engine_id)
 def test_two_engines_share_no_name_of_any_kind(one: EngineId, other: EngineId) -> None:
     assume(one != other)
@@ -87,7 +89,7 @@ def test_topics_and_apps_never_meet_those_of_the_core(engine: EngineId, tenant: 
     topics = {names.job_topic(str(engine)), names.trial_topic(str(engine))}
     topics |= {names.requests_topic(tenant), names.finished_topic(tenant)}
     assert len(topics) == 4
-    assert not topics & {names.COMPLETIONS_TOPIC, names.DEAD_LETTERS_TOPIC}
+    assert not topics & {names.COMPLETIONS_TOPIC, names.DEAD_LETTERS_TOPIC, names.AUDIT_TOPIC}
     assert not set(names.app_ids(str(engine))) & STATIC
 
 
@@ -126,6 +128,7 @@ def test_names_fit_kubernetes_and_dapr(engine: EngineId) -> None:
         assert computed.replace(".", "-").replace("-", "").isalnum()
 
 
+@attempt("takes a name that is reserved or means another's", layer="names have one form, some are reserved")
 @pytest.mark.parametrize(
     "bad",
     [

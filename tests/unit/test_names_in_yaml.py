@@ -22,7 +22,12 @@ def _settings(component: dict[str, Any]) -> dict[str, str]:
 
 def test_the_gateways_components_have_the_names_of_the_code_and_are_its_alone() -> None:
     components = _documents("components/local")
-    expected = {names.GATEWAY_JOBS_COMPONENT, names.COMPLETIONS_COMPONENT, names.DEAD_LETTERS_COMPONENT}
+    expected = {
+        names.GATEWAY_JOBS_COMPONENT,
+        names.COMPLETIONS_COMPONENT,
+        names.DEAD_LETTERS_COMPONENT,
+        names.AUDIT_COMPONENT,
+    }
     assert {component["metadata"]["name"] for component in components.values()} == expected
     assert set(components) == expected, "one object, one file, one name"
     assert all(component["scopes"] == [names.GATEWAY_APP] for component in components.values())
@@ -35,6 +40,11 @@ def test_the_gateway_only_publishes_jobs_and_only_hears_what_comes_back() -> Non
     assert jobs["subscriptionScopes"] == nothing
     assert "allowedTopics" not in jobs
     assert "publishingScopes" not in jobs
+    audit = _settings(components[names.AUDIT_COMPONENT])
+    assert audit["allowedTopics"] == names.AUDIT_TOPIC
+    assert audit["publishingScopes"] == nothing + names.AUDIT_TOPIC
+    assert audit["subscriptionScopes"] == nothing
+    assert int(audit["maxLenApprox"]) > 0
     for component, topic in [
         (names.COMPLETIONS_COMPONENT, names.COMPLETIONS_TOPIC),
         (names.DEAD_LETTERS_COMPONENT, names.DEAD_LETTERS_TOPIC),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.waiting import until_async
 
 from enginehouse.engine.memory import describe_memory_error
@@ -37,7 +38,7 @@ def _spec(folder: Path, code: str) -> ProcessSpec:
         port=0,
         health_url=None,
         health=healthy,
-        memory_bytes=256 * _MI,
+        limits={"DATA": 256 * _MI},
     )
 
 
@@ -47,6 +48,7 @@ async def _problem(supervisor: Supervisor, spec: ProcessSpec) -> str:
     return found
 
 
+@attempt("takes memory without end, as a process", layer="RLIMIT_DATA")
 async def test_what_exceeds_the_limit_is_refused_and_named_as_the_cause(supervisor: Supervisor, tmp_path: Path) -> None:
     said = await _problem(supervisor, _spec(tmp_path, "x = bytearray(700_000_000)"))
     assert "It wanted more memory than the 256 MiB that resources.memory in engine.yaml allows." in said

@@ -1,7 +1,9 @@
 """Processes are restarted, stop together with their children, and never outlive their supervisor."""
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import structlog
 from tests.support.waiting import until, until_async
 
+from enginehouse.local.home import Home
 from enginehouse.local.processes import ProcessPace, ProcessSpec, StartFailed, Supervised, Supervisor
+from enginehouse.local.stack import Stack
+from enginehouse.local.steps import SilentSteps
 
 _CHILD_AND_GRANDCHILD = "sleep 300 & echo $! > grandchild; echo up; wait"
 _DEAF = "trap '' TERM; echo up; while :; do sleep 0.2; done"
@@ -117,6 +123,46 @@ async def test_one_waiting_for_its_next_try_is_stopped_at_once(supervisor: Super
     process = supervisor.start(_spec(tmp_path, "exit 3"))
     await until_async(lambda: process.status.state == "waiting to restart", "the process waits for its restart", 10)
     await asyncio.wait_for(supervisor.stop(process), 30)
+
+
+async def test_a_very_long_log_is_put_aside_when_its_process_starts(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginehouse.local.processes._LONGEST_LOG", 100)
+    spec = _spec(tmp_path, "echo new; exit 3")
+    spec.log.write_text("old\n" * 50)
+    supervisor.start(spec)
+    await until_async(lambda: spec.log.exists() and "new" in spec.log.read_text(), "it has said something", 10)
+    assert "old" not in spec.log.read_text()
+    assert spec.log.with_name(f"{spec.log.name}.old").read_text() == "old\n" * 50
+
+
+async def test_a_process_whose_start_cannot_be_noted_does_not_live_on_beside_the_next(tmp_path: Path) -> None:
+    first: list[int | None] = []
+
+    def note() -> None:
+        if not first:
+            first.append(process.status.pid)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    supervisor = Supervisor(note, ProcessPace(first_backoff_seconds=0.1))
+    process = supervisor.start(_spec(tmp_path, "echo up; exec sleep 300"))
+    await process.wait_healthy(20)
+    assert process.status.pid not in (None, *first)
+    assert first[0]
+    assert not _alive(first[0])
+    await supervisor.close()
+
+
+async def test_processes_start_and_stop_while_their_state_cannot_be_written(tmp_path: Path) -> None:
+    stack = Stack(Home.at(tmp_path / "home"), 0, SilentSteps())
+    shutil.rmtree(stack.home.run)
+    with structlog.testing.capture_logs() as logs:
+        process, pid = await _start(stack.supervisor, _spec(tmp_path, "echo up; exec sleep 300"))
+        await stack.supervisor.stop(process)
+    assert not _alive(pid)
+    assert [line["action"] for line in logs] == ["state_not_written"], "it is said once"
+    await stack.supervisor.close()
 
 
 async def test_a_command_that_does_not_exist_is_told_of(supervisor: Supervisor, tmp_path: Path) -> None:

@@ -240,6 +240,7 @@ def json_spec(**options: Any) -> EngineSpec:
     )
 
 
+@pytest.mark.asyncio(loop_scope="class")  # What evaluates expressions is a process, and stays for the next test.
 class TestExpressions:
     """Any server that speaks JSON."""
 

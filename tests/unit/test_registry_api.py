@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.problems import problem_of
 from tests.support.registry import registry_settings
 from tests.support.waiting import until_async
@@ -98,13 +99,21 @@ async def test_only_operators_may_call(world: _World, method: str) -> None:
     assert not list(world.engines.iterdir())
 
 
-async def test_every_call_but_the_descriptions_needs_an_operators_key(world: _World) -> None:
+@attempt(
+    "deploys, promotes, removes, reads keys and secrets with a tenant's key, on every route", layer="an operator's key"
+)
+@pytest.mark.parametrize("tenant", ["", "acme"])
+async def test_every_call_but_the_descriptions_needs_an_operators_key(world: _World, tenant: str) -> None:
     document = (await world.client.get("/openapi.json")).json()
-    async with world.client_with("") as client:
+    key = add_key(world.tenants, tenant) if tenant else ""
+    before = world.written()
+    async with world.client_with(key) as client:
         for path, operations in document["paths"].items():
             for method in operations:
                 answer = await client.request(method, path.replace("{", "").replace("}", ""))
-                assert answer.status_code == (200 if path.startswith("/healthz") else 401), (method, path)
+                refused = 403 if tenant else 401
+                assert answer.status_code == (200 if path.startswith("/healthz") else refused), (method, path)
+    assert world.written() == before
 
 
 async def test_versions_are_deployed_promoted_and_brought_back(world: _World) -> None:
@@ -177,6 +186,7 @@ async def test_an_upload_has_a_type_and_a_bound(tmp_path: Path) -> None:
         assert not list((tmp_path / "uploads").iterdir())
 
 
+@attempt("names files of the registry by an engine's name", layer="names have one form")
 async def test_a_name_that_leads_elsewhere_is_refused(world: _World) -> None:
     (world.home / "elsewhere").mkdir()
     for name in ("..", "../elsewhere", "%2e%2e", "..%2felsewhere", ".new-1"):

@@ -1,13 +1,17 @@
 """The answers that an engine may give to /predict, and the records that they lead to."""
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from tests.support.break_ins import attempt
 from tests.support.runner import World, runner_world
 
+from enginehouse.contracts import names
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.runner.clients.answers import bounded, message_of, read_refusal, read_result
 from enginehouse.runner.clients.base import Busy
@@ -56,6 +60,7 @@ async def test_the_engine_sees_id_data_parameters_and_nothing_of_ours(world: Wor
     assert not [name for name in world.engine.headers[0] if "dapr" in name.lower() or "token" in name.lower()]
 
 
+@attempt("answers nonsense instead of a result", layer="the runner reads one form of answer")
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -112,6 +117,7 @@ async def test_an_answer_of_something_between_us_and_the_engine_is_tried_again(
     assert record.retry_at is not None
 
 
+@attempt("redirects its runner inside", layer="the runner follows no redirect")
 async def test_a_redirect_is_not_followed(world: World) -> None:
     world.engine.predict = answering(b"", 302, headers={"Location": f"{world.engine.url}/healthz"})
     code, message = error_of(await world.run())
@@ -119,6 +125,7 @@ async def test_a_redirect_is_not_followed(world: World) -> None:
     assert "302" in message
 
 
+@attempt("answers 1 GB and says so", layer="bounded answers")
 async def test_an_answer_that_says_its_size_is_not_read(world: World) -> None:
     world.engine.predict = answering(b'{"result": "' + b"x" * 50_000_000 + b'"}')
     code, message = error_of(await world.run())
@@ -127,6 +134,7 @@ async def test_an_answer_that_says_its_size_is_not_read(world: World) -> None:
     assert "at most 1048576" in message
 
 
+@attempt("answers without end", layer="bounded answers")
 async def test_an_endless_answer_is_cut_off(world: World) -> None:
     sent = 0
 
@@ -150,12 +158,24 @@ async def test_an_answer_above_the_limit_for_outputs(world: World) -> None:
     assert error_of(await world.run())[0] == "OUTPUT_TOO_LARGE"
 
 
+@attempt("answers with a decompression bomb", layer="the runner unpacks nothing")
 async def test_packed_answers_are_not_unpacked(world: World) -> None:
-    world.engine.predict = answering(b"\x1f\x8b\x08\x00bomb", headers={"Content-Encoding": "gzip"})
+    world.engine.predict = answering(gzip.compress(b'{"result": "unpacked"}'), headers={"Content-Encoding": "gzip"})
     assert error_of(await world.run())[0] == "MALFORMED_ANSWER"
     assert world.engine.headers[0]["Accept-Encoding"] == "identity"
 
 
+@attempt("answers with another job's id", layer="an answer is of the job that was asked")
+async def test_an_id_in_an_answer_says_nothing(world: World) -> None:
+    own, other = names.new_job_id(), names.new_job_id()
+    answer = {"id": other, "job_id": other, "ids": [other], "result": 1}
+    world.engine.predict = answering(json.dumps(answer).encode())
+    assert await world.runner.receiver.deliver(world.event(own))
+    assert (world.record(own).status, world.record(own).output) == (Status.SUCCEEDED, 1)
+    assert world.find(other) is None
+
+
+@attempt("leaves a cookie for the jobs of others", layer="the runner keeps no cookies")
 async def test_cookies_are_not_kept(world: World) -> None:
     world.engine.predict = answering(b'{"result": 1}', headers={"Set-Cookie": "a=b"})
     await world.run()
@@ -163,6 +183,7 @@ async def test_cookies_are_not_kept(world: World) -> None:
     assert all("Cookie" not in headers for headers in world.engine.headers)
 
 
+@attempt("answers what is no HTTP", layer="the runner's client is strict")
 async def test_what_is_no_http_is_malformed(world: World) -> None:
     async def garbage(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x00\x01 garbage\r\n\r\n")
@@ -175,6 +196,7 @@ async def test_what_is_no_http_is_malformed(world: World) -> None:
         assert error_of(await world.run())[0] == "MALFORMED_ANSWER"
 
 
+@attempt("answers text that no database can hold", layer="cleaned text")
 @pytest.mark.parametrize(("status", "code"), [(422, "INVALID_INPUT"), (500, "PREDICT_ERROR")])
 async def test_an_error_whose_text_holds_a_lone_surrogate_keeps_its_code(world: World, status: int, code: str) -> None:
     world.engine.predict = answering(b'{"error": {"message": "bad: \\ud83d"}}', status)

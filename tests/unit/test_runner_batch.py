@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.support.break_ins import attempt
 from tests.support.clocks import Clocks
 from tests.support.runner import STORE, TinyEngine, World, batch_openapi, echo_batch, patient_batch, runner_world
 from tests.support.waiting import until_async
@@ -115,6 +116,24 @@ async def test_each_item_ends_as_its_own_answer_says(world: World) -> None:
     assert (bad.status, bad.error and bad.error.code) == (Status.FAILED, "INVALID_INPUT")
     assert (failed.status, failed.attempt) == (Status.QUEUED, 1)
     assert (nonsense.status, nonsense.error and nonsense.error.code) == (Status.FAILED, "MALFORMED_ANSWER")
+
+
+@attempt("answers a batch with others' ids", layer="the answers of a batch are told apart by their places")
+async def test_ids_in_the_answers_of_a_batch_say_nothing(world: World) -> None:
+    jobs, stranger = [names.new_job_id() for _ in range(4)], names.new_job_id()
+
+    async def exchanged(request: web.Request) -> web.StreamResponse:
+        batch = await request.json()
+        ids = [stranger, *batch["ids"][1:][::-1]]
+        return await _json(
+            {"ids": ids, "results": [{"id": i, "result": v} for i, v in zip(ids, batch["data"], strict=True)]}
+        )
+
+    world.engine.predict_batch = exchanged
+    events = [world.event(job, number) for number, job in enumerate(jobs)]
+    await asyncio.gather(*(world.runner.receiver.deliver(event) for event in events))
+    assert [world.record(job).output for job in jobs] == [0, 1, 2, 3]
+    assert world.find(stranger) is None
 
 
 async def _json(body: Any, status: int = 200) -> web.StreamResponse:

@@ -26,12 +26,12 @@ class Crash:
 
     def __init__(self, world: World) -> None:
         self._dead = asyncio.Event()
-        self.entered = 0
+        self._at_it: list[str] = []
         world.engine.predict = self.predict
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
-        self.entered += 1
-        if (await request.json())["data"] == "umbra" and self.entered >= 2:
+        self._at_it.append((await request.json())["data"])
+        if len(self._at_it) >= PLACES and "umbra" in self._at_it:
             self._dead.set()
         await self._dead.wait()
         return await dies(request)

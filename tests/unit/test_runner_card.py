@@ -8,6 +8,8 @@ from typing import Any
 import jsonschema_rs
 import pydantic_core
 import pytest
+from pydantic import ValidationError
+from tests.support.break_ins import attempt
 from tests.support.runner import ENGINE, STORE, World, runner_world
 from tests.support.waiting import until_async
 
@@ -63,6 +65,16 @@ def test_a_card_says_what_the_spec_and_the_engine_say() -> None:
     assert card.openapi is not None
 
 
+def test_a_card_keeps_the_engines_description_as_text_and_shows_it_as_an_object() -> None:
+    openapi = {"paths": {"/predict": {}}, "x-any": [1.5, None, "ü"]}
+    given = {"engine": ENGINE, "slot": "a", "version": "v1", "openapi": openapi}
+    card = EngineCard.model_validate_json(json.dumps(given))
+    assert isinstance(card.openapi, bytes)
+    assert card.model_dump()["openapi"] == json.loads(card.model_dump_json())["openapi"] == openapi
+    with pytest.raises(ValidationError, match="must be an object"):
+        EngineCard.model_validate_json(json.dumps({**given, "openapi": ["no object"]}))
+
+
 def test_references_become_definitions_of_its_own() -> None:
     schemas = {
         "Page": {
@@ -115,6 +127,14 @@ def test_schemas_that_cannot_be_used_let_everything_through(data: Any) -> None:
     assert build_card(SPEC, "a", described_by(describe(data))).input_schema == {}
 
 
+@pytest.mark.parametrize("own", [[], "x", 1, None])
+def test_definitions_that_are_no_object_are_refused(own: Any) -> None:
+    schema = {"$defs": own, "properties": {"a": {"$ref": "#/components/schemas/A"}}}
+    with pytest.raises(UnusableSchema, match="must be an object"):
+        stand_alone(schema, {"components": {"schemas": {"A": {"type": "string"}}}})
+
+
+@attempt("describes itself too deep and too large", layer="a bounded card")
 def test_too_deep_and_too_many_are_refused() -> None:
     deep: Any = {}
     for _ in range(100):
@@ -200,6 +220,7 @@ async def test_trouble_delays_the_card_only(tmp_path: Path) -> None:
         await until_async(lambda: len(announced(world)) == 2)
 
 
+@attempt("describes itself so that reading it harms", layer="a bounded card, read off the loop")
 async def test_a_hostile_description_harms_nothing(world: World) -> None:
     world.engine.openapi = {"paths": "x" * 2_000_000}
     world.runner.cards.refresh(world.runner.pool.replicas[0].client)

@@ -51,7 +51,7 @@ async def test_what_is_delivered_meanwhile_goes_back_and_runs_once_it_goes_on(wo
     assert world.engine.calls == []
     await set_stopped(world.dapr, False)
     await until_async(lambda: not world.runner.receiver.stopped)
-    assert await begin(world, job_id, published_ago=10)
+    assert await begin(world, job_id)
     assert world.record(job_id).status is Status.SUCCEEDED
 
 

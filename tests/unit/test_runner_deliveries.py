@@ -36,7 +36,7 @@ async def test_a_final_job_is_not_run(world: World, status: Status) -> None:
     assert world.engine.calls == []
 
 
-@pytest.mark.parametrize("late", [{"attempt": 2}, {"attempt": 1, "published_ago": 60}])
+@pytest.mark.parametrize("late", [{"attempt": 2}, {"attempt": 1, "published_ago": 120}])
 async def test_an_attempt_that_was_made_already_is_not_run(world: World, late: dict[str, Any]) -> None:
     job_id = names.new_job_id()
     scheduled = JobRecord(status=Status.QUEUED, attempt=2, retry_at=now() + timedelta(seconds=60))

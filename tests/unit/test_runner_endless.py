@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from tests.support.break_ins import attempt
 from tests.support.runner import World, runner_world
 from tests.support.stalls import LONGEST_STALL_SECONDS, watched_loop
 
@@ -37,6 +38,7 @@ def answering(content_type: str, part: bytes, pause: float) -> object:
     return predict
 
 
+@attempt("floods its runner with lines of a stream", layer="bounded lines, off the event loop")
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_a_flood_of_lines_obeys_the_clock_and_stalls_nobody(world: World, flood: str) -> None:
     world.engine.predict = answering("application/x-ndjson", FLOODS[flood], 0)  # type: ignore[assignment]
@@ -45,6 +47,7 @@ async def test_a_flood_of_lines_obeys_the_clock_and_stalls_nobody(world: World, 
     assert longest[0] < LONGEST_STALL_SECONDS
 
 
+@attempt("answers byte by byte for ever", layer="the execution clock")
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson"])
 @pytest.mark.parametrize("part", [b" ", b"\n", b'{"progress": 1'])
 async def test_a_trickle_obeys_the_clock(world: World, content_type: str, part: bytes) -> None:

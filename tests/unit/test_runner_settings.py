@@ -18,6 +18,7 @@ GOOD = {
     "DAPR_HTTP_PORT": "9003",
     "DAPR_API_TOKEN": "a-secret-of-16-characters",
     "APP_API_TOKEN": "another-secret-of-16",
+    "ENGINEHOUSE_RUNNER_PROOF_KEY": "a-secret-of-at-least-32-characters",
 }
 
 
@@ -41,6 +42,7 @@ def test_good_settings() -> None:
         ("DAPR_API_TOKEN", None, "DAPR_API_TOKEN"),
         ("APP_API_TOKEN", "", "at least 16"),
         ("APP_API_TOKEN", "short", "at least 16"),
+        ("ENGINEHOUSE_RUNNER_PROOF_KEY", "sixteen-or-more-but-not-32", "at least 32"),
         ("ENGINEHOUSE_RUNNER_DELIVERY_HOST", "0.0.0.0", "loopback"),
         ("ENGINEHOUSE_RUNNER_DELIVERY_HOST", "engine.example", "ENGINEHOUSE_RUNNER_DELIVERY_HOST"),
         ("ENGINEHOUSE_RUNNER_SLOT", "c", "ENGINEHOUSE_RUNNER_SLOT"),

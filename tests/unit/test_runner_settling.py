@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.support.runner import STORE, Gate, World, begin, fails, runner_world
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
+from enginehouse.contracts.containers import CONTAINERS_FOLDER, IMAGE_FILE, out_of_memory_file
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import JOB_COMPLETED
 from enginehouse.contracts.job import RetryPolicy, Status
@@ -112,6 +114,28 @@ async def test_an_engine_that_closes_the_connection_has_failed(world: World) -> 
     assert (record.status, record.attempt) == (Status.QUEUED, 1)
     assert record.error is not None
     assert "closed the connection" in record.error.message
+
+
+async def test_a_job_names_the_image_that_ran_it_and_that_memory_was_refused_to_it(
+    world: World, tmp_path: Path
+) -> None:
+    told = tmp_path / CONTAINERS_FOLDER
+    told.mkdir()
+    (told / IMAGE_FILE).write_text("sha256:abc")
+    refused = told / out_of_memory_file(world.runner.pool.replicas[0].client.address)
+    refused.write_text("1.5")  # Long ago: another job's.
+
+    async def loses_a_child(request: web.Request) -> web.Response:
+        refused.write_text(str(time.time()))
+        return web.Response(status=500)
+
+    world.engine.predict = fails
+    record = await world.run()
+    assert (record.image, record.error and "memory" in record.error.message) == ("sha256:abc", False)
+    world.engine.predict = loses_a_child
+    record = await world.run()
+    assert record.error is not None
+    assert "wanted more memory than the 512 MiB that resources.memory in engine.yaml allows" in record.error.message
 
 
 async def test_a_job_out_of_time_is_timed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from tests.support.proofs import key_of
 from tests.support.runner import ENGINE, STORE
 
 from enginehouse.contracts import names
@@ -75,7 +76,7 @@ class OneJob(RuleBasedStateMachine):
         return Admission(self.sidecar, self.records, RecentEnds(PACE), PACE, engine_id=ENGINE, worker=worker)
 
     def settler(self) -> Settler:
-        return Settler(self.sidecar, self.records, RecentEnds(PACE), PACE, ENGINE)
+        return Settler(self.sidecar, self.records, RecentEnds(PACE), PACE, ENGINE, key_of(ENGINE))
 
     @rule(worker=st.sampled_from(WORKERS), has_job=st.booleans())
     def beats(self, worker: str, has_job: bool) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+from tests.support.break_ins import attempt
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import RequestError
@@ -32,6 +33,7 @@ def test_a_selector_that_cannot_be_read_is_refused_and_says_how_one_looks(text: 
         Selector.parse(text)
 
 
+@attempt("gives its engine hostile labels", layer="labels are small words, and few")
 @pytest.mark.parametrize("labels", [{"Team": "x"}, {"team": ""}, {"team": "a b"}, {f"l{n}": "x" for n in range(17)}])
 def test_labels_are_small_words(labels: dict[str, str]) -> None:
     with pytest.raises(ValidationError):

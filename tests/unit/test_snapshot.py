@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.break_ins import attempt
 from tests.support.waiting import until
 
 from enginehouse.contracts.names import Slot
@@ -95,6 +96,7 @@ def test_a_home_may_be_moved_with_its_deployments(folder: Path, engines: Path, t
     assert (_source(tmp_path / "moved" / "engines") / "engine.yaml").is_file()
 
 
+@attempt("puts pipes into its folder", layer="plain files are copied")
 def test_what_tools_leave_behind_is_not_copied(folder: Path, engines: Path) -> None:
     for left in (".venv/x", ".git/HEAD", "__pycache__/engine.pyc", "venv/pyvenv.cfg", "venv/bin/pip"):
         (folder / left).parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +113,7 @@ def test_a_program_that_becomes_one_by_its_mode_is_a_change(folder: Path, engine
     assert not is_deployed(engines, folder, spec)
 
 
+@attempt("puts links that leave its folder, or lead in circles, into it", layer="links are followed inside only")
 def test_links_inside_are_followed_and_links_that_leave_are_refused(
     folder: Path, engines: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.support.break_ins import attempt
 from tests.support.dapr import PORTS
 from tests.support.waiting import until_async
 
@@ -86,6 +87,7 @@ async def peer(port: int) -> AsyncIterator[Peer]:
             await writer.wait_closed()
 
 
+@attempt("begins requests and never ends them", layer="a clock for every head")
 @pytest.mark.parametrize("begun", [b"", b"GET", GET, b"\r\n\r\n", GET + b"X: " + b"y" * 5_000])
 async def test_a_head_that_does_not_come_ends_the_connection(begun: bytes) -> None:
     async with served() as (server, port), peer(port) as client:
@@ -104,6 +106,7 @@ async def test_the_head_of_a_later_request_has_the_same_time(begun: bytes) -> No
         await until_async(lambda: not server.server_state.connections)
 
 
+@attempt("sends a head byte by byte", layer="a clock for every head")
 async def test_a_trickled_head_has_the_same_time() -> None:
     async with served() as (_, port), peer(port) as client:
         await client.send(GET)
@@ -115,6 +118,7 @@ async def test_a_trickled_head_has_the_same_time() -> None:
         assert b" 200 " not in await waiting
 
 
+@attempt("sends a body that stands still or trickles", layer="a least pace of bodies")
 @pytest.mark.parametrize("trickle", [b"", b"x"])
 @pytest.mark.parametrize(
     "declared", [b"Content-Length: 500000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n7a120\r\n"]
@@ -148,6 +152,7 @@ async def test_a_slow_answer_and_a_body_that_nobody_reads_yet_are_not_the_caller
         assert (status, said["size"]) == (200, 200_000)
 
 
+@attempt("never reads its answer", layer="a clock for every answer")
 async def test_a_reader_that_stands_still_loses_its_connection() -> None:
     async with served() as (server, port), peer(port) as client:
         await client.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -156,6 +161,7 @@ async def test_a_reader_that_stands_still_loses_its_connection() -> None:
         assert len(await client.rest()) < len(LARGE)
 
 
+@attempt("opens connections until none is left", layer="idle ones make room")
 async def test_connections_without_a_request_make_room_for_others() -> None:
     async with served(ConnectionLimits(connections=8)) as (server, port), contextlib.AsyncExitStack() as stack:
         for _ in range(20):
@@ -180,6 +186,7 @@ async def test_requests_in_hand_are_not_displaced() -> None:
             assert (await client.answer())[0] == 200
 
 
+@attempt("sends headers as trailers", layer="trailers are no headers")
 async def test_trailers_do_not_become_headers() -> None:
     async with served() as (_, port), peer(port) as client:
         head = POST + b"Transfer-Encoding: chunked\r\nTrailer: Authorization\r\nConnection: close\r\n\r\n"
@@ -190,6 +197,7 @@ async def test_trailers_do_not_become_headers() -> None:
         assert set(said["headers"]) == {"host", "transfer-encoding", "trailer", "connection"}
 
 
+@attempt("sends bodies whose end a proxy would see elsewhere", layer="contradictions are refused")
 @pytest.mark.parametrize(
     "head",
     [

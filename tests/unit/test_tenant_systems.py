@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.support.break_ins import attempt
 
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.homes import read_json
@@ -31,6 +32,7 @@ def settings(path: Path) -> dict[str, Any]:
     return {item["name"]: item.get("value") for item in component["spec"]["metadata"]} | {"app": app}
 
 
+@attempt("as a tenant's own system uses topics and groups of others", layer="scopes that name its app")
 @pytest.mark.parametrize(("name", "app"), [(None, "tenant-acme"), ("billing", "tenant-acme--billing")])
 def test_each_app_has_its_own_group_and_no_app_but_it_any_right(
     home: Home, tmp_path: Path, name: str | None, app: str
@@ -55,6 +57,22 @@ def test_the_password_is_in_no_command_line(home: Home, tmp_path: Path) -> None:
         assert line[line.index("--dapr-listen-addresses") + 1] == "127.0.0.1"
 
 
+@attempt("as a tenant's own system goes on with a former password", layer="rotation closes its connections")
+def test_a_rotation_gives_another_password_and_ends_what_was_opened_with_the_former(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, ...]] = []
+    monkeypatch.setattr(tenant_systems, "set_user", lambda address, user, passwords: done.append(tuple(passwords)))
+    monkeypatch.setattr(tenant_systems, "disconnect_user", lambda address, name: done.append((name,)))
+    write_system(home, "acme", tmp_path / "system")
+    former = home.secret("redis-tenant-acme")
+    write_system(home, "acme", tmp_path / "system", rotate=True)
+    present = home.secret("redis-tenant-acme")
+    assert present != former
+    assert done == [(former,), (present,), ("tenant-acme",)]
+    assert read_json(tmp_path / "system" / "secrets.json") == {"redisPassword": present}
+
+
 def test_a_component_for_another_broker_and_a_wrong_name_are_refused(home: Home, tmp_path: Path) -> None:
     with pytest.raises(InvalidName):
         write_system(home, "acme", tmp_path / "system", "Billing")
@@ -67,7 +85,11 @@ def test_a_component_for_another_broker_and_a_wrong_name_are_refused(home: Home,
 
 
 def test_nothing_of_the_demos_example_of_a_removed_tenant_is_left_and_all_of_others(home: Home) -> None:
-    gone = [home.logs / "tenant-acme.log", home.logs / "tenant-acme.daprd.log", home.example_system("acme") / "x" / "a"]
+    gone = [
+        home.logs / "tenant-acme.log",
+        home.logs / "tenant-acme.daprd.log.old",
+        home.example_system("acme") / "x" / "a",
+    ]
     kept = [home.logs / "tenant-acme-two.log", home.example_system("acme-two") / "secrets.json"]
     for path in (*gone, *kept):
         path.parent.mkdir(parents=True, exist_ok=True)

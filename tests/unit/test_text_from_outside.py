@@ -9,9 +9,11 @@ from urllib.parse import quote
 import httpx2
 import pytest
 import pytest_asyncio
+from tests.support.break_ins import attempt
 from tests.support.gateway import ECHO, PRIVATE, GatewayWorld, gateway_world
 from tests.support.ledger import empty_postgres, sqlite_url
 from tests.support.problems import problem_of
+from tests.support.proofs import key_of
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
@@ -93,6 +95,7 @@ def in_parameter(parameter: dict[str, Any], path: str, usual: str) -> Iterator[t
         yield from ((usual, {"headers": [(name.encode(), value)]}) for value in values)
 
 
+@attempt("sends text that breaks a part in any place of any call", layer="text is checked at the door")
 async def test_no_text_in_any_place_of_any_call_is_a_fault_of_the_gateway(world: GatewayWorld) -> None:
     seen = set()
     for method, path, request in nasty_requests(world.app.openapi()):
@@ -253,6 +256,7 @@ async def test_an_idempotency_key_is_utf8_or_refused(world: GatewayWorld) -> Non
 # Uploads, dead letters and topics.
 
 
+@attempt("names an upload by other spellings of its key", layer="keys have one form")
 @pytest.mark.parametrize(
     "key", ["acme/uploads/a\x01b", "acme/uploads/ ", "acme/uploads/a//b", "acme/uploads/\ud7ff", "acme/uploads/*.json"]
 )
@@ -271,16 +275,17 @@ async def test_a_compressed_upload_is_refused_where_the_gateway_takes_it(world: 
 
 async def test_a_dead_letter_with_a_null_character_is_kept(world: GatewayWorld) -> None:
     letter = DeadLetter(reason="UNPARSABLE\x00", event="a\x00b")
-    body = dead_letter_event(ECHO, "e", letter)
+    body = dead_letter_event(key_of(ECHO), ECHO, "e", letter)
     await world.runner.sidecar.publish(names.jobs_component(ECHO), names.DEAD_LETTERS_TOPIC, body)
 
     async def kept() -> bool:
-        found = (await world.client().get("/v1/dead-letters")).json()["dead_letters"]
+        found = (await world.client("admin").get("/v1/dead-letters?unparsable=true")).json()["dead_letters"]
         return [letter["reason"] for letter in found] == ["UNPARSABLE\ufffd"]
 
     await until_async(kept)
 
 
+@attempt("publishes an event that stops those behind it", layer="refused for good")
 @pytest.mark.parametrize("event", [b'{"id": "a\\u0000"}', b"\xff", json.dumps({**EVENT, "engineid": "a\x00"}).encode()])
 async def test_an_event_of_a_topic_that_no_column_can_hold_is_refused_for_good(
     world: GatewayWorld, event: bytes

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.break_ins import attempt
 
 from enginehouse.registry import disk
 from enginehouse.registry.content import deployed_files, files_hash
@@ -67,12 +68,14 @@ def test_what_is_packed_here_has_the_same_hash_unpacked_there(tmp_path: Path) ->
     assert files_hash(deployed_files(unpack(tmp_path / "a", tmp_path / "out"))) == files_hash(deployed_files(folder))
 
 
+@attempt("names files outside of its folder in an archive", layer="unpacking: plain files below one folder")
 @_EACH
 @pytest.mark.parametrize("name", ["/etc/evil", "../evil", "a/../../evil", "..", "a\\evil", "a\nb", "x" * 1_001])
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, make: Make, name: str) -> None:
     assert "is not a path inside of the folder" in _refusal(make(tmp_path / "a", ("engine.yaml", _YAML), (name, b"x")))
 
 
+@attempt("puts links and devices into a tar", layer="unpacking: plain files below one folder")
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     link = tarfile.TarInfo("link")
@@ -80,24 +83,28 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> 
     assert "'link' is a link or a device" in _refusal(_tar(tmp_path / "a", (link, b"")))
 
 
+@attempt("puts a symbolic link into a zip", layer="unpacking: plain files below one folder")
 def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     assert "'link' is a link or a device" in _refusal(_zip(tmp_path / "a", (link, b"/etc/passwd")))
 
 
+@attempt("packs countless files into an archive", layer="counted while it comes out")
 @_EACH
 def test_what_comes_out_is_counted_not_what_the_archive_says(tmp_path: Path, make: Make) -> None:
     many = [(f"f{number}", b"") for number in range(11)]
     assert "more than 10 files" in _refusal(make(tmp_path / "a", *many), max_files=10)
 
 
+@attempt("announces countless files in the index of a zip", layer="counted before anything is written")
 def test_a_zip_of_too_many_files_is_refused_before_any_is_written(tmp_path: Path) -> None:
     many = [(f"f{number}", b"") for number in range(11)]
     assert "more than 10 files" in _refusal(_zip(tmp_path / "a", *many), max_files=10)
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@attempt("packs an archive that fills the disk", layer="counted while it comes out")
 @_EACH
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, make: Make) -> None:
     bomb = make(tmp_path / "a", ("engine.yaml", _YAML), ("zeros", b"\0" * 30_000_000))
@@ -106,6 +113,7 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, make: Make) 
     assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*")) <= 1_100_000
 
 
+@attempt("puts a file twice into an archive, one to be checked and one to be used", layer="unpacking: each name once")
 @_EACH
 def test_a_file_that_is_there_twice_is_refused(tmp_path: Path, make: Make) -> None:
     with warnings.catch_warnings(action="ignore"):
@@ -113,6 +121,7 @@ def test_a_file_that_is_there_twice_is_refused(tmp_path: Path, make: Make) -> No
     assert "holds 'engine.yaml' twice" in _refusal(archive)
 
 
+@attempt("names files as no disk can", layer="unpacking: names are checked")
 @_EACH
 def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path, make: Make) -> None:
     assert "is too long" in _refusal(make(tmp_path / "a", ("engine.yaml", _YAML), ("n" * 300, b"")))

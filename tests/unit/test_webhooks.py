@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from structlog.testing import capture_logs
+from tests.support.break_ins import attempt
 from tests.support.dapr import PORTS
 from tests.support.serving import serving
 
@@ -32,6 +33,7 @@ def secrets_dir(tmp_path: Path) -> Path:
     return tmp_path / "secrets"
 
 
+@attempt("submits a webhook that names an inside address", layer="addresses are checked at submit")
 @pytest.mark.parametrize(
     "url",
     [
@@ -88,6 +90,7 @@ def test_an_address_that_leads_outside(address: str) -> None:
     assert is_outside(address)
 
 
+@attempt("learns by webhooks what names mean inside", layer="one answer for every refusal")
 @pytest.mark.parametrize("resolved", [["10.1.2.3"], ["8.8.8.8", "fec0::17"], None])
 async def test_a_tenant_does_not_learn_where_a_name_leads(
     secrets_dir: Path, monkeypatch: pytest.MonkeyPatch, resolved: list[str] | None
@@ -107,6 +110,32 @@ async def test_a_tenant_does_not_learn_where_a_name_leads(
     assert all(resolved[-1] in log["event"] for log in logs if resolved)
 
 
+@attempt(
+    "lets a name lead outside when it is checked, and inside when it is called", layer="the checked address is called"
+)
+async def test_a_name_is_looked_up_once(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    received, looked_up = [], []
+
+    async def hook(request: Request) -> Response:
+        received.append(request.headers["host"])
+        return Response()
+
+    async def rebinding(host: str, port: int, **_: Any) -> list[Any]:
+        looked_up.append(host)
+        address = "127.0.0.1" if len(looked_up) == 1 else "127.0.0.2"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr("enginehouse.gateway.notify.webhooks.is_outside", lambda address: address == "127.0.0.1")
+    port = PORTS.take()
+    with serving(Starlette(routes=[Route("/hook", hook, methods=["POST"])]), port):
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebinding)
+        target = notice(f"http://rebinds.example:{port}/hook")
+        await Webhooks(WebhookSecrets(secrets_dir), allow_inside=False).send(target)  # type: ignore[arg-type]
+    assert received == [f"rebinds.example:{port}"]
+    assert looked_up == ["rebinds.example"]
+
+
+@attempt("leaves a cookie for others' webhooks", layer="a client for each call")
 async def test_calls_share_no_cookie_and_no_connection(secrets_dir: Path) -> None:
     received: list[tuple[dict[str, str], Any]] = []
 
@@ -131,6 +160,7 @@ def test_a_tenant_without_a_secret_is_told_how_to_get_one(tmp_path: Path) -> Non
         Webhooks(WebhookSecrets(tmp_path), allow_inside=False).check("acme", "https://example.com/")
 
 
+@attempt("redirects a webhook inside", layer="no redirect is followed")
 async def test_both_active_secrets_sign_and_redirects_are_not_followed(secrets_dir: Path) -> None:
     received: list[tuple[dict[str, str], bytes]] = []
     answers = iter([200, 302, 410, 500])

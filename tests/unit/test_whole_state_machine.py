@@ -133,8 +133,8 @@ class Whole(Gateway):
         self.answers[job_id].add(number)
         return number
 
-    async def worked(self, body: bytes, how: str) -> None:
-        """Deliver a job, and wait until the delivery is answered or its run hangs."""
+    async def worked(self, body: bytes, how: str, part: int) -> None:
+        """Deliver jobs, and wait until the delivery is answered or the run of the first hangs."""
         assert self.real
         event = read_event(JobEvent, body)
         self.engine.how = how

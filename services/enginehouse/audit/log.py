@@ -14,8 +14,9 @@ from enginehouse.audit.calls import CURRENT, Call
 from enginehouse.audit.chain import Chain, ChainDamaged, open_chain
 from enginehouse.audit.read import Page, Query, read_page
 from enginehouse.audit.refusals import Refusals
-from enginehouse.contracts.audit import DISCONNECTED, LOST, STARTED, STOPPED, AuditEntry, Head
+from enginehouse.contracts.audit import DETAIL_MAX_CHARS, DISCONNECTED, LOST, STARTED, STOPPED, AuditEntry, Head
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
+from enginehouse.contracts.names import tenant_of
 
 log = structlog.get_logger()
 
@@ -56,6 +57,16 @@ class AuditLog:
         self._lost += max(len(entries) - room, 0)
         if not self._arrived.is_set():
             self._arrived.set()
+
+    def record_act(
+        self, action: str, engine: str, outcome: str = "ok", *, version: str | None = None, detail: str | None = None
+    ) -> None:
+        """Take the entry of what a part of the house did by itself to an engine, or to its version on trial."""
+        bounded = detail[:DETAIL_MAX_CHARS] if detail else None
+        tenant = tenant_of(engine)
+        self.record(
+            AuditEntry(time.time(), action, outcome, tenant=tenant, engine=engine, version=version, detail=bounded)
+        )
 
     @contextmanager
     def recording(self, action: str, by: str | None = None) -> Iterator[Call]:

@@ -65,26 +65,59 @@ def verify(
         if progress:
             progress(done, max(size, done))
 
-    checked = [_ChainCheck(chain, heads, advanced).result for chain in found]
-    for writer in sorted({head.writer for head in heads} - {chain.name for chain in found}):
-        gone = Checked(writer)
+    checked = [_ChainCheck(chain.name, heads).of_files(chain, advanced) for chain in found]
+    return [*checked, *_missing(checked, heads)]
+
+
+def verify_events(events: Iterable[bytes], heads: Sequence[Head] = ()) -> list[Checked]:
+    """Check entries that were shipped: events in any order, each as often as it arrived, from any entry of a chain on.
+
+    Raise InvalidLine, with the place of the event among all, for one that is no entry, or not what was written.
+    """
+    by_chain: dict[str, dict[bytes, int]] = {}
+    for place, event in enumerate(events, 1):
+        try:
+            found = read_line(event)
+        except InvalidLine as error:
+            raise InvalidLine(f"event {place}: {error}") from None
+        by_chain.setdefault(found.writer, {})[event] = found.number
+    checked = [
+        _ChainCheck(name, heads).of_events(sorted(numbers, key=lambda event: numbers[event]))
+        for name, numbers in sorted(by_chain.items())
+    ]
+    return [*checked, *_missing(checked, heads)]
+
+
+def _missing(checked: Iterable[Checked], heads: Iterable[Head]) -> list[Checked]:
+    """Return the chains that `heads` name and that are not there."""
+    missing = [Checked(writer) for writer in sorted({head.writer for head in heads} - {one.writer for one in checked})]
+    for gone in missing:
         gone.fault(1, "the whole chain is missing", "Its folder was deleted, or this is the log of another deployment.")
-        checked.append(gone)
-    return checked
+    return missing
 
 
 class _ChainCheck:
     """Goes through one chain, from its oldest entry to its newest."""
 
-    def __init__(self, chain: Path, heads: Iterable[Head], advanced: Callable[[int], None]) -> None:
-        self.result = Checked(chain.name)
-        self._heads = {head.number: head.hash for head in heads if head.writer == chain.name}
+    def __init__(self, name: str, heads: Iterable[Head]) -> None:
+        self.result = Checked(name)
+        self._heads = {head.number: head.hash for head in heads if head.writer == name}
         self._last: ChainedEntry | None = None
         self._deleted_through = 0
         self._missed_line = False
+
+    def of_files(self, chain: Path, advanced: Callable[[int], None]) -> Checked:
+        """Check a chain that is kept whole, but for what its entries say was deleted."""
         for line in self._lines(chain, advanced):
             self._check(line)
-        self._finish()
+        self._check_beginning()
+        return self._finished()
+
+    def of_events(self, events: Iterable[bytes]) -> Checked:
+        """Check events in the order of their numbers, of which the first may have any."""
+        for event in events:
+            self._check(event)
+        return self._finished()
 
     def _lines(self, chain: Path, advanced: Callable[[int], None]) -> Iterator[bytes]:
         for _, path in segments(chain):
@@ -143,14 +176,17 @@ class _ChainCheck:
                 f"Entry {last.number} was replaced by one with a hash of its own, or this one was.",
             )
 
-    def _finish(self) -> None:
-        result, last = self.result, self._last
+    def _check_beginning(self) -> None:
+        result = self.result
         if result.first > max(self._deleted_through, 0) + 1:
             result.fault(
                 self._deleted_through + 1,
                 f"missing: {self._deleted_through + 1} to {result.first - 1}",
                 "The oldest entries were taken out, and no entry says that retention deleted them.",
             )
+
+    def _finished(self) -> Checked:
+        result, last = self.result, self._last
         reported = max(self._heads, default=0)
         if reported > (last.number if last else 0):
             result.fault(
@@ -159,3 +195,4 @@ class _ChainCheck:
                 "Its newest entries were cut off.",
             )
         result.head = Head(result.writer, last.number, last.hash) if last else None
+        return result

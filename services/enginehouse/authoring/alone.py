@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,13 +13,14 @@ from pathlib import Path
 import psutil
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.program import SECRETS_DIR_VARIABLE
-from enginehouse.local.engine_processes import engine_command, engine_environment
+from enginehouse.local.confine import SCRATCH, confined
+from enginehouse.local.confinement import UserPool, is_below
+from enginehouse.local.engine_start import EngineCommand, EngineStart
 from enginehouse.local.guard import Guard, signal_group
-from enginehouse.local.limit import limited
 from enginehouse.local.processes import NO_WORDS, how_it_ended, last_lines, launch, signal_group_leader
 
 STOP_SECONDS = 5.0
+_PATH = re.compile(r"""'(/[^'\n]+)'|"(/[^"\n]+)"|(?<![\w./])(/[^\s'":,;()]+)""")
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 1.0
 
@@ -27,20 +29,30 @@ _END_SECONDS = 1.0
 class EngineAlone:
     """The process of an engine under test. Use `running`."""
 
-    spec: EngineSpec
+    start_from: EngineStart
     folder: Path
-    """Folder of its author."""
-    source: Path
-    """The copy that it runs from."""
-    environment: Path | None
+    """Folder of its author. It runs from a copy."""
     scratch: Path
     port: int
     guard: Guard
     peak_bytes: int = 0
     """Most resident memory that was seen, of all its processes together."""
+    _users: UserPool = field(default_factory=UserPool, repr=False)
+    _user: int | None = None
+    """Whom it runs as. None: as our user."""
     _process: asyncio.subprocess.Process | None = None
     _marked: int = 0
     _watching: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Return the content of its engine.yaml."""
+        return self.start_from.spec
+
+    @property
+    def is_confined(self) -> bool:
+        """Return whether it is a user of its own that sees its own files only."""
+        return self.start_from.private is not None
 
     @property
     def url(self) -> str:
@@ -62,20 +74,25 @@ class EngineAlone:
             await self.kill()
 
     async def start(self) -> None:
-        """Start it, after `kill` once more. Raise OSError if that cannot be done."""
-        program = self.spec.program
-        assert program
-        home = self.scratch / "home"
-        home.mkdir(exist_ok=True)
+        """Start it, after `kill` once more. Raise OSError or LocalError if that cannot be done."""
+        made = self._made()
         self.mark()
-        self._process = await launch(
-            limited(engine_command(program.command, self.environment), self.spec.resources.memory_bytes),
-            {**engine_environment(self.spec, self.port, home, self.environment), **_secrets()},
-            self.source,
-            self.log,
-            self.guard,
-        )
+        # A new user for each start, as under `up`.
+        plan = None
+        if made.confinement:
+            self._user = await self._users.take()
+            plan = made.confinement.plan(self._user)
+        command, environment = confined(made.command, made.environment, made.limits, plan)
+        source = self.start_from.source
+        self._process = await launch(command, environment, source, self.log, self.guard, self._user)
         self._watching = asyncio.create_task(self._watch(self._process.pid), name="memory of the engine")
+
+    def _made(self) -> EngineCommand:
+        return self.start_from.on_port(self.port, self._home)
+
+    @property
+    def _home(self) -> Path:
+        return self.scratch / "home"
 
     async def stop(self) -> float | None:
         """Ask it to end with SIGTERM, as `up` does. Return how long it took; None if it does not end in time."""
@@ -91,13 +108,15 @@ class EngineAlone:
     async def kill(self) -> None:
         """End it and its children at once."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        if self._watching:
-            self._watching.cancel()
-        signal_group(process.pid, signal.SIGKILL)
-        await process.wait()
-        self.guard.forget(process.pid)
+        if process is not None:
+            if self._watching:
+                self._watching.cancel()
+            signal_group(process.pid, signal.SIGKILL)
+            await process.wait()
+            self.guard.forget(process.pid)
+        user, self._user = self._user, None
+        if user is not None:
+            self._users.release(user)
 
     def how_it_ended(self) -> str | None:
         """Say how it ended; None while it runs."""
@@ -110,8 +129,23 @@ class EngineAlone:
 
     def words(self) -> str:
         """Return its last lines since the last mark, with the author's own folder in place of the copy."""
-        words = last_lines(self.log, self._marked).replace(str(self.source), str(self.folder))
+        words = last_lines(self.log, self._marked).replace(str(self.start_from.source), str(self.folder))
         return "" if words == NO_WORDS else words
+
+    def unseen(self) -> Path | None:
+        """Return a file of its author that its last words name, and that it does not see; None if there is none."""
+        confinement = self._made().confinement
+        hidden = [*(self.start_from.private or ()), *map(Path, SCRATCH)] if confinement else []
+        shown = confinement.shown if confinement else []
+        for names in _PATH.findall(last_lines(self.log, self._marked)):
+            path = Path("".join(names))
+            if self._home in path.parents:
+                path = Path.home() / path.relative_to(self._home)  # Its own home is empty.
+            elif not is_below(path, hidden) or is_below(path, shown):
+                continue
+            if os.path.exists(path):
+                return path
+        return None
 
     async def has_ended(self) -> bool:
         """Return whether it has ended, after a moment in which a process that closed a connection does so."""
@@ -149,12 +183,6 @@ class EngineAlone:
             leader = psutil.Process(pid)
             return [leader, *leader.children(recursive=True)]
         return []
-
-
-def _secrets() -> dict[str, str]:
-    """Return the author's own folder of secrets, if the environment names one."""
-    folder = os.environ.get(SECRETS_DIR_VARIABLE)
-    return {SECRETS_DIR_VARIABLE: folder} if folder else {}
 
 
 def _high_water(pid: int) -> int:

@@ -82,7 +82,7 @@ async def check_schema(asker: Asker, report: Report, spec: EngineSpec) -> Descri
 
 async def check_examples(asker: Asker, report: Report, described: Described) -> list[Example]:
     """Report how each of the author's examples is answered. Return those with a result."""
-    answered, found = [], _examples(asker.alone.source, described.card, report)
+    answered, found = [], _examples(asker.alone.start_from.source, described.card, report)
     for name, data in found.items():
         if described.takes and (misfits := problems(described.takes, data, len(pydantic_core.to_json(data)))):
             report.failed("example", f"{name} does not fit the engine's input schema: {'; '.join(misfits)}")

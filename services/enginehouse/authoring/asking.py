@@ -80,13 +80,13 @@ class Asker:
             case Failed(message) if reply.code is JobErrorCode.MALFORMED_ANSWER:
                 return await self._explain_malformed(data, message), ""
             case Failed(message):
-                return f"fails: {message}{advice(words, self.alone.spec)}", words
+                return f"fails: {message}{advice(words, self.alone)}", words
             case Busy():
                 return "is not taken: it answers 429 or 503, though it has no other job", words
             case Closed(message) | Unreachable(message):
                 ended = self.alone.how_it_ended() if await self.alone.has_ended() else None
                 said = f"ends the engine, with {ended.rstrip('.')}" if ended else f"has no answer: {message}"
-                return said + advice(words, self.alone.spec), words
+                return said + advice(words, self.alone), words
             case HandedBack(reason):
                 return f"has no answer: {reason}", words
         return "has an answer that cannot be used", words

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from enginehouse.authoring.alone import EngineAlone
 from enginehouse.contracts.engine import EngineSpec
 
 Verdict = Literal["ok", "note", "failed"]
@@ -12,6 +13,10 @@ Verdict = Literal["ok", "note", "failed"]
 _MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
 _PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE|AddrInUse", re.IGNORECASE)
 _NOT_JSON = re.compile(r"not JSON serializable|unsupported type.*json", re.IGNORECASE)
+_NOT_WRITTEN = re.compile(
+    r"read-only file system|EROFS|readonly database|permission denied: '|EACCES: permission denied, (open|mkdir)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +65,24 @@ class Report:
         return sum(finding.verdict == "failed" for finding in self.findings)
 
 
-def advice(words: str, spec: EngineSpec) -> str:
+def advice(words: str, alone: EngineAlone) -> str:
     """Return a sentence on what to do about an engine's last words, if they are those of a common mistake."""
     if missing := _MISSING_MODULE.search(words):
-        return ". " + _about_module(missing[1].partition(".")[0], spec)
+        return ". " + _about_module(missing[1].partition(".")[0], alone.spec)
     if _PORT_TAKEN.search(words):
         return ". Its port is taken: an engine must listen on the port in its variable PORT, not on a fixed one"
     if _NOT_JSON.search(words):
         return ". Make plain values of what JSON does not know: float(x) of a NumPy number, x.tolist() of an array"
+    if unseen := alone.unseen():
+        return (
+            f". It does not see {unseen}, and would not see it after a deployment: put what it reads into its folder, or let "
+            "`fetch` in engine.yaml bring it"
+        )
+    if alone.is_confined and _NOT_WRITTEN.search(words):
+        return (
+            ". Its folder is read-only, as after a deployment: let it write below the folder in its variable HOME, or to "
+            "temporary files. Both are empty when it starts"
+        )
     return ""
 
 

@@ -44,7 +44,7 @@ async def _wait(
     while not (health := await client.health()).ok:
         if ended := alone.how_it_ended():
             words = alone.words()
-            return "start", f"It ended with {ended.rstrip('.')}{advice(words, alone.spec)}", words
+            return "start", f"It ended with {ended.rstrip('.')}{advice(words, alone)}", words
         waited = time.monotonic() - began
         if wrong := await _wrong_address(alone, http, waited) or await _no_route(alone, http):
             return (*wrong, "")

@@ -1,14 +1,13 @@
 """Try an engine out alone: check its files, start it, ask it, stop it, and report each step."""
 
 import asyncio
+import os
 import tempfile
 import threading
 import time
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx2
 
 from enginehouse.authoring.alone import STOP_SECONDS, EngineAlone
 from enginehouse.authoring.answers import (
@@ -25,10 +24,15 @@ from enginehouse.authoring.start import wait_until_healthy
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import Batch, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.program import SECRETS_DIR_VARIABLE
+from enginehouse.local.confinement import private_folders, why_not_confined
 from enginehouse.local.deployment import engines_of
-from enginehouse.local.environments import needs_environment, prepare
+from enginehouse.local.engine_secrets import write_secrets
+from enginehouse.local.engine_start import EngineStart
+from enginehouse.local.environments import Environment, needs_environment, prepare
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
+from enginehouse.local.health import plain_http
 from enginehouse.local.home import Home
 from enginehouse.local.ports import PortPool
 from enginehouse.local.steps import Steps
@@ -64,7 +68,7 @@ async def try_engine(
     try:
         spec = _check_files(folder, home, report)
         with tempfile.TemporaryDirectory(prefix="enginehouse-test-") as scratch, closing(Guard()) as guard:
-            await _try_running(spec, folder, Path(scratch), guard, steps, report, options)
+            await _try_running(spec, folder, home, Path(scratch), guard, steps, report, options)
     except Over:
         pass
     return spec
@@ -98,14 +102,24 @@ def _check_files(folder: Path, home: Home | None, report: Report) -> EngineSpec:
 
 
 async def _try_running(
-    spec: EngineSpec, folder: Path, scratch: Path, guard: Guard, steps: Steps, report: Report, options: Options
+    spec: EngineSpec,
+    folder: Path,
+    home: Home | None,
+    scratch: Path,
+    guard: Guard,
+    steps: Steps,
+    report: Report,
+    options: Options,
 ) -> None:
     # From a copy, as a deployed engine runs: it finds the same files, and what it writes stays out of the author's folder.
     source = await _copied(spec, folder, scratch, steps, report)
     environment = await _environment(spec, source, guard, steps, report)
+    private = await _private_folders(home, scratch, guard, report)
+    start = EngineStart(spec, source, environment, _secrets(spec, scratch), private)
+    await start.prepare(guard)
     async with AsyncExitStack() as stack:
         port = stack.enter_context(closing(PortPool())).take()
-        alone = EngineAlone(spec, folder, source, environment, scratch, port, guard)
+        alone = EngineAlone(start, folder, scratch, port, guard)
         try:
             await stack.enter_async_context(alone.running())
         except OSError as error:
@@ -118,7 +132,7 @@ async def _try_running(
             single = spec.model_copy(update={"batch": Batch()})
             client = engine_client(single, alone.url, Checkers(), limits, count_jobs=lambda _: None)
             connections.push_async_callback(client.close)
-            http = await connections.enter_async_context(httpx2.AsyncClient(timeout=2, trust_env=False))
+            http = await connections.enter_async_context(plain_http(2))
             await wait_until_healthy(alone, client, http, report, steps, options.load_seconds)
             await _ask(Asker(alone, client, http), report, steps, options)
         # Its connections are closed by now: an engine may wait for those before it ends.
@@ -154,7 +168,9 @@ def _copy(spec: EngineSpec, folder: Path, scratch: Path, show: Show) -> Path:
     return source_folder(engines / spec.id, snapshot_source(spec.id, content))
 
 
-async def _environment(spec: EngineSpec, source: Path, guard: Guard, steps: Steps, report: Report) -> Path | None:
+async def _environment(
+    spec: EngineSpec, source: Path, guard: Guard, steps: Steps, report: Report
+) -> Environment | None:
     began = time.monotonic()
     try:
         environment = await prepare(spec, source, guard, steps)
@@ -167,6 +183,30 @@ async def _environment(spec: EngineSpec, source: Path, guard: Guard, steps: Step
     if needs_environment(spec):
         report.ok("environment", f"Its packages are installed, after {time.monotonic() - began:.1f} s")
     return environment
+
+
+async def _private_folders(home: Home | None, scratch: Path, guard: Guard, report: Report) -> list[Path] | None:
+    """Report as whom the engine runs. Return the folders that it must not look into, None where it runs as our user."""
+    if why := await why_not_confined(guard):
+        report.note(
+            "process",
+            f"It runs as your own user, with a scrubbed environment and limits: {why}. Where root starts "
+            "'enginehouse up', and in containers, it also sees its own files only, and its folder is read-only",
+        )
+        return None
+    report.ok(
+        "process", "It runs as a user of its own that sees its own files only, as where root starts 'enginehouse up'"
+    )
+    return private_folders(scratch, *([home.path] if home else []))
+
+
+def _secrets(spec: EngineSpec, scratch: Path) -> Path | None:
+    """Return a folder with the engine's secrets, copied from the author's own, if the environment names that."""
+    own, folder = os.environ.get(SECRETS_DIR_VARIABLE), scratch / "secrets"
+    if not own or not spec.secrets:
+        return None
+    write_secrets(folder, {name: path.read_text() for name in spec.secrets if (path := Path(own, name)).is_file()})
+    return folder
 
 
 async def _ask(asker: Asker, report: Report, steps: Steps, options: Options) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from enginehouse.audit.verify import Checked, Fault
+from enginehouse.audit.verify import Checked, Fault, verify_events
 from enginehouse.audit.verify import verify as verify_chains
 from enginehouse.cli.commands import Lists
 from enginehouse.cli.connection import connected
@@ -19,7 +19,7 @@ from enginehouse.cli.options import JsonOption
 from enginehouse.cli.tables import Column, Fit, print_table
 from enginehouse.cli.units import duration
 from enginehouse.client import AuditInfo
-from enginehouse.contracts.audit import Head, heads_in
+from enginehouse.contracts.audit import Head, InvalidLine, heads_in
 from enginehouse.contracts.moments import now
 from enginehouse.local.errors import LocalError
 
@@ -33,7 +33,9 @@ enginehouse audit --job 01890a5d-ac96-7b2a-8c4e-0123456789ab --json
 
 enginehouse audit verify
 
-enginehouse audit verify --heads heads-kept-elsewhere.txt"""
+enginehouse audit verify --heads heads-kept-elsewhere.txt
+
+enginehouse audit verify --events events-that-arrived.jsonl"""
 
 audit = typer.Typer(cls=Lists, epilog=EXAMPLES)
 
@@ -144,6 +146,15 @@ def verify(
             help="Text with heads that were kept elsewhere, such as a log: their entries must still be there.",
         ),
     ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Entries that were shipped, one a line as they arrived, instead of those in the home.",
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,13 +162,13 @@ def verify(
 
     Without heads from elsewhere it cannot see that the newest entries were cut off, or a whole chain written anew.
     """
-    folder = existing_home(home).audit
+    place = events or existing_home(home).audit
     kept = heads_in(heads.read_text(errors="replace")) if heads else []
     if heads and not kept:
         raise LocalError(
             f"{heads} names no head.", "A head looks like gateway:1234:HASH; 'enginehouse audit verify' prints them."
         )
-    checked = _checked(folder, kept, as_json)
+    checked = _checked_events(events, kept) if events else _checked(place, kept, as_json)
     faults = [fault for chain in checked for fault in chain.faults]
     if as_json:
         print_json([_as_json(chain) for chain in checked])
@@ -168,8 +179,8 @@ def verify(
         _say_all(checked, faults, has_heads=bool(kept))
     if faults:
         raise AuditBroken(
-            f"The audit log in {folder} is not what was written: {len(faults)} faults.",
-            "Keep a copy of the folder as it is, and compare it with what was shipped elsewhere.",
+            f"The audit log in {place} is not what was written: {len(faults)} faults.",
+            "Keep a copy of it as it is, and compare it with what was shipped elsewhere.",
         )
 
 
@@ -182,6 +193,15 @@ def _checked(folder: Path, heads: list[Head], as_json: bool) -> list[Checked]:
                 steps.update("verify", "checking the audit log", done, total)
 
         return verify_chains(folder, heads, progress)
+
+
+def _checked_events(file: Path, heads: list[Head]) -> list[Checked]:
+    try:
+        return verify_events(file.read_bytes().splitlines(), heads)
+    except InvalidLine as error:
+        raise AuditBroken(
+            f"{file}, {error}.", "Keep events as they arrived, byte by byte: docs/audit.md says how a subscriber does."
+        ) from None
 
 
 def _chain_row(chain: Checked) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from enginehouse.cli.confirming import YesOption, confirm_removal
 from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
 from enginehouse.cli.elsewhere import deploy_to
 from enginehouse.cli.environments import environment
+from enginehouse.cli.evidence import Evidence, ScanOption, SignatureOption, read_evidence
 from enginehouse.cli.homes import HomeOption, home_to_change
 from enginehouse.cli.options import DeployedArgument, JsonOption
 from enginehouse.cli.running import run
@@ -23,6 +24,7 @@ from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.rotation import ask
 from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
 from enginehouse.registry.engines import Settings
+from enginehouse.supply.evidence import put_evidence
 
 _PANEL = "In place of what engine.yaml says"
 
@@ -63,6 +65,8 @@ def deploy(
     most: Annotated[
         int | None, typer.Option("--max", metavar="NUMBER", help="Replicas at most.", rich_help_panel=_PANEL)
     ] = None,
+    signature: SignatureOption = None,
+    scan: ScanOption = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -77,17 +81,12 @@ def deploy(
     the one that serves, and takes over once it is healthy and has answered its own examples (example.json, examples/).
     """
     settings = _given(resources={"cpu": cpu, "memory": memory, "gpu": gpu}, scale={"min": least, "max": most})
+    evidence = read_evidence(folder, signature, scan)
     if to is not None:
-        run(_deploy_to(to, folder, settings, promote=promote, wait=wait, timeout=timeout, as_json=as_json))
+        sent = (folder, settings, evidence)
+        run(_deploy_to(to, *sent, promote=promote, wait=wait, timeout=timeout, as_json=as_json))
         return
-    place = home_to_change(home)
-    with TerminalSteps(quiet=as_json) as steps, acting(place, "engines deploy") as act:
-        deployed = deployment.deploy(
-            place, folder, settings, promote=promote, show=lambda text: steps.update("fetch", text)
-        )
-        act.engine, act.detail = deployed.spec.id, _act_of(deployed)
-    if not as_json:
-        _say_deployed(deployed)
+    deployed = _deploy_here(home_to_change(home), folder, settings, evidence, promote=promote, as_json=as_json)
     _follow(deployed, timeout, wait=wait, as_json=as_json)
 
 
@@ -99,12 +98,38 @@ def _given(**parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {part: values for part, values in given.items() if values}
 
 
+def _deploy_here(
+    place: Home, folder: Path, settings: Settings, evidence: tuple[str, Evidence], *, promote: bool, as_json: bool
+) -> Deployment:
+    digest, files = evidence
+    with TerminalSteps(quiet=as_json) as steps, acting(place, "engines deploy") as act:
+        for kind, content in files.items():
+            put_evidence(place.supply, digest, kind, content)
+        deployed = deployment.deploy(
+            place, folder, settings, promote=promote, show=lambda text: steps.update("fetch", text)
+        )
+        act.engine, act.detail = deployed.spec.id, _act_of(deployed)
+    if not as_json:
+        _say_deployed(deployed)
+    return deployed
+
+
 async def _deploy_to(
-    name: str, folder: Path, settings: Settings, *, promote: bool, wait: bool, timeout: float | None, as_json: bool
+    name: str,
+    folder: Path,
+    settings: Settings,
+    evidence: tuple[str, Evidence],
+    *,
+    promote: bool,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
     place = environment(name)
     with TerminalSteps(quiet=as_json) as steps:
-        deployed = await deploy_to(place, folder, settings, steps, promote=promote, wait=wait, timeout_seconds=timeout)
+        deployed = await deploy_to(
+            place, folder, settings, evidence, steps, promote=promote, wait=wait, timeout_seconds=timeout
+        )
         how = "works" if wait else "is deployed"
         steps.finish(deployed["id"], f"{deployed['id']} {deployed['version']} {how} at {name}")
     if as_json:
@@ -224,7 +249,7 @@ def rollback(
 
 
 def _act_of(deployed: Deployment) -> str:
-    return f"version {deployed.spec.version} into slot {deployed.slot}{'' if deployed.changed else ', unchanged'}"
+    return f"version {deployed.spec.version} into slot {deployed.slot}{'' if deployed.changed else ', unchanged'}{deployed.allowed_by}"
 
 
 def _change(

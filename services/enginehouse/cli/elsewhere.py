@@ -11,6 +11,7 @@ import anyio
 import httpx2
 
 from enginehouse.cli.environments import Environment
+from enginehouse.cli.evidence import Evidence, send_evidence
 from enginehouse.cli.registry_calls import connected_to, content_of
 from enginehouse.local.deployment import NotWorking
 from enginehouse.local.steps import Steps
@@ -27,6 +28,7 @@ async def deploy_to(
     place: Environment,
     folder: Path,
     settings: Settings,
+    evidence: tuple[str, Evidence],
     steps: Steps,
     *,
     promote: bool,
@@ -35,7 +37,7 @@ async def deploy_to(
 ) -> dict[str, Any]:
     """Deploy the engine in `folder`, and return what the registry says of the version; with `wait`, once it works.
 
-    `settings` override those of its engine.yaml.
+    `settings` override those of its engine.yaml. `evidence` is what is known of its image, with the image's digest.
     Raise InvalidBundle for a folder that cannot be deployed anywhere, what the registry refuses with, and NotWorking
     with the reason if the version does not work there.
     """
@@ -49,6 +51,7 @@ async def deploy_to(
                 files[ENGINE_FILE].write_text(spec.model_dump_json(exclude_unset=True))
             steps.update(spec.id, f"packing {spec.id}")
             await asyncio.to_thread(pack, files, archive)
+            await send_evidence(http, *evidence)
             query = {"promote": str(promote).lower()}
             size = archive.stat().st_size
             headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
@@ -95,7 +98,7 @@ def _progress(view: dict[str, Any], deployed: dict[str, Any], *, promote: bool) 
         raise NotWorking(
             f"{engine} {version} is not tried any longer:", "Another was deployed, or it was taken off trial."
         )
-    if found["problem"] and found["state"] in ("failed", "running"):
+    if found["problem"] and found["state"] in ("failed", "running", "quarantined"):
         raise NotWorking(f"{engine} does not work:", found["problem"])
     if found["state"] != "running":
         return str(found["doing"] or found["problem"] or "starting")

@@ -102,6 +102,9 @@ def show(
         fields["reason"] = found.reason
     if found.warning:
         fields["warning"] = Text(found.warning, "yellow")
+    if found.misbehaviour:
+        counted = [f"{times} {misdeed.replace('_', ' ')}" for misdeed, times in found.misbehaviour.items()]
+        fields["misbehaviour"] = Text(", ".join(counted), "yellow")
     fields["jobs"] = f"{queued} queued, {running} running, {workers} workers"
     if card := found.card:
         limits = f"{card.execution_timeout_seconds:g} s each, {card.retry.max_attempts} attempts"
@@ -121,7 +124,7 @@ def quarantine(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop all delivery to an engine, also after restarts. Its jobs stay queued. Needs an administrator's key."""
+    """Stop an engine: its processes, its sidecar, its credentials. Its jobs stay queued. Needs an administrator's key."""
     with connected(home) as client:
         found = client.quarantine(_id(client, engine), reason)
     _print_state(found, as_json)
@@ -129,7 +132,7 @@ def quarantine(
 
 @engines.command()
 def resume(engine: EngineArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Deliver jobs to a paused or quarantined engine again, in order. An operator's quarantine needs an administrator's key."""
+    """Start a quarantined engine again with new credentials, or end a pause. Its jobs follow in order. An operator's quarantine needs an administrator's key."""
     with connected(home) as client:
         found = client.resume(_id(client, engine))
     _print_state(found, as_json)

@@ -187,6 +187,7 @@ def _show(job: Job, as_json: bool) -> None:
         "id": job.id,
         "engine": job.engine,
         "version": job.version or "-",
+        **({"image": job.image} if job.image else {}),
         "status": _status(job),
     }
     fields |= {"attempts": str(job.attempts), "created": f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"}

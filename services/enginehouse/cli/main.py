@@ -8,10 +8,10 @@ def main() -> None:
     """Run the command."""
     # Nothing runs yet while modules are imported, so Ctrl-C may end the process at once and without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from enginehouse.extras import MissingExtra, needs
+    from enginehouse.extras import MissingExtra, needs, quick_imports
 
     try:
-        with needs("platform", "The 'enginehouse' command"):
+        with needs("platform", "The 'enginehouse' command"), quick_imports():
             from enginehouse.cli.app import app
     except MissingExtra as missing:
         sys.exit(str(missing))

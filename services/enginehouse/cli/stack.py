@@ -22,12 +22,15 @@ from enginehouse.cli.units import span
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.local import checkout
 from enginehouse.local.acquire import get_daprd
+from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober, listens
 from enginehouse.local.home import Home
 from enginehouse.local.redis import external, find_server
 from enginehouse.local.running import RunOptions, run_stack
 from enginehouse.local.stack import Stack
+from enginehouse.logs import configure_logs
+from enginehouse.supply.decide import Supply
 
 _STOP_SECONDS = 60
 
@@ -51,6 +54,11 @@ EnginesOption = Annotated[
 ContainersOption = Annotated[
     bool,
     typer.Option("--containers", help="Run engines in hardened containers of this machine's Docker Engine."),
+]
+
+SandboxOption = Annotated[
+    Sandbox | None,
+    typer.Option("--sandbox", help="With --containers: run them in gVisor, whose kernel stands before the host's."),
 ]
 
 
@@ -81,14 +89,19 @@ def up(
     ] = False,
     engines: EnginesOption = "all",
     containers: ContainersOption = False,
+    sandbox: SandboxOption = None,
     logs: Annotated[bool, typer.Option(help="Print the logs of all processes.")] = True,
 ) -> None:
     """Start everything and run until Ctrl-C or 'enginehouse down'. Engines start and stop as their bundles appear in and leave the home."""
+    check_sandbox(containers, sandbox)
     place = home_to_start(home)
     if detach:
-        _detach(place, port, engines, containers)
+        _detach(place, port, engines, containers, sandbox)
         return
-    options = RunOptions(port=port, platform_engines=parse_engine_names(engines), in_containers=containers)
+    configure_logs("info", as_json=False, to="stderr")
+    options = RunOptions(
+        port=port, platform_engines=parse_engine_names(engines), in_containers=containers, sandbox=sandbox
+    )
     steps = TerminalSteps()
 
     async def stay(stack: Stack) -> None:
@@ -101,6 +114,12 @@ def up(
 
     with steps:
         run(run_stack(place, options, steps, stay), is_service=True)
+
+
+def check_sandbox(containers: bool, sandbox: Sandbox | None) -> None:
+    """Raise BadParameter if a sandbox is asked for where engines are processes."""
+    if sandbox and not containers:
+        raise typer.BadParameter(f"--sandbox {sandbox} is for engines in containers: add --containers")
 
 
 def parse_engine_names(text: str) -> list[str] | None:
@@ -122,17 +141,30 @@ def print_ready(home: Home, url: str) -> None:
     for engine, entry in state.get("engines", {}).items():
         if entry["problem"]:
             note(f"{engine}: {entry['problem']}", "red")
+    say(_how_engines_run(state), "dim")
+
+
+def _how_engines_run(state: dict[str, Any]) -> str:
     if state.get("containers"):
-        say("Engines run in hardened containers: docs/containers.md says what these stop.", "dim")
-    else:
-        say("This mode runs engines as plain processes: it does not contain hostile code.", "dim")
+        where = "hardened containers in gVisor" if state.get("sandbox") == Sandbox.GVISOR else "hardened containers"
+        return f"Engines run in {where}: docs/containers.md says what these stop."
+    if why := state.get("unconfined", "a former version has started them"):
+        return (
+            f"Engines run as processes of your own user, with a scrubbed environment and limits: {why}. "
+            "This mode does not contain hostile code."
+        )
+    return (
+        "Engines run as processes, each as a user of its own that sees its own files only. They share the kernel and the "
+        "network of this machine: this mode does not contain hostile code."
+    )
 
 
-def _detach(home: Home, port: int, engines: str, containers: bool) -> None:
+def _detach(home: Home, port: int, engines: str, containers: bool, sandbox: Sandbox | None) -> None:
     log = home.logs / "enginehouse.log"
     start = log.stat().st_size if log.exists() else 0
     command = [sys.executable, "-m", "enginehouse.cli.main", "up", "--home", str(home.path), "--port", str(port)]
     command += ["--containers"] if containers else []
+    command += ["--sandbox", sandbox] if sandbox else []
     with log.open("ab") as file:
         process = subprocess.Popen(
             [*command, "--engines", engines, "--no-logs"],
@@ -192,11 +224,14 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         print_json({"running": False}) if as_json else say(f"Nothing is running in {place.path}.")
         raise typer.Exit(1)
     processes = asyncio.run(_probe(state["processes"]))
+    policy_mistake = Supply(place.supply).mistake()
     if as_json:
-        print_json({"running": True, **state, "processes": processes})
+        print_json({"running": True, **state, "processes": processes, "policy_mistake": policy_mistake})
     else:
         _show(state, processes)
-    well = all(process["healthy"] for process in processes) and not state["refused"]
+        if policy_mistake:
+            say(f"No engine starts, because the policy has a mistake. {policy_mistake}", "red")
+    well = all(process["healthy"] for process in processes) and not state["refused"] and not policy_mistake
     raise typer.Exit(0 if well and all(entry["state"] == "running" for entry in state["engines"].values()) else 1)
 
 
@@ -235,6 +270,7 @@ def _show(state: dict[str, Any], processes: list[dict[str, Any]]) -> None:
     say(f"\nAPI: {state['url']}   gRPC: {state.get('grpc') or '-'}" + ("" if state["ready"] else "   (still starting)"))
     if state.get("registry"):
         say(f"Registry: {state['registry']}")
+    say(_how_engines_run(state))
     for engine, entry in state["engines"].items():
         if entry["state"] != "running":
             reason = entry["problem"] or entry["doing"] or ""

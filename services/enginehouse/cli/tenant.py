@@ -312,6 +312,12 @@ def system(
     app_port: Annotated[
         int, typer.Option(metavar="NUMBER", min=1, max=65_535, help="Port on which the app listens.")
     ] = 8100,
+    rotate: Annotated[
+        bool,
+        typer.Option(
+            "--rotate", help="Give the tenant another password. Its other systems need this command again, without it."
+        ),
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -324,8 +330,8 @@ def system(
     place = home_to_change(home)
     folder = (into or Path(system_app(name, system_name))).expanduser().resolve()
     with acting(place, "tenant system", tenant=name) as act:
-        written = write_system(place, name, folder, system_name)
-        act.detail = f"app {written.app_id}"
+        written = write_system(place, name, folder, system_name, rotate=rotate)
+        act.detail = f"app {written.app_id}" + (", credentials rotated" if rotate else "")
     with_cli, alone = (
         shlex.join(command) for command in (written.dapr_run(app_port), written.daprd(require(), app_port))
     )

@@ -101,6 +101,9 @@ class EngineInfo(_Answer):
     health: str = "unknown"
     queue: Queue | None = None
     card: EngineCard | None = Field(None, description="Only in the answer for one engine.")
+    misbehaviour: dict[str, int] = Field(
+        default_factory=dict, description="What it was seen doing lately that quarantines it in the end, and how often."
+    )
 
 
 class EnginePage(_Answer):

@@ -93,7 +93,7 @@ class Operations:
         self._transport.request("POST", f"/v1/dead-letters/{path_part(letter_id)}/discard", safe=False)
 
     def quarantine(self, engine: str, reason: str) -> EngineInfo:
-        """Stop all delivery to an engine ('<tenant>--<name>') until it is resumed. Needs an administrator's key."""
+        """Stop an engine ('<tenant>--<name>'), its processes and credentials, until it is resumed. Needs an administrator's key."""
         path = f"/v1/engines/{path_part(engine)}/quarantine"
         return EngineInfo.model_validate_json(self._transport.request("POST", path, body={"reason": reason}))
 

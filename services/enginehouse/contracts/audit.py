@@ -80,7 +80,7 @@ class ChainedEntry:
     """An entry with its place in the chain of its writer."""
 
     writer: str
-    """Name of the chain: `gateway`, `gateway-2`, `registry`, `commands`."""
+    """Name of the chain: `gateway`, `gateway-2`, `registry`, `supervisor`, `commands`."""
     number: int
     previous: str
     hash: str

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, SecretStr, ValidationError
 
 _NAME_MAX_CHARS = 100
 """Most characters of a field's name that an explanation repeats: names come from strangers."""
@@ -22,6 +22,21 @@ class WireModel(BaseModel):
     """Data written by one part and read by another, perhaps of another version. Ignores unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+TOKEN_MIN_LENGTH = 16
+"""Fewest characters of a token between an app and its sidecar."""
+
+
+def at_least(characters: int) -> AfterValidator:
+    """Return what refuses a secret setting of fewer characters. It never quotes the secret."""
+
+    def check(value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < characters:
+            raise ValueError(f"it must have at least {characters} characters")
+        return value
+
+    return AfterValidator(check)
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:

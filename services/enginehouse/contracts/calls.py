@@ -32,6 +32,9 @@ REPLICA_ANSWER_MAX_BYTES = 16 * 1024
 ANSWERED_BY = "X-Enginehouse-Answer"
 """Header of every answer of a runner to the gateway: `engine` or `runner`. A sidecar's own errors have none."""
 
+PROOF_HEADER = "X-Enginehouse-Proof"
+"""Header of every call of a gateway to a runner: shows by the engine's proof key that it is a gateway's."""
+
 
 class ReplicaAnswer(WireModel):
     """What one replica answered."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -37,26 +38,32 @@ def cloud_event(
     data: Any,
     subject: str | None = None,
     extensions: Mapping[str, Any] | None = None,
+    at: datetime | None = None,
 ) -> bytes:
-    """Write a structured CloudEvent with JSON data. Leave out attributes that are None.
+    """Write a structured CloudEvent with JSON data, of the moment `at` or of now. Leave out attributes that are None.
 
-    Names of `extensions` have lower-case letters and digits only, as CloudEvents requires.
+    `data`: a value, or bytes that are JSON text. Names of `extensions` have lower-case letters and digits only, as
+    CloudEvents requires.
     """
-    attributes = {"subject": subject, **(extensions or {})}
-    return pydantic_core.to_json(
-        {
-            "specversion": "1.0",
-            "id": event_id,
-            "type": kind,
-            "source": source,
-            "time": now(),
-            "datacontenttype": "application/json",
-            **{name: value for name, value in attributes.items() if value is not None},
-            "data": data,
-        },
-        # Leaves out fields that are None in the models inside `data`.
-        exclude_none=True,
-    )
+    envelope = {
+        "specversion": "1.0",
+        "id": event_id,
+        "type": kind,
+        "source": source,
+        "time": at or now(),
+        "datacontenttype": "application/json",
+        "subject": subject,
+        **(extensions or {}),
+    }
+    # Leaves out fields that are None in the models inside `data`.
+    text = data if isinstance(data, bytes) else pydantic_core.to_json(data, exclude_none=True)
+    return with_json(envelope, "data", text)
+
+
+def with_json(fields: Mapping[str, Any], name: str, text: bytes) -> bytes:
+    """Write fields as a JSON object with one more, which is JSON text already. Leave out those that are None; one is not."""
+    present = {field: value for field, value in fields.items() if value is not None}
+    return b'%b,"%b":%b}' % (pydantic_core.to_json(present)[:-1], name.encode(), text)
 
 
 def read_event(kind: type[E], body: bytes) -> E:

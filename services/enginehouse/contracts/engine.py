@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, Va
 from enginehouse.contracts.base import StrictModel, WireModel
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
+from enginehouse.contracts.kept_json import KeptObject
 from enginehouse.contracts.names import EngineId, Slot, check_name
 from enginehouse.contracts.problem import Problem
 from enginehouse.contracts.program import (
@@ -282,7 +283,7 @@ class EngineState(StrEnum):
     PAUSED = "paused"
     """The breaker stopped the engine. Its jobs wait; after a while single jobs are let through as probes."""
     QUARANTINED = "quarantined"
-    """The engine gets no jobs until it is resumed: by an operator, or by its owner if the breaker stopped it."""
+    """The engine is stopped until it is resumed: by an operator, or by its owner if the breaker stopped it."""
     RETIRED = "retired"
     """The engine was removed."""
 
@@ -313,9 +314,7 @@ class EngineCard(WireModel):
     retry: RetryPolicy = RetryPolicy()
     batch: Batch = Batch()
     idle_at_zero: bool = False
-    openapi: dict[str, Any] | None = Field(
-        None, description="OpenAPI document of the engine, if it fits into the card."
-    )
+    openapi: KeptObject | None = Field(None, description="OpenAPI document of the engine, if it fits into the card.")
 
     @property
     def speaks_tensors(self) -> bool:
@@ -344,6 +343,7 @@ class Heartbeat(WireModel):
     on_trial: bool = Field(
         False, description="Whether this slot receives the jobs that are sent to the version on trial."
     )
+    jobs_per_event: int = Field(1, ge=1, description="How many jobs the worker takes in one event.")
     warning: Annotated[str, Field(max_length=ENGINE_WARNING_MAX_CHARS)] | None = Field(
         None, description="What slows the engine's jobs, in the engine's own words."
     )

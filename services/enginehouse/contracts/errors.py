@@ -90,6 +90,13 @@ class Forbidden(RequestError):
     advice = "Ask the operator for a key with the rights this call needs."
 
 
+class NotAllowedToRun(Forbidden):
+    """The operator's policy does not allow the image, or code that comes as a folder."""
+
+    code = "NOT_ALLOWED_TO_RUN"
+    advice = "Deploy what supply/policy.yaml allows, with the signature and the scan report that it demands."
+
+
 class TenantSuspended(Forbidden):
     """The operator has suspended the tenant."""
 

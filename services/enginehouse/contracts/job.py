@@ -1,12 +1,13 @@
 """A job: its states and their only transition table, a caller's request, and the record that decides."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from enginehouse.contracts.base import StrictModel, WireModel
-from enginehouse.contracts.text import StorableText
+from enginehouse.contracts.text import StorableText, storable
 
 
 class Status(StrEnum):
@@ -179,19 +180,31 @@ class Metrics(WireModel):
     predict_time: float | None = Field(None, description="Time of the last attempt at the engine.")
 
 
+def _cut(most: int) -> AfterValidator:
+    """Return what makes a text of a record fit into its column: whoever has an engine's sidecar writes records."""
+    return AfterValidator(lambda text: storable(text[:most]))
+
+
+ATTEMPTS_MAX = 1_000_000
+"""Most attempts that a record or a dead letter may count: whoever has an engine's sidecar writes both."""
+KeptMoment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))]
+"""A moment that can be kept in seconds and shown again, also with the longest time added to it."""
+
+
 class JobRecord(WireModel):
     """The record that decides a job: in state `results-<id>`, under the job's id. Every write is first-write."""
 
     status: Status
-    attempt: int = Field(0, description="Attempts begun so far.")
-    worker: str | None = Field(None, description="Worker that runs or ran the last attempt.")
-    version: str | None = None
-    retry_at: AwareDatetime | None = Field(
+    attempt: int = Field(0, ge=0, le=ATTEMPTS_MAX, description="Attempts begun so far.")
+    worker: Annotated[str, _cut(64)] | None = Field(None, description="Worker that runs or ran the last attempt.")
+    version: Annotated[str, _cut(32)] | None = None
+    image: Annotated[str, _cut(300)] | None = None
+    retry_at: KeptMoment | None = Field(
         None, description="Set while queued: the next attempt starts at this moment or later."
     )
-    started_at: AwareDatetime | None = None
-    finished_at: AwareDatetime | None = None
-    predict_time: float | None = None
+    started_at: KeptMoment | None = None
+    finished_at: KeptMoment | None = None
+    predict_time: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     output: Any = None
     output_ref: str | None = Field(None, description="Key of the object that holds an output too large to be inline.")
     error: JobError | None = None
@@ -213,6 +226,11 @@ class Job(BaseModel):
     id: str
     engine: str
     version: str | None = None
+    image: str | None = Field(
+        None,
+        description="The image that the engine's container was made from, by its digest, in the last attempt. "
+        "None: the engine is no container.",
+    )
     status: Status
     status_reason: StatusReason | None = None
     status_detail: str | None = Field(

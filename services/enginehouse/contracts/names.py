@@ -21,8 +21,10 @@ GATEWAY_APP = "gateway"
 GATEWAY_JOBS_COMPONENT = "jobs"
 COMPLETIONS_COMPONENT = "completions"
 DEAD_LETTERS_COMPONENT = "dead-letters"
+AUDIT_COMPONENT = "audit"
 COMPLETIONS_TOPIC = "completions"
 DEAD_LETTERS_TOPIC = "dead-letters"
+AUDIT_TOPIC = "audit"
 JOBS_ROUTE = "/jobs"
 """Path of a runner's delivery listener: its sidecar sends job events there."""
 RUNNER_ENGINE_ROUTE = "/healthz/engine"
@@ -129,6 +131,7 @@ def engine_of(address: str) -> str:
     return address.removesuffix(_TRIAL_SUFFIX)
 
 
+@lru_cache(maxsize=4096)
 def tenant_of(address: str) -> str:
     """Return the tenant that owns the engine in an address. Raise InvalidName if it has another form."""
     return EngineId.parse(engine_of(address)).tenant

@@ -174,9 +174,9 @@ class Artifact(StrictModel):
     )
 
 
-_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
+_DIGEST = re.compile(r"(.+@)?sha256:[0-9a-f]{64}")
 
 
 def has_digest(image: str) -> bool:
-    """Return whether a container image is named by its digest, so that it cannot change under its name."""
+    """Return whether a container image is named by its digest, or its ID, so that it cannot change under its name."""
     return _DIGEST.fullmatch(image) is not None

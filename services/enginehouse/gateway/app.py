@@ -4,23 +4,30 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 
 from enginehouse.audit.log import AuditLog
+from enginehouse.audit.ship import Shipper
 from enginehouse.background import Background
 from enginehouse.checkers import Checkers
-from enginehouse.contracts.names import GATEWAY_APP
+from enginehouse.contracts.misdeeds import Misdeed
+from enginehouse.contracts.names import AUDIT_COMPONENT, AUDIT_TOPIC, GATEWAY_APP
+from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.gateway.engines.breaker_feed import BreakerFeed
 from enginehouse.gateway.engines.broadcast import Broadcasts
 from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
+from enginehouse.gateway.engines.misbehaviour import Misbehaviour
 from enginehouse.gateway.engines.operations import EngineOperations
+from enginehouse.gateway.engines.quarantines import QuarantineList
 from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.handover.dispatch import Dispatcher
+from enginehouse.gateway.handover.job_event import JobEvents
 from enginehouse.gateway.http.api import create_api
 from enginehouse.gateway.inference.infer import Inference
 from enginehouse.gateway.inference.models import Models
@@ -79,6 +86,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     # ledger | objects | tenants
     ledger = Ledger(settings.ledger_url.get_secret_value(), pace.ledger)
     objects = _objects(settings)
+    proof_keys = ProofKeys(settings.proof_key.get_secret_value())
     tenants, limits = Tenants(settings.tenants_dir), Limits()
     stored = StoredBytes(tenants.get, recounted_every_seconds=pace.clean_up_seconds)
     # Callers have a budget without places, so that a sweep over many stores that hang keeps none of them waiting.
@@ -96,20 +104,41 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         window_factor=settings.window_factor,
         bundles=settings.engines_dir,
     )
+    quarantines = QuarantineList(catalogue)
     transitions = Transitions(
-        sidecar, catalogue, notifier, tenants, sweep_budget, wake=lambda engine_id: dispatcher.wake(engine_id)
+        sidecar,
+        catalogue,
+        notifier,
+        tenants,
+        sweep_budget,
+        audit,
+        wake=lambda engine_id: dispatcher.wake(engine_id),
+        on_change=quarantines.note_change,
     )
-    breaker_feed = BreakerFeed(catalogue, transitions)
-    engine_calls = EngineCalls(catalogue, sidecar)
+    misbehaviour = Misbehaviour(
+        catalogue,
+        transitions,
+        window_seconds=settings.misbehaviour_window_seconds,
+        enough={
+            Misdeed.DENIED_COMMANDS: settings.denied_commands_max,
+            Misdeed.CRASHES_WHILE_STARTING: settings.crashes_while_starting_max,
+            Misdeed.MALFORMED_ANSWERS: settings.malformed_answers_max,
+            Misdeed.CRASHES: settings.crashes_max,
+            Misdeed.OUT_OF_MEMORY: settings.out_of_memory_max,
+            Misdeed.HANGS: settings.hangs_max,
+        },
+    )
+    breaker_feed = BreakerFeed(catalogue, transitions, misbehaviour)
+    engine_calls = EngineCalls(catalogue, sidecar, proof_keys)
     catalogue.on_deployment = breaker_feed.start_anew
     # handover
+    job_events = JobEvents(proof_keys, objects, record_margin_seconds=settings.record_margin_seconds)
     dispatcher = Dispatcher(
         sidecar,
         ledger,
         catalogue,
-        objects,
+        job_events,
         weights=tenants.weights,
-        record_margin_seconds=settings.record_margin_seconds,
         broker_retry_seconds=pace.broker_retry_seconds,
     )
     catalogue.on_trial = dispatcher.rinse
@@ -130,7 +159,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         Records(sidecar, mirroring, spent, margin_seconds=settings.record_margin_seconds, clock=pace.clock)
         for spent in (budget, sweep_budget)
     )
-    hints = Hints(ledger, catalogue, expected, mirroring, waiters)
+    hints = Hints(ledger, catalogue, expected, mirroring, waiters, proof_keys)
     # intake and jobs
     checkers = Checkers()
     bodies = Bodies(checkers)
@@ -147,14 +176,14 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         inline_max_bytes=settings.inline_max_bytes,
     )
     jobs = Jobs(ledger, catalogue, submitter, records, waiters, objects)
-    engine_views, bytes_in_hand, loop_time = EngineViews(catalogue, ledger), BytesInHand(), LoopTime()
+    engine_views, bytes_in_hand, loop_time = EngineViews(catalogue, ledger, misbehaviour), BytesInHand(), LoopTime()
     # recovery, in the order of a sweep
     lost_jobs = LostJobs(ledger, catalogue, dispatcher, sweep_records, consequences, clock=pace.clock)
     hints.on_worker_left = lost_jobs.worker_left
     removed_tenants = RemovedTenants(ledger, objects, tenants, catalogue, sweep_records)
     sweep = Sweep(
         {
-            "recount": Recount(ledger, dispatcher, limits).recount,
+            "recount": Recount(ledger, catalogue, dispatcher, limits).recount,
             "control messages": transitions.catch_up,
             "expiry": Expiry(ledger, sweep_records, engine_seconds=pace.store_seconds, clock=pace.clock).expire,
             "restored stores": RestoredStores(ledger, catalogue, transitions, sweep_records, samples).check,
@@ -175,16 +204,20 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
     return Gateway(
         settings=settings,
         audit=audit,
+        shipper=_shipper(settings, sidecar),
         pace=pace,
         sidecar=sidecar,
         ledger=ledger,
         objects=objects,
+        proof_keys=proof_keys,
         tenants=tenants,
         stored=stored,
         notifier=notifier,
         webhooks=webhooks,
         catalogue=catalogue,
         transitions=transitions,
+        quarantines=quarantines,
+        misbehaviour=misbehaviour,
         engine_operations=EngineOperations(catalogue, transitions),
         engine_views=engine_views,
         engine_calls=engine_calls,
@@ -206,7 +239,13 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         models=Models(catalogue, engine_views),
         removed_tenants=removed_tenants,
         replays=Replays(
-            sidecar, ledger, catalogue, dispatcher.backlog, objects, margin_seconds=settings.record_margin_seconds
+            sidecar,
+            ledger,
+            catalogue,
+            dispatcher.backlog,
+            job_events,
+            objects,
+            margin_seconds=settings.record_margin_seconds,
         ),
         inference=Inference(jobs, bodies, bytes_in_hand, loop_time, objects),
     )
@@ -222,6 +261,12 @@ def _objects(settings: GatewaySettings) -> Objects | None:
         max_bytes=settings.object_max_bytes,
         shared_max_bytes=settings.shared_object_max_bytes,
     )
+
+
+def _shipper(settings: GatewaySettings, sidecar: Sidecar) -> Shipper | None:
+    if settings.audit_dir is None or not settings.audit_shipped:
+        return None
+    return Shipper(settings.audit_dir, partial(sidecar.publish, AUDIT_COMPONENT, AUDIT_TOPIC))
 
 
 @asynccontextmanager
@@ -255,6 +300,7 @@ def _keep_running(gateway: Gateway, background: Background, stop: asyncio.Event)
             "sweep": lambda: gateway.sweep.run(gateway.settings.sweep_seconds),
             "notifier": gateway.notifier.run,
             "listener": gateway.hints.listen_to_others,
+            **({"audit shipping": gateway.shipper.run} if gateway.shipper else {}),
         }.items():
             background.keep(name, task, restart_seconds)
 
@@ -284,7 +330,7 @@ def create_delivery_app(gateway: Gateway) -> DeliveryApp:
     return delivery_app(
         {
             "/completions": gateway.hints.deliver,
-            "/dead-letters": dead_letters.receiver(gateway.ledger, gateway.jobs.records),
+            "/dead-letters": dead_letters.receiver(gateway.ledger, gateway.jobs.records, gateway.proof_keys),
             "/requests/{tenant}": take_request,
         },
         gateway.settings.app_api_token.get_secret_value(),

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginehouse.audit.log import AuditLog
+from enginehouse.audit.ship import Shipper
+from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.gateway.engines.broadcast import Broadcasts
 from enginehouse.gateway.engines.calls import EngineCalls
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.engine_view import EngineViews
+from enginehouse.gateway.engines.misbehaviour import Misbehaviour
 from enginehouse.gateway.engines.operations import EngineOperations
+from enginehouse.gateway.engines.quarantines import QuarantineList
 from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.inference.infer import Inference
@@ -44,16 +48,21 @@ class Gateway:
 
     settings: GatewaySettings
     audit: AuditLog
+    shipper: Shipper | None
+    """None: entries of the audit log are not published."""
     pace: Pace
     sidecar: Sidecar
     ledger: Ledger
     objects: Objects | None
+    proof_keys: ProofKeys
     tenants: Tenants
     stored: StoredBytes
     notifier: Notifier
     webhooks: Webhooks
     catalogue: Catalogue
     transitions: Transitions
+    quarantines: QuarantineList
+    misbehaviour: Misbehaviour
     engine_operations: EngineOperations
     engine_views: EngineViews
     engine_calls: EngineCalls

@@ -14,7 +14,8 @@ from enginehouse.gateway.app import create_delivery_app, create_gateway, running
 from enginehouse.gateway.http.api import create_api
 from enginehouse.gateway.rpc.server import RpcServer
 from enginehouse.gateway.settings import GatewaySettings
-from enginehouse.serving import Server, configure_logs, run
+from enginehouse.logs import configure_logs
+from enginehouse.serving import Server, run
 
 log = structlog.get_logger()
 _CLOSE_SECONDS = 10

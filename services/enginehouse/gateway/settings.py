@@ -4,11 +4,13 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from enginehouse.contracts.audit import AUDIT_MAX_BYTES
+from enginehouse.contracts.base import TOKEN_MIN_LENGTH, at_least
 from enginehouse.contracts.engine import INLINE_MAX_BYTES, WINDOW_FACTOR, WINDOW_MIN
+from enginehouse.contracts.proofs import PROOF_KEY_MIN_LENGTH
 
 
 class GatewaySettings(BaseSettings):
@@ -75,22 +77,57 @@ class GatewaySettings(BaseSettings):
         ge=1024 * 1024,
         description="Most bytes of this process's audit log; the oldest entries are deleted.",
     )
+    audit_shipped: bool = Field(
+        False,
+        description="Whether the entries of all chains in the audit log's folder are published to the topic `audit`.",
+    )
+    misbehaviour_window_seconds: float = Field(
+        3_600, gt=0, description="Misbehaviour of an engine is counted over so long."
+    )
+    denied_commands_max: int = Field(
+        300,
+        ge=1,
+        description="So many commands that the broker refuses to an engine's credentials in this time quarantine it, until an operator resumes it.",
+    )
+    crashes_while_starting_max: int = Field(
+        100,
+        ge=1,
+        description="So many ends of a replica of the active version before any replica has been healthy in this time quarantine it, until it is resumed or another version replaces it.",
+    )
+    malformed_answers_max: int = Field(
+        300,
+        ge=1,
+        description="So many answers that are no results in this time quarantine a tenant's own engine, if at most ten times as many jobs succeeded, until it is resumed or another version replaces it.",
+    )
+    crashes_max: int = Field(
+        60,
+        ge=1,
+        description="So many ends of a replica of the active version after a replica has been healthy do the same.",
+    )
+    out_of_memory_max: int = Field(
+        60,
+        ge=1,
+        description="So many kills of a process because the memory of its container was used up do the same.",
+    )
+    hangs_max: int = Field(
+        30,
+        ge=1,
+        description="So many restarts of a replica because a call went on long after its time do the same.",
+    )
     log_json: bool = Field(True, description="Whether logs are JSON; otherwise text for people.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
         "info", description="Lowest level that is logged."
     )
     dapr_http_port: int = Field(3500, alias="DAPR_HTTP_PORT", description="HTTP port of the gateway's own sidecar.")
-    dapr_api_token: SecretStr = Field(
+    dapr_api_token: Annotated[SecretStr, at_least(TOKEN_MIN_LENGTH)] = Field(
         alias="DAPR_API_TOKEN", description="Token that the gateway shows to its sidecar."
     )
-    app_api_token: SecretStr = Field(alias="APP_API_TOKEN", description="Token that the sidecar shows to the gateway.")
-
-    @field_validator("dapr_api_token", "app_api_token")
-    @classmethod
-    def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value()) < 16:
-            raise ValueError("it must have at least 16 characters")
-        return value
+    app_api_token: Annotated[SecretStr, at_least(TOKEN_MIN_LENGTH)] = Field(
+        alias="APP_API_TOKEN", description="Token that the sidecar shows to the gateway."
+    )
+    proof_key: Annotated[SecretStr, at_least(PROOF_KEY_MIN_LENGTH)] = Field(
+        description="Secret of all gateways. Each engine's key is derived from it, by which gateways and this engine's runners prove to each other what they say."
+    )
 
     @property
     def listens_beyond_loopback(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +56,10 @@ class BrokerUsers:
     _wanted: dict[str, RedisUser] = field(default_factory=dict)
     _missing: set[str] = field(default_factory=set)
     """Users that Redis could not be given yet."""
+    _revoked: set[str] = field(default_factory=set)
+    """Users that get no credentials until they are readmitted."""
+    _not_gone: set[str] = field(default_factory=set)
+    """Those of them that Redis has not deleted yet."""
     _busy: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
@@ -75,12 +80,15 @@ class BrokerUsers:
                 self._missing.update(user.name for user in self._tenants())
 
     def login(self, user: RedisUser) -> RedisAddress:
-        """Return the credentials of a user that exists from now on.
+        """Return the credentials of a user that exists from now on. Raise LocalError while it is revoked.
 
         Of a Redis that adds no users these are the administrator's, and `problem` says so. One that does not answer is
         given the user as soon as it does.
         """
         with self._busy:
+            self._check_admitted(user)
+            if user.name in self._not_gone:
+                self._delete(user.name)
             try:
                 self._make(user)
             except UserRefused as refused:
@@ -93,8 +101,22 @@ class BrokerUsers:
 
     @property
     def problem(self) -> str | None:
-        """Say which sidecars have the administrator's password, and what would be right; None if none has."""
-        refused = dict(self._refused)
+        """Say which sidecars have the administrator's password, or which users are still there; None if all is well."""
+        said = [self._too_much(dict(self._refused)), self._too_long(sorted(self._not_gone))]
+        return "\n".join(text for text in said if text) or None
+
+    @staticmethod
+    def _too_long(not_gone: Sequence[str]) -> str | None:
+        if not not_gone:
+            return None
+        names = " ".join(not_gone)
+        return (
+            f"Redis has not deleted these users, whose engines are quarantined: {', '.join(not_gone)}. It is tried again.\n"
+            f"If its operator must do it: ACL DELUSER {names}"
+        )
+
+    @staticmethod
+    def _too_much(refused: Mapping[str, UserRefused]) -> str | None:
         if not refused:
             return None
         reasons = sorted({error.detail for error in refused.values()})
@@ -133,6 +155,7 @@ class BrokerUsers:
         Raise LocalError if Redis does not answer, or does not change users.
         """
         with self._busy:
+            self._check_admitted(user)
             passwords = [redis.new_password(), password_of(self.home, user.name)]
             try:
                 set_user(self.address, user, passwords)
@@ -143,12 +166,50 @@ class BrokerUsers:
             write_private(password_file(self.home, user.name), "\n".join(passwords))
 
     def end_rotation(self, user: RedisUser) -> None:
-        """Take back the former password, and end all connections: some may have been opened with it. Raise LocalError."""
+        """Take back the former password, and end all connections: some may have been opened with it.
+
+        Raise LocalError, also of a user that was revoked since the rotation began: it stays deleted.
+        """
         with self._busy:
+            self._check_admitted(user)
             password = password_of(self.home, user.name)
             set_user(self.address, user, [password])
             write_private(password_file(self.home, user.name), password)
             disconnect_user(self.address, user.name)
+
+    def revoke(self, name: str) -> None:
+        """Delete a user and its password, and end its connections. It gets no other credentials until `readmit`.
+
+        If Redis does not answer, it is done as soon as it does.
+        """
+        with self._busy:
+            self._revoked.add(name)
+            self._wanted.pop(name, None)
+            self._missing.discard(name)
+            password_file(self.home, name).unlink(missing_ok=True)
+            if self._refused.pop(name, None) is None:
+                self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        try:
+            delete_user(self.address, name)
+            self._not_gone.discard(name)
+            if name in self._wanted:
+                self._missing.add(name)
+        except LocalError as error:
+            if name not in self._not_gone:
+                log.error(f"The user {name} is deleted later: {error}", action="broker_user_not_gone")
+            self._not_gone.add(name)
+
+    def readmit(self, name: str) -> None:
+        """Let `login` give a revoked user credentials again, with another password."""
+        self._revoked.discard(name)
+
+    def _check_admitted(self, user: RedisUser) -> None:
+        if user.name in self._revoked:
+            raise LocalError(
+                f"{user.name} gets no credentials: its engine is quarantined.", "'enginehouse engines resume' ends it."
+            )
 
     def forget(self, name: str) -> None:
         """Delete a user, if there is one, and its password. Raise LocalError."""
@@ -171,6 +232,8 @@ class BrokerUsers:
     def look(self) -> None:
         """Give Redis the users that it lacks, if it answers."""
         with self._busy:
+            for name in sorted(self._not_gone):
+                self._delete(name)
             first = next((user for user in self._wanted.values() if user.name not in self._missing), None)
             is_complete = first is None or redis.answers(self._own(first))
             if (is_complete and not self._missing) or not redis.answers(self.address):

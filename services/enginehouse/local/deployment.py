@@ -11,16 +11,18 @@ import httpx2
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import PLATFORM_TENANT, Slot, trial_of
 from enginehouse.local.errors import LocalError
+from enginehouse.local.health import plain_http
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.steps import Steps
 from enginehouse.registry.admission import without_effect
 from enginehouse.registry.artifacts import Show
 from enginehouse.registry.bundle import ENGINE_FILE, read_spec, render_slot, secrets_of_slot
 from enginehouse.registry.deploy import SlotBusy, busy_slot, drop_trial_of
-from enginehouse.registry.engines import Deployed, Engines, Settings
+from enginehouse.registry.engines import Deployed, Engines, Settings, allowed_by
 from enginehouse.registry.secrets import secret_names
 from enginehouse.registry.versions import fingerprint, read_versions, spec_of
 from enginehouse.registry.what_runs import WhatRuns
+from enginehouse.supply.decide import Supply
 
 _LOOK_SECONDS = 0.2
 _STOPPED_SECONDS = 120.0
@@ -42,6 +44,8 @@ class Deployment:
     """Hash of the version in the slot: another one has another."""
     changed: bool
     """False: it was deployed before, exactly as its folder is now."""
+    allowed_by: str = ""
+    """What the audit log adds on why the operator's policy allows it."""
 
     @property
     def bundle(self) -> Path:
@@ -74,9 +78,10 @@ class Deployment:
     def give_up(self) -> bool:
         """Take the version off trial, because it does not work. Return whether another version goes on serving.
 
-        One that only lacks a secret stays: it starts as soon as that is set.
+        One that only lacks a secret, or is quarantined, stays: it starts as soon as that is mended.
         """
-        if self.missing_secrets():
+        held = self.home.read_state().get("trials", {}).get(self.spec.id, {}).get("state") == "quarantined"
+        if held or self.missing_secrets():
             return False
         versions = read_versions(self.bundle)
         workload = versions.slots.get(self.slot)
@@ -87,7 +92,8 @@ class Deployment:
 
 def engines_of(home: Home) -> Engines:
     """Return the engines of a home. The tenant that `up` makes may have engines before the first start."""
-    return Engines(home.engines, home.tenants, (LOCAL_TENANT, PLATFORM_TENANT), _in_containers(home))
+    always = (LOCAL_TENANT, PLATFORM_TENANT)
+    return Engines(home.engines, home.tenants, always, _in_containers(home), Supply(home.supply))
 
 
 def _in_containers(home: Home) -> bool:
@@ -124,7 +130,7 @@ def _wait_until_slot_is_free(bundle: Path, error: SlotBusy) -> None:
 
 def _deployment(home: Home, deployed: Deployed) -> Deployment:
     found = fingerprint(home.engines / deployed.spec.id, deployed.slot)
-    return Deployment(home, deployed.spec, deployed.slot, found, deployed.changed)
+    return Deployment(home, deployed.spec, deployed.slot, found, deployed.changed, allowed_by(deployed))
 
 
 def promote(home: Home, engine_id: str) -> Deployment:
@@ -164,7 +170,7 @@ async def wait_until_answers(deployment: Deployment, steps: Steps, timeout_secon
     """
     began = time.monotonic()
     wanted, engine = deployment.fingerprint, deployment.spec.id
-    async with httpx2.AsyncClient(timeout=5, trust_env=False) as http:
+    async with plain_http(5) as http:
         while True:
             if not deployment.is_there:
                 raise NotWorking(
@@ -201,6 +207,8 @@ def _progress(state: dict[str, Any], engine: str, wanted: str, *, on_trial: bool
         raise NotWorking(f"{engine} is not given to the gateway:", refused)
     if entry.get("deployed") != wanted:
         return "stopping what ran before" if entry.get("state") == "stopping" else "waiting to be noticed"
+    if entry["state"] == "quarantined":
+        raise NotWorking(f"{engine} is quarantined, and starts when it is resumed:", entry["problem"])
     if entry["state"] == "failed" or (entry["state"] == "running" and entry["problem"]):
         raise NotWorking(f"{engine} does not work:", entry["problem"])
     return entry["doing"] or (None if entry["state"] == "running" else entry["problem"] or "loading")

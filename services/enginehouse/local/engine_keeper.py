@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import structlog
 
+from enginehouse.contracts.misdeeds import Misdeed
 from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.problem import problem_text
 from enginehouse.local.engine_processes import SlotProcesses
@@ -39,7 +41,9 @@ class EngineKeeper:
         slot: Slot,
         bundle: Path,
         on_change: Callable[["EngineKeeper"], None],
+        on_misdeed: Callable[["EngineKeeper", Misdeed, int], None],
     ) -> None:
+        """Call `on_misdeed` with what the version was seen doing, and how often since the last call."""
         self.engine_id = engine_id
         self.slot: Slot = slot
         self.state: EngineRunState = "starting"
@@ -57,10 +61,12 @@ class EngineKeeper:
         self._step = f"engine {app_id(engine_id, slot)}"
         self._bundle = bundle
         self._on_change = on_change
+        self._on_misdeed = on_misdeed
         self._wanted: str | None = None
         self._finishes_jobs = False
         self._running: str | None = None
         self._was_up = False
+        self._reported = Counter[Misdeed]()
         self._again = asyncio.Event()
         """Set when a start that failed may be tried again."""
         self._changed = asyncio.Event()
@@ -76,11 +82,33 @@ class EngineKeeper:
             self.settled.clear()
             self._changed.set()
 
+    def kill(self) -> None:
+        """Stop the version at once, without time for its jobs. Then `task` ends."""
+        self._wanted, self._finishes_jobs = None, False
+        self.settled.clear()
+        self._changed.set()
+        if self._app:
+            self._app.kill()
+
     def retry(self) -> None:
         """Start waiting processes at once, because a file of the bundle has changed and may have fixed the problem."""
         self._again.set()
         if self._app:
             self._app.retry()
+
+    async def may_go_on(self) -> bool:
+        """Return whether the operator's policy allows what runs, or nothing runs that it has allowed."""
+        return self._app is None or await self._app.may_go_on()
+
+    def start_anew(self) -> None:
+        """Stop the version and start it again: its start says why it may not run, and waits until it may."""
+        self.settled.clear()
+        self._changed.set()
+
+    @property
+    def version(self) -> str | None:
+        """Return the version that runs; None before it was read."""
+        return self._app.workload.version if self._app and self._app.workload else None
 
     async def renew_credentials(self) -> None:
         """Start the runner and its sidecar anew with new credentials. Raise StartFailed if they do not get well."""
@@ -109,6 +137,7 @@ class EngineKeeper:
     async def _live(self, app: SlotProcesses) -> None:
         """Start the engine and follow its health. Its processes are started again and again, so it can come up late."""
         self._was_up, self.is_judged, self.rejected = False, False, None
+        self._reported = Counter()
         self._set("starting")
         self._context.steps.update(self._step, f"starting {self.engine_id}")
         while not await self._start(app):
@@ -134,6 +163,7 @@ class EngineKeeper:
 
     async def _look(self, app: SlotProcesses, loading_until: float) -> None:
         """See how the engine is, for about a second."""
+        self._report(await app.misdeeds())
         if problem := await app.problem():
             self._fails(problem)
         elif self.state == "running":
@@ -146,6 +176,11 @@ class EngineKeeper:
             self._waits(await app.runners_problem(), is_late=time.monotonic() > loading_until)
             return
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    def _report(self, counted: Counter[Misdeed]) -> None:
+        for misdeed, times in (counted - self._reported).items():
+            self._on_misdeed(self, misdeed, times)
+        self._reported = counted
 
     def _note_step(self, text: str) -> None:
         if self._doing is None and self.state == "starting":

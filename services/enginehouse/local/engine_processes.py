@@ -4,40 +4,48 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import secrets
-import sys
+import shutil
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.names import PLATFORM_TENANT, RUNNER_ENGINE_ROUTE, Slot, app_id, job_topic, trial_topic
+from enginehouse.contracts.errors import NotAllowedToRun
+from enginehouse.contracts.misdeeds import Misdeed
+from enginehouse.contracts.names import RUNNER_ENGINE_ROUTE, Slot, app_id, job_topic, trial_topic
 from enginehouse.contracts.problem import PROBLEM_FILE, problem_text
-from enginehouse.contracts.program import CONCURRENCY_VARIABLE, SECRETS_DIR_VARIABLE
-from enginehouse.local import checkout, environments
+from enginehouse.contracts.proofs import ProofKeys
+from enginehouse.local import checkout
 from enginehouse.local.configurations import sidecar_configuration
-from enginehouse.local.containers.replicas import ContainedReplicas
+from enginehouse.local.containers.replicas import ContainedReplicas, told_folder
+from enginehouse.local.crashes import Crashes
+from enginehouse.local.engine_replicas import EngineReplicas
 from enginehouse.local.engine_secrets import (
     forget_secrets,
     read_secrets,
     secrets_folder,
     sidecars_variable,
-    write_secrets,
 )
 from enginehouse.local.errors import LocalError
-from enginehouse.local.examples import own_examples, wrong_answer
+from enginehouse.local.examples import wrong_example
 from enginehouse.local.gateway_parts import read_object
-from enginehouse.local.health import listens
 from enginehouse.local.processes import ProcessSpec, Supervised
 from enginehouse.local.redis_users import user_of_engine
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
-from enginehouse.local.stack_context import StackContext, inherited_environment, stop_app_and_sidecar, wait_all_healthy
+from enginehouse.local.stack_context import (
+    StackContext,
+    inherited_environment,
+    stop_app_and_sidecar,
+    until_unsubscribed,
+    wait_all_healthy,
+)
 from enginehouse.local.steps import Steps
 from enginehouse.registry.bundle import (
     ENGINE_FILE,
@@ -54,7 +62,7 @@ from enginehouse.sidecar.dapr import DaprSidecar
 log = structlog.get_logger(__name__)
 
 _DRAIN_SECONDS = 10
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.1
 _UNSUBSCRIBE_SECONDS = 20
 _RENEW_SECONDS = 60
 
@@ -85,11 +93,15 @@ class SlotProcesses:
     _longest_job_seconds: float = 0.0
     workload: Workload | None = None
     """The version that was started."""
+    _still_allowed: Callable[[], Awaitable[bool]] | None = None
+    """Asks the operator's policy once more. None: it was not asked yet, or has refused."""
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _killed: bool = False
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Keeps the version's files while its processes use them."""
     _contained: ContainedReplicas | None = field(default=None, init=False)
     """Its replicas, where engines run in containers."""
+    _crashes: Crashes = field(default_factory=Crashes)
 
     def __post_init__(self) -> None:
         """Decide where its replicas run."""
@@ -111,37 +123,40 @@ class SlotProcesses:
     async def start(self, steps: Steps) -> None:
         """Start all processes, without waiting for them. Show `steps` how the environment is made.
 
-        Raise LocalError or InvalidBundle; another call tries again, and `stop` cleans up.
+        Raise LocalError, InvalidBundle or NotAllowedToRun; another call tries again, and `stop` cleans up.
         """
         spec, workload, source = self._read()
+        # Where an earlier start left it, the engine may have been in a container, and is a process now.
+        await asyncio.to_thread(shutil.rmtree, told_folder(self.context.home, self.app), ignore_errors=True)
         # The runner comes first, so that somebody tells the gateway of an environment that cannot be made.
         async with self._changing:
             if self._runner_process is None:
                 await self._start_runner(spec, workload)
+        from_image = self._contained is not None and await self._contained.has_image(spec)
+        await self._ask_policy(spec, from_image=from_image)
+        needed = (spec, source, self._engine_ports, self._read_secrets, steps)
         if self._contained:
-            replicas, relays = await self._contained.prepare(
-                spec, source, self._engine_ports, self._read_secrets, steps
-            )
+            replicas, relays = await self._contained.prepare(*needed, from_image=from_image)
         else:
-            replicas, relays = await self._prepare_processes(spec, source, steps), []
+            replicas, relays = await EngineReplicas(self.context, self.app).prepare(*needed)
         start = self.context.supervisor.start
         self._relays = [start(relay) for relay in relays]
         self._replicas = {f"127.0.0.1_{replica.port}": start(replica) for replica in replicas}
 
-    async def _prepare_processes(self, spec: EngineSpec, source: Path, steps: Steps) -> list[ProcessSpec]:
-        """Return the replicas as processes of this machine, when their environment is made."""
-        environment = await environments.prepare(spec, source, self.context.guard, steps)
-        if spec.secrets:
-            await asyncio.to_thread(write_secrets, self._secrets, await self._read_secrets(spec))
-        return [
-            self._replica(spec, source, f"{self.app}.engine-{number}", port, environment)
-            for number, port in enumerate(self._engine_ports)
-        ]
+    async def _ask_policy(self, spec: EngineSpec, *, from_image: bool) -> None:
+        """Raise NotAllowedToRun if the operator's policy does not allow the version to start."""
+        admission, now = self.context.admission, datetime.now(UTC)
+        # Before it is asked, so that an edit meanwhile is not missed.
+        self._still_allowed = partial(admission.still_allows, spec, now, from_image=from_image)
+        try:
+            await admission.admit(self.app, spec, now, from_image=from_image)
+        except NotAllowedToRun:
+            self._still_allowed = None
+            raise
 
-    @property
-    def _secrets(self) -> Path:
-        """Folder of the engine's secrets, for its own processes."""
-        return secrets_folder(self.context.home, self.app)
+    async def may_go_on(self) -> bool:
+        """Return whether the operator's policy still allows what it has allowed to start."""
+        return self._still_allowed is None or await self._still_allowed()
 
     async def _read_secrets(self, spec: EngineSpec) -> dict[str, str]:
         sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
@@ -164,21 +179,31 @@ class SlotProcesses:
         """Give running jobs a while to end, or all their time, hand back the rest, then stop all processes."""
         async with self._changing:
             await self._stop(finish_jobs=finish_jobs)
-        forget_secrets(self._secrets)
+        forget_secrets(secrets_folder(self.context.home, self.app))
         self._held.close()
         await asyncio.to_thread(tidy_snapshots, self.context.home.engines, self.engine_id)
 
     async def _stop(self, *, finish_jobs: bool) -> None:
+        supervisor = self.context.supervisor
         if self._runner_process is not None and self._daprd is not None:
-            if finish_jobs:
+            if finish_jobs and not self._killed:
                 await self._finish_jobs(self._runner_process)
-            await stop_app_and_sidecar(self.context.supervisor, self._runner_process, self._daprd, _DRAIN_SECONDS)
-            await self.context.supervisor.stop(*self._replicas.values(), *self._relays, grace_seconds=5)
-            if self._contained:
-                await self._contained.remove()
-            self.context.ports.release(*self._engine_ports, *self._other_ports)
+            drain = 0 if self._killed else _DRAIN_SECONDS
+            await stop_app_and_sidecar(supervisor, self._runner_process, self._daprd, drain)
+        await supervisor.stop(*self._replicas.values(), *self._relays, grace_seconds=0 if self._killed else 5)
+        if self._contained and self._engine_ports:
+            await self._contained.remove()
+        self.context.ports.release(*self._engine_ports, *self._other_ports)
         self._runner_process = self._daprd = None
         self._replicas, self._relays = {}, []
+
+    def kill(self) -> None:
+        """Kill all processes, without waiting. `stop` then ends what is left."""
+        self._killed = True
+        self.hurry()
+        # The replicas last: while the runner can write, it would blame its jobs for their death.
+        for process in reversed(self._processes()):
+            process.kill()
 
     async def renew_credentials(self) -> None:
         """Start the runner and its sidecar anew with new tokens and what the broker's login is now. The replicas go on.
@@ -204,7 +229,15 @@ class SlotProcesses:
 
         The runner stops before its sidecar: while deliveries are in hand, the sidecar does not leave the topic.
         """
-        await self._until_unsubscribed()
+        assert self._sidecar_port
+        sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
+        topics = {job_topic(self.engine_id), trial_topic(self.engine_id)}
+        if not await until_unsubscribed(sidecar, topics, self._hurry, _UNSUBSCRIBE_SECONDS):
+            log.warning(
+                f"The sidecar of {self.app} does not say that it takes no more jobs",
+                action="still_subscribed",
+                engine_id=self.engine_id,
+            )
         supervisor = self.context.supervisor
         stopping = asyncio.create_task(supervisor.stop(runner, grace_seconds=self._longest_job_seconds))
         hurry = asyncio.create_task(self._hurry.wait())
@@ -215,30 +248,12 @@ class SlotProcesses:
         hurry.cancel()
         await stopping
 
-    async def _until_unsubscribed(self) -> None:
-        """Wait until the sidecar has seen that its Subscriptions lead elsewhere.
-
-        One that is told to stop before takes in more jobs for a while, and does not deliver them.
-        """
-        assert self._sidecar_port
-        sidecar = DaprSidecar(self._sidecar_port, self._tokens.api)
-        topics = {job_topic(self.engine_id), trial_topic(self.engine_id)}
-        try:
-            async with asyncio.timeout(_UNSUBSCRIBE_SECONDS):
-                await sidecar.start()
-                while topics & (await sidecar.metadata()).subscribed_topics and not self._hurry.is_set():
-                    await asyncio.sleep(_POLL_SECONDS)
-        except (EnginehouseError, TimeoutError):
-            log.warning(
-                f"The sidecar of {self.app} does not say that it takes no more jobs",
-                action="still_subscribed",
-                engine_id=self.engine_id,
-            )
-        finally:
-            await sidecar.close()
-
     async def healthy(self) -> bool:
         """Return whether all processes run and are healthy, and the runner finds nothing wrong."""
+        found = await asyncio.gather(*(replica.is_healthy() for replica in self._replicas.values()))
+        self._crashes.note_health(any_healthy=any(found))
+        if not all(found):
+            return False
         for process in self._processes():
             if not await process.is_healthy():
                 return False
@@ -252,8 +267,16 @@ class SlotProcesses:
         found = await self.context.prober.fault(url)
         return problem_text(found) if found else None
 
+    async def misdeeds(self) -> Counter[Misdeed]:
+        """Return how often that replica which did it most has ended by itself, hung, or used up its memory."""
+        await self._crashes.look(self._replicas, self._contained.has_run if self._contained else None)
+        counted = self._crashes.counted()
+        if self._contained:
+            counted[Misdeed.OUT_OF_MEMORY] = self._contained.out_of_memory()
+        return counted
+
     def tell(self, problem: str | None) -> None:
-        """Leave for the runner why the engine does not work, or take it back."""
+        """Leave for the runner why the engine does not work, or take it back. On a full disk it is logged only."""
         if self._runner_process is None:
             return
         file = self.context.home.exchange / self.app / PROBLEM_FILE
@@ -262,8 +285,15 @@ class SlotProcesses:
             return
         # Made elsewhere: a file that appears in the shared folder is a runner's request.
         draft = self.context.home.run / f"{self.app}.{PROBLEM_FILE}"
-        draft.write_text(problem)
-        draft.replace(file)
+        try:
+            draft.write_text(problem)
+            draft.replace(file)
+        except OSError as error:
+            log.error(
+                f"The gateway is not told why {self.engine_id} does not work: {error}",
+                action="problem_not_told",
+                engine_id=self.engine_id,
+            )
 
     async def problem(self) -> str | None:
         """Return why the engine cannot work: a file that daprd ignores, or a process that keeps dying.
@@ -288,11 +318,12 @@ class SlotProcesses:
         assert workload
         if spec.protocol != "predict":
             return None  # What such a server answers is the business of the runner, whose health follows it.
-        for name, data in own_examples(source_folder(self.bundle, workload.source)).items():
-            url = f"http://127.0.0.1:{self._engine_ports[0]}/predict"
-            if wrong := await wrong_answer(url, data, spec.execution_timeout_seconds):
-                return f"{spec.version} does not answer its own {name}: {wrong}"
-        return None
+        wrong = await wrong_example(
+            f"http://127.0.0.1:{self._engine_ports[0]}/predict",
+            source_folder(self.bundle, workload.source),
+            spec.execution_timeout_seconds,
+        )
+        return f"{spec.version} does not answer its own {wrong}" if wrong else None
 
     def retry(self) -> None:
         """Start waiting processes at once, because the bundle has changed."""
@@ -301,8 +332,9 @@ class SlotProcesses:
 
     def restart_replica(self, asked: Path) -> None:
         """Restart a replica that hangs. `asked` is the file by which its runner asked for it."""
-        if asked.parent.name == self.app and asked.name in self._replicas:
-            self._replicas[asked.name].kill_and_restart()
+        replica = self._replicas.get(asked.name) if asked.parent.name == self.app else None
+        if replica and replica.kill_and_restart():
+            self._crashes.note_hang(asked.name)
 
     def _resources(self) -> list[Path]:
         """Return the folders of the bundle that the slot's sidecar loads."""
@@ -352,30 +384,6 @@ class SlotProcesses:
         self._daprd = start(self.context.sidecar_spec(f"{self.app}.daprd", plan, self._tokens, own))
         return self._runner_process, self._daprd
 
-    def _replica(self, spec: EngineSpec, source: Path, name: str, port: int, environment: Path | None) -> ProcessSpec:
-        assert spec.program
-        home = self.context.home.run / "engines" / name
-        home.mkdir(parents=True, exist_ok=True)
-        scrubbed = engine_environment(spec, port, home, environment)
-        if spec.secrets:
-            scrubbed[SECRETS_DIR_VARIABLE] = str(self._secrets)
-        # What a ready-made server answers is the business of the runner, whose own health follows it.
-        url = f"http://127.0.0.1:{port}/healthz" if spec.protocol == "predict" else None
-        return ProcessSpec(
-            name=name,
-            kind="engine",
-            is_tenants=spec.tenant != PLATFORM_TENANT,
-            command=engine_command(spec.program.command, environment),
-            environment=lambda: scrubbed,
-            cwd=source,
-            log=self.context.log(name),
-            port=port,
-            health_url=url,
-            health=self.context.prober.http(url) if url else partial(listens, port),
-            grace_seconds=5,
-            memory_bytes=spec.resources.memory_bytes,
-        )
-
     def _runner(self, delivery: int, sidecar: SidecarPorts, content: str) -> ProcessSpec:
         exchange = self.context.home.exchange / self.app
         exchange.mkdir(parents=True, exist_ok=True)
@@ -389,6 +397,7 @@ class SlotProcesses:
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in self._engine_ports]),
             "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
             "ENGINEHOUSE_RUNNER_SUPERVISOR_DIR": str(exchange),
+            "ENGINEHOUSE_RUNNER_PROOF_KEY": ProofKeys(self.context.home.proof_key).of(self.engine_id),
         }
 
         def environment() -> Mapping[str, str]:
@@ -399,25 +408,3 @@ class SlotProcesses:
         return self.context.python_spec(
             f"{self.app}.runner", "runner", "enginehouse.runner", environment, delivery, url
         )
-
-
-def engine_command(command: list[str], environment: Path | None) -> list[str]:
-    """Return the command with the engine's own `python`, unbuffered so that the log shows its last output."""
-    if environment and command[0] in ("python", "python3"):
-        return [str(environment / "bin" / "python"), "-u", *command[1:]]
-    return list(command)
-
-
-def engine_environment(spec: EngineSpec, port: int, home: Path, environment: Path | None) -> dict[str, str]:
-    """Return the whole environment of an engine's process, without variables of the platform or of its starter."""
-    own = spec.program.env if spec.program else {}
-    platform_bin = Path(sys.executable).parent
-    path = [
-        folder
-        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)
-        if folder and Path(folder) != platform_bin
-    ]
-    if environment:
-        path.insert(0, str(environment / "bin"))
-    given = {"LANG": os.environ.get("LANG", "C.UTF-8"), CONCURRENCY_VARIABLE: str(spec.concurrency)}
-    return {**given, **own, "PATH": os.pathsep.join(path), "HOME": str(home), "PORT": str(port)}

@@ -34,9 +34,12 @@ class EngineRemoval:
             return "its processes stop"
         # From here on nobody reads or writes its store.
         (self.context.home.engines / name / RESULTS_FILE).unlink(missing_ok=True)
-        if await gateway.has_loaded(results_component(name)):
+        if not await gateway.has_let_go(results_component(name)):
             return "the gateway's sidecar lets go of its store"
         await asyncio.to_thread(self._delete, name)
+        if fleet := self.context.fleet:
+            for app in app_ids(name):
+                await fleet.kept.forget(app)
         return None
 
     @staticmethod

@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.names import secrets_component
 from enginehouse.local.errors import LocalError
@@ -12,6 +13,8 @@ from enginehouse.local.home import Home
 from enginehouse.registry.secrets import secrets_file
 from enginehouse.sidecar.base import Sidecar
 
+ReadSecrets = Callable[[EngineSpec], Awaitable[dict[str, str]]]
+"""Returns the value of each secret that an engine names."""
 SECRETS_FILE_VARIABLE = "ENGINEHOUSE_SECRETS_FILE"
 """Names the file of an engine's values to the engine's own sidecar. A component that names another store ignores it."""
 

@@ -2,19 +2,20 @@
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.program import Program
+from enginehouse.file_locks import only_one
 from enginehouse.local.checkout import root, source_folders
+from enginehouse.local.confinement import is_below, let_all_read
 from enginehouse.local.daprd import cache_folder
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
@@ -27,11 +28,21 @@ from enginehouse.registry.requirements import UV_CONFIG, environment_files
 
 _INPUTS = "inputs"
 """Folder in an environment with exactly the files that it was made from."""
-
-
+_SHARED = "shared"
+"""File in an environment that other users can work with."""
+_TESTS = r"/tests?/"
 _LOOK_SECONDS = 5.0
 _MOST_SECONDS = 3_600.0
 _MOST_BYTES = 20 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An engine's virtual environment and what it was made from."""
+
+    folder: Path
+    interpreter: Interpreter
+    """As it was found on this machine. Packages may write another one into the environment."""
 
 
 class EnvironmentFailed(LocalError):
@@ -70,7 +81,7 @@ def environment_key(
     return digest.hexdigest()[:24]
 
 
-async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) -> Path | None:
+async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) -> Environment | None:
     """Return the engine's environment, made if it is missing; None if it needs none.
 
     Raise EnvironmentFailed, InvalidBundle or LocalError if it cannot be made.
@@ -86,7 +97,27 @@ async def prepare(spec: EngineSpec, source: Path, guard: Guard, steps: Steps) ->
     async with only_one(folder.with_name(folder.name + ".lock")):
         if not (folder / "complete").exists():
             await _build(spec, folder, interpreter, files, guard, steps)
-    return folder
+    return Environment(folder, interpreter)
+
+
+async def share(environment: Environment, private: Sequence[Path], guard: Guard) -> None:
+    """Prepare an environment, once, for engines of other users: they read it, and may not write into it.
+
+    What Python would compile at each start is compiled. An interpreter below folders that are `private` becomes readable as
+    well. This works as our user, so nothing in the environment is run or believed: a wheel may replace its `pyvenv.cfg`,
+    by which its Python would load another standard library.
+    """
+    folder, interpreter = environment.folder, environment.interpreter
+    async with only_one(folder.with_name(folder.name + ".lock")):
+        if not (folder / _SHARED).exists():
+            command = [interpreter.path, "-I", "-S", "-m", "compileall", "-q", "-j", "0", "-x", _TESTS]
+            with contextlib.suppress(ToolFailed):  # Packages may hold files that are no Python of this version.
+                await run_tool([*command, str(folder / "lib")], guard, environment={}, cwd=folder)
+            await asyncio.to_thread(let_all_read, folder)
+            (folder / _SHARED).touch(0o644)
+    for part in interpreter.folders():
+        if part.is_dir() and is_below(part, private) and part.stat().st_mode & 0o005 != 0o005:
+            await asyncio.to_thread(let_all_read, part)
 
 
 def install_arguments(folder: Path, program: Program, files: Collection[str], *, with_ours: bool = True) -> list[str]:
@@ -185,20 +216,3 @@ def copy_files(files: dict[str, Path], folder: Path) -> None:
     for name, path in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, folder / name)
-
-
-@asynccontextmanager
-async def only_one(path: Path) -> AsyncIterator[None]:
-    """Hold a lock that other stacks on this machine respect. Poll for it, so that waiting can be interrupted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)

@@ -95,7 +95,7 @@ async def _environment(tenant: str, supervisor: Supervisor) -> Path:
     spec = EngineSpec.model_validate({"tenant": tenant, "name": "upstream", "version": "v1", "run": run})
     made = await environments.prepare(spec, _folder(), supervisor.guard, SilentSteps())
     assert made is not None
-    return made
+    return made.folder
 
 
 def _sidecar_spec(home: Home, plan: SidecarPlan, tokens: Tokens, prober: Prober) -> ProcessSpec:

@@ -23,7 +23,7 @@ def example_files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
 
 
-def own_examples(source: Path) -> Mapping[str, Any]:
+def _own_examples(source: Path) -> Mapping[str, Any]:
     """Return the inputs that an engine's folder has as examples, by file. What is not JSON is the example itself as text."""
     found: dict[str, Any] = {}
     for name, path in islice(example_files(source).items(), _MOST_EXAMPLES):
@@ -35,7 +35,15 @@ def own_examples(source: Path) -> Mapping[str, Any]:
     return found
 
 
-async def wrong_answer(url: str, data: Any, timeout_seconds: float) -> str | None:
+async def wrong_example(url: str, source: Path, timeout_seconds: float) -> str | None:
+    """Send a replica's /predict the examples of its folder. Return which is answered wrongly, and how; None if none is."""
+    for name, data in _own_examples(source).items():
+        if wrong := await _wrong_answer(url, data, timeout_seconds):
+            return f"{name}: {wrong}"
+    return None
+
+
+async def _wrong_answer(url: str, data: Any, timeout_seconds: float) -> str | None:
     """Send an input to a replica's /predict. Return what is wrong with the answer; None if it has a result."""
     begun, end, has_result = b"", b"", False
     try:

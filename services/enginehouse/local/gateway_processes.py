@@ -13,7 +13,10 @@ from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, 
 from enginehouse.sidecar.dapr import DaprSidecar
 
 _START_SECONDS = 60
+_MIGRATION_SECONDS_PER_GIB = 120
+"""Time in addition to bring the tables of a large ledger up to date: about four times what was measured (docs/scale.md)."""
 _STOP_SECONDS = 10
+_LEDGER = "ledger.sqlite"
 
 
 @dataclass(slots=True)
@@ -39,10 +42,9 @@ class GatewayProcesses:
             "ENGINEHOUSE_GATEWAY_DELIVERY_PORT": str(delivery),
             "ENGINEHOUSE_GATEWAY_TENANTS_DIR": str(context.home.tenants),
             "ENGINEHOUSE_GATEWAY_ENGINES_DIR": str(context.home.engines),
+            "ENGINEHOUSE_GATEWAY_PROOF_KEY": context.home.proof_key,
         }
-        environment.setdefault(
-            "ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{context.home.data / 'ledger.sqlite'}"
-        )
+        environment.setdefault("ENGINEHOUSE_GATEWAY_LEDGER_URL", f"sqlite+aiosqlite:///{context.home.data / _LEDGER}")
         environment.setdefault("ENGINEHOUSE_GATEWAY_GRPC_PORT", str(context.ports.take()))
         environment.setdefault("ENGINEHOUSE_GATEWAY_OBJECTS_URL", context.home.objects.as_uri())
         environment.setdefault("ENGINEHOUSE_GATEWAY_AUDIT_DIR", str(context.home.audit))
@@ -71,7 +73,10 @@ class GatewayProcesses:
 
     async def wait_healthy(self) -> None:
         """Wait until the API takes jobs and its sidecar has loaded everything."""
-        await wait_all_healthy((self.daprd, _START_SECONDS), (self.gateway, _START_SECONDS))
+        ledger = self.context.home.data / _LEDGER
+        gibibytes = ledger.stat().st_size / 2**30 if ledger.exists() else 0
+        patience = _START_SECONDS + _MIGRATION_SECONDS_PER_GIB * gibibytes
+        await wait_all_healthy((self.daprd, patience), (self.gateway, patience))
 
     async def stop(self) -> None:
         """Answer the waiting callers, then stop both."""

@@ -50,6 +50,7 @@ class Home:
             home.secrets,
             home.gateway_parts,
             home.exchange,
+            home.supply,
         ):
             folder.mkdir(parents=True, exist_ok=True)
         for folder in home.private_folders:
@@ -58,8 +59,8 @@ class Home:
 
     @property
     def private_folders(self) -> tuple[Path, ...]:
-        """Folders with data, logs and secrets: mode 0700. Bundles hold none of these, and may be a team's repository."""
-        return (self.run, self.logs, self.data, self.secrets)
+        """Folders with data, logs, secrets and scan reports: mode 0700. Bundles hold none of these, and may be a team's repository."""
+        return (self.run, self.logs, self.data, self.secrets, self.supply)
 
     def keep_private(self) -> None:
         """Take away what others than the owner may do with the private files: a former version let them be read."""
@@ -80,6 +81,11 @@ class Home:
     def tenants(self) -> Path:
         """Folder of the tenants' bundles."""
         return self.path / "tenants"
+
+    @property
+    def supply(self) -> Path:
+        """Folder with the operator's policy of what may run, its keys, and signatures and scan reports of images; mode 0700."""
+        return self.path / "supply"
 
     @property
     def run(self) -> Path:
@@ -158,6 +164,11 @@ class Home:
         if not path.exists():
             write_private(path, secrets.token_urlsafe(32))
         return path.read_text().strip()
+
+    @property
+    def proof_key(self) -> str:
+        """The gateway's proof key, from which each engine's is derived. It outlives a restart: events wait in topics."""
+        return self.secret("proofs")
 
     @property
     def demo_keys(self) -> Path:

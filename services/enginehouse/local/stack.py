@@ -4,42 +4,48 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import structlog
 import watchfiles
 
+from enginehouse.audit.log import AuditLog
 from enginehouse.background import Background
+from enginehouse.contracts.audit import AUDIT_MAX_BYTES
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.names import Slot, app_id
-from enginehouse.contracts.problem import PROBLEM_FILE
 from enginehouse.local import redis, rotation
 from enginehouse.local.acquire import get_daprd
 from enginehouse.local.broker_users import BrokerUsers
+from enginehouse.local.confinement import why_not_confined
 from enginehouse.local.containers.fleet import Fleet
+from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.engine_keeper import EngineKeeper
+from enginehouse.local.engine_keepers import EngineKeepers
 from enginehouse.local.engine_removal import EngineRemoval
 from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.local.gateway_processes import GatewayProcesses
 from enginehouse.local.health import Prober, redis_health
 from enginehouse.local.home import Home, write_private
+from enginehouse.local.misbehaviour import Misbehaviour
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
+from enginehouse.local.quarantines import Quarantines, Shown
 from enginehouse.local.redis_users import user_of_gateway
+from enginehouse.local.refused_commands import RefusedCommands
 from enginehouse.local.registry_process import registry_spec
 from enginehouse.local.removals import Removal, Removals
 from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
+from enginehouse.local.supply import Admission
 from enginehouse.local.tenant_removal import TenantRemoval
 from enginehouse.registry import deploy, tenants
-from enginehouse.registry.bundle import InvalidBundle, Workload, is_retired
-from enginehouse.registry.deploy import promote_engine
 from enginehouse.registry.upgrade import upgrade_engines, upgrade_tenants
-from enginehouse.registry.versions import Versions, fingerprint, read_versions
+from enginehouse.supply.files import sweep_drafts
+from enginehouse.watched_files import changes_of
 
 log = structlog.get_logger(__name__)
 
@@ -55,18 +61,21 @@ class Stack:
     steps: Steps
     in_containers: bool = False
     """Whether engines run in containers of a Docker Engine, or as processes."""
+    sandbox: Sandbox | None = None
+    """What these containers run in."""
     ready: bool = False
-    _keepers: dict[str, EngineKeeper] = field(default_factory=dict)
-    """The keepers of all slots that run, by app id."""
-    _routed: dict[str, Versions] = field(default_factory=dict)
-    """The versions of each engine, as its bundle last said."""
+    engines: EngineKeepers | None = None
+    """What runs of this home's engines. None before Redis is started."""
     _refused: dict[str, str] = field(default_factory=dict)
+    _unconfined: str | None = "it has not been tried yet"
+    """Why engines that are processes are of our own user. None: they have users of their own."""
     _context: StackContext | None = None
     _gateway_parts: GatewayParts | None = None
     _redis: Supervised | None = None
     _broker_users: BrokerUsers | None = None
-    _rotating: set[str] = field(default_factory=set)
-    """Engines that get new credentials now."""
+    _quarantines: Quarantines | None = None
+    _rotations: rotation.Rotations | None = None
+    _audit: AuditLog | None = None
     _gateway: GatewayProcesses | None = None
     _registry: Supervised | None = None
     _removals: Removals | None = None
@@ -74,6 +83,8 @@ class Stack:
     _prober: Prober = field(default_factory=Prober)
     _supervisor: Supervisor | None = None
     _background: Background = field(default_factory=Background)
+    _is_state_old: bool = False
+    """Whether the state file could not be written the last time."""
     _quit: asyncio.Event = field(default_factory=asyncio.Event)
     _started_at: float = field(default_factory=time.time)
 
@@ -94,93 +105,106 @@ class Stack:
             self._supervisor = Supervisor(self.write_state)
         return self._supervisor
 
-    @property
-    def engines(self) -> dict[str, EngineKeeper]:
-        """Keepers of the active versions of this home's engines, by engine id."""
-        return {keeper.engine_id: keeper for keeper in self._keepers.values() if self._role(keeper) == "active"}
+    async def start(self) -> None:
+        """Start everything in the home, and wait until the API takes jobs. Engines may still be starting."""
+        await self._tidy_home()
+        audit = self._audit = AuditLog(self.home.audit, "supervisor", max_bytes=AUDIT_MAX_BYTES)
+        context = self._context = await self._make_context(audit)
+        broker_users, background = context.broker_users, self._background
+        background.keep("audit", audit.run)
+        quarantines = self._quarantines = Quarantines(self.home, self.url, broker_users, audit, background)
+        await quarantines.start()
+        engines = self.engines = EngineKeepers(context, audit, background, quarantines, self.write_state)
+        self._rotations = rotation.Rotations(self.home, broker_users, audit, background, engines.renewals)
+        gateway = await self._start_core(context, engines)
+        kinds: list[Removal] = [EngineRemoval(context, engines.runs), TenantRemoval(context)]
+        self._removals = Removals(self.home, self.url, gateway.sidecar, kinds, self.write_state)
+        background.keep("removals", self._removals.run)
+        background.keep("users of the broker", broker_users.keep)
+        background.keep("quarantines", partial(quarantines.follow, engines))
+        background.keep("misbehaviour", context.misbehaviour.run)
 
-    def _role(self, keeper: EngineKeeper) -> Literal["active", "trial", "former"]:
-        """Say whether a slot gets the engine's jobs, is on trial, or ends the jobs that it had before."""
-        routed = self._routed.get(keeper.engine_id)
-        if routed is None or keeper.slot == routed.active:
-            return "active"
-        return "trial" if keeper.slot == routed.trial else "former"
-
-    async def start(self, *, wait_for_engines: bool = True) -> None:
-        """Start everything in the home and wait until it is healthy. A failing engine does not stop the others.
-
-        Without `wait_for_engines`, wait only until the API takes jobs; engines may still be starting.
-        """
+    async def _tidy_home(self) -> None:
+        """Delete what a former start has left, and bring what a former version wrote up to date."""
         await asyncio.to_thread(deploy.sweep, self.home.engines)
         await asyncio.to_thread(tenants.sweep, self.home.tenants)
+        await asyncio.to_thread(sweep_drafts, self.home.supply)
         rotation.forget_asked(self.home)
         for former in ("dapr-api-token", "app-api-token"):  # The tokens of all apps, which now have their own.
             self.home.secret_file(former).unlink(missing_ok=True)
         await self._upgrade([*self.home.engine_bundles().values(), *self.home.tenant_bundles().values()])
-        fleet = await Fleet.start(self.home, self.supervisor.guard) if self.in_containers else None
+
+    async def _make_context(self, audit: AuditLog) -> StackContext:
+        """Start Redis, and return what all processes are started with."""
+        fleet: Fleet | None = None
+        if self.in_containers:
+            fleet = await Fleet.start(self.home, self.supervisor.guard, self.write_state, self.sandbox)
+            self._background.keep("memory of containers", fleet.memory.run)
+            self._background.keep("removal of containers", fleet.removal.run)
+        self._unconfined = None if fleet else await why_not_confined(self.supervisor.guard)
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
         address = await self._start_redis()
         broker_users = self._broker_users = BrokerUsers(self.home, address)
         await asyncio.to_thread(broker_users.start)
-        self._context = StackContext(
+        return StackContext(
             home=self.home,
             daprd=daprd,
             redis=address,
             broker_users=broker_users,
+            misbehaviour=Misbehaviour(self.home, self.url, RefusedCommands(address)),
             ports=self._ports,
             prober=self._prober,
             supervisor=self.supervisor,
             steps=self.steps,
             fleet=fleet,
+            admission=Admission(self.home, audit),
+            is_confining=self._unconfined is None,
         )
+
+    async def _start_core(self, context: StackContext, engines: EngineKeepers) -> GatewayProcesses:
+        """Start the gateway and the registry, and the engines beside them. Wait for the first two."""
         self._gateway_parts = GatewayParts(self.home.gateway_parts)
         self._follow_gateway_parts()
         self.steps.update("gateway", "starting the gateway and its sidecar")
-        login = await asyncio.to_thread(broker_users.login, user_of_gateway())
-        self._gateway = GatewayProcesses.start(self._context, self.port, login)
-        self._registry = self.supervisor.start(registry_spec(self._context, self.port))
+        login = await asyncio.to_thread(context.broker_users.login, user_of_gateway())
+        gateway = self._gateway = GatewayProcesses.start(context, self.port, login)
+        self._registry = self.supervisor.start(registry_spec(context, self.port))
         # Start the engines now, so that they load while the gateway starts.
-        self._follow_engines()
-        await self._gateway.wait_healthy()
+        engines.follow()
+        await gateway.wait_healthy()
         await self._registry.wait_healthy(_REGISTRY_START_SECONDS)
         self.steps.finish(
-            "gateway",
-            f"gateway: {self.url}, gRPC 127.0.0.1:{self._gateway.grpc_port}, registry: {self.registry_url}",
+            "gateway", f"gateway: {self.url}, gRPC 127.0.0.1:{gateway.grpc_port}, registry: {self.registry_url}"
         )
-        kinds: list[Removal] = [EngineRemoval(self._context, self._runs), TenantRemoval(self._context)]
-        self._removals = Removals(self.home, self.url, self._gateway.sidecar, kinds, self.write_state)
-        self._background.keep("removals", self._removals.run)
-        self._background.keep("users of the broker", broker_users.keep)
+        return gateway
+
+    async def say_ready(self, *, wait_for_engines: bool) -> None:
+        """Tell everybody who waits for this deployment that it is ready: at once, or when every engine is up or has failed."""
+        assert self.engines
         if wait_for_engines:
-            await self.settled()
+            await self.engines.settled()
         self.ready = True
         self.write_state()
 
-    def _runs(self, engine_id: str) -> bool:
-        return any(keeper.engine_id == engine_id for keeper in self._keepers.values())
-
-    async def settled(self) -> None:
-        """Wait until every engine that is starting or stopping is running, failed or gone."""
-        await asyncio.gather(*(keeper.settled.wait() for keeper in self._keepers.values()))
-
     async def follow(self) -> None:
         """Start, stop and restart engines as bundles come, go and change, until `quit`."""
-        async for changes in watchfiles.awatch(
-            self.home.engines,
-            self.home.tenants,
-            self.home.exchange,
-            self.home.secrets,
-            stop_event=self._quit,
-            step=50,
-            debounce=200,
-        ):
-            self._restart_replicas([Path(path) for change, path in changes if change == watchfiles.Change.added])
-            self._rotate_credentials()
-            await self._upgrade([Path(path) for _, path in changes])
-            self._follow_gateway_parts()
-            self._follow_engines()
-            self._retry_engines({Path(path) for _, path in changes})
+        assert self.engines
+        assert self._rotations
+        home = self.home
+        watched = (home.engines, home.tenants, home.exchange, home.secrets, home.supply)
+        async with aclosing(changes_of(*watched, stop_event=self._quit, step=50, debounce=200)) as told:
+            async for changes in told:
+                paths = {Path(path) for _, path in changes}
+                added = [Path(path) for change, path in changes if change == watchfiles.Change.added]
+                self.engines.restart_replicas(added)
+                self._rotations.follow()
+                await self._upgrade(list(paths))
+                self._follow_gateway_parts()
+                self.engines.follow()
+                self.engines.retry(paths)
+                if any(path.is_relative_to(home.supply) for path in paths):
+                    await self.engines.follow_policy()
 
     def quit(self) -> None:
         """End `follow`."""
@@ -191,20 +215,23 @@ class Stack:
         self.quit()
         self.ready = False
         await self._background.close()
-        keepers = list(self._keepers.values())
-        for keeper in keepers:
-            keeper.want(None)
-        if keepers:
-            await asyncio.wait([keeper.task for keeper in keepers])
+        if self.engines:
+            await self.engines.stop()
         if self._gateway:
             await self._gateway.stop()
         await self.supervisor.close()
         await self._prober.close()
         self._ports.close()
         self.write_state()
+        if self._audit:
+            await self._audit.close()
 
     def write_state(self) -> None:
-        """Write the state file that `enginehouse status` reads."""
+        """Write the state file that `enginehouse status` reads. What runs does not depend on it: a full disk stops nothing."""
+        engines, fleet = self.engines, self._context.fleet if self._context else None
+        shown = Shown(_shown(engines.active), _shown(engines.on_trial)) if engines else Shown({}, {})
+        if engines and self._quarantines:
+            shown = self._quarantines.shown(shown, engines.routed)
         state = {
             "supervisor": os.getpid(),
             "url": self.url,
@@ -212,17 +239,24 @@ class Stack:
             "registry": self.registry_url,
             "ready": self.ready,
             "containers": self.in_containers,
+            "sandbox": self.sandbox,
+            "unconfined": self._unconfined,
             "started_at": self._started_at,
             "processes": self.supervisor.statuses(),
-            "engines": {engine_id: keeper.shown() for engine_id, keeper in self.engines.items()},
-            "trials": {
-                keeper.engine_id: keeper.shown() for keeper in self._keepers.values() if self._role(keeper) == "trial"
-            },
+            "engines": shown.engines,
+            "trials": shown.trials,
             "refused": self._refused,
             "broker": self._broker_users.problem if self._broker_users else None,
-            "removing": self._removals.waits_for if self._removals else {},
+            "removing": (self._removals.waits_for if self._removals else {}) | (fleet.removal.left() if fleet else {}),
         }
-        write_private(self.home.state_file, json.dumps(state))
+        try:
+            write_private(self.home.state_file, json.dumps(state))
+        except OSError as error:
+            if not self._is_state_old:
+                log.error(f"`enginehouse status` shows what was before: {error}", action="state_not_written")
+            self._is_state_old = True
+        else:
+            self._is_state_old = False
 
     async def _start_redis(self) -> redis.RedisAddress:
         address = redis.external()
@@ -230,6 +264,7 @@ class Stack:
             self.steps.finish("redis", f"Redis: {address.host}:{address.port} (REDIS_URL)")
             return address
         binary = redis.find_server()
+        redis.check_server(binary, self.home.data / "redis")
         address = redis.RedisAddress("127.0.0.1", self._ports.take(), self.home.secret("redis"))
         config = self.home.run / "redis.conf"
         # Another server may not understand the rules of a former one. All users are made again.
@@ -280,99 +315,6 @@ class Stack:
                 self._refused[owner] = str(error)
         self.write_state()
 
-    def _follow_engines(self) -> None:
-        """Run in each slot what the bundles say. A slot that gets no jobs any longer ends those that it has first."""
-        bundles = {name: bundle for name, bundle in self.home.engine_bundles().items() if not is_retired(bundle)}
-        wanted: dict[str, str] = {}
-        for engine_id, bundle in bundles.items():
-            for slot in self._slots_to_run(engine_id, bundle):
-                app = app_id(engine_id, slot)
-                keeper = self._keepers.get(app)
-                if keeper is None or keeper.task.done():
-                    keeper = self._keepers[app] = self._new_keeper(engine_id, slot, bundle)
-                wanted[app] = fingerprint(bundle, slot)
-        self._routed = {engine_id: routed for engine_id, routed in self._routed.items() if engine_id in bundles}
-        for app, keeper in self._keepers.items():
-            keeper.want(wanted.get(app), finish_jobs=keeper.engine_id in bundles and app not in wanted)
-            self._judge_if_due(keeper)
-        self.write_state()
 
-    def _slots_to_run(self, engine_id: str, bundle: Path) -> list[Slot]:
-        try:
-            routed = self._routed[engine_id] = read_versions(bundle)
-        except InvalidBundle:
-            # What runs goes on, or fails with the reason: its fingerprint shows the mistake as well.
-            return [keeper.slot for keeper in self._keepers.values() if keeper.engine_id == engine_id] or ["a"]
-        return routed.running
-
-    def _new_keeper(self, engine_id: str, slot: Slot, bundle: Path) -> EngineKeeper:
-        assert self._context
-        keeper = EngineKeeper(self._context, engine_id, slot, bundle, self._note_change)
-
-        def forget(_: "asyncio.Task[None]") -> None:
-            if self._keepers.get(app_id(engine_id, slot)) is keeper:
-                del self._keepers[app_id(engine_id, slot)]
-                self.write_state()
-
-        keeper.task.add_done_callback(forget)
-        return keeper
-
-    def _note_change(self, keeper: EngineKeeper) -> None:
-        self._judge_if_due(keeper)
-        self.write_state()
-
-    def _judge_if_due(self, keeper: EngineKeeper) -> None:
-        """Try the own examples of a version that is to be promoted, and of one that is its engine's only one."""
-        routed = self._routed.get(keeper.engine_id)
-        if routed is None or keeper.is_judged or keeper.state != "running":
-            return
-        if routed.promote == keeper.slot:
-            self._background.start(self._promote(keeper, keeper.begin_to_judge()))
-        elif routed.active == keeper.slot and len(routed.slots) == 1:
-            self._background.start(keeper.begin_to_judge())
-
-    async def _promote(self, keeper: EngineKeeper, judging: Awaitable[Workload | None]) -> None:
-        """Give a version on trial the engine's jobs, if it answers its own examples."""
-        judged = await judging
-        if judged is None:
-            return
-        try:
-            await asyncio.to_thread(promote_engine, self.home.engines, keeper.engine_id, judged)
-        except (EnginehouseError, OSError) as error:
-            log.warning(
-                f"The version on trial of {keeper.engine_id} is not promoted: {error}",
-                action="promote_failed",
-                engine_id=keeper.engine_id,
-            )
-            return
-        log.info(
-            f"Slot {keeper.slot} gets the jobs of {keeper.engine_id}", action="promoted", engine_id=keeper.engine_id
-        )
-
-    def _retry_engines(self, changed: set[Path]) -> None:
-        for keeper in self._keepers.values():
-            if any(path.is_relative_to(self.home.engines / keeper.engine_id) for path in changed):
-                keeper.retry()
-
-    def _rotate_credentials(self) -> None:
-        for engine_id in rotation.asked(self.home):
-            if engine_id not in self._rotating:
-                self._rotating.add(engine_id)
-                self._background.start(self._rotate(engine_id))
-
-    async def _rotate(self, engine_id: str) -> None:
-        assert self._broker_users
-        try:
-            await rotation.rotate(self.home, self._broker_users, engine_id, partial(self._renewals, engine_id))
-        finally:
-            self._rotating.discard(engine_id)
-
-    def _renewals(self, engine_id: str) -> list[rotation.Renew]:
-        return [keeper.renew_credentials for keeper in self._keepers.values() if keeper.engine_id == engine_id]
-
-    def _restart_replicas(self, asked: list[Path]) -> None:
-        for path in asked:
-            if path.parent.parent == self.home.exchange and path.name != PROBLEM_FILE and path.is_file():
-                path.unlink(missing_ok=True)
-                for keeper in self._keepers.values():
-                    keeper.restart_replica(path)
+def _shown(keepers: Mapping[str, EngineKeeper]) -> dict[str, dict[str, str | None]]:
+    return {engine_id: keeper.shown() for engine_id, keeper in keepers.items()}

@@ -4,19 +4,26 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.containers.fleet import Fleet
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober
 from enginehouse.local.home import Home
+from enginehouse.local.misbehaviour import Misbehaviour
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, Tokens, sidecar_environment
 from enginehouse.local.steps import Steps
+from enginehouse.local.supply import Admission
+from enginehouse.sidecar.dapr import DaprSidecar
+
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +35,17 @@ class StackContext:
     redis: RedisAddress
     """With the administrator's password, for this process alone."""
     broker_users: BrokerUsers
+    misbehaviour: Misbehaviour
     ports: PortPool
     prober: Prober
     supervisor: Supervisor
     steps: Steps
     fleet: Fleet | None
     """Runs the engines in containers. None: they are processes."""
+    admission: Admission
+    """Says what may start."""
+    is_confining: bool
+    """Whether each process of an engine is a user of its own, that sees its own files only."""
 
     @property
     def guard(self) -> Guard:
@@ -100,6 +112,25 @@ async def stop_app_and_sidecar(
     daprd.terminate()
     await supervisor.stop(app, grace_seconds=grace_seconds)
     await supervisor.stop(daprd, grace_seconds=5)
+
+
+async def until_unsubscribed(
+    sidecar: DaprSidecar, topics: AbstractSet[str], hurry: asyncio.Event, seconds: float
+) -> bool:
+    """Wait until a sidecar has seen that its Subscriptions lead elsewhere; return False if it does not say so in time.
+
+    One that is told to stop before takes in more jobs for a while, and does not deliver them. It is closed afterwards.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await sidecar.start()
+            while topics & (await sidecar.metadata()).subscribed_topics and not hurry.is_set():
+                await asyncio.sleep(_POLL_SECONDS)
+    except (EnginehouseError, TimeoutError):
+        return False
+    finally:
+        await sidecar.close()
+    return True
 
 
 async def wait_all_healthy(*waits: tuple[Supervised, float]) -> None:

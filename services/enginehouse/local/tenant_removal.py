@@ -63,7 +63,7 @@ class TenantRemoval:
             await asyncio.to_thread(remove_tenant, self.context.home.tenants, name, KEPT_TENANTS)
         if await asyncio.to_thread(self._has_engines, name):
             return "its engines are removed"
-        if await gateway.has_loaded(requests_component(name)):
+        if not await gateway.has_let_go(requests_component(name)):
             return "the gateway's sidecar lets go of its topic"
         data = await gateway.ask(f"/v1/tenants/{name}/data")
         if data is None or not data["removed"] or data["rows"] or data["objects"]:

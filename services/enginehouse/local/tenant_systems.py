@@ -13,11 +13,11 @@ import yaml
 
 from enginehouse.contracts.names import system_app, tenant_component
 from enginehouse.local import redis
-from enginehouse.local.broker_users import password_of
+from enginehouse.local.broker_users import password_file, password_of
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home, write_private
 from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import set_user, user_of_tenant
+from enginehouse.local.redis_users import disconnect_user, set_user, user_of_tenant
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts
 from enginehouse.registry.bundle import SYSTEM_FILE
 from enginehouse.registry.tenants import existing_tenant
@@ -50,10 +50,13 @@ class TenantSystem:
         return self.plan(_DEFAULT_PORTS, app_port).command(binary)
 
 
-def write_system(home: Home, tenant: str, folder: Path, name: str | None = None) -> TenantSystem:
+def write_system(
+    home: Home, tenant: str, folder: Path, name: str | None = None, *, rotate: bool = False
+) -> TenantSystem:
     """Write the folder for a system of `tenant`, and give the tenant its user of the running broker.
 
-    Systems of different names are different apps, and each gets every answer. Raise LocalError, before anything is
+    Systems of different names are different apps, and each gets every answer. `rotate`: the user gets another password,
+    and all its connections end, those of the tenant's other systems as well. Raise LocalError, before anything is
     written, if nothing runs, if the component is for another broker, or if the broker takes no users.
     """
     existing_tenant(home.tenants, tenant)
@@ -71,8 +74,11 @@ def write_system(home: Home, tenant: str, folder: Path, name: str | None = None)
             f"{folder} holds other files, and a tenant's system needs a folder of its own.", "Name another with --into."
         )
     user = user_of_tenant(tenant)
-    password = password_of(home, user.name)
+    password = redis.new_password() if rotate else password_of(home, user.name)
     set_user(address, user, [password])
+    if rotate:
+        write_private(password_file(home, user.name), password)
+        disconnect_user(address, user.name)
     secrets = folder / _SECRETS_FILE
     resources = folder / "resources"
     resources.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import from_url
-
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.contracts.program import Artifact
@@ -102,7 +98,7 @@ def _fetch(artifact: Artifact, target: Path, most_bytes: int, give_up_at: float,
                 digest.update(part)
                 file.write(part)
                 show(f"fetching {artifact.file}: {done / 2**20:,.0f} MiB")
-    except (BaseError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise _wrong(artifact, f"it cannot be read: {_reason(error)}") from None
     if digest.hexdigest() != artifact.sha256:
         # A hash tells what a file holds to who can guess: nothing is told of files of the machine that deploys.
@@ -111,12 +107,11 @@ def _fetch(artifact: Artifact, target: Path, most_bytes: int, give_up_at: float,
 
 
 def _parts(source: str) -> Iterator[bytes]:
-    store_url, _, name = source.rpartition("/")
     if source.startswith(_FILE):
-        yield from _file_parts(Path(urlsplit(source).path))
-        return
-    for part in obstore.get(from_url(store_url), name).stream(min_chunk_size=_PART_BYTES):
-        yield bytes(part)
+        return _file_parts(Path(urlsplit(source).path))
+    from enginehouse.registry import object_store
+
+    return object_store.parts(source)
 
 
 def _file_parts(path: Path) -> Iterator[bytes]:

@@ -107,7 +107,7 @@ def local_replicas(spec: EngineSpec) -> int:
 
 
 def deliveries_at_once(tenant: str, places: int) -> int:
-    """Return how many jobs a sidecar delivers at once to the runner of an engine that works on `places` jobs.
+    """Return how many events a sidecar delivers at once to the runner of an engine that works on `places` jobs.
 
     As many as the engine works on, with almost nothing prefetched behind them. The runner of a shared engine gets the
     whole window, because only there tenants take turns: in the topic, a job waits behind all that came before it.

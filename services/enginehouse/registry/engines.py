@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from enginehouse.audit.calls import note_concerned
 from enginehouse.contracts.engine import EngineSpec, check_secret_name
-from enginehouse.contracts.errors import EngineDoesNotExist, InvalidName, WrongState
+from enginehouse.contracts.errors import EngineDoesNotExist, InvalidName, NotAllowedToRun, WrongState
 from enginehouse.contracts.names import (
     DEFAULT_ENGINE,
     PLATFORM_TENANT,
@@ -33,6 +34,7 @@ from enginehouse.registry.secrets import SecretNotDeclared, remove_secret, secre
 from enginehouse.registry.tenants import InvalidSetting, is_removed, read_tenant, tenant_names
 from enginehouse.registry.versions import declared_secrets, read_versions, spec_of
 from enginehouse.registry.what_runs import Running, WhatRuns
+from enginehouse.supply.decide import Supply
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Parts of engine.yaml with values that override those there, such as `{"scale": {"min": 2}}`."""
@@ -61,6 +63,13 @@ class Deployed:
     slot: Slot
     changed: bool
     """False: it was deployed before, exactly as its folder is now."""
+    allowed: str | None = None
+    """Why the operator's policy allows it. None: there is no policy."""
+
+
+def allowed_by(deployed: Deployed) -> str:
+    """Return what the audit log adds on why the operator's policy allows a version; nothing without a policy."""
+    return f"; {deployed.allowed}" if deployed.allowed else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,8 @@ class Engines:
     """Tenants whose engines may be deployed although they have no bundle yet."""
     in_containers: bool = False
     """Whether engines run in containers here."""
+    supply: Supply = field(default_factory=lambda: Supply(None))
+    """What the operator allows to run."""
 
     def all_bundles(self) -> list[Path]:
         """Return the bundles of all engines, by id. Ignore everything that is not an engine's folder."""
@@ -103,18 +114,19 @@ class Engines:
         """Deploy the engine in `folder`, to be promoted or to stay on trial. `settings` override its engine.yaml.
 
         `show` is told what is fetched. Raise InvalidBundle with everything that is wrong with it here, before anything
-        is written, or SlotBusy while the version before the active one still ends jobs.
+        is written, NotAllowedToRun, or SlotBusy while the version before the active one still ends jobs.
         """
         spec = adjusted(read_spec(folder / ENGINE_FILE), settings or {})
         self._check(spec, folder)
+        allowed = self._ask_policy(spec)
         check_stays(self.bundles / spec.id)
         if is_deployed(self.bundles, folder, spec):
-            return self._deployed(spec, read_versions(self.bundles / spec.id).wanted, changed=False)
+            return self._deployed(spec, read_versions(self.bundles / spec.id).wanted, allowed, changed=False)
         check_slot(self.bundles / spec.id)  # Before anything is fetched.
         # Checked once more at the end, because its tenant may have been removed meanwhile.
         deploy_engine(self.bundles, folder, spec, promote=promote, show=show, check=lambda: self._check(spec, folder))
         versions = read_versions(self.bundles / spec.id)
-        return self._deployed(spec, versions.trial or versions.active, changed=True)
+        return self._deployed(spec, versions.trial or versions.active, allowed, changed=True)
 
     def promote(self, engine_id: str, what_runs: WhatRuns) -> Deployed:
         """Give an engine's version on trial the engine's jobs. Raise NoOtherVersion, NotUpYet or NotFit."""
@@ -124,13 +136,18 @@ class Engines:
         if judged and what_runs.is_known:
             _check_fit(engine_id, what_runs.trial(engine_id))
         slot = promote_engine(self.bundles, engine_id, judged)
-        return self._deployed(spec_of(bundle, slot), slot, changed=True)
+        return self._deployed(spec_of(bundle, slot), slot, None, changed=True)
 
     def roll_back(self, engine_id: str) -> Deployed:
-        """Bring an engine's version before the active one back, as a new one comes. Raise NoOtherVersion."""
+        """Bring an engine's version before the active one back, as a new one comes.
+
+        Raise NoOtherVersion, or NotAllowedToRun if the operator's policy refuses it by now.
+        """
         bundle = self.bundle_of(engine_id)
+        versions = read_versions(bundle)
+        allowed = self._ask_policy(spec_of(bundle, versions.idle)) if versions.idle in versions.slots else None
         slot = roll_back_engine(self.bundles, engine_id)
-        return self._deployed(spec_of(bundle, slot), slot, changed=True)
+        return self._deployed(spec_of(bundle, slot), slot, allowed, changed=True)
 
     def remove(self, engine_id: str) -> None:
         """Begin to remove an engine; once more changes nothing. Raise EngineDoesNotExist."""
@@ -182,17 +199,25 @@ class Engines:
         if mistakes := self.mistakes(spec):
             raise InvalidBundle("\n".join(f"{folder / ENGINE_FILE}: {mistake}" for mistake in mistakes))
 
+    def _ask_policy(self, spec: EngineSpec) -> str | None:
+        """Say why the operator's policy allows a version; None without a policy. Raise NotAllowedToRun."""
+        try:
+            return self.supply.check(spec, from_image=self.in_containers)
+        except NotAllowedToRun as error:
+            note_concerned(engine=spec.id, detail=f"version {spec.version}: {error}")
+            raise
+
     @staticmethod
-    def _deployed(spec: EngineSpec, slot: Slot | None, *, changed: bool) -> Deployed:
+    def _deployed(spec: EngineSpec, slot: Slot | None, allowed: str | None, *, changed: bool) -> Deployed:
         assert slot, "an engine that is deployed has a version"
-        return Deployed(spec, slot, changed)
+        return Deployed(spec, slot, changed, allowed)
 
 
 def _check_fit(engine_id: str, running: Running | None) -> None:
     if running is not None and running.state == "running":
         return
     said = f"{engine_id}@trial is not promoted"
-    if running is not None and running.state == "failed":
+    if running is not None and running.state in ("failed", "quarantined"):
         raise NotFit(f"{said}: {running.problem}")
     why = running and (running.doing or running.problem)
     raise NotUpYet(f"{said}: it does not run yet" + (f", and waits: {why}" if why else ""))

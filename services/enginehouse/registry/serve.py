@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from enginehouse.contracts.base import explain_settings
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.logs import configure_logs
 from enginehouse.registry.http.api import create_api
 from enginehouse.registry.settings import RegistrySettings
-from enginehouse.serving import Server, configure_logs, run
+from enginehouse.serving import Server, run
 
 log = structlog.get_logger()
 _CLOSE_SECONDS = 10

@@ -20,6 +20,11 @@ class RegistrySettings(BaseSettings):
     engines_dir: Path = Field(description="Folder of engines' bundles. Their files are copied to `sources/` beside it.")
     tenants_dir: Path = Field(description="Folder of tenants' bundles.")
     webhook_secrets_dir: Path = Field(description="Folder with a file for each tenant that holds its signing secrets.")
+    supply_dir: Path | None = Field(
+        None,
+        description="Folder of the policy of what may run (docs/supply.md). Without it, everything may, and no signatures "
+        "and scan reports are taken.",
+    )
     work_dir: Path = Field(description="Folder for uploads while they are unpacked. It is emptied at start.")
     state_file: Path | None = Field(
         None,

@@ -19,7 +19,7 @@ class VersionView(BaseModel):
     content: str = Field(description="Hash of its files.")
     replicas: int
     state: str | None = Field(
-        None, description="`starting`, `running`, `failed` or `stopping`; null for one that does not run."
+        None, description="`starting`, `running`, `failed`, `stopping`, `quarantined`; null for one that does not run."
     )
     problem: str | None = Field(None, description="Why it does not work.")
     doing: str | None = Field(None, description="What its start waits for.")

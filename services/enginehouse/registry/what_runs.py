@@ -12,7 +12,7 @@ class Running:
     """How the processes of one version are."""
 
     state: str
-    """`starting`, `running`, `failed` or `stopping`."""
+    """`starting`, `running`, `failed`, `stopping`, or `quarantined` if it must not run."""
     problem: str | None
     """Why it does not work."""
     doing: str | None

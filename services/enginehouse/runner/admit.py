@@ -6,7 +6,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from enginehouse.contracts.engine import Heartbeat
-from enginehouse.contracts.events import JobEvent, JobOrder
+from enginehouse.contracts.events import HandedJob, JobOrder
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import results_component, worker_key
@@ -73,7 +73,7 @@ class Admission:
         self._worker = worker
         self._began_at = now()
 
-    def is_fresh(self, event: JobEvent) -> bool:
+    def is_fresh(self, event: HandedJob) -> bool:
         """Return whether this can only be the first delivery of a first attempt: it runs without its record being read."""
         return (
             event.attempt == 1
@@ -85,16 +85,25 @@ class Admission:
             and event.id not in self._recent_ends
         )
 
-    async def look(self, event: JobEvent) -> Judgement:
+    async def look(self, event: HandedJob) -> Judgement:
         """Read the job's record and judge the delivery. Raise Unavailable if it cannot be judged now."""
         stored = await self._records.read(event.id)
         record = stored.record if stored else None
         ended = self._recent_ends.get(event.id)
         if ended is not None and not (record and record.status.is_final):
             return Rewrite(ended)
+        if (
+            record
+            and record.status is Status.QUEUED
+            and record.retry_at
+            and event.time
+            and record.retry_at > event.time
+        ):
+            # The event had other jobs as well, one of which made it come again.
+            return Acknowledge("it was handed back after this event, and is handed over again")
         return await self.judge(job_id=event.id, number=event.attempt, order=event.data, record=record)
 
-    async def look_again(self, event: JobEvent) -> Judgement:
+    async def look_again(self, event: HandedJob) -> Judgement:
         """Judge a delivery once more after some time: its job may have been canceled, or be past its own time."""
         if event.expirytime <= now():
             return Acknowledge("its time in the queue was over before it could run")
@@ -142,6 +151,7 @@ def _lost_last_attempt(job_id: str, order: JobOrder, record: JobRecord) -> Settl
         number=record.attempt,
         worker=record.worker or "",
         version=record.version or "",
+        image=record.image,
         order=order,
         started_at=record.started_at or now(),
         takes_over=record,

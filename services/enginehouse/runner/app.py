@@ -32,6 +32,7 @@ from enginehouse.runner.clients.base import EngineClient, Health
 from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.choose import engine_client
 from enginehouse.runner.clients.wire import Limits
+from enginehouse.runner.containers import EngineContainers
 from enginehouse.runner.control import ControlReader
 from enginehouse.runner.execute import NO_JOBS_NOW, Executor
 from enginehouse.runner.handle import JobHandler
@@ -85,11 +86,13 @@ class Runner:
     ) -> None:
         """Wire the runner. `make_client` makes the client of the replica at a URL; default: as its engine.yaml says."""
         self._settings = settings
+        self._key = settings.engine_key
         self.spec = spec
         self._sidecar = sidecar
         self._pace = pace
         self.metrics = RunnerMetrics()
         self._checkers = Checkers()
+        self._containers = EngineContainers(settings.supervisor_dir, spec.resources.memory_bytes)
         self._wire_engine(make_client or self._client)
         self._wire_jobs()
         self._wire_gateway()
@@ -119,6 +122,7 @@ class Runner:
             pace=pace,
             content=settings.deployment,
             example=authors_example(settings.spec),
+            key=self._key,
         )
         self._health = HealthWatch(
             pool=self.pool,
@@ -179,7 +183,7 @@ class Runner:
             worker=settings.worker,
         )
         self._settler = Settler(
-            sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id
+            sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id, key=self._key
         )
         claims = Claims(records=records, admission=admission, announce=self._note_claimed)
         self._watch = RecordWatch(records=records, claims=claims, every_seconds=settings.watch_every_seconds)
@@ -188,12 +192,13 @@ class Runner:
             claims=claims,
             watch=self._watch,
             hangs=self._hangs,
+            containers=self._containers,
             claim_after_seconds=settings.claim_after_seconds,
             hand_back_after_seconds=settings.hand_back_after_seconds,
             execution_timeout_seconds=self.spec.execution_timeout_seconds,
         )
         self.receiver = Receiver(
-            reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id),
+            reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id, key=self._key),
             admission=admission,
             handler=self._job_handler(admission),
             settler=self._settler,
@@ -218,13 +223,15 @@ class Runner:
             executor=self._executor,
             objects=self.objects,
             metrics=self.metrics,
+            containers=self._containers,
             pace=pace,
             spec=self.spec,
             worker=settings.worker,
+            key=self._key,
         )
 
     def _delivery_app(self) -> DeliveryApp:
-        self._calls = EngineCalls(self.spec, self._settings.worker, self.pool, lambda: self._problems.found)
+        self._calls = EngineCalls(self.spec, self._settings.worker, self.pool, lambda: self._problems.found, self._key)
 
         async def live(request: Request) -> Response:
             return PlainTextResponse("alive")
@@ -308,7 +315,7 @@ class Runner:
         await asyncio.sleep(_LAST_TAKEN_IN_SECONDS)
         with contextlib.suppress(EnginehouseError):
             await self.heartbeats.beat()  # It names the jobs that this worker still has.
-        event = completion_event(kind=WORKER_LEFT, engine_id=self.spec.id, subject=self._settings.slot, status=None)
+        event = completion_event(self._key, self.spec.id, WORKER_LEFT, self._settings.slot, None)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._sidecar.publish(jobs_component(self.spec.id), COMPLETIONS_TOPIC, event)

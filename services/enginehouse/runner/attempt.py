@@ -21,6 +21,8 @@ class Attempt:
     version: str
     """The engine's version."""
     order: JobOrder
+    image: str | None = None
+    """The image that the engine's container is made from, by its digest; None if it is no container."""
     started_at: datetime = field(default_factory=now)
     """Distinguishes the claim of this attempt from a claim by a former process with the same worker name."""
     takes_over: JobRecord | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import fnmatch
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from enginehouse.contracts.calls import (
     CALL_SECONDS,
     EVERY_PREFIX,
     METHODS,
+    PROOF_HEADER,
     REPLICA_ANSWER_MAX_BYTES,
     ReplicaAnswer,
     WorkerAnswer,
@@ -35,11 +37,13 @@ from enginehouse.contracts.errors import (
     EngineCallFailed,
     EnginehouseError,
     EngineUnavailable,
+    Forbidden,
     InputTooLarge,
     RateLimited,
     RequestError,
 )
 from enginehouse.contracts.json_text import read_json
+from enginehouse.contracts.proofs import EngineKey, proven_body
 from enginehouse.runner.broadcasts import Broadcasts
 from enginehouse.runner.clients.wire import TooLarge, read_body
 from enginehouse.runner.replicas import Replica, ReplicaPool
@@ -47,7 +51,9 @@ from enginehouse.runner.replicas import Replica, ReplicaPool
 _CONNECT_SECONDS = 2.0
 _AT_ONCE = 32
 """Calls at once: they are beside the jobs, and must not take the runner's memory or the engine's connections."""
+_NOT_PROVEN = "nothing proves that a gateway with the same proof key makes this call"
 _STATUSES: tuple[tuple[type[EnginehouseError], int], ...] = (
+    (Forbidden, 403),
     (RateLimited, 429),
     (InputTooLarge, 413),
     (RequestError, 422),
@@ -79,9 +85,12 @@ class EngineCalls:
     `call/every/info` and `call/every/update` go to every replica, an update once for each broadcast.
     """
 
-    def __init__(self, spec: EngineSpec, worker: str, pool: ReplicaPool, problem: Callable[[], str | None]) -> None:
-        """Say what `problem` returns while no replica is healthy."""
+    def __init__(
+        self, spec: EngineSpec, worker: str, pool: ReplicaPool, problem: Callable[[], str | None], key: EngineKey
+    ) -> None:
+        """Say what `problem` returns while no replica is healthy. Take calls with a proof by `key`, and no others."""
         self._worker = worker
+        self._key = key
         self._pool = pool
         self._problem = problem
         self._broadcasts = Broadcasts()
@@ -101,14 +110,17 @@ class EngineCalls:
         if self._session is not None:
             await self._session.close()
 
-    def _answers(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _answers(
+        self, answer: Callable[[Request, bytes], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def answered(request: Request) -> Response:
             try:
+                digest = self._proven_digest(request)
                 if self._in_hand >= _AT_ONCE:
                     raise RateLimited(f"the engine has {_AT_ONCE} calls in hand", retry_after_seconds=1)
                 self._in_hand += 1
                 try:
-                    return await answer(request)
+                    return await answer(request, await _body(request, digest))
                 finally:
                     self._in_hand -= 1
             except EnginehouseError as error:
@@ -118,10 +130,16 @@ class EngineCalls:
 
         return answered
 
-    async def _one(self, request: Request) -> Response:
-        path = self._path(request)
-        query = request.scope["query_string"].decode("latin-1")
-        body = await _bounded_body(request)
+    def _proven_digest(self, request: Request) -> str:
+        """Return the digest of the body of a gateway's call. Raise Forbidden if nothing proves that it is one."""
+        shown, path = request.headers.get(PROOF_HEADER), _raw_path(request)[1:]
+        digest = proven_body(shown, self._key, request.method, path, _query(request))
+        if digest is None:
+            raise Forbidden(_NOT_PROVEN)
+        return digest
+
+    async def _one(self, request: Request, body: bytes) -> Response:
+        path, query = self._path(request), _query(request)
         answer = await self._ask(
             self._replica(),
             request.method,
@@ -136,12 +154,12 @@ class EngineCalls:
         response.headers[ANSWERED_BY] = "engine"
         return response
 
-    async def _every(self, request: Request) -> Response:
+    async def _every(self, request: Request, body: bytes) -> Response:
         """Send one request to every replica, also to those that are not healthy, and answer what each has answered."""
         broadcast = request.query_params.get(BROADCAST_PARAMETER)
         if not broadcast:
             raise RequestError(f"the query must name the broadcast: ?{BROADCAST_PARAMETER}=<id>")
-        body, path = await _bounded_body(request), "/" + request.url.path.rpartition("/")[2]
+        path = "/" + request.url.path.rpartition("/")[2]
         headers = request_headers(request.headers.items())
 
         async def ask(replica: Replica) -> ReplicaAnswer:
@@ -161,8 +179,7 @@ class EngineCalls:
         return Response(answer.model_dump_json(), 200, {ANSWERED_BY: "engine"}, "application/json")
 
     def _path(self, request: Request) -> str:
-        raw = request.scope["raw_path"].decode("latin-1").partition("?")[0]
-        path = encoded_path(check_call_path(raw.removeprefix(f"/{CALL_PREFIX}").removeprefix("/")))
+        path = encoded_path(check_call_path(_raw_path(request).removeprefix(f"/{CALL_PREFIX}").removeprefix("/")))
         if any(fnmatch.fnmatchcase(path.lower(), closed) for closed in self._closed_paths):
             raise RequestError(f"{path} is how jobs come to this engine: POST /v1/engines/{{engine}}/jobs submits one")
         return path
@@ -210,6 +227,16 @@ class EngineCalls:
         return self._session
 
 
+def _raw_path(request: Request) -> str:
+    raw: bytes = request.scope["raw_path"]
+    return raw.decode("latin-1").partition("?")[0]
+
+
+def _query(request: Request) -> str:
+    raw: bytes = request.scope["query_string"]
+    return raw.decode("latin-1")
+
+
 def _json_or_text(body: bytes) -> Any:
     try:
         return read_json(body, "the answer")
@@ -217,10 +244,17 @@ def _json_or_text(body: bytes) -> Any:
         return body.decode(errors="replace")
 
 
-async def _bounded_body(request: Request) -> bytes:
+async def _body(request: Request, digest: str) -> bytes:
+    """Return the body of a call. Raise Forbidden if it is not the one with this digest, InputTooLarge, or RequestError."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > CALL_BODY_MAX_BYTES:
-            raise InputTooLarge(f"the body of a call may have {CALL_BODY_MAX_BYTES} bytes")
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > CALL_BODY_MAX_BYTES:
+                    raise InputTooLarge(f"the body of a call may have {CALL_BODY_MAX_BYTES} bytes")
+    except TimeoutError:
+        raise RequestError(f"the body of the call did not come in {CALL_SECONDS:g} s") from None
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise Forbidden(_NOT_PROVEN)
     return bytes(body)

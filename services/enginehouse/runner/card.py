@@ -15,6 +15,7 @@ from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EXAMPLE
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
+from enginehouse.contracts.proofs import EngineKey
 from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.pace import Pace
@@ -119,7 +120,15 @@ class CardKeeper:
     """Keeps `card/<slot>` up to date, from the first time that the engine is healthy."""
 
     def __init__(
-        self, sidecar: Sidecar, spec: EngineSpec, slot: Slot, pace: Pace, *, content: str = "", example: Any = None
+        self,
+        sidecar: Sidecar,
+        spec: EngineSpec,
+        slot: Slot,
+        pace: Pace,
+        *,
+        key: EngineKey,
+        content: str = "",
+        example: Any = None,
     ) -> None:
         """Keep the card of `slot`. `example` is the author's, and goes before that of the engine's own description."""
         self._sidecar = sidecar
@@ -127,6 +136,7 @@ class CardKeeper:
         self._deployment = deployment_of(spec, content)
         self._slot: Slot = slot
         self._example = example
+        self._key = key
         self._pace = pace
         self._published: bytes | None = None
         self._stale = asyncio.Event()
@@ -183,7 +193,7 @@ class CardKeeper:
         await self._sidecar.put(results_component(self._spec.id), card_key(self._slot), value)
         if value == self._published:
             return
-        event = completion_event(kind=ENGINE_ANNOUNCED, engine_id=self._spec.id, subject=self._slot, status=None)
+        event = completion_event(self._key, self._spec.id, ENGINE_ANNOUNCED, self._slot, None)
         self._published = value  # Before the event is out: whoever asks meanwhile for another one gets it.
         try:
             await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)

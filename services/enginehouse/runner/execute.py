@@ -1,6 +1,7 @@
 """Runs one attempt at an engine replica: its execution clock, busy engines, cancellation."""
 
 import asyncio
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from enginehouse.runner.attempt import Execution
 from enginehouse.runner.claims import Claims, RecordWatch
 from enginehouse.runner.clients.base import Busy, Closed, Prediction, Unreachable
 from enginehouse.runner.clock import Clock
+from enginehouse.runner.containers import EngineContainers
 from enginehouse.runner.hangs import HangGuard
 from enginehouse.runner.outcome import Failed, HandedBack, Outcome, Rejected, Succeeded, Superseded, TimedOut
 from enginehouse.runner.replicas import Place, Replica, ReplicaPool
@@ -19,6 +21,10 @@ from enginehouse.runner.tenants import Asker
 _log = structlog.get_logger(__name__)
 
 _UNREACHABLE_PAUSE_SECONDS = 0.1
+_DEATH_NEWS_SECONDS = 3.0
+"""Longest wait for the reason why a connection was closed: the engine has most likely died."""
+_FAILURE_NEWS_SECONDS = 0.5
+"""Longest wait for the reason of a failure of an engine that goes on: a child of its own may have been killed."""
 NO_JOBS_NOW = "the engine is given no jobs at present"
 
 
@@ -46,6 +52,7 @@ class Executor:
         claims: Claims,
         watch: RecordWatch,
         hangs: HangGuard,
+        containers: EngineContainers,
         *,
         claim_after_seconds: float,
         hand_back_after_seconds: float,
@@ -56,6 +63,7 @@ class Executor:
         self._claims = claims
         self._watch = watch
         self._hangs = hangs
+        self._containers = containers
         self._claim_after = claim_after_seconds
         self._patience = hand_back_after_seconds
         self._engine_seconds = execution_timeout_seconds
@@ -88,7 +96,9 @@ class Executor:
         give_up_at = loop.time() + self._patience
         while (replica := place.replica) is not None and not self._pool.stopped:
             place.call_out(replica)
+            began = time.time()
             outcome = await self._run_on(replica, execution, place.tenant)
+            news_seconds = _DEATH_NEWS_SECONDS if isinstance(outcome, Closed) else _FAILURE_NEWS_SECONDS
             if isinstance(outcome, TimedOut):
                 outcome = replace(outcome, reason=replica.reason_to_wait(replica.calls[place]))
             was_late, outcome = isinstance(outcome, TimedOut), self._blamed(outcome, place, replica, execution)
@@ -99,7 +109,7 @@ class Executor:
                     replica.answered_at = loop.time()
                 place.release()
             if not isinstance(outcome, Unreachable):
-                return outcome
+                return await self._explained(outcome, replica, began, news_seconds)
             # The engine has not seen the job, so no attempt was made: try another replica, or this one when it is back.
             if loop.time() > give_up_at:
                 return HandedBack(outcome.message)
@@ -108,6 +118,18 @@ class Executor:
         if not self._pool.stopped and (seconds := self._pool.held_back_seconds(place.tenant)):
             return HandedBack("the tenant's jobs are held back: the engine died or hung with one of them", seconds)
         return HandedBack(NO_JOBS_NOW if self._pool.stopped else "no replica of the engine is well")
+
+    async def _explained(self, outcome: Outcome, replica: Replica, since: float, wait_seconds: float) -> Outcome:
+        """Add to a failure that a process of the engine's container was killed after `since`, and why, if one was."""
+        may_be_the_cause = isinstance(outcome, TimedOut) or (isinstance(outcome, Failed) and outcome.retryable)
+        if not may_be_the_cause:
+            return outcome
+        why = await self._containers.why_killed(replica.client.address, since, wait_seconds)
+        if why and isinstance(outcome, TimedOut):
+            return replace(outcome, reason=f"had a process of the engine killed: {why}")
+        if why and isinstance(outcome, Failed):
+            return replace(outcome, message=f"{outcome.message} (a process of the engine was killed: {why})")
+        return outcome
 
     def _blamed(
         self, reply: Outcome | Unreachable | Closed, place: Place, replica: Replica, execution: Execution

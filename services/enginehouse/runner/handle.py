@@ -4,10 +4,12 @@ import structlog
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.events import JobEvent, JobObjects
+from enginehouse.contracts.events import HandedJob, JobObjects
 from enginehouse.contracts.moments import now
+from enginehouse.contracts.proofs import EngineKey
 from enginehouse.runner.admit import Admission, Ending, Run, Settle
 from enginehouse.runner.attempt import Attempt, Execution
+from enginehouse.runner.containers import EngineContainers
 from enginehouse.runner.execute import Executor
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
@@ -31,27 +33,32 @@ class JobHandler:
         executor: Executor,
         objects: ObjectAccess,
         metrics: RunnerMetrics,
+        containers: EngineContainers,
         pace: Pace,
         *,
         spec: EngineSpec,
         worker: str,
+        key: EngineKey,
     ) -> None:
         self._sidecar = sidecar
         self._admission = admission
         self._executor = executor
         self._objects = objects
         self._metrics = metrics
+        self._containers = containers
         self._look_again_seconds = pace.look_again_seconds
         self._engine_id, self._version = spec.id, spec.version
         self._worker = worker
+        self._key = key
 
-    def begin(self, event: JobEvent, run: Run) -> Execution:
+    def begin(self, event: HandedJob, run: Run) -> Execution:
         """Return a new attempt at the job, which starts now."""
         attempt = Attempt(
             job_id=event.id,
             number=run.number,
             worker=self._worker,
             version=self._version,
+            image=self._containers.image,
             order=event.data,
             started_at=now(),
             takes_over=run.takes_over,
@@ -59,7 +66,7 @@ class JobHandler:
         )
         return Execution(attempt, record_seen=run.record_seen)
 
-    async def run(self, event: JobEvent, run: Run) -> Ending:
+    async def run(self, event: HandedJob, run: Run) -> Ending:
         """Run the job once a replica has a place for it, and return how its delivery ends.
 
         A job that waited is judged again first: it may have been canceled meanwhile, and is then not run.
@@ -82,8 +89,8 @@ class JobHandler:
             finally:
                 self._metrics.running.dec()
 
-    async def _attempt(self, event: JobEvent, execution: Execution, place: Place) -> Ending:
-        progress = ProgressPublisher(self._sidecar, self._engine_id, execution)
+    async def _attempt(self, event: HandedJob, execution: Execution, place: Place) -> Ending:
+        progress = ProgressPublisher(self._sidecar, self._engine_id, self._key, execution)
         execution.on_line = progress.add_line
         objects = event.data.objects
         if (
@@ -99,7 +106,7 @@ class JobHandler:
         return Settle(execution, outcome)
 
     async def _prepare(
-        self, event: JobEvent, execution: Execution, *, objects: JobObjects, place: Place
+        self, event: HandedJob, execution: Execution, *, objects: JobObjects, place: Place
     ) -> Ending | None:
         """Fetch the job's large input, if it has one. Return None if the job is to be run, or how its delivery ends."""
         if self._objects.must_be_renewed(execution.attempt, objects):

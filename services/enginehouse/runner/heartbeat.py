@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from enginehouse.background import Background
 from enginehouse.contracts.engine import WORKER_TTL_SECONDS, EngineSpec, Heartbeat, WorkerList
 from enginehouse.contracts.errors import Conflict, EnginehouseError
+from enginehouse.contracts.events import JOBS_PER_EVENT_MAX
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import (
     WORKERS_KEY,
@@ -117,6 +118,7 @@ class Heartbeats:
             in_hand=in_hand,
             idle_since=self._idle_since,
             healthy=self._healthy(),
+            jobs_per_event=JOBS_PER_EVENT_MAX,
             problem=self._problem(),
             **(await self._look_at_routing())._asdict(),
             warning=self._warning(),

@@ -84,6 +84,7 @@ def claim_record(attempt: Attempt) -> JobRecord:
         attempt=attempt.number,
         worker=attempt.worker,
         version=attempt.version,
+        image=attempt.image,
         started_at=attempt.started_at,
     )
 
@@ -178,6 +179,7 @@ def _final(
         attempt=attempt.number,
         worker=attempt.worker,
         version=attempt.version,
+        image=attempt.image,
         started_at=attempt.started_at,
         finished_at=moment,
         predict_time=execution.predict_time,
@@ -194,6 +196,7 @@ def _retry(execution: Execution, moment: datetime, error: JobError) -> JobRecord
         attempt=attempt.number,
         worker=attempt.worker,
         version=attempt.version,
+        image=attempt.image,
         started_at=attempt.started_at,
         predict_time=execution.predict_time,
         retry_at=moment + timedelta(seconds=backoff_seconds(attempt.order.retry, attempt.number)),

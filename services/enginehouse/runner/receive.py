@@ -1,12 +1,11 @@
 """Takes deliveries, and answers each when its job is settled. A second delivery joins the job that is in hand."""
 
 import asyncio
-from typing import Any
 
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError, Malformed
-from enginehouse.contracts.events import JobEvent
+from enginehouse.contracts.events import HandedJob
 from enginehouse.contracts.moments import now
 from enginehouse.runner.admit import FIRST_RUN, Acknowledge, Admission, Judgement, Rewrite, Run, Settle
 from enginehouse.runner.attempt import Execution
@@ -39,8 +38,8 @@ class Receiver:
         self._settler = settler
         self._metrics = metrics
         self._in_hand: dict[str, asyncio.Task[bool]] = {}
-        self._claimed: dict[str, asyncio.Future[None]] = {}
-        """For each job in hand: done when its delivery may be acknowledged although it still runs."""
+        self._answers: dict[str, asyncio.Future[bool]] = {}
+        """Whether the delivery of each job in hand may be acknowledged: known when the job is settled, or claimed here by a worker that leaves."""
         self._has_claim: set[str] = set()
         self._is_letting_go = False
         self.draining = False
@@ -59,33 +58,39 @@ class Receiver:
             await asyncio.wait(list(self._in_hand.values()))
 
     async def deliver(self, body: bytes) -> bool:
-        """Take one delivery. Return, when its job is settled, whether the delivery is acknowledged."""
+        """Take one delivery. Return, when all its jobs are settled, whether the delivery is acknowledged.
+
+        If one of several must come again, all do: those that have ended are known by their records.
+        """
         try:
             event = self._reader.read(body)
         except Malformed as error:
             return await self._reader.dead_letter(body, error)
-        if event.expirytime <= now():
+        # No job is canceled with its delivery: it goes on, and another delivery of it may wait for it as well.
+        answers = [answer for job in event.jobs if (answer := self._begin(job, body)) is not None]
+        if answers:
+            await asyncio.wait(answers)
+        return all(answer.result() for answer in answers)
+
+    def _begin(self, job: HandedJob, body: bytes) -> "asyncio.Future[bool] | None":
+        """Begin to handle a job, or join it if it is in hand; return None if its time is over."""
+        if job.expirytime <= now():
             self._metrics.deliveries.labels("expired").inc()
             _log.info(
                 "A delivery came after its job's time in the queue and is not run",
                 action="delivery_expired",
-                job_id=event.id,
+                job_id=job.id,
             )
-            return True
-        handling = self._in_hand.get(event.id)
-        if handling is None:
-            self._metrics.deliveries.labels("taken").inc()
-            handling = asyncio.create_task(self._handle(event, body))
-            self._in_hand[event.id] = handling
-            self._claimed[event.id] = asyncio.get_running_loop().create_future()
-            handling.add_done_callback(lambda _: self._forget(event.id))
-        else:
+            return None
+        if job.id in self._in_hand:
             self._metrics.deliveries.labels("joined").inc()
-            _log.info("A second delivery joins the job that runs", action="delivery_joined", job_id=event.id)
-        # Neither is canceled with the delivery: the job goes on, and another delivery of it may wait for it as well.
-        either: set[asyncio.Future[Any]] = {handling, self._claimed[event.id]}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        return handling.result() if handling.done() else True
+            _log.info("A second delivery joins the job that runs", action="delivery_joined", job_id=job.id)
+            return self._answers[job.id]
+        self._metrics.deliveries.labels("taken").inc()
+        handling = self._in_hand[job.id] = asyncio.create_task(self._handle(job, body))
+        answer = self._answers[job.id] = asyncio.get_running_loop().create_future()
+        handling.add_done_callback(lambda _: self._forget(job.id))
+        return answer
 
     def note_claimed(self, job_id: str) -> None:
         """Note that the record says that the job runs here: if this worker vanishes, the gateway finds it."""
@@ -105,15 +110,21 @@ class Receiver:
             self._may_acknowledge(job_id)
 
     def _may_acknowledge(self, job_id: str) -> None:
-        if not self._claimed[job_id].done():
-            self._claimed[job_id].set_result(None)
+        if not self._answers[job_id].done():
+            self._answers[job_id].set_result(True)
 
     def _forget(self, job_id: str) -> None:
-        self._in_hand.pop(job_id, None)
-        self._claimed.pop(job_id, None)
+        handling, answer = self._in_hand.pop(job_id), self._answers.pop(job_id)
         self._has_claim.discard(job_id)
+        if not answer.done():
+            if handling.cancelled():
+                answer.cancel()
+            elif error := handling.exception():
+                answer.set_exception(error)
+            else:
+                answer.set_result(handling.result())
 
-    async def _handle(self, event: JobEvent, body: bytes) -> bool:
+    async def _handle(self, event: HandedJob, body: bytes) -> bool:
         try:
             return await self._take(event)
         except Malformed as error:
@@ -132,7 +143,7 @@ class Receiver:
             )
             return False
 
-    async def _take(self, event: JobEvent) -> bool:
+    async def _take(self, event: HandedJob) -> bool:
         judgement: Judgement
         if self.draining or self.stopped:
             judgement = self._hand_back(event)
@@ -158,7 +169,7 @@ class Receiver:
             case Rewrite(ended):
                 return await self._settler.rewrite(event, ended)
 
-    def _hand_back(self, event: JobEvent) -> Settle:
+    def _hand_back(self, event: HandedJob) -> Settle:
         reason = "the worker stops" if self.draining else NO_JOBS_NOW
         execution = self._handler.begin(event, Run(event.attempt))
         return Settle(execution, HandedBack(reason, delay_seconds=jittered(_STOPPING_DELAY_SECONDS)))

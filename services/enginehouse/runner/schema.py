@@ -75,7 +75,10 @@ def stand_alone(schema: Any, openapi: Mapping[str, Any]) -> dict[str, Any]:
             raise UnusableSchema(f"its $ref to component {name[:100]!r} leads nowhere")
         definitions[name] = _convert(found, wanted, 0, budget)
     if definitions:
-        whole = {**whole, "$defs": {**whole.get("$defs", {}), **definitions}}
+        own = whole.get("$defs", {})
+        if not isinstance(own, dict):
+            raise UnusableSchema("its $defs must be an object")
+        whole = {**whole, "$defs": {**own, **definitions}}
     _check(whole)
     return dict(whole)
 

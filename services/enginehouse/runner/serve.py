@@ -7,9 +7,10 @@ import sys
 import structlog
 
 from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.logs import configure_logs
 from enginehouse.runner.app import Runner, create_runner
 from enginehouse.runner.settings import RunnerSettings, load_settings
-from enginehouse.serving import Server, configure_logs, run
+from enginehouse.serving import Server, run
 
 _log = structlog.get_logger(__name__)
 _CLOSE_SECONDS = 2

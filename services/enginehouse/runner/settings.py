@@ -9,11 +9,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from enginehouse.contracts.base import explain_settings, variable
+from enginehouse.contracts.base import TOKEN_MIN_LENGTH, at_least, explain_settings, variable
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.names import Slot
-
-_MIN_TOKEN_LENGTH = 16
+from enginehouse.contracts.proofs import PROOF_KEY_MIN_LENGTH, EngineKey
 
 
 class RunnerSettings(BaseSettings):
@@ -41,15 +40,21 @@ class RunnerSettings(BaseSettings):
     supervisor_dir: Path | None = Field(
         None,
         description="Folder shared with the supervisor. A file `<host>_<port>` asks it to restart that replica; its file "
-        "`problem` says why the engine cannot work.",
+        "`problem` says why the engine cannot work; `containers/image` names the image of its containers, and "
+        "`containers/<host>_<port>.out-of-memory` says when memory was last refused to one.",
     )
     dapr_http_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         validation_alias="DAPR_HTTP_PORT", description="Port of the sidecar's API."
     )
-    dapr_api_token: SecretStr = Field(
+    dapr_api_token: Annotated[SecretStr, at_least(TOKEN_MIN_LENGTH)] = Field(
         validation_alias="DAPR_API_TOKEN", description="Proves the runner to its sidecar."
     )
-    app_api_token: SecretStr = Field(validation_alias="APP_API_TOKEN", description="Proves the sidecar to its runner.")
+    app_api_token: Annotated[SecretStr, at_least(TOKEN_MIN_LENGTH)] = Field(
+        validation_alias="APP_API_TOKEN", description="Proves the sidecar to its runner."
+    )
+    proof_key: Annotated[SecretStr, at_least(PROOF_KEY_MIN_LENGTH)] = Field(
+        description="The engine's own, derived from the gateways': proves gateways and runner to each other."
+    )
 
     predict_max_bytes: Annotated[int, Field(ge=1024)] = Field(
         8 * 1024 * 1024, description="Most bytes of an engine's answer that are ever held in memory."
@@ -84,13 +89,6 @@ class RunnerSettings(BaseSettings):
             raise ValueError("must be a loopback address: on any other, strangers could forge deliveries")
         return host
 
-    @field_validator("dapr_api_token", "app_api_token")
-    @classmethod
-    def _token(cls, token: SecretStr) -> SecretStr:
-        if len(token.get_secret_value()) < _MIN_TOKEN_LENGTH:
-            raise ValueError(f"must have at least {_MIN_TOKEN_LENGTH} characters")
-        return token
-
     @field_validator("engine_urls")
     @classmethod
     def _engine_urls(cls, urls: list[str]) -> list[str]:
@@ -102,6 +100,11 @@ class RunnerSettings(BaseSettings):
         if len(set(urls)) != len(urls):
             raise ValueError("the same replica is listed twice")
         return urls
+
+    @property
+    def engine_key(self) -> EngineKey:
+        """The engine's proof key."""
+        return EngineKey(self.proof_key.get_secret_value())
 
 
 def load_settings() -> RunnerSettings:

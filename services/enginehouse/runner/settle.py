@@ -2,22 +2,31 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 
 from enginehouse.background import Background
 from enginehouse.contracts.errors import EnginehouseError, Malformed
-from enginehouse.contracts.events import COMPLETION_ALSO_MAX, JOB_COMPLETED, JOB_STARTED, JobEvent, completion_event
+from enginehouse.contracts.events import (
+    COMPLETION_ALSO_MAX,
+    JOB_COMPLETED,
+    JOB_STARTED,
+    RECORD_ALONG_MAX_CHARS,
+    HandedJob,
+    completion_event,
+)
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
 from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
+from enginehouse.contracts.proofs import EngineKey
 from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.outcome import Outcome, Succeeded, decide, jittered, record_for
 from enginehouse.runner.pace import Pace
 from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.gather import Gather
-from enginehouse.sidecar.records import JobRecords
+from enginehouse.sidecar.records import JobRecords, record_text
 
 _log = structlog.get_logger(__name__)
 
@@ -27,17 +36,32 @@ _Hint = tuple[str, Status, int]
 """Event type, status and attempt that all jobs of one hint have in common."""
 
 
+class _Told(NamedTuple):
+    """A job of a hint."""
+
+    job_id: str
+    record: str | None
+    """Its final record as JSON text, if that is small."""
+
+
 class Settler:
     """Writes the records of one engine's attempts, and publishes the hints that they have changed."""
 
     def __init__(
-        self, sidecar: Sidecar, records: JobRecords, recent_ends: RecentEnds, pace: Pace, engine_id: str
+        self,
+        sidecar: Sidecar,
+        records: JobRecords,
+        recent_ends: RecentEnds,
+        pace: Pace,
+        engine_id: str,
+        key: EngineKey,
     ) -> None:
         self._sidecar = sidecar
         self._records = records
         self._recent_ends = recent_ends
         self._pace = pace
         self._engine_id = engine_id
+        self._key = key
         self._pubsub = jobs_component(engine_id)
         self._hints = Gather(self._publish, at_most=1 + COMPLETION_ALSO_MAX)
         self._background = Background()
@@ -63,47 +87,44 @@ class Settler:
                 error=str(error),
             )
             return False
-        self._recent_ends.add(job_id, held, outcome.size if isinstance(outcome, Succeeded) else 0)
+        size = outcome.size if isinstance(outcome, Succeeded) else 0
+        self._recent_ends.add(job_id, held, size)
         if held == wanted or held.status is wanted.status:
-            await self.publish_hint(JOB_COMPLETED, job_id=job_id, status=held.status, attempt=held.attempt)
+            await self._publish_hint(JOB_COMPLETED, job_id, held, size)
         return True
 
-    async def rewrite(self, event: JobEvent, ended: JobRecord) -> bool:
+    async def rewrite(self, event: HandedJob, ended: JobRecord) -> bool:
         """Write again how a job ended, because the store has forgotten it: stores are restored from older backups."""
         _log.warning("The record of an ended job is gone and is written again", action="restored", job_id=event.id)
         held = await self._records.restore(event.id, event.data.record_ttl_seconds, ended)
-        await self.publish_hint(JOB_COMPLETED, job_id=event.id, status=held.status, attempt=held.attempt)
+        await self._publish_hint(JOB_COMPLETED, event.id, held)
         return True
 
     def announce_start(self, attempt: Attempt) -> None:
         """Publish the hint that the job runs, without waiting for it."""
-        self._background.start(
-            self.publish_hint(JOB_STARTED, job_id=attempt.job_id, status=Status.RUNNING, attempt=attempt.number)
-        )
+        running = JobRecord(status=Status.RUNNING, attempt=attempt.number)
+        self._background.start(self._publish_hint(JOB_STARTED, attempt.job_id, running))
 
-    async def publish_hint(self, kind: str, *, job_id: str, status: Status, attempt: int) -> None:
+    async def _publish_hint(self, kind: str, job_id: str, record: JobRecord, size: int = 0) -> None:
         """Publish the hint that a record has changed. A hint that is lost costs time only: the gateway finds the record.
 
         Jobs that end while a hint is on its way share the next one: one event on the topic, at the sidecars and at the
-        gateway.
+        gateway. `size`: about the bytes of the output, so that a large one is not written out for nothing.
         """
-        await self._hints.do((kind, status, attempt), job_id)
+        text = record_text(record) if record.status.is_final and size <= RECORD_ALONG_MAX_CHARS else None
+        along = text if text and len(text) <= RECORD_ALONG_MAX_CHARS else None
+        await self._hints.do((kind, record.status, record.attempt), _Told(job_id, along))
 
     async def close(self) -> None:
         """Give up the hints that are not published yet."""
         await self._background.close()
         await self._hints.close(finish_seconds=0)
 
-    async def _publish(self, hint: _Hint, job_ids: Sequence[str]) -> list[None]:
+    async def _publish(self, hint: _Hint, told: Sequence[_Told]) -> list[None]:
         kind, status, attempt = hint
-        event = completion_event(
-            kind=kind,
-            engine_id=self._engine_id,
-            subject=job_ids[0],
-            status=status,
-            attempt=attempt,
-            also=job_ids[1:],
-        )
+        job_ids = [one.job_id for one in told]
+        records = {one.job_id: one.record for one in told if one.record}
+        event = completion_event(self._key, self._engine_id, kind, job_ids[0], status, attempt, job_ids[1:], records)
         for tries in range(_PUBLISH_TRIES):
             try:
                 await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)

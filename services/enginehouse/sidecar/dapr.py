@@ -32,6 +32,8 @@ _GATHER_MAX = 64
 _GATHER_MAX_BYTES = 2 * 1024 * 1024
 # Two, so that a slow call does not hold up the others. More calls would make the groups smaller.
 _GATHER_IN_FLIGHT = 2
+# More, because a store that hangs holds each of them for long, and some of its callers wait for less.
+_READS_IN_FLIGHT = 4
 # Larger bodies are written to the connection in pieces.
 _WHOLE_MAX_BYTES = 256 * 1024
 # A bulk publish lists the failed events in a header of its answer.
@@ -91,11 +93,14 @@ class DaprSidecar:
         self._api_token = api_token
         self._timeout = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._told: tuple[bytes, Metadata] | None = None
+        """The last answer about what is loaded, and what it says. It is asked for every second, and hardly ever differs."""
         bounds: dict[str, Any] = {
             "at_most": _GATHER_MAX,
             "at_most_bytes": _GATHER_MAX_BYTES,
             "in_flight": _GATHER_IN_FLIGHT,
         }
+        self._reading = Gather(self._read_gathered, at_most=_GATHER_MAX, in_flight=_READS_IN_FLIGHT)
         self._publishing = Gather(self._publish_gathered, size=len, **bounds)
         self._saving = Gather(self._save_gathered, size=lambda item: len(item["value"]), **bounds)
 
@@ -187,23 +192,33 @@ class DaprSidecar:
 
     async def read(self, store: str, key: str) -> StateItem | None:
         """Return the present value, or None."""
-        return (await self.read_many(store, [key])).get(key)
+        return await self._reading.do(store, key)
+
+    async def _read_gathered(self, store: str, keys: Sequence[str]) -> list[StateItem | Exception | None]:
+        found = await self._read_items(store, list(dict.fromkeys(keys)))
+        return [found.get(key) for key in keys]
 
     async def read_many(self, store: str, keys: Sequence[str]) -> dict[str, StateItem]:
         """Return the present values of the keys that exist."""
-        if not keys:
-            return {}
+        items = await self._read_items(store, keys) if keys else {}
+        for item in items.values():
+            if isinstance(item, Unavailable):
+                raise item
+        return {key: item for key, item in items.items() if isinstance(item, StateItem)}
+
+    async def _read_items(self, store: str, keys: Sequence[str]) -> dict[str, StateItem | Unavailable]:
+        """Return what exists of the keys, and the errors of those that cannot be read."""
         body = pydantic_core.to_json({"keys": keys, "parallelism": 8})
         answer = await self._call_ok("POST", f"state/{store}/bulk", body, _JSON)
-        found = {}
+        found: dict[str, StateItem | Unavailable] = {}
         with _reading_answer():
             items = pydantic_core.from_json(answer)
             if not isinstance(items, list):
                 raise TypeError(f"found {type(items).__name__}, expected a list")
             for item in items:
                 if item.get("error"):
-                    raise Unavailable(f"sidecar: {item['error']}")
-                if item.get("etag"):
+                    found[_text(item["key"])] = Unavailable(f"sidecar: {item['error']}")
+                elif item.get("etag"):
                     value = item["data"]
                     text = value.encode() if isinstance(value, str) else pydantic_core.to_json(value)
                     found[_text(item["key"])] = StateItem(text, _text(item["etag"]))
@@ -299,13 +314,18 @@ class DaprSidecar:
     async def metadata(self) -> Metadata:
         """Return the components and subscriptions that the sidecar has loaded now."""
         body = await self._call_ok("GET", "metadata", None, None)
-        with _reading_answer():
-            answer = pydantic_core.from_json(body)
-            return Metadata(
-                app_id=_text(answer["id"]),
-                components=frozenset(_text(component["name"]) for component in answer.get("components") or ()),
-                subscribed_topics=frozenset(_text(entry["topic"]) for entry in answer.get("subscriptions") or ()),
-            )
+        if self._told is None or self._told[0] != body:
+            with _reading_answer():
+                self._told = body, _metadata_of(pydantic_core.from_json(body))
+        return self._told[1]
+
+
+def _metadata_of(answer: Any) -> Metadata:
+    return Metadata(
+        app_id=_text(answer["id"]),
+        components=frozenset(_text(component["name"]) for component in answer.get("components") or ()),
+        subscribed_topics=frozenset(_text(entry["topic"]) for entry in answer.get("subscriptions") or ()),
+    )
 
 
 async def _bounded_answer(answer: aiohttp.ClientResponse, call: Invocation) -> bytes:

@@ -39,6 +39,11 @@ def _parse(item: StateItem) -> StoredRecord:
         raise Malformed(f"job record: {error.error_count()} fields are wrong") from None
 
 
+def record_text(record: JobRecord) -> str:
+    """Return a record as it is stored."""
+    return record.model_dump_json(exclude_none=True, exclude_defaults=True)
+
+
 class JobRecords:
     """Job records of one engine, for its runner and for the gateway."""
 
@@ -98,7 +103,7 @@ class JobRecords:
                 if stored is None or stored.record is None:
                     raise Conflict(f"job {job_id}: there is no record that could stay as it is")
                 return stored.record
-            value = wanted.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
+            value = record_text(wanted).encode()
             try:
                 if stored is None:
                     await self._sidecar.create(self._store, job_id, value, ttl_seconds)

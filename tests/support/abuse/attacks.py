@@ -270,6 +270,8 @@ class Attempt:
 
     attack: Attack
     stopped_by: str
+    answered: str
+    """Answers of which one at least must come, separated by `|`: then it got as far as what should stop it."""
     engine: str = PRIVATE_ENGINE
     turn_seconds: float = 0.0
     """On a shared engine: the time of one job and of one turn of its window. None of it on an own engine."""
@@ -284,26 +286,26 @@ class Attempt:
 
 _TURN = (32 / 4 + 1) * _FLOOD_SECONDS
 FREEZING = [
-    Attempt(schema_that_doubles, "bounded schemas, checked in processes with a time limit"),
-    Attempt(pattern_of_patterns, "bounded patterns"),
-    Attempt(bodies_of_small_objects, "bodies read off the loop, bytes in hand bounded"),
-    Attempt(bodies_that_are_refused, "bodies read off the loop, errors bounded"),
-    Attempt(large_events, "bodies read off the loop"),
-    Attempt(large_parameters, "what the way cannot carry is refused"),
-    Attempt(listings, "rows without models"),
-    Attempt(documents, "written once"),
-    Attempt(many_streams, "followers bounded, one serialisation"),
-    Attempt(requests_without_a_key, "a share of the event loop each"),
-    Attempt(submits_that_are_refused, "a share of the event loop each"),
-    Attempt(batches, "a share of the event loop each, and turns in the ledger's groups"),
-    Attempt(bodies_below_the_limit, "a share of the event loop each"),
-    Attempt(half_open_connections, "connections cost nothing, and time out"),
+    Attempt(schema_that_doubles, "bounded schemas, checked in processes with a time limit", "202"),
+    Attempt(pattern_of_patterns, "bounded patterns", "202"),
+    Attempt(bodies_of_small_objects, "bodies read off the loop, bytes in hand bounded", "202|429"),
+    Attempt(bodies_that_are_refused, "bodies read off the loop, errors bounded", "422"),
+    Attempt(large_events, "bodies read off the loop", "202|413|429"),
+    Attempt(large_parameters, "what the way cannot carry is refused", "413"),
+    Attempt(listings, "rows without models", "200"),
+    Attempt(documents, "written once", "200"),
+    Attempt(many_streams, "followers bounded, one serialisation", "200"),
+    Attempt(requests_without_a_key, "a share of the event loop each", "401"),
+    Attempt(submits_that_are_refused, "a share of the event loop each", "404"),
+    Attempt(batches, "a share of the event loop each, and turns in the ledger's groups", "202|429"),
+    Attempt(bodies_below_the_limit, "a share of the event loop each", "202|429"),
+    Attempt(half_open_connections, "connections cost nothing, and time out", "320 connections"),
 ]
 STARVING = [
-    Attempt(arrays_of_arrays, "smaller limits of a shared engine", SHARED_ENGINE, 1.0),
-    Attempt(first_in_line, "fair share before priority", SHARED_ENGINE, _TURN),
-    Attempt(a_full_queue, "a share of the queue each", SHARED_ENGINE, _TURN),
-    Attempt(inputs_that_fail, "the breaker counts tenants", SHARED_ENGINE, _TURN),
-    Attempt(inputs_that_time_out, "a share of the places each", SHARED_ENGINE, _TURN),
-    Attempt(inputs_that_kill, "restarted; the victim's jobs are tried again", SHARED_ENGINE, broken=True),
+    Attempt(arrays_of_arrays, "smaller limits of a shared engine", "413|422", SHARED_ENGINE, 1.0),
+    Attempt(first_in_line, "fair share before priority", "accepted", SHARED_ENGINE, _TURN),
+    Attempt(a_full_queue, "a share of the queue each", "QUEUE_FULL", SHARED_ENGINE, _TURN),
+    Attempt(inputs_that_fail, "the breaker counts tenants", "accepted", SHARED_ENGINE, _TURN),
+    Attempt(inputs_that_time_out, "a share of the places each", "accepted", SHARED_ENGINE, _TURN),
+    Attempt(inputs_that_kill, "restarted; the victim's jobs are tried again", "202", SHARED_ENGINE, broken=True),
 ]

@@ -13,6 +13,7 @@ from enginehouse.contracts.calls import (
     CALL_HEAD_MAX_BYTES,
     CALL_PREFIX,
     CALL_SECONDS,
+    PROOF_HEADER,
     encoded_path,
     request_headers,
 )
@@ -29,6 +30,7 @@ from enginehouse.contracts.errors import (
     Unavailable,
 )
 from enginehouse.contracts.names import Slot, app_id, engine_of
+from enginehouse.contracts.proofs import ProofKeys, call_proof
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.tenants.limits import check_not_suspended
@@ -62,9 +64,10 @@ class EngineCall:
 class EngineCalls:
     """Calls extra endpoints through the sidecars: at the active slot of an engine, one healthy replica answers."""
 
-    def __init__(self, catalogue: Catalogue, sidecar: Sidecar) -> None:
+    def __init__(self, catalogue: Catalogue, sidecar: Sidecar, proof_keys: ProofKeys) -> None:
         self._catalogue = catalogue
         self._sidecar = sidecar
+        self._proof_keys = proof_keys
         self._in_hand: Counter[str] = Counter()
 
     def engine(self, caller: Caller, name: str) -> KnownEngine:
@@ -107,9 +110,13 @@ class EngineCalls:
 
         Raise EngineUnavailable or EngineCallFailed if it got none, RequestError if it refuses the path.
         """
+        name, call = engine_of(engine.id), invocation
+        shown = call_proof(self._proof_keys.of(name), call.method, call.path, call.query, call.body)
+        headers = [*call.headers, (PROOF_HEADER, shown)]
+        timeout = CALL_SECONDS + _MARGIN_SECONDS
         try:
             answer = await self._sidecar.invoke(
-                app_id(engine_of(engine.id), slot), replace(invocation, timeout_seconds=CALL_SECONDS + _MARGIN_SECONDS)
+                app_id(name, slot), replace(call, headers=headers, timeout_seconds=timeout)
             )
         except Unavailable as error:
             raise EngineUnavailable(f"{engine.id} cannot be called: {error}") from None

@@ -18,12 +18,18 @@ log = structlog.get_logger()
 M = TypeVar("M", bound=BaseModel)
 
 _WORKERS_FRESH_SECONDS = 2.0
+_BEAT_MAX_BYTES = 256 * 1024
+"""Most bytes of a heartbeat, which names at most a window of jobs, 4 * JOBS_AT_ONCE_MAX. It is parsed in the event loop."""
+_LIST_MAX_BYTES = 64 * 1024
+"""Most bytes of the list of workers."""
 
 
-def _parsed(kind: type[M], items: Iterable[StateItem]) -> list[M]:
-    """Parse the items and skip those that cannot be parsed: a broken value must not hide the others."""
+def _parsed(kind: type[M], items: Iterable[StateItem], max_bytes: int) -> list[M]:
+    """Parse the items and skip those that cannot be parsed or are too large: a broken value must not hide the others."""
     found = []
     for item in items:
+        if len(item.value) > max_bytes:
+            continue
         with contextlib.suppress(ValidationError):
             found.append(kind.model_validate_json(item.value))
     return found
@@ -55,8 +61,8 @@ class CardReader:
             return engine.workers_of_all_slots
         store = results_component(engine.id)
         item = await self._sidecar.read(store, WORKERS_KEY)
-        known = _parsed(WorkerList, [item] if item else [])
+        known = _parsed(WorkerList, [item] if item else [], _LIST_MAX_BYTES)
         names = [name for workers in known for name in workers.workers]
         beats = await self._sidecar.read_many(store, [worker_key(name) for name in names])
-        engine.set_workers(_parsed(Heartbeat, beats.values()))
+        engine.set_workers(_parsed(Heartbeat, beats.values(), _BEAT_MAX_BYTES))
         return engine.workers_of_all_slots

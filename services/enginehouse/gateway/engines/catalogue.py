@@ -4,37 +4,21 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
 
-from enginehouse.audit.calls import note_concerned
 from enginehouse.contracts.engine import EngineCard, EngineState, Heartbeat
-from enginehouse.contracts.errors import (
-    EngineDoesNotExist,
-    EnginehouseError,
-    EngineRemoved,
-    Forbidden,
-    InvalidName,
-    Unavailable,
-)
-from enginehouse.contracts.names import (
-    PLATFORM_TENANT,
-    engine_of,
-    engine_of_results_component,
-    engine_of_retired_component,
-    is_trial,
-    resolve_candidates,
-    trial_of,
-)
+from enginehouse.contracts.errors import EnginehouseError, Unavailable
+from enginehouse.contracts.names import engine_of, engine_of_results_component, engine_of_retired_component, trial_of
 from enginehouse.gateway.engines.card_reader import CardReader
 from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.engines.known_engines import KnownEngines
 from enginehouse.gateway.engines.trials import card_of_active, card_of_trial, has_ended, is_on_trial
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.store_budget import StoreBudget
-from enginehouse.gateway.tenants.tenants import Caller
 from enginehouse.sidecar.base import Sidecar
 
 log = structlog.get_logger()
@@ -42,10 +26,14 @@ log = structlog.get_logger()
 _CARDS_AT_ONCE = 16
 _WITHOUT_JOBS = (EngineState.QUARANTINED, EngineState.RETIRED)
 _LONGEST_CARD_PAUSE_SECONDS = 60.0
+_CLOCKS_DIFFER_SECONDS = 60.0
+"""By so much gateways' clocks may differ, so that a look at the engines' new rows finds what each has written."""
+_ALL_STATES_SECONDS = 30.0
+"""After this time all rows are read again: clocks may differ by more."""
 
 
-class Catalogue:
-    """Holds the engines, resolves their names, and keeps their states, cards and workers up to date."""
+class Catalogue(KnownEngines):
+    """Keeps the engines' states, cards and workers up to date."""
 
     def __init__(
         self,
@@ -58,6 +46,7 @@ class Catalogue:
         bundles: Path | None = None,
     ) -> None:
         """Take `bundles` as the folder of engines' bundles: an engine is not removed while its bundle is there."""
+        super().__init__()
         self._sidecar = sidecar
         self._ledger = ledger
         self._budget = budget
@@ -65,7 +54,6 @@ class Catalogue:
         self._window_min = window_min
         self._window_factor = window_factor
         self._bundles = bundles
-        self._engines: dict[str, KnownEngine] = {}
         self._updated_at: dict[str, float] = {}
         """When each engine's row in the ledger was written last, as far as this gateway has noticed."""
         self._news: set[str] = set()
@@ -76,8 +64,16 @@ class Catalogue:
         """Called with the address of a version on trial, before it gets jobs."""
         self.loaded = asyncio.Event()
         """Set when the engines have been compared with the sidecar for the first time."""
+        self._components: frozenset[str] = frozenset()
+        """What the sidecar had loaded when it was last asked."""
         self._reachable: frozenset[str] = frozenset()
-        """Engines whose stores the sidecar had loaded when it was last asked."""
+        """Engines whose stores were among it."""
+        self._retiring: frozenset[str] = frozenset()
+        """Engines that it shows as being removed."""
+        self._newest_row_at = 0.0
+        """When the newest of the engines' rows that this gateway has seen was written."""
+        self._all_states_at = 0.0
+        """When all rows are read again, on the monotonic clock."""
 
     async def restore(self) -> None:
         """Start from the engines that the ledger remembers."""
@@ -87,98 +83,6 @@ class Catalogue:
             engine.set_state(row.state, row.reason, row.probe_at, by_operator=row.by_operator)
             if row.card:
                 engine.set_card(EngineCard.model_validate_json(row.card))
-
-    def __iter__(self) -> Iterator[KnownEngine]:
-        return iter(list(self._engines.values()))  # Entries come while others iterate.
-
-    def get(self, engine_id: str) -> KnownEngine | None:
-        """Return an engine by its full id, even if it is retired."""
-        return self._engines.get(engine_id)
-
-    def behind(self, engine: KnownEngine) -> KnownEngine:
-        """Return the engine of a version on trial; an engine itself otherwise."""
-        return self._engines.get(engine_of(engine.id), engine)
-
-    def ended_trials(self) -> list[tuple[KnownEngine, KnownEngine]]:
-        """Return the trials that have ended, each with its engine, which goes on."""
-        return [
-            (trial, engine)
-            for trial in self
-            if trial.is_trial
-            and trial.state == EngineState.RETIRED
-            and (engine := self.behind(trial)).state != EngineState.RETIRED
-        ]
-
-    def resolve(self, name: str, tenant: str, *, is_admin: bool = False) -> KnownEngine:
-        """Return the engine, or version on trial, that `name` means in a request of `tenant`.
-
-        Raise EngineRemoved, or EngineDoesNotExist if there is none, or if it is another tenant's; Forbidden if only the
-        version on trial is.
-        """
-        if is_trial(name):
-            return self._resolve_trial(engine_of(name), tenant, is_admin)
-        known = self._known(name, tenant)
-        for engine in known:
-            if engine.state != EngineState.RETIRED:
-                note_concerned(engine=engine.id)
-                return engine
-        raise EngineRemoved(f"{known[0].id} was removed")
-
-    def _known(self, name: str, tenant: str) -> list[KnownEngine]:
-        """Return the engines that `name` may mean, its own first, removed ones too. Raise EngineDoesNotExist if none."""
-        try:
-            candidates = resolve_candidates(name, tenant)
-        except InvalidName as error:
-            raise EngineDoesNotExist(f"No engine {name[:60]!r}: {error}") from None
-        allowed = [str(candidate) for candidate in candidates if candidate.tenant in (tenant, PLATFORM_TENANT)]
-        known = [engine for engine_id in allowed if (engine := self._engines.get(engine_id))]
-        if not known:
-            raise EngineDoesNotExist(f"No engine {name[:60]!r} that {tenant} may use")
-        return known
-
-    def _resolve_trial(self, name: str, tenant: str, is_admin: bool) -> KnownEngine:
-        engine = self.resolve_any(name) if is_admin and "--" in name else self.resolve(name, tenant)
-        if not is_admin and engine.tenant != tenant:
-            raise Forbidden(
-                f"{engine.id} is not yours: only its owner or an administrator can use its version on trial"
-            )
-        trial = self._engines.get(trial_of(engine.id))
-        if trial is None or trial.state == EngineState.RETIRED:
-            raise EngineDoesNotExist(f"No version of {engine.id} is on trial; deploy one with --no-promote")
-        note_concerned(engine=trial.id)
-        return trial
-
-    def resolve_for(self, name: str, caller: Caller) -> KnownEngine:
-        """Return the engine that `name` means; for an administrator also another tenant's, by its full id."""
-        if caller.is_admin and "--" in name:
-            return self.resolve_any(name)
-        return self.resolve(name, caller.name, is_admin=caller.is_admin)
-
-    def resolve_past(self, name: str, caller: Caller) -> KnownEngine:
-        """Return the engine that `name` means, or, if there is none any longer, the removed engine or the ended trial."""
-        try:
-            return self.resolve(name, caller.name, is_admin=caller.is_admin)
-        except EngineDoesNotExist:
-            for engine in self._known(engine_of(name), caller.name):
-                past = self._engines.get(trial_of(engine.id)) if is_trial(name) else engine
-                if past:
-                    return past
-            raise
-
-    def resolve_any(self, name: str) -> KnownEngine:
-        """Return an engine of any tenant by its full id, for an administrator; raise EngineDoesNotExist if there is none."""
-        if is_trial(name):
-            return self._resolve_trial(engine_of(name), PLATFORM_TENANT, is_admin=True)
-        engine = self._engines.get(name)
-        if engine is None or engine.state == EngineState.RETIRED:
-            raise EngineDoesNotExist(f"No engine {name[:60]!r}; name it as '<tenant>--<engine>'")
-        note_concerned(engine=engine.id)
-        return engine
-
-    def shown_to(self, name: str, caller: Caller) -> KnownEngine:
-        """Return the engine that `name` means; to an administrator also one that was removed, by its full id."""
-        removed = self._engines.get(name) if caller.is_admin else None
-        return removed or self.resolve_for(name, caller)
 
     def forget_engines_of(self, tenant: str) -> None:
         """Forget the removed engines of a tenant that the sidecar does not show any longer."""
@@ -190,18 +94,6 @@ class Catalogue:
         """Say whether the records of an engine's jobs can be read and written."""
         return engine_of(engine_id) in self._reachable
 
-    def visible_to(self, tenant: str) -> list[KnownEngine]:
-        """Return the engines that a tenant may use, by id."""
-        return sorted(
-            (
-                engine
-                for engine in self
-                if engine.state != EngineState.RETIRED
-                and (engine.tenant == tenant or (engine.is_shared and not engine.is_trial))
-            ),
-            key=lambda engine: engine.id,
-        )
-
     def window(self, engine_id: str) -> int:
         """Return how many jobs of an engine may be handed over and unfinished: enough to keep its workers busy."""
         engine = self._engines.get(engine_id)
@@ -211,18 +103,22 @@ class Catalogue:
             return engine.probes_at_once if engine.is_probing else 0
         return max(self._window_min, self._window_factor * engine.concurrency)
 
+    def workers_of_all_slots(self, engine_id: str) -> Sequence[Heartbeat]:
+        """Return the workers of an engine that were seen last, those of its other version included."""
+        engine = self._engines.get(engine_id)
+        return engine.workers_of_all_slots if engine else ()
+
     async def refresh(self) -> None:
         """Compare the engines with the sidecar's components and read due cards.
 
         Raise Unavailable, and change nothing, if the sidecar does not answer.
         """
-        components = (await self._sidecar.metadata()).components
-        present = {found for name in components if (found := engine_of_results_component(name))}
-        self._reachable = frozenset(present)
-        retired = {found for name in components if (found := engine_of_retired_component(name))}
+        self._take_components((await self._sidecar.metadata()).components)
+        present, retired = self._reachable, self._retiring
         for engine_id in retired:
             await self._retire(engine_id)
-        appeared = [engine_id for engine_id in present - retired if await self._is_new(engine_id)]
+        changed = [engine_id for engine_id in present - retired if not self._is_as_before(engine_id)]
+        appeared = [engine_id for engine_id in changed if await self._is_new(engine_id)]
         for engine in self:
             if engine_of(engine.id) not in present and engine.state != EngineState.RETIRED:
                 await self._note_absent(engine)
@@ -240,6 +136,18 @@ class Catalogue:
         await asyncio.gather(*(read_one(engine_id) for engine_id in dict.fromkeys([*appeared, *due])))
         self.loaded.set()
 
+    def _take_components(self, components: frozenset[str]) -> None:
+        """Take over what the sidecar has loaded."""
+        if components != self._components:
+            self._reachable = frozenset(found for name in components if (found := engine_of_results_component(name)))
+            self._retiring = frozenset(found for name in components if (found := engine_of_retired_component(name)))
+            self._components = components
+
+    def _is_as_before(self, engine_id: str) -> bool:
+        """Say whether an engine that the sidecar shows was there at the last look and is in use."""
+        engine = self._engines.get(engine_id)
+        return engine is not None and not engine.absent_polls and engine.state != EngineState.RETIRED
+
     async def _is_new(self, engine_id: str) -> bool:
         """Note that the sidecar shows an engine; return whether the engine is new or was retired."""
         engine = self._engines.get(engine_id)
@@ -249,7 +157,7 @@ class Catalogue:
         engine.absent_polls = 0
         if engine.state != EngineState.RETIRED:
             return False
-        # A quarantined engine stays quarantined when it is removed and deployed again, until its card says that it changed.
+        # A quarantined engine stays quarantined when it is removed and deployed again.
         state = EngineState.QUARANTINED if engine.reason else EngineState.ACTIVE
         await self.set_state(engine, state, engine.reason, by_operator=engine.by_operator)
         return True
@@ -301,18 +209,28 @@ class Catalogue:
         """Set an engine's state, here and in the ledger for all other gateways."""
         changed = engine.state != state
         engine.set_state(state, reason, probe_at, by_operator=by_operator)
+        engine.writes += 1
         engine.set_at = math.inf  # Until it is written, the ledger says what was before.
         try:
             await self._ledger.set_engine_state(engine.id, state, reason, probe_at, by_operator=by_operator)
+        except BaseException:
+            self._all_states_at = 0  # What the ledger has holds, however old it is.
+            raise
         finally:
-            engine.set_at = time.monotonic()
+            engine.writes -= 1
+            if not engine.writes:
+                engine.set_at = time.monotonic()
         if changed:
             log.info(f"Engine {engine.id} is {state}", action=f"engine_{state}", engine_id=engine.id, reason=reason)
 
     async def sync_states(self) -> None:
         """Take over the states that other gateways decided, and note which engines they have written about."""
         began = time.monotonic()
-        for row in await self._ledger.read(read.engine_states):
+        since = self._newest_row_at - _CLOCKS_DIFFER_SECONDS
+        if began >= self._all_states_at:
+            self._all_states_at, since = began + _ALL_STATES_SECONDS, 0.0
+        for row in await self._ledger.read(read.engine_states, since):
+            self._newest_row_at = max(self._newest_row_at, row.updated_at)
             if row.updated_at != self._updated_at.get(row.id) and row.state != EngineState.RETIRED:
                 self._news.add(engine_of(row.id))
             self._updated_at[row.id] = row.updated_at

@@ -8,6 +8,7 @@ from typing import Any
 from enginehouse.contracts.calls import METHODS, check_call_path
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import RequestError
+from enginehouse.contracts.kept_json import parsed
 from enginehouse.contracts.text import clean_lines
 
 _PATHS_MAX = 100
@@ -50,7 +51,7 @@ def engine_document(engine_id: str, card: EngineCard, *, with_calls: bool) -> di
 def extra_endpoints(card: EngineCard) -> dict[str, dict[str, Any]]:
     """Return the engine's own endpoints that can be called, as its description has them: their operations by path."""
     found: dict[str, dict[str, Any]] = {}
-    for path, operations in _object(_object(card.openapi).get("paths")).items():
+    for path, operations in _object(_openapi(card).get("paths")).items():
         if len(found) < _PATHS_MAX and isinstance(path, str) and _can_be_called(path):
             shown = {
                 method.lower(): _operation(operation)
@@ -145,7 +146,11 @@ def _content(holder: Any) -> dict[str, Any]:
 
 
 def _components(card: EngineCard) -> dict[str, Any]:
-    return _object(_object(_object(card.openapi).get("components")).get("schemas"))
+    return _object(_object(_openapi(card).get("components")).get("schemas"))
+
+
+def _openapi(card: EngineCard) -> dict[str, Any]:
+    return parsed(card.openapi) if card.openapi else {}
 
 
 def _schema(schema: Any, base: str) -> Any:

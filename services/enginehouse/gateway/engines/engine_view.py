@@ -1,15 +1,21 @@
 """Shows an engine to a tenant that may use it."""
 
+import asyncio
+from collections.abc import Sequence
+
 from pydantic import BaseModel, Field
 
 from enginehouse.contracts.engine import EngineCard
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
+from enginehouse.gateway.engines.misbehaviour import Misbehaviour
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.read import QueueCounts
 from enginehouse.gateway.tenants.tenants import Caller
+
+_STORES_AT_ONCE = 16
 
 
 class WorkerCounts(BaseModel):
@@ -47,19 +53,42 @@ class EngineView(EngineSummary):
     """An engine that the caller may use, with its card."""
 
     card: EngineCard | None = None
+    misbehaviour: dict[str, int] = Field(
+        default_factory=dict,
+        description="How often it was seen lately doing what quarantines it in the end. For its owner and administrators.",
+    )
 
 
 class EngineViews:
     """Shows engines: their state, health, queue and card."""
 
-    def __init__(self, catalogue: Catalogue, ledger: Ledger) -> None:
+    def __init__(self, catalogue: Catalogue, ledger: Ledger, misbehaviour: Misbehaviour) -> None:
         self._catalogue = catalogue
         self._ledger = ledger
+        self._misbehaviour = misbehaviour
+
+    async def summaries(self, engines: Sequence[KnownEngine], caller: Caller) -> list[EngineSummary]:
+        """Describe engines to `caller`, without their cards. Their stores are asked side by side."""
+        limit = asyncio.Semaphore(_STORES_AT_ONCE)
+
+        async def health_of(engine: KnownEngine) -> str:
+            async with limit:
+                return await self.health(engine)
+
+        healths = await asyncio.gather(*(health_of(engine) for engine in engines))
+        jobs = await self._ledger.read(read.queue_counts, [engine.id for engine in engines]) if engines else {}
+        return [
+            self._summary(engine, caller, health, jobs[engine.id])
+            for engine, health in zip(engines, healths, strict=True)
+        ]
 
     async def summary(self, engine: KnownEngine, caller: Caller) -> EngineSummary:
         """Describe an engine to `caller`, without its card."""
-        health = await self.health(engine)
-        jobs = await self._ledger.read(read.queue_counts, engine.id)
+        (described,) = await self.summaries([engine], caller)
+        return described
+
+    @staticmethod
+    def _summary(engine: KnownEngine, caller: Caller, health: str, jobs: QueueCounts) -> EngineSummary:
         idle = sum(1 for worker in engine.workers if not worker.in_hand)
         return EngineSummary(
             id=engine.id,
@@ -75,7 +104,9 @@ class EngineViews:
     async def view(self, engine: KnownEngine, caller: Caller) -> EngineView:
         """Describe an engine to `caller`, with its card."""
         summary = await self.summary(engine, caller)
-        return EngineView.model_construct(**dict(summary), card=engine.card)
+        sees = caller.is_admin or caller.name == engine.tenant
+        counts = self._misbehaviour.counts(engine.id) if sees else {}
+        return EngineView.model_construct(**dict(summary), card=engine.card, misbehaviour=counts)
 
     async def health(self, engine: KnownEngine) -> str:
         """Say how an engine's workers are, as `EngineSummary.health` shows it."""

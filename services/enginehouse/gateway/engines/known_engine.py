@@ -41,7 +41,7 @@ class KnownEngine:
     probing_since: float | None = None
     """While it is paused: the moment of its first probe."""
     by_operator: bool = False
-    """Whether an operator decided its state, not the breaker."""
+    """Whether only an operator may end its state: one has decided it, or misbehaviour was counted."""
     breaker: Breaker = field(init=False)
     card: EngineCard | None = None
     schema: InputSchema | None = None
@@ -61,6 +61,8 @@ class KnownEngine:
     """Whether this gateway has written it to the ledger since it started."""
     set_at: float = 0
     """Moment of this gateway's last decision about its state, on the monotonic clock."""
+    writes: int = 0
+    """Decisions about its state that are being written to the ledger."""
 
     def __post_init__(self) -> None:
         self.forget_failures()
@@ -98,6 +100,8 @@ class KnownEngine:
         return self._reasons(self.wait_reason, caller)
 
     def _reasons(self, state_reason: str | None, caller: Caller) -> str | None:
+        if self.state == EngineState.QUARANTINED and state_reason:
+            return state_reason  # What its workers said last is over: they are stopped.
         reasons = [reason for reason in (state_reason, self._workers_problem(caller)) if reason]
         return "\n".join(reasons) or self._delivery_problem
 
@@ -144,8 +148,8 @@ class KnownEngine:
         """Explain to the owner of a job that waits for it why it gets none; None if it gets its jobs."""
         if not self.takes_no_jobs:
             return None
-        who = " by an operator" if self.by_operator else ""
-        return f"{self.id} is {self.state}{who}: {self.reason or 'no reason is known'}"
+        until = " until an operator resumes it" if self.by_operator else ""
+        return f"{self.id} is {self.state}{until}: {self.reason or 'no reason is known'}"
 
     def phase_of(self, begun_at: float | None) -> Phase:
         """Return the phase of an attempt that began at that moment and ends now, for the breaker."""

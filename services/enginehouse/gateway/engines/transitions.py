@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
+from enginehouse.audit.log import AuditLog
 from enginehouse.contracts.engine import Control, EngineState
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.events import ENGINE_STATE_EVENTS
@@ -34,16 +35,23 @@ class Transitions:
         notifier: Notifier,
         tenants: Tenants,
         budget: StoreBudget,
+        audit: AuditLog,
         *,
         wake: Callable[[str], None],
+        on_change: Callable[[], None],
     ) -> None:
-        """Call `wake` with an engine's id when it may have jobs again; the dispatcher then fills its window."""
+        """Call `wake` with an engine's id when it may have jobs again; the dispatcher then fills its window.
+
+        Call `on_change` when a state has changed.
+        """
         self._sidecar = sidecar
         self._catalogue = catalogue
         self._notifier = notifier
         self._tenants = tenants
         self._budget = budget
+        self._audit = audit
         self._wake = wake
+        self._on_change = on_change
         self._written: dict[str, Control | None] = {}
         """Last control message that this gateway wrote for each engine; None if the write failed."""
 
@@ -55,14 +63,23 @@ class Transitions:
         probe_at: float | None = None,
         *,
         by_operator: bool = False,
+        detail: str | None = None,
     ) -> None:
-        """Put an engine into `state`. Notify its owner if the state changes. A removed engine stays removed."""
+        """Put an engine into `state`. Notify its owner if the state changes. A removed engine stays removed.
+
+        `detail` is for the audit log, of a decision that is no call's, which has an entry of its own. The log holds no
+        words of people and engines: a reason may have some.
+        """
         if engine.state == EngineState.RETIRED:
             return
         changed = engine.state != state
         await self._catalogue.set_state(engine, state, reason, probe_at, by_operator=by_operator)
+        self._on_change()
         if state == EngineState.QUARANTINED:
             self._written[engine.id] = None
+        if changed and detail:
+            version = engine.card.version if engine.card else None
+            self._audit.record_act(f"engine {state}", engine.id, version=version, detail=detail)
         if changed:
             await self._notify_owner(engine, state, reason)
         if state == EngineState.QUARANTINED:
@@ -112,9 +129,18 @@ class Transitions:
         """Write into an engine's store whether its runners may begin jobs."""
         await self._write(engine, self._control_of(engine))
 
-    async def resume(self, engine: KnownEngine) -> None:
-        """Give an engine its jobs again. Its runners are told first; raise Unavailable if they cannot be."""
+    async def resume(self, engine: KnownEngine, check: Callable[[], None]) -> None:
+        """Give an engine its jobs again. Its runners are told first; raise Unavailable if they cannot be.
+
+        `check` raises if it must not be. It is asked again at the last moment: an operator may decide while runners are told.
+        """
+        check()
         await self._write(engine, GO_ON)
+        try:
+            check()
+        except EnginehouseError:
+            await self.write_control(engine)
+            raise
         engine.forget_failures()
         await self.move(engine, EngineState.ACTIVE)
 

@@ -13,11 +13,11 @@ from enginehouse.contracts.job import StatusReason
 from enginehouse.contracts.names import GATEWAY_JOBS_COMPONENT, job_topic
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.handover.backlog import Backlog
-from enginehouse.gateway.handover.job_event import empty_event, event_of
+from enginehouse.gateway.handover.grouping import Grouping, divide, room_to_fill
+from enginehouse.gateway.handover.job_event import JobEvents
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow
 from enginehouse.gateway.ledger.windows import FillWindow, Requeue
-from enginehouse.gateway.objects import Objects
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.gather import Gather
 from enginehouse.turns import Turns
@@ -36,10 +36,9 @@ class Dispatcher:
         sidecar: Sidecar,
         ledger: Ledger,
         catalogue: Catalogue,
-        objects: Objects | None,
+        events: JobEvents,
         *,
         weights: Callable[[], Mapping[str, float]],
-        record_margin_seconds: int,
         broker_retry_seconds: float,
     ) -> None:
         """Take `weights` for the weights of the tenants that have another one than 1.
@@ -49,9 +48,8 @@ class Dispatcher:
         self._sidecar = sidecar
         self._ledger = ledger
         self._catalogue = catalogue
-        self._objects = objects
+        self._events = events
         self._weights = weights
-        self._record_margin_seconds = record_margin_seconds
         self._broker_retry_seconds = broker_retry_seconds
         self._publishing: Gather[str, JobRow, None] = Gather(self._publish, at_most=_BATCH_MAX)
         self._filling: set[str] = set()
@@ -61,7 +59,7 @@ class Dispatcher:
         self._background = Background()
         self._turns: defaultdict[str, Turns] = defaultdict(Turns)
         """The tenants' turns at each engine. Each gateway counts its own, so each gives every tenant its turns."""
-        self.backlog = Backlog()
+        self.backlog, self.grouping = Backlog(), Grouping()
 
     def window(self, engine_id: str) -> int:
         """Return the engine's window; 0 while hand-overs to it fail, so that its jobs stay in the ledger."""
@@ -97,8 +95,7 @@ class Dispatcher:
 
         Over Redis 7 and later, daprd's read of a topic goes on until something comes, and what comes is not delivered.
         """
-        event = empty_event(engine_id)
-        await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), event)
+        await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(engine_id), self._events.empty(engine_id))
 
     async def _publish(self, engine_id: str, rows: Sequence[JobRow]) -> list[None]:
         failed = await self._publish_batch(engine_id, rows)
@@ -108,17 +105,12 @@ class Dispatcher:
 
     async def _publish_batch(self, engine_id: str, rows: Sequence[JobRow]) -> Sequence[JobRow]:
         """Publish jobs; return those that the broker did not confirm."""
-        topic, now = job_topic(engine_id), time.time()
+        topic, weights = job_topic(engine_id), self._weights()
+        workers, window = self._catalogue.workers_of_all_slots(engine_id), self._catalogue.window(engine_id)
         try:
-            events = [
-                await event_of(
-                    row,
-                    self._objects,
-                    row.record_ttl_seconds(now, self._record_margin_seconds),
-                    self._weights().get(row.tenant, 1.0),
-                )
-                for row in rows
-            ]
+            orders = [await self._events.order_of(row, weights.get(row.tenant, 1.0)) for row in rows]
+            groups = list(divide(rows, orders, self.grouping.jobs_per_event(engine_id, workers, window)))
+            events = [self._events.of(engine_id, orders[group]) for group in groups]
             if len(events) == 1:
                 await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, topic, events[0])
                 return []
@@ -131,7 +123,7 @@ class Dispatcher:
                 job_ids=[row.id for row in rows],
             )
             return rows
-        return [row for row, ok in zip(rows, landed, strict=True) if not ok]
+        return [row for group, ok in zip(groups, landed, strict=True) if not ok for row in rows[group]]
 
     async def _requeue(self, engine_id: str, failed: Sequence[JobRow]) -> None:
         self._broken_until[engine_id] = time.monotonic() + self._broker_retry_seconds
@@ -173,7 +165,9 @@ class Dispatcher:
 
     async def _next_jobs(self, engine_id: str, window: int) -> list[JobRow]:
         weights, turns = self._weights(), self._turns[engine_id]
-        rows = await self._ledger.fill_window(FillWindow(engine_id, window, time.time(), weights, turns))
+        workers = self._catalogue.workers_of_all_slots(engine_id)
+        at_least = room_to_fill(workers, window, self.grouping.jobs_per_event(engine_id, workers, window))
+        rows = await self._ledger.fill_window(FillWindow(engine_id, window, time.time(), at_least, weights, turns))
         for row in rows:
             turns.take(row.tenant, weights.get(row.tenant, 1.0))
         return rows

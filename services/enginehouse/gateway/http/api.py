@@ -22,6 +22,7 @@ from enginehouse.gateway.http.routes import (
     jobs,
     objects,
     open_inference,
+    quarantines,
     tenants,
 )
 from enginehouse.gateway.tenants.tenants import Caller
@@ -101,6 +102,7 @@ def create_api(gateway: Gateway, running: AbstractAsyncContextManager[None]) -> 
         calls,
         open_inference,
         tenants,
+        quarantines,
         audit,
         health,
         docs_page,

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 
 from enginehouse.contracts.errors import Forbidden, NotFound, RequestError
-from enginehouse.gateway.handover.job_event import event_of
+from enginehouse.gateway.handover.job_event import event_to_show
 from enginehouse.gateway.intake.submission import AcceptedJob
 from enginehouse.gateway.jobs.jobs import Jobs
 from enginehouse.gateway.ledger import read
@@ -72,8 +72,7 @@ class DeadLetters:
         job = await self.ledger.read(read.job, row.job_id) if row.job_id else None
         if job is None:
             return row
-        # The event is shown without signed URLs, since the attempt that used them is over.
-        event = await event_of(job._replace(attempts=max(job.attempts - 1, 0)), None, 0)
+        event = event_to_show(job._replace(attempts=max(job.attempts - 1, 0)))
         return row._replace(event=event.decode())
 
     async def redrive(

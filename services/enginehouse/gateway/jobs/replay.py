@@ -31,9 +31,9 @@ from enginehouse.contracts.replay import ReplayProgress, ReplayReport, ReplayReq
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.handover.backlog import Backlog
-from enginehouse.gateway.handover.job_event import event_of
+from enginehouse.gateway.handover.job_event import JobEvents
 from enginehouse.gateway.jobs.replay_report import Comparison, answer_of
-from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger import newest, read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow, StoredOptions
 from enginehouse.gateway.objects import Objects
@@ -118,6 +118,7 @@ class Replays:
         ledger: Ledger,
         catalogue: Catalogue,
         backlog: Backlog,
+        events: JobEvents,
         objects: Objects | None,
         *,
         margin_seconds: int,
@@ -127,6 +128,7 @@ class Replays:
         self._ledger = ledger
         self._catalogue = catalogue
         self._backlog = backlog
+        self._events = events
         self._objects = objects
         self._margin_seconds = margin_seconds
         self._running: dict[str, Replay] = {}
@@ -150,7 +152,7 @@ class Replays:
             if engine.state == EngineState.QUARANTINED:
                 raise EngineUnavailable(f"Nothing is replayed: {engine.why_jobs_wait(caller)}")
         version = active.card.version if active.card else None
-        job_ids = await self._ledger.read(read.answered_by, active.id, version, time.time(), wanted.last)
+        job_ids = await self._ledger.read(newest.answered_by, active.id, version, time.time(), wanted.last)
         if not job_ids:
             raise NothingToReplay(f"No job that version {version} of {active.id} has answered is kept with its input")
         if active.id in self._running:
@@ -231,8 +233,7 @@ class Replays:
     async def _publish(self, order: _Order) -> None:
         order.published_at = time.time()
         order.row = order.row._replace(hand_overs=order.row.hand_overs + 1)
-        ttl = order.row.record_ttl_seconds(time.time(), self._margin_seconds)
-        event = await event_of(order.row, self._objects, ttl)
+        event = self._events.of(order.row.engine, [await self._events.order_of(order.row)])
         await self._sidecar.publish(GATEWAY_JOBS_COMPONENT, job_topic(order.row.engine), event)
 
     async def _look(self, replay: Replay) -> None:

@@ -26,6 +26,7 @@ class JobView(TypedDict, total=False):
     id: str
     engine: str
     version: str | None
+    image: str | None
     status: str
     status_reason: str | None
     status_detail: str | None
@@ -86,6 +87,7 @@ def job_view(row: JobRow, engine: KnownEngine | None) -> JobView:
     view = _view(row, engine, output=_json(row.output), error=row.error)
     view["input"] = _json(row.input)
     view["input_ref"] = row.input_ref
+    view["image"] = row.image
     return view
 
 

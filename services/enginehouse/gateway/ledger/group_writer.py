@@ -1,5 +1,6 @@
 """Commits writes in groups, so that many callers share one transaction."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,11 @@ class GroupWriter:
 
         `owner` is the tenant that asked for it: if more writes wait than a group takes, tenants take turns.
         """
-        return await self._gather.do(None, _Write(write, item, durable, owner))
+        return await self.put(write, item, durable=durable, owner=owner)
+
+    def put(self, write: Write, item: Any, *, durable: bool = False, owner: str = "") -> "asyncio.Future[Any]":
+        """Do the same for a caller with many items: no task is needed to wait for each."""
+        return self._gather.put(None, _Write(write, item, durable, owner))
 
     async def close(self) -> None:
         """Commit the writes that have arrived."""
@@ -75,17 +80,17 @@ class GroupWriter:
     async def _one_by_one(self, group: Sequence[_Write], error: Exception) -> list[Any]:
         """Commit the writes of a failed group one by one, so that a bad write fails alone."""
         if _is_silent(error) or (len(group) == 1 and not isinstance(error, IntegrityError)):
-            return [as_unavailable(error) for _ in group]
+            return [as_unavailable(error, self._database) for _ in group]
         outcomes: list[Any] = []
         # If another gateway took an idempotency key at the same moment, the second try finds it.
         for item in group:
             try:
                 outcomes += await self._commit([item])
             except Exception as own_error:
-                outcomes.append(as_unavailable(own_error))
+                outcomes.append(as_unavailable(own_error, self._database))
                 if _is_silent(own_error):
                     # The writes before this one are committed, and their callers wait for the end of the group.
-                    return outcomes + [as_unavailable(own_error) for _ in group[len(outcomes) :]]
+                    return outcomes + [as_unavailable(own_error, self._database) for _ in group[len(outcomes) :]]
         return outcomes
 
 

@@ -2,46 +2,36 @@
 
 import asyncio
 import fcntl
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, update
 from sqlalchemy.engine import make_url
 
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.errors import Unavailable, UnsafeSettings
-from enginehouse.gateway.ledger import outbox, read
+from enginehouse.gateway.ledger import counts, deletion, outbox, read
 from enginehouse.gateway.ledger.accept import Inserted, NewJob, insert_jobs
-from enginehouse.gateway.ledger.database import (
-    PATIENT,
-    Database,
-    Patience,
-    SqliteDatabase,
-    migration_engine,
-    open_database,
-)
+from enginehouse.gateway.ledger.database import PATIENT, Database, Patience, open_database
 from enginehouse.gateway.ledger.group_writer import GroupWriter
+from enginehouse.gateway.ledger.migrations import are_applied
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
-from enginehouse.gateway.ledger.rows import Channel, DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
-from enginehouse.gateway.ledger.schema import dead_letters, engines, idempotency_keys, job_events, jobs, notices, upsert
+from enginehouse.gateway.ledger.rows import DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
+from enginehouse.gateway.ledger.schema import dead_letters, engines, job_events, jobs, upsert
 from enginehouse.gateway.ledger.windows import FillWindow, NewAddress, Requeue, address_anew, fill_windows, requeue
 
 T = TypeVar("T")
-_MIGRATION_LOCK = 7_210_001
+_MIGRATE = "enginehouse.gateway.ledger.migrate"
+_URL_VARIABLE = "ENGINEHOUSE_GATEWAY_LEDGER_URL"
 _WINDOW_LOCK_RETRY_SECONDS = 0.005
 """About the time that another gateway's transaction over a window takes."""
 
-
-def _alembic(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+_ADDRESSED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +67,10 @@ class Ledger:
         """Bring the tables up to date and start writing. UnsafeSettings if another gateway holds the SQLite file."""
         if make_url(self._url).get_backend_name() == "sqlite":
             self._claim_file()
-            await asyncio.to_thread(self._migrate_sqlite)
         self.database = open_database(self._url, self._patience)
-        if not isinstance(self.database, SqliteDatabase):
-            await self.database.transact(self._migrate_locked, durable=True)
         self._writer = GroupWriter(self.database)
+        if not await self.database.read(are_applied):
+            await self._migrate()
 
     def _claim_file(self) -> None:
         path = make_url(self._url).database
@@ -102,16 +91,13 @@ class Ledger:
                 f"ENGINEHOUSE_GATEWAY_LEDGER_URL: {path} belongs to a gateway that is running; several gateways need PostgreSQL"
             ) from None
 
-    def _migrate_sqlite(self) -> None:
-        engine = migration_engine(self._url)
-        with engine.begin() as connection:
-            _alembic(connection)
-        engine.dispose()
-
-    @staticmethod
-    def _migrate_locked(connection: Connection) -> None:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-        _alembic(connection)
+    async def _migrate(self) -> None:
+        """Bring the tables up to date, in a process that ends (`migrate.py`). UnsafeSettings if it fails: its log says why."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", _MIGRATE, env={**os.environ, _URL_VARIABLE: self._url}
+        )
+        if await process.wait():
+            raise UnsafeSettings("the ledger's tables cannot be brought up to date; the lines above say why")
 
     async def close(self) -> None:
         """Commit the writes that have arrived, and close the database."""
@@ -150,13 +136,15 @@ class Ledger:
 
     async def address_anew(self, trial: str, engine: str) -> list[str]:
         """Make the unfinished jobs of a version on trial jobs of its engine; return their ids."""
-        job_ids: list[str] = await self._writer.write(address_anew, NewAddress(trial, engine), durable=True)
+        job_ids: list[str] = []
+        item = NewAddress(trial, engine, _ADDRESSED_AT_ONCE)
+        while addressed := await self._writer.write(address_anew, item, durable=True):
+            job_ids += addressed
         return job_ids
 
-    async def mirror(self, item: Mirror) -> Mirrored | None:
+    def mirror(self, item: Mirror) -> "asyncio.Future[Mirrored | None]":
         """Copy a job's record into its row; return None if the ledger does not have the job."""
-        mirrored: Mirrored | None = await self._writer.write(mirror_records, item)
-        return mirrored
+        return self._writer.put(mirror_records, item)
 
     async def request_cancel(self, job_id: str) -> None:
         """Note that a caller wants this job canceled."""
@@ -189,19 +177,28 @@ class Ledger:
 
     async def delete_payloads(self, job_ids: tuple[str, ...]) -> None:
         """Delete inputs and outputs of jobs whose result has expired. The rows stay, so that callers get 410."""
-        await self._writer.write(_delete_payloads, job_ids)
+        await self._writer.write(deletion.delete_payloads, job_ids)
 
-    async def forget(self, before: float) -> None:
-        """Delete jobs whose result expired before that moment, their notices and dead letters, and old keys."""
-        await self._writer.write(_forget, before)
+    async def forget(self, item: deletion.Forget) -> bool:
+        """Delete some rows that are past their time; return whether there may be more."""
+        more: bool = await self._writer.write(deletion.forget, item)
+        return more
 
     async def delete_jobs(self, job_ids: tuple[str, ...]) -> None:
         """Delete jobs with all that is about them."""
-        await self._writer.write(_delete_jobs, job_ids, durable=True)
+        await self._writer.write(deletion.delete_jobs, job_ids, durable=True)
 
     async def delete_tenant(self, tenant: str) -> None:
         """Delete all rows about a tenant that are not jobs or about jobs."""
-        await self._writer.write(_delete_tenants, tenant, durable=True)
+        await self._writer.write(deletion.delete_tenants, tenant, durable=True)
+
+    async def correct_counts(self, engine: str) -> None:
+        """Correct the counts of an engine's jobs that wait or are handed over."""
+        await self._writer.write(counts.correct, engine)
+
+    async def fold_counts(self) -> None:
+        """Drop counts that are zero, and add up those of connections that may have ended."""
+        await self._writer.write(counts.fold, None)
 
     async def add_job_event(self, event: JobEventRow) -> None:
         """Keep an engine's report about a running job."""
@@ -239,45 +236,6 @@ def _add_job_events(connection: Connection, events: list[JobEventRow]) -> list[N
 def _discard(connection: Connection, letter_ids: list[str]) -> list[None]:
     connection.execute(delete(dead_letters).where(dead_letters.c.id.in_(letter_ids)))
     return [None] * len(letter_ids)
-
-
-def _delete_payloads(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
-    for job_ids in groups:
-        connection.execute(delete(job_events).where(job_events.c.job_id.in_(job_ids)))
-        connection.execute(
-            update(jobs).where(jobs.c.id.in_(job_ids)).values(input=None, output=None, output_ref=None, purged=True)
-        )
-    return [None] * len(groups)
-
-
-def _delete_jobs(connection: Connection, groups: list[tuple[str, ...]]) -> list[None]:
-    for job_ids in groups:
-        for table in (job_events, notices, dead_letters):
-            connection.execute(delete(table).where(table.c.job_id.in_(job_ids)))
-        connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
-    return [None] * len(groups)
-
-
-def _delete_tenants(connection: Connection, tenants: list[str]) -> list[None]:
-    for tenant in tenants:
-        for table in (notices, dead_letters, idempotency_keys):
-            connection.execute(delete(table).where(table.c.tenant == tenant))
-        connection.execute(delete(engines).where(engines.c.id.startswith(f"{tenant}--", autoescape=True)))
-    return [None] * len(tenants)
-
-
-def _forget(connection: Connection, moments: list[float]) -> list[None]:
-    for before in moments:
-        gone = select(jobs.c.id).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before)
-        connection.execute(delete(notices).where(notices.c.job_id.in_(gone)))
-        connection.execute(delete(jobs).where(jobs.c.purged.is_(True), jobs.c.result_expires_at <= before))
-        connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= time.time()))
-        # Delivered notices have been deleted before. These could not be delivered, for example for want of a topic.
-        undelivered = (notices.c.channel == Channel.EVENT.value) | (notices.c.job_id == "")
-        connection.execute(delete(notices).where(undelivered, notices.c.created_at <= before))
-        without_job = dead_letters.c.job_id.is_(None) | dead_letters.c.job_id.not_in(select(jobs.c.id))
-        connection.execute(delete(dead_letters).where(dead_letters.c.created_at <= before, without_job))
-    return [None] * len(moments)
 
 
 def _link_retry(connection: Connection, pairs: list[tuple[str, str]]) -> list[None]:

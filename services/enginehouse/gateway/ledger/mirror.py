@@ -55,6 +55,7 @@ def _ended(row: JobRow, record: JobRecord, now: float) -> JobRow:
         status=record.status,
         status_reason=None,
         version=record.version or row.version,
+        image=record.image or row.image,
         attempts=max(record.attempt, row.attempts),
         worker=record.worker or row.worker,
         handed_over_at=None,
@@ -76,6 +77,7 @@ def record_of(row: JobRow) -> JobRecord:
         attempt=row.attempts,
         worker=row.worker,
         version=row.version,
+        image=row.image,
         started_at=moment_of(row.started_at),
         finished_at=moment_of(row.finished_at),
         predict_time=row.predict_time,
@@ -98,6 +100,7 @@ def _unfinished(row: JobRow, record: JobRecord) -> JobRow | None:
         status=record.status,
         status_reason=StatusReason.RETRY_SCHEDULED if retry else None,
         version=record.version or row.version,
+        image=record.image or row.image,
         attempts=record.attempt,
         worker=record.worker,
         available_at=retry_at or row.available_at,
@@ -114,7 +117,7 @@ def _unfinished(row: JobRow, record: JobRecord) -> JobRow | None:
 
 
 _MIRRORED_COLUMNS = (
-    "status status_reason version attempts worker available_at handed_over_at started_at finished_at "
+    "status status_reason version image attempts worker available_at handed_over_at started_at finished_at "
     "predict_time output output_ref error dead_lettered result_expires_at"
 ).split()
 _PARAMETERS = {name: f"new_{name}" for name in _MIRRORED_COLUMNS}
@@ -141,7 +144,9 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
     present = {row.id: JobRow.from_row(row) for row in found}
     handed_over_at = {job_id: row.handed_over_at for job_id, row in present.items()}
     changed: dict[str, JobRow] = {}
-    for item in items:
+    by: dict[str, int] = {}
+    """For each changed job the place of the last record that changed it: it alone says so, so that what follows is done once."""
+    for place, item in enumerate(items):
         # `present` already contains the changes by earlier records of this group.
         row = present.get(item.job_id)
         if row is None or row.status.is_final:
@@ -149,13 +154,18 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
         new = _ended(row, item.record, item.now) if item.record.status.is_final else _unfinished(row, item.record)
         if new:
             present[item.job_id] = changed[item.job_id] = new
+            by[item.job_id] = place
     with_notices = _write(connection, list(changed.values())) if changed else set()
     return [
-        Mirrored(present[item.job_id], item.job_id in changed, item.job_id in with_notices, handed_over_at[item.job_id])
+        _mirrored(present[item.job_id], by.get(item.job_id) == place, with_notices, handed_over_at[item.job_id])
         if item.job_id in present
         else None
-        for item in items
+        for place, item in enumerate(items)
     ]
+
+
+def _mirrored(row: JobRow, changed: bool, with_notices: set[str], handed_over_at: float | None) -> Mirrored:
+    return Mirrored(row, changed, changed and row.id in with_notices, handed_over_at)
 
 
 def _write(connection: Connection, changed: list[JobRow]) -> set[str]:

@@ -1,20 +1,38 @@
 """Reads the ledger: its queries, as functions over a connection."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Select, case, func, null, or_, select, text, tuple_
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    null,
+    select,
+    text,
+    tuple_,
+    union_all,
+)
 
 from enginehouse.contracts.job import Status
+from enginehouse.gateway.ledger import counts
 from enginehouse.gateway.ledger.rows import UNFINISHED, DeadLetterRow, EngineRow, JobEventRow, JobRow, ListedJob
 from enginehouse.gateway.ledger.schema import (
-    BACKLOG,
+    OF_NO_JOB,
     dead_letters,
     engines,
     idempotency_keys,
+    job_counts,
     job_events,
     jobs,
     notices,
+    unfinished_ids,
 )
 
 
@@ -34,8 +52,8 @@ _LISTED = select(*(jobs.c[name] for name in ListedJob._fields))
 _LETTERS_WITHOUT_EVENT = _without(dead_letters.c, "event")
 
 
-def _jobs(connection: Connection, query: "Select[Any]") -> list[JobRow]:
-    return [JobRow.from_row(row) for row in connection.execute(query)]
+def _jobs(connection: Connection, query: "Select[Any]", **parameters: Any) -> list[JobRow]:
+    return [JobRow.from_row(row) for row in connection.execute(query, parameters).all()]
 
 
 def answers(connection: Connection) -> bool:
@@ -71,37 +89,33 @@ class Listing:
     limit: int
 
 
+@functools.cache
+def page(*, by_engine: bool, by_status: bool, deep: bool) -> "Select[Any]":
+    """Return the query for a page with these filters: newest first, after a cursor if `deep`.
+
+    Within one status, the indexes hold a tenant's jobs in order: no more than a page of each status is read. Each form is
+    built once, because building takes longer than a page.
+    """
+    mine = [jobs.c.tenant == bindparam("tenant")]
+    mine += [jobs.c.engine == bindparam("engine")] if by_engine else []
+    mine += [jobs.c.id < bindparam("cursor")] if deep else []
+    wanted: list[Any] = [bindparam("status")] if by_status else [literal_column(f"'{status}'") for status in Status]
+    limit: BindParameter[int] = bindparam("limit")
+    newest = jobs.c.id.desc()
+    of_each = [
+        select(jobs.c.id).where(*mine, jobs.c.status == status).order_by(newest).limit(limit) for status in wanted
+    ]
+    candidates = union_all(*(select(ids.subquery().c.id) for ids in of_each)).subquery()
+    ids = select(candidates.c.id).order_by(candidates.c.id.desc()).limit(limit)
+    return _LISTED.where(jobs.c.id.in_(ids)).order_by(newest)
+
+
 def list_jobs(connection: Connection, listing: Listing) -> list[ListedJob]:
     """Return a page of a tenant's jobs."""
-    query = _LISTED.where(jobs.c.tenant == listing.tenant)
-    if listing.engine:
-        query = query.where(jobs.c.engine == listing.engine)
-    if listing.status:
-        query = query.where(jobs.c.status == listing.status.value)
-    if listing.cursor:
-        query = query.where(jobs.c.id < listing.cursor)
-    found = connection.execute(query.order_by(jobs.c.id.desc()).limit(listing.limit))
-    return [ListedJob._make(row) for row in found]
-
-
-BACKLOGS = (
-    select(jobs.c.engine, jobs.c.tenant, func.count()).where(text(BACKLOG)).group_by(jobs.c.engine, jobs.c.tenant)
-)
-
-
-def backlogs(connection: Connection) -> dict[tuple[str, str], int]:
-    """Count, by engine and tenant, the jobs that wait in the ledger for room in their engine's window."""
-    return {(engine, tenant): number for engine, tenant, number in connection.execute(BACKLOGS)}
-
-
-def in_flight(connection: Connection) -> dict[str, int]:
-    """Count the jobs of each tenant that were accepted and have not ended."""
-    totals: dict[str, int] = {}
-    for condition in (text(BACKLOG), jobs.c.handed_over_at.is_not(None)):
-        counted = connection.execute(select(jobs.c.tenant, func.count()).where(condition).group_by(jobs.c.tenant))
-        for tenant, number in counted:
-            totals[tenant] = totals.get(tenant, 0) + number
-    return totals
+    query = page(
+        by_engine=listing.engine is not None, by_status=listing.status is not None, deep=listing.cursor is not None
+    )
+    return [ListedJob._make(row) for row in connection.execute(query, asdict(listing)).all()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,51 +128,61 @@ class QueueCounts:
     failed: int
 
 
-def queue_counts(connection: Connection, engine: str) -> QueueCounts:
-    """Count the jobs of an engine."""
-    waiting = connection.execute(
-        select(func.count()).where(
-            jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value, jobs.c.handed_over_at.is_(None)
-        )
-    ).scalar_one()
+_THESE: BindParameter[list[str]] = bindparam("engines", expanding=True)
+_IN_WINDOWS = (
+    select(jobs.c.engine, jobs.c.status, func.count())
+    .where(jobs.c.engine.in_(_THESE), jobs.c.handed_over_at.is_not(None))
+    .group_by(jobs.c.engine, jobs.c.status)
+)
+_ENDED = select(engines.c.id, engines.c.succeeded, engines.c.failed).where(engines.c.id.in_(_THESE))
 
-    def number_of(status: Status) -> Any:
-        return func.coalesce(func.sum(case((jobs.c.status == status.value, 1), else_=0)), 0)
 
-    in_window = connection.execute(
-        select(number_of(Status.QUEUED), number_of(Status.RUNNING)).where(
-            jobs.c.engine == engine, jobs.c.handed_over_at.is_not(None)
+def queue_counts(connection: Connection, engine_ids: list[str]) -> dict[str, QueueCounts]:
+    """Count the jobs of each of these engines."""
+    these = {"engines": engine_ids}
+    waiting = counts.waiting(connection, engine_ids)
+    in_windows = {(engine, status): number for engine, status, number in connection.execute(_IN_WINDOWS, these)}
+    ended = {engine: (succeeded, failed) for engine, succeeded, failed in connection.execute(_ENDED, these)}
+    return {
+        engine: QueueCounts(
+            waiting.get(engine, 0) + in_windows.get((engine, Status.QUEUED.value), 0),
+            in_windows.get((engine, Status.RUNNING.value), 0),
+            *ended.get(engine, (0, 0)),
         )
-    ).one()
-    ends = connection.execute(select(engines.c.succeeded, engines.c.failed).where(engines.c.id == engine)).first()
-    succeeded, failed = ends or (0, 0)
-    return QueueCounts(waiting + in_window[0], in_window[1], succeeded, failed)
+        for engine in engine_ids
+    }
 
 
 def past_queue_deadline(connection: Connection, now: float, limit: int, but_of: tuple[str, ...] = ()) -> list[JobRow]:
     """Return queued jobs whose time in the queue is over, without those of the engines `but_of`."""
     query = _WITHOUT_OPTIONS.where(
-        jobs.c.status == Status.QUEUED.value, jobs.c.queue_deadline <= now, jobs.c.engine.not_in(but_of)
+        jobs.c.status == literal_column("'queued'"), jobs.c.queue_deadline <= now, jobs.c.engine.not_in(but_of)
     )
-    return _jobs(connection, query.limit(limit))
+    # The order makes PostgreSQL take the index: it expects many such jobs, and would look for the first in the whole table.
+    return _jobs(connection, query.order_by(jobs.c.queue_deadline).limit(limit))
 
 
-def handed_over(connection: Connection, before: float) -> list[JobRow]:
-    """Return unfinished jobs that were handed over before that moment: at most a window of each engine."""
-    query = _WITHOUT_PAYLOAD.where(jobs.c.handed_over_at.is_not(None), jobs.c.handed_over_at < before)
+def handed_over(connection: Connection, engines: list[str], before: float) -> list[JobRow]:
+    """Return unfinished jobs of these engines that were handed over before that moment: at most a window of each."""
+    query = _WITHOUT_PAYLOAD.where(
+        jobs.c.engine.in_(engines), jobs.c.handed_over_at.is_not(None), jobs.c.handed_over_at < before
+    )
     return _jobs(connection, query.order_by(jobs.c.engine, jobs.c.handed_over_at))
 
 
+UNFINISHED_OF = _WITHOUT_OPTIONS.where(jobs.c.id.in_(unfinished_ids()))
+QUEUED_OF = _WITHOUT_OPTIONS.where(jobs.c.id.in_(unfinished_ids(jobs.c.status == literal_column("'queued'"))))
+
+
 def waiting(connection: Connection, engine: str, limit: int) -> list[JobRow]:
-    """Return queued jobs of an engine, the oldest first."""
-    query = _WITHOUT_OPTIONS.where(jobs.c.engine == engine, jobs.c.status == Status.QUEUED.value)
-    return _jobs(connection, query.order_by(jobs.c.id).limit(limit))
+    """Return queued jobs of an engine: up to `limit` that wait, and as many that are handed over."""
+    return _jobs(connection, QUEUED_OF, engine=engine, limit=limit)
 
 
 def unfinished_of(connection: Connection, engines: list[str], limit: int) -> list[JobRow]:
-    """Return jobs of these engines that have not ended."""
-    query = _WITHOUT_OPTIONS.where(jobs.c.engine.in_(engines), jobs.c.status.in_(UNFINISHED))
-    return _jobs(connection, query.limit(limit))
+    """Return jobs of these engines that have not ended: of each up to `limit` that wait, and as many that are handed over."""
+    with_jobs = sorted(counts.of_engines(connection).keys() & set(engines))
+    return [row for engine in with_jobs for row in _jobs(connection, UNFINISHED_OF, engine=engine, limit=limit)]
 
 
 def unfinished_of_tenant(connection: Connection, tenant: str, limit: int) -> list[JobRow]:
@@ -168,13 +192,15 @@ def unfinished_of_tenant(connection: Connection, tenant: str, limit: int) -> lis
 
 
 def of_tenant(connection: Connection, tenant: str, limit: int) -> list[JobRow]:
-    """Return jobs of a tenant, the oldest first."""
-    return _jobs(connection, _WITHOUT_PAYLOAD.where(jobs.c.tenant == tenant).order_by(jobs.c.id).limit(limit))
+    """Return jobs of a tenant."""
+    return _jobs(connection, _WITHOUT_PAYLOAD.where(jobs.c.tenant == tenant).limit(limit))
 
 
 def rows_of_tenant(connection: Connection, tenant: str) -> int:
     """Return how many rows of all tables are about a tenant, its engines included."""
-    owned = [table.c.tenant == tenant for table in (jobs, idempotency_keys, dead_letters, notices)]
+    owned = [table.c.tenant == tenant for table in (jobs, job_counts, idempotency_keys, dead_letters)]
+    # The other notices go with their jobs.
+    owned.append(and_(text(OF_NO_JOB), notices.c.tenant == tenant))
     owned.append(engines.c.id.startswith(f"{tenant}--", autoescape=True))
     return sum(connection.execute(select(func.count()).where(mine)).scalar_one() for mine in owned)
 
@@ -185,31 +211,10 @@ def last_ended(connection: Connection, limit: int) -> list[tuple[str, str]]:
     return [(row.id, row.engine) for row in connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))]
 
 
-def ended_of(connection: Connection, engine: str, before: str | None, limit: int) -> list[str]:
-    """Return ids of an engine's ended jobs that were accepted before the job `before`, the newest first."""
-    query = select(jobs.c.id).where(jobs.c.engine == engine, jobs.c.finished_at.is_not(None), jobs.c.purged.is_(False))
-    if before:
-        query = query.where(jobs.c.id < before)
-    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).scalars())
-
-
-def answered_by(connection: Connection, engine: str, version: str | None, now: float, limit: int) -> list[str]:
-    """Return ids of jobs that a version of an engine has answered and whose input is kept, those accepted last first."""
-    query = select(jobs.c.id).where(
-        jobs.c.engine == engine,
-        jobs.c.version == version,
-        jobs.c.status.in_([Status.SUCCEEDED.value, Status.FAILED.value, Status.TIMED_OUT.value]),
-        jobs.c.purged.is_(False),
-        jobs.c.result_expires_at > now,
-        or_(jobs.c.input.is_not(None), jobs.c.input_ref.is_not(None)),
-    )
-    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).scalars())
-
-
 def past_result(connection: Connection, now: float, limit: int) -> list[JobRow]:
     """Return ended jobs whose result has expired but is still kept."""
     query = _WITHOUT_OPTIONS.where(jobs.c.purged.is_(False), jobs.c.result_expires_at <= now)
-    return _jobs(connection, query.limit(limit))
+    return _jobs(connection, query.order_by(jobs.c.result_expires_at).limit(limit))
 
 
 def list_dead_letters(
@@ -247,9 +252,9 @@ def known_engines(connection: Connection) -> list[EngineRow]:
     return [EngineRow.from_row(row) for row in connection.execute(select(engines))]
 
 
-_STATES = _without(engines.c, "card")
+_STATES = _without(engines.c, "card").where(engines.c.updated_at > bindparam("since"))
 
 
-def engine_states(connection: Connection) -> list[EngineRow]:
-    """Return the engines without their cards, because this is asked every second."""
-    return [EngineRow.from_row(row) for row in connection.execute(_STATES)]
+def engine_states(connection: Connection, since: float) -> list[EngineRow]:
+    """Return the engines whose row was written after that moment, without their cards: this is asked every second."""
+    return [EngineRow.from_row(row) for row in connection.execute(_STATES, {"since": since})]

@@ -113,6 +113,8 @@ class JobRow(NamedTuple):
     """Whether its input and output have been deleted."""
     losses: int
     """How often it got lost after a hand-over, or its worker vanished."""
+    image: str | None
+    """The image of the engine's container in the last attempt, by its digest."""
 
     @classmethod
     def accepted(
@@ -165,6 +167,7 @@ class JobRow(NamedTuple):
             retried_as=None,
             purged=False,
             losses=0,
+            image=None,
         )
 
     @classmethod

@@ -4,8 +4,11 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
+    ColumnElement,
+    CompoundSelect,
     Connection,
     Double,
     Index,
@@ -14,13 +17,18 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
+    select,
     text,
+    union_all,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 metadata = MetaData()
 
 BACKLOG = "status = 'queued' AND handed_over_at IS NULL"
+OF_NO_JOB = "(channel = 'event' OR job_id = '')"
+"""Notices that do not stay as long as a job."""
 
 jobs = Table(
     "jobs",
@@ -57,7 +65,10 @@ jobs = Table(
     Column("retried_as", String(36)),
     Column("purged", Boolean, nullable=False, server_default=text("false")),
     Column("losses", Integer, nullable=False, server_default="0"),
-    Index("ix_jobs_tenant", "tenant", "id"),
+    Column("image", Text),
+    # The listings: pages of a tenant's jobs, in any or one status, at any or one engine.
+    Index("ix_jobs_status", "tenant", "status", "id"),
+    Index("ix_jobs_engine", "engine", "tenant", "status", "id"),
     # The queue: from it, the dispatcher takes the first jobs of each tenant of an engine.
     Index(
         "ix_jobs_backlog",
@@ -91,6 +102,20 @@ jobs = Table(
     ),
 )
 
+# Numbers of each tenant's jobs that wait for an engine, or are handed over to it. Triggers keep them, in the transaction
+# that changes a job. On PostgreSQL each connection has rows of its own (`shard`), so that none waits for another one's
+# counts; a number is the sum over the shards. SQLite has one connection that writes.
+job_counts = Table(
+    "job_counts",
+    metadata,
+    Column("engine", String(64), primary_key=True),
+    Column("tenant", String(24), primary_key=True),
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("waiting", Integer, nullable=False),
+    Column("handed_over", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
@@ -115,6 +140,7 @@ engines = Table(
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("updated_at", Double, nullable=False),
     Column("by_operator", Boolean, nullable=False, server_default=text("false")),
+    Index("ix_engines_updated", "updated_at"),
 )
 
 dead_letters = Table(
@@ -130,7 +156,14 @@ dead_letters = Table(
     Column("event", Text),
     Column("created_at", Double, nullable=False),
     Column("redriven_as", String(36)),
-    Index("ix_dead_letters_tenant", "tenant", "id"),
+    Index("ix_dead_letters_tenant", "tenant", "created_at", "id"),
+    # Letters of no job end by their age, the others with their job.
+    Index(
+        "ix_dead_letters_old",
+        "created_at",
+        sqlite_where=text("job_id IS NULL"),
+        postgresql_where=text("job_id IS NULL"),
+    ),
 )
 
 # Reports of engines about their running jobs, for callers that follow a job.
@@ -167,9 +200,30 @@ notices = Table(
         postgresql_where=text("state = 'pending'"),
     ),
     Index("ix_notices_job", "job_id"),
+    # Notices that could not be delivered end by their age, those that are kept for callers with their job.
+    Index("ix_notices_old", "created_at", sqlite_where=text(OF_NO_JOB), postgresql_where=text(OF_NO_JOB)),
 )
+
+
+def unfinished_ids(*filters: ColumnElement[bool]) -> CompoundSelect[Any]:
+    """Select ids of jobs of `:engine` that have not ended: up to `:limit` that wait, and as many that are handed over.
+
+    Both have an index. The order makes PostgreSQL stop at the limit, where it would read all of the index into a bitmap.
+    """
+    limit: BindParameter[int] = bindparam("limit")
+    of_engine = jobs.c.engine == bindparam("engine")
+    waiting = select(jobs.c.id).where(of_engine, text(BACKLOG), *filters)
+    handed_over = select(jobs.c.id).where(of_engine, jobs.c.handed_over_at.is_not(None), *filters)
+    return union_all(
+        select(waiting.order_by(jobs.c.tenant, jobs.c.priority.desc(), jobs.c.id).limit(limit).subquery().c.id),
+        select(handed_over.order_by(jobs.c.tenant).limit(limit).subquery().c.id),
+    )
 
 
 def upsert(connection: Connection, table: Any) -> Any:
     """Return the dialect's INSERT that can resolve conflicts."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # Loaded by now: only a gateway over PostgreSQL comes here.
+
+    return postgresql.insert(table)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, select, text, update
 
 from enginehouse.contracts.job import Status, StatusReason
 from enginehouse.gateway.ledger.rows import UNFINISHED, JobRow
-from enginehouse.gateway.ledger.schema import BACKLOG, jobs
+from enginehouse.gateway.ledger.schema import BACKLOG, jobs, unfinished_ids
 from enginehouse.turns import Turn, Turns
 
 _TRY_LOCKS = text("SELECT e FROM unnest(CAST(:engines AS text[])) e WHERE pg_try_advisory_xact_lock(hashtext(e))")
@@ -33,6 +33,8 @@ class FillWindow:
     engine: str
     window: int
     now: float
+    at_least: int = 1
+    """Hand over nothing while there is room for fewer."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """The weights of the tenants that have another one than 1."""
     turns: Turns = field(default_factory=Turns)
@@ -106,7 +108,7 @@ def _fill_window(connection: Connection, item: FillWindow) -> list[JobRow]:
         )
     )
     room = item.window - in_window.total()
-    if room <= 0:
+    if room < item.at_least:
         return []
     candidates = connection.execute(
         _CANDIDATES[connection.dialect.name], {"engine": item.engine, "now": item.now, "room": room}
@@ -126,10 +128,17 @@ def _fill_window(connection: Connection, item: FillWindow) -> list[JobRow]:
 
 @dataclass(frozen=True, slots=True)
 class NewAddress:
-    """A request to make the unfinished jobs of a version on trial jobs of its engine."""
+    """A request to make unfinished jobs of a version on trial jobs of its engine."""
 
     trial: str
     engine: str
+    at_once: int
+    """Most jobs that wait, and most that are handed over."""
+
+
+_READDRESS = (
+    update(jobs).where(jobs.c.id.in_(unfinished_ids())).values(engine=bindparam("new_engine")).returning(jobs.c.id)
+)
 
 
 def address_anew(connection: Connection, items: list[NewAddress]) -> list[list[str]]:
@@ -137,10 +146,7 @@ def address_anew(connection: Connection, items: list[NewAddress]) -> list[list[s
     return [
         list(
             connection.execute(
-                update(jobs)
-                .where(jobs.c.engine == item.trial, jobs.c.status.in_(UNFINISHED))
-                .values(engine=item.engine)
-                .returning(jobs.c.id)
+                _READDRESS, {"engine": item.trial, "limit": item.at_once, "new_engine": item.engine}
             ).scalars()
         )
         for item in items

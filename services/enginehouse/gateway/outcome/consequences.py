@@ -78,6 +78,7 @@ class Consequences:
     async def _changed(self, item: Mirrored) -> None:
         row = item.row
         self._note_begun(item)
+        self._dispatcher.grouping.note_end(row)
         if item.has_notices:
             self._notifier.wake()
         try:

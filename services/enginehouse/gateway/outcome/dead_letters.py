@@ -5,14 +5,16 @@ A runner dead-letters what it cannot read; a sidecar dead-letters the event itse
 
 import hashlib
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pydantic_core
 import structlog
 
-from enginehouse.contracts.errors import EnginehouseError, InvalidName, Malformed
-from enginehouse.contracts.events import DEAD_LETTERED, JOB_REQUESTED, DeadLetter
-from enginehouse.contracts.names import EngineId, engine_of, is_job_id
+from enginehouse.contracts.base import WireModel
+from enginehouse.contracts.errors import EnginehouseError, InvalidName
+from enginehouse.contracts.events import DEAD_LETTERED, JOB_REQUESTED, DeadLetter, dead_letter_is_proven, proven_job
+from enginehouse.contracts.names import EngineId, engine_of
+from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.contracts.text import storable, without_signatures
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -36,17 +38,27 @@ def _cause(row: DeadLetterRow) -> str:
     return row.error.message if row.error else "its engine's sidecar could not deliver it"
 
 
+class _Said(WireModel):
+    """What an event on the topic says of itself. Nothing proves it."""
+
+    id: str
+    type: str
+    engineid: str
+    proof: Any = None
+    data: Any = None
+
+
 class Letter(NamedTuple):
     """A delivery of the topic."""
 
     row: DeadLetterRow
     engine_id: str | None = None
     job_id: str | None = None
-    """The job that it names, of the engine that it names. Nothing proves them yet."""
+    """The job of that engine which it ends; None if it shows no proof that this job was handed over to this engine."""
 
 
-def read_letter(body: bytes) -> Letter:
-    """Read a delivery. A runner's dead letter belongs to the tenant; one that cannot be parsed belongs to operators."""
+def read_letter(body: bytes, keys: ProofKeys) -> Letter:
+    """Read a delivery. It belongs to operators: whoever holds an engine's sidecar could name another tenant's engine."""
     raw = raw_payload(body)
     row = DeadLetterRow(
         id=hashlib.sha256(raw).hexdigest(),
@@ -62,34 +74,34 @@ def read_letter(body: bytes) -> Letter:
     )
     try:
         event = pydantic_core.from_json(raw)
-        engine = EngineId.parse(event["engineid"])
-        if event["type"] == JOB_REQUESTED:
-            return Letter(row, str(engine), storable(str(event["id"])))
-        if event["type"] != DEAD_LETTERED:
-            return Letter(row)
-        letter = DeadLetter.model_validate(event["data"])
-    except (ValueError, KeyError, TypeError, InvalidName, Malformed):
+        said = _Said.model_validate(event)
+        engine, key = str(EngineId.parse(said.engineid)), keys.of(said.engineid)
+        if said.type == JOB_REQUESTED:
+            return Letter(row, engine, proven_job(event, key))
+        letter = DeadLetter.model_validate(said.data)
+    except (ValueError, InvalidName):
+        return Letter(row)
+    if said.type != DEAD_LETTERED or not dead_letter_is_proven(said.proof, key, said.id, letter.job_id):
         return Letter(row)
     row = row._replace(
-        tenant=engine.tenant,
-        engine=str(engine),
+        engine=engine,
         reason=storable(letter.reason)[:40],
         attempts=letter.attempts,
         error=letter.error,
         event=_kept(letter.event),
     )
-    return Letter(row, str(engine), letter.job_id)
+    return Letter(row, engine, letter.job_id)
 
 
-def receiver(ledger: Ledger, records: Records) -> Deliver:
+def receiver(ledger: Ledger, records: Records, keys: ProofKeys) -> Deliver:
     """Make the function that takes the dead-letter topic's deliveries."""
 
     async def ends_its_job(letter: Letter) -> bool:
-        """End the job that a letter names; return False if it names no job of its engine by the ledger.
+        """End the job that a letter proves; return False if it proves no job of its engine by the ledger.
 
         Otherwise the job would be handed over again and again, and come back each time.
         """
-        if letter.job_id is None or not is_job_id(letter.job_id):
+        if letter.job_id is None:
             return False
         job = await ledger.read(read.job, letter.job_id)
         if job is None or engine_of(job.engine) != letter.engine_id:
@@ -106,7 +118,7 @@ def receiver(ledger: Ledger, records: Records) -> Deliver:
         return True
 
     async def deliver(body: bytes) -> bool:
-        letter = read_letter(body)
+        letter = read_letter(body, keys)
         row = letter.row
         try:
             if await ends_its_job(letter):

@@ -1,11 +1,12 @@
 """Takes runners' events from the topic `completions`: hints that records changed, progress, announcements of cards."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import pydantic_core
 import structlog
+from pydantic import ValidationError
 
 from enginehouse.background import Background
 from enginehouse.contracts.cloud_event import read_event
@@ -13,12 +14,17 @@ from enginehouse.contracts.errors import EnginehouseError, Malformed, Unavailabl
 from enginehouse.contracts.events import (
     ENGINE_ANNOUNCED,
     JOB_PROGRESS,
+    RECORD_ALONG_MAX_CHARS,
     WORKER_LEFT,
     Completion,
     ProgressReport,
+    progress_id,
     progress_place,
 )
+from enginehouse.contracts.job import JobRecord
 from enginehouse.contracts.names import engine_of, is_job_id, trial_of
+from enginehouse.contracts.proofs import EngineKey, ProofKeys
+from enginehouse.contracts.text import clean
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobEventRow, start_of
@@ -31,17 +37,44 @@ log = structlog.get_logger()
 _CLOSE_SECONDS = 5.0
 
 
+def _brought_along(event: Completion, key: EngineKey, engine_ids: Mapping[str, str]) -> dict[str, dict[str, JobRecord]]:
+    """Return the final records that an event brings along, by the engines that the ledger names and by job.
+
+    `key` proves that a runner of the event's engine has written them, which says nothing about the jobs of another one.
+    What cannot be taken here is read in the store.
+    """
+    found: dict[str, dict[str, JobRecord]] = {}
+    for job_id, text in event.proven_records(key).items():
+        engine_id = engine_ids.get(job_id)
+        if engine_id is None or engine_of(engine_id) != event.engineid or len(text) > RECORD_ALONG_MAX_CHARS:
+            continue
+        try:
+            record = JobRecord.model_validate_json(text)
+        except ValidationError:
+            continue
+        if record.status.is_final:
+            found.setdefault(engine_id, {})[job_id] = record
+    return found
+
+
 class Hints:
-    """Reads the records to which hints point. A hint itself proves nothing: the record says how the job ended."""
+    """Mirrors the records of the jobs that hints name: those that come along with proof, and otherwise those in the store."""
 
     def __init__(
-        self, ledger: Ledger, catalogue: Catalogue, expected: ExpectedJobs, mirroring: Mirroring, waiters: Waiters
+        self,
+        ledger: Ledger,
+        catalogue: Catalogue,
+        expected: ExpectedJobs,
+        mirroring: Mirroring,
+        waiters: Waiters,
+        proof_keys: ProofKeys,
     ) -> None:
         self._ledger = ledger
         self._catalogue = catalogue
         self._expected = expected
         self._mirroring = mirroring
         self._waiters = waiters
+        self._proof_keys = proof_keys
         self._background = Background()
         self.on_worker_left: Callable[[str], Coroutine[Any, Any, None]]
         """Called with the id of an engine of which a worker takes no more jobs. Set when the gateway is wired."""
@@ -52,6 +85,14 @@ class Hints:
             event = read_event(Completion, body)
         except Malformed as error:
             log.warning(f"A completion cannot be read and is dropped: {error}", action="completion_malformed")
+            return True
+        key = self._proof_keys.of(event.engineid)
+        if not event.is_proven(key):
+            log.warning(
+                "An event that no runner of the engine it names has written is dropped",
+                action="completion_unproven",
+                named=clean(event.engineid[:100]),
+            )
             return True
         if event.type == WORKER_LEFT:
             for address in (event.engineid, trial_of(event.engineid)):
@@ -65,7 +106,8 @@ class Hints:
         try:
             if event.type == JOB_PROGRESS:
                 return not job_ids or await self._keep_progress(body)
-            return await self._mirror(await self._expected.engines_of(job_ids))
+            engine_ids = await self._expected.engines_of(job_ids)
+            return await self._mirror(_brought_along(event, key, engine_ids), engine_ids)
         except EnginehouseError as error:
             log.warning(
                 f"A completion cannot be handled now and will be delivered again: {error}",
@@ -79,9 +121,12 @@ class Hints:
             )
             return False
 
-    async def _mirror(self, engine_ids: dict[str, str]) -> bool:
+    async def _mirror(self, brought: Mapping[str, Mapping[str, JobRecord]], engine_ids: dict[str, str]) -> bool:
+        to_read = {job_id: at for job_id, at in engine_ids.items() if job_id not in brought.get(at, {})}
         try:
-            await self._mirroring.mirror(engine_ids)
+            for engine_id, records in brought.items():
+                await self._mirroring.apply(engine_id, records)
+            await self._mirroring.mirror(to_read)
         except Unavailable as error:
             # Acknowledge it nevertheless: otherwise hints of an engine whose store is away would fill the places at the
             # sidecar and hold up all others. The sweep reads the record of every job that is handed over.
@@ -96,6 +141,8 @@ class Hints:
         try:
             event = read_event(ProgressReport, body)
         except Malformed:
+            return True
+        if event.id != progress_id(event.subject, event.data.sequence):
             return True
         engine_ids = await self._expected.engines_of([event.subject])
         if engine_of(engine_ids.get(event.subject, "")) == event.engineid:

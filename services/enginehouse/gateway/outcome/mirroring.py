@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from enginehouse.contracts.job import JobRecord
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.mirror import Mirror
+from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
 from enginehouse.gateway.outcome.consequences import Consequences
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.gather import Gather
@@ -39,12 +39,16 @@ class Mirroring:
         return [None] * len(job_ids)
 
     async def apply(self, engine_id: str, records: Mapping[str, JobRecord]) -> None:
-        """Mirror records that have just been read or written."""
+        """Mirror records that have just been read or written. If some cannot be, follow the others and raise the first error."""
         now = time.time()
         mirrored = await asyncio.gather(
-            *(self._ledger.mirror(Mirror(job_id, record, now)) for job_id, record in records.items())
+            *(self._ledger.mirror(Mirror(job_id, record, now)) for job_id, record in records.items()),
+            return_exceptions=True,
         )
-        await self._consequences.follow(engine_id, [item for item in mirrored if item is not None])
+        await self._consequences.follow(engine_id, [item for item in mirrored if isinstance(item, Mirrored)])
+        for item in mirrored:
+            if isinstance(item, BaseException):
+                raise item
 
     async def close(self) -> None:
         """Finish mirroring the records that are being read."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -12,13 +12,15 @@ from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.handover.dispatch import Dispatcher
-from enginehouse.gateway.ledger import read
+from enginehouse.gateway.ledger import counts, read
+from enginehouse.gateway.ledger.counts import EngineCount
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow, by_engine
 from enginehouse.gateway.ledger.windows import Requeue
 from enginehouse.gateway.outcome import decisions
 from enginehouse.gateway.outcome.consequences import Consequences
 from enginehouse.gateway.outcome.records import Records
+from enginehouse.in_turn import InTurn
 from enginehouse.sidecar.records import StoredRecord
 
 log = structlog.get_logger()
@@ -36,6 +38,8 @@ _LOSSES_MAX = 20
 """So often a job may get lost. A hand-over that a runner ended by handing the job back is none."""
 _PATIENCE_DOUBLED_MAX = 4
 _LOGGED_MAX = 20
+_WITHOUT_WORKERS_AT_ONCE = 4
+"""Engines without workers whose jobs one sweep looks at: without a worker hardly anything can happen to them."""
 
 
 def is_lost(row: JobRow, workers: Sequence[Heartbeat], last_begun: float, now: float) -> bool:
@@ -95,12 +99,22 @@ class LostJobs:
         self._clock = clock
         self._orphaned: dict[str, dict[str, float]] = {}
         """Running jobs of each engine that no living worker has, and since when every look has shown that."""
+        self._without_workers = InTurn(_WITHOUT_WORKERS_AT_ONCE)
 
     async def recover(self) -> None:
-        """Mirror the records of all handed-over jobs, and hand over the lost ones again."""
+        """Mirror the records of handed-over jobs, and hand over the lost ones again."""
         now = self._clock()
-        engines = by_engine(await self._ledger.read(read.handed_over, now - _YOUNG_SECONDS))
-        await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in engines.items()))
+        looked_at = self._looked_at(await self._ledger.read(counts.of_engines))
+        rows = await self._ledger.read(read.handed_over, looked_at, now - _YOUNG_SECONDS) if looked_at else []
+        await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in by_engine(rows).items()))
+
+    def _looked_at(self, counted: Mapping[str, EngineCount]) -> list[str]:
+        """Return the engines to look at: those that may have workers, and a few of the others, in turn."""
+        engines = [
+            engine for each in counted.values() if each.handed_over and (engine := self._catalogue.get(each.engine))
+        ]
+        without = [engine.id for engine in engines if engine.workers_read_at and not engine.workers]
+        return list({engine.id for engine in engines}.difference(without)) + self._without_workers.pick(without)
 
     async def worker_left(self, engine_id: str) -> None:
         """Hand over again the jobs that a worker, which takes no more, may have left in its sidecar."""
@@ -127,7 +141,7 @@ class LostJobs:
         has just taken is delivered to it a second time, and joins itself there. Of several others one may have taken it
         since its heartbeat, and another could run it as well: such a job is left to the sweep.
         """
-        rows = by_engine(await self._ledger.read(read.handed_over, until)).get(engine.id, [])
+        rows = await self._ledger.read(read.handed_over, [engine.id], until)
         stored, workers = await self._look(engine, rows)
         others = [worker for worker in workers if worker.subscribed]
         left = [

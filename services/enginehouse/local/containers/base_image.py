@@ -9,11 +9,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.file_locks import only_one
 from enginehouse.local.containers.build import Build, build_image
 from enginehouse.local.containers.docker import Docker
 from enginehouse.local.containers.hardening import USER
 from enginehouse.local.daprd import cache_folder
-from enginehouse.local.environments import only_one
 from enginehouse.local.errors import LocalError
 from enginehouse.local.interpreters import find_uv
 from enginehouse.local.steps import Steps

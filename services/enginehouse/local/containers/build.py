@@ -27,6 +27,7 @@ class Build:
     arguments: Mapping[str, str] = field(default_factory=dict)
     dockerfile: str = "Dockerfile"
     """Which of the files says how it is built."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 async def build_image(docker: Docker, build: Build, on_line: Callable[[str], None]) -> None:
@@ -37,7 +38,9 @@ async def build_image(docker: Docker, build: Build, on_line: Callable[[str], Non
         cores = os.cpu_count() or 1
         command = ["docker", "build", "--network=none", "--force-rm", f"--memory={_MEMORY}", f"--memory-swap={_MEMORY}"]
         command += [f"--cpu-period={_PERIOD}", f"--cpu-quota={cores * _PERIOD}", "--ulimit=nofile=8192:8192"]
-        command += ["--tag", build.name, "--label", f"{IMAGE_LABEL}=1", "--file", build.dockerfile]
+        command += ["--tag", build.name, "--file", build.dockerfile]
+        labels = {IMAGE_LABEL: "1", **build.labels}
+        command += [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
         command += [part for name, value in build.arguments.items() for part in ("--build-arg", f"{name}={value}")]
         given = ["sh", "-c", 'context=$1; shift; exec "$@" - <"$context"', "sh", str(packed), *command]
         await within_bounds(docker.show(given, on_line), Path(folder))

@@ -1,6 +1,7 @@
 """Give commands to the Docker Engine of this machine, and name and label what a home has there."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.containers.sweep import sweeping
 from enginehouse.local.errors import LocalError
 from enginehouse.local.guard import Guard
@@ -15,6 +17,8 @@ from enginehouse.local.tools import ToolFailed, run_tool
 
 _FOR_DOCKER = re.compile(r"PATH|HOME|LANG|TMPDIR|DOCKER_\w+|XDG_RUNTIME_DIR|SSH_AUTH_SOCK")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_NO_IMAGE = "No such image"
+"""What the Docker Engine says of an image that it does not have, and of nothing else."""
 _HOME_LABEL = "dev.enginehouse.home"
 _APP_LABEL = "dev.enginehouse.app"
 
@@ -67,25 +71,40 @@ class Docker:
             raise ToolFailed(_COLOUR.sub("", str(error))) from None
 
     async def has_image(self, image: str) -> bool:
-        """Say whether the Docker Engine has an image."""
+        """Say whether the Docker Engine has an image. Raise ToolFailed if it does not say."""
         try:
             await self("image", "inspect", "--format", "{{.Id}}", image)
-        except ToolFailed:
-            return False
+        except ToolFailed as error:
+            if _NO_IMAGE in str(error):
+                return False
+            raise
         return True
 
     async def sweep(self, app: str | None = None) -> None:
         """Remove the containers, networks and volumes of the home, or of one app of it. Raise ToolFailed."""
         await run_tool(sweeping(self.labels(app)), self.guard, environment=docker_environment(), cwd=self.home)
 
-    async def check(self) -> None:
-        """Raise LocalError if no Docker Engine answers."""
+    async def check(self, sandbox: Sandbox | None = None) -> None:
+        """Raise LocalError if no Docker Engine answers, or it knows no such sandbox."""
         remedy = (
             "Install and start Docker (Debian and Ubuntu: apt-get install docker.io), or start without --containers."
         )
         if shutil.which("docker") is None:
             raise LocalError("--containers needs Docker, and there is no docker command.", remedy)
         try:
-            await self("version", "--format", "{{.Server.Version}}")
+            parts = await self("version", "--format", "{{range .Server.Components}}{{.Name}} {{end}}")
+            runtimes = json.loads(await self("info", "--format", "{{json .Runtimes}}"))
         except ToolFailed as error:
             raise LocalError(f"--containers needs Docker, and no Docker Engine answers:\n{error}", remedy) from None
+        if "Podman" in parts:
+            # It takes the option by which the host has no address on an engine's network, and gives it one all the same.
+            raise LocalError(
+                "--containers needs Docker, and Podman answers: engines in it could reach this host.", remedy
+            )
+        if sandbox and sandbox.runtime not in (runtimes or {}):
+            raise LocalError(
+                f"--sandbox {sandbox} needs the runtime {sandbox.runtime}, and this Docker Engine knows only "
+                f"{', '.join(sorted(runtimes or {})) or 'its own'}.",
+                f"Install {sandbox.runtime} and tell the Docker Engine of it, which docs/containers.md explains, "
+                "or start without --sandbox.",
+            )

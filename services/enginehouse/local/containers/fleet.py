@@ -1,9 +1,14 @@
 """The containers of one home: started with it, and all removed with it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from enginehouse.local.containers.docker import Docker
+from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.containers.images import Images
+from enginehouse.local.containers.kept_images import KeptImages
+from enginehouse.local.containers.memory import MemoryWatch
+from enginehouse.local.containers.removal import ContainerRemoval
 from enginehouse.local.containers.slot import SlotContainers
 from enginehouse.local.containers.sweep import sweeping
 from enginehouse.local.errors import LocalError
@@ -18,14 +23,25 @@ class Fleet:
 
     docker: Docker
     images: Images
+    memory: MemoryWatch
+    kept: KeptImages
+    removal: ContainerRemoval
+    sandbox: Sandbox | None = None
+    """What engines run in, beside their containers."""
 
     @classmethod
-    async def start(cls, home: Home, guard: Guard) -> "Fleet":
-        """Remove what a killed stack of the home has left, and make the relays' network. Raise LocalError."""
+    async def start(
+        cls, home: Home, guard: Guard, on_change: Callable[[], None], sandbox: Sandbox | None = None
+    ) -> "Fleet":
+        """Remove what a killed stack of the home has left, and make the relays' network. Raise LocalError.
+
+        `on_change` is called when what could not be removed has changed.
+        """
         docker = Docker(guard, home.path)
-        await docker.check()
+        await docker.check(sandbox)
         guard.run_last(sweeping(docker.labels()))
-        fleet = cls(docker, Images(docker))
+        kept, removal = KeptImages(docker, home.run / "images"), ContainerRemoval(docker, on_change)
+        fleet = cls(docker, Images(docker), MemoryWatch(docker), kept, removal, sandbox)
         try:
             await docker.sweep()
             await docker(
@@ -47,4 +63,4 @@ class Fleet:
 
     def slot(self, app: str) -> SlotContainers:
         """Return the containers of an app."""
-        return SlotContainers(self.docker, app, self.relays)
+        return SlotContainers(self.docker, app, self.removal, self.relays, self.sandbox)

@@ -1,6 +1,7 @@
 """What a container may do and use, as arguments of `docker create`."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 
 from enginehouse.contracts.engine import Resources
@@ -12,10 +13,23 @@ SECCOMP = Path(__file__).with_name("seccomp.json")
 PIDS = 512
 """Most processes and threads of an engine's container."""
 OPEN_FILES = 8_192
+LOG_BYTES = 256 * 2**20
+"""Largest log of a container. What shows its output ends there; it is started again, and the log before is kept."""
 _RELAY = Resources(cpu="1", memory="128Mi")
 _RELAY_PIDS = 16
 _LEAST_MEMORY_BYTES = 6 * 2**20
 """Docker takes no lower limit."""
+
+
+class Sandbox(StrEnum):
+    """What an engine's container runs in, where that is not the kernel of the host alone."""
+
+    GVISOR = "gvisor"
+
+    @property
+    def runtime(self) -> str:
+        """Return the name under which a Docker Engine knows it."""
+        return "runsc"
 
 
 def scratch_bytes(resources: Resources) -> int:
@@ -23,11 +37,13 @@ def scratch_bytes(resources: Resources) -> int:
     return resources.memory_bytes // 2
 
 
-def engine_limits(resources: Resources) -> list[str]:
+def engine_limits(resources: Resources, sandbox: Sandbox | None = None) -> list[str]:
     """Return the arguments that harden an engine's container and bound it as its engine.yaml says."""
+    runtime = [f"--runtime={sandbox.runtime}"] if sandbox else []
     gpu = ["--gpus", str(resources.gpu)] if resources.gpu else []
     return [
         *_hardened(resources, PIDS),
+        *runtime,
         "--tmpfs",
         f"/tmp:rw,noexec,nosuid,nodev,size={scratch_bytes(resources)}",  # noqa: S108 - the container's own
         *gpu,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.program import Program, has_digest
+from enginehouse.file_locks import only_one
 from enginehouse.local.checkout import root
 from enginehouse.local.containers.base_image import SITE, BaseImage, base_image
 from enginehouse.local.containers.build import Build, build_image
@@ -20,7 +21,7 @@ from enginehouse.local.containers.docker import Docker
 from enginehouse.local.containers.dockerfile import images_of
 from enginehouse.local.containers.hardening import USER
 from enginehouse.local.daprd import cache_folder
-from enginehouse.local.environments import EnvironmentFailed, copy_files, environment_key, needs_our_package, only_one
+from enginehouse.local.environments import EnvironmentFailed, copy_files, environment_key, needs_our_package
 from enginehouse.local.errors import LocalError
 from enginehouse.local.interpreters import Interpreter, find_uv, uv_environment
 from enginehouse.local.steps import Steps, tools_lines
@@ -30,6 +31,10 @@ from enginehouse.registry.content import deployed_files, files_hash
 from enginehouse.registry.requirements import UV_CONFIG, environment_files
 
 DOCKERFILE = "Dockerfile"
+PACKAGES_NAME = "enginehouse/packages"
+PACKAGES_LABEL = "dev.enginehouse.packages"
+"""Names, on the image of an engine, the image with its packages."""
+_ENGINE_NAME = "enginehouse/engine"
 _GENERIC = ".enginehouse.Dockerfile"
 """Name of our own Dockerfile among an engine's files, of which none begins with a dot."""
 _PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -58,41 +63,68 @@ ENV UV_OFFLINE=1 PIP_NO_INDEX=1
 
 
 @dataclass(frozen=True, slots=True)
+class EngineImage:
+    """An image that the containers of an engine are made from."""
+
+    name: str
+    """By its digest, as engine.yaml says, or the name that we gave it."""
+    identity: str
+    """`sha256:…`, the Docker Engine's own, which nothing can lead elsewhere: what containers are made from."""
+
+    @property
+    def digest(self) -> str:
+        """Return what tells it from every other image: as engine.yaml says it, or its identity."""
+        return self.name if has_digest(self.name) else self.identity
+
+    @property
+    def is_ours(self) -> bool:
+        """Say whether we built it."""
+        return self.name.startswith(f"{_ENGINE_NAME}:") and not has_digest(self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Images:
     """Makes and finds the images of one Docker Engine."""
 
     docker: Docker
 
-    async def of_engine(self, spec: EngineSpec, source: Path, base: BaseImage, steps: Steps) -> str:
+    async def named_by(self, spec: EngineSpec) -> EngineImage:
+        """Return the image that an engine.yaml names by its digest. Raise LocalError if it cannot be used."""
+        assert spec.image
+        if not await self.docker.has_image(spec.image):
+            raise LocalError(
+                f"The image of {spec.id}, {spec.image}, is not on this machine any longer.",
+                f"Type: docker pull {spec.image}",
+            )
+        return await self._without_volumes(spec, spec.image)
+
+    async def built_from(self, spec: EngineSpec, source: Path, base: BaseImage, steps: Steps) -> EngineImage:
         """Return the image of the version of an engine whose files lie in `source`, built if it is missing.
 
         It begins with `base`, or with that of the Python that its engine.yaml names.
         Raise LocalError or InvalidBundle if there can be none.
         """
-        if spec.image and has_digest(spec.image) and await self.docker.has_image(spec.image):
-            await self._check(spec, spec.image)
-            return spec.image
         files = await asyncio.to_thread(deployed_files, source)
         if spec.program is None and DOCKERFILE not in files:
-            raise LocalError(
-                f"The image of {spec.id}, {spec.image}, is not on this machine, and its folder has no Dockerfile.",
-                f"Type: docker pull {spec.image}. Only whoever runs the machine pulls images: it connects to wherever they are.",
-            )
+            raise _no_image(spec)
         if spec.python:
             base = await base_image(self.docker, spec.python, steps)
         packages = await self._packages(spec, source, base, steps)
-        image = await self._build(spec, files, packages, steps)
-        await self._check(spec, image)
-        return image
+        return await self._without_volumes(spec, await self._build(spec, files, packages, steps))
 
-    async def _check(self, spec: EngineSpec, image: str) -> None:
-        """Raise LocalError if an image brings a place to write to, which would be without bounds."""
-        volumes = json.loads(await self.docker("image", "inspect", "--format", "{{json .Config.Volumes}}", image))
-        if volumes:
+    async def _without_volumes(self, spec: EngineSpec, name: str) -> EngineImage:
+        """Return an image that containers may be made from. Each image of an engine passes here, whoever made it.
+
+        Raise LocalError if it brings a place to write to, which would be without bounds.
+        """
+        found = json.loads(await self.docker("image", "inspect", name))[0]
+        image = EngineImage(name, found["Id"])
+        if volumes := found["Config"]["Volumes"]:
             raise LocalError(
                 f"The image of {spec.id} has volumes: {', '.join(sorted(volumes))}.",
                 "Remove VOLUME from its Dockerfile: an engine may write to /tmp only.",
             )
+        return image
 
     async def _packages(self, spec: EngineSpec, source: Path, base: BaseImage, steps: Steps) -> str:
         """Return the image with the packages that an engine requires, made if it is missing."""
@@ -104,7 +136,7 @@ class Images:
         with_ours = needs_our_package(spec)
         make_key = partial(environment_key, interpreter, program, files, with_ours=with_ours)
         key = hashlib.sha256(f"{await asyncio.to_thread(make_key)} {_PACKAGES}".encode()).hexdigest()[:24]
-        image = f"enginehouse/packages:{key}"
+        image = f"{PACKAGES_NAME}:{key}"
         async with only_one(cache_folder() / "images" / f"{key}.lock"):
             if not await self.docker.has_image(image):
                 await self._build_packages(spec, program, files, base, image, steps)
@@ -172,7 +204,7 @@ class Images:
         is_own = DOCKERFILE in files
         text = files[DOCKERFILE].read_text() if is_own else generic_dockerfile(spec)
         made_from = f"{packages}\0{await asyncio.to_thread(files_hash, files)}\0{text}"
-        image = f"enginehouse/engine:{spec.id}-{hashlib.sha256(made_from.encode()).hexdigest()[:24]}"
+        image = f"{_ENGINE_NAME}:{spec.id}-{hashlib.sha256(made_from.encode()).hexdigest()[:24]}"
         if await self.docker.has_image(image):
             return image
         for other in images_of(text) if is_own else ():
@@ -186,7 +218,8 @@ class Images:
         show = tools_lines(steps, key, f"image of {spec.id}")
         context: dict[str, Path | bytes] = {**files, **({} if is_own else {_GENERIC: text.encode()})}
         try:
-            build = Build(image, context, {"BASE": packages}, DOCKERFILE if is_own else _GENERIC)
+            dockerfile = DOCKERFILE if is_own else _GENERIC
+            build = Build(image, context, {"BASE": packages}, dockerfile, {PACKAGES_LABEL: packages})
             await build_image(self.docker, build, show)
         except ToolFailed as error:
             steps.finish(key, f"image of {spec.id} failed", ok=False)
@@ -217,6 +250,17 @@ def harmless(files: dict[str, Path]) -> dict[str, Path]:
                 f"{', '.join(sorted(_UV_SETTINGS))} can."
             )
     return {name: path for name, path in files.items() if Path(name).name not in _PROJECT_FILES}
+
+
+def _no_image(spec: EngineSpec) -> LocalError:
+    assert spec.image
+    can_be_pulled = "@" in spec.image
+    return LocalError(
+        f"The image of {spec.id}, {spec.image}, is not on this machine, and its folder has no Dockerfile.",
+        f"Type: docker pull {spec.image}. Only whoever runs the machine pulls images: it connects to wherever they are."
+        if can_be_pulled
+        else "Name one that `docker images --no-trunc` shows, or an image of a registry by its digest, and pull that.",
+    )
 
 
 def _requirements(source: Path) -> str | None:

@@ -21,16 +21,24 @@ def sweeping(labels: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Remove everything. Exit with what the Docker Engine says if something is left after a while."""
+    """Remove everything. Exit with what the Docker Engine says if it does not answer, or something is left after a while."""
     filters = [part for label in sys.argv[1:] for part in ("--filter", f"label={label}")]
     give_up_at = time.monotonic() + _SECONDS
     for find, remove in _KINDS:
-        # Again and again: what the Docker Engine is just removing itself cannot be removed, and is still there.
-        while names := _docker(*find, "--quiet", *filters).stdout.split():
+        while names := _listed(*find, "--quiet", *filters):
+            # Again and again: what the Docker Engine is just removing itself cannot be removed, and is still there.
             done = _docker(*remove, *names)
             if done.returncode and time.monotonic() > give_up_at:
                 sys.exit(done.stderr)
             time.sleep(_LOOK_AGAIN_SECONDS if done.returncode else 0)
+
+
+def _listed(*arguments: str) -> list[str]:
+    """Return what a command lists. Exit with its message if it fails: then nobody knows what is left."""
+    done = _docker(*arguments)
+    if done.returncode:
+        sys.exit(done.stderr or f"docker {' '.join(arguments)} ended with {done.returncode}")
+    return done.stdout.split()
 
 
 def _docker(*arguments: str) -> "subprocess.CompletedProcess[str]":

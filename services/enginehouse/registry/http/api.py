@@ -15,7 +15,7 @@ from enginehouse.audit.log import AuditLog
 from enginehouse.background import Background
 from enginehouse.checkers import Checkers
 from enginehouse.registry.http.dependencies import Registry
-from enginehouse.registry.http.routes import engines, health, secrets, tenants
+from enginehouse.registry.http.routes import engines, health, images, secrets, tenants
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.web import docs_page, problems
 from enginehouse.web.audited import audited
@@ -82,6 +82,6 @@ def create_api(settings: RegistrySettings) -> FastAPI:
     api.state.registry = Registry(settings, checkers, asyncio.Semaphore(_UNPACKED_AT_ONCE), deployers)
     api.state.audit = audit
     problems.install(api)
-    for module in (engines, secrets, tenants, health, docs_page):
+    for module in (engines, secrets, images, tenants, health, docs_page):
         api.include_router(module.router)
     return api

@@ -19,6 +19,7 @@ from enginehouse.registry.callers import Operator, operator_of
 from enginehouse.registry.engines import Engines
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.registry.what_runs import WhatRuns
+from enginehouse.supply.decide import Supply
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class Registry:
     def engines(self) -> Engines:
         """The engines of the home."""
         settings, in_containers = self.settings, self.what_runs().in_containers
-        return Engines(settings.engines_dir, settings.tenants_dir, (PLATFORM_TENANT,), in_containers)
+        supply = Supply(settings.supply_dir)
+        return Engines(settings.engines_dir, settings.tenants_dir, (PLATFORM_TENANT,), in_containers, supply)
 
     async def as_deployer(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
         """Call a function that changes an engine: it may wait for others, and fetch files."""

@@ -1,4 +1,8 @@
-"""Chooses the client of an engine by the protocol in its engine.yaml: the one place that knows them all."""
+"""Chooses the client of an engine by the protocol in its engine.yaml: the one place that knows them all.
+
+Clients of ready-made servers bring packages that take more memory than all of a runner's own modules (gRPC alone 12 MB), so
+each is imported only for an engine that needs it.
+"""
 
 from collections.abc import Callable
 
@@ -7,10 +11,6 @@ from enginehouse.contracts.engine import EngineSpec
 from enginehouse.runner.clients.base import EngineClient
 from enginehouse.runner.clients.batch import BatchingEngine
 from enginehouse.runner.clients.http import HttpEngine
-from enginehouse.runner.clients.json_call import JsonEngine
-from enginehouse.runner.clients.open_inference import OpenInferenceEngine
-from enginehouse.runner.clients.open_inference_grpc import OpenInferenceGrpcEngine
-from enginehouse.runner.clients.openai import OpenAIEngine
 from enginehouse.runner.clients.wire import Limits, Wire
 
 
@@ -18,16 +18,9 @@ def engine_client(
     spec: EngineSpec, url: str, checkers: Checkers, limits: Limits, *, count_jobs: Callable[[int], object]
 ) -> EngineClient:
     """Return the client of the replica at `url`. `count_jobs` hears how many jobs share a call. Call inside the event loop."""
-    if (tensors := spec.open_inference) is not None and tensors.transport == "grpc":
-        return OpenInferenceGrpcEngine(url, tensors, checkers, limits)
-    wire = Wire(url, checkers, limits)
-    if tensors is not None:
-        return OpenInferenceEngine(wire, tensors)
-    if spec.openai is not None:
-        return OpenAIEngine(wire, spec.openai)
-    if spec.json_call is not None:
-        return JsonEngine(wire, spec.json_call)
-    client, batch = HttpEngine(wire), spec.batch
+    if ready_made := _ready_made(spec, url, checkers, limits):
+        return ready_made
+    client, batch = HttpEngine(Wire(url, checkers, limits)), spec.batch
     if batch.max_size == 1:
         return client
     return BatchingEngine(
@@ -37,3 +30,24 @@ def engine_client(
         max_delay_seconds=batch.max_delay_ms / 1000,
         count_jobs=count_jobs,
     )
+
+
+def _ready_made(spec: EngineSpec, url: str, checkers: Checkers, limits: Limits) -> EngineClient | None:
+    """Return the client of a server that was not made for Enginehouse; None for an engine with POST /predict."""
+    if (tensors := spec.open_inference) is not None and tensors.transport == "grpc":
+        from enginehouse.runner.clients.open_inference_grpc import OpenInferenceGrpcEngine
+
+        return OpenInferenceGrpcEngine(url, tensors, checkers, limits)
+    if tensors is not None:
+        from enginehouse.runner.clients.open_inference import OpenInferenceEngine
+
+        return OpenInferenceEngine(Wire(url, checkers, limits), tensors)
+    if spec.openai is not None:
+        from enginehouse.runner.clients.openai import OpenAIEngine
+
+        return OpenAIEngine(Wire(url, checkers, limits), spec.openai)
+    if spec.json_call is not None:
+        from enginehouse.runner.clients.json_call import JsonEngine
+
+        return JsonEngine(Wire(url, checkers, limits), spec.json_call)
+    return None

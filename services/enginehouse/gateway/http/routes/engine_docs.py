@@ -46,7 +46,7 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; bo
 """
 
 
-@router.get("/engines/{engine}/openapi.json", responses=problems(404), dependencies=[NoQueryAllowed])
+@router.get("/engines/{engine}/openapi.json", responses=problems(404, 410), dependencies=[NoQueryAllowed])
 async def engine_openapi(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
     """Describe one engine in OpenAPI: how to submit a job to it, with its own schemas, and its extra endpoints."""
     known = gateway.catalogue.resolve_for(engine, caller)

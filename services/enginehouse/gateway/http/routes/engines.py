@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,7 +31,7 @@ class EngineList(BaseModel):
 async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
     """List the engines that the caller may use: its own and the shared ones."""
     engines = gateway.catalogue.visible_to(caller.name)
-    return json_answer(EngineList(engines=[await gateway.engine_views.summary(engine, caller) for engine in engines]))
+    return json_answer(EngineList(engines=await gateway.engine_views.summaries(engines, caller)))
 
 
 @router.get("/engines/{engine}", response_model=EngineView, responses=problems(404, 410), dependencies=[NoQueryAllowed])
@@ -50,7 +50,7 @@ async def _lines(news: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
 @router.post(
     "/engines/{engine}/replay",
     response_model=ReplayReport,
-    responses=problems(403, 404, 415, 429, 503),
+    responses=problems(403, 404, 410, 415, 429, 503),
     openapi_extra=body_schema(ReplayRequest),
     dependencies=[NoQueryAllowed],
 )
@@ -81,21 +81,33 @@ class QuarantineRequest(BaseModel):
     dependencies=[NoQueryAllowed],
 )
 async def quarantine(request: Request, gateway: WiredGateway, caller: AdminCaller, engine: EnginePath) -> Response:
-    """Stop all delivery to an engine until it is resumed, even over restarts. Its jobs stay queued."""
+    """Stop an engine until it is resumed: jobs, processes and sidecar end, and its credentials are taken back. Its jobs stay queued."""
     body = await read_model(request, QuarantineRequest)
     stopped = await gateway.engine_operations.quarantine(engine, body.reason)
     return json_answer(await gateway.engine_views.summary(stopped, caller))
 
 
+class ResumeQuery(BaseModel):
+    """Query of POST /v1/engines/{engine}/resume."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    unless_by_operator: bool = Field(
+        False,
+        description="Refuse to end a quarantine that only an operator may end, as for a tenant, to an administrator too.",
+    )
+
+
 @router.post(
     "/engines/{engine}/resume",
     response_model=EngineSummary,
-    responses=problems(403, 404),
-    dependencies=[NoQueryAllowed],
+    responses=problems(403, 404, 409, 410),
 )
-async def resume(gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath) -> Response:
-    """Give an engine its jobs again, in order. Its owner may, unless an operator quarantined it; an administrator always."""
-    resumed = await gateway.engine_operations.resume(caller, engine)
+async def resume(
+    gateway: WiredGateway, caller: AuthenticatedCaller, engine: EnginePath, query: Annotated[ResumeQuery, Query()]
+) -> Response:
+    """Give a paused or quarantined engine its jobs again, in order. Its owner may, unless an operator quarantined it; an administrator always."""
+    resumed = await gateway.engine_operations.resume(caller, engine, unless_by_operator=query.unless_by_operator)
     return json_answer(await gateway.engine_views.summary(resumed, caller))
 
 

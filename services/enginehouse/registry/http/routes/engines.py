@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from enginehouse.contracts.names import Slot
 from enginehouse.registry.admission import without_effect
 from enginehouse.registry.bundle import InvalidBundle
-from enginehouse.registry.engines import Deployed
+from enginehouse.registry.engines import Deployed, allowed_by
 from enginehouse.registry.http.dependencies import Caller, Registry, WiredRegistry, in_thread, note
 from enginehouse.registry.http.uploads import UPLOAD_TYPES, uploaded_folder
 from enginehouse.registry.views import EngineView, engine_view
@@ -87,7 +87,7 @@ async def deploy_engine(
             raise InvalidBundle(str(error).replace(f"{folder}/", "").replace(str(folder), "the upload")) from None
     if deployed.changed:
         what = f"deploys {deployed.spec.id} {deployed.spec.version} into slot {deployed.slot}"
-        note(caller, what, "engine_deployed", engine_id=deployed.spec.id)
+        note(caller, what + allowed_by(deployed), "engine_deployed", engine_id=deployed.spec.id)
     versions = await in_thread(engine_view, registry.engines.bundle_of(deployed.spec.id), registry.what_runs())
     is_first = versions.active is not None and versions.active.slot == deployed.slot
     return _answer(registry, deployed, 200 if not deployed.changed else 201 if is_first else 202)
@@ -116,7 +116,7 @@ async def promote(registry: WiredRegistry, caller: Caller, engine: EnginePath) -
 async def roll_back(registry: WiredRegistry, caller: Caller, engine: EnginePath) -> Response:
     """Go back to the version before the active one: it comes up beside it, and takes over once it is fit to."""
     brought_back = await registry.as_deployer(registry.engines.roll_back, engine)
-    what = f"goes back to {engine} {brought_back.spec.version}"
+    what = f"goes back to {engine} {brought_back.spec.version}{allowed_by(brought_back)}"
     note(caller, what, "engine_rolled_back", engine_id=engine)
     return _answer(registry, brought_back, 202)
 

@@ -1,0 +1,53 @@
+"""Brings a ledger's tables up to date, in a process of its own.
+
+Alembic takes a tenth of a gateway's memory and is needed once in a release. So the gateway starts
+`python -m enginehouse.gateway.ledger.migrate` where the tables are not up to date, and never loads it itself.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from enginehouse.gateway.ledger.database import Patience, open_database
+
+_LOCK = 7_210_001
+_PATIENT = Patience(command_seconds=3_600.0)
+"""A migration may have to rewrite a large table, or wait for another gateway that does."""
+
+
+def upgrade(url: str) -> None:
+    """Apply the migrations that are missing at `url`. Gateways that start at the same time apply them once."""
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(make_url(url).set(drivername="sqlite"), poolclass=NullPool)
+        with engine.begin() as connection:
+            _apply(connection)
+    else:
+        asyncio.run(_upgrade_postgres(url))
+
+
+async def _upgrade_postgres(url: str) -> None:
+    database = open_database(url, _PATIENT)
+    await database.transact(_apply_locked, durable=True)
+    await database.close()
+
+
+def _apply_locked(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    _apply(connection)
+
+
+def _apply(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+if __name__ == "__main__":
+    upgrade(os.environ["ENGINEHOUSE_GATEWAY_LEDGER_URL"])
