@@ -135,9 +135,10 @@ def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str)
     engine_env = {**os.environ, **run.env, "PORT": str(replica_port)}
     replica = Kept(f"{app}-2.engine", [sys.executable, *run.command[1:]], lambda: engine_env, home.logs, source)
     tokens = Tokens.new()
-    fixed = {
+    runner_env = {
         **os.environ,
         **app_environment(sidecar, tokens),
+        "ENGINEHOUSE_RUNNER_WORKER": f"second-{secrets.token_hex(6)}",
         "ENGINEHOUSE_RUNNER_SPEC": str(bundle / "slots" / "a" / ENGINE_FILE),
         "ENGINEHOUSE_RUNNER_SLOT": "a",
         "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{replica_port}"]),
@@ -145,11 +146,7 @@ def second_worker(stack: StackHandle, engine: str, source: Path, redis_url: str)
         "ENGINEHOUSE_RUNNER_PROOF_KEY": ProofKeys(stack.home.proof_key).of(engine),
     }
 
-    def runner_env() -> Mapping[str, str]:
-        # A new name each time, as `enginehouse up` gives.
-        return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"second-{secrets.token_hex(6)}"}
-
-    runner = Kept(f"{app}-2.runner", [sys.executable, "-m", "enginehouse.runner"], runner_env, home.logs)
+    runner = Kept(f"{app}-2.runner", [sys.executable, "-m", "enginehouse.runner"], lambda: runner_env, home.logs)
     plan = SidecarPlan(
         app_id=app,
         ports=sidecar,

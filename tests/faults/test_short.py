@@ -25,12 +25,18 @@ def _killing(witnessed: Witnessed, part: str) -> Fault:
     return Fault(f"kill {part.removeprefix(_APP + '.')}", lambda: witnessed.stack.kill(part))
 
 
+def _worker_of(witnessed: Witnessed) -> str:
+    environment = Path(f"/proc/{witnessed.stack.pid(f'{_APP}.runner')}/environ").read_text().split("\0")
+    return next(it for it in environment if it.startswith("ENGINEHOUSE_RUNNER_WORKER="))
+
+
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_and_nothing_ends_twice(witnessed: Witnessed) -> None:
     with receiving() as receiver:
         receiver.secret = rotate_webhook_secret(witnessed.stack.home.webhook_secrets, "tests")
         load = Load(witnessed.api(), ["tests--witness"], per_second=5, webhook=receiver.url, seed=_SEED, name="kills")
         campaign = Campaign(load, witnessed.evidence, [witnessed.api()], receiver)
+        worker = _worker_of(witnessed)
         load.start()
         until(lambda: len(load.present()) >= 20, "the load is on")
         try:
@@ -43,6 +49,9 @@ def test_nothing_is_lost_and_nothing_ends_twice(witnessed: Witnessed) -> None:
         found = campaign.judge()
         print(f"seed {_SEED}\n{campaign.table()}")
         assert not found, "\n".join(found)
+        assert _worker_of(witnessed) == worker, (
+            "a runner of another name waits until the heartbeat of the first runs out"
+        )
 
 
 @pytest.mark.timeout(240)

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -90,6 +90,8 @@ class SlotProcesses:
     """What was started, with `workload`."""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the runner and its sidecar are started, stopped or replaced."""
+    _worker: str = ""
+    """The runner's name. It stays when the runner dies and starts again, which then takes its own jobs over at once."""
     _longest_job_seconds: float = 0.0
     workload: Workload | None = None
     """The version that was started."""
@@ -104,7 +106,8 @@ class SlotProcesses:
     _crashes: Crashes = field(default_factory=Crashes)
 
     def __post_init__(self) -> None:
-        """Decide where its replicas run."""
+        """Name its runner, and decide where its replicas run."""
+        self._worker = f"{self.slot}-{secrets.token_hex(6)}"
         if self.context.fleet:
             self._contained = ContainedReplicas(self.context, self.context.fleet.slot(self.app), self.app)
 
@@ -388,11 +391,12 @@ class SlotProcesses:
         exchange = self.context.home.exchange / self.app
         exchange.mkdir(parents=True, exist_ok=True)
         (exchange / PROBLEM_FILE).unlink(missing_ok=True)
-        fixed = {
+        environment = {
             **inherited_environment(),
             **app_environment(sidecar, self._tokens),
             "ENGINEHOUSE_RUNNER_SPEC": str(self.bundle / slot_folder(self.slot) / ENGINE_FILE),
             "ENGINEHOUSE_RUNNER_SLOT": self.slot,
+            "ENGINEHOUSE_RUNNER_WORKER": self._worker,
             "ENGINEHOUSE_RUNNER_DEPLOYMENT": content,
             "ENGINEHOUSE_RUNNER_ENGINE_URLS": json.dumps([f"http://127.0.0.1:{port}" for port in self._engine_ports]),
             "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(delivery),
@@ -400,11 +404,7 @@ class SlotProcesses:
             "ENGINEHOUSE_RUNNER_PROOF_KEY": ProofKeys(self.context.home.proof_key).of(self.engine_id),
         }
 
-        def environment() -> Mapping[str, str]:
-            # A new name for each start, so that the jobs of a runner that died do not look as if it still had them.
-            return {**fixed, "ENGINEHOUSE_RUNNER_WORKER": f"{self.slot}-{secrets.token_hex(6)}"}
-
         url = f"http://127.0.0.1:{delivery}/healthz"
         return self.context.python_spec(
-            f"{self.app}.runner", "runner", "enginehouse.runner", environment, delivery, url
+            f"{self.app}.runner", "runner", "enginehouse.runner", lambda: environment, delivery, url
         )

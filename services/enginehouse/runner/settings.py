@@ -25,7 +25,8 @@ class RunnerSettings(BaseSettings):
     spec: Path = Field(description="The engine's engine.yaml.")
     slot: Slot = Field(description="The slot of the engine, a or b, that this runner serves.")
     worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = Field(
-        description="A name that no other runner of this engine has."
+        description="A name that no other runner of this engine has, and that stays when this one dies and starts again in "
+        "its place (as a pod's name does): it then takes its own jobs over at once."
     )
     engine_urls: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(
         description='JSON list, one URL per engine replica: ["http://127.0.0.1:9001"].'
