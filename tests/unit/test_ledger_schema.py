@@ -1,19 +1,26 @@
 """The migrations make exactly the tables that the code names, on both databases, and can be run again."""
 
 import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
+from tests.support.filled_ledger import fill
 from tests.support.ledger import accepted, opened, row_of, sqlite_url
 
 from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.gateway.ledger import migrations
+from enginehouse.gateway.ledger import migrate, migrations
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.schema import metadata
 
@@ -88,3 +95,56 @@ async def test_a_ledger_of_a_later_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsafeSettings, match="the lines above say why"):
         await ledger.open()
     await ledger.close()
+
+
+def _at_revision(path: Path, revision: str) -> None:
+    """Take an up-to-date SQLite ledger back to an earlier release."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+    engine.dispose()
+
+
+async def test_a_migration_that_fails_halfway_leaves_nothing_behind_and_is_applied_by_the_next_start(
+    tmp_path: Path,
+) -> None:
+    url = sqlite_url(tmp_path)
+    path = tmp_path / "ledger.sqlite"
+    _at_revision(path, "0005")
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE INDEX ix_engines_updated ON engines (state)")  # One of the last that 0006 makes.
+        before = file.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    ledger = Ledger(url)
+    with pytest.raises(UnsafeSettings, match="the lines above say why"):
+        await ledger.open()
+    await ledger.close()
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() == before
+        file.execute("DROP INDEX ix_engines_updated")
+    async with opened(url) as mended:
+        assert await mended.read(_differences) == []
+
+
+def _bytes_written(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
+
+
+def test_a_migration_that_is_killed_is_applied_by_the_next_start(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    path = tmp_path / "ledger.sqlite"
+    asyncio.run(fill(url, 50_000, 5_000))
+    _at_revision(path, "0005")
+    variables = {**os.environ, "ENGINEHOUSE_GATEWAY_LEDGER_URL": url}
+    migrating = subprocess.Popen([sys.executable, "-m", migrate.__name__], env=variables)
+    while _bytes_written(migrating.pid) < 9 * 2**20:  # The first index is there by then.
+        assert migrating.poll() is None, "it ended before it could be killed"
+    migrating.kill()
+    migrating.wait()
+    migrate.upgrade(url)
+    with closing(create_engine(url).connect()) as connection:
+        assert _differences(connection) == []
+        assert connection.execute(text("SELECT sum(waiting) FROM job_counts")).scalar() == 5_000

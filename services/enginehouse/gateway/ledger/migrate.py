@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
@@ -24,7 +24,11 @@ _PATIENT = Patience(command_seconds=3_600.0)
 def upgrade(url: str) -> None:
     """Apply the migrations that are missing at `url`. Gateways that start at the same time apply them once."""
     if make_url(url).get_backend_name() == "sqlite":
-        engine = create_engine(make_url(url).set(drivername="sqlite"), poolclass=NullPool)
+        # The driver begins a transaction by itself, but only before the first row is written: tables and indexes that were
+        # made before would stay when a migration is killed or the disk is full, and keep the next start from going on.
+        own = {"isolation_level": None}
+        engine = create_engine(make_url(url).set(drivername="sqlite"), poolclass=NullPool, connect_args=own)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         with engine.begin() as connection:
             _apply(connection)
     else:
