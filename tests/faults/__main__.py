@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.api import Api
 from tests.faults.broker import broker
 from tests.faults.campaign import Campaign, shuffled
-from tests.faults.catalogue import ENGINES, Deployment, faults_of
+from tests.faults.catalogue import ENGINES, QUICK, Deployment, faults_of
 from tests.faults.evidence import Evidence, make_witness
 from tests.faults.kept import second_gateway, second_worker
 from tests.faults.load import Load
@@ -45,7 +45,8 @@ def deploy(folder: Path, stops: ExitStack, evidence: Evidence) -> Deployment:
     to_engine = enter(proxy_to(port, "127.0.0.2", port))
     stack.until_engine(steady)
     changing = make_witness(folder, "changing", evidence)
-    stack.deploy(changing)
+    for source in (changing, make_witness(folder, QUICK, evidence)):
+        stack.deploy(source)
     return Deployment(
         stack=stack,
         gateway_2=enter(second_gateway(stack, env)),
@@ -70,9 +71,10 @@ def run(folder: Path, stops: ExitStack, seed: int, asked: argparse.Namespace) ->
     urls = [stack.base_url, second.url]
     load = Load(
         Api(urls, stack.keys["tests"]),
-        [*(f"tests--{name}" for name in ENGINES), deployment.new_versions.engine],
+        [*(f"tests--{name}" for name in ENGINES if name != QUICK), deployment.new_versions.engine],
         per_second=8,
         webhook=receiver.url,
+        batches=f"tests--{QUICK}",
         seed=seed,
     )
     readers = [Api([url], stack.keys["tests"]) for url in urls]
@@ -90,7 +92,11 @@ def run(folder: Path, stops: ExitStack, seed: int, asked: argparse.Namespace) ->
     finally:
         campaign.finish()
     found = [*campaign.judge(), *deployment.new_versions.judge(load)]
-    print(f"\nseed {seed}\n{campaign.table()}")
+    events = deployment.redis.events(f"engine.tests--{QUICK}")
+    shared = sum(1 for event in events if isinstance(event.get("data"), dict) and event["data"].get("also"))
+    if not shared:
+        found.append(f"none of {len(events)} events of {QUICK} handed over several jobs: that was not tried")
+    print(f"\nseed {seed}\n{campaign.table()}\n{shared} of {len(events)} events of {QUICK} handed over several jobs")
     print("\n".join(["", "What does not hold:", *found]) if found else "\nEverything holds.")
     return not found
 

@@ -1,5 +1,6 @@
 """The Redis of a campaign: it is killed, paused, restored to older data, filled up, and read behind Dapr's back."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.dapr import PORTS, Started, spawn, wait_until
 from tests.support.disk import SmallDisk, small_disk
@@ -60,6 +62,14 @@ class Broker:
                 file.flush()
                 found = list(_strings(file))
         return found
+
+    def events(self, topic: str) -> list[dict[str, Any]]:
+        """The events that lie in a topic, those left out that are no JSON."""
+        found = []
+        for item in self.command("XRANGE", topic, "-", "+"):
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(item))
+        return [event for event in found if isinstance(event, dict)]
 
     def trouble(self, topic: str, random_: random.Random) -> None:
         """Publish to an engine's topic what a careless publisher or a confused broker might."""

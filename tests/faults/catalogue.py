@@ -17,7 +17,9 @@ from tests.support.postgres import PostgresServer
 from tests.support.stack import StackHandle
 from tests.support.toxics import Proxy
 
-ENGINES = ("witness", "steady")
+QUICK = "quick"
+"""The engine that gets batches: its events hand over several jobs each."""
+ENGINES = ("witness", "steady", QUICK)
 _PARTS = ("engine-0", "runner", "daprd")
 _PAUSED = ("witness engine-0", "steady runner", "witness daprd", "gateway", "gateway-2.daprd", "witness-2 runner")
 _TOGETHER = [
@@ -125,13 +127,18 @@ def _of_stores(deployment: Deployment) -> list[Fault]:
         redis.come_back_older()
 
     random_ = random.Random(1)
+
+    def trouble() -> None:
+        for engine in ("witness", QUICK):
+            redis.trouble(f"engine.tests--{engine}", random_)
+
     return [
         Fault("kill redis", redis.kill),
         Fault("redis comes back older", come_back_older, counts_from_start=False),
         _pause("redis", lambda number: redis.started.process.send_signal(number), 5),
         Fault("kill postgres", crash_postgres),
         _pause("postgres", postgres.signal, 5),
-        Fault("duplicate, stale, strange events", lambda: redis.trouble("engine.tests--witness", random_)),
+        Fault("duplicate, stale, strange events", trouble),
     ]
 
 
