@@ -39,9 +39,10 @@ class Crash:
 
 async def test_a_job_that_is_at_the_engine_when_it_dies_of_anothers_loses_no_attempt(shared: World) -> None:
     Crash(shared)
-    tasks = await wait_in_line(shared, "acme", 1)
-    tasks += await wait_in_line(shared, "umbra", 1)
-    ids = shared.runner.receiver.in_hand
+    ids = [names.new_job_id(), names.new_job_id()]
+    tasks = [
+        begin(shared, job_id, tenant=tenant, data=tenant) for job_id, tenant in zip(ids, ("acme", "umbra"), strict=True)
+    ]
     assert all(await asyncio.gather(*tasks))
     assert [(shared.record(job_id).status, shared.record(job_id).attempt) for job_id in ids] == [("queued", 0)] * 2
     assert all(shared.record(job_id).error is None for job_id in ids)
