@@ -108,3 +108,21 @@ async def test_a_gateway_that_starts_again_writes_no_engine_again(world: Gateway
     await catalogue.read_card(ECHO)
     await catalogue.read_card(MANY[0])
     assert await world.gateway.ledger.read(read.known_engines) == before
+
+
+async def test_engines_are_listed_by_pages_with_one_call_for_each_of_a_page(world: GatewayWorld) -> None:
+    await world.runner.beat()
+    client, found, cursor = world.client(), list[str](), None
+    await world.gateway.catalogue.read_card(ECHO)  # Its worker is known from now on.
+    for engine in world.gateway.catalogue:
+        engine.workers_read_at = 0
+    before = world.dapr.calls.total()
+    while True:
+        page = (await client.get("/v1/engines", params={"limit": 20, **({"cursor": cursor} if cursor else {})})).json()
+        found += [engine["id"] for engine in page["engines"]]
+        assert world.dapr.calls.total() - before == len(found)
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert found == sorted([ECHO, *MANY])
+    assert (await client.get("/v1/engines")).json()["next_cursor"] is None
