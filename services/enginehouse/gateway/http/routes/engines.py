@@ -41,7 +41,9 @@ class EngineQuery(BaseModel):
         description="`next_cursor` of the page before.",
         json_schema_extra={"pattern": f"^{_CURSOR_PATTERN}$"},
     )
-    limit: Annotated[int, Field(ge=1, le=1_000)] = 50
+    limit: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        20, description="Each engine's own store is asked for its workers."
+    )
 
 
 class EnginePage(BaseModel):
