@@ -100,9 +100,10 @@ _ABOUT_JOBS = (
     "INSERT INTO engines (id, state, updated_at, succeeded, failed) "
     "SELECT engine, 'active', max(created_at), count(*), 0 FROM jobs GROUP BY engine",
     "INSERT INTO idempotency_keys (tenant, scope, key, request_hash, job_id, expires_at) "
-    "SELECT tenant, 'http', id, id, id, created_at + 86400 FROM jobs WHERE NOT purged",
+    # A gateway has deleted those past their time.
+    "SELECT tenant, 'http', id, id, id, created_at + {ttl} FROM jobs WHERE NOT purged AND created_at + {ttl} > {now}",
     "INSERT INTO notices (id, job_id, tenant, channel, event, target, body, state, attempts, due_at, created_at) "
-    "SELECT id, id, tenant, 'webhook', 'dev.enginehouse.job.completed.v1', 'https://example.com', '{}', "
+    "SELECT id, id, tenant, 'webhook', 'dev.enginehouse.job.completed.v1', 'https://example.com', '{{}}', "
     "'delivered', 1, created_at, created_at FROM jobs WHERE status = 'failed'",
 )
 
@@ -138,7 +139,8 @@ def _filling(rows: int, queued: int, engines: int, tenants: int, now: float) -> 
         made = _statement(
             dialect, first=1, last=rows, rows=rows, queued=queued, engines=engines, tenants=tenants, now=now
         )
-        statements = [*words["before"], made, *words["after"], *_ABOUT_JOBS, *(definition for _, definition in indexes)]
+        about = [statement.format(now=now, ttl=_RESULT_TTL_SECONDS) for statement in _ABOUT_JOBS]
+        statements = [*words["before"], made, *words["after"], *about, *(definition for _, definition in indexes)]
         for statement in statements:
             connection.exec_driver_sql(statement)
 

@@ -81,6 +81,7 @@ def test_each_round_begins_with_another_system() -> None:
 
 
 def test_every_listing_has_a_name_of_its_own() -> None:
-    queries = listings()
-    assert queries["status queued, one engine"] == {"engine": ENGINES[0], "status": "queued"}
-    assert len({tuple(query.items()) for query in queries.values()}) == len(queries)
+    paths = listings()
+    assert paths["status queued, one engine"] == f"/v1/jobs?limit=50&engine={ENGINES[0]}&status=queued"
+    assert paths["engines"].startswith("/v1/engines")
+    assert len(set(paths.values())) == len(paths)

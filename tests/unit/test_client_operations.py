@@ -65,6 +65,14 @@ def test_what_would_be_done_twice_is_not_sent_again_for_a_lost_answer(connect: C
     assert len(server.requests) == 1
 
 
+def test_all_engines_are_listed_page_by_page(connect: Connect) -> None:
+    pages = [("acme--ocr", "acme--ocr"), ("shared--standard", None)]
+    answers = [{"engines": [{"id": name, "state": "active"}], "next_cursor": cursor} for name, cursor in pages]
+    client, server = connect(*(httpx2.Response(200, json=answer) for answer in answers))
+    assert [engine.id for engine in client.engines()] == ["acme--ocr", "shared--standard"]
+    assert [request.url.query for request in server.requests] == [b"", b"cursor=acme--ocr"]
+
+
 def test_many_engines_are_asked_at_once_and_an_update_is_never_sent_twice(connect: Connect) -> None:
     answer = {"engines": [{"engine": "acme--ocr", "replicas": [{"replica": "h:1", "status": 200, "body": [1]}]}]}
     client, server = connect(

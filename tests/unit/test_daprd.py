@@ -44,6 +44,14 @@ def test_the_one_on_path_comes_first_then_dapr_init_then_our_cache(bare: Path) -
     assert daprd.find() == on_path
 
 
+def test_one_that_has_much_to_compare_does_it_less_often_if_it_can_be_told(bare: Path) -> None:
+    told = _fake(bare / "told" / "daprd", "1.18.2")
+    assert daprd.compared_every(told, 400) is None, "each minute, as always"
+    assert daprd.compared_every(told, 1_000) == 350
+    assert daprd.compared_every(_fake(bare / "later" / "daprd", "1.18.10"), 1_000) == 350
+    assert daprd.compared_every(_fake(bare / "older" / "daprd", "1.18.1"), 1_000) is None
+
+
 def _archive(content: bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as files:

@@ -111,7 +111,8 @@ async def test_ways_that_lead_nowhere(world: GatewayWorld, method: str, path: st
         ("POST", "/v1/uploads", {"x": 1}, "x: there is no such field; there are content_type"),
         ("GET", "/v1/jobs?cursor=abc", None, "query.cursor: it must be the `next_cursor` of the page before"),
         ("GET", "/v1/dead-letters?cursor=abc", None, "query.cursor: it must be the `next_cursor` of the page before"),
-        ("GET", "/v1/engines?x=1", None, "takes no query parameters, and the request has 'x'"),
+        ("GET", "/v1/engines?cursor=A", None, "query.cursor: it must be the `next_cursor` of the page before"),
+        ("GET", "/v1/engines/echo?x=1", None, "takes no query parameters, and the request has 'x'"),
     ],
 )
 async def test_an_unknown_field_is_told_its_nearest_neighbour_and_a_cursor_where_it_comes_from(

@@ -71,6 +71,7 @@ async def test_counts_by_engine(ledger: Ledger) -> None:
     await mirror(ledger, await accepted(ledger, engine="acme--other"), Status.RUNNING)
     await mirror(ledger, await accepted(ledger, engine="acme--ended"), Status.FAILED)
     assert set((await ledger.read(counts.of_engines)).values()) == {(ENGINE, 2, 1), ("acme--other", 0, 1)}
+    assert set(await ledger.read(read.engines_in_hand)) == {ENGINE, "acme--other"}
     assert await ledger.read(counts.waiting, [ENGINE, "acme--nothing"]) == {ENGINE: 2}
 
 

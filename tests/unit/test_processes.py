@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -163,6 +164,17 @@ async def test_processes_start_and_stop_while_their_state_cannot_be_written(tmp_
     assert not _alive(pid)
     assert [line["action"] for line in logs] == ["state_not_written"], "it is said once"
     await stack.supervisor.close()
+
+
+async def test_arguments_that_depend_on_the_moment_are_asked_for_at_each_start(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    starts = count(1)
+    spec = replace(_spec(tmp_path, 'echo "up $0"; sleep 60'), more_arguments=lambda: [str(next(starts))])
+    process, pid = await _start(supervisor, spec)
+    os.kill(pid, signal.SIGKILL)
+    await until_async(lambda: "up 2" in spec.log.read_text(), "it is started again", 10)
+    assert process.status.restarts == 1
 
 
 async def test_a_command_that_does_not_exist_is_told_of(supervisor: Supervisor, tmp_path: Path) -> None:

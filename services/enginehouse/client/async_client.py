@@ -317,7 +317,14 @@ class AsyncClient(AsyncOperations):
         ...     "shared--standard" in [engine.id for engine in await client.engines()]
         True
         """
-        return (await self._get(EnginePage, "/v1/engines")).engines
+        found: list[EngineInfo] = []
+        query: dict[str, str] = {}
+        while True:
+            page = await self._get(EnginePage, "/v1/engines", query)
+            found += page.engines
+            if not page.next_cursor:
+                return found
+            query["cursor"] = page.next_cursor
 
     async def engine(self, name: str) -> EngineInfo:
         """Return one engine with its card: input and output schema, version, limits."""

@@ -110,6 +110,7 @@ class EnginePage(_Answer):
     """Answer of GET /v1/engines."""
 
     engines: list[EngineInfo]
+    next_cursor: str | None = None
 
 
 class JobNews(_Answer):

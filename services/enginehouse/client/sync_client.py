@@ -312,7 +312,14 @@ class Client(Operations):
         ...     "shared--standard" in [engine.id for engine in client.engines()]
         True
         """
-        return self._get(EnginePage, "/v1/engines").engines
+        found: list[EngineInfo] = []
+        query: dict[str, str] = {}
+        while True:
+            page = self._get(EnginePage, "/v1/engines", query)
+            found += page.engines
+            if not page.next_cursor:
+                return found
+            query["cursor"] = page.next_cursor
 
     def engine(self, name: str) -> EngineInfo:
         """Return one engine with its card: input and output schema, version, limits."""

@@ -16,7 +16,8 @@ class Pace:
     clock: Callable[[], float] = time.time
     """Seconds since the epoch, for the sweep and for records' times to live."""
     engines_poll_seconds: float = 1.0
-    """Between two looks at the sidecar's components: a deployed engine is known after at most this time."""
+    """Between two looks at engines: what other gateways decided, announced cards, and the sidecar's components, whose answer
+    is the larger the more there are. They are looked at less often from 300 on (`Catalogue`), with 1,000 engines every 3 s."""
     task_restart_seconds: float = RESTART_SECONDS
     """Before a failed background task is started again."""
     broker_retry_seconds: float = 1.0

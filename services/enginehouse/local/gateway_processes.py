@@ -1,11 +1,12 @@
 """Run the gateway as processes: the API and its daprd."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginehouse.contracts.names import GATEWAY_APP
 from enginehouse.local import checkout
 from enginehouse.local.configurations import sidecar_configuration
+from enginehouse.local.daprd import compared_every
 from enginehouse.local.processes import Supervised
 from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
@@ -61,9 +62,14 @@ class GatewayProcesses:
             app_port=delivery,
             block_shutdown_seconds=_STOP_SECONDS + 5,
         )
-        daprd = context.supervisor.start(
-            context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan, tokens, login.environment())
-        )
+        spec = context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan, tokens, login.environment())
+
+        def compares() -> list[str]:
+            files = sum(1 for _ in context.home.gateway_parts.glob("*.yaml"))
+            seconds = compared_every(context.daprd, files)
+            return [] if seconds is None else ["--hot-reload-reconcile-interval", f"{seconds}s"]
+
+        daprd = context.supervisor.start(replace(spec, more_arguments=compares))
         return cls(context, gateway, daprd, tokens, int(environment["ENGINEHOUSE_GATEWAY_GRPC_PORT"]))
 
     @property

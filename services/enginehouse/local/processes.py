@@ -73,6 +73,8 @@ class ProcessSpec:
     """What the process may have, by names of the module resource without RLIMIT_. More is refused to the process."""
     confinement: Confinement | None = None
     """What the process sees as a user of its own. None: it runs as our user."""
+    more_arguments: Callable[[], Sequence[str]] = tuple
+    """Called before each start, for arguments that depend on the moment."""
     meanings: Mapping[int, str] = field(default_factory=dict)
     """A sentence for each exit status that says more than its number."""
 
@@ -223,7 +225,7 @@ class Supervised:
         spec = self.spec
         _put_aside(spec.log, min(_LONGEST_LOG, spec.limits.get("FSIZE", 2 * _LONGEST_LOG) // 2))
         self._log_start = _size(spec.log)
-        command, environment = spec.command, spec.environment()
+        command, environment = [*spec.command, *spec.more_arguments()], spec.environment()
         if spec.limits or spec.confinement:
             plan = spec.confinement.plan(user) if spec.confinement and user is not None else None
             command, environment = confined(command, environment, spec.limits, plan)

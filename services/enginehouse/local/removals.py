@@ -51,7 +51,7 @@ class GatewayState:
         """Say whether the gateway's sidecar has no component of this name, whose file is gone.
 
         A sidecar may load a component whose file went while it was read, and compares what it has with the files once a
-        minute (daprd 1.18). So it is made to compare them sooner.
+        minute (daprd 1.18), or less often (`compared_every`). So it is made to compare them sooner.
         """
         if component not in (await self.sidecar.metadata()).components:
             self.waits_since.pop(component, None)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -43,8 +43,7 @@ class CardReader:
 
     async def read_cards(self, engine: KnownEngine) -> dict[Slot, EngineCard]:
         """Return the cards of both slots, as far as they can be read, and read the engine's workers."""
-        items = await self._sidecar.read_many(results_component(engine.id), [card_key(slot) for slot in SLOTS])
-        await self.read_workers(engine, force=True)
+        items = await self._read(engine, [card_key(slot) for slot in SLOTS])
         cards: dict[Slot, EngineCard] = {}
         for slot in SLOTS:
             item = items.get(card_key(slot))
@@ -57,12 +56,19 @@ class CardReader:
 
     async def read_workers(self, engine: KnownEngine, *, force: bool = False) -> list[Heartbeat]:
         """Return the workers of all slots whose heartbeat lives; two seconds old at most, or new with `force`."""
-        if not force and time.monotonic() - engine.workers_read_at < _WORKERS_FRESH_SECONDS:
-            return engine.workers_of_all_slots
-        store = results_component(engine.id)
-        item = await self._sidecar.read(store, WORKERS_KEY)
-        known = _parsed(WorkerList, [item] if item else [], _LIST_MAX_BYTES)
-        names = [name for workers in known for name in workers.workers]
-        beats = await self._sidecar.read_many(store, [worker_key(name) for name in names])
-        engine.set_workers(_parsed(Heartbeat, beats.values(), _BEAT_MAX_BYTES))
+        if force or time.monotonic() - engine.workers_read_at >= _WORKERS_FRESH_SECONDS:
+            await self._read(engine)
         return engine.workers_of_all_slots
+
+    async def _read(self, engine: KnownEngine, more: Sequence[str] = ()) -> Mapping[str, StateItem]:
+        """Read an engine's workers, and `more` keys beside them. One call, while no worker is new."""
+        store, known = results_component(engine.id), engine.worker_keys
+        items = await self._sidecar.read_many(store, [*more, WORKERS_KEY, *known])
+        listed = _parsed(WorkerList, [items[WORKERS_KEY]] if WORKERS_KEY in items else [], _LIST_MAX_BYTES)
+        keys = list(dict.fromkeys(worker_key(name) for workers in listed for name in workers.workers))
+        if new := [key for key in keys if key not in known]:
+            items |= await self._sidecar.read_many(store, new)
+        # Only keys that were there: one that no store can read would be read again and again.
+        engine.worker_keys = [key for key in keys if key in items]
+        engine.set_workers(_parsed(Heartbeat, [items[key] for key in engine.worker_keys], _BEAT_MAX_BYTES))
+        return items

@@ -68,14 +68,8 @@ class EngineViews:
         self._misbehaviour = misbehaviour
 
     async def summaries(self, engines: Sequence[KnownEngine], caller: Caller) -> list[EngineSummary]:
-        """Describe engines to `caller`, without their cards. Their stores are asked side by side."""
-        limit = asyncio.Semaphore(_STORES_AT_ONCE)
-
-        async def health_of(engine: KnownEngine) -> str:
-            async with limit:
-                return await self.health(engine)
-
-        healths = await asyncio.gather(*(health_of(engine) for engine in engines))
+        """Describe engines to `caller`, without their cards."""
+        healths = await self.healths(engines)
         jobs = await self._ledger.read(read.queue_counts, [engine.id for engine in engines]) if engines else {}
         return [
             self._summary(engine, caller, health, jobs[engine.id])
@@ -107,6 +101,16 @@ class EngineViews:
         sees = caller.is_admin or caller.name == engine.tenant
         counts = self._misbehaviour.counts(engine.id) if sees else {}
         return EngineView.model_construct(**dict(summary), card=engine.card, misbehaviour=counts)
+
+    async def healths(self, engines: Sequence[KnownEngine]) -> list[str]:
+        """Say the same of several engines. Their stores are asked side by side."""
+        limit = asyncio.Semaphore(_STORES_AT_ONCE)
+
+        async def health_of(engine: KnownEngine) -> str:
+            async with limit:
+                return await self.health(engine)
+
+        return await asyncio.gather(*(health_of(engine) for engine in engines))
 
     async def health(self, engine: KnownEngine) -> str:
         """Say how an engine's workers are, as `EngineSummary.health` shows it."""

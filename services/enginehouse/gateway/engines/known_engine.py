@@ -42,6 +42,12 @@ class KnownEngine:
     """While it is paused: the moment of its first probe."""
     by_operator: bool = False
     """Whether only an operator may end its state: one has decided it, or misbehaviour was counted."""
+    tenant: str = field(init=False)
+    """The tenant that owns the engine."""
+    is_shared: bool = field(init=False)
+    """Whether it works for all tenants."""
+    is_trial: bool = field(init=False)
+    """Whether it is the version on trial of an engine, which has another entry."""
     breaker: Breaker = field(init=False)
     card: EngineCard | None = None
     schema: InputSchema | None = None
@@ -49,6 +55,8 @@ class KnownEngine:
     """Its workers whose heartbeat lived at `workers_read_at`."""
     workers_of_all_slots: list[Heartbeat] = field(default_factory=list)
     """With those of the engine's other version, which may still have jobs in hand that were sent to this one."""
+    worker_keys: list[str] = field(default_factory=list)
+    """State keys of all heartbeats that were there at `workers_read_at`."""
     workers_read_at: float = 0
     seen_on_trial_at: float = field(default_factory=time.monotonic)
     """Of a version on trial: when a worker last said that it is, on the monotonic clock."""
@@ -58,33 +66,20 @@ class KnownEngine:
     """Pause until its card is looked for again; doubles each time."""
     card_due_at: float = 0
     is_saved: bool = False
-    """Whether this gateway has written it to the ledger since it started."""
+    """Whether the ledger has its row, as far as this gateway knows."""
     set_at: float = 0
     """Moment of this gateway's last decision about its state, on the monotonic clock."""
     writes: int = 0
     """Decisions about its state that are being written to the ledger."""
 
     def __post_init__(self) -> None:
+        self.tenant, self.is_trial = tenant_of(self.id), is_trial(self.id)
+        self.is_shared = self.tenant == PLATFORM_TENANT
         self.forget_failures()
 
     def forget_failures(self) -> None:
         """Begin with an empty breaker."""
         self.breaker = Breaker(shared=self.is_shared)
-
-    @property
-    def is_shared(self) -> bool:
-        """Say whether it works for all tenants."""
-        return self.tenant == PLATFORM_TENANT
-
-    @property
-    def tenant(self) -> str:
-        """Return the tenant that owns the engine."""
-        return tenant_of(self.id)
-
-    @property
-    def is_trial(self) -> bool:
-        """Say whether it is the version on trial of an engine, which has another entry."""
-        return is_trial(self.id)
 
     @property
     def is_absent(self) -> bool:

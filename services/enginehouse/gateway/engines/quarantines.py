@@ -45,10 +45,10 @@ class QuarantineList:
 
     def now(self) -> Quarantines:
         """Return the engines that are quarantined now, by id."""
+        quarantined = [engine for engine in self._catalogue if engine.state == EngineState.QUARANTINED]
         found = [
             Quarantine(engine=engine.id, reason=engine.reason or "no reason is known", by_operator=engine.by_operator)
-            for engine in sorted(self._catalogue, key=lambda engine: engine.id)
-            if engine.state == EngineState.QUARANTINED
+            for engine in sorted(quarantined, key=lambda engine: engine.id)
         ]
         return Quarantines(tag=_tag(found), quarantines=found)
 

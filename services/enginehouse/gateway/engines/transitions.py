@@ -106,7 +106,7 @@ class Transitions:
             if engine.state == EngineState.RETIRED:
                 # If an engine of this name is deployed again, it may have a new, empty store.
                 self._written.pop(engine.id, None)
-            elif self._written.get(engine.id, GO_ON) != self._control_of(engine):
+            elif self._written.get(engine.id, GO_ON) is not self._control_of(engine):
                 behind.append(engine)
         await asyncio.gather(*(self._catch_up(engine) for engine in behind))
 

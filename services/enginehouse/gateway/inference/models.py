@@ -1,6 +1,5 @@
 """Shows engines as the models of a server of the Open Inference Protocol."""
 
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from enginehouse.contracts.engine import EngineState
@@ -12,6 +11,7 @@ from enginehouse.gateway.inference.metadata import TensorMetadata, inputs_of, ou
 from enginehouse.gateway.tenants.tenants import Caller
 
 SERVER_NAME = "enginehouse"
+_READY, _TAKES_JOBS = "READY", ("healthy", "asleep")
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 
@@ -53,7 +53,7 @@ class Models:
 
     async def is_ready(self, engine: KnownEngine) -> bool:
         """Say whether an engine takes jobs now, or wakes for them."""
-        return (await self._entry_state(engine))[0]
+        return engine.state == EngineState.ACTIVE and await self._views.health(engine) in _TAKES_JOBS
 
     def metadata(self, name: str, engine: KnownEngine) -> ModelMetadata:
         """Describe an engine under the name that the request gives it."""
@@ -66,21 +66,17 @@ class Models:
             outputs_of(card),
         )
 
-    async def index(self, caller: Caller, *, ready: bool) -> AsyncIterator[IndexEntry]:
-        """Yield the engines that the caller may use; with `ready`, only those that take jobs."""
-        for engine in self._catalogue.visible_to(caller.name):
-            is_ready, reason = await self._entry_state(engine)
-            if is_ready or not ready:
-                version = engine.card.version if engine.card else ""
-                yield IndexEntry(
-                    engine.id,
-                    version,
-                    "READY" if is_ready else "UNAVAILABLE",
-                    "" if is_ready else (engine.reason_for(caller) or reason),
-                )
+    async def index(self, caller: Caller, *, ready: bool) -> list[IndexEntry]:
+        """Return the engines that the caller may use; with `ready`, only those that take jobs."""
+        engines = self._catalogue.visible_to(caller.name)
+        active = [engine for engine in engines if engine.state == EngineState.ACTIVE]
+        healths = dict(zip([engine.id for engine in active], await self._views.healths(active), strict=True))
+        entries = [_entry(engine, healths.get(engine.id, str(engine.state)), caller) for engine in engines]
+        return [entry for entry in entries if entry.state == _READY or not ready]
 
-    async def _entry_state(self, engine: KnownEngine) -> tuple[bool, str]:
-        if engine.state != EngineState.ACTIVE:
-            return False, f"it is {engine.state}"
-        health = await self._views.health(engine)
-        return health in ("healthy", "asleep"), f"it is {health}"
+
+def _entry(engine: KnownEngine, condition: str, caller: Caller) -> IndexEntry:
+    version = engine.card.version if engine.card else ""
+    if condition in _TAKES_JOBS:
+        return IndexEntry(engine.id, version, _READY, "")
+    return IndexEntry(engine.id, version, "UNAVAILABLE", engine.reason_for(caller) or f"it is {condition}")

@@ -154,9 +154,10 @@ class Ledger:
         """Note which new job repeats an ended one."""
         await self._writer.write(_link_retry, (job_id, retried_as))
 
-    async def save_engine(self, engine_id: str, card: str | None) -> None:
-        """Keep an engine and its card, so that the engine stays known while the sidecar is away."""
-        await self._writer.write(_save_engines, SavedCard(engine_id, card))
+    async def save_engine(self, engine_id: str, card: str | None) -> float:
+        """Keep an engine and its card, so that the engine stays known while the sidecar is away; return its `updated_at`."""
+        updated_at: float = await self._writer.write(_save_engines, SavedCard(engine_id, card))
+        return updated_at
 
     async def set_engine_state(
         self,
@@ -166,10 +167,11 @@ class Ledger:
         probe_at: float | None,
         *,
         by_operator: bool = False,
-    ) -> None:
-        """Set an engine's state for all gateways. It outlives restarts."""
+    ) -> float:
+        """Set an engine's state for all gateways; return its `updated_at`. It outlives restarts."""
         decision = EngineDecision(engine_id, state, reason, probe_at, by_operator)
-        await self._writer.write(_set_engine_state, decision, durable=True)
+        updated_at: float = await self._writer.write(_set_engine_state, decision, durable=True)
+        return updated_at
 
     async def discard_dead_letter(self, letter_id: str) -> None:
         """Delete a dead letter; its job keeps its state."""
@@ -244,17 +246,19 @@ def _link_retry(connection: Connection, pairs: list[tuple[str, str]]) -> list[No
     return [None] * len(pairs)
 
 
-def _save_engines(connection: Connection, items: list[SavedCard]) -> list[None]:
+def _save_engines(connection: Connection, items: list[SavedCard]) -> list[float]:
+    updated_at = time.time()
     for item in items:
-        values = {"card": item.card, "updated_at": time.time()}
+        values = {"card": item.card, "updated_at": updated_at}
         statement = upsert(connection, engines).values(
             {"id": item.engine_id, "state": EngineState.ACTIVE.value, **values}
         )
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
-    return [None] * len(items)
+    return [updated_at] * len(items)
 
 
-def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> list[None]:
+def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> list[float]:
+    updated_at = time.time()
     for item in items:
         # An engine whose card could not be read yet has no row.
         values = {
@@ -262,11 +266,11 @@ def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> li
             "reason": item.reason,
             "probe_at": item.probe_at,
             "by_operator": item.by_operator,
-            "updated_at": time.time(),
+            "updated_at": updated_at,
         }
         statement = upsert(connection, engines).values({"id": item.engine_id, **values})
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
-    return [None] * len(items)
+    return [updated_at] * len(items)
 
 
 def _keep_dead_letter(connection: Connection, letters: list[DeadLetterRow]) -> list[None]:

@@ -162,6 +162,23 @@ def past_queue_deadline(connection: Connection, now: float, limit: int, but_of: 
     return _jobs(connection, query.order_by(jobs.c.queue_deadline).limit(limit))
 
 
+# From one engine to the next, so that engines whose jobs only wait cost nothing.
+_FIRST_IN_HAND = "SELECT min(engine) FROM jobs WHERE handed_over_at IS NOT NULL"
+_ENGINES_IN_HAND = text(f"""
+    WITH RECURSIVE in_hand(engine) AS (
+        {_FIRST_IN_HAND}
+        UNION ALL
+        SELECT ({_FIRST_IN_HAND} AND engine > in_hand.engine) FROM in_hand WHERE in_hand.engine IS NOT NULL
+    )
+    SELECT engine FROM in_hand WHERE engine IS NOT NULL
+""")  # noqa: S608 - no part of it is a value
+
+
+def engines_in_hand(connection: Connection) -> list[str]:
+    """Return the engines that have jobs handed over to them, which have not ended."""
+    return list(connection.execute(_ENGINES_IN_HAND).scalars())
+
+
 def handed_over(connection: Connection, engines: list[str], before: float) -> list[JobRow]:
     """Return unfinished jobs of these engines that were handed over before that moment: at most a window of each."""
     query = _WITHOUT_PAYLOAD.where(

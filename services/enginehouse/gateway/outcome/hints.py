@@ -99,8 +99,7 @@ class Hints:
                 self._background.start(self.on_worker_left(address))
             return True
         if event.type == ENGINE_ANNOUNCED:
-            if self._catalogue.get(event.engineid) is not None:
-                self._background.start(self._catalogue.read_card(event.engineid))
+            self._background.start(self._catalogue.announced(event.engineid))
             return True
         job_ids = [job_id for job_id in (event.subject, *event.data.also) if is_job_id(job_id)]
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -12,8 +12,7 @@ from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.handover.dispatch import Dispatcher
-from enginehouse.gateway.ledger import counts, read
-from enginehouse.gateway.ledger.counts import EngineCount
+from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.rows import JobRow, by_engine
 from enginehouse.gateway.ledger.windows import Requeue
@@ -104,15 +103,13 @@ class LostJobs:
     async def recover(self) -> None:
         """Mirror the records of handed-over jobs, and hand over the lost ones again."""
         now = self._clock()
-        looked_at = self._looked_at(await self._ledger.read(counts.of_engines))
+        looked_at = self._looked_at(await self._ledger.read(read.engines_in_hand))
         rows = await self._ledger.read(read.handed_over, looked_at, now - _YOUNG_SECONDS) if looked_at else []
         await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in by_engine(rows).items()))
 
-    def _looked_at(self, counted: Mapping[str, EngineCount]) -> list[str]:
+    def _looked_at(self, in_hand: Sequence[str]) -> list[str]:
         """Return the engines to look at: those that may have workers, and a few of the others, in turn."""
-        engines = [
-            engine for each in counted.values() if each.handed_over and (engine := self._catalogue.get(each.engine))
-        ]
+        engines = [engine for engine_id in in_hand if (engine := self._catalogue.get(engine_id))]
         without = [engine.id for engine in engines if engine.workers_read_at and not engine.workers]
         return list({engine.id for engine in engines}.difference(without)) + self._without_workers.pick(without)
 

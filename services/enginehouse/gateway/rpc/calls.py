@@ -66,7 +66,7 @@ class Calls:
     async def _index(self, caller: Caller, message: bytes, context: Any, release: Release) -> bytes:
         asked = _read("RepositoryIndexRequest", message)
         made = MESSAGES["RepositoryIndexResponse"]()
-        async for entry in self._gateway.models.index(caller, ready=asked.ready):
+        for entry in await self._gateway.models.index(caller, ready=asked.ready):
             made.models.add(**entry._asdict())
         return bytes(made.SerializeToString())
 

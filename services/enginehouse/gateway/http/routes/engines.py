@@ -1,11 +1,12 @@
 """/v1/engines: shows engines to their users, resumes them for owners; quarantines and purges them for administrators."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from enginehouse.contracts.replay import ReplayReport, ReplayRequest
 from enginehouse.contracts.text import StorableText
@@ -21,17 +22,46 @@ router = APIRouter(prefix="/v1", tags=["engines"])
 EnginePath = Annotated[str, Path(max_length=64)]
 
 
-class EngineList(BaseModel):
-    """All engines that the caller may use."""
+_CURSOR_PATTERN = "[a-z0-9@-]{1,64}"
+
+
+def _check_cursor(cursor: str) -> str:
+    if not re.fullmatch(_CURSOR_PATTERN, cursor):
+        raise ValueError("it must be the `next_cursor` of the page before, unchanged")
+    return cursor
+
+
+class EngineQuery(BaseModel):
+    """Query of GET /v1/engines."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
+        None,
+        description="`next_cursor` of the page before.",
+        json_schema_extra={"pattern": f"^{_CURSOR_PATTERN}$"},
+    )
+    limit: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        20, description="Each engine's own store is asked for its workers."
+    )
+
+
+class EnginePage(BaseModel):
+    """Engines that the caller may use, by id."""
 
     engines: list[EngineSummary]
+    next_cursor: str | None
 
 
-@router.get("/engines", response_model=EngineList, responses=problems(), dependencies=[NoQueryAllowed])
-async def list_engines(gateway: WiredGateway, caller: AuthenticatedCaller) -> Response:
-    """List the engines that the caller may use: its own and the shared ones."""
-    engines = gateway.catalogue.visible_to(caller.name)
-    return json_answer(EngineList(engines=await gateway.engine_views.summaries(engines, caller)))
+@router.get("/engines", response_model=EnginePage, responses=problems())
+async def list_engines(
+    gateway: WiredGateway, caller: AuthenticatedCaller, query: Annotated[EngineQuery, Query()]
+) -> Response:
+    """List the engines that the caller may use, by id: its own and the shared ones."""
+    left = [engine for engine in gateway.catalogue.visible_to(caller.name) if engine.id > (query.cursor or "")]
+    page = left[: query.limit]
+    next_cursor = page[-1].id if len(left) > len(page) else None
+    return json_answer(EnginePage(engines=await gateway.engine_views.summaries(page, caller), next_cursor=next_cursor))
 
 
 @router.get("/engines/{engine}", response_model=EngineView, responses=problems(404, 410), dependencies=[NoQueryAllowed])

@@ -244,7 +244,7 @@ async def repository_index(request: Request, gateway: WiredGateway, caller: Auth
     """List the engines that the caller may use."""
     body = await body_of(request, INLINE_MAX_BYTES)
     asked = read_body(IndexRequest, body) if body.strip() else IndexRequest()
-    return json_answer([entry._asdict() async for entry in gateway.models.index(caller, ready=asked.ready)])
+    return json_answer([entry._asdict() for entry in await gateway.models.index(caller, ready=asked.ready)])
 
 
 @router.post("/repository/models/{model}/load", dependencies=[NoQueryAllowed], responses=errors(401, 403, 404, 429))
