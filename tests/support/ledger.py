@@ -114,7 +114,9 @@ async def row_of(ledger: Ledger, job_id: str) -> JobRow:
     return row
 
 
-async def mirror(ledger: Ledger, job_id: str, status: Status, attempt: int = 1, **fields: Any) -> Mirrored:
+async def mirror(
+    ledger: Ledger, job_id: str, status: Status, attempt: int = 1, *, engine: str = ENGINE, **fields: Any
+) -> Mirrored:
     """Mirror a record of that status, as a runner or the gateway would have written it."""
     if status.is_final:
         fields.setdefault("finished_at", now())
@@ -122,7 +124,7 @@ async def mirror(ledger: Ledger, job_id: str, status: Status, attempt: int = 1, 
         fields.setdefault("started_at", now())
     fields.setdefault("worker", "worker-1")
     record = JobRecord(status=status, attempt=attempt, **fields)
-    mirrored = await ledger.mirror(Mirror(job_id, record, time.time()))
+    mirrored = await ledger.mirror(Mirror(job_id, record, time.time(), engine))
     assert mirrored is not None
     return mirrored
 

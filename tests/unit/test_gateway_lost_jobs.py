@@ -183,3 +183,19 @@ async def test_what_is_published_to_rinse_a_topic_is_no_job(world: GatewayWorld)
     await until_async(lambda: world.runner.expired, "an event comes")
     (event, *_) = world.runner.expired
     assert (await world.client().get(f"/v1/jobs/{event.id}")).status_code == 404
+
+
+async def test_a_gateway_that_was_started_again_sees_the_workers_of_a_busy_engine(
+    world: GatewayWorld, clock: Clock
+) -> None:
+    await world.runner.beat(concurrency=60)
+    engine = world.gateway.catalogue.get(ECHO)
+    assert engine is not None
+    engine.set_workers([])  # The ledger has told it the engine, and nobody has told it the workers.
+    engine.workers_read_at = 0
+    await sweep_in(world, clock, 0)
+    assert engine.workers == [], "an engine at rest is not asked"
+    world.runner.answer = never
+    await world.submit()
+    await sweep_in(world, clock, 0)
+    assert world.gateway.catalogue.window(ECHO) == 240

@@ -11,7 +11,8 @@ from tests.support.scripted_runner import never, succeed_untold
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.events import JOB_COMPLETED, completion_event
-from enginehouse.contracts.job import Status
+from enginehouse.contracts.job import JobRecord, Status
+from enginehouse.gateway.ledger.mirror import Mirror
 
 
 class Reads:
@@ -59,6 +60,24 @@ async def test_a_caller_that_waits_is_woken_and_does_not_poll(
     # Each looked once at first, and at most once for the one change that was still to be told.
     assert reads.count <= 40
     assert world.gateway.jobs.waiters._endings == {}
+
+
+async def test_callers_that_another_gateway_wakes_at_once_share_a_read(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.runner.answer = never
+    gateway = world.gateway
+    path, prefer = "/v1/engines/echo/jobs", {"Prefer": "wait=30"}
+    waiting = [asyncio.create_task(world.client().post(path, json={"input": 1}, headers=prefer)) for _ in range(8)]
+    await until_async(lambda: len(gateway.jobs.waiters._endings) == len(waiting))
+    job_ids = list(gateway.jobs.waiters._endings)
+    ended = JobRecord(status=Status.SUCCEEDED, attempt=1, output="done")
+    await asyncio.gather(*(gateway.ledger.mirror(Mirror(job_id, ended, time.time(), ECHO)) for job_id in job_ids))
+    reads = Reads(world, monkeypatch)
+    for job_id in job_ids:
+        gateway.jobs.waiters.wake(job_id, None)
+    assert {(await answer).json()["output"] for answer in waiting} == {"done"}
+    assert reads.count == 1
 
 
 async def test_a_hint_may_name_several_jobs(world: GatewayWorld) -> None:

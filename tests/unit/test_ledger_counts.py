@@ -9,6 +9,7 @@ from tests.support.ledger import ENGINE, accepted, mirror, new_job, opened
 
 from enginehouse.contracts.job import JobRecord, Status, StatusReason
 from enginehouse.contracts.moments import now
+from enginehouse.contracts.names import engine_of
 from enginehouse.gateway.ledger import counts, read
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror
@@ -46,10 +47,10 @@ async def change_something(ledger: Ledger, chance: random.Random) -> None:
             await ledger.requeue(Requeue((row.id,), StatusReason.WAITING_FOR_BROKER, time.time()))
         case 4 if row:
             record = JobRecord(status=Status.RUNNING, attempt=row.attempts + 1, started_at=now())
-            await ledger.mirror(Mirror(row.id, record, time.time()))
+            await ledger.mirror(Mirror(row.id, record, time.time(), engine_of(row.engine)))
         case 5 if row:
             record = JobRecord(status=chance.choice((Status.SUCCEEDED, Status.CANCELED)), attempt=row.attempts + 1)
-            await ledger.mirror(Mirror(row.id, record, time.time()))
+            await ledger.mirror(Mirror(row.id, record, time.time(), engine_of(row.engine)))
         case 6 if row:
             await ledger.delete_jobs((row.id,))
         case 7:
@@ -68,11 +69,11 @@ async def test_counts_are_true_after_every_change(ledger: Ledger) -> None:
 async def test_counts_by_engine(ledger: Ledger) -> None:
     for tenant, window in (("acme", 10), ("acme", 0), ("umbra", 0)):
         await ledger.insert(new_job(tenant, window=window))
-    await mirror(ledger, await accepted(ledger, engine="acme--other"), Status.RUNNING)
-    await mirror(ledger, await accepted(ledger, engine="acme--ended"), Status.FAILED)
+    await mirror(ledger, await accepted(ledger, engine="acme--other"), Status.RUNNING, engine="acme--other")
+    await mirror(ledger, await accepted(ledger, engine="acme--ended"), Status.FAILED, engine="acme--ended")
     assert set((await ledger.read(counts.of_engines)).values()) == {(ENGINE, 2, 1), ("acme--other", 0, 1)}
     assert set(await ledger.read(read.engines_in_hand)) == {ENGINE, "acme--other"}
-    assert await ledger.read(counts.waiting, [ENGINE, "acme--nothing"]) == {ENGINE: 2}
+    assert await ledger.read(counts.of_these, [ENGINE, "acme--nothing"]) == {ENGINE: (ENGINE, 2, 1)}
 
 
 async def test_what_is_wrong_is_found_and_corrected(ledger: Ledger) -> None:

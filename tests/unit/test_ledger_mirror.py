@@ -13,7 +13,7 @@ from tests.support.proofs import PROOF_KEY
 
 from enginehouse.contracts.job import FINAL, TRANSITIONS, JobError, JobRecord, Status
 from enginehouse.contracts.moments import now
-from enginehouse.contracts.names import new_job_id
+from enginehouse.contracts.names import new_job_id, trial_of
 from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.ledger import Ledger
@@ -101,8 +101,8 @@ async def test_a_final_state_never_changes(ledger: Ledger, final: Status) -> Non
 async def test_the_same_record_twice_changes_nothing(ledger: Ledger) -> None:
     job_id = await accepted(ledger)
     record = JobRecord(status=Status.RUNNING, attempt=1, worker="w", started_at=now())
-    first = await ledger.mirror(Mirror(job_id, record, time.time()))
-    again = await ledger.mirror(Mirror(job_id, record, time.time()))
+    first = await ledger.mirror(Mirror(job_id, record, time.time(), ENGINE))
+    again = await ledger.mirror(Mirror(job_id, record, time.time(), ENGINE))
     assert first is not None
     assert again is not None
     assert (first.changed, again.changed) == (True, False)
@@ -157,8 +157,27 @@ async def test_an_old_record_does_not_make_a_job_that_was_taken_back_run_again(l
     assert (await row_of(ledger, job_id)).status == Status.QUEUED
 
 
+async def test_a_record_of_another_engine_changes_nothing_also_beside_the_true_one(ledger: Ledger) -> None:
+    job_id = await accepted(ledger)
+    forged = JobRecord(status=Status.SUCCEEDED, attempt=1, output="forged")
+    true = JobRecord(status=Status.FAILED, attempt=1)
+    results = await asyncio.gather(
+        *(
+            ledger.mirror(Mirror(job_id, record, time.time(), engine))
+            for record, engine in ((forged, "umbra--other"), (true, ENGINE), (forged, "umbra--other"))
+        )
+    )
+    assert [bool(result) for result in results] == [False, True, False]
+    assert (await row_of(ledger, job_id)).status == Status.FAILED
+
+
+async def test_a_record_of_a_trials_job_is_one_of_its_engine(ledger: Ledger) -> None:
+    job_id = await accepted(ledger, engine=trial_of(ENGINE))
+    assert (await mirror(ledger, job_id, Status.SUCCEEDED)).changed
+
+
 async def test_a_job_that_the_ledger_does_not_have_is_no_error(ledger: Ledger) -> None:
-    assert await ledger.mirror(Mirror(new_job_id(), JobRecord(status=Status.SUCCEEDED), time.time())) is None
+    assert await ledger.mirror(Mirror(new_job_id(), JobRecord(status=Status.SUCCEEDED), time.time(), ENGINE)) is None
 
 
 async def test_queue_time_counts_to_the_last_attempt_and_survives_an_end_that_does_not_say(ledger: Ledger) -> None:

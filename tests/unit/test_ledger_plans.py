@@ -34,7 +34,7 @@ _NOW = time.time()
 _OLD = f"{int((_NOW - 2 * 86_400) * 1_000) >> 16:08x}-0000-7000-8000-000000000000"
 """The place of a job accepted two days ago, as cursor."""
 _SOME = ("01a21bbf-340e-7000-8000-000000000001", "01a21bbf-340e-7000-8000-000000000002")
-_ENDED = Mirror(_SOME[0], JobRecord(status=Status.SUCCEEDED, attempt=1), _NOW)
+_ENDED = Mirror(_SOME[0], JobRecord(status=Status.SUCCEEDED, attempt=1), _NOW, _ENGINE)
 
 Statement = Callable[[Connection], Any]
 

@@ -21,8 +21,8 @@ from tests.support.ledger import accepted, opened, row_of, sqlite_url
 
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.gateway.ledger import migrate, migrations
+from enginehouse.gateway.ledger.indexes import metadata
 from enginehouse.gateway.ledger.ledger import Ledger
-from enginehouse.gateway.ledger.schema import metadata
 
 _INDEX = {
     "sqlite": "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",

@@ -1,4 +1,4 @@
-"""A database that stops answering in the middle of a group is waited for once."""
+"""Of the writes of a group: a database that stops answering is waited for once, and locks are taken last."""
 
 import asyncio
 from collections.abc import Callable
@@ -40,4 +40,21 @@ async def test_the_writes_after_a_timeout_are_not_tried() -> None:
     assert first == 0
     assert [type(other) for other in others] == [Unavailable] * 3
     assert database.answers == []
+    await writer.close()
+
+
+async def test_what_other_gateways_wait_for_comes_last_in_a_group() -> None:
+    written: list[str] = []
+
+    def lock(connection: Connection, items: list[Any]) -> list[Any]:
+        written.append("lock")
+        return items
+
+    def change(connection: Connection, items: list[Any]) -> list[Any]:
+        written.append("change")
+        return items
+
+    writer = GroupWriter(Scripted(None), last=(lock,))  # type: ignore[arg-type]
+    assert await asyncio.gather(*(writer.write(write, 1) for write in (lock, change))) == [1, 1]
+    assert written == ["change", "lock"]
     await writer.close()

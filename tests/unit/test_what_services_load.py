@@ -7,13 +7,22 @@ import pytest
 
 _NEEDS = {
     "enginehouse.gateway.serve": ["sqlalchemy", "fastapi", "grpc"],
+    "enginehouse.gateway.ledger.postgres": ["asyncpg"],
     "enginehouse.runner.serve": ["aiohttp", "yaml"],
     "enginehouse.registry.serve": ["fastapi"],
     "enginehouse.cli.app": ["typer", "rich"],
     "enginehouse.engine.__main__": ["uvicorn"],
 }
 _NEEDS_NOT = {
-    "enginehouse.gateway.serve": ["alembic", "asyncpg", "cryptography", "mako", "sqlalchemy.orm"],
+    "enginehouse.gateway.serve": [
+        "alembic",
+        "asyncpg",
+        "cryptography",
+        "mako",
+        "sqlalchemy.dialects.postgresql",
+        "sqlalchemy.orm",
+    ],
+    "enginehouse.gateway.ledger.postgres": ["alembic", "sqlalchemy.ext.asyncio", "sqlalchemy.orm"],
     "enginehouse.runner.serve": [
         "cryptography",
         "fastapi",

@@ -62,10 +62,7 @@ class Jobs:
 
     async def owned(self, caller: Caller, job_id: str) -> JobRow:
         """Return a job of this caller; raise JobDoesNotExist if there is none, or if it is another tenant's."""
-        row = await self.ledger.read(read.job, job_id)
-        if row is None or row.tenant != caller.name:
-            raise JobDoesNotExist(f"No job {job_id} of {caller.name}")
-        return row
+        return _owned(await self.ledger.read(read.job, job_id), caller, job_id)
 
     async def check_unfinished(self, job_id: str) -> None:
         """Raise Forbidden if the job has ended: what its workers were given for it is then worth nothing."""
@@ -95,7 +92,7 @@ class Jobs:
                 row = await wait_for(ending, wait_seconds)
             if row is not None:
                 return row
-        row = await self._when_ended(submission.caller, accepted.id, deadline)
+        row = await self._when_ended(submission.caller, accepted.id, deadline, told=True)
         refuse_expired(row)
         return row
 
@@ -132,11 +129,19 @@ class Jobs:
         refuse_expired(row)
         return await self._view(row, caller)
 
-    async def _when_ended(self, caller: Caller, job_id: str, deadline: float) -> JobRow:
-        """Return the job's row once it has ended, or as it is at the deadline."""
+    async def _when_ended(self, caller: Caller, job_id: str, deadline: float, *, told: bool = False) -> JobRow:
+        """Return the job's row once it has ended, or as it is at the deadline.
+
+        `told`: the caller has waited already, and was told that the job has changed, often with many others at once.
+        """
         while True:
             with self.waiters.waiting_for(job_id) as ending:
-                row = await self.owned(caller, job_id)
+                row = (
+                    _owned(await self.ledger.woken(job_id), caller, job_id)
+                    if told
+                    else await self.owned(caller, job_id)
+                )
+                told = True
                 left = deadline - time.monotonic()
                 if left <= 0 or row.status.is_final:
                     return row
@@ -198,6 +203,12 @@ class Jobs:
         )
         await self.ledger.link_retry(job_id, accepted.id)
         return accepted
+
+
+def _owned(row: JobRow | None, caller: Caller, job_id: str) -> JobRow:
+    if row is None or row.tenant != caller.name:
+        raise JobDoesNotExist(f"No job {job_id} of {caller.name}")
+    return row
 
 
 def refuse_expired(row: JobRow) -> None:

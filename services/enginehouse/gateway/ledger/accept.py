@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from enginehouse.contracts.errors import AlreadyRedriven, EventReused, IdempotencyKeyReused, RequestError
 from enginehouse.gateway.ledger.rows import JobRow, to_column
-from enginehouse.gateway.ledger.schema import BACKLOG, dead_letters, idempotency_keys, jobs
+from enginehouse.gateway.ledger.schema import dead_letters, idempotency_keys, jobs
 from enginehouse.gateway.ledger.windows import lock_windows
 
 
@@ -81,26 +81,15 @@ def _known_keys(connection: Connection, items: Sequence[NewJob]) -> dict[KeyName
     return known
 
 
-# These statements are part of every submit and built only once: building costs several times as much as executing.
-_IN_WINDOWS = (
-    select(jobs.c.engine, func.count())
-    .where(jobs.c.handed_over_at.is_not(None), jobs.c.engine.in_(bindparam("engines", expanding=True)))
-    .group_by(jobs.c.engine)
-)
-_ONE_WAITING = select(jobs.c.id).where(jobs.c.engine == bindparam("engine"), text(BACKLOG)).limit(1)
+# These statements are built only once: building costs several times as much as executing.
 _INSERT_JOBS, _INSERT_KEYS = insert(jobs), insert(idempotency_keys)
 
 
 def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
     """Return how many new jobs each engine may get at once: none while older jobs wait for it."""
     windows = {item.row.engine: item.window for item in items}
-    open_engines = lock_windows(connection, [engine for engine, window in windows.items() if window > 0])
-    taken: dict[str, int] = dict(connection.execute(_IN_WINDOWS, {"engines": open_engines}).all())
-    rooms = {engine: windows[engine] - taken.get(engine, 0) for engine in open_engines}
-    for engine in open_engines:
-        if rooms[engine] > 0 and connection.execute(_ONE_WAITING, {"engine": engine}).first():
-            rooms[engine] = 0
-    return rooms
+    counted = lock_windows(connection, [engine for engine, window in windows.items() if window > 0])
+    return {engine: 0 if count.waiting else windows[engine] - count.handed_over for engine, count in counted.items()}
 
 
 def _redriven_before(connection: Connection, item: NewJob) -> AlreadyRedriven | None:

@@ -1,5 +1,6 @@
 """Reads how many jobs wait or are handed over, from the counts that the database keeps, and checks the counts."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, text
@@ -10,9 +11,9 @@ _SUMS = "sum(waiting) AS waiting, sum(handed_over) AS handed_over"
 _NOT_ZERO = "HAVING sum(waiting) <> 0 OR sum(handed_over) <> 0"
 OF_ENGINES = text(f"SELECT engine, {_SUMS} FROM job_counts GROUP BY engine {_NOT_ZERO}")  # noqa: S608
 OF_TENANTS = text(f"SELECT engine, tenant, {_SUMS} FROM job_counts GROUP BY engine, tenant {_NOT_ZERO}")  # noqa: S608
-OF_THESE = text("SELECT engine, sum(waiting) FROM job_counts WHERE engine IN :engines GROUP BY engine").bindparams(
-    bindparam("engines", expanding=True)
-)
+OF_THESE = text(
+    f"SELECT engine, {_SUMS} FROM job_counts WHERE engine IN :engines GROUP BY engine {_NOT_ZERO}"  # noqa: S608
+).bindparams(bindparam("engines", expanding=True))
 
 _BOTH = f"""
     SELECT tenant, waiting, handed_over FROM job_counts WHERE engine = :engine
@@ -60,7 +61,7 @@ class TenantCount(NamedTuple):
 
 def of_engines(connection: Connection) -> dict[str, EngineCount]:
     """Return the counts of all engines that have such jobs, by engine."""
-    return {engine: EngineCount(engine, int(w), int(h)) for engine, w, h in connection.execute(OF_ENGINES).all()}
+    return _by_engine(connection.execute(OF_ENGINES))
 
 
 def of_tenants(connection: Connection) -> list[TenantCount]:
@@ -70,9 +71,13 @@ def of_tenants(connection: Connection) -> list[TenantCount]:
     ]
 
 
-def waiting(connection: Connection, engines: list[str]) -> dict[str, int]:
-    """Return how many jobs wait for each of these engines that has such counts."""
-    return {engine: int(number) for engine, number in connection.execute(OF_THESE, {"engines": engines})}
+def of_these(connection: Connection, engines: Sequence[str]) -> dict[str, EngineCount]:
+    """Return the counts of those of these engines that have such jobs, by engine."""
+    return _by_engine(connection.execute(OF_THESE, {"engines": engines})) if engines else {}
+
+
+def _by_engine(rows: Iterable[Any]) -> dict[str, EngineCount]:
+    return {engine: EngineCount(engine, int(waiting), int(handed_over)) for engine, waiting, handed_over in rows}
 
 
 def wrong(connection: Connection, engine: str) -> list[TenantCount]:

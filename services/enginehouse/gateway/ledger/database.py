@@ -25,6 +25,8 @@ _CACHE_KIB = 8 * 1024
 """Pages that each connection keeps. The others are in the system's cache, for all connections: with eight times as much,
 no listing, read or write over half a million rows took less processor time."""
 NOTIFY_CHANNEL = "job_ended"
+NOTIFIER_MARK = "@"
+"""Stands in a notification after the jobs' ids and before the name of the gateway that sends it."""
 UNREACHABLE: tuple[type[Exception], ...] = (DBAPIError, PoolTimeout, OSError)
 """Errors of a database that stops, starts or cannot be reached."""
 

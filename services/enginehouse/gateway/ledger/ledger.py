@@ -5,7 +5,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -24,14 +24,18 @@ from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, 
 from enginehouse.gateway.ledger.rows import DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
 from enginehouse.gateway.ledger.schema import dead_letters, engines, job_events, jobs, upsert
 from enginehouse.gateway.ledger.windows import FillWindow, NewAddress, Requeue, address_anew, fill_windows, requeue
+from enginehouse.sidecar.gather import Gather
 
 T = TypeVar("T")
 _MIGRATE = "enginehouse.gateway.ledger.migrate"
 _URL_VARIABLE = "ENGINEHOUSE_GATEWAY_LEDGER_URL"
-_WINDOW_LOCK_RETRY_SECONDS = 0.005
-"""About the time that another gateway's transaction over a window takes."""
-
+_WINDOW_HELD_SECONDS = 0.5
+"""After a window could not be locked in time: a gateway that hangs holds it. Each try holds up this gateway's other writes."""
 _ADDRESSED_AT_ONCE = 500
+_LOCK_WINDOWS = (insert_jobs, fill_windows)
+_CLOSE_SECONDS = 5.0
+_WOKEN_MAX = 16
+"""Jobs that are read at once. Their options and errors are parsed in one step, which all other requests wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,14 @@ class Ledger:
         self._lock: IO[str] | None = None
         self.database: Database
         self._writer: GroupWriter
+        self._woken: Gather[None, str, JobRow | None] = Gather(self._read_woken, at_most=_WOKEN_MAX)
 
     async def open(self) -> None:
         """Bring the tables up to date and start writing. UnsafeSettings if another gateway holds the SQLite file."""
         if make_url(self._url).get_backend_name() == "sqlite":
             self._claim_file()
         self.database = open_database(self._url, self._patience)
-        self._writer = GroupWriter(self.database)
+        self._writer = GroupWriter(self.database, last=_LOCK_WINDOWS)
         if not await self.database.read(are_applied):
             await self._migrate()
 
@@ -102,6 +107,7 @@ class Ledger:
     async def close(self) -> None:
         """Commit the writes that have arrived, and close the database."""
         await self._writer.close()
+        await self._woken.close(_CLOSE_SECONDS)
         await self.database.close()
         if self._lock:
             self._lock.close()
@@ -109,6 +115,14 @@ class Ledger:
     async def read(self, query: Callable[..., T], *arguments: Any) -> T:
         """Run one of the queries of `ledger.read`, with these arguments after the connection."""
         return await self.database.read(lambda connection: query(connection, *arguments))
+
+    async def woken(self, job_id: str) -> JobRow | None:
+        """Return a job that its caller was told of: callers that were told at once share a read."""
+        return await self._woken.do(None, job_id)
+
+    async def _read_woken(self, _: None, job_ids: Sequence[str]) -> list[JobRow | None]:
+        found = await self.read(read.these_jobs, job_ids)
+        return [found.get(job_id) for job_id in job_ids]
 
     async def is_well(self) -> bool:
         """Say whether the database answers."""
@@ -126,7 +140,7 @@ class Ledger:
         """Mark the next jobs of an engine as handed over and return them: they must be published now."""
         rows: list[JobRow] | None = await self._writer.write(fill_windows, item)
         while rows is None:
-            await asyncio.sleep(_WINDOW_LOCK_RETRY_SECONDS)
+            await asyncio.sleep(_WINDOW_HELD_SECONDS)
             rows = await self._writer.write(fill_windows, item)
         return rows
 

@@ -12,20 +12,22 @@ from sqlalchemy.sql import bindparam
 from enginehouse.contracts.events import JOB_COMPLETED, JOB_STARTED
 from enginehouse.contracts.job import JobError, JobErrorCode, JobRecord, Status, StatusReason
 from enginehouse.contracts.moments import moment_of, seconds_of
-from enginehouse.contracts.names import is_output_key
-from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
+from enginehouse.contracts.names import engine_of, is_output_key
+from enginehouse.gateway.ledger.database import NOTIFIER_MARK, NOTIFY_CHANNEL
 from enginehouse.gateway.ledger.outbox import completed_notice, event_notice, finished_data, start_notice
 from enginehouse.gateway.ledger.rows import DeadLetterRow, JobRow, NoticeRow, start_of, to_column, to_columns
-from enginehouse.gateway.ledger.schema import dead_letters, engines, job_events, jobs, notices, upsert
+from enginehouse.gateway.ledger.schema import THESE_JOBS, dead_letters, engines, job_events, jobs, notices, upsert
 
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A job's record as it was just read."""
+    """A job's record as it was just read, or brought along by an event."""
 
     job_id: str
     record: JobRecord
     now: float
+    engine: str
+    """The engine in whose store it is, or whose runner has proven it: it says nothing about another engine's job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,8 @@ _UPDATE = (
     .where(jobs.c.id == bindparam("job_id"))
     .values({name: bindparam(parameter) for name, parameter in _PARAMETERS.items()})
 )
-_PRESENT = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
-_PRESENT_LOCKED = _PRESENT.order_by(jobs.c.id).with_for_update()
+# The order keeps gateways from waiting for each other in a circle. SQLite has one writer, and locks no rows.
+_PRESENT = {dialect: these.order_by(jobs.c.id).with_for_update() for dialect, these in THESE_JOBS.items()}
 _COUNT_ENDS = (
     update(engines)
     .where(engines.c.id == bindparam("engine"))
@@ -137,10 +139,12 @@ _COUNT_ENDS = (
 )
 
 
+_NOTIFY = text("SELECT pg_notify(:channel, :payload)")
+
+
 def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored | None]:
-    """Copy records into their jobs' rows; return None for a job that the ledger does not have."""
-    query = _PRESENT_LOCKED if connection.dialect.name == "postgresql" else _PRESENT
-    found = connection.execute(query, {"ids": list({item.job_id for item in items})})
+    """Copy records into their jobs' rows; return None for a job that the ledger does not have, or has of another engine."""
+    found = connection.execute(_PRESENT[connection.dialect.name], {"ids": list({item.job_id for item in items})})
     present = {row.id: JobRow.from_row(row) for row in found}
     handed_over_at = {job_id: row.handed_over_at for job_id, row in present.items()}
     changed: dict[str, JobRow] = {}
@@ -149,7 +153,7 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
     for place, item in enumerate(items):
         # `present` already contains the changes by earlier records of this group.
         row = present.get(item.job_id)
-        if row is None or row.status.is_final:
+        if row is None or row.status.is_final or engine_of(row.engine) != item.engine:
             continue
         new = _ended(row, item.record, item.now) if item.record.status.is_final else _unfinished(row, item.record)
         if new:
@@ -158,7 +162,7 @@ def mirror_records(connection: Connection, items: list[Mirror]) -> list[Mirrored
     with_notices = _write(connection, list(changed.values())) if changed else set()
     return [
         _mirrored(present[item.job_id], by.get(item.job_id) == place, with_notices, handed_over_at[item.job_id])
-        if item.job_id in present
+        if item.job_id in present and engine_of(present[item.job_id].engine) == item.engine
         else None
         for place, item in enumerate(items)
     ]
@@ -260,10 +264,10 @@ def _keep_dead_letters(connection: Connection, changed: list[JobRow]) -> None:
 
 def notify_others(connection: Connection, job_ids: list[str]) -> None:
     """Notify the other gateways, because their callers may be waiting for one of these jobs."""
-    if job_ids and connection.dialect.name == "postgresql":
-        # A notification holds at most 8,000 bytes; an id takes 37.
-        for start in range(0, len(job_ids), 200):
-            connection.execute(
-                text("SELECT pg_notify(:channel, :ids)"),
-                {"channel": NOTIFY_CHANNEL, "ids": " ".join(job_ids[start : start + 200])},
-            )
+    if connection.dialect.name != "postgresql":
+        return
+    notifier = connection.get_execution_options()["notifier"]
+    # A notification holds at most 8,000 bytes; an id takes 37.
+    for start in range(0, len(job_ids), 200):
+        payload = f"{' '.join(job_ids[start : start + 200])} {NOTIFIER_MARK}{notifier}"
+        connection.execute(_NOTIFY, {"channel": NOTIFY_CHANNEL, "payload": payload})

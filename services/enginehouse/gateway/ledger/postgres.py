@@ -2,22 +2,28 @@
 
 import asyncio
 import contextlib
+import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import asyncpg
 import structlog
-from sqlalchemy import Connection, ExceptionContext, event
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import PoolResetState
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from enginehouse.contracts.errors import Unavailable
-from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL, READERS, UNREACHABLE, Patience
+from enginehouse.gateway.ledger.database import NOTIFIER_MARK, NOTIFY_CHANNEL, READERS, UNREACHABLE, Patience
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
 _RECONNECT_SECONDS = 0.5
+_RESTED_SECONDS = 1.0
+"""A connection that was in use so recently is taken to work still. One that has rested for longer is asked first."""
 _UNREACHABLE = (*UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError)
 """While connecting, asyncpg raises errors of its own."""
 
@@ -30,46 +36,102 @@ class PostgresDatabase:
 
     def __init__(self, url: str, patience: Patience) -> None:
         self._patience = patience
-        self._engine = create_async_engine(
+        self._name = uuid.uuid4().hex
+        """Tells this gateway's notifications from those of others: it needs none of its own."""
+        self._durable = self._connections(url, 1)
+        """For transactions that wait for the disk. One group of writes is committed at a time."""
+        self._others = self._connections(url, READERS + 2, synchronous_commit="off")
+
+    def _connections(self, url: str, most: int, **settings: str) -> Engine:
+        engine = create_engine(
             url,
-            pool_size=READERS + 3,
+            # Each message to the server costs as much as the work it asks for. So transactions are begun by `transact`,
+            # not by the driver: a read needs none, and is one message.
+            isolation_level="AUTOCOMMIT",
+            execution_options={"notifier": self._name},
+            pool_size=most,
             max_overflow=0,
-            pool_pre_ping=True,
-            connect_args={"timeout": patience.connect_seconds, "command_timeout": patience.command_seconds},
+            pool_use_lifo=True,
+            connect_args={
+                "timeout": self._patience.connect_seconds,
+                "command_timeout": self._patience.command_seconds,
+                "server_settings": settings,
+            },
         )
 
-        @event.listens_for(self._engine.sync_engine, "handle_error")
+        @event.listens_for(engine, "handle_error")
         def _give_up(context: ExceptionContext) -> None:
             # A rollback would wait for the same silent server. A "disconnect" replaces all pooled connections.
             if isinstance(context.original_exception, TimeoutError):
                 context.is_disconnect = True
 
+        @event.listens_for(engine, "reset")
+        def _roll_back(connection: Any, _: Any, state: PoolResetState) -> None:
+            if not state.terminate_only and connection.driver_connection.is_in_transaction():
+                await_only(connection.driver_connection.execute("ROLLBACK"))
+
+        @event.listens_for(engine, "checkin")
+        def _rest(_: Any, record: Any) -> None:
+            record.info["rests_since"] = time.monotonic()
+
+        @event.listens_for(engine, "checkout")
+        def _check(connection: Any, record: Any, _: Any) -> None:
+            rested = time.monotonic() - record.info.get("rests_since", time.monotonic())
+            try:
+                if rested > _RESTED_SECONDS:
+                    engine.dialect.do_ping(connection)
+            except (engine.dialect.loaded_dbapi.Error, OSError) as error:
+                raise InvalidatePoolError from error
+            if connection.driver_connection.is_closed():
+                raise InvalidatePoolError
+
+        return engine
+
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run `query` on a pooled connection."""
+
+        def run() -> T:
+            with self._others.connect() as connection:
+                return query(connection)
+
         try:
-            async with self._engine.connect() as connection:
-                return await connection.run_sync(query)
+            return await greenlet_spawn(run)
         except _UNREACHABLE as error:
             raise Unavailable(f"ledger: {type(error).__name__}") from error
 
     async def transact(self, work: Callable[[Connection], T], *, durable: bool) -> T:
         """Run `work` in a transaction."""
-        async with self._engine.begin() as connection:
-            if not durable:
-                await connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-            return await connection.run_sync(work)
+
+        def run() -> T:
+            with (self._durable if durable else self._others).connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                result = work(connection)
+                connection.exec_driver_sql("COMMIT")
+                return result
+
+        return await greenlet_spawn(run)
 
     async def listen(self, heard: Callable[[str], None], reconnected: Callable[[], None]) -> None:
         """Hold a listening connection, and replace it whenever it breaks."""
+
+        def note(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
+            ids, _, notifier = payload.partition(NOTIFIER_MARK)
+            if notifier != self._name:
+                heard(ids)
+
         while True:
             try:
-                async with self._engine.connect() as connection:
-                    driver: Any = (await connection.get_raw_connection()).driver_connection
+                connection = await greenlet_spawn(self._others.raw_connection)
+                try:
+                    driver: Any = connection.driver_connection
                     broken = asyncio.Event()
                     driver.add_termination_listener(lambda _, broken=broken: broken.set())
-                    await driver.add_listener(NOTIFY_CHANNEL, lambda _c, _pid, _channel, payload: heard(payload))
+                    await driver.add_listener(NOTIFY_CHANNEL, note)
                     reconnected()
                     await self._until_broken(driver, broken)
+                finally:
+                    # It listens: nobody else may get it.
+                    await greenlet_spawn(connection.invalidate)
             except _UNREACHABLE:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
@@ -91,4 +153,5 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._engine.dispose()
+        await greenlet_spawn(self._durable.dispose)
+        await greenlet_spawn(self._others.dispose)

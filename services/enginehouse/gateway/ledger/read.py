@@ -1,6 +1,7 @@
 """Reads the ledger: its queries, as functions over a connection."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from enginehouse.gateway.ledger import counts
 from enginehouse.gateway.ledger.rows import UNFINISHED, DeadLetterRow, EngineRow, JobEventRow, JobRow, ListedJob
 from enginehouse.gateway.ledger.schema import (
     OF_NO_JOB,
+    THESE_JOBS,
     dead_letters,
     engines,
     idempotency_keys,
@@ -65,6 +67,11 @@ def job(connection: Connection, job_id: str) -> JobRow | None:
     """Return one job with all its columns."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
     return None if row is None else JobRow.from_row(row)
+
+
+def these_jobs(connection: Connection, job_ids: Sequence[str]) -> dict[str, JobRow]:
+    """Return those of these jobs that the ledger has, with all their columns, by id."""
+    return {row.id: row for row in _jobs(connection, THESE_JOBS[connection.dialect.name], ids=list(job_ids))}
 
 
 def is_unfinished(connection: Connection, job_id: str) -> bool:
@@ -140,12 +147,12 @@ _ENDED = select(engines.c.id, engines.c.succeeded, engines.c.failed).where(engin
 def queue_counts(connection: Connection, engine_ids: list[str]) -> dict[str, QueueCounts]:
     """Count the jobs of each of these engines."""
     these = {"engines": engine_ids}
-    waiting = counts.waiting(connection, engine_ids)
+    counted = counts.of_these(connection, engine_ids)
     in_windows = {(engine, status): number for engine, status, number in connection.execute(_IN_WINDOWS, these)}
     ended = {engine: (succeeded, failed) for engine, succeeded, failed in connection.execute(_ENDED, these)}
     return {
         engine: QueueCounts(
-            waiting.get(engine, 0) + in_windows.get((engine, Status.QUEUED.value), 0),
+            (counted[engine].waiting if engine in counted else 0) + in_windows.get((engine, Status.QUEUED.value), 0),
             in_windows.get((engine, Status.RUNNING.value), 0),
             *ended.get(engine, (0, 0)),
         )

@@ -1,4 +1,7 @@
-"""Defines the ledger's tables. Times are seconds since the epoch; JSON is kept as text, unchanged."""
+"""Defines the ledger's tables; `indexes.py` adds the indexes over some of the rows.
+
+Times are seconds since the epoch; JSON is kept as text, unchanged.
+"""
 
 from typing import Any
 
@@ -69,37 +72,6 @@ jobs = Table(
     # The listings: pages of a tenant's jobs, in any or one status, at any or one engine.
     Index("ix_jobs_status", "tenant", "status", "id"),
     Index("ix_jobs_engine", "engine", "tenant", "status", "id"),
-    # The queue: from it, the dispatcher takes the first jobs of each tenant of an engine.
-    Index(
-        "ix_jobs_backlog",
-        "engine",
-        "tenant",
-        text("priority DESC"),
-        "id",
-        sqlite_where=text(BACKLOG),
-        postgresql_where=text(BACKLOG),
-    ),
-    # The jobs in an engine's window.
-    Index(
-        "ix_jobs_handed_over",
-        "engine",
-        "tenant",
-        sqlite_where=text("handed_over_at IS NOT NULL"),
-        postgresql_where=text("handed_over_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_jobs_queue_deadline",
-        "queue_deadline",
-        sqlite_where=text("status = 'queued'"),
-        postgresql_where=text("status = 'queued'"),
-    ),
-    Index(
-        "ix_jobs_retention",
-        "purged",
-        "result_expires_at",
-        sqlite_where=text("result_expires_at IS NOT NULL"),
-        postgresql_where=text("result_expires_at IS NOT NULL"),
-    ),
 )
 
 # Numbers of each tenant's jobs that wait for an engine, or are handed over to it. Triggers keep them, in the transaction
@@ -157,13 +129,6 @@ dead_letters = Table(
     Column("created_at", Double, nullable=False),
     Column("redriven_as", String(36)),
     Index("ix_dead_letters_tenant", "tenant", "created_at", "id"),
-    # Letters of no job end by their age, the others with their job.
-    Index(
-        "ix_dead_letters_old",
-        "created_at",
-        sqlite_where=text("job_id IS NULL"),
-        postgresql_where=text("job_id IS NULL"),
-    ),
 )
 
 # Reports of engines about their running jobs, for callers that follow a job.
@@ -193,16 +158,16 @@ notices = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("due_at", Double, nullable=False),
     Column("created_at", Double, nullable=False),
-    Index(
-        "ix_notices_due",
-        "due_at",
-        sqlite_where=text("state = 'pending'"),
-        postgresql_where=text("state = 'pending'"),
-    ),
     Index("ix_notices_job", "job_id"),
-    # Notices that could not be delivered end by their age, those that are kept for callers with their job.
-    Index("ix_notices_old", "created_at", sqlite_where=text(OF_NO_JOB), postgresql_where=text(OF_NO_JOB)),
 )
+
+
+THESE_JOBS = {
+    "sqlite": select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))),
+    # One statement for any number of ids: the server prepares each statement once.
+    "postgresql": select(jobs).where(text("jobs.id = ANY(CAST(:ids AS text[]))")),
+}
+"""Select the jobs whose ids are in the list `:ids`."""
 
 
 def unfinished_ids(*filters: ColumnElement[bool]) -> CompoundSelect[Any]:

@@ -1,7 +1,7 @@
 """Fills engines' windows with the next jobs in fair order, and puts lost jobs back into the queue."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -9,21 +9,24 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, select, text, update
 
 from enginehouse.contracts.job import Status, StatusReason
+from enginehouse.gateway.ledger import counts
+from enginehouse.gateway.ledger.counts import EngineCount
 from enginehouse.gateway.ledger.rows import UNFINISHED, JobRow
 from enginehouse.gateway.ledger.schema import BACKLOG, jobs, unfinished_ids
 from enginehouse.turns import Turn, Turns
 
-_TRY_LOCKS = text("SELECT e FROM unnest(CAST(:engines AS text[])) e WHERE pg_try_advisory_xact_lock(hashtext(e))")
+_LOCK = text("SELECT engine, waiting, handed_over FROM lock_windows(CAST(:engines AS text[]))")
 
 
-def lock_windows(connection: Connection, engines: list[str]) -> list[str]:
-    """Lock the engines' windows until the transaction ends; return the engines whose lock was free.
+def lock_windows(connection: Connection, engines: Collection[str]) -> dict[str, EngineCount]:
+    """Lock the engines' windows until the transaction ends; return the counts of the engines that are locked.
 
-    This never waits, so two gateways cannot deadlock.
+    Over PostgreSQL this waits for other gateways, in one order, so that none wait for each other in a circle. An engine is
+    left out if its window is not free in a moment (migration 0007 says how long).
     """
-    if connection.dialect.name != "postgresql" or not engines:
-        return engines
-    return list(connection.execute(_TRY_LOCKS, {"engines": engines}).scalars())
+    if connection.dialect.name == "postgresql" and engines:
+        return {row.engine: EngineCount._make(row) for row in connection.execute(_LOCK, {"engines": sorted(engines)})}
+    return {engine: EngineCount(engine, 0, 0) for engine in engines} | counts.of_these(connection, list(engines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,9 @@ class _FairOrder:
 def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[JobRow] | None]:
     """Mark the next jobs of each engine as handed over; they must be published after the commit.
 
-    Return None for an engine whose window lock another gateway holds; ask again in a moment.
+    Return None for an engine whose window another gateway has held for long; ask again.
     """
-    locked = set(lock_windows(connection, sorted({item.engine for item in items})))
+    locked = lock_windows(connection, {item.engine for item in items})
     return [_fill_window(connection, item) if item.engine in locked else None for item in items]
 
 

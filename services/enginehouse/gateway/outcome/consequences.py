@@ -55,15 +55,16 @@ class Consequences:
         self.last_begun: dict[str, float] = {}
         """For each engine: of the jobs that it has begun, the latest moment of a hand-over."""
 
-    async def follow(self, engine_id: str, mirrored: Sequence[Mirrored]) -> None:
-        """Act on rows of one engine that were just mirrored."""
+    async def follow(self, mirrored: Sequence[Mirrored]) -> None:
+        """Act on rows that were just mirrored."""
         for item in mirrored:
             if item.row.status.is_final:
                 self._ended(item)
             if item.changed:
                 await self._changed(item)
-        if mirrored and self._dispatcher.backlog.of(engine_id):
-            self._dispatcher.wake(engine_id)
+        for engine_id in {item.row.engine for item in mirrored}:
+            if self._dispatcher.backlog.of(engine_id):
+                self._dispatcher.wake(engine_id)
 
     def _ended(self, item: Mirrored) -> None:
         row = item.row

@@ -1,7 +1,7 @@
 """Takes runners' events from the topic `completions`: hints that records changed, progress, announcements of cards."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import pydantic_core
@@ -37,23 +37,21 @@ log = structlog.get_logger()
 _CLOSE_SECONDS = 5.0
 
 
-def _brought_along(event: Completion, key: EngineKey, engine_ids: Mapping[str, str]) -> dict[str, dict[str, JobRecord]]:
-    """Return the final records that an event brings along, by the engines that the ledger names and by job.
+def _brought_along(event: Completion, key: EngineKey, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+    """Return the final records of these jobs that an event brings along. What cannot be taken is read in the store.
 
     `key` proves that a runner of the event's engine has written them, which says nothing about the jobs of another one.
-    What cannot be taken here is read in the store.
     """
-    found: dict[str, dict[str, JobRecord]] = {}
+    found: dict[str, JobRecord] = {}
     for job_id, text in event.proven_records(key).items():
-        engine_id = engine_ids.get(job_id)
-        if engine_id is None or engine_of(engine_id) != event.engineid or len(text) > RECORD_ALONG_MAX_CHARS:
+        if job_id not in job_ids or len(text) > RECORD_ALONG_MAX_CHARS:
             continue
         try:
             record = JobRecord.model_validate_json(text)
         except ValidationError:
             continue
         if record.status.is_final:
-            found.setdefault(engine_id, {})[job_id] = record
+            found[job_id] = record
     return found
 
 
@@ -105,8 +103,7 @@ class Hints:
         try:
             if event.type == JOB_PROGRESS:
                 return not job_ids or await self._keep_progress(body)
-            engine_ids = await self._expected.engines_of(job_ids)
-            return await self._mirror(_brought_along(event, key, engine_ids), engine_ids)
+            return await self._mirror(event.engineid, _brought_along(event, key, job_ids), job_ids)
         except EnginehouseError as error:
             log.warning(
                 f"A completion cannot be handled now and will be delivered again: {error}",
@@ -120,19 +117,18 @@ class Hints:
             )
             return False
 
-    async def _mirror(self, brought: Mapping[str, Mapping[str, JobRecord]], engine_ids: dict[str, str]) -> bool:
-        to_read = {job_id: at for job_id, at in engine_ids.items() if job_id not in brought.get(at, {})}
+    async def _mirror(self, engine_id: str, brought: Mapping[str, JobRecord], job_ids: Sequence[str]) -> bool:
+        to_read = [job_id for job_id in job_ids if job_id not in brought]
         try:
-            for engine_id, records in brought.items():
-                await self._mirroring.apply(engine_id, records)
-            await self._mirroring.mirror(to_read)
+            await self._mirroring.apply(engine_id, brought)
+            await self._mirroring.mirror(await self._expected.engines_of(to_read))
         except Unavailable as error:
             # Acknowledge it nevertheless: otherwise hints of an engine whose store is away would fill the places at the
             # sidecar and hold up all others. The sweep reads the record of every job that is handed over.
             log.warning(
                 f"A hint is dropped and its jobs are left to the sweep, because a store does not answer: {error}",
                 action="hint_dropped",
-                job_ids=list(engine_ids),
+                job_ids=list(job_ids),
             )
         return True
 

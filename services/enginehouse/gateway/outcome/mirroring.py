@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from enginehouse.contracts.job import JobRecord
+from enginehouse.contracts.names import engine_of
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored
 from enginehouse.gateway.outcome.consequences import Consequences
@@ -39,13 +40,19 @@ class Mirroring:
         return [None] * len(job_ids)
 
     async def apply(self, engine_id: str, records: Mapping[str, JobRecord]) -> None:
-        """Mirror records that have just been read or written. If some cannot be, follow the others and raise the first error."""
+        """Mirror records that have just been read or written. If some cannot be, follow the others and raise the first error.
+
+        Those of jobs that are not this engine's, as the ledger knows them, change nothing.
+        """
         now = time.time()
         mirrored = await asyncio.gather(
-            *(self._ledger.mirror(Mirror(job_id, record, now)) for job_id, record in records.items()),
+            *(
+                self._ledger.mirror(Mirror(job_id, record, now, engine_of(engine_id)))
+                for job_id, record in records.items()
+            ),
             return_exceptions=True,
         )
-        await self._consequences.follow(engine_id, [item for item in mirrored if isinstance(item, Mirrored)])
+        await self._consequences.follow([item for item in mirrored if isinstance(item, Mirrored)])
         for item in mirrored:
             if isinstance(item, BaseException):
                 raise item

@@ -1,6 +1,7 @@
 """Finds jobs that were handed over and got lost, or whose worker vanished, and hands them over again."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,7 @@ _LEFT_PAUSES_SECONDS = (0.0, 1.5)
 _RINSED_SECONDS = 0.3
 _YOUNG_SECONDS = 2.0
 """Jobs are not checked for this time after their hand-over."""
+_WORKERS_SEEN_SECONDS = 10.0
 _LOSSES_MAX = 20
 """So often a job may get lost. A hand-over that a runner ended by handing the job back is none."""
 _PATIENCE_DOUBLED_MAX = 4
@@ -105,13 +107,27 @@ class LostJobs:
         now = self._clock()
         looked_at = self._looked_at(await self._ledger.read(read.engines_in_hand))
         rows = await self._ledger.read(read.handed_over, looked_at, now - _YOUNG_SECONDS) if looked_at else []
-        await asyncio.gather(*(self._recover(engine_id, rows, now) for engine_id, rows in by_engine(rows).items()))
+        of_engines = by_engine(rows)
+        await asyncio.gather(
+            *(self._recover(engine_id, rows, now) for engine_id, rows in of_engines.items()),
+            *(self._see_workers(engine_id) for engine_id in looked_at if engine_id not in of_engines),
+        )
 
     def _looked_at(self, in_hand: Sequence[str]) -> list[str]:
         """Return the engines to look at: those that may have workers, and a few of the others, in turn."""
         engines = [engine for engine_id in in_hand if (engine := self._catalogue.get(engine_id))]
         without = [engine.id for engine in engines if engine.workers_read_at and not engine.workers]
         return list({engine.id for engine in engines}.difference(without)) + self._without_workers.pick(without)
+
+    async def _see_workers(self, engine_id: str) -> None:
+        """Look at the workers of a busy engine now and then: how many jobs it gets at once depends on them.
+
+        A worker tells one gateway that it has come. The others see it here, as does one that was started again.
+        """
+        engine = self._catalogue.get(engine_id)
+        if engine and time.monotonic() - engine.workers_read_at >= _WORKERS_SEEN_SECONDS:
+            with contextlib.suppress(EnginehouseError):
+                await self._catalogue.read_workers(engine)
 
     async def worker_left(self, engine_id: str) -> None:
         """Hand over again the jobs that a worker, which takes no more, may have left in its sidecar."""

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from enginehouse.gateway.ledger.schema import metadata
+from enginehouse.gateway.ledger.indexes import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
