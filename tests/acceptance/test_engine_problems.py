@@ -112,7 +112,7 @@ def test_the_reason_is_the_same_wherever_it_is_told(stack: StackHandle, sources:
     # What follows quotes a log with process ids, which another death changes.
     reason = _squeezed(shown["reason"].partition("Its last lines:")[0]).rstrip(".")
 
-    listed = {engine["id"]: engine for engine in stack.call("GET", "/v1/engines").body["engines"]}
+    listed = {engine["id"]: engine for engine in stack.call("GET", "/v1/engines?limit=1000").body["engines"]}
     assert reason in _squeezed(listed[f"demo--{name}"]["reason"])
     problem = until(lambda: stack.state()["engines"][f"demo--{name}"]["problem"], "the supervisor knows it")
     assert reason in _squeezed(problem)

@@ -194,7 +194,7 @@ class MemoryClient:
     def __exit__(self, *raised: object) -> None:
         pass
 
-    def engines(self) -> list[EngineInfo]:
+    def engines(self, limit: int | None = None) -> list[EngineInfo]:
         return ENGINES
 
     def engine(self, name: str) -> EngineInfo:

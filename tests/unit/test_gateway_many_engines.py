@@ -1,5 +1,6 @@
 """What a gateway does every second, and for a page of engines, does not grow with the engines that lie still."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,10 @@ from tests.support.gateway import ECHO, UNHURRIED, GatewayWorld, gateway_world, 
 from tests.support.proofs import key_of
 
 from enginehouse.contracts import names
+from enginehouse.contracts.engine import EngineState
+from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
+from enginehouse.gateway.engines.known_engine import KnownEngine
 from enginehouse.gateway.ledger import read
 from enginehouse.gateway.ledger.rows import EngineRow
 from enginehouse.gateway.ledger.schema import engines
@@ -126,3 +130,81 @@ async def test_engines_are_listed_by_pages_with_one_call_for_each_of_a_page(worl
             break
     assert found == sorted([ECHO, *MANY])
     assert len((await client.get("/v1/engines")).json()["engines"]) == 20
+
+
+def _known(world: GatewayWorld) -> KnownEngine:
+    engine = world.gateway.catalogue.get(ECHO)
+    assert engine
+    return engine
+
+
+def _version(world: GatewayWorld) -> str | None:
+    card = _known(world).card
+    assert card
+    return card.version
+
+
+async def _redeploy(world: GatewayWorld) -> None:
+    """Let the sidecar lose the engine, and another gateway take it back as active; then deploy another version."""
+    catalogue = world.gateway.catalogue
+    world.dapr.components.discard(names.results_component(ECHO))
+    for _ in range(6):
+        await catalogue.refresh()
+    assert _known(world).state is EngineState.RETIRED
+    await show_card(world.dapr, ECHO, version="v9", deployment="ninth")
+    seen_there = update(engines).where(engines.c.id == ECHO).values(state="active", updated_at=time.time())
+    await world.gateway.ledger.database.transact(lambda connection: connection.execute(seen_there), durable=False)
+
+
+async def test_a_card_is_read_where_another_gateway_saw_first_that_an_engine_is_back(world: GatewayWorld) -> None:
+    catalogue = world.gateway.catalogue
+    world.dapr.components |= _LOOKS_ARE_RARE
+    await _redeploy(world)
+    await catalogue.catch_up()
+    assert _known(world).state is EngineState.ACTIVE, "no look was due"
+    world.dapr.components.add(names.results_component(ECHO))
+    await catalogue.refresh()
+    assert _version(world) == "v9"
+
+
+async def test_a_decision_of_ones_own_does_not_hide_anothers_card(world: GatewayWorld) -> None:
+    catalogue = world.gateway.catalogue
+    await catalogue.catch_up()
+    await show_card(world.dapr, ECHO, version="v9", deployment="ninth")
+    await world.gateway.ledger.save_engine(ECHO, '{"engine": "acme--echo", "slot": "a", "version": "v9"}')
+    await catalogue.set_state(_known(world), EngineState.PAUSED, "a probe failed", 1e12)
+    await catalogue.catch_up()
+    assert _version(world) == "v9"
+
+
+async def test_a_card_that_could_not_be_read_is_read_again(world: GatewayWorld) -> None:
+    catalogue = world.gateway.catalogue
+    await catalogue.catch_up()
+    await show_card(world.dapr, ECHO, version="v9", deployment="ninth")
+    world.dapr.fail("read_many", on=names.card_key("a"))
+    await _announce(world, ECHO)
+    assert _version(world) != "v9"
+    await catalogue.catch_up()
+    assert _version(world) == "v9"
+
+
+async def test_what_the_ledger_has_holds_again_after_a_decision_that_it_refused(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue, ledger = world.gateway.catalogue, world.gateway.ledger
+    await catalogue.catch_up()
+    old = update(engines).values(updated_at=engines.c.updated_at - 3_600)
+    await ledger.database.transact(lambda connection: connection.execute(old), durable=False)
+    with monkeypatch.context() as away:
+        away.setattr(ledger.database, "read", _away)
+        away.setattr(ledger.database, "transact", _away)
+        with pytest.raises(Unavailable):
+            await catalogue.set_state(_known(world), EngineState.PAUSED, "a probe failed", 1e12)
+        with pytest.raises(Unavailable):
+            await catalogue.sync_states()
+    await catalogue.sync_states()
+    assert _known(world).state is EngineState.ACTIVE
+
+
+async def _away(*_: Any, **__: Any) -> None:
+    raise Unavailable("ledger: away")

@@ -17,12 +17,12 @@ from tests.support.postgres import PostgresServer
 
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.gateway.ledger import counts, deletion, newest, outbox, read
-from enginehouse.gateway.ledger.accept import insert_jobs
+from enginehouse.gateway.ledger.accept import accept_and_fill
 from enginehouse.gateway.ledger.mirror import Mirror, mirror_records
 from enginehouse.gateway.ledger.outbox import Lease
 from enginehouse.gateway.ledger.read import Listing
 from enginehouse.gateway.ledger.rows import Channel
-from enginehouse.gateway.ledger.windows import FillWindow, NewAddress, Requeue, address_anew, fill_windows, requeue
+from enginehouse.gateway.ledger.windows import FillWindow, NewAddress, Requeue, address_anew, requeue
 
 _TENANT, _ENGINE, _OTHER = "tenant-000", "tenant-000--engine-0000", "tenant-001--engine-0001"
 _ROWS, _QUEUED, _ENGINES, _TENANTS = 60_000, 20_000, 20, 4
@@ -60,9 +60,9 @@ def _listings() -> Iterator[tuple[str, Statement]]:
 
 _STATEMENTS: dict[str, Statement] = {
     **dict(_listings()),
-    "accept": lambda c: insert_jobs(c, [new_job(_TENANT, _ENGINE, key="a"), new_job(_TENANT, _OTHER)]),
-    "hand over": lambda c: fill_windows(c, [FillWindow(_ENGINE, 32, _NOW)]),
-    "hand over nothing": lambda c: fill_windows(c, [FillWindow("tenant-000--nothing", 32, _NOW)]),
+    "accept": lambda c: accept_and_fill(c, [new_job(_TENANT, _ENGINE, key="a"), new_job(_TENANT, _OTHER)]),
+    "hand over": lambda c: accept_and_fill(c, [FillWindow(_ENGINE, 32, _NOW)]),
+    "hand over nothing": lambda c: accept_and_fill(c, [FillWindow("tenant-000--nothing", 32, _NOW)]),
     "put back": lambda c: requeue(c, [Requeue(_SOME, None, _NOW)]),
     "mirror": lambda c: mirror_records(c, [_ENDED]),
     "pass on a trial's jobs": lambda c: address_anew(c, [NewAddress(_OTHER, _ENGINE, _PAGE)]),

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import greenlet_spawn
 from tests.support.ledger import accepted, handed_over, mirror, new_job, opened, row_of
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger import postgres
+from enginehouse.gateway.ledger.accept import accept_and_fill
 from enginehouse.gateway.ledger.database import NOTIFY_CHANNEL
 from enginehouse.gateway.ledger.ledger import Ledger
 from enginehouse.gateway.ledger.windows import FillWindow, lock_windows
@@ -150,3 +152,52 @@ async def test_a_window_that_becomes_free_in_a_moment_is_waited_for(one: Ledger,
     asyncio.get_running_loop().call_later(0.02, holding.cancel)
     assert (await inserting).handed_over
     await asyncio.gather(holding, return_exceptions=True)
+
+
+async def test_gateways_that_accept_and_fill_for_the_same_engines_do_not_wait_in_a_circle(
+    one: Ledger, other: Ledger
+) -> None:
+    async def write(ledger: Ledger, accepts: str, fills: str) -> list[Any]:
+        items = (new_job(engine=accepts), FillWindow(fills, 10_000, time.time()))
+        return await ledger.database.transact(lambda connection: accept_and_fill(connection, items), durable=False)
+
+    async def keep_writing(ledger: Ledger, accepts: str, fills: str) -> list[Any]:
+        return [await write(ledger, accepts, fills) for _ in range(40)]
+
+    written = await asyncio.gather(keep_writing(one, "acme--a", "acme--b"), keep_writing(other, "acme--b", "acme--a"))
+    assert all(filled is not None for results in written for _, filled in results), "a window was not locked in time"
+
+
+async def test_whoever_waits_looks_again_when_it_is_not_known_whether_a_commit_is_done(one: Ledger) -> None:
+    told: list[str] = []
+    listening = asyncio.create_task(one.database.listen(told.append, lambda: told.append("look")))
+    await until_async(lambda: told == ["look"])
+    refused_at_its_end = (
+        "CREATE TEMP TABLE a (x int PRIMARY KEY)",
+        "CREATE TEMP TABLE b (x int REFERENCES a DEFERRABLE INITIALLY DEFERRED)",
+        "INSERT INTO b VALUES (1)",
+    )
+
+    def work(connection: Connection) -> None:
+        for statement in refused_at_its_end:
+            connection.exec_driver_sql(statement)
+
+    with pytest.raises(DBAPIError):
+        await one.database.transact(work, durable=True)
+    assert told == ["look", "look"]
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_a_window_that_a_vanished_gateway_holds_is_free_soon(
+    one: Ledger, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await accepted(one, new_job(window=0))
+    monkeypatch.setattr(postgres, "_IDLE_IN_TRANSACTION", "300ms")
+    async with opened(postgres_url) as vanished:
+        holding = await greenlet_spawn(vanished.database._others.connect)  # type: ignore[attr-defined]
+        await greenlet_spawn(holding.exec_driver_sql, "BEGIN")
+        assert await greenlet_spawn(lock_windows, holding, [ENGINE])
+        (row,) = await asyncio.wait_for(one.fill_window(FillWindow(ENGINE, 10, time.time())), 10)
+        assert row.id == job_id
+        await greenlet_spawn(holding.close)

@@ -54,7 +54,7 @@ async def test_what_other_gateways_wait_for_comes_last_in_a_group() -> None:
         written.append("change")
         return items
 
-    writer = GroupWriter(Scripted(None), last=(lock,))  # type: ignore[arg-type]
+    writer = GroupWriter(Scripted(None), last=lock)  # type: ignore[arg-type]
     assert await asyncio.gather(*(writer.write(write, 1) for write in (lock, change))) == [1, 1]
     assert written == ["change", "lock"]
     await writer.close()

@@ -13,6 +13,8 @@ from enginehouse.contracts.errors import EnginehouseError
 
 _PATIENCE_SECONDS = 0.5
 _COMPLETED_JOBS = 50
+_COMPLETED_ENGINES = 200
+"""One page, so that they come within the patience."""
 
 
 def _ask(context: typer.Context, question: Callable[[Client], Iterable[str]], incomplete: str) -> list[str]:
@@ -26,7 +28,7 @@ def _ask(context: typer.Context, question: Callable[[Client], Iterable[str]], in
 
 
 def _engines(context: typer.Context, incomplete: str) -> list[str]:
-    return _ask(context, lambda client: [engine.id for engine in client.engines()], incomplete)
+    return _ask(context, lambda client: [engine.id for engine in client.engines(limit=_COMPLETED_ENGINES)], incomplete)
 
 
 def _jobs(context: typer.Context, incomplete: str) -> list[str]:

@@ -305,20 +305,20 @@ class Client(Operations):
         accepted = Accepted.model_validate_json(self._transport.request("POST", path, headers=_key_header(key)))
         return Handle(self, accepted.id, accepted.engine)
 
-    def engines(self) -> list[EngineInfo]:
-        """Return the engines you may use: your own and the shared ones.
+    def engines(self, limit: int | None = None) -> list[EngineInfo]:
+        """Return the engines you may use, at most `limit` (up to 1,000) of them: your own and the shared ones, by id.
 
         >>> with Client() as client:
         ...     "shared--standard" in [engine.id for engine in client.engines()]
         True
         """
         found: list[EngineInfo] = []
-        query: dict[str, str] = {}
+        query = {"limit": str(limit)} if limit else {}
         while True:
             page = self._get(EnginePage, "/v1/engines", query)
             found += page.engines
-            if not page.next_cursor:
-                return found
+            if not page.next_cursor or (limit and len(found) >= limit):
+                return found[:limit]
             query["cursor"] = page.next_cursor
 
     def engine(self, name: str) -> EngineInfo:

@@ -20,6 +20,8 @@ RELEASE_VERSION = "1.18.3"
 _PAIR_SECONDS = 3.5e-6
 _COMPARING_SHARE = 0.01
 _USUALLY_COMPARED_SECONDS = 60
+_LONGEST_SECONDS = 600
+"""An engine whose store was away when the sidecar loaded it is out of reach for so long at most."""
 _FIRST_PATCH_THAT_CAN_BE_TOLD = 2
 """daprd 1.18.2 takes the interval as an argument."""
 
@@ -70,7 +72,7 @@ def compared_every(binary: Path, files: int) -> int | None:
     None: after its usual minute. It compares each with each, which takes 3.5 s of processor time for 1,000, and may take 1 %.
     What has changed it sees at once; it has to compare only for a change that it missed, and for what it could not load.
     """
-    seconds = round(files**2 * _PAIR_SECONDS / _COMPARING_SHARE)
+    seconds = min(round(files**2 * _PAIR_SECONDS / _COMPARING_SHARE), _LONGEST_SECONDS)
     if seconds <= _USUALLY_COMPARED_SECONDS:
         return None
     found = re.match(rf"v?{re.escape(SERIES)}\.(\d+)", version_of(binary) or "")

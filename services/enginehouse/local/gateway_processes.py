@@ -64,12 +64,12 @@ class GatewayProcesses:
         )
         spec = context.sidecar_spec(f"{GATEWAY_APP}.daprd", plan, tokens, login.environment())
 
-        def compares() -> list[str]:
+        def interval_argument() -> list[str]:
             files = sum(1 for _ in context.home.gateway_parts.glob("*.yaml"))
             seconds = compared_every(context.daprd, files)
             return [] if seconds is None else ["--hot-reload-reconcile-interval", f"{seconds}s"]
 
-        daprd = context.supervisor.start(replace(spec, more_arguments=compares))
+        daprd = context.supervisor.start(replace(spec, more_arguments=interval_argument))
         return cls(context, gateway, daprd, tokens, int(environment["ENGINEHOUSE_GATEWAY_GRPC_PORT"]))
 
     @property

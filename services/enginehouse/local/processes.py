@@ -59,7 +59,7 @@ class ProcessSpec:
     kind: str
     command: Sequence[str]
     environment: Callable[[], Mapping[str, str]]
-    """Called before each start, so that a value can be new for each start."""
+    """Called before each start."""
     cwd: Path
     log: Path
     port: int

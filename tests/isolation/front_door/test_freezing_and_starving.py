@@ -56,7 +56,8 @@ def test_a_small_job_of_another_tenant_comes_in_time(
 def test_nothing_of_it_stays(door: Door, note: Noted) -> None:
     """Runs after the attacks: the stack serves both tenants, and nobody's engine is paused."""
     states = {
-        engine["id"]: engine["state"] for engine in door.call("GET", "/v1/engines", tenant="victim").body["engines"]
+        engine["id"]: engine["state"]
+        for engine in door.call("GET", "/v1/engines?limit=1000", tenant="victim").body["engines"]
     }
     note(str(states))
     assert set(states.values()) == {"active"}

@@ -68,7 +68,7 @@ class CardReader:
         keys = list(dict.fromkeys(worker_key(name) for workers in listed for name in workers.workers))
         if new := [key for key in keys if key not in known]:
             items |= await self._sidecar.read_many(store, new)
-        # Only keys that were there: one that no store can read would be read again and again.
+        # A key that makes reading fail must not become one of those that each read asks for.
         engine.worker_keys = [key for key in keys if key in items]
         engine.set_workers(_parsed(Heartbeat, [items[key] for key in engine.worker_keys], _BEAT_MAX_BYTES))
         return items

@@ -142,15 +142,17 @@ class Catalogue(KnownEngines):
         due = self._without_card()
         # Nobody announces the end of a trial whose processes are gone.
         due += [engine_of(engine.id) for engine in self if engine.is_trial and engine.state != EngineState.RETIRED]
-        due += self._news & self._reachable
-        self._news.clear()
+        news = self._news & self._reachable
+        self._news -= (
+            news  # What the sidecar does not show yet stays: it was perhaps another gateway that saw it first.
+        )
         limit = asyncio.Semaphore(_CARDS_AT_ONCE)
 
         async def read_one(engine_id: str) -> None:
             async with limit:
                 await self.read_card(engine_id)
 
-        await asyncio.gather(*(read_one(engine_id) for engine_id in dict.fromkeys([*appeared, *due])))
+        await asyncio.gather(*(read_one(engine_id) for engine_id in dict.fromkeys([*appeared, *due, *news])))
 
     def _take_components(self, components: frozenset[str]) -> None:
         """Take over what the sidecar has loaded."""
@@ -207,7 +209,8 @@ class Catalogue(KnownEngines):
     def _without_card(self) -> list[str]:
         """Return a few of the engines that have shown no card, those that have waited longest, and let them wait again."""
         now = time.monotonic()
-        due = [each for each in self if each.card is None and each.card_due_at <= now and each.id in self._reachable]
+        present = self._reachable - self._retiring
+        due = [each for each in self if each.card is None and each.card_due_at <= now and each.id in present]
         chosen = heapq.nsmallest(_WITHOUT_CARD_AT_ONCE, due, key=lambda engine: engine.card_due_at)
         for engine in chosen:
             engine.card_due_at = now + engine.card_pause_seconds
@@ -229,9 +232,8 @@ class Catalogue(KnownEngines):
         engine.writes += 1
         engine.set_at = math.inf  # Until it is written, the ledger says what was before.
         try:
-            self._updated_at[engine.id] = await self._ledger.set_engine_state(
-                engine.id, state, reason, probe_at, by_operator=by_operator
-            )
+            # The row's new moment is not noted: another gateway may have written a card there since it was read.
+            await self._ledger.set_engine_state(engine.id, state, reason, probe_at, by_operator=by_operator)
         except BaseException:
             self._all_states_at = 0  # What the ledger has holds, however old it is.
             raise
@@ -246,9 +248,14 @@ class Catalogue(KnownEngines):
         """Take over the states that other gateways decided, and note which engines they have written about."""
         began = time.monotonic()
         since = time.time() - (began - self._synced_at) - _CLOCKS_DIFFER_SECONDS
-        if began >= self._all_states_at:
+        if all_of_them := began >= self._all_states_at:
             self._all_states_at, since = began + _ALL_STATES_SECONDS, 0.0
-        rows = await self._ledger.read(read.engine_states, since)
+        try:
+            rows = await self._ledger.read(read.engine_states, since)
+        except Unavailable:
+            if all_of_them:
+                self._all_states_at = 0
+            raise
         self._synced_at = began
         for row in rows:
             if row.updated_at != self._updated_at.get(row.id) and row.state != EngineState.RETIRED:
@@ -268,6 +275,8 @@ class Catalogue(KnownEngines):
             cards = await self._reader.read_cards(engine)
         except EnginehouseError as error:
             log.warning(f"The card of {engine_id} cannot be read: {error}", action="card_unread", engine_id=engine_id)
+            if engine.card:  # It may be another one by now. One without a card is asked in its turn.
+                self._news.add(engine_id)
             return
         await self._take_card(engine, card_of_active(engine, cards, self._engines.get(trial_of(engine_id))))
         await self._follow_trial(engine, card_of_trial(engine, cards))

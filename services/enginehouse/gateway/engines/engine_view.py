@@ -103,7 +103,7 @@ class EngineViews:
         return EngineView.model_construct(**dict(summary), card=engine.card, misbehaviour=counts)
 
     async def healths(self, engines: Sequence[KnownEngine]) -> list[str]:
-        """Say the same of several engines. Their stores are asked side by side."""
+        """Say how the workers of several engines are. Their stores are asked side by side."""
         limit = asyncio.Semaphore(_STORES_AT_ONCE)
 
         async def health_of(engine: KnownEngine) -> str:

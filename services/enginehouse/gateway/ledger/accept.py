@@ -1,6 +1,6 @@
 """Inserts accepted jobs with their idempotency keys, and hands them over if their engines' windows have room."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from enginehouse.contracts.errors import AlreadyRedriven, EventReused, IdempotencyKeyReused, RequestError
+from enginehouse.gateway.ledger.counts import EngineCount
 from enginehouse.gateway.ledger.rows import JobRow, to_column
 from enginehouse.gateway.ledger.schema import dead_letters, idempotency_keys, jobs
-from enginehouse.gateway.ledger.windows import lock_windows
+from enginehouse.gateway.ledger.windows import FillWindow, fill_windows, lock_windows
 
 
 class IdempotencyScope(StrEnum):
@@ -85,11 +86,13 @@ def _known_keys(connection: Connection, items: Sequence[NewJob]) -> dict[KeyName
 _INSERT_JOBS, _INSERT_KEYS = insert(jobs), insert(idempotency_keys)
 
 
-def _rooms(connection: Connection, items: Sequence[NewJob]) -> dict[str, int]:
+def _rooms(items: Sequence[NewJob], locked: Mapping[str, EngineCount]) -> dict[str, int]:
     """Return how many new jobs each engine may get at once: none while older jobs wait for it."""
-    windows = {item.row.engine: item.window for item in items}
-    counted = lock_windows(connection, [engine for engine, window in windows.items() if window > 0])
-    return {engine: 0 if count.waiting else windows[engine] - count.handed_over for engine, count in counted.items()}
+    windows = {item.row.engine: item.window for item in items if item.row.engine in locked}
+    return {
+        engine: 0 if locked[engine].waiting else at_most - locked[engine].handed_over
+        for engine, at_most in windows.items()
+    }
 
 
 def _redriven_before(connection: Connection, item: NewJob) -> AlreadyRedriven | None:
@@ -105,10 +108,25 @@ def _redriven_before(connection: Connection, item: NewJob) -> AlreadyRedriven | 
     return AlreadyRedriven(f"Dead letter {item.redrives} was redriven before, as job {first}") if first else None
 
 
-def insert_jobs(connection: Connection, items: list[NewJob]) -> list[Inserted | Exception]:
-    """Accept jobs in the given order, and hand over as many as the windows have room for."""
+def accept_and_fill(connection: Connection, items: Sequence[NewJob | FillWindow]) -> list[Any]:
+    """Accept jobs and fill windows; return a result for each item, in order. All windows are locked at once."""
+    new = [item for item in items if isinstance(item, NewJob)]
+    fills = [item for item in items if isinstance(item, FillWindow)]
+    engines = {item.row.engine for item in new if item.window > 0}
+    locked = lock_windows(connection, engines | {item.engine for item in fills}, engines)
+    # New jobs first: their windows' counts are those of the moment of the lock.
+    inserted = iter(insert_jobs(connection, new, locked) if new else ())
+    filled = iter(fill_windows(connection, fills, locked))
+    return [next(inserted if isinstance(item, NewJob) else filled) for item in items]
+
+
+def insert_jobs(
+    connection: Connection, items: Sequence[NewJob], locked: Mapping[str, EngineCount]
+) -> list[Inserted | Exception]:
+    """Accept jobs in the given order, and hand over as many as the `locked` windows have room for."""
+    # After the windows are locked: another gateway may have used a key until then.
     known = _known_keys(connection, items)
-    rooms = _rooms(connection, items)
+    rooms = _rooms(items, locked)
     results: list[Inserted | Exception] = []
     rows, keys = [], []
     for item in items:

@@ -1,7 +1,7 @@
 """Commits writes in groups, so that many callers share one transaction."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,8 @@ class _Write:
 class GroupWriter:
     """Commits writes in groups: writes that arrive during one transaction share the next one."""
 
-    def __init__(self, database: Database, last: Collection[Write] = ()) -> None:
-        """Take `last` as the writes that come after all others of their group: other gateways wait for what they lock."""
+    def __init__(self, database: Database, last: Write | None = None) -> None:
+        """Take `last` as the write that comes after all others of its group: other gateways wait for what it locks."""
         self._database = database
         self._last = last
         self._gather: Gather[None, _Write, Any] = Gather(
@@ -70,7 +70,7 @@ class GroupWriter:
 
         def work(connection: Connection) -> list[Any]:
             results: list[Any] = [None] * len(group)
-            for write, indexes in sorted(kinds.items(), key=lambda kind: kind[0] in self._last):
+            for write, indexes in sorted(kinds.items(), key=lambda kind: kind[0] == self._last):
                 for index, result in zip(
                     indexes, write(connection, [group[index].item for index in indexes]), strict=True
                 ):

@@ -16,14 +16,14 @@ from sqlalchemy.engine import make_url
 from enginehouse.contracts.engine import EngineState
 from enginehouse.contracts.errors import Unavailable, UnsafeSettings
 from enginehouse.gateway.ledger import counts, deletion, outbox, read
-from enginehouse.gateway.ledger.accept import Inserted, NewJob, insert_jobs
+from enginehouse.gateway.ledger.accept import Inserted, NewJob, accept_and_fill
 from enginehouse.gateway.ledger.database import PATIENT, Database, Patience, open_database
 from enginehouse.gateway.ledger.group_writer import GroupWriter
 from enginehouse.gateway.ledger.migrations import are_applied
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
 from enginehouse.gateway.ledger.rows import DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
 from enginehouse.gateway.ledger.schema import dead_letters, engines, job_events, jobs, upsert
-from enginehouse.gateway.ledger.windows import FillWindow, NewAddress, Requeue, address_anew, fill_windows, requeue
+from enginehouse.gateway.ledger.windows import FillWindow, NewAddress, Requeue, address_anew, requeue
 from enginehouse.sidecar.gather import Gather
 
 T = TypeVar("T")
@@ -32,8 +32,9 @@ _URL_VARIABLE = "ENGINEHOUSE_GATEWAY_LEDGER_URL"
 _WINDOW_HELD_SECONDS = 0.5
 """After a window could not be locked in time: a gateway that hangs holds it. Each try holds up this gateway's other writes."""
 _ADDRESSED_AT_ONCE = 500
-_LOCK_WINDOWS = (insert_jobs, fill_windows)
 _CLOSE_SECONDS = 5.0
+_WOKEN_IN_FLIGHT = 3
+"""Reads of them at a time, so that one that gets no answer does not hold up all callers."""
 _WOKEN_MAX = 16
 """Jobs that are read at once. Their options and errors are parsed in one step, which all other requests wait for."""
 
@@ -66,14 +67,16 @@ class Ledger:
         self._lock: IO[str] | None = None
         self.database: Database
         self._writer: GroupWriter
-        self._woken: Gather[None, str, JobRow | None] = Gather(self._read_woken, at_most=_WOKEN_MAX)
+        self._woken: Gather[None, str, JobRow | None] = Gather(
+            self._read_woken, at_most=_WOKEN_MAX, in_flight=_WOKEN_IN_FLIGHT
+        )
 
     async def open(self) -> None:
         """Bring the tables up to date and start writing. UnsafeSettings if another gateway holds the SQLite file."""
         if make_url(self._url).get_backend_name() == "sqlite":
             self._claim_file()
         self.database = open_database(self._url, self._patience)
-        self._writer = GroupWriter(self.database, last=_LOCK_WINDOWS)
+        self._writer = GroupWriter(self.database, last=accept_and_fill)
         if not await self.database.read(are_applied):
             await self._migrate()
 
@@ -133,15 +136,15 @@ class Ledger:
 
     async def insert(self, job: NewJob) -> Inserted:
         """Accept a job. When this returns, the job is on disk."""
-        result: Inserted = await self._writer.write(insert_jobs, job, durable=True, owner=job.row.tenant)
+        result: Inserted = await self._writer.write(accept_and_fill, job, durable=True, owner=job.row.tenant)
         return result
 
     async def fill_window(self, item: FillWindow) -> list[JobRow]:
         """Mark the next jobs of an engine as handed over and return them: they must be published now."""
-        rows: list[JobRow] | None = await self._writer.write(fill_windows, item)
+        rows: list[JobRow] | None = await self._writer.write(accept_and_fill, item)
         while rows is None:
             await asyncio.sleep(_WINDOW_HELD_SECONDS)
-            rows = await self._writer.write(fill_windows, item)
+            rows = await self._writer.write(accept_and_fill, item)
         return rows
 
     async def requeue(self, item: Requeue) -> None:
@@ -181,11 +184,10 @@ class Ledger:
         probe_at: float | None,
         *,
         by_operator: bool = False,
-    ) -> float:
-        """Set an engine's state for all gateways; return its `updated_at`. It outlives restarts."""
+    ) -> None:
+        """Set an engine's state for all gateways. It outlives restarts."""
         decision = EngineDecision(engine_id, state, reason, probe_at, by_operator)
-        updated_at: float = await self._writer.write(_set_engine_state, decision, durable=True)
-        return updated_at
+        await self._writer.write(_set_engine_state, decision, durable=True)
 
     async def discard_dead_letter(self, letter_id: str) -> None:
         """Delete a dead letter; its job keeps its state."""
@@ -271,8 +273,7 @@ def _save_engines(connection: Connection, items: list[SavedCard]) -> list[float]
     return [updated_at] * len(items)
 
 
-def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> list[float]:
-    updated_at = time.time()
+def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> list[None]:
     for item in items:
         # An engine whose card could not be read yet has no row.
         values = {
@@ -280,11 +281,11 @@ def _set_engine_state(connection: Connection, items: list[EngineDecision]) -> li
             "reason": item.reason,
             "probe_at": item.probe_at,
             "by_operator": item.by_operator,
-            "updated_at": updated_at,
+            "updated_at": time.time(),
         }
         statement = upsert(connection, engines).values({"id": item.engine_id, **values})
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
-    return [updated_at] * len(items)
+    return [None] * len(items)
 
 
 def _keep_dead_letter(connection: Connection, letters: list[DeadLetterRow]) -> list[None]:

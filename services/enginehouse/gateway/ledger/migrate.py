@@ -26,7 +26,7 @@ def upgrade(url: str) -> None:
     if make_url(url).get_backend_name() == "sqlite":
         # The driver begins a transaction by itself, but only before the first row is written: tables and indexes that were
         # made before would stay when a migration is killed or the disk is full, and keep the next start from going on.
-        own = {"isolation_level": None}
+        own = {"isolation_level": None, "timeout": _PATIENT.command_seconds}
         engine = create_engine(make_url(url).set(drivername="sqlite"), poolclass=NullPool, connect_args=own)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         with engine.begin() as connection:

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _RECONNECT_SECONDS = 0.5
+_IDLE_IN_TRANSACTION = "10s"
 _RESTED_SECONDS = 1.0
 """A connection that was in use so recently is taken to work still. One that has rested for longer is asked first."""
 _UNREACHABLE = (*UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -38,6 +39,8 @@ class PostgresDatabase:
         self._patience = patience
         self._name = uuid.uuid4().hex
         """Tells this gateway's notifications from those of others: it needs none of its own."""
+        self._missed: Callable[[], None] = lambda: None
+        """Called when somebody here may wait for what was committed, although nobody will say so."""
         self._durable = self._connections(url, 1)
         """For transactions that wait for the disk. One group of writes is committed at a time."""
         self._others = self._connections(url, READERS + 2, synchronous_commit="off")
@@ -55,7 +58,8 @@ class PostgresDatabase:
             connect_args={
                 "timeout": self._patience.connect_seconds,
                 "command_timeout": self._patience.command_seconds,
-                "server_settings": settings,
+                # A gateway whose machine is gone holds no window for longer: its session would live for hours.
+                "server_settings": {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION, **settings},
             },
         )
 
@@ -67,8 +71,9 @@ class PostgresDatabase:
 
         @event.listens_for(engine, "reset")
         def _roll_back(connection: Any, _: Any, state: PoolResetState) -> None:
-            if not state.terminate_only and connection.driver_connection.is_in_transaction():
-                await_only(connection.driver_connection.execute("ROLLBACK"))
+            driver = connection.driver_connection
+            if not state.terminate_only and not driver.is_closed() and driver.is_in_transaction():
+                await_only(driver.execute("ROLLBACK"))
 
         @event.listens_for(engine, "checkin")
         def _rest(_: Any, record: Any) -> None:
@@ -106,7 +111,12 @@ class PostgresDatabase:
             with (self._durable if durable else self._others).connect() as connection:
                 connection.exec_driver_sql("BEGIN")
                 result = work(connection)
-                connection.exec_driver_sql("COMMIT")
+                try:
+                    connection.exec_driver_sql("COMMIT")
+                except BaseException:
+                    # It may be done. This gateway ignores its own notifications, so whoever waits must look.
+                    self._missed()
+                    raise
                 return result
 
         return await greenlet_spawn(run)
@@ -119,6 +129,7 @@ class PostgresDatabase:
             if notifier != self._name:
                 heard(ids)
 
+        self._missed = reconnected
         while True:
             try:
                 connection = await greenlet_spawn(self._others.raw_connection)

@@ -18,15 +18,18 @@ from enginehouse.turns import Turn, Turns
 _LOCK = text("SELECT engine, waiting, handed_over FROM lock_windows(CAST(:engines AS text[]))")
 
 
-def lock_windows(connection: Connection, engines: Collection[str]) -> dict[str, EngineCount]:
-    """Lock the engines' windows until the transaction ends; return the counts of the engines that are locked.
+def lock_windows(
+    connection: Connection, engines: Collection[str], counted: Collection[str] = ()
+) -> dict[str, EngineCount]:
+    """Lock the engines' windows until the transaction ends; return the locked ones, with the counts of those in `counted`.
 
-    Over PostgreSQL this waits for other gateways, in one order, so that none wait for each other in a circle. An engine is
-    left out if its window is not free in a moment (migration 0007 says how long).
+    Over PostgreSQL this waits for other gateways, in one order; called once in a transaction, none wait for each other in a
+    circle. An engine is left out if its window is not free in a moment (migration 0007 says how long).
     """
     if connection.dialect.name == "postgresql" and engines:
         return {row.engine: EngineCount._make(row) for row in connection.execute(_LOCK, {"engines": sorted(engines)})}
-    return {engine: EngineCount(engine, 0, 0) for engine in engines} | counts.of_these(connection, list(engines))
+    nothing = {engine: EngineCount(engine, 0, 0) for engine in engines}
+    return nothing | counts.of_these(connection, list(counted)) if counted else nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +94,13 @@ class _FairOrder:
         return [row for _, _, row in sorted(ranked)]
 
 
-def fill_windows(connection: Connection, items: list[FillWindow]) -> list[list[JobRow] | None]:
+def fill_windows(
+    connection: Connection, items: Sequence[FillWindow], locked: Collection[str]
+) -> list[list[JobRow] | None]:
     """Mark the next jobs of each engine as handed over; they must be published after the commit.
 
-    Return None for an engine whose window another gateway has held for long; ask again.
+    Return None for an engine whose window is not `locked`, because another gateway has held it for long; ask again.
     """
-    locked = lock_windows(connection, {item.engine for item in items})
     return [_fill_window(connection, item) if item.engine in locked else None for item in items]
 
 

@@ -118,10 +118,10 @@ class Hints:
             return False
 
     async def _mirror(self, engine_id: str, brought: Mapping[str, JobRecord], job_ids: Sequence[str]) -> bool:
-        to_read = [job_id for job_id in job_ids if job_id not in brought]
+        to_read = await self._expected.engines_of([job_id for job_id in job_ids if job_id not in brought])
         try:
             await self._mirroring.apply(engine_id, brought)
-            await self._mirroring.mirror(await self._expected.engines_of(to_read))
+            await self._mirroring.mirror(to_read)
         except Unavailable as error:
             # Acknowledge it nevertheless: otherwise hints of an engine whose store is away would fill the places at the
             # sidecar and hold up all others. The sweep reads the record of every job that is handed over.

@@ -42,7 +42,7 @@ class EngineQuery(BaseModel):
         json_schema_extra={"pattern": f"^{_CURSOR_PATTERN}$"},
     )
     limit: Annotated[int, Field(ge=1, le=1_000)] = Field(
-        20, description="Each engine's own store is asked for its workers."
+        20, description="Engines of a page. A small number, because the store of each is asked for its workers."
     )
 
 
@@ -57,7 +57,7 @@ class EnginePage(BaseModel):
 async def list_engines(
     gateway: WiredGateway, caller: AuthenticatedCaller, query: Annotated[EngineQuery, Query()]
 ) -> Response:
-    """List the engines that the caller may use, by id: its own and the shared ones."""
+    """List the engines that the caller may use, its own and the shared ones: a page of them, by id."""
     left = [engine for engine in gateway.catalogue.visible_to(caller.name) if engine.id > (query.cursor or "")]
     page = left[: query.limit]
     next_cursor = page[-1].id if len(left) > len(page) else None
