@@ -115,7 +115,8 @@ class FuzzedGateway:
         async with anonymous(self.world, [*own, *((name.encode(), value) for name, value in headers)]) as client:
             answer = await client.request(method, path.replace(VICTIMS_JOB, self._victims[0]), content=body)
         checked(answer)
-        if method == "POST" and answer.status_code == 202 and (job := json.loads(answer.content).get("id")):
+        # 200: a header asked to wait until the job has ended.
+        if method == "POST" and answer.status_code in (200, 202) and (job := json.loads(answer.content).get("id")):
             self.accepted.add(job)
 
     async def settle(self) -> None:

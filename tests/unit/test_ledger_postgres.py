@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import greenlet_spawn
 from tests.support.ledger import accepted, handed_over, mirror, new_job, opened, row_of
 from tests.support.waiting import until_async
 
+from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.job import Status
 from enginehouse.gateway.ledger import postgres
 from enginehouse.gateway.ledger.accept import accept_and_fill
@@ -64,6 +65,16 @@ async def test_a_gateway_hears_of_jobs_that_others_have_ended_and_not_of_its_own
 
 async def test_only_what_is_durable_waits_for_the_disk(one: Ledger) -> None:
     assert [await setting(one, durable=durable) for durable in (True, False, True)] == ["on", "off", "on"]
+
+
+async def test_a_server_whose_commits_do_not_wait_for_the_disk_is_refused(one: Ledger, postgres_url: str) -> None:
+    database = make_url(postgres_url).database
+    await one.database.transact(execute(f'ALTER DATABASE "{database}" SET synchronous_commit = off'), durable=True)
+    try:
+        with pytest.raises(UnsafeSettings, match="a power cut would lose accepted jobs"):
+            await Ledger(postgres_url).open()
+    finally:
+        await one.database.transact(execute(f'ALTER DATABASE "{database}" RESET synchronous_commit'), durable=True)
 
 
 @pytest.mark.parametrize("durable", [True, False])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, delete, text, update
 from sqlalchemy.engine import make_url
 
 from enginehouse.contracts.engine import EngineState
@@ -72,13 +72,22 @@ class Ledger:
         )
 
     async def open(self) -> None:
-        """Bring the tables up to date and start writing. UnsafeSettings if another gateway holds the SQLite file."""
+        """Bring the tables up to date and start writing.
+
+        UnsafeSettings if another gateway holds the SQLite file, or commits of PostgreSQL do not wait for the disk.
+        """
         if make_url(self._url).get_backend_name() == "sqlite":
             self._claim_file()
         self.database = open_database(self._url, self._patience)
         self._writer = GroupWriter(self.database, last=accept_and_fill)
         if not await self.database.read(are_applied):
             await self._migrate()
+        if self.database.dialect == "postgresql" and await self.database.transact(_is_forgetful, durable=True):
+            await self.database.close()
+            raise UnsafeSettings(
+                "ENGINEHOUSE_GATEWAY_LEDGER_URL: synchronous_commit is off for this role or database, so a power cut would "
+                "lose accepted jobs; ALTER ROLE … RESET synchronous_commit, or set it to on"
+            )
 
     def _claim_file(self) -> None:
         path = make_url(self._url).database
@@ -238,6 +247,11 @@ class Ledger:
     async def keep_dead_letter(self, letter: DeadLetterRow) -> None:
         """Keep a delivery that could not become a job."""
         await self._writer.write(_keep_dead_letter, letter, durable=True)
+
+
+def _is_forgetful(connection: Connection) -> bool:
+    """Say whether commits do not wait for the disk."""
+    return bool(connection.execute(text("SHOW synchronous_commit")).scalar() == "off")
 
 
 def _request_cancel(connection: Connection, job_ids: list[str]) -> list[None]:
