@@ -42,10 +42,12 @@ class Steps:
 
 async def wait_in_line(world: World, tenant: str, jobs: int, **options: Any) -> list["asyncio.Task[bool]"]:
     """Deliver jobs that find no place free."""
-    before = len(world.runner.receiver.in_hand)
     options = {"data": tenant, **options}
-    tasks = [begin(world, names.new_job_id(), tenant=tenant, **options) for _ in range(jobs)]
-    await until_async(lambda: len(world.runner.receiver.in_hand) == before + jobs)
+    ids = [names.new_job_id() for _ in range(jobs)]
+    tasks = [begin(world, job_id, tenant=tenant, **options) for job_id in ids]
+    # One that found a place may have ended before anybody looked.
+    began = list(zip(tasks, ids, strict=True))
+    await until_async(lambda: all(task.done() or job_id in world.runner.receiver.in_hand for task, job_id in began))
     return tasks
 
 
