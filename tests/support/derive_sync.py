@@ -27,6 +27,7 @@ _REPLACED = [
     (r"\baread\b", "read"),
     (r"\baiter_lines\b", "iter_lines"),
     (r"for (\w+) in ([^\n]+):\n +yield \1\n", r"yield from \2\n"),
+    (r"\[(\w+) for \1 in (\w+)\]", r"list(\2)"),
 ]
 
 

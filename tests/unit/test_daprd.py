@@ -48,6 +48,7 @@ def test_one_that_has_much_to_compare_does_it_less_often_if_it_can_be_told(bare:
     told = _fake(bare / "told" / "daprd", "1.18.2")
     assert daprd.compared_every(told, 400) is None, "each minute, as always"
     assert daprd.compared_every(told, 1_000) == 350
+    assert daprd.compared_every(told, 10_000) == 600, "what could not be loaded is tried again"
     assert daprd.compared_every(_fake(bare / "later" / "daprd", "1.18.10"), 1_000) == 350
     assert daprd.compared_every(_fake(bare / "older" / "daprd", "1.18.1"), 1_000) is None
 

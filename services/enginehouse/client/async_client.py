@@ -35,6 +35,7 @@ _LONGEST_WAIT_SECONDS = 60.0
 """Longest wait that the server allows in one request. A longer wait takes several requests."""
 
 _BATCH_MAX = 1_000
+_ENGINES_AT_ONCE = 1_000
 """Most jobs that the server takes in one request."""
 
 
@@ -205,18 +206,9 @@ class AsyncClient(AsyncOperations):
         ...         print(job.engine)
         shared--standard
         """
-        left = limit
-        query = {"engine": engine, "status": str(status) if status else None, "cursor": None}
-        while left is None or left > 0:
-            size = min(left or 200, 200)
-            given = {name: value for name, value in query.items() if value} | {"limit": str(size)}
-            page = await self._get(JobPage, "/v1/jobs", given)
-            for job in page.jobs:
-                yield job
-            left = None if left is None else left - len(page.jobs)
-            query["cursor"] = page.next_cursor
-            if not page.next_cursor:
-                return
+        query = {"engine": engine, "status": str(status) if status else None}
+        async for job in self._paged(JobPage, lambda page: page.jobs, "/v1/jobs", query, limit):
+            yield job
 
     async def events(self, job_id: str) -> AsyncIterator[JobNews]:
         """Return the events of a job as they come: start, events from its engine, and `completed` as the last.
@@ -311,20 +303,16 @@ class AsyncClient(AsyncOperations):
         return AsyncHandle(self, accepted.id, accepted.engine)
 
     async def engines(self, limit: int | None = None) -> list[EngineInfo]:
-        """Return the engines you may use, at most `limit` (up to 1,000) of them: your own and the shared ones, by id.
+        """Return the engines you may use, at most `limit` of them: your own and the shared ones, by id.
 
         >>> async with AsyncClient() as client:
         ...     "shared--standard" in [engine.id for engine in await client.engines()]
         True
         """
-        found: list[EngineInfo] = []
-        query = {"limit": str(limit)} if limit else {}
-        while True:
-            page = await self._get(EnginePage, "/v1/engines", query)
-            found += page.engines
-            if not page.next_cursor or (limit and len(found) >= limit):
-                return found[:limit]
-            query["cursor"] = page.next_cursor
+        # A gateway of before, which knows no pages, takes no limit.
+        size = None if limit is None else _ENGINES_AT_ONCE
+        pages = self._paged(EnginePage, lambda page: page.engines, "/v1/engines", {}, limit, size)
+        return [engine async for engine in pages]
 
     async def engine(self, name: str) -> EngineInfo:
         """Return one engine with its card: input and output schema, version, limits."""

@@ -3,7 +3,7 @@
 `make fix` derives `sync_operations.py` from this file.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,11 +20,14 @@ from enginehouse.client.models import (
     EngineAnswer,
     EngineAnswers,
     EngineInfo,
+    Page,
 )
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.replay import ReplayProgress, ReplayReport, ReplayRequest
 
 M = TypeVar("M", bound=BaseModel)
+P = TypeVar("P", bound=Page)
+T = TypeVar("T")
 _PAGE = 200
 _BROADCAST_SECONDS = 90
 """Longest time that the gateway takes to ask all engines."""
@@ -47,17 +50,10 @@ class AsyncOperations:
 
         `unparsable`: only events that could not be parsed and so belong to no tenant. Needs an administrator's key.
         """
-        left, cursor = limit, None
-        while left is None or left > 0:
-            size = min(left or _PAGE, _PAGE)
-            query = {"unparsable": "true" if unparsable else "", "cursor": cursor or "", "limit": str(size)}
-            given = {name: value for name, value in query.items() if value}
-            page = await self._get(DeadLetterPage, "/v1/dead-letters", given)
-            for letter in page.dead_letters:
-                yield letter
-            left, cursor = None if left is None else left - len(page.dead_letters), page.next_cursor
-            if not cursor:
-                return
+        query = {"unparsable": "true" if unparsable else None}
+        letters = self._paged(DeadLetterPage, lambda page: page.dead_letters, "/v1/dead-letters", query, limit)
+        async for letter in letters:
+            yield letter
 
     async def dead_letter(self, letter_id: str) -> DeadLetterInfo:
         """Return one dead letter. Its id is the id of the job that was given up."""
@@ -80,17 +76,9 @@ class AsyncOperations:
         Yours and what concerns you; with an administrator's key everybody's. `action` is a part of it, such as `DELETE`.
         """
         wanted = {"tenant": tenant, "engine": engine, "job": job, "action": action, "outcome": outcome}
-        moments = {"since": since and since.isoformat(), "until": until and until.isoformat()}
-        given = {name: value for name, value in {**wanted, **moments}.items() if value}
-        left, cursor = limit, ""
-        while left is None or left > 0:
-            paging = {"limit": str(min(left or _PAGE, _PAGE)), **({"cursor": cursor} if cursor else {})}
-            page = await self._get(AuditPage, "/v1/audit", {**given, **paging})
-            for entry in page.entries:
-                yield entry
-            left, cursor = None if left is None else left - len(page.entries), page.next_cursor or ""
-            if not cursor:
-                return
+        moments = {"since": since.isoformat() if since else None, "until": until.isoformat() if until else None}
+        async for entry in self._paged(AuditPage, lambda page: page.entries, "/v1/audit", {**wanted, **moments}, limit):
+            yield entry
 
     async def discard(self, letter_id: str) -> None:
         """Delete a dead letter. Its job keeps its state."""
@@ -147,6 +135,30 @@ class AsyncOperations:
                 return
             yield ReplayProgress.model_validate(said["progress"])
         raise Unavailable("The replay ended without a report: the gateway has stopped")
+
+    async def _paged(
+        self,
+        kind: type[P],
+        items_of: Callable[[P], list[T]],
+        path: str,
+        query: Mapping[str, str | None],
+        limit: int | None,
+        size: int | None = _PAGE,
+    ) -> AsyncIterator[T]:
+        """Return what the pages of a list have, at most `limit`; `size`: how much is asked for at once, None: not said."""
+        left = limit
+        given = {name: value for name, value in query.items() if value}
+        while left is None or left > 0:
+            if size is not None:
+                given["limit"] = str(min(left or size, size))
+            page = await self._get(kind, path, given)
+            items = items_of(page)
+            for item in items:
+                yield item
+            left = None if left is None else left - len(items)
+            if not page.next_cursor:
+                return
+            given["cursor"] = page.next_cursor
 
     async def _get(
         self, kind: type[M], path: str, params: dict[str, str] | None = None, *, wait_seconds: float = 0

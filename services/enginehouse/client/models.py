@@ -106,11 +106,17 @@ class EngineInfo(_Answer):
     )
 
 
-class EnginePage(_Answer):
+class Page(_Answer):
+    """A part of a list."""
+
+    next_cursor: str | None = None
+    """Leads to the next part; None: this is the last."""
+
+
+class EnginePage(Page):
     """Answer of GET /v1/engines."""
 
     engines: list[EngineInfo]
-    next_cursor: str | None = None
 
 
 class JobNews(_Answer):
@@ -120,11 +126,10 @@ class JobNews(_Answer):
     data: Any = Field(None, description="Content of the event. For `completed`: the job.")
 
 
-class JobPage(_Answer):
+class JobPage(Page):
     """Answer of GET /v1/jobs."""
 
     jobs: list[Job]
-    next_cursor: str | None = None
 
 
 class DeadLetterInfo(_Answer):
@@ -141,11 +146,10 @@ class DeadLetterInfo(_Answer):
     redriven_as: str | None = None
 
 
-class DeadLetterPage(_Answer):
+class DeadLetterPage(Page):
     """Answer of GET /v1/dead-letters."""
 
     dead_letters: list[DeadLetterInfo]
-    next_cursor: str | None = None
 
 
 class AuditInfo(_Answer):
@@ -170,11 +174,10 @@ class AuditInfo(_Answer):
     detail: str | None = None
 
 
-class AuditPage(_Answer):
+class AuditPage(Page):
     """Answer of GET /v1/audit."""
 
     entries: list[AuditInfo]
-    next_cursor: str | None = None
 
 
 class BatchRefusal(_Answer):

@@ -90,7 +90,7 @@ class SlotProcesses:
     """What was started, with `workload`."""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the runner and its sidecar are started, stopped or replaced."""
-    _worker: str = ""
+    _worker: str = field(init=False)
     """The runner's name. It stays when the runner dies and starts again, which then takes its own jobs over at once."""
     _longest_job_seconds: float = 0.0
     workload: Workload | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.support.abuse.hostile_code import FORK_BOMB, WRITES
+from tests.support.abuse.hostile_code import CONNECTS, FORK_BOMB, WRITES
 from tests.support.abuse.stand_ins import PORT, stand_ins
 from tests.support.break_ins import Noted, attempt, has
 from tests.support.docker import docker, inspect, left_by, skip_without_docker
@@ -83,20 +83,6 @@ def _listening_everywhere() -> Iterator[tuple[int, list[str]]]:
     thread.join()
 
 
-_CONNECT = """
-import socket
-from concurrent.futures import ThreadPoolExecutor
-def attempt(target):
-    try:
-        socket.create_connection(tuple(target), 2).close()
-        return "OPEN"
-    except OSError as error:
-        return type(error).__name__
-with ThreadPoolExecutor(32) as pool:
-    result = list(pool.map(attempt, {targets}))
-"""
-
-
 @attempt("connects to the host at all its addresses", layer="a network on which the host has no address", need="docker")
 @attempt("connects to Redis", layer="a network on which the host has no address", need="docker")
 @attempt("connects to another engine and its relay", layer="a network of its own", need="docker")
@@ -118,7 +104,7 @@ def test_its_network_has_nobody_but_its_relay(stack: StackHandle, note: Noted) -
         socket.create_connection(("127.0.0.1", between), 5).close()
         targets = [(address, number) for address in {*own, gateway} for number in (port, redis, between, 22)]
         targets += [(address, 8000) for address in other] + [("169.254.169.254", 80)]
-        answers = _result(stack, _CONNECT.format(targets=targets))
+        answers = _result(stack, CONNECTS.format(targets=targets))
     note(f"{len(answers)} refused")
     assert "OPEN" not in answers, dict(zip(targets, answers, strict=True))
     assert len(met) == len(own)
@@ -360,7 +346,7 @@ def test_what_answers_this_machine_does_not_answer_it(stack: StackHandle, note: 
     if not has("root"):
         pytest.skip("stand-ins need a network namespace, which only root can make")
     with stand_ins() as addresses:
-        answers = _result(stack, _CONNECT.format(targets=[(address, PORT) for address in addresses]))
+        answers = _result(stack, CONNECTS.format(targets=[(address, PORT) for address in addresses]))
     note(f"{', '.join(addresses)} answered this machine, and it got {', '.join(answers)}")
     assert "OPEN" not in answers
 

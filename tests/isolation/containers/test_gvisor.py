@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.support.abuse.hostile_code import FORK_BOMB, WRITES
+from tests.support.abuse.hostile_code import CONNECTS, FORK_BOMB, WRITES
 from tests.support.break_ins import Noted, attempt
 from tests.support.docker import inspect, skip_without_sandbox
 from tests.support.stack import StackHandle, start_stack, until
@@ -84,18 +84,7 @@ def test_its_network_has_nobody_but_its_relay(stack: StackHandle, note: Noted) -
             socket.create_connection((address, port), 5).close()
         answers = _result(
             stack,
-            f"""
-import socket
-from concurrent.futures import ThreadPoolExecutor
-def attempt(target):
-    try:
-        socket.create_connection(tuple(target), 2).close()
-        return "OPEN"
-    except OSError as error:
-        return type(error).__name__
-with ThreadPoolExecutor(32) as pool:
-    result = list(pool.map(attempt, {targets}))
-""",
+            CONNECTS.format(targets=targets),
         )
     note(f"{len(answers)} refused")
     assert "OPEN" not in answers, dict(zip(targets, answers, strict=True))

@@ -16,6 +16,20 @@ result = len(children)
 """
 """Starts processes until it cannot, `most` at the most. Result: their number."""
 
+CONNECTS = """
+import socket
+from concurrent.futures import ThreadPoolExecutor
+def attempt(target):
+    try:
+        socket.create_connection(tuple(target), 2).close()
+        return "OPEN"
+    except OSError as error:
+        return type(error).__name__
+with ThreadPoolExecutor(32) as pool:
+    result = list(pool.map(attempt, {targets}))
+"""
+"""Connects to all `targets` at once. Result: for each what the attempt ended with, `OPEN` if it was let in."""
+
 WRITES = """
 import os, subprocess
 result = dict(written=[], full=None)

@@ -1,5 +1,6 @@
 """Reads common parts of requests for the routes: caller, bounded body, time to wait, idempotency key."""
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Annotated, Any, TypeVar
@@ -64,6 +65,17 @@ async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
     if not caller.is_admin:
         raise Forbidden("This call needs an administrator's key: 'enginehouse tenant add NAME --admin' makes one")
     return caller
+
+
+def fits(pattern: str) -> Callable[[str], str]:
+    """Return what checks a cursor, which callers get from a page and give back unchanged."""
+
+    def check(cursor: str) -> str:
+        if not re.fullmatch(pattern, cursor):
+            raise ValueError("it must be the `next_cursor` of the page before, unchanged")
+        return cursor
+
+    return check
 
 
 async def job_id_of(

@@ -1,6 +1,5 @@
 """/v1/engines: shows engines to their users, resumes them for owners; quarantines and purges them for administrators."""
 
-import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from enginehouse.contracts.replay import ReplayReport, ReplayRequest
 from enginehouse.contracts.text import StorableText
 from enginehouse.gateway.engines.engine_view import EngineSummary, EngineView
-from enginehouse.gateway.http.dependencies import AdminCaller, AuthenticatedCaller, WiredGateway
+from enginehouse.gateway.http.dependencies import AdminCaller, AuthenticatedCaller, WiredGateway, fits
 from enginehouse.gateway.http.sse import STREAM_HEADERS
 from enginehouse.web.openapi import body_schema, problems
 from enginehouse.web.requests import NoQueryAllowed, read_model
@@ -25,18 +24,12 @@ EnginePath = Annotated[str, Path(max_length=64)]
 _CURSOR_PATTERN = "[a-z0-9@-]{1,64}"
 
 
-def _check_cursor(cursor: str) -> str:
-    if not re.fullmatch(_CURSOR_PATTERN, cursor):
-        raise ValueError("it must be the `next_cursor` of the page before, unchanged")
-    return cursor
-
-
 class EngineQuery(BaseModel):
     """Query of GET /v1/engines."""
 
     model_config = ConfigDict(extra="forbid")
 
-    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
+    cursor: Annotated[str, AfterValidator(fits(_CURSOR_PATTERN))] | None = Field(
         None,
         description="`next_cursor` of the page before.",
         json_schema_extra={"pattern": f"^{_CURSOR_PATTERN}$"},

@@ -11,7 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.contracts.job import Accepted, Job, JobRequest, RoutedJobRequest, Status
-from enginehouse.contracts.names import JOB_ID_PATTERN, is_job_id
+from enginehouse.contracts.names import JOB_ID_PATTERN
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.answers import accepted_answer, accepted_view, page_answer
 from enginehouse.gateway.http.dependencies import (
@@ -19,6 +19,7 @@ from enginehouse.gateway.http.dependencies import (
     AuthenticatedCaller,
     JobId,
     WiredGateway,
+    fits,
     idempotency_key,
     read_jobs,
     traceparent_of,
@@ -209,12 +210,6 @@ async def read_job(
     return json_answer(await gateway.jobs.read(caller, job_id, query.wait or wait_seconds(request)))
 
 
-def _check_cursor(cursor: str) -> str:
-    if not is_job_id(cursor):
-        raise ValueError("it must be the `next_cursor` of the page before, unchanged")
-    return cursor
-
-
 class ListQuery(BaseModel):
     """Query of GET /v1/jobs."""
 
@@ -222,7 +217,7 @@ class ListQuery(BaseModel):
 
     engine: Annotated[str, Field(max_length=64)] | None = None
     status: Status | None = None
-    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
+    cursor: Annotated[str, AfterValidator(fits(JOB_ID_PATTERN))] | None = Field(
         None,
         description="`next_cursor` of the page before.",
         json_schema_extra={"pattern": f"^{JOB_ID_PATTERN}$"},
