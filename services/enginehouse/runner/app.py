@@ -88,6 +88,7 @@ class Runner:
         self._settings = settings
         self._key = settings.engine_key
         self.spec = spec
+        self._pubsub = settings.jobs_component or jobs_component(spec.id)
         self._sidecar = sidecar
         self._pace = pace
         self.metrics = RunnerMetrics()
@@ -123,6 +124,7 @@ class Runner:
             content=settings.deployment,
             example=authors_example(settings.spec),
             key=self._key,
+            pubsub=self._pubsub,
         )
         self._health = HealthWatch(
             pool=self.pool,
@@ -156,6 +158,7 @@ class Runner:
             slot=settings.slot,
             worker=settings.worker,
             pace=pace,
+            pubsub=self._pubsub,
             concurrency=self.pool.concurrency,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
@@ -183,7 +186,13 @@ class Runner:
             worker=settings.worker,
         )
         self._settler = Settler(
-            sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id, key=self._key
+            sidecar=sidecar,
+            records=records,
+            recent_ends=recent_ends,
+            pace=pace,
+            engine_id=engine_id,
+            key=self._key,
+            pubsub=self._pubsub,
         )
         claims = Claims(records=records, admission=admission, announce=self._note_claimed)
         self._watch = RecordWatch(records=records, claims=claims, every_seconds=settings.watch_every_seconds)
@@ -198,7 +207,7 @@ class Runner:
             execution_timeout_seconds=self.spec.execution_timeout_seconds,
         )
         self.receiver = Receiver(
-            reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id, key=self._key),
+            reader=DeliveryReader(sidecar, self.metrics, engine_id, self._key, self._pubsub),
             admission=admission,
             handler=self._job_handler(admission),
             settler=self._settler,
@@ -228,6 +237,7 @@ class Runner:
             spec=self.spec,
             worker=settings.worker,
             key=self._key,
+            pubsub=self._pubsub,
         )
 
     def _delivery_app(self) -> DeliveryApp:
@@ -318,7 +328,7 @@ class Runner:
         event = completion_event(self._key, self.spec.id, WORKER_LEFT, self._settings.slot, None)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
-                await self._sidecar.publish(jobs_component(self.spec.id), COMPLETIONS_TOPIC, event)
+                await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
         except (EnginehouseError, TimeoutError) as error:
             _log.info("The gateway is not told that the worker leaves", action="leave_untold", error=str(error))
 

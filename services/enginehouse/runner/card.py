@@ -14,7 +14,7 @@ from enginehouse.background import Background
 from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EXAMPLE_FILE, EngineCard, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
-from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
+from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, results_component
 from enginehouse.contracts.proofs import EngineKey
 from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.clients.base import EngineClient
@@ -127,6 +127,7 @@ class CardKeeper:
         pace: Pace,
         *,
         key: EngineKey,
+        pubsub: str,
         content: str = "",
         example: Any = None,
     ) -> None:
@@ -137,6 +138,7 @@ class CardKeeper:
         self._slot: Slot = slot
         self._example = example
         self._key = key
+        self._pubsub = pubsub
         self._pace = pace
         self._published: bytes | None = None
         self._stale = asyncio.Event()
@@ -196,7 +198,7 @@ class CardKeeper:
         event = completion_event(self._key, self._spec.id, ENGINE_ANNOUNCED, self._slot, None)
         self._published = value  # Before the event is out: whoever asks meanwhile for another one gets it.
         try:
-            await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)
+            await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
         except EnginehouseError:
             self._published = None
             raise

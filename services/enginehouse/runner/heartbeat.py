@@ -18,7 +18,6 @@ from enginehouse.contracts.names import (
     WORKERS_KEY,
     Slot,
     job_topic,
-    jobs_component,
     results_component,
     trial_topic,
     worker_key,
@@ -52,6 +51,7 @@ class Heartbeats:
         worker: str,
         pace: Pace,
         *,
+        pubsub: str,
         concurrency: int,
         in_hand: Callable[[], list[str]],
         healthy: Callable[[], bool],
@@ -62,7 +62,7 @@ class Heartbeats:
         """Call `on_routed` when the worker begins or ends to receive the engine's jobs, or those of a trial."""
         self._sidecar = sidecar
         self._store = results_component(spec.id)
-        self._jobs = jobs_component(spec.id)
+        self._pubsub = pubsub
         self._spec = spec
         self._slot: Slot = slot
         self._worker = worker
@@ -134,7 +134,7 @@ class Heartbeats:
     async def _look_at_routing(self) -> Routed:
         metadata = await self._sidecar.metadata()
         # A sidecar goes on showing the subscription of a component that is gone.
-        topics = metadata.subscribed_topics if self._jobs in metadata.components else frozenset()
+        topics = metadata.subscribed_topics if self._pubsub in metadata.components else frozenset()
         routed = Routed(job_topic(self._spec.id) in topics, trial_topic(self._spec.id) in topics)
         if routed != self._routed:
             self._routing_is_news = True

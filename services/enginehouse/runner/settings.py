@@ -35,6 +35,11 @@ class RunnerSettings(BaseSettings):
         "127.0.0.1", description="Must be loopback, so that only the runner's own sidecar can deliver."
     )
     delivery_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="The --app-port of daprd.")
+    jobs_component: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")] | None = Field(
+        None,
+        description="The pub/sub component of the runner's sidecar. Default: `jobs-<engine id>`. Kubernetes has one for each "
+        "slot, because a namespace cannot hold two of one name and a busy one must not be edited.",
+    )
     deployment: Annotated[str, Field(max_length=64)] = Field(
         "", description="Hash of what was deployed beside engine.yaml. A change tells the gateway of a new deployment."
     )
