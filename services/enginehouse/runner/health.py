@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ _DOWN_POLL_SECONDS = 0.1
 _LONG_DOWN_SECONDS = 30.0
 _LONG_DOWN_POLL_SECONDS = 1.0
 _UP_POLL_SECONDS = 2.0
+_STUCK = "all that {} works on at once hangs past its time, and nothing here restarts it: it must be started again"
 
 
 class Restarts:
@@ -131,6 +132,8 @@ class HealthWatch:
         if not health.answered and replica.healthy and replica.places_taken:
             self._down.pop(replica, None)
             return  # Many engines answer no health check while they work. Their execution clock judges them.
+        if replica.stuck and health.ok:
+            health = replace(health, ok=False, fault=_STUCK.format(replica.client.address))
         self._note_fault(replica, health)
         healthy = health.ok and not replica.restarting
         if healthy == replica.healthy:

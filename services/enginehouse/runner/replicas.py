@@ -33,6 +33,8 @@ class Replica:
     """Whether it gave no answer to the last health check."""
     hung: set["Place"] = field(default_factory=set)
     """Places of calls that were given up and go on past their time."""
+    stuck: bool = False
+    """Whether calls that were given up hold all its places and go on, and nobody can restart it."""
     draining: bool = False
     """True while it gets no more jobs, so that it can be restarted when those in hand have ended."""
     kept_for: str | None = None
