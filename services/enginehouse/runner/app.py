@@ -48,6 +48,7 @@ from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.replicas import Replica, ReplicaPool
+from enginehouse.runner.service import ServiceEvents, ServiceWatch
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
@@ -103,10 +104,8 @@ class Runner:
     def _wire_engine(self, make_client: Callable[[str], EngineClient]) -> None:
         """Make the parts that watch the engine's replicas."""
         settings, spec, pace = self._settings, self.spec, self._pace
-        clients = [make_client(url) for url in settings.engine_urls]
-        self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         blame = Blame() if spec.tenant == PLATFORM_TENANT else None
-        self.pool = ReplicaPool(clients, spec.jobs_at_once, blame=blame)
+        self.pool = ReplicaPool([make_client(url) for url in settings.engine_urls], spec.jobs_at_once, blame=blame)
         restarts = Restarts(settings.supervisor_dir)
         self._hangs = HangGuard(
             pool=self.pool,
@@ -135,6 +134,21 @@ class Runner:
         self._problems = ProblemWatch(
             self._health, settings.supervisor_dir, on_change=lambda: self.heartbeats.wake(), pace=pace
         )
+        self._service = self._service_watch(settings.engine_service, make_client) if settings.engine_service else None
+
+    def _service_watch(self, service: str, make_client: Callable[[str], EngineClient]) -> ServiceWatch:
+        return ServiceWatch(
+            service,
+            self.pool,
+            make_client,
+            ServiceEvents(self._replica_found, self._replica_left, self._health.note_search),
+            self._pace,
+            is_wanted=lambda: bool(self.receiver.in_hand),
+        )
+
+    @property
+    def _batching(self) -> list[BatchingEngine]:
+        return [replica.client for replica in self.pool.replicas if isinstance(replica.client, BatchingEngine)]
 
     def _heard(self, replica: Replica, health: Health) -> None:
         """Take note of what a replica said at a health check."""
@@ -144,6 +158,16 @@ class Runner:
 
     def _warning(self) -> str | None:
         return self.pool.warning or next((client.advice for client in self._batching if client.advice), None)
+
+    def _replica_found(self, replica: Replica) -> None:
+        self._health.watch(replica)
+        self.heartbeats.wake()
+
+    def _replica_left(self, replica: Replica) -> None:
+        self._health.forget(replica)
+        others = (other.client for other in self.pool.replicas if other.healthy)
+        self.cards.forget(replica.client, next(others, None))
+        self.heartbeats.wake()
 
     def _replica_is_up(self, replica: Replica) -> None:
         self.cards.refresh(replica.client)
@@ -159,9 +183,10 @@ class Runner:
             worker=settings.worker,
             pace=pace,
             pubsub=self._pubsub,
-            concurrency=self.pool.concurrency,
+            concurrency=lambda: self.pool.concurrency or self.spec.jobs_at_once,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
+            asleep=lambda: self.is_asleep,
             warning=self._warning,
             problem=lambda: self._problems.problem,
             on_routed=self.cards.announce,
@@ -265,17 +290,23 @@ class Runner:
         """Return whether jobs can run now."""
         return self.pool.any_healthy and self.takes_deliveries()
 
+    @property
+    def is_asleep(self) -> bool:
+        """Say whether the engine has no replica, not even one that is ill: that is no fault, and one comes for a job."""
+        return self._service is not None and self._service.is_empty
+
     def takes_deliveries(self) -> bool:
         """Return whether jobs may be delivered. While they may not, the sidecar pauses the subscription.
 
         A paused subscription loses what is in hand and the first event after the pause, until the broker's clock or the
         gateway finds them. So jobs wait here while an engine restarts, unless that takes long; and the runner of an
-        engine that the gateway has stopped hands back each delivery.
+        engine that the gateway has stopped hands back each delivery. They wait for an engine that is asleep as well, for which
+        they are the reason to wake up.
 
         A sidecar that is told to stop goes on until its app says no. So a runner that stops says so only when the last
         result is written.
         """
-        well = self.pool.any_healthy or self.pool.seconds_down < self._pace.restart_seconds
+        well = self.pool.any_healthy or self.is_asleep or self.pool.seconds_down < self._pace.restart_seconds
         control_is_known = self._control.stopped is not None
         return (
             self._sidecar_ready
@@ -287,6 +318,8 @@ class Runner:
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""
         self._health.start()
+        if self._service is not None:
+            self._service.start()
         self._problems.start()
         await self._sidecar.start()
         self._sidecar_ready = True
@@ -366,6 +399,8 @@ class Runner:
         await self._watch.stop()
         await self._hangs.stop()
         await self._problems.stop()
+        if self._service is not None:
+            await self._service.stop()
         await self._health.stop()
         await self.cards.stop()
         await self.heartbeats.stop()

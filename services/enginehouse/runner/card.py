@@ -150,6 +150,11 @@ class CardKeeper:
         self._client = client
         self._stale.set()
 
+    def forget(self, client: EngineClient, other: EngineClient | None) -> None:
+        """Ask a replica no more, because it has left; if the card is that replica's, ask the `other`."""
+        if self._client is client:
+            self._client = other
+
     def announce(self) -> None:
         """Announce the card again, although it has not changed: perhaps it is now that of the active version."""
         self._published = None
@@ -165,8 +170,10 @@ class CardKeeper:
         await self._background.close()
 
     async def _run(self) -> None:
-        await self._stale.wait()
         while True:
+            while self._client is None:
+                self._stale.clear()
+                await self._stale.wait()
             self._stale.clear()
             try:
                 await self._publish()
@@ -186,7 +193,7 @@ class CardKeeper:
     async def _publish(self) -> None:
         """Write the card, and announce it if it has changed."""
         if self._client is None:
-            raise Unavailable("no replica has been healthy yet")
+            raise Unavailable("no replica is there now")
         described = await self._client.describe()
         if self._example is not None:
             described = described._replace(example=self._example)

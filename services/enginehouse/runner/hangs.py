@@ -87,7 +87,7 @@ class HangGuard:
         loop = asyncio.get_running_loop()
         is_late = loop.time() >= due_at
         deadline = max(loop.time(), due_at) + self._after_seconds
-        while not replica.restarting:
+        while not replica.is_gone:
             health = await self._ask(replica)
             if health is None:
                 return True
@@ -112,7 +112,7 @@ class HangGuard:
 
     async def _wait_to_restart(self, replica: Replica, job_id: str) -> None:
         """Have the replica restarted as soon as only hung calls are left at it. Return also if the call ends by itself."""
-        while not replica.restarting:
+        while not replica.is_gone:
             if _is_idle(replica):
                 self._restart(replica, job_id=job_id)
                 return
@@ -134,7 +134,7 @@ class HangGuard:
             engine_address=replica.client.address,
             job_id=job_id,
         )
-        while (health := await self._ask(replica)) is not None:
+        while not replica.is_gone and (health := await self._ask(replica)) is not None:
             if not health.answered and replica.healthy:
                 self._pool.set_health(replica, False)  # Until it answers: it is silent for longer than it may work.
             if health.answered and (not health.ok or health.in_hand is None):

@@ -52,9 +52,10 @@ class Heartbeats:
         pace: Pace,
         *,
         pubsub: str,
-        concurrency: int,
+        concurrency: Callable[[], int],
         in_hand: Callable[[], list[str]],
         healthy: Callable[[], bool],
+        asleep: Callable[[], bool],
         warning: Callable[[], str | None],
         problem: Callable[[], str | None],
         on_routed: Callable[[], None],
@@ -70,6 +71,7 @@ class Heartbeats:
         self._concurrency = concurrency
         self._in_hand = in_hand
         self._healthy = healthy
+        self._asleep = asleep
         self._warning = warning
         self._problem = problem
         self._on_routed = on_routed
@@ -114,10 +116,11 @@ class Heartbeats:
             worker=self._worker,
             slot=self._slot,
             version=self._spec.version,
-            concurrency=self._concurrency,
+            concurrency=self._concurrency(),
             in_hand=in_hand,
             idle_since=self._idle_since,
             healthy=self._healthy(),
+            asleep=self._asleep(),
             jobs_per_event=JOBS_PER_EVENT_MAX,
             problem=self._problem(),
             **(await self._look_at_routing())._asdict(),
