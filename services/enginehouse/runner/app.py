@@ -48,6 +48,7 @@ from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.replicas import Replica, ReplicaPool
+from enginehouse.runner.service import ServiceEvents, ServiceWatch
 from enginehouse.runner.settings import RunnerSettings
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
@@ -88,6 +89,7 @@ class Runner:
         self._settings = settings
         self._key = settings.engine_key
         self.spec = spec
+        self._pubsub = settings.jobs_component or jobs_component(spec.id)
         self._sidecar = sidecar
         self._pace = pace
         self.metrics = RunnerMetrics()
@@ -102,10 +104,8 @@ class Runner:
     def _wire_engine(self, make_client: Callable[[str], EngineClient]) -> None:
         """Make the parts that watch the engine's replicas."""
         settings, spec, pace = self._settings, self.spec, self._pace
-        clients = [make_client(url) for url in settings.engine_urls]
-        self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         blame = Blame() if spec.tenant == PLATFORM_TENANT else None
-        self.pool = ReplicaPool(clients, spec.jobs_at_once, blame=blame)
+        self.pool = ReplicaPool([make_client(url) for url in settings.engine_urls], spec.jobs_at_once, blame=blame)
         restarts = Restarts(settings.supervisor_dir)
         self._hangs = HangGuard(
             pool=self.pool,
@@ -123,6 +123,7 @@ class Runner:
             content=settings.deployment,
             example=authors_example(settings.spec),
             key=self._key,
+            pubsub=self._pubsub,
         )
         self._health = HealthWatch(
             pool=self.pool,
@@ -133,6 +134,21 @@ class Runner:
         self._problems = ProblemWatch(
             self._health, settings.supervisor_dir, on_change=lambda: self.heartbeats.wake(), pace=pace
         )
+        self._service = self._service_watch(settings.engine_service, make_client) if settings.engine_service else None
+
+    def _service_watch(self, service: str, make_client: Callable[[str], EngineClient]) -> ServiceWatch:
+        return ServiceWatch(
+            service,
+            self.pool,
+            make_client,
+            ServiceEvents(self._replica_found, self._replica_left, self._health.note_search),
+            self._pace,
+            is_wanted=lambda: bool(self.receiver.in_hand),
+        )
+
+    @property
+    def _batching(self) -> list[BatchingEngine]:
+        return [replica.client for replica in self.pool.replicas if isinstance(replica.client, BatchingEngine)]
 
     def _heard(self, replica: Replica, health: Health) -> None:
         """Take note of what a replica said at a health check."""
@@ -142,6 +158,16 @@ class Runner:
 
     def _warning(self) -> str | None:
         return self.pool.warning or next((client.advice for client in self._batching if client.advice), None)
+
+    def _replica_found(self, replica: Replica) -> None:
+        self._health.watch(replica)
+        self.heartbeats.wake()
+
+    def _replica_left(self, replica: Replica) -> None:
+        self._health.forget(replica)
+        others = (other.client for other in self.pool.replicas if other.healthy)
+        self.cards.forget(replica.client, next(others, None))
+        self.heartbeats.wake()
 
     def _replica_is_up(self, replica: Replica) -> None:
         self.cards.refresh(replica.client)
@@ -156,9 +182,11 @@ class Runner:
             slot=settings.slot,
             worker=settings.worker,
             pace=pace,
-            concurrency=self.pool.concurrency,
+            pubsub=self._pubsub,
+            concurrency=lambda: self.pool.concurrency or self.spec.jobs_at_once,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
+            asleep=lambda: self.is_asleep,
             warning=self._warning,
             problem=lambda: self._problems.problem,
             on_routed=self.cards.announce,
@@ -183,7 +211,13 @@ class Runner:
             worker=settings.worker,
         )
         self._settler = Settler(
-            sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id, key=self._key
+            sidecar=sidecar,
+            records=records,
+            recent_ends=recent_ends,
+            pace=pace,
+            engine_id=engine_id,
+            key=self._key,
+            pubsub=self._pubsub,
         )
         claims = Claims(records=records, admission=admission, announce=self._note_claimed)
         self._watch = RecordWatch(records=records, claims=claims, every_seconds=settings.watch_every_seconds)
@@ -198,7 +232,7 @@ class Runner:
             execution_timeout_seconds=self.spec.execution_timeout_seconds,
         )
         self.receiver = Receiver(
-            reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id, key=self._key),
+            reader=DeliveryReader(sidecar, self.metrics, engine_id, self._key, self._pubsub),
             admission=admission,
             handler=self._job_handler(admission),
             settler=self._settler,
@@ -228,6 +262,7 @@ class Runner:
             spec=self.spec,
             worker=settings.worker,
             key=self._key,
+            pubsub=self._pubsub,
         )
 
     def _delivery_app(self) -> DeliveryApp:
@@ -255,17 +290,23 @@ class Runner:
         """Return whether jobs can run now."""
         return self.pool.any_healthy and self.takes_deliveries()
 
+    @property
+    def is_asleep(self) -> bool:
+        """Say whether the engine has no replica, not even one that is ill: that is no fault, and one comes for a job."""
+        return self._service is not None and self._service.is_empty
+
     def takes_deliveries(self) -> bool:
         """Return whether jobs may be delivered. While they may not, the sidecar pauses the subscription.
 
         A paused subscription loses what is in hand and the first event after the pause, until the broker's clock or the
         gateway finds them. So jobs wait here while an engine restarts, unless that takes long; and the runner of an
-        engine that the gateway has stopped hands back each delivery.
+        engine that the gateway has stopped hands back each delivery. They wait for an engine that is asleep as well, for which
+        they are the reason to wake up.
 
         A sidecar that is told to stop goes on until its app says no. So a runner that stops says so only when the last
         result is written.
         """
-        well = self.pool.any_healthy or self.pool.seconds_down < self._pace.restart_seconds
+        well = self.pool.any_healthy or self.is_asleep or self.pool.seconds_down < self._pace.restart_seconds
         control_is_known = self._control.stopped is not None
         return (
             self._sidecar_ready
@@ -277,6 +318,8 @@ class Runner:
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""
         self._health.start()
+        if self._service is not None:
+            self._service.start()
         self._problems.start()
         await self._sidecar.start()
         self._sidecar_ready = True
@@ -318,7 +361,7 @@ class Runner:
         event = completion_event(self._key, self.spec.id, WORKER_LEFT, self._settings.slot, None)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
-                await self._sidecar.publish(jobs_component(self.spec.id), COMPLETIONS_TOPIC, event)
+                await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
         except (EnginehouseError, TimeoutError) as error:
             _log.info("The gateway is not told that the worker leaves", action="leave_untold", error=str(error))
 
@@ -356,6 +399,8 @@ class Runner:
         await self._watch.stop()
         await self._hangs.stop()
         await self._problems.stop()
+        if self._service is not None:
+            await self._service.stop()
         await self._health.stop()
         await self.cards.stop()
         await self.heartbeats.stop()

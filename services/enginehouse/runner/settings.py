@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from enginehouse.contracts.base import TOKEN_MIN_LENGTH, at_least, explain_settings, variable
@@ -28,13 +28,27 @@ class RunnerSettings(BaseSettings):
         description="A name that no other runner of this engine has, and that stays when this one dies and starts again in "
         "its place (as a pod's name does): it then takes its own jobs over at once."
     )
-    engine_urls: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(
-        description='JSON list, one URL per engine replica: ["http://127.0.0.1:9001"].'
+    engine_urls: Annotated[list[str], Field(max_length=100)] = Field(
+        [],
+        description='JSON list, one URL per engine replica: ["http://127.0.0.1:9001"]. Either this or the next must be set.',
+    )
+    engine_service: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\.?:[0-9]{1,5}$")] | None = (
+        Field(
+            None,
+            validate_default=True,
+            description="`host:port` of a headless service: each address that DNS has for it is a replica of the engine. None: the "
+            "engine is asleep.",
+        )
     )
     delivery_host: str = Field(
         "127.0.0.1", description="Must be loopback, so that only the runner's own sidecar can deliver."
     )
     delivery_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="The --app-port of daprd.")
+    jobs_component: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")] | None = Field(
+        None,
+        description="The pub/sub component of the runner's sidecar. Default: `jobs-<engine id>`. Kubernetes has one for each "
+        "slot, because a namespace cannot hold two of one name and a busy one must not be edited.",
+    )
     deployment: Annotated[str, Field(max_length=64)] = Field(
         "", description="Hash of what was deployed beside engine.yaml. A change tells the gateway of a new deployment."
     )
@@ -101,6 +115,16 @@ class RunnerSettings(BaseSettings):
         if len(set(urls)) != len(urls):
             raise ValueError("the same replica is listed twice")
         return urls
+
+    @field_validator("engine_service")
+    @classmethod
+    def _one_way_to_the_engine(cls, service: str | None, info: ValidationInfo) -> str | None:
+        urls = info.data.get("engine_urls")
+        if urls is not None and bool(urls) is (service is not None):
+            raise ValueError(f"either this or {variable(cls, 'engine_urls')} must be set, and not both")
+        if service is not None and not 1 <= int(service.rpartition(":")[2]) <= 65535:
+            raise ValueError("it must be host:port, with a port up to 65535")
+        return service
 
     @property
     def engine_key(self) -> EngineKey:
