@@ -196,11 +196,13 @@ class TestEngine:
 
     def test_it_runs_where_its_tenant_may(self, bundle: Path) -> None:
         toleration = {"key": "enginehouse.dev/tenant", "value": "acme", "effect": "NoSchedule"}
-        placement = Placement(runtime_class="gvisor", node_selector={"pool": "acme"}, tolerations=[toleration])
+        placement = Placement.model_validate(
+            {"runtime_class": "gvisor", "node_selector": {"pool": "acme"}, "tolerations": [toleration]}
+        )
         rendered = _rendered(bundle, CLUSTER.model_copy(update={"placement": placement}))
         pod = rendered["Deployment", "acme--sentiment--a"]["spec"]["template"]["spec"]
         assert (pod["runtimeClassName"], pod["nodeSelector"]) == ("gvisor", {"pool": "acme"})
-        assert pod["tolerations"] == [toleration]
+        assert pod["tolerations"] == [{**toleration, "operator": "Equal"}]
         # The runner is ours, and trusted.
         assert "runtimeClassName" not in rendered["Deployment", "acme--sentiment--a-runner"]["spec"]["template"]["spec"]
 

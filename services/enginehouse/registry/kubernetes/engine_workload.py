@@ -126,6 +126,6 @@ def _place(placement: Placement) -> dict[str, Any]:
     wanted = {
         "runtimeClassName": placement.runtime_class,
         "nodeSelector": placement.node_selector,
-        "tolerations": placement.tolerations,
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in placement.tolerations],
     }
     return {name: value for name, value in wanted.items() if value}

@@ -2,7 +2,8 @@
 
 import ipaddress
 import re
-from typing import Annotated, Any
+from importlib.metadata import version
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -21,14 +22,21 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.-]+:(\d{1,5})")
 _URL = re.compile(r"http://[A-Za-z0-9.-]+(:\d{1,5})?")
 
 
+class Toleration(StrictModel):
+    """A taint of nodes that an engine bears. It names the taint: without a key, it would bear all."""
+
+    key: Annotated[str, Field(min_length=1)]
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+
 class Placement(StrictModel):
     """Where a tenant's engines run, and how much they may use."""
 
     runtime_class: str | None = Field(None, description="RuntimeClass of its engines, such as gvisor.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes for its engines.")
-    tolerations: list[dict[str, Any]] = Field(
-        default_factory=list, description="Taints of nodes that its engines bear, as Kubernetes writes them."
-    )
+    tolerations: list[Toleration] = Field(default_factory=list, description="Taints of nodes that its engines bear.")
     image_pull_secrets: list[str] = Field(
         default_factory=list, description="Secrets in the tenant's namespace with which images are pulled."
     )
@@ -40,8 +48,11 @@ class Placement(StrictModel):
 class ClusterSettings(StrictModel):
     """The cluster as an operator has set it up, and the place of the tenant in question."""
 
-    services_image: str = Field(description="Image of the services, from which runners start.")
-    broker: str = Field(description="`host:port` of the broker and store.")
+    services_image: Annotated[str, Field(min_length=1)] = Field(
+        default_factory=lambda: f"enginehouse:{version('enginehouse')}",
+        description="Image of the services, from which runners start.",
+    )
+    broker: str = Field("redis.enginehouse.svc.cluster.local:6379", description="`host:port` of the broker and store.")
     gateway_url: str = Field(
         "http://gateway-internal.enginehouse.svc.cluster.local:8082",
         description="URL at which KEDA asks the gateway for the number of an engine's unfinished jobs.",
