@@ -55,7 +55,9 @@ def test_what_was_written_survives_a_restart_though_nobody_is_the_default_user(t
     with running(tmp_path, port):
         client = redis.Redis(port=port, username=registry["broker-username"], password=registry["broker-password"])
         with client.pipeline(transaction=True) as together:
-            together.set("a", "1").set("b", "2").execute()
+            together.set("a", "1")
+            together.set("b", "2")
+            together.execute()
         own = redis.Redis(port=port, username=gateway["username"], password=gateway["password"])
         assert own.xadd("engine.acme--echo", {"data": "x"})
         with pytest.raises(redis.exceptions.NoPermissionError):

@@ -21,9 +21,11 @@ _AT_ONCE = 100
 
 
 async def main() -> None:
-    url, engine, jobs, per_second, nap, patience = sys.argv[1], sys.argv[2], *map(float, sys.argv[3:])
-    begun, first, ends, errors = time.monotonic(), [], Counter(), Counter()
-    attempts, places = Counter(), asyncio.Semaphore(_AT_ONCE)
+    url, engine = sys.argv[1:3]
+    jobs, per_second, nap, patience = map(float, sys.argv[3:])
+    begun, places = time.monotonic(), asyncio.Semaphore(_AT_ONCE)
+    first: list[float] = []
+    ends, errors, attempts = Counter[str](), Counter[str](), Counter[str]()
     # As patient as a client that must get its jobs in: gateways are replaced while it submits.
     async with AsyncClient(url, retries=RetryPlan(times=30)) as client:
 
@@ -44,7 +46,7 @@ async def main() -> None:
                     await asyncio.sleep(0.5)
                     continue
                 ends[found.status.value] += 1
-                attempts[found.attempts] += 1
+                attempts[str(found.attempts)] += 1
                 first.append(time.monotonic() - begun)
                 return
             ends["unfinished"] += 1
@@ -56,7 +58,7 @@ async def main() -> None:
             {
                 "ends": dict(ends),
                 "errors": dict(errors),
-                "attempts": {str(count): jobs for count, jobs in attempts.items()},
+                "attempts": dict(attempts),
                 "first_seconds": first[0] if first else None,
                 "seconds": time.monotonic() - begun,
             }
