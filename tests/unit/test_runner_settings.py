@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.runner.app import load_spec
 from enginehouse.runner.serve import main
-from enginehouse.runner.settings import load_settings
+from enginehouse.runner.settings import load_settings, load_spec
 
 GOOD = {
     "ENGINEHOUSE_RUNNER_SPEC": "/nowhere/engine.yaml",

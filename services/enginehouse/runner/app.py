@@ -1,27 +1,15 @@
 """Wires a runner together, and starts and stops its parts in the order that loses no job."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
-from enginehouse.contracts.events import WORKER_LEFT, completion_event
-from enginehouse.contracts.names import (
-    COMPLETIONS_TOPIC,
-    GATEWAY_APP,
-    JOBS_ROUTE,
-    PLATFORM_TENANT,
-    RUNNER_ENGINE_ROUTE,
-    jobs_component,
-)
+from enginehouse.contracts.names import GATEWAY_APP, JOBS_ROUTE, PLATFORM_TENANT, jobs_component
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.blame import Blame
@@ -35,47 +23,40 @@ from enginehouse.runner.clients.wire import Limits
 from enginehouse.runner.containers import EngineContainers
 from enginehouse.runner.control import ControlReader
 from enginehouse.runner.execute import NO_JOBS_NOW, Executor
+from enginehouse.runner.fit import Fitness
 from enginehouse.runner.handle import JobHandler
 from enginehouse.runner.hangs import HangGuard
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.heartbeat import Heartbeats
+from enginehouse.runner.leave import leave
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
 from enginehouse.runner.pace import DEFAULT_PACE, Pace
+from enginehouse.runner.pages import health_app, pages
 from enginehouse.runner.problem import ProblemWatch
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.replicas import Replica, ReplicaPool
 from enginehouse.runner.service import ServiceEvents, ServiceWatch
-from enginehouse.runner.settings import RunnerSettings
+from enginehouse.runner.settings import RunnerSettings, load_spec
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 from enginehouse.sidecar.records import JobRecords
-from enginehouse.yaml_files import InvalidFile, read_yaml
 
 _log = structlog.get_logger(__name__)
 
-_LAST_TAKEN_IN_SECONDS = 0.7
-"""By then the sidecar has ended its subscription: 0.4 s after the last delivery in hand was acknowledged (daprd 1.18)."""
-_LEAVE_SECONDS = 2.0
-"""Time to tell the gateway that the worker leaves: a broker that is away must not hold up the jobs in hand."""
 _SETTLE_GRACE_SECONDS = 5.0
 
 
-def load_spec(path: Path) -> EngineSpec:
-    """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
-    try:
-        return read_yaml(EngineSpec, path)
-    except InvalidFile as error:
-        raise UnsafeSettings(f"the runner does not start: {error}") from None
-
-
 class Runner:
-    """The Dapr app of one engine. `app` is its delivery listener. Made, started and stopped in one event loop."""
+    """The Dapr app of one engine. Made, started and stopped in one event loop.
+
+    `app` is its delivery listener; `health_app` is what it shows on all addresses, where its settings want that.
+    """
 
     def __init__(
         self,
@@ -99,7 +80,12 @@ class Runner:
         self._wire_jobs()
         self._wire_gateway()
         self._sidecar_ready = False
-        self.app = self._delivery_app()
+        self._fitness = Fitness(
+            spec, settings.spec.parent, self.pool, self._executor, pace, output_max_bytes=settings.predict_max_bytes
+        )
+        shared = pages(self.metrics.text, lambda: self._problems.found)
+        self.app = self._delivery_app(shared)
+        self.health_app: Starlette = health_app(shared, self.misfit)
 
     def _wire_engine(self, make_client: Callable[[str], EngineClient]) -> None:
         """Make the parts that watch the engine's replicas."""
@@ -265,26 +251,19 @@ class Runner:
             pubsub=self._pubsub,
         )
 
-    def _delivery_app(self) -> DeliveryApp:
+    def _delivery_app(self, shared: list[BaseRoute]) -> DeliveryApp:
         self._calls = EngineCalls(self.spec, self._settings.worker, self.pool, lambda: self._problems.found, self._key)
-
-        async def live(request: Request) -> Response:
-            return PlainTextResponse("alive")
-
-        async def engine(request: Request) -> Response:
-            found = self._problems.found
-            return PlainTextResponse(found or "nothing is wrong", status_code=503 if found else 200)
-
-        async def metrics(request: Request) -> Response:
-            return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
-
         return delivery_app(
             {JOBS_ROUTE: self.receiver.deliver},
             self._settings.app_api_token.get_secret_value(),
             self.takes_deliveries,
-            extra=[Route("/healthz/live", live), Route(RUNNER_ENGINE_ROUTE, engine), Route("/metrics", metrics)],
+            extra=shared,
             callers={GATEWAY_APP: self._calls.app},
         )
+
+    def misfit(self) -> str | None:
+        """Say why the version is not fit to serve; None if it is. Its own examples are tried when this is first asked."""
+        return self._fitness.misfit(self._problems.found, is_asleep=self.is_asleep)
 
     def ready(self) -> bool:
         """Return whether jobs can run now."""
@@ -345,25 +324,22 @@ class Runner:
         )
         self.receiver.let_go()
         self._executor.claim_all()
-        leaving = asyncio.create_task(self._leave())
+        leaving = asyncio.create_task(
+            leave(
+                self._sidecar,
+                self.heartbeats,
+                engine_id=self.spec.id,
+                slot=self._settings.slot,
+                key=self._key,
+                pubsub=self._pubsub,
+            )
+        )
         try:
             async with asyncio.timeout(grace):
                 await self.receiver.wait_until_idle()
         except TimeoutError:
             await self.hand_back()
         await leaving
-
-    async def _leave(self) -> None:
-        """Tell the gateway that the worker leaves: it hands over again what the sidecar took in and never delivers."""
-        await asyncio.sleep(_LAST_TAKEN_IN_SECONDS)
-        with contextlib.suppress(EnginehouseError):
-            await self.heartbeats.beat()  # It names the jobs that this worker still has.
-        event = completion_event(self._key, self.spec.id, WORKER_LEFT, self._settings.slot, None)
-        try:
-            async with asyncio.timeout(_LEAVE_SECONDS):
-                await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
-        except (EnginehouseError, TimeoutError) as error:
-            _log.info("The gateway is not told that the worker leaves", action="leave_untold", error=str(error))
 
     def _set_stopped(self, stopped: bool) -> None:
         """Begin no more jobs while the gateway has stopped the engine, and begin jobs again when it resumes it."""
@@ -396,6 +372,7 @@ class Runner:
     async def stop(self) -> None:
         """Stop every part."""
         await self._control.stop()
+        await self._fitness.stop()
         await self._watch.stop()
         await self._hangs.stop()
         await self._problems.stop()

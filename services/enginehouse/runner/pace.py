@@ -27,6 +27,8 @@ class Pace:
     """Seconds between two looks at why the engine cannot work: a look reads a small file, or finds none."""
     down_told_after_seconds: float = 10.0
     """Seconds after which it is said what a replica's health check finds. Before that the engine may just be starting."""
+    examples_retry_seconds: float = 30.0
+    """Seconds until a version that has not answered its own examples is tried again. Each try costs the engine's time."""
     routing_poll_seconds: float = 0.5
     """Seconds between two looks at whether the sidecar receives the engine's jobs: a call on this machine."""
     restart_seconds: float = 10.0

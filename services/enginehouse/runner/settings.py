@@ -10,9 +10,11 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from enginehouse.contracts.base import TOKEN_MIN_LENGTH, at_least, explain_settings, variable
+from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.names import Slot
 from enginehouse.contracts.proofs import PROOF_KEY_MIN_LENGTH, EngineKey
+from enginehouse.yaml_files import InvalidFile, read_yaml
 
 
 class RunnerSettings(BaseSettings):
@@ -48,6 +50,15 @@ class RunnerSettings(BaseSettings):
         None,
         description="The pub/sub component of the runner's sidecar. Default: `jobs-<engine id>`. Kubernetes has one for each "
         "slot, because a namespace cannot hold two of one name and a busy one must not be edited.",
+    )
+    health_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - it shows no secret, takes no delivery, and is what probes reach
+        description="Address of the health listener. `::` where pods have addresses of IPv6 only.",
+    )
+    health_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None,
+        description="Port on which others reach `/healthz/live`, `/healthz/engine`, `/healthz/fit` (200: a replica is healthy and "
+        "has answered the version's own examples) and `/metrics`. None: nobody does.",
     )
     deployment: Annotated[str, Field(max_length=64)] = Field(
         "", description="Hash of what was deployed beside engine.yaml. A change tells the gateway of a new deployment."
@@ -142,3 +153,11 @@ def load_settings() -> RunnerSettings:
         # It names the field only, of a list or an object that is not JSON.
         named = re.sub(r'^.*field "(\w+)".*$', lambda found: variable(RunnerSettings, found[1]), str(error))
         raise UnsafeSettings(f"the runner does not start: {named}: it must be JSON") from None
+
+
+def load_spec(path: Path) -> EngineSpec:
+    """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
+    try:
+        return read_yaml(EngineSpec, path)
+    except InvalidFile as error:
+        raise UnsafeSettings(f"the runner does not start: {error}") from None
