@@ -69,7 +69,7 @@ check: $(ENVIRONMENT) ## Check format, lint, types, imports, YAML, docs; edits n
 fix: $(ENVIRONMENT) ## Format the code, and write what is generated
 	$(BIN)/python tests/support/derive_sync.py
 	$(GENERATE_DOCS)
-	WRITE_SNAPSHOTS=1 $(PYTEST) -q tests/unit/test_cli_pages.py -k snapshots
+	WRITE_SNAPSHOTS=1 $(PYTEST) -q tests/unit/test_cli_pages.py tests/manifests/test_kubernetes.py -k snapshots
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
