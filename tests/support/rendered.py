@@ -15,10 +15,10 @@ from enginehouse.registry.kubernetes.tenant import render_tenant_parts
 from enginehouse.registry.versions import put_version
 
 IMAGE = f"registry.example/acme/sentiment@sha256:{'a' * 64}"
-CLUSTER = ClusterSettings(services_image="enginehouse:0.1.0")
+CLUSTER = ClusterSettings(services_image=f"registry.example/enginehouse@sha256:{'b' * 64}")
 ELSEWHERE = ClusterSettings.model_validate(
     {
-        "services_image": f"registry.example/enginehouse@sha256:{'b' * 64}",
+        "services_image": CLUSTER.services_image,
         "broker": "redis.example:6380",
         "broker_cidrs": ["203.0.113.7/32"],
         "cpu_percent": 80,

@@ -233,6 +233,16 @@ def test_what_is_hostile_is_refused(policy: str, note: Noted) -> None:
     note(f"{sum(map(len, _HOSTILE.values()))} bundles refused")
 
 
+@attempt("removes what bounds a tenant", layer="the cluster's admission policies", need="kubernetes")
+@pytest.mark.parametrize("what", ["networkpolicy/default-deny", "serviceaccount/engine", "networkpolicy --all"])
+def test_what_bounds_a_tenant_stays(what: str, note: Noted) -> None:
+    delete = ("-n", _NAMESPACE, "delete", *what.split(), "--dry-run=server")
+    said = _kubectl(*delete, f"--as={_WHO['stranger']}", "--as-group=system:authenticated").stderr
+    assert "made by the registry" in said
+    assert _kubectl(*delete, f"--as={_WHO['maker']}", "--as-group=system:authenticated").returncode == 0
+    note("the registry's account may, another may not")
+
+
 def test_every_policy_is_tried() -> None:
     here = {path.stem for path in _POLICIES.glob("*.yaml")} - {"kustomization", "definition", "settings"}
     assert here == set(_HOSTILE) - {"pod-security"}
