@@ -1,5 +1,7 @@
 """The core of Enginehouse in the tests' cluster, installed as docs/kubernetes.md says."""
 
+import base64
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from tests.support.cluster.kube import kubectl, roll_out, run
 NAMESPACE = "enginehouse"
 WORKLOADS = ("statefulset/redis", "statefulset/postgres", "deployment/gateway")
 _OVERLAY = ROOT / "k8s" / "overlays" / "local"
+_KEY = ("-n", NAMESPACE, "get", "secret", "tests", "-o", "jsonpath={.data.operator-key}")
 _VOLUMES = ROOT / "tests" / "support" / "cluster" / "up.sh"
 
 
@@ -31,8 +34,14 @@ class Core:
 
 
 def install() -> Core:
-    """Install the core anew in a cluster that has Dapr and KEDA: what an earlier run has left is deleted."""
+    """Install the core anew in a cluster that has Dapr and KEDA: what an earlier run has left is deleted.
+
+    With CLUSTER_KEEP set, what is there stays and is brought up to date, for who works on one test.
+    """
     image = services_image()
+    if os.environ.get("CLUSTER_KEEP") and (kept := run(*_KEY)).returncode == 0:
+        apply_core(image)
+        return _ready(base64.b64decode(kept.stdout).decode())
     clear()
     kubectl("apply", "-f", str(ROOT / "k8s" / "base" / "namespace.yaml"))
     made = subprocess.run(
@@ -41,7 +50,12 @@ def install() -> Core:
     kubectl("apply", "-f", "-", stdin=made.stdout)
     kubectl("-n", NAMESPACE, "create", "secret", "generic", "tenants")
     (key,) = re.findall(r"eh_operators_\S+", made.stderr)
+    kubectl("-n", NAMESPACE, "create", "secret", "generic", "tests", f"--from-literal=operator-key={key}")
     apply_core(image)
+    return _ready(key)
+
+
+def _ready(key: str) -> Core:
     for workload in WORKLOADS:
         roll_out(workload, NAMESPACE)
     return Core(key, Forward(NAMESPACE, "gateway", 8080), Forward(NAMESPACE, "registry", 8081))
