@@ -168,7 +168,7 @@ class TestEngine:
     def test_a_job_in_hand_has_its_own_time_whatever_the_engine_does_at_the_end(self, tmp_path: Path) -> None:
         rendered = _rendered(_written(tmp_path, _spec(execution_timeout_seconds=599.5)))
         engine = rendered["Deployment", "acme--sentiment--a"]
-        assert _container(engine)["lifecycle"]["preStop"]["sleep"]["seconds"] == 600
+        assert _container(engine)["lifecycle"]["preStop"]["sleep"]["seconds"] == 610
         assert engine["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 600
         runner = rendered["Deployment", "acme--sentiment--a-runner"]
         assert _annotations(runner)["dapr.io/block-shutdown-duration"] == "660s"

@@ -92,7 +92,7 @@ def engine_folder(into: Path, kind: str, engine: str, **settings: Any) -> Path:
     """Make the folder of an engine of the tests for a cluster: `kind` is its folder in tests/engines."""
     named, folder = EngineId.parse(engine), into / kind
     shutil.copytree(_ENGINES / kind, folder, dirs_exist_ok=True)
-    small = {"cpu": "100m", "memory": "256Mi"}
+    small = {"cpu": "50m", "memory": "192Mi"}
     content = {"tenant": named.tenant, "name": named.engine, "resources": small, **settings}
     content.setdefault("image", engine_image(_ENGINES / kind))
     (folder / "engine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
