@@ -10,7 +10,7 @@ import pytest
 from tests.support.cluster import gitops
 from tests.support.cluster.caller import start_load
 from tests.support.cluster.core import NAMESPACE, Core
-from tests.support.cluster.kube import eventually, kubectl, listed, pods, roll_out, run
+from tests.support.cluster.kube import eventually, kubectl, pods, roll_out, run
 
 _JOBS, _PER_SECOND = 300, 20
 _TENANTS = ("acme", "umbra")
@@ -107,7 +107,7 @@ def test_an_engine_that_is_added_answers_and_nothing_else_changes(two: Two, tmp_
         return {
             pod["metadata"]["uid"]: tuple(status["restartCount"] for status in pod["status"]["containerStatuses"])
             for namespace in (NAMESPACE, _ONE, "tenant-umbra")
-            for pod in listed("pods", namespace)
+            for pod in pods(namespace)
         }
 
     roll_out("deployment/gateway", NAMESPACE)

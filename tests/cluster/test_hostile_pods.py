@@ -11,10 +11,11 @@ import pytest
 from tests.support.abuse.hostile_code import CONNECTS
 from tests.support.cluster import caller, gitops
 from tests.support.cluster.core import NAMESPACE, Core
-from tests.support.cluster.kube import kubectl, listed, pods, run
+from tests.support.cluster.kube import eventually, kubectl, listed, pods, run
 
 _OPEN = "OPEN"
 _ATTACKER, _VICTIM = "tenant-mallory", "tenant-victim"
+_ENGINE = "mallory--echo--a"
 
 
 @pytest.fixture(scope="module")
@@ -155,26 +156,40 @@ def test_an_engine_has_no_token_no_right_and_no_place_to_write(engines: None) ->
 
 
 def test_a_tenants_quota_holds(engines: None) -> None:
-    limits = {"cpu": "100m", "memory": "64Mi"}
-    image = role(_ATTACKER, "engine")["spec"]["containers"][0]["image"]
-    confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-
-    def pod(name: str, memory: str) -> dict[str, Any]:
-        resources = {"limits": {**limits, "memory": memory}, "requests": {**limits, "memory": memory}}
-        container = {"name": "engine", "image": image, "resources": resources, "securityContext": confined}
-        security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
-        spec = {"serviceAccountName": "engine", "automountServiceAccountToken": False, "securityContext": security}
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": _ATTACKER},
-            "spec": {**spec, "containers": [container]},
-        }
-
-    greedy = run("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(pod("greedy", "900Gi")))
-    assert "exceeded quota" in greedy.stderr or "maximum memory" in greedy.stderr, greedy.stderr
-    modest = run("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(pod("modest", "64Mi")))
-    assert modest.returncode == 0, modest.stderr
+    """An engine of more replicas than the quota has room for gets those that fit. Its pods are the controller's to make."""
+    scaled = f"deployment/{_ENGINE}"
+    try:
+        kubectl(
+            "-n",
+            _ATTACKER,
+            "patch",
+            "resourcequota",
+            "tenant",
+            "--type=merge",
+            "-p",
+            '{"spec": {"hard": {"pods": "3"}}}',
+        )
+        kubectl("-n", _ATTACKER, "scale", scaled, "--replicas=9")
+        said = eventually(
+            lambda: [
+                line for line in run("-n", _ATTACKER, "get", "events").stdout.splitlines() if "exceeded quota" in line
+            ],
+            "the quota refuses pods",
+        )
+        assert "pods" in said[0]
+        assert len(pods(_ATTACKER)) == 3
+    finally:
+        kubectl("-n", _ATTACKER, "scale", scaled, "--replicas=1")
+        kubectl(
+            "-n",
+            _ATTACKER,
+            "patch",
+            "resourcequota",
+            "tenant",
+            "--type=merge",
+            "-p",
+            '{"spec": {"hard": {"pods": "40"}}}',
+        )
 
 
 @pytest.mark.parametrize("account", ["engine", "runner"])

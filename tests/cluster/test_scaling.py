@@ -1,17 +1,17 @@
 """An engine that may sleep: from zero to as many replicas as its jobs need, and back, and no job is lost."""
 
 import json
-import time
+from datetime import UTC, datetime
 
 import pytest
 from tests.support.cluster import gitops
 from tests.support.cluster.caller import start_load
 from tests.support.cluster.core import Core
-from tests.support.cluster.kube import eventually, kubectl, replicas
+from tests.support.cluster.kube import eventually, kubectl, listed, pods, replicas
 
 _NAMESPACE, _ENGINE = "tenant-burst", "burst--sleeps"
 _APP = f"{_ENGINE}--a"
-_RUNNER = f"{_APP}-runner"
+_LIGHT = "light"
 _COLD_SECONDS = 10
 _ASLEEP_AFTER = {"asleep_after_seconds": 10}
 
@@ -26,8 +26,22 @@ def key(core: Core, tmp_path_factory: pytest.TempPathFactory) -> str:
     return made
 
 
-def asleep() -> bool:
-    return replicas(_APP, _NAMESPACE) == 0 == replicas(_RUNNER, _NAMESPACE)
+@pytest.fixture(scope="module")
+def light(key: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Deploy an engine that starts with half a processor, and return its name."""
+    gitops.add_engine_secrets(f"burst--{_LIGHT}")
+    settings = {
+        "execution_timeout_seconds": 10,
+        "scale": {"min": 0, "max": 1},
+        "resources": {"cpu": "500m", "memory": "192Mi"},
+    }
+    folder = gitops.engine_folder(tmp_path_factory.mktemp("light"), "sleeps", f"burst--{_LIGHT}", **settings)
+    gitops.deploy(folder, _ASLEEP_AFTER)
+    return _LIGHT
+
+
+def asleep(app: str = _APP) -> bool:
+    return replicas(app, _NAMESPACE) == 0 == replicas(f"{app}-runner", _NAMESPACE)
 
 
 def test_from_zero_to_three_under_a_burst_and_back_with_no_job_lost(key: str) -> None:
@@ -42,13 +56,29 @@ def test_from_zero_to_three_under_a_burst_and_back_with_no_job_lost(key: str) ->
     assert conditions["Active"] == "False"
 
 
-def test_the_first_answer_of_a_light_engine_that_sleeps_comes_soon(key: str) -> None:
+def started(role: str) -> dict[str, datetime]:
+    """Return when the pod of the light engine's role was made, when each of its containers ran, and when it was ready."""
+    labels = {"enginehouse.dev/engine": f"burst--{_LIGHT}", "app.kubernetes.io/name": role}
+    status = pods(_NAMESPACE, labels)[0]
+    containers = [*status["status"].get("initContainerStatuses", []), *status["status"]["containerStatuses"]]
+    moments = {one["name"]: one["state"]["running"]["startedAt"] for one in containers}
+    conditions = {one["type"]: one["lastTransitionTime"] for one in status["status"]["conditions"]}
+    moments |= {f"{role} made": status["metadata"]["creationTimestamp"], f"{role} ready": conditions["Ready"]}
+    return {name: datetime.fromisoformat(moment) for name, moment in moments.items()}
+
+
+def test_the_first_answer_of_a_light_engine_that_sleeps_comes_soon(key: str, light: str) -> None:
     took = []
     for _ in range(3):
-        eventually(asleep, "the engine sleeps", 180)
-        time.sleep(3)  # The pods of before are gone as well, or the next job would find one of them.
-        first = start_load(key, "sleeps", 1, nap_seconds=0.01).end().first_seconds
+        eventually(lambda: asleep(f"burst--{light}--a"), "the engine sleeps", 180)
+        eventually(
+            lambda: not listed("pods", _NAMESPACE, {"enginehouse.dev/engine": f"burst--{light}"}), "no pod is left", 90
+        )
+        begun = datetime.now(UTC)
+        first = start_load(key, light, 1, nap_seconds=0.01).end().first_seconds
         assert first is not None
         took.append(first)
-    print(f"first answers after {', '.join(f'{seconds:.1f} s' for seconds in took)}")
+        parts = sorted((started("engine") | started("runner")).items(), key=lambda part: part[1])
+        said = ", ".join(f"{name} {(moment - begun).total_seconds():.0f}" for name, moment in parts)
+        print(f"first answer after {first:.1f} s; seconds since the command: {said}")
     assert sorted(took)[1] < _COLD_SECONDS, took

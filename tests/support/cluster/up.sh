@@ -5,7 +5,8 @@
 #   (no step = all of them, in that order).  Each step does nothing where its part already runs.
 #   down.sh stops it again.
 #
-# Needs: etcd, containerd, runc, containernetworking-plugins, iptables, conntrack, socat, openssl (Debian packages)
+# Needs: etcd, containerd, runc, containernetworking-plugins, iptables, nftables, conntrack, socat, openssl, busybox, curl, redis, postgresql
+# (Debian packages)
 # and, in $B, what build.sh made.
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -248,10 +249,23 @@ Y
   wait_for 30 kube-proxy curl -sf http://127.0.0.1:10249/healthz; say kube-proxy ok
 }
 step_dns() { "$K" apply -f "$HERE/manifests/coredns.yaml" >/dev/null; "$K" -n kube-system rollout status deploy/coredns --timeout=90s >/dev/null; say coredns ok; }
+# The agent marks a connection that it has allowed with a label, by which the answers pass. Where the kernel lacks
+# CONFIG_NETFILTER_NETLINK_GLUE_CT the label is dropped without a word, and each answer is judged as a connection of its own:
+# a pod whose ingress and egress are both denied then gets none. So what the agent has let through is labelled here, behind it.
 step_netpol() {
-  # That fix looks at DNS before the service's address is replaced and does not remember it: where a policy denies ingress, the
-  # answers are dropped. Kernels from 6.12 on do not need it.
   start netpol "$B/netpol" --kubeconfig="$R/netpol.conf" --hostname-override=$NODE --disable-nri --netfilter-bug-1766-fix=false --nfqueue-id=98 --metrics-bind-address=127.0.0.1:19080 --v=2
+  wait_for 20 "the agent's rules" nft list chain inet kube-network-policies postrouting
+  local l; l=$(nft list chain inet kube-network-policies postrouting 2>/dev/null | sed -n 's/.*ct label set //p')
+  nft -f - <<N
+table inet test-cluster-answers
+delete table inet test-cluster-answers
+table inet test-cluster-answers {
+  chain postrouting {
+    type filter hook postrouting priority srcnat - 4; policy accept;
+    ct state new ct label set $l
+  }
+}
+N
   sleep 1; kill -0 "$(cat "$R/netpol.pid")"; say netpol ok
 }
 step_dapr() {
