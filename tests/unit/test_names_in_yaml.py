@@ -78,7 +78,8 @@ def test_the_inbound_retry_never_ends_and_no_breaker_or_timeout_stands_before_it
             "retries": {
                 "DefaultPubsubComponentInboundRetryPolicy": {"policy": "constant", "duration": "2s", "maxRetries": -1}
             }
-        }
+        },
+        "targets": {},
     }
 
 

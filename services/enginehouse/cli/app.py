@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from enginehouse.cli import author, broadcasts, demo, deploy, logs, stack
+from enginehouse.cli import author, broadcasts, demo, deploy, logs, render, stack
 from enginehouse.cli.audit import audit
 from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import say
@@ -57,7 +57,7 @@ engines.command()(author.new)
 engines.command("test")(author.try_out)
 engines.command()(deploy.deploy)
 engines.command("add", hidden=True, help="Another name of deploy.")(deploy.deploy)
-engines.command()(deploy.render)
+engines.command(epilog=render.ENGINE_EXAMPLES)(render.render)
 engines.command()(deploy.promote)
 engines.command()(deploy.rollback)
 engines.command(epilog=REPLAY_EXAMPLES)(replay)
@@ -68,6 +68,7 @@ engines.command()(broadcasts.info)
 engines.command()(broadcasts.update)
 engines.add_typer(secret, name="secret")
 app.add_typer(engines, name="engines")
+tenant.command("render", epilog=render.TENANT_EXAMPLES)(render.render_tenant)
 app.add_typer(tenant, name="tenant")
 app.add_typer(audit, name="audit")
 app.add_typer(environments, name="environments")

@@ -9,7 +9,7 @@ import typer
 
 from enginehouse.cli.acts import acting
 from enginehouse.cli.confirming import YesOption, confirm_removal
-from enginehouse.cli.console import TerminalSteps, note, print_exactly, print_json, say
+from enginehouse.cli.console import TerminalSteps, note, print_json, say
 from enginehouse.cli.elsewhere import deploy_to
 from enginehouse.cli.environments import environment
 from enginehouse.cli.evidence import Evidence, ScanOption, SignatureOption, read_evidence
@@ -22,7 +22,7 @@ from enginehouse.local.deployment import Deployment, NotWorking
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.rotation import ask
-from enginehouse.registry.deploy import deploy_engine, deployed_engine, remove_engine
+from enginehouse.registry.deploy import deployed_engine, remove_engine
 from enginehouse.registry.engines import Settings
 from enginehouse.supply.evidence import put_evidence
 
@@ -198,33 +198,6 @@ def _what_now(deployed: Deployment, went_back: bool) -> str:
     what = f"The version before goes on serving {engine}" if went_back else f"{engine} stays deployed"
     logs = deployed.home.logs / f"{engine}--{deployed.slot}*.log"
     return f"{what}: mend it and deploy it again. Its logs: {logs}"
-
-
-def render(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder with engine.yaml.", exists=True, file_okay=False)
-    ],
-    into: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR", help="Folder to write to; one with an earlier version gets the next one beside it."
-        ),
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Write what 'deploy' would write, to read, edit and commit it. Copied into a home, it is deployed.
-
-    DIR gets the engine's bundle in engines/, and a copy of its files in sources/.
-    """
-    spec = deploy_engine(into / "engines", folder)
-    bundle = into / "engines" / spec.id
-    files = sorted(str(path.relative_to(into)) for path in bundle.rglob("*") if path.is_file())
-    if as_json:
-        print_json({"id": spec.id, "version": spec.version, "bundle": str(bundle), "files": files})
-        return
-    say(f"{spec.id} {spec.version} is written to {into}:")
-    for file in files:
-        print_exactly(f"  {file}")
 
 
 def _on_trial(deployed: Deployment) -> str:

@@ -24,6 +24,8 @@ enginehouse engines new acme/sentiment
 
 enginehouse engines deploy sentiment/
 
+enginehouse engines render sentiment/ --kubernetes --into sentiment-in-kubernetes
+
 enginehouse engines show acme--sentiment@trial
 
 enginehouse engines replay acme--sentiment --last 500

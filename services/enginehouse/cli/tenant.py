@@ -52,7 +52,9 @@ enginehouse tenant system acme --into acme-system
 
 enginehouse tenant fetch-from acme s3://acme-models/
 
-enginehouse tenant webhook acme https://acme.example/hook"""
+enginehouse tenant webhook acme https://acme.example/hook
+
+enginehouse tenant render acme --into acme-in-kubernetes"""
 
 tenant = typer.Typer(cls=Lists, epilog=EXAMPLES)
 
@@ -63,7 +65,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant'
 
 @tenant.callback()
 def callback() -> None:
-    """List tenants, make and revoke their API keys, set their limits and default engine, suspend or remove them, and say where their notices go. Without a command: list."""
+    """List tenants, make and revoke their API keys, set their limits and default engine, suspend or remove them, say where their notices go, and render their objects for Kubernetes. Without a command: list."""
 
 
 @tenant.command()

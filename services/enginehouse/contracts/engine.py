@@ -26,6 +26,8 @@ from enginehouse.contracts.quantities import Cpu, Memory, parse_quantity
 from enginehouse.contracts.selector import LABEL_NAME_PATTERN, LABEL_VALUE_PATTERN, LABELS_MAX
 
 ENGINE_PORT = 8000
+CONTAINER_USER, CONTAINER_GROUP = 1000, 3000
+"""Whom an engine runs as in a container, whatever its image says."""
 EXAMPLE_FILE = "example.json"
 """File of an engine's folder with an input: it is tried before a version gets jobs, and shown on the card."""
 ENGINE_WARNING_HEADER = "X-Engine-Warning"
@@ -83,6 +85,11 @@ class Resources(StrictModel):
     def memory_bytes(self) -> int:
         """Return the memory in bytes."""
         return int(parse_quantity(self.memory))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Return the size of /tmp in a container, all that an engine can write to: half of its memory, of which it is a part."""
+        return self.memory_bytes // 2
 
 
 class Batch(StrictModel):

@@ -175,8 +175,14 @@ class Artifact(StrictModel):
 
 
 _DIGEST = re.compile(r"(.+@)?sha256:[0-9a-f]{64}")
+_PULLED_BY_DIGEST = re.compile(r"[^@]+@sha256:[0-9a-f]{64}")
 
 
 def has_digest(image: str) -> bool:
     """Return whether a container image is named by its digest, or its ID, so that it cannot change under its name."""
     return _DIGEST.fullmatch(image) is not None
+
+
+def can_be_pulled(image: str) -> bool:
+    """Return whether an image is named by its place and its digest: an ID alone names one that is here already."""
+    return _PULLED_BY_DIGEST.fullmatch(image) is not None

@@ -162,11 +162,26 @@ def render_slot(spec: EngineSpec, slot: Slot, example: str = "") -> dict[str, st
     """
     engine = spec.id
     jobs, results = jobs_component(engine), results_component(engine)
+    settings = jobs_settings(spec, local_replicas(spec))
+    folder, scopes = slot_folder(slot), [app_id(engine, slot)]
+    store = secret_store(secrets_component(engine), scopes)
+    return {
+        **({secrets_of_slot(slot): _yaml(store)} if spec.secrets else {}),
+        **({example_of_slot(slot): example} if example else {}),
+        f"{folder}/{ENGINE_FILE}": _yaml(spec.model_dump(mode="json", exclude_none=True)),
+        f"{folder}/dapr/jobs.yaml": _yaml(component(jobs, "pubsub.redis", settings, scopes)),
+        f"{folder}/dapr/results.yaml": _yaml(results_store(results, engine, scopes)),
+    }
+
+
+def jobs_settings(spec: EngineSpec, replicas: int) -> dict[str, str]:
+    """Return the settings of the pub/sub component of an engine with so many replicas behind one runner."""
+    engine = spec.id
     subscribes = [job_topic(engine), trial_topic(engine)]
     publishes = [COMPLETIONS_TOPIC, DEAD_LETTERS_TOPIC]
-    places = spec.jobs_at_once * local_replicas(spec)
+    places = spec.jobs_at_once * replicas
     deliveries = deliveries_at_once(spec.tenant, places)
-    settings = {
+    return {
         "consumerID": engine,
         "concurrency": str(deliveries),
         "queueDepth": "1",
@@ -178,15 +193,6 @@ def render_slot(spec: EngineSpec, slot: Slot, example: str = "") -> dict[str, st
         "allowedTopics": ",".join(subscribes + publishes),
         "publishingScopes": topic_scopes(dict.fromkeys(app_ids(engine), publishes)),
         "subscriptionScopes": topic_scopes(dict.fromkeys(app_ids(engine), subscribes)),
-    }
-    folder, scopes = slot_folder(slot), [app_id(engine, slot)]
-    store = secret_store(secrets_component(engine), scopes)
-    return {
-        **({secrets_of_slot(slot): _yaml(store)} if spec.secrets else {}),
-        **({example_of_slot(slot): example} if example else {}),
-        f"{folder}/{ENGINE_FILE}": _yaml(spec.model_dump(mode="json", exclude_none=True)),
-        f"{folder}/dapr/jobs.yaml": _yaml(component(jobs, "pubsub.redis", settings, scopes)),
-        f"{folder}/dapr/results.yaml": _yaml(results_store(results, engine, scopes)),
     }
 
 

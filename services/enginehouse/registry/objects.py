@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from enginehouse.contracts.names import NOBODY
+from enginehouse.contracts.names import GATEWAY_APP, NOBODY
 
 REDIS_USERNAME = {"name": "redisUsername", "envRef": "ENGINEHOUSE_REDIS_USERNAME"}
 """Where the variable is not set, Dapr logs in as Redis' user `default`."""
@@ -109,4 +109,38 @@ def subscription(
         "metadata": {"name": name},
         "spec": spec,
         "scopes": list(scopes) or [NOBODY],
+    }
+
+
+def runner_configuration(gateway_namespace: str) -> dict[str, Any]:
+    """Return the Configuration of runners' sidecars: mTLS proves who calls, and only the gateway may, and only `/call/**`."""
+    calls = {"name": "/call/**", "httpVerb": ["*"], "action": "allow"}
+    gateway = {
+        "appId": GATEWAY_APP,
+        "defaultAction": "deny",
+        "trustDomain": "public",
+        "namespace": gateway_namespace,
+        "operations": [calls],
+    }
+    # Denied because queries do not respect key prefixes.
+    queries = [{"name": "state", "version": "v1alpha1", "protocol": protocol} for protocol in ("http", "grpc")]
+    return {
+        "apiVersion": "dapr.io/v1alpha1",
+        "kind": "Configuration",
+        "metadata": {"name": "runner"},
+        "spec": {
+            "accessControl": {"defaultAction": "deny", "trustDomain": "public", "policies": [gateway]},
+            "api": {"denied": queries},
+        },
+    }
+
+
+def resiliency() -> dict[str, Any]:
+    """Return the Resiliency that every sidecar loads from its first day; dapr/resiliency/resiliency.yaml says why so."""
+    retry = {"policy": "constant", "duration": "2s", "maxRetries": -1}
+    return {
+        "apiVersion": "dapr.io/v1alpha1",
+        "kind": "Resiliency",
+        "metadata": {"name": "enginehouse"},
+        "spec": {"policies": {"retries": {"DefaultPubsubComponentInboundRetryPolicy": retry}}, "targets": {}},
     }

@@ -4,10 +4,10 @@ import os
 from enum import StrEnum
 from pathlib import Path
 
-from enginehouse.contracts.engine import Resources
+from enginehouse.contracts.engine import CONTAINER_GROUP, CONTAINER_USER, Resources
 from enginehouse.contracts.quantities import parse_quantity
 
-USER = "1000:3000"
+USER = f"{CONTAINER_USER}:{CONTAINER_GROUP}"
 SECCOMP = Path(__file__).with_name("seccomp.json")
 """The system calls that a container of ours may make: fewer than Docker's own profile allows."""
 PIDS = 512
@@ -32,11 +32,6 @@ class Sandbox(StrEnum):
         return "runsc"
 
 
-def scratch_bytes(resources: Resources) -> int:
-    """Return the size of /tmp, all that an engine can write to: half of its memory, of which it is a part."""
-    return resources.memory_bytes // 2
-
-
 def engine_limits(resources: Resources, sandbox: Sandbox | None = None) -> list[str]:
     """Return the arguments that harden an engine's container and bound it as its engine.yaml says."""
     runtime = [f"--runtime={sandbox.runtime}"] if sandbox else []
@@ -45,7 +40,7 @@ def engine_limits(resources: Resources, sandbox: Sandbox | None = None) -> list[
         *_hardened(resources, PIDS),
         *runtime,
         "--tmpfs",
-        f"/tmp:rw,noexec,nosuid,nodev,size={scratch_bytes(resources)}",  # noqa: S108 - the container's own
+        f"/tmp:rw,noexec,nosuid,nodev,size={resources.scratch_bytes}",  # noqa: S108 - the container's own
         *gpu,
     ]
 
