@@ -63,6 +63,10 @@ def create_api(settings: RegistrySettings) -> FastAPI:
         shutil.rmtree(settings.work_dir, ignore_errors=True)
         background = Background()
         background.keep("audit", audit.run)
+        if settings.cluster:
+            from enginehouse.registry.deployer.start import keep_deployer  # Needs the extra `kubernetes`.
+
+            keep_deployer(settings, audit, background)
         yield
         deployers.shutdown(wait=False, cancel_futures=True)
         await background.close()

@@ -1,0 +1,322 @@
+"""Keeps one engine in the cluster as its bundle says: one look after the other, woken by what changes."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.names import SLOTS, Slot, namespace, tenant_of
+from enginehouse.contracts.problem import problem_text
+from enginehouse.registry.bundle import is_retired
+from enginehouse.registry.deploy import promote_engine
+from enginehouse.registry.deployer.api import ClusterAway, ClusterRefused
+from enginehouse.registry.deployer.context import Context
+from enginehouse.registry.deployer.credentials import secret_refs
+from enginehouse.registry.deployer.health import SlotHealth, slot_health
+from enginehouse.registry.deployer.kinds import NAMESPACE, Ref
+from enginehouse.registry.deployer.wanted import Wanted, wanted_of_engine
+from enginehouse.registry.kubernetes.labels import HEALTH_PORT
+from enginehouse.registry.kubernetes.source import EngineSource, read_source
+from enginehouse.registry.snapshot import hold, source_folder, tidy_snapshots
+from enginehouse.registry.versions import Versions, fingerprint, read_versions
+
+log = structlog.get_logger(__name__)
+
+_AGAIN_SECONDS = (1.0, 60.0)
+"""Wait before what failed is tried again: at first, and at most. A change of a file or of the cluster comes before it."""
+_FIT_SECONDS = (1.0, 15.0)
+"""Wait before a runner is asked again whether its version is fit: at first, and at most."""
+
+
+class Rules(Protocol):
+    """Says what must not run."""
+
+    def held(self, engine: str, versions: Versions) -> Collection[Slot]:
+        """Return the slots whose versions must not run."""
+
+    def reason(self, engine: str) -> str:
+        """Return why."""
+
+    def withholds(self, engine: str) -> bool:
+        """Say whether an engine's version on trial must not be promoted."""
+
+    def take_up(self, engine: str, versions: Versions) -> None:
+        """Hear what is about to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotShown:
+    """What is shown of a slot."""
+
+    slot: Slot
+    state: str
+    problem: str | None
+    doing: str | None
+    deployed: str
+
+    def entry(self) -> dict[str, str | None]:
+        """Return what the state file says about it."""
+        problem = problem_text(self.problem) if self.problem else None
+        return {
+            "state": self.state,
+            "slot": self.slot,
+            "problem": problem,
+            "doing": self.doing,
+            "deployed": self.deployed,
+        }
+
+
+@dataclass(slots=True)
+class EngineKeeper:
+    """One engine, from the moment there is a bundle or an object of it until there is neither."""
+
+    context: Context
+    engine: str
+    rules: Rules
+    on_change: Callable[[], None]
+    """Called when what is shown of it has changed."""
+    versions: Versions | None = None
+    """As its bundle last said."""
+    shown: dict[Slot, SlotShown] = field(default_factory=dict)
+    problem: str | None = None
+    """Why the cluster could not be brought to what its bundle says."""
+    gone: bool = False
+    """Whether neither a bundle nor an object of it is left."""
+    without: set[str] = field(default_factory=set)
+    """Objects of the gateway's part that are not wanted any longer, as the engine is being removed."""
+    leaves: bool = False
+    """Whether nothing of it is wanted any longer, although its bundle is still there."""
+    has_left: bool = False
+    """Whether nothing of it is left in the cluster."""
+    waits: list[str] = field(default_factory=list)
+    """What its going waits for."""
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _held: dict[Slot, tuple[Path, contextlib.ExitStack]] = field(default_factory=dict)
+    """Keeps the files of versions, and their slots, while their pods are there."""
+    _lacks: dict[Slot, str] = field(default_factory=dict)
+    """Which secret a slot waits for."""
+    _failures: int = 0
+    _asked: int = 0
+    """How often in a row runners were asked whether they are fit."""
+
+    @property
+    def bundle(self) -> Path:
+        """Return the engine's bundle, whether it exists or not."""
+        return self.context.engines / self.engine
+
+    def wake(self) -> None:
+        """Look again: a file or the cluster has changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look whenever something has changed, until nothing is left."""
+        while not self.gone:
+            self._wake.clear()
+            again = await self._look()
+            if not self.gone:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(again):
+                        await self._wake.wait()
+        await self._let_go(())
+
+    async def _look(self) -> float | None:
+        """Take the next steps. Return after how many seconds to look again if nothing changes; None: only then."""
+        try:
+            again = await self._follow()
+            self.problem, self._failures = None, 0
+        except (EnginehouseError, OSError) as error:
+            self._note_problem(str(error) or type(error).__name__)
+            first, most = _AGAIN_SECONDS
+            self._failures += 1
+            wait = min(first * 2 ** min(self._failures - 1, 10), most)
+            again = most if isinstance(error, ClusterRefused) else wait * random.uniform(0.8, 1.2)  # noqa: S311 - a spread
+        self.on_change()
+        return again
+
+    def _note_problem(self, said: str) -> None:
+        if said != self.problem:
+            log.warning(f"{self.engine}: {said}", action="engine_not_brought", engine_id=self.engine)
+        self.problem = said
+        for slot, shown in self.shown.items():
+            if shown.state != "running":
+                self.shown[slot] = SlotShown(slot, "failed", said, None, shown.deployed)
+
+    async def _follow(self) -> float | None:
+        source = await asyncio.to_thread(self._read)
+        if source is None:
+            await self._leave()
+            return _AGAIN_SECONDS[0] if self.waits else None
+        versions = self.versions
+        assert versions
+        self._show_new(source)
+        tenant = tenant_of(self.engine)
+        place = self.context.bringing.inventory.found.get(Ref(NAMESPACE, "", namespace(tenant)))
+        if place is None or place.is_leaving:
+            raise ClusterAway(f"the namespace of {tenant} is not there yet")
+        wanted = await self._wanted(source)
+        ending = self.context.bringing.ending(self.engine, wanted)
+        await self.context.bringing.apply(wanted, but=ending)
+        self.waits = await self.context.bringing.prune(self.engine, wanted)
+        await self._hold(versions)
+        return await self._judge(source)
+
+    def _read(self) -> EngineSource | None:
+        if self.leaves or not self.bundle.is_dir():
+            self.versions = None
+            return None
+        self.versions = read_versions(self.bundle)
+        return read_source(self.bundle)
+
+    async def _wanted(self, source: EngineSource) -> Wanted:
+        versions = self.versions
+        assert versions
+        retired = is_retired(self.bundle)
+        held = () if retired else self.rules.held(self.engine, versions)
+        if not retired:
+            self.rules.take_up(self.engine, versions)
+        settings = self.context.settings_of(tenant_of(self.engine))
+        runs = [slot for slot in source.slots if slot.slot not in held]
+        secrets = await asyncio.to_thread(self.context.credentials.secrets_of, self.engine) if runs else None
+        wanted = wanted_of_engine(source, settings, secrets.hashes if secrets else None, held, self.without)
+        self._lacks = {}
+        if secrets is None:
+            return wanted
+        for slot in runs:
+            if missing := sorted(set(slot.spec.secrets) - secrets.own):
+                self._lacks[slot.slot] = (
+                    f"{self.engine} cannot start: its engine.yaml names the secret {missing[0]}, which has no value. "
+                    f"Type: enginehouse engines secret set {self.engine} {missing[0]}"
+                )
+        await self.context.bringing.apply(Wanted.of(secrets.objects))
+        return wanted
+
+    async def _leave(self) -> None:
+        """Delete what is left in the cluster of an engine without a bundle."""
+        self.shown = {}
+        nothing = Wanted.of(())
+        self.waits = await self.context.bringing.prune(self.engine, nothing)
+        if self.is_left_in_cluster:
+            return
+        for ref in secret_refs(self.engine):
+            await self.context.bringing.delete(ref)
+        self.has_left = True
+        self.gone = not self.bundle.is_dir()
+
+    @property
+    def is_left_in_cluster(self) -> bool:
+        """Say whether the cluster still has anything of it but Secrets."""
+        return any(True for _ in self.context.bringing.inventory.of(self.engine))
+
+    def _show_new(self, source: EngineSource) -> None:
+        """Show what a look begins with: a version that nobody has noticed before starts."""
+        running = [] if is_retired(self.bundle) else [slot.slot for slot in source.slots]
+        self.shown = {slot: shown for slot, shown in self.shown.items() if slot in running}
+        for slot in running:
+            deployed = fingerprint(self.bundle, slot)
+            if slot not in self.shown or self.shown[slot].deployed != deployed:
+                self.shown[slot] = SlotShown(slot, "starting", None, "it is applied", deployed)
+
+    def _show(self, slot: Slot, state: str, problem: str | None = None, doing: str | None = None) -> None:
+        shown = self.shown[slot]
+        now = SlotShown(slot, state, problem, doing, shown.deployed)
+        if now == shown:
+            return
+        self.shown[slot] = now
+        if state == "failed" and shown.state != "failed":
+            log.error(f"Engine {self.engine} failed: {problem}", action="engine_failed", engine_id=self.engine)
+
+    async def _judge(self, source: EngineSource) -> float | None:
+        """Say how each slot is, and promote a version that is fit and is to be promoted."""
+        versions = self.versions
+        assert versions
+        held = () if is_retired(self.bundle) else self.rules.held(self.engine, versions)
+        unsettled = False
+        for slot in self.shown:
+            if slot in held:
+                self._show(slot, "quarantined", self.rules.reason(self.engine))
+                continue
+            if slot in self._lacks:
+                self._show(slot, "failed", self._lacks[slot])
+                continue
+            health = slot_health(self.context.bringing, self.engine, slot)
+            found = await self._runners_problem(health)
+            if health.state == "running" and not found:
+                self._show(slot, "running")
+            elif health.state == "running" or (found and health.state == "starting"):
+                was_up = self.shown[slot].state in ("running", "failed")
+                self._show(slot, "failed" if was_up else "starting", found, None if was_up else health.doing)
+                unsettled = True
+            else:
+                self._show(slot, health.state, health.problem, health.doing)
+                unsettled = unsettled or health.state == "starting"
+        await self._promote_if_fit(held)
+        first, most = _FIT_SECONDS
+        self._asked = self._asked + 1 if unsettled else 0
+        if self.waits:
+            return first
+        return min(first * 1.5 ** min(self._asked, 10), most) if unsettled else None
+
+    async def _runners_problem(self, health: SlotHealth) -> str | None:
+        """Return what a slot's runner finds wrong; nothing while there is none to be asked."""
+        if health.runner is None:
+            return None
+        return await self.context.gateway.runners_problem(health.runner, HEALTH_PORT)
+
+    async def _promote_if_fit(self, held: Collection[Slot]) -> None:
+        versions = self.versions
+        slot = versions.promote if versions else None
+        if slot is None or versions is None or slot in held or self.rules.withholds(self.engine):
+            return
+        shown = self.shown.get(slot)
+        if shown is None or shown.state != "running" or shown.deployed != fingerprint(self.bundle, slot):
+            return
+        judged = versions.slots[slot]
+        began = time.monotonic()
+        await asyncio.to_thread(promote_engine, self.context.engines, self.engine, judged)
+        self.context.audit.record_act("version promoted", self.engine, version=judged.version)
+        log.info(
+            f"Slot {slot} gets the jobs of {self.engine}",
+            action="promoted",
+            engine_id=self.engine,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        self._wake.set()
+
+    async def _hold(self, versions: Versions) -> None:
+        """Hold the files of every version whose pods are there: then no other version takes its slot."""
+        there = {
+            slot
+            for slot in SLOTS
+            if slot in versions.running or self.context.bringing.pods(self.engine, slot, "runner")
+        }
+        for slot in there:
+            workload = versions.slots.get(slot)
+            if workload is None:
+                continue
+            source = source_folder(self.bundle, workload.source)
+            if slot in self._held and self._held[slot][0] == source:
+                continue
+            self._drop(slot)
+            holding = contextlib.ExitStack()
+            with contextlib.suppress(OSError):
+                holding.enter_context(hold(source))
+                self._held[slot] = (source, holding)
+        await self._let_go(there)
+
+    async def _let_go(self, there: Collection[Slot]) -> None:
+        gone = [slot for slot in self._held if slot not in there]
+        for slot in gone:
+            self._drop(slot)
+        if gone:
+            await asyncio.to_thread(tidy_snapshots, self.context.engines, self.engine)
+
+    def _drop(self, slot: Slot) -> None:
+        if slot in self._held:
+            self._held.pop(slot)[1].close()
