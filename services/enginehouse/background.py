@@ -28,9 +28,11 @@ class Background:
         task.add_done_callback(self._ended)
         return task
 
-    def keep(self, name: str, make: Callable[[], Awaitable[None]], restart_seconds: float = RESTART_SECONDS) -> None:
+    def keep(
+        self, name: str, make: Callable[[], Awaitable[None]], restart_seconds: float = RESTART_SECONDS
+    ) -> "asyncio.Task[None]":
         """Run the work that `make` returns; after each failure, make it again and run it after `restart_seconds`."""
-        self.start(_keep_going(name, make, restart_seconds))
+        return self.start(_keep_going(name, make, restart_seconds))
 
     async def close(self, finish_seconds: float = 0) -> None:
         """Give the tasks up to `finish_seconds` to finish, then cancel the rest and wait until all have ended."""

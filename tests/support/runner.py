@@ -63,7 +63,7 @@ def patient_batch(max_size: int) -> Batch:
 class TinyEngine:
     """An engine that is a plain HTTP server."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int | None = None) -> None:
         self.predict: Handler = echo
         self.predict_batch: Handler = echo_batch
         self.batches: list[Any] = []
@@ -77,13 +77,14 @@ class TinyEngine:
         self.headers: list[Any] = []
         self.canceled: list[str] = []
         self.health_checks = 0
-        self.port = PORTS.take()
+        self.host = host
+        self.port = port or PORTS.take()
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
         """The URL at which it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Begin to listen."""
@@ -95,7 +96,7 @@ class TinyEngine:
         app.router.add_get("/openapi.json", self._openapi)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, self.host, self.port).start()
 
     async def stop(self) -> None:
         """Close every connection and stop listening."""

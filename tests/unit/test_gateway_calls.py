@@ -76,6 +76,16 @@ async def test_the_active_slots_runner_gets_the_call(tmp_path: Path) -> None:
         assert runner.calls[1].path == "call/one"
 
 
+async def test_with_namespaces_a_runner_is_called_in_its_tenants(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, tenant_namespaces=True) as world:
+        runners = [RunnerApp(world, f"{ECHO}--a.tenant-acme"), RunnerApp(world, f"{STANDARD}--a.tenant-shared")]
+        await beat(world)
+        await beat(world, STANDARD)
+        assert (await call(world)).text == "hello"
+        assert (await call(world, engine=STANDARD, tenant="admin")).text == "hello"
+        assert [len(runner.calls) for runner in runners] == [1, 1]
+
+
 @attempt("calls the extra endpoints of a shared engine", layer="owners and administrators only")
 async def test_a_shared_engine_is_its_operators(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:

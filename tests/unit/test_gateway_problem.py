@@ -87,3 +87,14 @@ async def test_an_engine_without_a_living_worker_says_so_unless_it_may_sleep(tmp
         shown = await _shown(world, STANDARD)
         assert (shown["health"], shown["reason"]) == ("asleep", None)
         assert engine(world).workers == []
+
+
+async def test_an_engine_whose_workers_have_no_replica_is_asleep_if_it_may_be(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, cards={ECHO: {"idle_at_zero": True}}) as world:
+        await world.runner.beat(healthy=False, asleep=True)
+        shown = await _shown(world, ECHO)
+        assert (shown["health"], shown["reason"]) == ("asleep", None)
+        await world.runner.beat(healthy=False)
+        assert (await _shown(world, ECHO))["health"] == "unhealthy"
+        await world.runners[STANDARD].beat(healthy=False, asleep=True)
+        assert (await _shown(world, STANDARD))["health"] == "unhealthy", "it has a replica at all times"

@@ -242,6 +242,46 @@ async def test_without_anybody_to_restart_it_the_place_comes_back(tmp_path: Path
         assert world.runner.ready()
 
 
+async def test_without_anybody_to_restart_it_a_silent_engine_gets_no_job_until_it_answers(tmp_path: Path) -> None:
+    pace = Pace(hang_poll_seconds=0.01)
+    async with runner_world(tmp_path, supervisor_dir=None, execution_timeout_seconds=0.05, pace=pace) as world:
+        gate, replica = Gate(world), world.runner.pool.replicas[0]
+        answers = asyncio.Event()
+        await world.runner._health.stop()
+
+        async def health() -> Health:
+            return Health(ok=answers.is_set(), answered=answers.is_set())
+
+        replica.client.health = health  # type: ignore[method-assign]
+        await world.run(seconds=0.05)
+        await until_async(lambda: not replica.healthy)
+        assert replica.places_taken == 1
+        assert gate.entered == 1
+        answers.set()
+        await until_async(lambda: replica.places_taken == 0)
+
+
+async def test_without_anybody_to_restart_it_a_replica_whose_places_all_hang_is_not_well(tmp_path: Path) -> None:
+    pace = Pace(hang_poll_seconds=0.01, call_age_seconds=0, problem_poll_seconds=0.01, down_told_after_seconds=0.05)
+    async with runner_world(
+        tmp_path, supervisor_dir=None, concurrency=1, execution_timeout_seconds=0.05, pace=pace
+    ) as world:
+        Gate(world)
+        world.engine.in_hand = 1
+        replica = world.runner.pool.replicas[0]
+        await world.run(seconds=0.05)
+        await until_async(lambda: replica.stuck)
+        replica.changed.set()  # Its health is looked at now.
+        await until_async(lambda: not world.runner.ready())
+        await until_async(lambda: world.runner._problems.problem)
+        assert "must be started again" in str(world.runner._problems.problem)
+        assert replica.places_taken == 1
+        world.engine.in_hand = 0
+        await until_async(world.runner.ready)
+        assert replica.places_taken == 0
+        assert world.runner._problems.found is None
+
+
 async def test_a_job_that_timed_out_behind_others_is_told_so_if_the_engine_seems_to_work_on_one_at_a_time(
     tmp_path: Path,
 ) -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from enginehouse.contracts.errors import UnsafeSettings
-from enginehouse.runner.app import load_spec
 from enginehouse.runner.serve import main
-from enginehouse.runner.settings import load_settings
+from enginehouse.runner.settings import load_settings, load_spec
 
 GOOD = {
     "ENGINEHOUSE_RUNNER_SPEC": "/nowhere/engine.yaml",
@@ -48,6 +47,10 @@ def test_good_settings() -> None:
         ("ENGINEHOUSE_RUNNER_SLOT", "c", "ENGINEHOUSE_RUNNER_SLOT"),
         ("ENGINEHOUSE_RUNNER_WORKER", "a/b", "ENGINEHOUSE_RUNNER_WORKER"),
         ("ENGINEHOUSE_RUNNER_ENGINE_URLS", "[]", "ENGINEHOUSE_RUNNER_ENGINE_URLS"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_URLS", None, "either this or ENGINEHOUSE_RUNNER_ENGINE_URLS must be set"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_SERVICE", "engine:8000", "ENGINE_SERVICE: either .* must be set, and not both"),
+        ("ENGINEHOUSE_RUNNER_ENGINE_SERVICE", "http://engine:8000", "ENGINEHOUSE_RUNNER_ENGINE_SERVICE"),
+        ("ENGINEHOUSE_RUNNER_JOBS_COMPONENT", "a/b", "ENGINEHOUSE_RUNNER_JOBS_COMPONENT"),
         ("ENGINEHOUSE_RUNNER_ENGINE_URLS", "http://127.0.0.1:1", "ENGINEHOUSE_RUNNER_ENGINE_URLS"),
         ("ENGINEHOUSE_RUNNER_ENGINE_URLS", '["http://u:p@127.0.0.1:1"]', "http://host:port"),
         ("ENGINEHOUSE_RUNNER_ENGINE_URLS", '["http://127.0.0.1:1/x"]', "http://host:port"),
@@ -62,6 +65,16 @@ def test_what_does_not_start(monkeypatch: pytest.MonkeyPatch, name: str, value: 
         monkeypatch.setenv(name, value)
     with pytest.raises(UnsafeSettings, match=said):
         load_settings()
+
+
+def test_replicas_behind_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENGINEHOUSE_RUNNER_ENGINE_URLS")
+    monkeypatch.setenv("ENGINEHOUSE_RUNNER_ENGINE_SERVICE", "acme--echo--a:8000")
+    assert load_settings().engine_service == "acme--echo--a:8000"
+    for wrong in ("acme--echo--a:80000", "acme--echo--a:0", "acme--echo--a"):
+        monkeypatch.setenv("ENGINEHOUSE_RUNNER_ENGINE_SERVICE", wrong)
+        with pytest.raises(UnsafeSettings, match="ENGINEHOUSE_RUNNER_ENGINE_SERVICE"):
+            load_settings()
 
 
 def test_no_secret_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,9 @@ class OneJob(RuleBasedStateMachine):
         return Admission(self.sidecar, self.records, RecentEnds(PACE), PACE, engine_id=ENGINE, worker=worker)
 
     def settler(self) -> Settler:
-        return Settler(self.sidecar, self.records, RecentEnds(PACE), PACE, ENGINE, key_of(ENGINE))
+        return Settler(
+            self.sidecar, self.records, RecentEnds(PACE), PACE, ENGINE, key_of(ENGINE), names.jobs_component(ENGINE)
+        )
 
     @rule(worker=st.sampled_from(WORKERS), has_job=st.booleans())
     def beats(self, worker: str, has_job: bool) -> None:

@@ -12,8 +12,8 @@ from enginehouse.authoring.asking import Asked, Asker, quoted
 from enginehouse.authoring.findings import Over, Report
 from enginehouse.contracts.engine import CARD_MAX_BYTES, EngineCard, EngineSpec
 from enginehouse.contracts.errors import Unavailable
+from enginehouse.examples import example_files
 from enginehouse.json_schema import compiled, problems
-from enginehouse.local.examples import example_files
 from enginehouse.runner.card import draft_card
 from enginehouse.runner.clients.base import Closed, Unreachable
 from enginehouse.runner.outcome import Failed, Rejected, Succeeded, TimedOut

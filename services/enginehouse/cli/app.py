@@ -7,6 +7,7 @@ import typer
 
 from enginehouse.cli import author, broadcasts, demo, deploy, logs, render, stack
 from enginehouse.cli.audit import audit
+from enginehouse.cli.cluster import cluster
 from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import say
 from enginehouse.cli.dead_letters import dead_letters
@@ -72,3 +73,4 @@ tenant.command("render", epilog=render.TENANT_EXAMPLES)(render.render_tenant)
 app.add_typer(tenant, name="tenant")
 app.add_typer(audit, name="audit")
 app.add_typer(environments, name="environments")
+app.add_typer(cluster, name="cluster")

@@ -346,6 +346,9 @@ class Heartbeat(WireModel):
         None, description="Moment since which the worker has had no job in hand. None: it is busy."
     )
     healthy: bool = Field(description="Whether the engine answers its health check.")
+    asleep: bool = Field(
+        False, description="Whether the engine has no replica, not even one that is ill: one comes when there are jobs."
+    )
     subscribed: bool = Field(description="Whether this slot receives the engine's jobs.")
     on_trial: bool = Field(
         False, description="Whether this slot receives the jobs that are sent to the version on trial."

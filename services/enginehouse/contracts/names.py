@@ -29,6 +29,8 @@ JOBS_ROUTE = "/jobs"
 """Path of a runner's delivery listener: its sidecar sends job events there."""
 RUNNER_ENGINE_ROUTE = "/healthz/engine"
 """Path of a runner's delivery listener that says what its engine's health checks find: 503 and a text, or 200."""
+RUNNER_FIT_ROUTE = "/healthz/fit"
+"""Path of a runner's health listener that says whether its version is fit to serve: 200, or 503 and the reason."""
 NOBODY = "none"
 """Stands for "no app" in the scopes of a Subscription, because an empty list means every app."""
 

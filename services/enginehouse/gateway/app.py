@@ -129,7 +129,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         },
     )
     breaker_feed = BreakerFeed(catalogue, transitions, misbehaviour)
-    engine_calls = EngineCalls(catalogue, sidecar, proof_keys)
+    engine_calls = EngineCalls(catalogue, sidecar, proof_keys, tenant_namespaces=settings.tenant_namespaces)
     catalogue.on_deployment = breaker_feed.start_anew
     # handover
     job_events = JobEvents(proof_keys, objects, record_margin_seconds=settings.record_margin_seconds)

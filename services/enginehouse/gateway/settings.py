@@ -26,6 +26,10 @@ class GatewaySettings(BaseSettings):
     delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
     ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
     tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")
+    tenant_namespaces: bool = Field(
+        False,
+        description="Whether each tenant's runners stand in its Kubernetes namespace, `tenant-<tenant>`: calls of extra endpoints then go to the app `<app id>.<namespace>`.",
+    )
     engines_dir: Path | None = Field(
         None,
         description="Folder of engines' bundles: while an engine's bundle is there, it keeps its jobs even if its component cannot load.",

@@ -1,27 +1,15 @@
 """Wires a runner together, and starts and stops its parts in the order that loses no job."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 
 from enginehouse.checkers import Checkers
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import EnginehouseError, UnsafeSettings
-from enginehouse.contracts.events import WORKER_LEFT, completion_event
-from enginehouse.contracts.names import (
-    COMPLETIONS_TOPIC,
-    GATEWAY_APP,
-    JOBS_ROUTE,
-    PLATFORM_TENANT,
-    RUNNER_ENGINE_ROUTE,
-    jobs_component,
-)
+from enginehouse.contracts.names import GATEWAY_APP, JOBS_ROUTE, PLATFORM_TENANT, jobs_component
 from enginehouse.runner.admit import Admission
 from enginehouse.runner.attempt import Attempt
 from enginehouse.runner.blame import Blame
@@ -35,46 +23,40 @@ from enginehouse.runner.clients.wire import Limits
 from enginehouse.runner.containers import EngineContainers
 from enginehouse.runner.control import ControlReader
 from enginehouse.runner.execute import NO_JOBS_NOW, Executor
+from enginehouse.runner.fit import Fitness
 from enginehouse.runner.handle import JobHandler
 from enginehouse.runner.hangs import HangGuard
 from enginehouse.runner.health import HealthWatch, Restarts
 from enginehouse.runner.heartbeat import Heartbeats
+from enginehouse.runner.leave import leave
 from enginehouse.runner.metrics import RunnerMetrics
 from enginehouse.runner.objects import ObjectAccess
 from enginehouse.runner.outcome import HandedBack
 from enginehouse.runner.pace import DEFAULT_PACE, Pace
+from enginehouse.runner.pages import health_app, pages
 from enginehouse.runner.problem import ProblemWatch
 from enginehouse.runner.read import DeliveryReader
 from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.replicas import Replica, ReplicaPool
-from enginehouse.runner.settings import RunnerSettings
+from enginehouse.runner.service import ServiceEvents, ServiceWatch
+from enginehouse.runner.settings import RunnerSettings, load_spec
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
 from enginehouse.sidecar.delivery import DeliveryApp, delivery_app
 from enginehouse.sidecar.records import JobRecords
-from enginehouse.yaml_files import InvalidFile, read_yaml
 
 _log = structlog.get_logger(__name__)
 
-_LAST_TAKEN_IN_SECONDS = 0.7
-"""By then the sidecar has ended its subscription: 0.4 s after the last delivery in hand was acknowledged (daprd 1.18)."""
-_LEAVE_SECONDS = 2.0
-"""Time to tell the gateway that the worker leaves: a broker that is away must not hold up the jobs in hand."""
 _SETTLE_GRACE_SECONDS = 5.0
 
 
-def load_spec(path: Path) -> EngineSpec:
-    """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
-    try:
-        return read_yaml(EngineSpec, path)
-    except InvalidFile as error:
-        raise UnsafeSettings(f"the runner does not start: {error}") from None
-
-
 class Runner:
-    """The Dapr app of one engine. `app` is its delivery listener. Made, started and stopped in one event loop."""
+    """The Dapr app of one engine. Made, started and stopped in one event loop.
+
+    `app` is its delivery listener; `health_app` is what it shows on all addresses, where its settings want that.
+    """
 
     def __init__(
         self,
@@ -88,6 +70,7 @@ class Runner:
         self._settings = settings
         self._key = settings.engine_key
         self.spec = spec
+        self._pubsub = settings.jobs_component or jobs_component(spec.id)
         self._sidecar = sidecar
         self._pace = pace
         self.metrics = RunnerMetrics()
@@ -97,15 +80,18 @@ class Runner:
         self._wire_jobs()
         self._wire_gateway()
         self._sidecar_ready = False
-        self.app = self._delivery_app()
+        self._fitness = Fitness(
+            spec, settings.spec.parent, self.pool, self._executor, pace, output_max_bytes=settings.predict_max_bytes
+        )
+        shared = pages(self.metrics.text, lambda: self._problems.found)
+        self.app = self._delivery_app(shared)
+        self.health_app: Starlette = health_app(shared, self.misfit)
 
     def _wire_engine(self, make_client: Callable[[str], EngineClient]) -> None:
         """Make the parts that watch the engine's replicas."""
         settings, spec, pace = self._settings, self.spec, self._pace
-        clients = [make_client(url) for url in settings.engine_urls]
-        self._batching = [client for client in clients if isinstance(client, BatchingEngine)]
         blame = Blame() if spec.tenant == PLATFORM_TENANT else None
-        self.pool = ReplicaPool(clients, spec.jobs_at_once, blame=blame)
+        self.pool = ReplicaPool([make_client(url) for url in settings.engine_urls], spec.jobs_at_once, blame=blame)
         restarts = Restarts(settings.supervisor_dir)
         self._hangs = HangGuard(
             pool=self.pool,
@@ -123,6 +109,7 @@ class Runner:
             content=settings.deployment,
             example=authors_example(settings.spec),
             key=self._key,
+            pubsub=self._pubsub,
         )
         self._health = HealthWatch(
             pool=self.pool,
@@ -133,6 +120,21 @@ class Runner:
         self._problems = ProblemWatch(
             self._health, settings.supervisor_dir, on_change=lambda: self.heartbeats.wake(), pace=pace
         )
+        self._service = self._service_watch(settings.engine_service, make_client) if settings.engine_service else None
+
+    def _service_watch(self, service: str, make_client: Callable[[str], EngineClient]) -> ServiceWatch:
+        return ServiceWatch(
+            service,
+            self.pool,
+            make_client,
+            ServiceEvents(self._replica_found, self._replica_left, self._health.note_search),
+            self._pace,
+            is_wanted=lambda: bool(self.receiver.in_hand),
+        )
+
+    @property
+    def _batching(self) -> list[BatchingEngine]:
+        return [replica.client for replica in self.pool.replicas if isinstance(replica.client, BatchingEngine)]
 
     def _heard(self, replica: Replica, health: Health) -> None:
         """Take note of what a replica said at a health check."""
@@ -142,6 +144,16 @@ class Runner:
 
     def _warning(self) -> str | None:
         return self.pool.warning or next((client.advice for client in self._batching if client.advice), None)
+
+    def _replica_found(self, replica: Replica) -> None:
+        self._health.watch(replica)
+        self.heartbeats.wake()
+
+    def _replica_left(self, replica: Replica) -> None:
+        self._health.forget(replica)
+        others = (other.client for other in self.pool.replicas if other.healthy)
+        self.cards.forget(replica.client, next(others, None))
+        self.heartbeats.wake()
 
     def _replica_is_up(self, replica: Replica) -> None:
         self.cards.refresh(replica.client)
@@ -156,9 +168,11 @@ class Runner:
             slot=settings.slot,
             worker=settings.worker,
             pace=pace,
-            concurrency=self.pool.concurrency,
+            pubsub=self._pubsub,
+            concurrency=lambda: self.pool.concurrency or self.spec.jobs_at_once,
             in_hand=lambda: self.receiver.in_hand,
             healthy=lambda: self.pool.any_healthy,
+            asleep=lambda: self.is_asleep,
             warning=self._warning,
             problem=lambda: self._problems.problem,
             on_routed=self.cards.announce,
@@ -183,7 +197,13 @@ class Runner:
             worker=settings.worker,
         )
         self._settler = Settler(
-            sidecar=sidecar, records=records, recent_ends=recent_ends, pace=pace, engine_id=engine_id, key=self._key
+            sidecar=sidecar,
+            records=records,
+            recent_ends=recent_ends,
+            pace=pace,
+            engine_id=engine_id,
+            key=self._key,
+            pubsub=self._pubsub,
         )
         claims = Claims(records=records, admission=admission, announce=self._note_claimed)
         self._watch = RecordWatch(records=records, claims=claims, every_seconds=settings.watch_every_seconds)
@@ -198,7 +218,7 @@ class Runner:
             execution_timeout_seconds=self.spec.execution_timeout_seconds,
         )
         self.receiver = Receiver(
-            reader=DeliveryReader(sidecar=sidecar, metrics=self.metrics, engine_id=engine_id, key=self._key),
+            reader=DeliveryReader(sidecar, self.metrics, engine_id, self._key, self._pubsub),
             admission=admission,
             handler=self._job_handler(admission),
             settler=self._settler,
@@ -228,44 +248,44 @@ class Runner:
             spec=self.spec,
             worker=settings.worker,
             key=self._key,
+            pubsub=self._pubsub,
         )
 
-    def _delivery_app(self) -> DeliveryApp:
+    def _delivery_app(self, shared: list[BaseRoute]) -> DeliveryApp:
         self._calls = EngineCalls(self.spec, self._settings.worker, self.pool, lambda: self._problems.found, self._key)
-
-        async def live(request: Request) -> Response:
-            return PlainTextResponse("alive")
-
-        async def engine(request: Request) -> Response:
-            found = self._problems.found
-            return PlainTextResponse(found or "nothing is wrong", status_code=503 if found else 200)
-
-        async def metrics(request: Request) -> Response:
-            return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
-
         return delivery_app(
             {JOBS_ROUTE: self.receiver.deliver},
             self._settings.app_api_token.get_secret_value(),
             self.takes_deliveries,
-            extra=[Route("/healthz/live", live), Route(RUNNER_ENGINE_ROUTE, engine), Route("/metrics", metrics)],
+            extra=shared,
             callers={GATEWAY_APP: self._calls.app},
         )
+
+    def misfit(self) -> str | None:
+        """Say why the version is not fit to serve; None if it is. Its own examples are tried when this is first asked."""
+        return self._fitness.misfit(self._problems.found, is_asleep=self.is_asleep)
 
     def ready(self) -> bool:
         """Return whether jobs can run now."""
         return self.pool.any_healthy and self.takes_deliveries()
+
+    @property
+    def is_asleep(self) -> bool:
+        """Say whether the engine has no replica, not even one that is ill: that is no fault, and one comes for a job."""
+        return self._service is not None and self._service.is_empty
 
     def takes_deliveries(self) -> bool:
         """Return whether jobs may be delivered. While they may not, the sidecar pauses the subscription.
 
         A paused subscription loses what is in hand and the first event after the pause, until the broker's clock or the
         gateway finds them. So jobs wait here while an engine restarts, unless that takes long; and the runner of an
-        engine that the gateway has stopped hands back each delivery.
+        engine that the gateway has stopped hands back each delivery. They wait for an engine that is asleep as well, for which
+        they are the reason to wake up.
 
         A sidecar that is told to stop goes on until its app says no. So a runner that stops says so only when the last
         result is written.
         """
-        well = self.pool.any_healthy or self.pool.seconds_down < self._pace.restart_seconds
+        well = self.pool.any_healthy or self.is_asleep or self.pool.seconds_down < self._pace.restart_seconds
         control_is_known = self._control.stopped is not None
         return (
             self._sidecar_ready
@@ -277,6 +297,8 @@ class Runner:
     async def start(self) -> None:
         """Start everything but the listener, which should be up already, because the sidecar looks for it."""
         self._health.start()
+        if self._service is not None:
+            self._service.start()
         self._problems.start()
         await self._sidecar.start()
         self._sidecar_ready = True
@@ -302,25 +324,22 @@ class Runner:
         )
         self.receiver.let_go()
         self._executor.claim_all()
-        leaving = asyncio.create_task(self._leave())
+        leaving = asyncio.create_task(
+            leave(
+                self._sidecar,
+                self.heartbeats,
+                engine_id=self.spec.id,
+                slot=self._settings.slot,
+                key=self._key,
+                pubsub=self._pubsub,
+            )
+        )
         try:
             async with asyncio.timeout(grace):
                 await self.receiver.wait_until_idle()
         except TimeoutError:
             await self.hand_back()
         await leaving
-
-    async def _leave(self) -> None:
-        """Tell the gateway that the worker leaves: it hands over again what the sidecar took in and never delivers."""
-        await asyncio.sleep(_LAST_TAKEN_IN_SECONDS)
-        with contextlib.suppress(EnginehouseError):
-            await self.heartbeats.beat()  # It names the jobs that this worker still has.
-        event = completion_event(self._key, self.spec.id, WORKER_LEFT, self._settings.slot, None)
-        try:
-            async with asyncio.timeout(_LEAVE_SECONDS):
-                await self._sidecar.publish(jobs_component(self.spec.id), COMPLETIONS_TOPIC, event)
-        except (EnginehouseError, TimeoutError) as error:
-            _log.info("The gateway is not told that the worker leaves", action="leave_untold", error=str(error))
 
     def _set_stopped(self, stopped: bool) -> None:
         """Begin no more jobs while the gateway has stopped the engine, and begin jobs again when it resumes it."""
@@ -353,9 +372,12 @@ class Runner:
     async def stop(self) -> None:
         """Stop every part."""
         await self._control.stop()
+        await self._fitness.stop()
         await self._watch.stop()
         await self._hangs.stop()
         await self._problems.stop()
+        if self._service is not None:
+            await self._service.stop()
         await self._health.stop()
         await self.cards.stop()
         await self.heartbeats.stop()

@@ -14,7 +14,7 @@ from enginehouse.background import Background
 from enginehouse.contracts.engine import CARD_MAX_BYTES, CARD_MAX_DEPTH, EXAMPLE_FILE, EngineCard, EngineSpec
 from enginehouse.contracts.errors import EnginehouseError, Unavailable
 from enginehouse.contracts.events import ENGINE_ANNOUNCED, completion_event
-from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, jobs_component, results_component
+from enginehouse.contracts.names import COMPLETIONS_TOPIC, Slot, card_key, results_component
 from enginehouse.contracts.proofs import EngineKey
 from enginehouse.json_schema import UnusableSchema
 from enginehouse.runner.clients.base import EngineClient
@@ -127,6 +127,7 @@ class CardKeeper:
         pace: Pace,
         *,
         key: EngineKey,
+        pubsub: str,
         content: str = "",
         example: Any = None,
     ) -> None:
@@ -137,6 +138,7 @@ class CardKeeper:
         self._slot: Slot = slot
         self._example = example
         self._key = key
+        self._pubsub = pubsub
         self._pace = pace
         self._published: bytes | None = None
         self._stale = asyncio.Event()
@@ -147,6 +149,11 @@ class CardKeeper:
         """Build the card again from the replica behind `client`: it became healthy, perhaps with another version."""
         self._client = client
         self._stale.set()
+
+    def forget(self, client: EngineClient, other: EngineClient | None) -> None:
+        """Ask a replica no more, because it has left; if the card is that replica's, ask the `other`."""
+        if self._client is client:
+            self._client = other
 
     def announce(self) -> None:
         """Announce the card again, although it has not changed: perhaps it is now that of the active version."""
@@ -163,8 +170,10 @@ class CardKeeper:
         await self._background.close()
 
     async def _run(self) -> None:
-        await self._stale.wait()
         while True:
+            while self._client is None:
+                self._stale.clear()
+                await self._stale.wait()
             self._stale.clear()
             try:
                 await self._publish()
@@ -184,7 +193,7 @@ class CardKeeper:
     async def _publish(self) -> None:
         """Write the card, and announce it if it has changed."""
         if self._client is None:
-            raise Unavailable("no replica has been healthy yet")
+            raise Unavailable("no replica is there now")
         described = await self._client.describe()
         if self._example is not None:
             described = described._replace(example=self._example)
@@ -196,7 +205,7 @@ class CardKeeper:
         event = completion_event(self._key, self._spec.id, ENGINE_ANNOUNCED, self._slot, None)
         self._published = value  # Before the event is out: whoever asks meanwhile for another one gets it.
         try:
-            await self._sidecar.publish(jobs_component(self._spec.id), COMPLETIONS_TOPIC, event)
+            await self._sidecar.publish(self._pubsub, COMPLETIONS_TOPIC, event)
         except EnginehouseError:
             self._published = None
             raise

@@ -117,7 +117,11 @@ class Executor:
             await place.take()
         if not self._pool.stopped and (seconds := self._pool.held_back_seconds(place.tenant)):
             return HandedBack("the tenant's jobs are held back: the engine died or hung with one of them", seconds)
-        return HandedBack(NO_JOBS_NOW if self._pool.stopped else "no replica of the engine is well")
+        if self._pool.stopped:
+            return HandedBack(NO_JOBS_NOW)
+        return HandedBack(
+            "no replica of the engine is well" if self._pool.replicas else "the engine has no replica yet"
+        )
 
     async def _explained(self, outcome: Outcome, replica: Replica, since: float, wait_seconds: float) -> Outcome:
         """Add to a failure that a process of the engine's container was killed after `since`, and why, if one was."""

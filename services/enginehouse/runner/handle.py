@@ -39,6 +39,7 @@ class JobHandler:
         spec: EngineSpec,
         worker: str,
         key: EngineKey,
+        pubsub: str,
     ) -> None:
         self._sidecar = sidecar
         self._admission = admission
@@ -50,6 +51,7 @@ class JobHandler:
         self._engine_id, self._version = spec.id, spec.version
         self._worker = worker
         self._key = key
+        self._pubsub = pubsub
 
     def begin(self, event: HandedJob, run: Run) -> Execution:
         """Return a new attempt at the job, which starts now."""
@@ -90,7 +92,7 @@ class JobHandler:
                 self._metrics.running.dec()
 
     async def _attempt(self, event: HandedJob, execution: Execution, place: Place) -> Ending:
-        progress = ProgressPublisher(self._sidecar, self._engine_id, self._key, execution)
+        progress = ProgressPublisher(self._sidecar, self._engine_id, self._key, self._pubsub, execution)
         execution.on_line = progress.add_line
         objects = event.data.objects
         if (

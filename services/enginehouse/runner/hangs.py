@@ -68,9 +68,13 @@ class HangGuard:
             if not await replica.client.cancel(job_id) and not await self._ends(replica, due_at):
                 replica.hung.add(place)
                 place.note_death()
-                await self._wait_to_restart(replica, job_id)
+                if self._restarts.are_possible:
+                    await self._wait_to_restart(replica, job_id)
+                else:
+                    await self._keep_away(replica, job_id)
         finally:
             replica.hung.discard(place)
+            replica.stuck = False
             if not replica.hung:
                 replica.draining = False
             place.release()
@@ -83,7 +87,7 @@ class HangGuard:
         loop = asyncio.get_running_loop()
         is_late = loop.time() >= due_at
         deadline = max(loop.time(), due_at) + self._after_seconds
-        while not replica.restarting:
+        while not replica.is_gone:
             health = await self._ask(replica)
             if health is None:
                 return True
@@ -108,8 +112,8 @@ class HangGuard:
 
     async def _wait_to_restart(self, replica: Replica, job_id: str) -> None:
         """Have the replica restarted as soon as only hung calls are left at it. Return also if the call ends by itself."""
-        while not replica.restarting:
-            if not self._restarts.are_possible or _is_idle(replica):
+        while not replica.is_gone:
+            if _is_idle(replica):
                 self._restart(replica, job_id=job_id)
                 return
             if self._is_blocked(replica):
@@ -117,6 +121,26 @@ class HangGuard:
             await asyncio.sleep(self._pace.hang_poll_seconds)
             if await self._ask(replica) is None:
                 return
+
+    async def _keep_away(self, replica: Replica, job_id: str) -> None:
+        """Keep jobs away from the place of a call that hangs where nobody can restart the replica, as in Kubernetes.
+
+        Return when the call has ended by what the engine says, or the engine was started again. From one that counts no
+        calls its answer to a health check must do.
+        """
+        _log.warning(
+            "A call hung past its time, and no supervisor can restart its engine",
+            action="engine_hangs",
+            engine_address=replica.client.address,
+            job_id=job_id,
+        )
+        while not replica.is_gone and (health := await self._ask(replica)) is not None:
+            if not health.answered and replica.healthy:
+                self._pool.set_health(replica, False)  # Until it answers: it is silent for longer than it may work.
+            if health.answered and (not health.ok or health.in_hand is None):
+                return
+            replica.stuck = health.answered and len(replica.hung) >= replica.concurrency
+            await asyncio.sleep(self._pace.hang_poll_seconds)
 
     def _is_blocked(self, replica: Replica) -> bool:
         """Return whether it is better to let the replica's jobs end and restart it: hung calls leave no thread free.

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ _DOWN_POLL_SECONDS = 0.1
 _LONG_DOWN_SECONDS = 30.0
 _LONG_DOWN_POLL_SECONDS = 1.0
 _UP_POLL_SECONDS = 2.0
+_STUCK = "all that {} works on at once hangs past its time, and nothing here restarts it: it must be started again"
 
 
 class Restarts:
@@ -82,13 +83,28 @@ class HealthWatch:
         self._restarts = restarts
         self._on_up = on_up
         self._on_answer = on_answer
-        self._down: dict[Replica, _Down] = {}
+        self._down: dict[Replica | None, _Down] = {}
+        """What is wrong with replicas, and under None with the look for them."""
+        self._polls: dict[Replica, asyncio.Task[None]] = {}
         self._background = Background()
 
     def start(self) -> None:
         """Begin to poll."""
         for replica in self._pool.replicas:
-            self._background.keep("health check", partial(self._poll, replica))
+            self.watch(replica)
+
+    def watch(self, replica: Replica) -> None:
+        """Begin to poll a replica."""
+        self._polls[replica] = self._background.keep("health check", partial(self._poll, replica))
+
+    def forget(self, replica: Replica) -> None:
+        """Stop polling a replica that has left."""
+        self._polls.pop(replica).cancel()
+        self._down.pop(replica, None)
+
+    def note_search(self, fault: str | None) -> None:
+        """Note why replicas cannot be looked for; None if they can be."""
+        self._note_fault(None, fault)
 
     async def stop(self) -> None:
         """Stop polling."""
@@ -131,7 +147,9 @@ class HealthWatch:
         if not health.answered and replica.healthy and replica.places_taken:
             self._down.pop(replica, None)
             return  # Many engines answer no health check while they work. Their execution clock judges them.
-        self._note_fault(replica, health)
+        if replica.stuck and health.ok:
+            health = replace(health, ok=False, fault=_STUCK.format(replica.client.address))
+        self._note_fault(replica, health.fault)
         healthy = health.ok and not replica.restarting
         if healthy == replica.healthy:
             return
@@ -144,8 +162,8 @@ class HealthWatch:
         if healthy:
             self._on_up(replica)
 
-    def _note_fault(self, replica: Replica, health: Health) -> None:
-        if health.fault is None:
+    def _note_fault(self, replica: Replica | None, fault: str | None) -> None:
+        if fault is None:
             self._down.pop(replica, None)
         else:
-            self._down.setdefault(replica, _Down(health.fault, time.monotonic())).fault = health.fault
+            self._down.setdefault(replica, _Down(fault, time.monotonic())).fault = fault

@@ -18,7 +18,6 @@ from enginehouse.contracts.names import (
     WORKERS_KEY,
     Slot,
     job_topic,
-    jobs_component,
     results_component,
     trial_topic,
     worker_key,
@@ -52,9 +51,11 @@ class Heartbeats:
         worker: str,
         pace: Pace,
         *,
-        concurrency: int,
+        pubsub: str,
+        concurrency: Callable[[], int],
         in_hand: Callable[[], list[str]],
         healthy: Callable[[], bool],
+        asleep: Callable[[], bool],
         warning: Callable[[], str | None],
         problem: Callable[[], str | None],
         on_routed: Callable[[], None],
@@ -62,7 +63,7 @@ class Heartbeats:
         """Call `on_routed` when the worker begins or ends to receive the engine's jobs, or those of a trial."""
         self._sidecar = sidecar
         self._store = results_component(spec.id)
-        self._jobs = jobs_component(spec.id)
+        self._pubsub = pubsub
         self._spec = spec
         self._slot: Slot = slot
         self._worker = worker
@@ -70,6 +71,7 @@ class Heartbeats:
         self._concurrency = concurrency
         self._in_hand = in_hand
         self._healthy = healthy
+        self._asleep = asleep
         self._warning = warning
         self._problem = problem
         self._on_routed = on_routed
@@ -114,10 +116,11 @@ class Heartbeats:
             worker=self._worker,
             slot=self._slot,
             version=self._spec.version,
-            concurrency=self._concurrency,
+            concurrency=self._concurrency(),
             in_hand=in_hand,
             idle_since=self._idle_since,
             healthy=self._healthy(),
+            asleep=self._asleep(),
             jobs_per_event=JOBS_PER_EVENT_MAX,
             problem=self._problem(),
             **(await self._look_at_routing())._asdict(),
@@ -134,7 +137,7 @@ class Heartbeats:
     async def _look_at_routing(self) -> Routed:
         metadata = await self._sidecar.metadata()
         # A sidecar goes on showing the subscription of a component that is gone.
-        topics = metadata.subscribed_topics if self._jobs in metadata.components else frozenset()
+        topics = metadata.subscribed_topics if self._pubsub in metadata.components else frozenset()
         routed = Routed(job_topic(self._spec.id) in topics, trial_topic(self._spec.id) in topics)
         if routed != self._routed:
             self._routing_is_news = True

@@ -27,10 +27,19 @@ class Pace:
     """Seconds between two looks at why the engine cannot work: a look reads a small file, or finds none."""
     down_told_after_seconds: float = 10.0
     """Seconds after which it is said what a replica's health check finds. Before that the engine may just be starting."""
+    examples_retry_seconds: float = 30.0
+    """Seconds until a version that has not answered its own examples is tried again. Each try costs the engine's time."""
     routing_poll_seconds: float = 0.5
     """Seconds between two looks at whether the sidecar receives the engine's jobs: a call on this machine."""
     restart_seconds: float = 10.0
     """Seconds for which deliveries go on while no replica is healthy. A supervisor restarts a process within five."""
+    service_poll_seconds: float = 2.0
+    """Seconds between two looks at which replicas the engine's service has, while some are up. A new one may wait."""
+    service_away_poll_seconds: float = 0.3
+    """The same while none is up: jobs wait for the first."""
+    service_hurry_seconds: float = 60.0
+    """Seconds without a replica and without a job after which it is looked for as seldom as while some are up: the engine
+    is asleep."""
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     """Seconds between two heartbeats. The value is in the contract, because the gateway relies on it."""
     card_refresh_seconds: float = 60.0

@@ -17,7 +17,7 @@ from enginehouse.contracts.events import (
     progress_event,
     progress_sequence,
 )
-from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
+from enginehouse.contracts.names import COMPLETIONS_TOPIC
 from enginehouse.contracts.proofs import EngineKey
 from enginehouse.runner.attempt import Execution
 from enginehouse.sidecar.base import Sidecar
@@ -32,10 +32,11 @@ _FLUSH_SECONDS = 1.0
 class ProgressPublisher:
     """Publishes the progress of one attempt. Drops lines beyond its bounds, or faster than they can be published."""
 
-    def __init__(self, sidecar: Sidecar, engine_id: str, key: EngineKey, execution: Execution) -> None:
+    def __init__(self, sidecar: Sidecar, engine_id: str, key: EngineKey, pubsub: str, execution: Execution) -> None:
         self._sidecar = sidecar
         self._engine_id = engine_id
         self._key = key
+        self._pubsub = pubsub
         self._execution = execution
         self._waiting: deque[ProgressData] = deque()
         self._events = 0
@@ -70,13 +71,12 @@ class ProgressPublisher:
             self._publishing = asyncio.create_task(self._publish())
 
     async def _publish(self) -> None:
-        pubsub = jobs_component(self._engine_id)
         job_id, worker = self._execution.attempt.job_id, self._execution.attempt.worker
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             events = [progress_event(self._key, self._engine_id, job_id, data, worker) for data in batch]
             try:
-                await self._sidecar.publish_many(pubsub, COMPLETIONS_TOPIC, events)
+                await self._sidecar.publish_many(self._pubsub, COMPLETIONS_TOPIC, events)
             except EnginehouseError as error:
                 # Progress that arrives late is worthless, so the lines that came meanwhile are dropped with these.
                 _log.info(

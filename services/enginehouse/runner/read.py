@@ -9,7 +9,7 @@ from enginehouse.contracts.cloud_event import read_event
 from enginehouse.contracts.errors import EnginehouseError, Malformed
 from enginehouse.contracts.events import JOB_REQUESTED, DeadLetter, JobEvent, dead_letter_event, proven_job
 from enginehouse.contracts.job import JobError
-from enginehouse.contracts.names import DEAD_LETTERS_TOPIC, is_job_id, jobs_component
+from enginehouse.contracts.names import DEAD_LETTERS_TOPIC, is_job_id
 from enginehouse.contracts.proofs import EngineKey
 from enginehouse.contracts.text import without_signatures
 from enginehouse.runner.metrics import RunnerMetrics
@@ -23,11 +23,12 @@ _EVENT_TEXT_MAX_BYTES = 64 * 1024
 class DeliveryReader:
     """Reads the deliveries of one engine."""
 
-    def __init__(self, sidecar: Sidecar, metrics: RunnerMetrics, engine_id: str, key: EngineKey) -> None:
+    def __init__(self, sidecar: Sidecar, metrics: RunnerMetrics, engine_id: str, key: EngineKey, pubsub: str) -> None:
         self._sidecar = sidecar
         self._metrics = metrics
         self._engine_id = engine_id
         self._key = key
+        self._pubsub = pubsub
 
     def read(self, body: bytes) -> JobEvent:
         """Return the job event in `body`; raise Malformed if it is not a job event of this engine."""
@@ -65,7 +66,7 @@ class DeliveryReader:
         letter_id = hashlib.sha256(body + (job_id or "").encode()).hexdigest()[:32]
         event = dead_letter_event(self._key, self._engine_id, letter_id, letter)
         try:
-            await self._sidecar.publish(jobs_component(self._engine_id), DEAD_LETTERS_TOPIC, event)
+            await self._sidecar.publish(self._pubsub, DEAD_LETTERS_TOPIC, event)
         except EnginehouseError as failure:
             log.warning(
                 "A dead letter cannot be published yet, so its delivery is asked for again",

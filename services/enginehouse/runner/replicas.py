@@ -33,12 +33,21 @@ class Replica:
     """Whether it gave no answer to the last health check."""
     hung: set["Place"] = field(default_factory=set)
     """Places of calls that were given up and go on past their time."""
+    left: bool = False
+    """Whether it is no longer one of the engine's, and may only end what it works on."""
+    stuck: bool = False
+    """Whether calls that were given up hold all its places and go on, and nobody can restart it."""
     draining: bool = False
     """True while it gets no more jobs, so that it can be restarted when those in hand have ended."""
     kept_for: str | None = None
     """The suspect that has it for itself: it is emptied for this tenant, or only this tenant's jobs run there."""
     abandoned_since: float | None = None
     """Moment since which the engine has said at each health check that it works on calls that were given up."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether what hangs in it ends without us: it restarts, or has left."""
+        return self.restarting or self.left
 
     @property
     def serves(self) -> bool:
@@ -156,6 +165,24 @@ class ReplicaPool:
         if replica.kept_for == asker.tenant and not replica.places_taken:
             replica.kept_for = None
         self.tenants.end(asker.tenant)
+        self._serve()
+
+    def add(self, client: EngineClient) -> Replica:
+        """Take in a new replica and return it. It gets jobs as soon as it is known to be healthy."""
+        replica = Replica(client, self._concurrency_each)
+        self.replicas.append(replica)
+        return replica
+
+    def bring_back(self, replica: Replica) -> None:
+        """Take in a replica that was removed, with the jobs that it may still work on."""
+        replica.left = False
+        self.replicas.append(replica)
+
+    def remove(self, replica: Replica) -> None:
+        """Give a replica no more jobs. Those that it works on keep their places there until they end."""
+        self.set_health(replica, False)
+        self.replicas.remove(replica)
+        replica.left, replica.draining, replica.kept_for = True, False, None
         self._serve()
 
     def set_health(self, replica: Replica, healthy: bool) -> None:

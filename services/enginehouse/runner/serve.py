@@ -21,9 +21,9 @@ async def serve(settings: RunnerSettings) -> None:
     runner = create_runner(settings)
     # Bound before any task starts, so that every log line of this process names the engine.
     structlog.contextvars.bind_contextvars(engine_id=runner.spec.id, tenant=runner.spec.tenant)
-    server = Server(runner.app, settings.delivery_host, settings.delivery_port, close_seconds=_CLOSE_SECONDS)
+    servers = _servers(runner, settings)
     signals = _signals()
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(_serve_all(servers))
     starting = asyncio.create_task(runner.start())
     stop = asyncio.create_task(signals.get())
     try:
@@ -35,10 +35,24 @@ async def serve(settings: RunnerSettings) -> None:
     finally:
         starting.cancel()
         stop.cancel()
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
         await serving
         await runner.stop()
         _log.info("The runner has stopped", action="runner_stopped")
+
+
+def _servers(runner: Runner, settings: RunnerSettings) -> list[Server]:
+    """Return the listener for the runner's own sidecar, and the one that shows its health to others, if it is wanted."""
+    servers = [Server(runner.app, settings.delivery_host, settings.delivery_port, close_seconds=_CLOSE_SECONDS)]
+    if settings.health_port is not None:
+        shown = Server(runner.health_app, settings.health_host, settings.health_port, close_seconds=_CLOSE_SECONDS)
+        servers.append(shown)
+    return servers
+
+
+async def _serve_all(servers: list[Server]) -> None:
+    await asyncio.gather(*(server.serve() for server in servers))
 
 
 def _signals() -> asyncio.Queue[None]:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from enginehouse.contracts.base import TOKEN_MIN_LENGTH, at_least, explain_settings, variable
+from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import UnsafeSettings
 from enginehouse.contracts.names import Slot
 from enginehouse.contracts.proofs import PROOF_KEY_MIN_LENGTH, EngineKey
+from enginehouse.yaml_files import InvalidFile, read_yaml
 
 
 class RunnerSettings(BaseSettings):
@@ -28,13 +30,36 @@ class RunnerSettings(BaseSettings):
         description="A name that no other runner of this engine has, and that stays when this one dies and starts again in "
         "its place (as a pod's name does): it then takes its own jobs over at once."
     )
-    engine_urls: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(
-        description='JSON list, one URL per engine replica: ["http://127.0.0.1:9001"].'
+    engine_urls: Annotated[list[str], Field(max_length=100)] = Field(
+        [],
+        description='JSON list, one URL per engine replica: ["http://127.0.0.1:9001"]. Either this or the next must be set.',
+    )
+    engine_service: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\.?:[0-9]{1,5}$")] | None = (
+        Field(
+            None,
+            validate_default=True,
+            description="`host:port` of a headless service: each address that DNS has for it is a replica of the engine. None: the "
+            "engine is asleep.",
+        )
     )
     delivery_host: str = Field(
         "127.0.0.1", description="Must be loopback, so that only the runner's own sidecar can deliver."
     )
     delivery_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="The --app-port of daprd.")
+    jobs_component: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")] | None = Field(
+        None,
+        description="The pub/sub component of the runner's sidecar. Default: `jobs-<engine id>`. Kubernetes has one for each "
+        "slot, because a namespace cannot hold two of one name and a busy one must not be edited.",
+    )
+    health_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - it shows no secret, takes no delivery, and is what probes reach
+        description="Address of the health listener. `::` where pods have addresses of IPv6 only.",
+    )
+    health_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None,
+        description="Port on which others reach `/healthz/live`, `/healthz/engine`, `/healthz/fit` (200: a replica is healthy and "
+        "has answered the version's own examples) and `/metrics`. None: nobody does.",
+    )
     deployment: Annotated[str, Field(max_length=64)] = Field(
         "", description="Hash of what was deployed beside engine.yaml. A change tells the gateway of a new deployment."
     )
@@ -102,6 +127,16 @@ class RunnerSettings(BaseSettings):
             raise ValueError("the same replica is listed twice")
         return urls
 
+    @field_validator("engine_service")
+    @classmethod
+    def _one_way_to_the_engine(cls, service: str | None, info: ValidationInfo) -> str | None:
+        urls = info.data.get("engine_urls")
+        if urls is not None and bool(urls) is (service is not None):
+            raise ValueError(f"either this or {variable(cls, 'engine_urls')} must be set, and not both")
+        if service is not None and not 1 <= int(service.rpartition(":")[2]) <= 65535:
+            raise ValueError("it must be host:port, with a port up to 65535")
+        return service
+
     @property
     def engine_key(self) -> EngineKey:
         """The engine's proof key."""
@@ -118,3 +153,11 @@ def load_settings() -> RunnerSettings:
         # It names the field only, of a list or an object that is not JSON.
         named = re.sub(r'^.*field "(\w+)".*$', lambda found: variable(RunnerSettings, found[1]), str(error))
         raise UnsafeSettings(f"the runner does not start: {named}: it must be JSON") from None
+
+
+def load_spec(path: Path) -> EngineSpec:
+    """Read the engine.yaml at `path`; raise UnsafeSettings if it is not a valid one."""
+    try:
+        return read_yaml(EngineSpec, path)
+    except InvalidFile as error:
+        raise UnsafeSettings(f"the runner does not start: {error}") from None

@@ -18,7 +18,7 @@ from enginehouse.contracts.events import (
 )
 from enginehouse.contracts.job import JobRecord, Status
 from enginehouse.contracts.moments import now
-from enginehouse.contracts.names import COMPLETIONS_TOPIC, jobs_component
+from enginehouse.contracts.names import COMPLETIONS_TOPIC
 from enginehouse.contracts.proofs import EngineKey
 from enginehouse.runner.attempt import Attempt, Execution
 from enginehouse.runner.outcome import Outcome, Succeeded, decide, jittered, record_for
@@ -55,6 +55,7 @@ class Settler:
         pace: Pace,
         engine_id: str,
         key: EngineKey,
+        pubsub: str,
     ) -> None:
         self._sidecar = sidecar
         self._records = records
@@ -62,7 +63,7 @@ class Settler:
         self._pace = pace
         self._engine_id = engine_id
         self._key = key
-        self._pubsub = jobs_component(engine_id)
+        self._pubsub = pubsub
         self._hints = Gather(self._publish, at_most=1 + COMPLETION_ALSO_MAX)
         self._background = Background()
 

@@ -170,10 +170,14 @@ load_postgres() {
     --file "$I/postgres.passwd:/etc/passwd" --file "$I/postgres.sh:/entry.sh" --link /usr/local/bin/pg_isready:"$1/bin/pg_isready" \
     --link /etc/localtime:/usr/share/zoneinfo/UTC --tree /usr/share/zoneinfo/Etc:/usr/share/zoneinfo/Etc --user 999 --entry /entry.sh
 }
-# Folders that bind to the claims of k8s/trial/ and the registry, in place of a provisioner.
+# Folders that bind to the claims of k8s/trial/ and the registry, in place of a provisioner. One whose claim is gone is emptied.
 step_volumes() {
   local n; for n in 1 2 3 4; do
-    mkdir -p "$R/volumes/$n"; chmod 777 "$R/volumes/$n"
+    case $("$K" get pv "folder-$n" --ignore-not-found -o jsonpath='{.status.phase}') in
+      Bound | Available) continue ;;
+      Released) "$K" delete pv "folder-$n" >/dev/null ;;
+    esac
+    rm -rf "$R/volumes/$n"; mkdir -p "$R/volumes/$n"; chmod 777 "$R/volumes/$n"
     "$K" apply -f - >/dev/null <<Y
 {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "folder-$n"}, "spec": {"capacity": {"storage": "20Gi"},
  "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "$R/volumes/$n"}}}
@@ -195,7 +199,8 @@ step_images() {
     [ ! -x "$B/${x%:*}" ] || load $REG/${x%:*}:2 --bin "$B/${x%:*}:/${x#*:}" --file /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt --entry "/${x#*:}"
   done
   # What k8s/trial/ names, from Debian's packages: the same programs, perhaps of another version.
-  load docker.io/library/redis:7 --bin /usr/bin/redis-server:/usr/local/bin/redis-server --bin /usr/bin/redis-cli:/usr/local/bin/redis-cli --user 999 --entry redis-server
+  load docker.io/library/redis:7 --bin /usr/bin/redis-server:/usr/local/bin/redis-server --bin /usr/bin/redis-cli:/usr/local/bin/redis-cli \
+    --bin /usr/bin/busybox:/bin/busybox --link /bin/sh:busybox --link /bin/cat:busybox --user 999 --entry redis-server
   local pg; pg=$(ls -d /usr/lib/postgresql/* | sort -V | tail -1)
   [ ! -x "$pg/bin/postgres" ] || load_postgres "$pg"
   say images "$(ctr -a "$R/containerd.sock" -n k8s.io images ls -q | grep -vc sha256)"
@@ -244,7 +249,9 @@ Y
 }
 step_dns() { "$K" apply -f "$HERE/manifests/coredns.yaml" >/dev/null; "$K" -n kube-system rollout status deploy/coredns --timeout=90s >/dev/null; say coredns ok; }
 step_netpol() {
-  start netpol "$B/netpol" --kubeconfig="$R/netpol.conf" --hostname-override=$NODE --disable-nri --nfqueue-id=98 --metrics-bind-address=127.0.0.1:19080 --v=2
+  # That fix looks at DNS before the service's address is replaced and does not remember it: where a policy denies ingress, the
+  # answers are dropped. Kernels from 6.12 on do not need it.
+  start netpol "$B/netpol" --kubeconfig="$R/netpol.conf" --hostname-override=$NODE --disable-nri --netfilter-bug-1766-fix=false --nfqueue-id=98 --metrics-bind-address=127.0.0.1:19080 --v=2
   sleep 1; kill -0 "$(cat "$R/netpol.pid")"; say netpol ok
 }
 step_dapr() {

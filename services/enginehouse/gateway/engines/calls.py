@@ -29,7 +29,7 @@ from enginehouse.contracts.errors import (
     RequestError,
     Unavailable,
 )
-from enginehouse.contracts.names import Slot, app_id, engine_of
+from enginehouse.contracts.names import Slot, app_id, engine_of, namespace
 from enginehouse.contracts.proofs import ProofKeys, call_proof
 from enginehouse.gateway.engines.catalogue import Catalogue
 from enginehouse.gateway.engines.known_engine import KnownEngine
@@ -64,10 +64,14 @@ class EngineCall:
 class EngineCalls:
     """Calls extra endpoints through the sidecars: at the active slot of an engine, one healthy replica answers."""
 
-    def __init__(self, catalogue: Catalogue, sidecar: Sidecar, proof_keys: ProofKeys) -> None:
+    def __init__(
+        self, catalogue: Catalogue, sidecar: Sidecar, proof_keys: ProofKeys, *, tenant_namespaces: bool
+    ) -> None:
+        """Find runners in their tenants' Kubernetes namespaces if there are `tenant_namespaces`."""
         self._catalogue = catalogue
         self._sidecar = sidecar
         self._proof_keys = proof_keys
+        self._tenant_namespaces = tenant_namespaces
         self._in_hand: Counter[str] = Counter()
 
     def engine(self, caller: Caller, name: str) -> KnownEngine:
@@ -114,10 +118,11 @@ class EngineCalls:
         shown = call_proof(self._proof_keys.of(name), call.method, call.path, call.query, call.body)
         headers = [*call.headers, (PROOF_HEADER, shown)]
         timeout = CALL_SECONDS + _MARGIN_SECONDS
+        app = app_id(name, slot)
+        if self._tenant_namespaces:
+            app = f"{app}.{namespace(engine.tenant)}"
         try:
-            answer = await self._sidecar.invoke(
-                app_id(name, slot), replace(call, headers=headers, timeout_seconds=timeout)
-            )
+            answer = await self._sidecar.invoke(app, replace(call, headers=headers, timeout_seconds=timeout))
         except Unavailable as error:
             raise EngineUnavailable(f"{engine.id} cannot be called: {error}") from None
         if answer.header(ANSWERED_BY.lower()) != "engine":

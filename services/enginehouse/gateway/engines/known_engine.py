@@ -120,8 +120,8 @@ class KnownEngine:
 
     @property
     def is_asleep(self) -> bool:
-        """Say whether it has no workers because it needs none at present."""
-        return not self.workers and self.card is not None and self.card.idle_at_zero
+        """Say whether it has no workers, or none with a replica, because it needs none at present."""
+        return all(worker.asleep for worker in self.workers) and self.card is not None and self.card.idle_at_zero
 
     @property
     def takes_no_jobs(self) -> bool:
