@@ -102,7 +102,7 @@ class Cluster:
         query = {"labelSelector": selector, "limit": str(_PAGE)}
         while True:
             found = await self._call("GET", Ref(kind, namespace, ""), query, headers=_accept(kind, "List"))
-            items += found["items"]
+            items += found["items"] or []
             if not (more := found["metadata"].get("continue")):
                 return Listed(items, found["metadata"]["resourceVersion"])
             query["continue"] = more

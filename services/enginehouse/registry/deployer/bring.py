@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from enginehouse.contracts.names import SLOTS, Slot, namespace, tenant_of
+from enginehouse.contracts.names import SLOTS, Slot, app_id, namespace, tenant_of
 from enginehouse.registry.deployer.api import Cluster, ClusterAway, ClusterRefused
 from enginehouse.registry.deployer.inventory import Inventory, Seen
-from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, SCALED_OBJECT, Ref, in_order
-from enginehouse.registry.deployer.wanted import Wanted
+from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, SCALED_OBJECT, Object, Ref, in_order
+from enginehouse.registry.deployer.wanted import DEPLOYED, Wanted
 from enginehouse.registry.kubernetes.labels import ENGINE, NAME, SLOT, runner_name
 
 log = structlog.get_logger(__name__)
@@ -85,14 +85,8 @@ class Bringing:
 
         A slot goes in order: what scales it, its runner, which ends the jobs that it has, and then the engine under them.
         """
-        # Whoever gives an object in another namespace our labels has not made it ours.
-        places = {namespace(owner.partition("--")[0]), self.core_namespace}
-        stale = {
-            ref: seen
-            for ref, seen in self.inventory.of(owner)
-            if ref.namespace in places and ref.kind.is_pruned and ref not in wanted.objects and not seen.is_leaving
-        }
-        waits = []
+        stale = self.stale(owner, wanted)
+        waits, ended = [], set[Slot]()
         for slot in SLOTS:
             of_slot = [ref for ref, seen in stale.items() if seen.labels.get(SLOT) == slot]
             if any(ref.kind == DEPLOYMENT and ref.name == runner_name(owner, slot) for ref in wanted.objects):
@@ -100,10 +94,23 @@ class Bringing:
             elif of_slot:
                 kept = await self._prune_slot(owner, slot, of_slot)
                 waits += [f"jobs in slot {slot} end"] if kept else []
+                ended |= set() if kept else {slot}
                 stale = {ref: seen for ref, seen in stale.items() if ref not in kept}
         for ref in sorted(stale, key=in_order, reverse=True):
             await self.delete(ref)
+        # Its engine would wait for jobs that nobody sends any longer.
+        await self.kill(owner, ended)
         return waits
+
+    def stale(self, owner: str, wanted: Wanted) -> dict[Ref, Seen]:
+        """Return what there is of an owner, of the kinds that are applied, and is not wanted."""
+        # Whoever gives an object in another namespace our labels has not made it ours.
+        places = {namespace(owner.partition("--")[0]), self.core_namespace}
+        return {
+            ref: seen
+            for ref, seen in self.inventory.of(owner)
+            if ref.namespace in places and ref.kind.is_pruned and ref not in wanted.objects and not seen.is_leaving
+        }
 
     async def _prune_slot(self, engine: str, slot: Slot, stale: list[Ref]) -> set[Ref]:
         """Take the next steps with a slot that is to go, and return what must stay until its runner has ended."""
@@ -124,18 +131,36 @@ class Bringing:
             seen for ref, seen in self.inventory.of(engine) if ref.kind == POD and wanted.items() <= seen.labels.items()
         ]
 
-    def ending(self, engine: str, wanted: Wanted) -> set[Slot]:
-        """Return the slots whose former version still ends its jobs, where the next one must not come yet."""
-        present = {ref for ref, _ in self.inventory.of(engine) if ref.kind == DEPLOYMENT}
-        place = namespace(tenant_of(engine))
+    def ending(self, engine: str) -> set[Slot]:
+        """Return the slots whose former version still ends, where the next one must not come yet."""
+        present = {ref.name for ref, _ in self.inventory.of(engine) if ref.kind == DEPLOYMENT}
         return {
             slot
             for slot in SLOTS
-            if Ref(DEPLOYMENT, place, runner_name(engine, slot)) not in present and self.pods(engine, slot, "runner")
+            for kind, name in (("runner", runner_name(engine, slot)), ("engine", app_id(engine, slot)))
+            if name not in present and self.pods(engine, slot, kind)
         }
+
+    async def replace(self, engine: str, slot: Slot, wanted: Wanted) -> None:
+        """End another version in a slot, whose place the wanted one takes: a runner would send it the jobs of the next one."""
+        former = []
+        for name in (runner_name(engine, slot), app_id(engine, slot)):
+            ref = Ref(DEPLOYMENT, namespace(tenant_of(engine)), name)
+            there, next_one = self.inventory.found.get(ref), wanted.objects.get(ref)
+            if there and next_one and not there.is_leaving and _content(there.content) != _content(next_one):
+                former.append(ref)
+        for ref in former:
+            await self.delete(ref)
+        if former:
+            await self.kill(engine, [slot])
 
     async def kill(self, engine: str, slots: Collection[Slot]) -> None:
         """Kill the pods of slots, without time for their jobs."""
         for slot in slots:
             async with self._turns:
                 await self.cluster.kill_pods(namespace(tenant_of(engine)), f"{ENGINE}={engine},{SLOT}={slot}")
+
+
+def _content(deployment: Object | None) -> str | None:
+    annotations: dict[str, str] = (deployment or {}).get("metadata", {}).get("annotations", {})
+    return annotations.get(DEPLOYED)

@@ -14,11 +14,13 @@ from enginehouse.contracts.names import is_engine_id
 from enginehouse.private_files import write_private
 from enginehouse.registry import deploy, tenants
 from enginehouse.registry.deployer.context import Context
+from enginehouse.registry.deployer.diff import differences
 from enginehouse.registry.deployer.engine import EngineKeeper, SlotShown
 from enginehouse.registry.deployer.inventory import Inventory
 from enginehouse.registry.deployer.quarantines import Quarantines
 from enginehouse.registry.deployer.removals import Removals
 from enginehouse.registry.deployer.tenant import GatewayFiles, TenantKeeper
+from enginehouse.registry.views import Difference
 from enginehouse.watched_files import changes_of
 
 log = structlog.get_logger(__name__)
@@ -69,6 +71,11 @@ class Deployer:
             tasks.create_task(self.quarantines.follow())
             tasks.create_task(self.removals.run())
             await self._follow_files(tasks)
+
+    async def differences(self, engine_id: str) -> list[Difference]:
+        """Return what of an engine is not in the cluster as it is wanted. Raise EngineDoesNotExist, or ClusterAway."""
+        keeper = self.engines.get(engine_id)
+        return await differences(self.context.bringing, engine_id, keeper.wanted if keeper else None)
 
     async def _follow_files(self, tasks: asyncio.TaskGroup) -> None:
         context = self.context

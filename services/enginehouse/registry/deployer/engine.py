@@ -82,11 +82,13 @@ class EngineKeeper:
     rules: Rules
     on_change: Callable[[], None]
     """Called when what is shown of it has changed."""
+    wanted: Wanted | None = None
+    """What the cluster is to have of it, but for its Secrets, as of the last look."""
     versions: Versions | None = None
     """As its bundle last said."""
     shown: dict[Slot, SlotShown] = field(default_factory=dict)
     problem: str | None = None
-    """Why the cluster could not be brought to what its bundle says."""
+    """Why the cluster cannot be brought to what its bundle says, if that does not pass by itself."""
     gone: bool = False
     """Whether neither a bundle nor an object of it is left."""
     without: set[str] = field(default_factory=set)
@@ -102,6 +104,8 @@ class EngineKeeper:
     """Keeps the files of versions, and their slots, while their pods are there."""
     _lacks: dict[Slot, str] = field(default_factory=dict)
     """Which secret a slot waits for."""
+    _said: str | None = None
+    """What was last wrong."""
     _failures: int = 0
     _asked: int = 0
     """How often in a row runners were asked whether they are fit."""
@@ -130,9 +134,9 @@ class EngineKeeper:
         """Take the next steps. Return after how many seconds to look again if nothing changes; None: only then."""
         try:
             again = await self._follow()
-            self.problem, self._failures = None, 0
+            self.problem, self._said, self._failures = None, None, 0
         except (EnginehouseError, OSError) as error:
-            self._note_problem(str(error) or type(error).__name__)
+            self._note_problem(str(error) or type(error).__name__, lasts=not getattr(error, "retryable", True))
             first, most = _AGAIN_SECONDS
             self._failures += 1
             wait = min(first * 2 ** min(self._failures - 1, 10), most)
@@ -140,13 +144,13 @@ class EngineKeeper:
         self.on_change()
         return again
 
-    def _note_problem(self, said: str) -> None:
-        if said != self.problem:
+    def _note_problem(self, said: str, *, lasts: bool) -> None:
+        if said != self._said:
             log.warning(f"{self.engine}: {said}", action="engine_not_brought", engine_id=self.engine)
-        self.problem = said
-        for slot, shown in self.shown.items():
-            if shown.state != "running":
-                self.shown[slot] = SlotShown(slot, "failed", said, None, shown.deployed)
+        self._said, self.problem = said, said if lasts else None
+        for slot in self.shown:
+            if slot_health(self.context.bringing, self.engine, slot).state != "running":
+                self._show(slot, "failed" if lasts else "starting", said if lasts else None, None if lasts else said)
 
     async def _follow(self) -> float | None:
         source = await asyncio.to_thread(self._read)
@@ -160,12 +164,15 @@ class EngineKeeper:
         place = self.context.bringing.inventory.found.get(Ref(NAMESPACE, "", namespace(tenant)))
         if place is None or place.is_leaving:
             raise ClusterAway(f"the namespace of {tenant} is not there yet")
-        wanted = await self._wanted(source)
-        ending = self.context.bringing.ending(self.engine, wanted)
+        wanted = self.wanted = await self._wanted(source)
+        if versions.trial and versions.trial != versions.active:
+            await self.context.bringing.replace(self.engine, versions.trial, wanted)
+        ending = self.context.bringing.ending(self.engine)
         await self.context.bringing.apply(wanted, but=ending)
         self.waits = await self.context.bringing.prune(self.engine, wanted)
         await self._hold(versions)
-        return await self._judge(source)
+        again = await self._judge()
+        return _AGAIN_SECONDS[0] if ending or self.waits else again
 
     def _read(self) -> EngineSource | None:
         if self.leaves or not self.bundle.is_dir():
@@ -232,7 +239,7 @@ class EngineKeeper:
         if state == "failed" and shown.state != "failed":
             log.error(f"Engine {self.engine} failed: {problem}", action="engine_failed", engine_id=self.engine)
 
-    async def _judge(self, source: EngineSource) -> float | None:
+    async def _judge(self) -> float | None:
         """Say how each slot is, and promote a version that is fit and is to be promoted."""
         versions = self.versions
         assert versions
@@ -259,8 +266,6 @@ class EngineKeeper:
         await self._promote_if_fit(held)
         first, most = _FIT_SECONDS
         self._asked = self._asked + 1 if unsettled else 0
-        if self.waits:
-            return first
         return min(first * 1.5 ** min(self._asked, 10), most) if unsettled else None
 
     async def _runners_problem(self, health: SlotHealth) -> str | None:

@@ -25,6 +25,8 @@ from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.kubernetes.source import EngineSource
 from enginehouse.registry.kubernetes.tenant import GATEWAY_PART, render_tenant_parts
 
+DEPLOYED = "enginehouse.dev/deployed"
+"""Annotation of Deployments with the hash of the files that the version was deployed with."""
 _CREDENTIALS = "enginehouse.dev/credentials"
 """Annotation of pods with the hash of the Secrets that they read at their start: another one starts them anew."""
 
@@ -83,12 +85,20 @@ def wanted_of_engine(
     """
     objects = [item for part in render_engine_parts(source, cluster) for item in part.objects()]
     kept = [item for item in objects if item["metadata"]["name"] not in without or "scopes" not in item]
-    named = [_with_hashes(item, hashes) for item in kept] if hashes else kept
+    contents = {slot.slot: slot.content for slot in source.slots}
+    named = [_with_hashes(_with_content(item, contents), hashes) for item in kept]
     return Wanted.of(_without_slots(source.engine, named, held))
 
 
-def _with_hashes(content: Object, hashes: Hashes) -> Object:
-    if kind_of(content) != DEPLOYMENT:
+def _with_content(content: Object, contents: Mapping[Slot, str]) -> Object:
+    if kind_of(content) == DEPLOYMENT:
+        slot = content["metadata"]["labels"][SLOT]
+        content["metadata"].setdefault("annotations", {})[DEPLOYED] = contents[slot]
+    return content
+
+
+def _with_hashes(content: Object, hashes: Hashes | None) -> Object:
+    if kind_of(content) != DEPLOYMENT or hashes is None:
         return content
     is_runner = content["metadata"]["labels"][NAME] == "runner"
     digest = hashes.runner if is_runner else hashes.engine if _reads_secrets(content) else ""

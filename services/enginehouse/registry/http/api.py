@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -66,7 +67,7 @@ def create_api(settings: RegistrySettings) -> FastAPI:
         if settings.cluster:
             from enginehouse.registry.deployer.start import keep_deployer  # Needs the extra `kubernetes`.
 
-            keep_deployer(settings, audit, background)
+            api.state.registry = replace(api.state.registry, cluster=keep_deployer(settings, audit, background))
         yield
         deployers.shutdown(wait=False, cancel_futures=True)
         await background.close()

@@ -79,6 +79,7 @@ def _container(spec: EngineSpec, grace: int) -> dict[str, Any]:
         "readinessProbe": _readiness(spec),
         # There is no liveness probe: an engine at work may not answer for long, and its runner judges each call's time.
         "lifecycle": {"preStop": {"sleep": {"seconds": grace}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # Its last words say why a version does not start.
         "securityContext": CONFINED,
         "volumeMounts": mounts,
     }
