@@ -66,10 +66,13 @@ check: $(ENVIRONMENT) ## Check format, lint, types, imports, YAML, docs; edits n
 	$(BIN)/yamllint --strict .
 	$(PYTEST) -q tests/manifests tests/unit/test_names_in_yaml.py tests/unit/test_docs.py
 
+manifests: $(ENVIRONMENT) ## Judge all objects for Kubernetes by checkov, which is fetched
+	@PYTHONPATH=. $(BIN)/python -m tests.support.checked_manifests
+
 fix: $(ENVIRONMENT) ## Format the code, and write what is generated
 	$(BIN)/python tests/support/derive_sync.py
 	$(GENERATE_DOCS)
-	WRITE_SNAPSHOTS=1 $(PYTEST) -q tests/unit/test_cli_pages.py -k snapshots
+	WRITE_SNAPSHOTS=1 $(PYTEST) -q tests/unit/test_cli_pages.py tests/manifests/test_kubernetes.py -k snapshots
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -85,4 +88,4 @@ clean: ## Delete the environment and the local home; daprd stays cached
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test pythons isolation fuzz faults soak bench check fix base-image sbom clean
+.PHONY: help demo up test pythons isolation fuzz faults soak bench check manifests fix base-image sbom clean

@@ -193,8 +193,15 @@ def test_a_broadcast_reaches_every_runner_of_an_engine_once(stack: StackHandle, 
         (engine,) = stack.call(method, f"/v1/engines:{path}?selector=name=extras", body, tenant="tests").body["engines"]
         return dict(engine)
 
-    until(lambda: len(asked("GET", "info")["answered"]) == 2, "the second worker is known")
-    before = {one["replica"]: len(one["body"]["updates"]) for one in asked("GET", "info")["replicas"]}
+    def known() -> bool:
+        # That it has answered is too little: chance may lead to it before its first heartbeat.
+        workers = stack.call("GET", f"/v1/engines/{ID}", tenant="tests").body["queue"]["workers"]
+        return int(workers["idle"]) + int(workers["running"]) == 2
+
+    until(known, "the second worker is known")
+    found = until(lambda: (one := asked("GET", "info"))["unanswered"] == [] and one, "its sidecar is up")
+    assert len(found["answered"]) == 2
+    before = {one["replica"]: len(one["body"]["updates"]) for one in found["replicas"]}
     assert len(before) == 3
     assert second_worker.removeprefix("http://") in before
     for number in range(4):

@@ -32,9 +32,9 @@ from tests.support.abuse import weakened
 
 from enginehouse.local import redis_server
 
-Need = Literal["docker", "gvisor", "root", "redis 7"]
+Need = Literal["docker", "gvisor", "kubernetes", "root", "redis 7"]
 """What a machine must have for some attempts: a Docker Engine that answers, one that knows gVisor, rights of root with
-which namespaces can be made, a Redis of version 7 or later."""
+which namespaces can be made, a Redis of version 7 or later, a cluster that KUBECONFIG names."""
 Noted = Callable[[str], None]
 ROOT = Path(__file__).resolve().parents[2]
 REDIS = "Redis itself: "
@@ -113,6 +113,9 @@ def has(need: Need) -> bool:
             )
         case "gvisor":
             return has("docker") and '"runsc"' in _said("docker", "info", "--format", "{{json .Runtimes}}")
+        case "kubernetes":
+            named = os.environ.get("KUBECONFIG", "") and shutil.which("kubectl")
+            return bool(named) and "ok" in _said("kubectl", "get", "--raw=/readyz", "--request-timeout=10s")
         case "root":
             return sys.platform == "linux" and os.geteuid() == 0 and "made" in _said("unshare", "-m", "echo", "made")
         case "redis 7":

@@ -242,8 +242,8 @@ class Gate:
 
 
 def begin(world: World, job_id: str, **options: Any) -> "asyncio.Task[bool]":
-    """Deliver the job, and return the task that answers the delivery."""
-    return asyncio.create_task(world.runner.receiver.deliver(world.event(job_id, **options)))
+    """Deliver the job, and return the task that answers the delivery. It has the job's id as its name."""
+    return asyncio.create_task(world.runner.receiver.deliver(world.event(job_id, **options)), name=job_id)
 
 
 async def other_worker(world: World, in_hand: list[str], name: str = "worker-2") -> None:

@@ -59,8 +59,8 @@ def leaps(monkeypatch: pytest.MonkeyPatch) -> Leaps:
 
 
 @pytest.fixture
-async def shared(tmp_path: Path) -> AsyncIterator[World]:
-    """Run a runner with two places that treats its engine as one of many tenants."""
+async def shared(tmp_path: Path, leaps: Leaps) -> AsyncIterator[World]:
+    """Run a runner with two places that treats its engine as one of many tenants. Holds end when the test leaps over them."""
     async with runner_world(tmp_path, concurrency=2) as made:
         made.runner.pool.tenants.blame = Blame()
         yield made

@@ -1,6 +1,7 @@
 """Calls of extra endpoints at the gateway: who may, what is refused, and what a caller is told."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -174,6 +175,22 @@ async def test_a_broadcast_has_an_answer_for_each_engine_and_shows_what_failed(t
         assert none.json() == {"engines": []}
         problem_of(await world.client().get("/v1/engines:info?selector=owner=x"), 422, "INVALID_REQUEST")
         problem_of(await world.client().post("/v1/engines:update", content=b"{"), 422, "NOT_JSON")
+
+
+async def test_a_broadcast_asks_a_worker_that_has_just_come(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        RunnerApp(world).answers_as("worker-1")
+        await beat(world)
+        (engine,) = (await world.client().get("/v1/engines:info")).json()["engines"]
+        assert engine["answered"] == ["worker-1"]
+        await ScriptedRunner(world.dapr, ECHO, "worker-2").beat(beside=["worker-1"])
+        runners = [RunnerApp(world) for _ in range(2)]
+        for number, runner in enumerate(runners, 1):
+            runner.answers_as(f"worker-{number}")
+        turns = itertools.cycle(runners)
+        world.dapr.apps[APP] = lambda call: next(turns).take(call)
+        (engine,) = (await world.client().post("/v1/engines:update", json={})).json()["engines"]
+        assert (engine["answered"], engine["unanswered"]) == (["worker-1", "worker-2"], [])
 
 
 @pytest.mark.parametrize(("held", "code"), [(29.5, None), (31, "RATE_LIMITED")])

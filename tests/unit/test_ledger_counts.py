@@ -93,3 +93,23 @@ async def test_two_gateways_count_at_once_without_waiting_for_each_other(postgre
         assert await counted(one) == await true_counts(one) != []
         await asyncio.gather(one.fold_counts(), other.fold_counts())
         assert await counted(other) == await true_counts(other)
+
+
+async def test_jobs_whose_time_has_not_come_are_not_due(ledger: Ledger) -> None:
+    present = time.time()
+    for engine, waiting in ((ENGINE, 3), ("acme--other", 1), (_TRIAL, 2)):
+        for _ in range(waiting):
+            await accepted(ledger, engine=engine, window=0)
+    for engine, seconds in ((ENGINE, 60), (ENGINE, -1), ("acme--third", 60), (_TRIAL, 60)):
+        await accepted(ledger, engine=engine, window=0, created_at=present - 100, available_at=present + seconds)
+    await accepted(ledger, engine=ENGINE, window=0)
+    await ledger.fill_window(FillWindow(ENGINE, 1, present))
+    due = await ledger.read(counts.due_of_engines, time.time())
+    assert {engine: count[1:] for engine, count in due.items()} == {
+        ENGINE: (4, 1),
+        "acme--other": (1, 0),
+        "acme--third": (0, 0),
+        _TRIAL: (2, 0),
+    }
+    all_due = await ledger.read(counts.due_of_engines, present + 61)
+    assert [all_due[engine].waiting for engine in (ENGINE, "acme--third", _TRIAL)] == [5, 1, 3]

@@ -72,6 +72,7 @@ _STATEMENTS: dict[str, Statement] = {
     "jobs' engines": lambda c: read.engines_of(c, list(_SOME)),
     "a job's webhooks": lambda c: outbox.webhooks_of(c, _SOME[0]),
     "engines' queues": lambda c: read.queue_counts(c, [_ENGINE, _OTHER]),
+    "engines' due queues": lambda c: counts.due_of_engines(c, _NOW),
     "engines that have jobs in hand": read.engines_in_hand,
     "jobs handed over": lambda c: read.handed_over(c, [_ENGINE, _OTHER], _NOW),
     "jobs past their time in the queue": lambda c: read.past_queue_deadline(c, _NOW, _PAGE),

@@ -86,17 +86,6 @@ def test_the_newest_migration_by_the_files_names_is_the_one_that_alembic_ends_wi
     assert migrations.newest() == ScriptDirectory.from_config(config).get_current_head()
 
 
-async def test_a_ledger_of_a_later_release_is_refused(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path)
-    async with opened(url) as ledger:
-        later = text("UPDATE alembic_version SET version_num = '9999'")
-        await ledger.database.transact(lambda connection: connection.execute(later), durable=False)
-    ledger = Ledger(url)
-    with pytest.raises(UnsafeSettings, match="the lines above say why"):
-        await ledger.open()
-    await ledger.close()
-
-
 def _at_revision(path: Path, revision: str) -> None:
     """Take an up-to-date SQLite ledger back to an earlier release."""
     engine = create_engine(f"sqlite:///{path}")

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-from tests.support.runner import World, runner_world
-from tests.support.steps import Leaps, Steps, blame_of, dies, finish, wait_in_line
+from tests.support.runner import World, patient_batch, runner_world
+from tests.support.steps import Leaps, Steps, blame_of, dies, finish, records_of, wait_in_line
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.engine import Batch
@@ -157,24 +156,30 @@ async def test_a_suspect_goes_to_another_replica_when_the_one_that_was_emptied_f
     assert [replica.kept_for for replica in pool.replicas] == [None, "umbra"]
 
 
-async def test_a_call_that_holds_jobs_of_several_tenants_holds_none_of_a_suspect(tmp_path: Path) -> None:
+async def test_a_call_that_kills_the_engine_makes_suspects_of_all_tenants_with_jobs_in_it(
+    tmp_path: Path, leaps: Leaps
+) -> None:
+    async with runner_world(tmp_path, concurrency=1, batch=patient_batch(4)) as world:
+        world.runner.pool.tenants.blame = Blame()
+        world.engine.predict_batch = dies
+        tasks = await wait_in_line(world, "acme", 2) + await wait_in_line(world, "umbra", 2)
+        assert all(await asyncio.gather(*tasks))
+        assert [record.attempt for record in records_of(world, tasks)] == [0] * 4
+        assert all(blame_of(world).is_suspect(tenant) for tenant in ("acme", "umbra"))
+
+
+async def test_a_call_that_holds_jobs_of_several_tenants_holds_none_of_a_suspect(tmp_path: Path, leaps: Leaps) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=Batch(max_size=4, max_delay_ms=20)) as world:
         world.runner.pool.tenants.blame = Blame()
-
-        async def dies_with_all(request: web.Request) -> web.StreamResponse:
-            return await dies(request)
-
-        world.engine.predict_batch = dies_with_all
-        tasks = await wait_in_line(world, "acme", 2) + await wait_in_line(world, "umbra", 2)
-        ids = world.runner.receiver.in_hand
-        assert all(await asyncio.gather(*tasks))
-        assert [world.record(job_id).attempt for job_id in ids] == [0] * 4
-        assert all(blame_of(world).is_suspect(tenant) for tenant in ("acme", "umbra"))
-        blame_of(world)._troubles.pop("acme")
-        calls = world.engine.batches = []
-        tasks = await wait_in_line(world, "acme", 1) + await wait_in_line(world, "umbra", 2)
+        blame_of(world).note_suspicion("umbra")
+        steps, world.engine.predict_batch = Steps(world), dies
+        tasks = await wait_in_line(world, "acme", 1)
+        # The only call is out, so those that come now would share the next one.
+        await until_async(lambda: len(steps.begun) == 1)
+        tasks += await wait_in_line(world, "umbra", 2)
         tasks += await wait_in_line(world, "acme", 1)
-        assert all(await asyncio.gather(*tasks))
-        assert [call["data"] for call in calls] == [["umbra"] * 2]
+        await finish(steps, tasks)
+        assert [call["data"] for call in world.engine.batches] == [["umbra"] * 2]
+        assert steps.begun == ["acme"] * 2
         assert blame_of(world).seconds_left("umbra") > 0
         assert not blame_of(world).is_suspect("acme")

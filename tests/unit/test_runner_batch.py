@@ -12,6 +12,7 @@ from aiohttp import web
 from tests.support.break_ins import attempt
 from tests.support.clocks import Clocks
 from tests.support.runner import STORE, TinyEngine, World, batch_openapi, echo_batch, patient_batch, runner_world
+from tests.support.steps import records_of, wait_in_line
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
@@ -72,7 +73,7 @@ async def test_other_parameters_or_another_clock_never_share_a_call(tmp_path: Pa
         *inputs(5, 6, seconds=7),
         *inputs(7, 8),
     ]
-    async with runner_world(tmp_path, concurrency=4, batch=Batch(max_size=2)) as wide:
+    async with runner_world(tmp_path, concurrency=4, batch=patient_batch(2)) as wide:
         await run_all(wide, *jobs)
         seen = sorted((batch["data"], batch.get("parameters")) for batch in wide.engine.batches)
     assert seen == [([1, 2], {"lang": "en"}), ([3, 4], {"lang": "de"}), ([5, 6], None), ([7, 8], None)]
@@ -251,10 +252,11 @@ async def test_a_call_that_nobody_waits_for_is_closed(world: World, monkeypatch:
 
 async def test_what_has_not_gone_out_goes_back_when_the_worker_stops(tmp_path: Path) -> None:
     async with runner_world(tmp_path, concurrency=1, batch=patient_batch(8)) as world:
-        deliveries = [asyncio.create_task(world.run(value)) for value in range(3)]
-        await until_async(lambda: world.runner.pool.replicas[0].places_taken == 3)
+        tasks = await wait_in_line(world, "acme", 3)
         await world.runner.drain()
-        records = await asyncio.gather(*deliveries)
+        # Only now: a worker that leaves acknowledges what it has claimed before that has gone back.
+        assert all(await asyncio.gather(*tasks))
+        records = records_of(world, tasks)
         assert {(record.status, record.attempt) for record in records} == {(Status.QUEUED, 0)}
         assert world.engine.batches == []
 

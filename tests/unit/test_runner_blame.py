@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from tests.support.clocks import Clocks
 from tests.support.runner import World, begin, echo, runner_world
-from tests.support.steps import Leaps, Steps, blame_of, dies, finish, wait_in_line
+from tests.support.steps import Leaps, Steps, blame_of, dies, finish, records_of, wait_in_line
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
@@ -143,7 +143,7 @@ async def test_after_the_hold_one_job_of_the_tenant_waits_or_runs_and_the_others
 
 
 @pytest.fixture
-async def hasty(tmp_path: Path) -> AsyncIterator[World]:
+async def hasty(tmp_path: Path, leaps: Leaps) -> AsyncIterator[World]:
     """Run a runner whose engine has a tenth of a second, and treat the engine as one of many tenants."""
     async with runner_world(tmp_path, concurrency=PLACES, execution_timeout_seconds=0.1) as made:
         made.engine.offers_cancel = True
@@ -190,10 +190,9 @@ async def test_a_job_that_waited_behind_anothers_until_its_time_was_over_is_trie
     tasks = await wait_in_line(hasty, "umbra", 1)
     tasks += await wait_in_line(hasty, "acme", 1)
     await until_async(lambda: len(steps.begun) == 2)
-    ids = hasty.runner.receiver.in_hand
     clocks.run_out()
     assert all(await asyncio.gather(*tasks))
-    assert [hasty.record(job_id).status for job_id in ids] == statuses
+    assert [record.status for record in records_of(hasty, tasks)] == statuses
 
 
 async def test_when_the_engine_is_back_others_come_before_the_tenant_that_killed_it(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.runner import Gate, World, runner_world
-from tests.support.steps import Steps, finish, wait_in_line
+from tests.support.steps import Steps, finish, records_of, wait_in_line
 from tests.support.waiting import until_async
 
 from enginehouse.contracts.job import Status
@@ -100,8 +100,7 @@ async def test_a_stopped_engine_hands_the_waiting_jobs_of_every_tenant_back(worl
     tasks = await wait_in_line(world, "umbra", 5)
     tasks += await wait_in_line(world, "acme", 2)
     await until_async(lambda: len(steps.begun) == PLACES)
-    ids = world.runner.receiver.in_hand
     world.runner.pool.stop()
     await until_async(lambda: len(world.runner.receiver.in_hand) == PLACES)
     await finish(steps, tasks)
-    assert [world.record(job_id).status for job_id in ids].count(Status.QUEUED) == 5
+    assert [record.status for record in records_of(world, tasks)].count(Status.QUEUED) == 5

@@ -113,7 +113,8 @@ class Whole(Gateway):
         )
         self.real = Runner(
             its_settings,
-            EngineSpec(tenant="acme", name="echo", concurrency=16),
+            # More than the jobs of an example: one that waits for a place would wait for those that hang.
+            EngineSpec(tenant="acme", name="echo", concurrency=256),
             self.mortal,
             Pace(settle_retry_first_seconds=0),
             make_client=lambda _: engine,
@@ -134,13 +135,17 @@ class Whole(Gateway):
         return number
 
     async def worked(self, body: bytes, how: str, part: int) -> None:
-        """Deliver jobs, and wait until the delivery is answered or the run of the first hangs."""
+        """Deliver jobs, and wait until the delivery is answered, or the runs of all its jobs that have not ended hang."""
         assert self.real
-        event = read_event(JobEvent, body)
-        self.engine.how = how
-        delivery = asyncio.create_task(self.real.receiver.deliver(body))
+        receiver, engine = self.real.receiver, self.engine
+        ids = {job.id for job in read_event(JobEvent, body).jobs}
+        engine.how = how
+        delivery = asyncio.create_task(receiver.deliver(body))
         self.deliveries.add(delivery)
-        await until_async(lambda: delivery.done() or event.id in self.engine.hanging)
+        # The first may have ended long ago, while others hang since an earlier delivery.
+        await until_async(
+            lambda: delivery.done() or ((left := ids.intersection(receiver.in_hand)) and left <= engine.hanging)
+        )
 
     async def beat(self, idle: bool) -> None:
         """Write a heartbeat with the jobs that the runner really has, whatever the machine asks for."""

@@ -28,6 +28,7 @@ from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.handover.dispatch import Dispatcher
 from enginehouse.gateway.handover.job_event import JobEvents
+from enginehouse.gateway.handover.unfinished import UnfinishedJobs
 from enginehouse.gateway.http.api import create_api
 from enginehouse.gateway.inference.infer import Inference
 from enginehouse.gateway.inference.models import Models
@@ -223,6 +224,7 @@ def wire(settings: GatewaySettings, sidecar: Sidecar, pace: Pace = USUAL) -> Gat
         engine_calls=engine_calls,
         broadcasts=Broadcasts(catalogue, engine_calls, bytes_in_hand),
         dispatcher=dispatcher,
+        unfinished=UnfinishedJobs(ledger, catalogue, clock=pace.clock),
         mirroring=mirroring,
         hints=hints,
         sweep=sweep,
@@ -283,6 +285,7 @@ async def running(gateway: Gateway) -> AsyncIterator[None]:
         await gateway.inference.close()
         await background.close()
         await asyncio.gather(gateway.hints.close(), gateway.mirroring.close(), gateway.replays.close())
+        await gateway.unfinished.close()
         await gateway.dispatcher.close()
         await gateway.ledger.close()
         await gateway.sidecar.close()

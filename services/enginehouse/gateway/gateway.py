@@ -16,6 +16,7 @@ from enginehouse.gateway.engines.operations import EngineOperations
 from enginehouse.gateway.engines.quarantines import QuarantineList
 from enginehouse.gateway.engines.transitions import Transitions
 from enginehouse.gateway.handover.dispatch import Dispatcher
+from enginehouse.gateway.handover.unfinished import UnfinishedJobs
 from enginehouse.gateway.inference.infer import Inference
 from enginehouse.gateway.inference.models import Models
 from enginehouse.gateway.intake.bodies import Bodies
@@ -68,6 +69,7 @@ class Gateway:
     engine_calls: EngineCalls
     broadcasts: Broadcasts
     dispatcher: Dispatcher
+    unfinished: UnfinishedJobs
     mirroring: Mirroring
     hints: Hints
     sweep: Sweep

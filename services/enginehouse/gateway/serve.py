@@ -11,7 +11,9 @@ from enginehouse.background import Background
 from enginehouse.contracts.base import explain_settings
 from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.gateway.app import create_delivery_app, create_gateway, running
+from enginehouse.gateway.gateway import Gateway
 from enginehouse.gateway.http.api import create_api
+from enginehouse.gateway.http.internal import create_internal_app
 from enginehouse.gateway.rpc.server import RpcServer
 from enginehouse.gateway.settings import GatewaySettings
 from enginehouse.logs import configure_logs
@@ -31,13 +33,13 @@ async def serve(settings: GatewaySettings) -> None:
     app = create_api(gateway, rpc.within(running(gateway)))
     public = Server(app, settings.host, settings.port, close_seconds=_CLOSE_SECONDS, lifespan=True)
     app_for_sidecar = create_delivery_app(gateway)
-    draining = Background()
+    background = Background()
     deliveries = Server(app_for_sidecar, "127.0.0.1", settings.delivery_port, close_seconds=_CLOSE_SECONDS)
 
     def stop() -> None:
         public.should_exit = True
         # Both drain at the same time.
-        draining.start(rpc.stop())
+        background.start(rpc.stop())
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
@@ -51,10 +53,24 @@ async def serve(settings: GatewaySettings) -> None:
             await deliveries.serve()
 
     delivering = asyncio.create_task(deliver())
+    internal = _internal_listener(gateway, settings, public)
+    if internal is not None:
+        background.start(internal.serve())
     await public.serve()
     # The sidecar can deliver until the API has stopped, so that waiting callers still get their answers.
     deliveries.should_exit = True
     await delivering
+    if internal is not None:
+        internal.should_exit = True
+        await background.close(_CLOSE_SECONDS)
+
+
+def _internal_listener(gateway: Gateway, settings: GatewaySettings, public: Server) -> Server | None:
+    """Return the listener inside a cluster, if there is to be one. It listens at once: a migration may take minutes."""
+    if settings.internal_port is None:
+        return None
+    app = create_internal_app(gateway, lambda: public.started and not public.should_exit)
+    return Server(app, settings.internal_host, settings.internal_port, close_seconds=_CLOSE_SECONDS)
 
 
 def main() -> None:

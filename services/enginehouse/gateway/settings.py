@@ -24,8 +24,17 @@ class GatewaySettings(BaseSettings):
     port: int = Field(8080, description="Port of the public API.")
     grpc_port: int = Field(8090, description="Port of the Open Inference Protocol over gRPC, at the same address.")
     delivery_port: int = Field(8081, description="Loopback port on which the sidecar delivers events.")
+    internal_host: str = Field(
+        "127.0.0.1", description="Address of the internal listener. Whoever reaches it needs no key."
+    )
+    internal_port: int | None = Field(
+        None,
+        description="Port on which a cluster's own parts find, without a key, `/scaling/{engine}` (how many unfinished jobs an engine has, for a scaler), `/healthz/live`, `/healthz/ready` and `/metrics`. None: there is no such listener.",
+    )
     ledger_url: SecretStr = Field(description="sqlite:///FILE (one gateway) or postgresql://USER:PASSWORD@HOST/NAME.")
-    tenants_dir: Path = Field(description="Folder of <tenant>/tenant.yaml: names, limits, hashed keys.")
+    tenants_dir: Path = Field(
+        description="Folder of `<tenant>/tenant.yaml` or `<tenant>.yaml` (as a mounted ConfigMap or Secret has them): names, limits, hashed keys."
+    )
     tenant_namespaces: bool = Field(
         False,
         description="Whether each tenant's runners stand in its Kubernetes namespace, `tenant-<tenant>`: calls of extra endpoints then go to the app `<app id>.<namespace>`.",

@@ -73,10 +73,12 @@ def _trial_secrets(broker: Outside, gateway_password: str) -> dict[str, dict[str
     # Redis 7 refuses the whole file for a rule that only 7.2 knows.
     gateway = f"user {' '.join(user_of_gateway().rules([gateway_password], named=False))}"
     ledger_password = broker.ledger_url.partition("://")[2].partition(":")[2].partition("@")[0]
+    # Nobody can be this user, but Redis itself reads its log of writes with its rights: without them it would start empty.
+    nobody = "user default reset off ~* &* +@all"
     return {
         "redis": {
             "redis.conf": "protected-mode no\naclfile /data/users.acl\n",
-            "users.acl": f"user default reset off\n{administrator}\n{gateway}\n",
+            "users.acl": f"{nobody}\n{administrator}\n{gateway}\n",
         },
         "postgres": {"password": ledger_password},
     }

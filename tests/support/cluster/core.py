@@ -11,6 +11,7 @@ from tests.support.cluster.images import ROOT, SERVICES, services_image
 from tests.support.cluster.kube import kubectl, roll_out, run
 
 NAMESPACE = "enginehouse"
+WORKLOADS = ("statefulset/redis", "statefulset/postgres", "deployment/gateway")
 _OVERLAY = ROOT / "k8s" / "overlays" / "local"
 _VOLUMES = ROOT / "tests" / "support" / "cluster" / "up.sh"
 
@@ -38,9 +39,10 @@ def install() -> Core:
         [sys.executable, "-m", "enginehouse.cli.main", "cluster", "secrets"], capture_output=True, text=True, check=True
     )
     kubectl("apply", "-f", "-", stdin=made.stdout)
+    kubectl("-n", NAMESPACE, "create", "secret", "generic", "tenants")
     (key,) = re.findall(r"eh_operators_\S+", made.stderr)
     apply_core(image)
-    for workload in ("statefulset/redis", "statefulset/postgres", "statefulset/registry", "deployment/gateway"):
+    for workload in WORKLOADS:
         roll_out(workload, NAMESPACE)
     return Core(key, Forward(NAMESPACE, "gateway", 8080), Forward(NAMESPACE, "registry", 8081))
 

@@ -92,11 +92,10 @@ def bring(name: str) -> str:
         docker("tag", name, pushed)
         subprocess.run(["docker", "push", "--quiet", pushed], timeout=_BUILD_SECONDS, check=True, capture_output=True)
         return docker("inspect", "--format", "{{index .RepoDigests 0}}", pushed).strip()
-    packed = subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE)
-    subprocess.run(
-        [*_ctr(), "import", "-"], stdin=packed.stdout, check=True, capture_output=True, timeout=_BUILD_SECONDS
-    )
-    assert packed.wait() == 0
+    with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as packed:
+        taking = [*_ctr(), "import", "-"]
+        subprocess.run(taking, stdin=packed.stdout, check=True, capture_output=True, timeout=_BUILD_SECONDS)
+    assert packed.returncode == 0
     whole = name if "/" in name else f"library/{name}"
     found = subprocess.run(
         [*_ctr(), "ls", f"name==docker.io/{whole}"], capture_output=True, text=True, check=True

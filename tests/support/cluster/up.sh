@@ -168,7 +168,7 @@ load_postgres() {
   printf 'root:x:0:0::/root:/bin/sh\npostgres:x:999:999::/tmp:/bin/sh\n' | put "$I/postgres.passwd"
   load docker.io/library/postgres:17 $bins $links --bin /usr/bin/busybox:/bin/busybox --tree "/usr/share/postgresql/$v:/usr/share/postgresql/$v" \
     --file "$I/postgres.passwd:/etc/passwd" --file "$I/postgres.sh:/entry.sh" --link /usr/local/bin/pg_isready:"$1/bin/pg_isready" \
-    --link /etc/localtime:/usr/share/zoneinfo/UTC --tree /usr/share/zoneinfo/Etc:/usr/share/zoneinfo/Etc --user 999 --entry /entry.sh
+    --link /etc/localtime:/usr/share/zoneinfo/UTC --tree /usr/share/zoneinfo/Etc:/usr/share/zoneinfo/Etc --user 999 --stop SIGINT --entry /entry.sh
 }
 # Folders that bind to the claims of k8s/trial/ and the registry, in place of a provisioner. One whose claim is gone is emptied.
 step_volumes() {

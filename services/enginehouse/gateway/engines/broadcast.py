@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from uuid import uuid4
@@ -92,10 +93,12 @@ class Broadcasts:
         self, caller: Caller, engine: KnownEngine, slot: Slot, invocation: Invocation, hold: Callable[[int], None]
     ) -> EachWorker:
         counted: set[str] = set()
+        began = time.monotonic()
 
         async def living() -> set[str]:
             with contextlib.suppress(Unavailable):  # While the store is away, those that were known last.
-                await self._catalogue.read_workers(engine)
+                # Read anew once: nobody would say that a worker which has just come was not asked.
+                await self._catalogue.read_workers(engine, since=began)
             return {worker.worker for worker in engine.workers if worker.slot == slot}
 
         async def call() -> WorkerAnswer:

@@ -343,10 +343,13 @@ class Catalogue(KnownEngines):
                 del self._announced[engine_id]
         return bool(self._announced) or now >= self._look_at
 
-    async def read_workers(self, engine: KnownEngine) -> list[Heartbeat]:
-        """Return an engine's living workers; the list may be two seconds old. Raise Unavailable if the store is away."""
+    async def read_workers(self, engine: KnownEngine, since: float = 0) -> list[Heartbeat]:
+        """Return an engine's living workers. Raise Unavailable if the store is away.
+
+        The list may be two seconds old, but not from before `since`, a moment of the monotonic clock.
+        """
         async with self._budget.spend():
-            return await self._reader.read_workers(engine)
+            return await self._reader.read_workers(engine, force=engine.workers_read_at < since)
 
     async def catch_up(self) -> None:
         """Take over states and read cards. Ask the sidecar as well, less often the more it shows: its answer has it all."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, text
 
-from enginehouse.gateway.ledger.schema import BACKLOG
+from enginehouse.gateway.ledger.schema import BACKLOG, NOT_YET
 
 _SUMS = "sum(waiting) AS waiting, sum(handed_over) AS handed_over"
 _NOT_ZERO = "HAVING sum(waiting) <> 0 OR sum(handed_over) <> 0"
@@ -14,6 +14,13 @@ OF_TENANTS = text(f"SELECT engine, tenant, {_SUMS} FROM job_counts GROUP BY engi
 OF_THESE = text(
     f"SELECT engine, {_SUMS} FROM job_counts WHERE engine IN :engines GROUP BY engine {_NOT_ZERO}"  # noqa: S608
 ).bindparams(bindparam("engines", expanding=True))
+
+_NOT_YET_MOST = 10_000
+_NOT_YET_OF_ENGINES = text(
+    f"SELECT engine, count(*) FROM (SELECT engine FROM jobs WHERE {NOT_YET} AND available_at > :now "  # noqa: S608
+    f"ORDER BY available_at LIMIT {_NOT_YET_MOST}) AS not_yet GROUP BY engine"
+)
+"""The order keeps PostgreSQL at the index."""
 
 _BOTH = f"""
     SELECT tenant, waiting, handed_over FROM job_counts WHERE engine = :engine
@@ -62,6 +69,18 @@ class TenantCount(NamedTuple):
 def of_engines(connection: Connection) -> dict[str, EngineCount]:
     """Return the counts of all engines that have such jobs, by engine."""
     return _by_engine(connection.execute(OF_ENGINES))
+
+
+def due_of_engines(connection: Connection, now: float) -> dict[str, EngineCount]:
+    """Return the counts of all engines, without the jobs that wait for the moment of their next attempt.
+
+    If more than 10,000 do, the others count as due, so that what this costs is bounded.
+    """
+    not_yet = {engine: int(number) for engine, number in connection.execute(_NOT_YET_OF_ENGINES, {"now": now})}
+    return {
+        engine: count._replace(waiting=max(0, count.waiting - not_yet.get(engine, 0)))
+        for engine, count in of_engines(connection).items()
+    }
 
 
 def of_tenants(connection: Connection) -> list[TenantCount]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Index, text
 
-from enginehouse.gateway.ledger.schema import BACKLOG, OF_NO_JOB, dead_letters, jobs, metadata, notices
+from enginehouse.gateway.ledger.schema import BACKLOG, NOT_YET, OF_NO_JOB, dead_letters, jobs, metadata, notices
 
 __all__ = ["metadata"]
 
@@ -21,6 +21,8 @@ def _partial(name: str, *columns: Any, where: str) -> None:
 _partial("ix_jobs_backlog", jobs.c.engine, jobs.c.tenant, text("priority DESC"), jobs.c.id, where=BACKLOG)
 # The jobs in an engine's window.
 _partial("ix_jobs_handed_over", jobs.c.engine, jobs.c.tenant, where="handed_over_at IS NOT NULL")
+# Jobs that wait for their next attempt.
+_partial("ix_jobs_not_yet", jobs.c.available_at, jobs.c.engine, where=NOT_YET)
 _partial("ix_jobs_queue_deadline", jobs.c.queue_deadline, where="status = 'queued'")
 _partial("ix_jobs_retention", jobs.c.purged, jobs.c.result_expires_at, where="result_expires_at IS NOT NULL")
 # Letters of no job end by their age, the others with their job.

@@ -19,7 +19,7 @@ from enginehouse.gateway.ledger import counts, deletion, outbox, read
 from enginehouse.gateway.ledger.accept import Inserted, NewJob, accept_and_fill
 from enginehouse.gateway.ledger.database import PATIENT, Database, Patience, open_database
 from enginehouse.gateway.ledger.group_writer import GroupWriter
-from enginehouse.gateway.ledger.migrations import are_applied
+from enginehouse.gateway.ledger.migrations import are_missing
 from enginehouse.gateway.ledger.mirror import Mirror, Mirrored, mirror_records, notify_others
 from enginehouse.gateway.ledger.rows import DeadLetterRow, JobEventRow, JobRow, NoticeRow, to_columns
 from enginehouse.gateway.ledger.schema import dead_letters, engines, job_events, jobs, upsert
@@ -74,13 +74,14 @@ class Ledger:
     async def open(self) -> None:
         """Bring the tables up to date and start writing.
 
-        UnsafeSettings if another gateway holds the SQLite file, or commits of PostgreSQL do not wait for the disk.
+        UnsafeSettings if another gateway holds the SQLite file, commits of PostgreSQL do not wait for the disk, or a newer
+        release has changed the tables in a way with which this one cannot work.
         """
         if make_url(self._url).get_backend_name() == "sqlite":
             self._claim_file()
         self.database = open_database(self._url, self._patience)
         self._writer = GroupWriter(self.database, last=accept_and_fill)
-        if not await self.database.read(are_applied):
+        if await self.database.read(are_missing):
             await self._migrate()
         if self.database.dialect == "postgresql" and await self.database.transact(_is_forgetful, durable=True):
             await self.database.close()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine, event
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
@@ -51,6 +52,13 @@ def _apply(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    connection.execute(text("UPDATE alembic_version SET oldest = :oldest"), {"oldest": _oldest(config)})
+
+
+def _oldest(config: Config) -> str:
+    """Return the migration that a gateway must know to work with the ledger: the last that breaks those of before."""
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    return max(script.revision for script in scripts if getattr(script.module, "breaks_older", True))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from sqlalchemy.dialects import sqlite
 metadata = MetaData()
 
 BACKLOG = "status = 'queued' AND handed_over_at IS NULL"
+NOT_YET = f"{BACKLOG} AND available_at > created_at"
+"""Jobs of the backlog that wait, or waited, for the moment of their next attempt."""
 OF_NO_JOB = "(channel = 'event' OR job_id = '')"
 """Notices that do not stay as long as a job."""
 

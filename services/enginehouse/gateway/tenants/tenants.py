@@ -40,7 +40,10 @@ class Caller:
 
 
 class Tenants:
-    """Holds the tenants of a folder, which is read again whenever it changes."""
+    """Holds the tenants of a folder, which is read again whenever it changes.
+
+    It may be a mounted ConfigMap or Secret, which changes as a whole: by a symbolic link that is replaced.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,18 +59,18 @@ class Tenants:
         callers: dict[str, Caller] = {}
         tenants: dict[str, Tenant] = {}
         removed = set[str]()
-        for path in sorted(self._folder.glob("*/tenant.yaml")):
+        for name, path in sorted(self._files().items()):
             try:
-                tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
+                tenant = _read(name, path)
             except Exception as error:
                 # Catch any error: one tenant's broken file must not stop the others from being read.
                 log.error(
-                    f"The file of tenant {path.parent.name} cannot be read and is ignored: {type(error).__name__}",
+                    f"The file of tenant {name} cannot be read and is ignored: {type(error).__name__}",
                     action="tenant_unreadable",
-                    tenant=path.parent.name,
+                    tenant=name,
                 )
-                callers |= {h: c for h, c in self._callers.items() if c.name == path.parent.name}
-                tenants |= {name: t for name, t in self._tenants.items() if name == path.parent.name}
+                callers |= {h: c for h, c in self._callers.items() if c.name == name}
+                tenants |= {kept: t for kept, t in self._tenants.items() if kept == name}
                 continue
             if tenant.removed:
                 removed.add(tenant.name)
@@ -76,6 +79,15 @@ class Tenants:
             callers |= {key.sha256: Caller(tenant, key) for key in tenant.keys}
         self._callers, self._tenants, self.removed = callers, tenants, frozenset(removed)
         self._weights = {name: tenant.limits.weight for name, tenant in tenants.items() if tenant.limits.weight != 1}
+
+    def _files(self) -> dict[str, Path]:
+        """Return the tenants' files by the tenants' names: <tenant>/tenant.yaml, and <tenant>.yaml where there is no such folder.
+
+        In a mounted ConfigMap or Secret, names that begin with a dot are its own: they hold each file a second time.
+        """
+        found = {path.stem: path for path in sorted(self._folder.glob("*.yaml"))}
+        found |= {path.parent.name: path for path in sorted(self._folder.glob("*/tenant.yaml"))}
+        return {name: path for name, path in found.items() if not name.startswith(".")}
 
     def weights(self) -> Mapping[str, float]:
         """Return the weights of the tenants that have another one than 1."""
@@ -88,11 +100,11 @@ class Tenants:
     def may_exist(self, name: str) -> bool:
         """Say whether there is, or soon may be, a tenant of this name whose file could not be read.
 
-        There is none if the folder of all tenants can be listed and has no folder of that name. A file that is being
-        written anew is gone for a moment; its folder is not.
+        There is none if the folder of all tenants can be listed and has no folder or file of that name. A file in a
+        folder that is being written anew is gone for a moment; its folder is not, and neither is a file of a ConfigMap.
         """
         try:
-            return name in os.listdir(self._folder)
+            return not {name, f"{name}.yaml"}.isdisjoint(os.listdir(self._folder))
         except OSError:
             return True
 
@@ -123,3 +135,10 @@ class Tenants:
         key = key_in(authorization)
         # The key is looked up by its hash, so the time that this takes reveals nothing about the key.
         return self._callers.get(hash_key(key)) if key else None
+
+
+def _read(name: str, path: Path) -> Tenant:
+    tenant = Tenant.model_validate(yaml.safe_load(path.read_text()))
+    if path.stem == name and tenant.name != name:
+        raise ValueError(f"{path.name} is the file of {name}, and names {tenant.name}")
+    return tenant

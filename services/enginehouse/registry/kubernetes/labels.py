@@ -12,6 +12,8 @@ ENGINE = "enginehouse.dev/engine"
 SLOT = "enginehouse.dev/slot"
 VERSION = "enginehouse.dev/version"
 BROKER = "enginehouse.dev/broker"
+RUNTIME_CLASS, NODES, TOLERATES = (f"enginehouse.dev/{name}" for name in ("runtime-class", "nodes", "tolerates"))
+"""Annotations of a tenant's namespace that say where its engines run."""
 PRODUCT = "enginehouse"
 
 DELIVERY_PORT = 8081

@@ -8,7 +8,7 @@ from enginehouse.contracts.names import namespace
 from enginehouse.contracts.tenant import Tenant
 from enginehouse.registry.bundle import render_tenant
 from enginehouse.registry.kubernetes.dapr import labelled
-from enginehouse.registry.kubernetes.labels import tenant_labels, thing
+from enginehouse.registry.kubernetes.labels import NODES, RUNTIME_CLASS, TOLERATES, tenant_labels, thing
 from enginehouse.registry.kubernetes.network import tenant_policies
 from enginehouse.registry.kubernetes.parts import Object, Part
 from enginehouse.registry.kubernetes.settings import QUOTA, ClusterSettings, Placement
@@ -24,7 +24,7 @@ def render_tenant_parts(tenant: Tenant, cluster: ClusterSettings) -> list[Part]:
     """Return a tenant's two parts."""
     name = tenant.name
     files = {
-        "namespace.yaml": [_namespace(name)],
+        "namespace.yaml": [_namespace(name, cluster.placement)],
         "limits.yaml": _limits(name, cluster.placement),
         "network.yaml": tenant_policies(name, cluster),
         "accounts.yaml": [_account(name, who, cluster.placement) for who in ("engine", "runner")],
@@ -44,10 +44,23 @@ def _gateway(tenant: Tenant) -> dict[str, list[Object]]:
     }
 
 
-def _namespace(tenant: str) -> Object:
+def _namespace(tenant: str, placement: Placement) -> Object:
     # Pod Security refuses what no pod of ours needs: host namespaces, root, capabilities, paths of the node.
     restricted = {f"{_POD_SECURITY}/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
-    return thing("v1", "Namespace", namespace(tenant), {**tenant_labels(tenant), **restricted})
+    made = thing("v1", "Namespace", namespace(tenant), {**tenant_labels(tenant), **restricted})
+    if place := _place(placement):
+        made["metadata"]["annotations"] = place
+    return made
+
+
+def _place(placement: Placement) -> dict[str, str]:
+    """Return the annotations by which the cluster's policies hold an engine to its tenant's sandbox and nodes."""
+    wanted = {
+        RUNTIME_CLASS: placement.runtime_class or "",
+        NODES: ",".join(f"{label}={value}" for label, value in sorted(placement.node_selector.items())),
+        TOLERATES: ",".join(sorted({toleration.key for toleration in placement.tolerations})),
+    }
+    return {name: value for name, value in wanted.items() if value}
 
 
 def _limits(tenant: str, placement: Placement) -> list[Object]:

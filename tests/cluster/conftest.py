@@ -1,0 +1,33 @@
+"""The core of Enginehouse in the cluster that KUBECONFIG names, installed anew once for all these tests.
+
+They change the cluster: namespaces `enginehouse`, `enginehouse-tests` and `tenant-*` are deleted at the start. Nothing is
+deleted at the end, so that what failed can be looked at.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.support.cluster import core as cluster_core
+from tests.support.cluster.caller import start_caller
+from tests.support.cluster.core import Core
+from tests.support.cluster.images import services_image
+from tests.support.cluster.kube import kubeconfig
+
+LONGEST_SECONDS = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each of these tests the time that a cluster takes, and skip them without one."""
+    for item in items:
+        if item.path.is_relative_to(__file__.rpartition("/")[0]):
+            item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))
+            if kubeconfig() is None:
+                item.add_marker(pytest.mark.skip("needs a cluster: KUBECONFIG=FILE make cluster-test"))
+
+
+@pytest.fixture(scope="session")
+def core() -> Iterator[Core]:
+    installed = cluster_core.install()
+    start_caller(services_image())
+    yield installed
+    installed.close()
