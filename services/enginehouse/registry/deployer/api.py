@@ -11,7 +11,7 @@ import httpx
 import kr8s
 
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.registry.deployer.kinds import POD, Kind, Object, Ref, ref_of
+from enginehouse.registry.deployer.kinds import Kind, Object, Ref, ref_of
 
 FIELD_MANAGER = "enginehouse"
 """Under this name the API server keeps which fields are ours."""
@@ -85,16 +85,14 @@ class Cluster:
         """Return an object, or None if there is none."""
         return await self._unless_gone("GET", ref, {})
 
-    async def delete(self, ref: Ref) -> bool:
-        """Delete an object, with what belongs to it. Return whether there was one."""
-        options = {"propagationPolicy": "Background"}
-        return await self._unless_gone("DELETE", ref, {}, content=json.dumps(options)) is not None
+    async def delete(self, ref: Ref, *, selector: str | None = None, **options: Any) -> bool:
+        """Delete an object with what belongs to it; with a `selector`, all of its kind in its namespace.
 
-    async def kill_pods(self, namespace: str, selector: str) -> None:
-        """Delete pods without time for what they have in hand."""
-        query = {"labelSelector": selector}
-        options = {"gracePeriodSeconds": 1}
-        await self._unless_gone("DELETE", Ref(POD, namespace, ""), query, content=json.dumps(options))
+        `options` are those of Kubernetes. Return whether there was one.
+        """
+        query = {"labelSelector": selector} if selector else {}
+        content = json.dumps({"propagationPolicy": "Background", **options})
+        return await self._unless_gone("DELETE", ref, query, content=content) is not None
 
     async def list(self, kind: Kind, selector: str, namespace: str = "") -> Listed:
         """Return all objects of a kind with these labels; of a kind that is not needed whole, the metadata."""

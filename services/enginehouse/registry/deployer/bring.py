@@ -10,7 +10,17 @@ import structlog
 from enginehouse.contracts.names import SLOTS, Slot, app_id, namespace, tenant_of
 from enginehouse.registry.deployer.api import Cluster, ClusterAway, ClusterRefused
 from enginehouse.registry.deployer.inventory import Inventory, Seen
-from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, SCALED_OBJECT, Object, Ref, in_order
+from enginehouse.registry.deployer.kinds import (
+    DEPLOYMENT,
+    NAMESPACE,
+    NETWORK_POLICY,
+    POD,
+    REPLICA_SET,
+    SCALED_OBJECT,
+    Object,
+    Ref,
+    in_order,
+)
 from enginehouse.registry.deployer.wanted import DEPLOYED, Wanted
 from enginehouse.registry.kubernetes.labels import ENGINE, NAME, SLOT, runner_name
 
@@ -37,14 +47,14 @@ class Bringing:
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def apply(self, wanted: Wanted, *, but: Collection[Slot] = ()) -> None:
-        """Apply, in order, what the cluster does not have as it is wanted; not what belongs to the slots in `but`.
+        """Apply, in order, what the cluster does not have as it is wanted; of the slots in `but`, only what bounds them.
 
         Raise ClusterAway, or ClusterRefused with the reasons of all that was refused.
         """
         refused = []
         for ref in wanted.objects:
             slot = wanted.objects[ref]["metadata"].get("labels", {}).get(SLOT)
-            if slot not in but and not self._is_there(ref, wanted):
+            if (slot not in but or ref.kind == NETWORK_POLICY) and not self._is_there(ref, wanted):
                 try:
                     await self._apply(ref, wanted)
                 except ClusterRefused as error:
@@ -86,7 +96,7 @@ class Bringing:
         A slot goes in order: what scales it, its runner, which ends the jobs that it has, and then the engine under them.
         """
         stale = self.stale(owner, wanted)
-        waits, ended = [], set[Slot]()
+        waits = []
         for slot in SLOTS:
             of_slot = [ref for ref, seen in stale.items() if seen.labels.get(SLOT) == slot]
             if any(ref.kind == DEPLOYMENT and ref.name == runner_name(owner, slot) for ref in wanted.objects):
@@ -94,12 +104,9 @@ class Bringing:
             elif of_slot:
                 kept = await self._prune_slot(owner, slot, of_slot)
                 waits += [f"jobs in slot {slot} end"] if kept else []
-                ended |= set() if kept else {slot}
                 stale = {ref: seen for ref, seen in stale.items() if ref not in kept}
         for ref in sorted(stale, key=in_order, reverse=True):
             await self.delete(ref)
-        # Its engine would wait for jobs that nobody sends any longer.
-        await self.kill(owner, ended)
         return waits
 
     def stale(self, owner: str, wanted: Wanted) -> dict[Ref, Seen]:
@@ -122,7 +129,9 @@ class Bringing:
         if self.pods(engine, slot, "runner"):
             return set(stale)
         self._leaving_since.pop(runner, None)
-        return set()
+        # The engine would wait for jobs that nobody sends any longer.
+        await self.kill(engine, slot, ["engine"])
+        return {ref for ref in stale if ref.kind == DEPLOYMENT}
 
     def pods(self, engine: str, slot: Slot, kind: str) -> list[Seen]:
         """Return the pods of a slot: of its engine, or of its runner; those that are ending as well."""
@@ -143,22 +152,28 @@ class Bringing:
 
     async def replace(self, engine: str, slot: Slot, wanted: Wanted) -> None:
         """End another version in a slot, whose place the wanted one takes: a runner would send it the jobs of the next one."""
-        former = []
         for name in (runner_name(engine, slot), app_id(engine, slot)):
             ref = Ref(DEPLOYMENT, namespace(tenant_of(engine)), name)
             there, next_one = self.inventory.found.get(ref), wanted.objects.get(ref)
             if there and next_one and not there.is_leaving and _content(there.content) != _content(next_one):
-                former.append(ref)
-        for ref in former:
-            await self.delete(ref)
-        if former:
-            await self.kill(engine, [slot])
+                await self.kill(engine, slot)
+                return
 
-    async def kill(self, engine: str, slots: Collection[Slot]) -> None:
-        """Kill the pods of slots, without time for their jobs."""
-        for slot in slots:
+    async def kill(self, engine: str, slot: Slot, kinds: Collection[str] = ("runner", "engine")) -> None:
+        """End the Deployments of a slot and kill their pods, without time for their jobs.
+
+        Deployment and ReplicaSet go first, and leave the pods to us: they would replace them, or delete them with all
+        their time, which cannot be cut short while a hook of theirs runs.
+        """
+        place = namespace(tenant_of(engine))
+        for kind in kinds:
+            selector = f"{ENGINE}={engine},{SLOT}={slot},{NAME}={kind}"
+            name = runner_name(engine, slot) if kind == "runner" else app_id(engine, slot)
             async with self._turns:
-                await self.cluster.kill_pods(namespace(tenant_of(engine)), f"{ENGINE}={engine},{SLOT}={slot}")
+                await self.cluster.delete(Ref(DEPLOYMENT, place, name), propagationPolicy="Orphan")
+                await self.cluster.delete(Ref(REPLICA_SET, place, ""), selector=selector, propagationPolicy="Orphan")
+                await self.cluster.delete(Ref(POD, place, ""), selector=selector, gracePeriodSeconds=1)
+        log.info(f"The pods of {app_id(engine, slot)} are killed", action="pods_killed", engine_id=engine)
 
 
 def _content(deployment: Object | None) -> str | None:

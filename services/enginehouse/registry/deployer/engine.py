@@ -170,9 +170,18 @@ class EngineKeeper:
         ending = self.context.bringing.ending(self.engine)
         await self.context.bringing.apply(wanted, but=ending)
         self.waits = await self.context.bringing.prune(self.engine, wanted)
+        await self._kill_held(versions)
         await self._hold(versions)
         again = await self._judge()
         return _AGAIN_SECONDS[0] if ending or self.waits else again
+
+    async def _kill_held(self, versions: Versions) -> None:
+        """Kill what has begun just before its quarantine."""
+        bringing = self.context.bringing
+        for slot in () if is_retired(self.bundle) else self.rules.held(self.engine, versions):
+            pods = [*bringing.pods(self.engine, slot, "engine"), *bringing.pods(self.engine, slot, "runner")]
+            if not all(seen.is_leaving for seen in pods):
+                await bringing.kill(self.engine, slot)
 
     def _read(self) -> EngineSource | None:
         if self.leaves or not self.bundle.is_dir():
@@ -237,7 +246,7 @@ class EngineKeeper:
             return
         self.shown[slot] = now
         if state == "failed" and shown.state != "failed":
-            log.error(f"Engine {self.engine} failed: {problem}", action="engine_failed", engine_id=self.engine)
+            log.error(f"Slot {slot} of {self.engine} failed: {problem}", action="engine_failed", engine_id=self.engine)
 
     async def _judge(self) -> float | None:
         """Say how each slot is, and promote a version that is fit and is to be promoted."""

@@ -46,6 +46,9 @@ def slot_health(bringing: Bringing, engine: str, slot: Slot) -> SlotHealth:
         if deployment and (problem := _problem(deployment, pods[kind])):
             return SlotHealth("failed", f"{_SAID[kind]} {problem}", runner=runner)
     unready = [kind for kind, deployment in found.items() if not deployment or not _is_complete(deployment)]
+    # What is seen of pods may come later than what is seen of their Deployment.
+    if not unready and runner is None and not _sleeps(found["runner"]):
+        unready = ["runner"]
     if not unready:
         return SlotHealth("running", runner=runner)
     doing = "; ".join(_doing(kind, pods[kind]) for kind in unready)
@@ -75,6 +78,10 @@ def _is_complete(deployment: Object) -> bool:
         and status.get("availableReplicas", 0) >= wanted
         and status.get("replicas", 0) <= max(wanted, status.get("updatedReplicas", 0))
     )
+
+
+def _sleeps(deployment: Object | None) -> bool:
+    return deployment is not None and deployment["spec"].get("replicas", 1) == 0
 
 
 def _problem(deployment: Object, pods: Sequence[Seen]) -> str | None:

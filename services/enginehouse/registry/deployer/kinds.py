@@ -26,6 +26,7 @@ class Kind:
 NAMESPACE = Kind("v1", "Namespace", "namespaces", is_namespaced=False, is_pruned=False, is_whole=True)
 SECRET = Kind("v1", "Secret", "secrets", is_watched=False, is_pruned=False)
 POD = Kind("v1", "Pod", "pods", is_pruned=False, is_whole=True)
+REPLICA_SET = Kind("apps/v1", "ReplicaSet", "replicasets", is_watched=False, is_pruned=False)
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
 SERVICE = Kind("v1", "Service", "services")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")

@@ -150,7 +150,6 @@ class Quarantines:
                 engine_id=engine,
             )
             await asyncio.to_thread(self.context.users.revoke, engine_user(engine))
-        self.on_change(begun)
         for engine in begun:
             await self._kill(engine)
             self._stopped.add(engine)
@@ -162,9 +161,9 @@ class Quarantines:
             slots = read_workloads(self.context.engines / engine / WORKLOADS_FILE).slots
         except (InvalidBundle, OSError):
             slots = {}
-        await self.context.bringing.kill(
-            engine, [slot for slot in SLOTS if slot not in slots or found.holds(slots[slot].content)]
-        )
+        for slot in SLOTS:
+            if slot not in slots or found.holds(slots[slot].content):
+                await self.context.bringing.kill(engine, slot)
 
     def _admit(self, ended: AbstractSet[str]) -> None:
         for engine in ended:

@@ -20,15 +20,13 @@ from enginehouse.registry.deployer.kinds import (
     ref_of,
 )
 from enginehouse.registry.kubernetes.engine import render_engine_parts
-from enginehouse.registry.kubernetes.labels import ENGINE, NAME, SLOT, engine_labels, thing
+from enginehouse.registry.kubernetes.labels import CREDENTIALS, ENGINE, NAME, SLOT, engine_labels, thing
 from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.kubernetes.source import EngineSource
 from enginehouse.registry.kubernetes.tenant import GATEWAY_PART, render_tenant_parts
 
 DEPLOYED = "enginehouse.dev/deployed"
 """Annotation of Deployments with the hash of the files that the version was deployed with."""
-_CREDENTIALS = "enginehouse.dev/credentials"
-"""Annotation of pods with the hash of the Secrets that they read at their start: another one starts them anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def _with_hashes(content: Object, hashes: Hashes | None) -> Object:
     is_runner = content["metadata"]["labels"][NAME] == "runner"
     digest = hashes.runner if is_runner else hashes.engine if _reads_secrets(content) else ""
     if digest:
-        content["spec"]["template"]["metadata"].setdefault("annotations", {})[_CREDENTIALS] = digest
+        content["spec"]["template"]["metadata"].setdefault("annotations", {})[CREDENTIALS] = digest
     return content
 
 
