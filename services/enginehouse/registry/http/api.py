@@ -64,14 +64,16 @@ def create_api(settings: RegistrySettings) -> FastAPI:
         shutil.rmtree(settings.work_dir, ignore_errors=True)
         background = Background()
         background.keep("audit", audit.run)
-        if settings.cluster:
-            from enginehouse.registry.deployer.start import keep_deployer  # Needs the extra `kubernetes`.
+        try:
+            if settings.cluster:
+                from enginehouse.registry.deployer.start import keep_deployer  # Needs the extra `kubernetes`.
 
-            api.state.registry = replace(api.state.registry, cluster=keep_deployer(settings, audit, background))
-        yield
-        deployers.shutdown(wait=False, cancel_futures=True)
-        await background.close()
-        await audit.close()
+                api.state.registry = replace(api.state.registry, cluster=keep_deployer(settings, audit, background))
+            yield
+        finally:
+            deployers.shutdown(wait=False, cancel_futures=True)
+            await background.close()
+            await audit.close()
 
     api = _Api(
         title="Enginehouse registry",
