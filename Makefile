@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest
 GENERATE_DOCS := PYTHONPATH=. $(BIN)/python tests/support/generate_docs.py
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(ENVIRONMENT) ## Start everything, run real jobs, show them, stop; ARGS=--containers
 	@$(BIN)/enginehouse demo $(ARGS)
@@ -20,15 +20,20 @@ up: $(ENVIRONMENT) ## Start everything and stay until Ctrl-C
 # Those that measure how long something takes run alone, after the others, which wait for much of their time:
 # three at once keep two processors busy.
 TIMED := tests/isolation/front_door
+# Needs a cluster, which it changes: `make cluster-test`.
+CLUSTER := tests/cluster
 
 test: $(ENVIRONMENT) ## Run every test, most three at a time; ARGS='-k name' runs some
 	@$(BIN)/enginehouse setup
 ifeq ($(strip $(ARGS)),)
-	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(TIMED))
+	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(TIMED) $(CLUSTER))
 	@$(PYTEST) $(TIMED)
 else
 	@$(PYTEST) $(ARGS)
 endif
+
+cluster-test: $(ENVIRONMENT) ## Try everything on the cluster of KUBECONFIG, whose namespaces enginehouse and tenant-* it deletes
+	@CLUSTER_TEST=1 $(PYTEST) $(CLUSTER) $(ARGS)
 
 pythons: $(ENVIRONMENT) ## Run the demo on every other Python of this machine, 3.11 to 3.14
 	@$(BIN)/enginehouse setup
@@ -88,4 +93,4 @@ clean: ## Delete the environment and the local home; daprd stays cached
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test pythons isolation fuzz faults soak bench check manifests fix base-image sbom clean
+.PHONY: help demo up test cluster-test pythons isolation fuzz faults soak bench check manifests fix base-image sbom clean

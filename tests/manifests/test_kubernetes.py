@@ -15,6 +15,7 @@ from tests.support.rendered import ELSEWHERE, engine_parts, every_shape, spec_of
 
 from enginehouse.contracts.tenant import Tenant
 from enginehouse.registry.kubernetes.parts import Part, texts_of
+from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.kubernetes.tenant import render_tenant_parts
 
 Object = dict[str, Any]
@@ -22,6 +23,7 @@ Object = dict[str, Any]
 _ROOT = Path(__file__).resolve().parents[2]
 _K8S = _ROOT / "k8s"
 _SNAPSHOTS = Path(__file__).with_name("snapshots")
+_LOCAL = _K8S / "overlays" / "local"
 _VERSION = "1.34"
 _KUBECTL = shutil.which("kubectl")
 _SHAPES = every_shape()
@@ -151,6 +153,51 @@ def _selectors(items: list[Object]) -> Iterator[tuple[dict[str, str], int]]:
             peers = [*spec.get("ingress", []), *spec.get("egress", [])]
             for peer in (peer for rule in peers for peer in rule.get("from") or rule.get("to")):
                 yield peer["podSelector"]["matchLabels"], 1
+
+
+class TestTheCore:
+    """What is rendered finds what the trial overlay brings, and the policies compare with the same."""
+
+    def test_policies_and_rendered_objects_name_the_same(self) -> None:
+        usual = ClusterSettings()
+        spec = yaml.safe_load((_K8S / "policies" / "settings.yaml").read_text())["spec"]
+        assert (spec["runner"], spec["broker"]) == (usual.services_image, usual.broker)
+        assert spec["gateway"] == usual.gateway_url
+
+    @pytest.mark.skipif(_KUBECTL is None, reason="kubectl builds kustomizations, and is not here")
+    @pytest.mark.parametrize(
+        "address", [ClusterSettings().broker, ClusterSettings().gateway_url.removeprefix("http://")]
+    )
+    def test_addresses_are_those_of_services(self, address: str) -> None:
+        host, port = address.rsplit(":", 1)
+        name, namespace, *rest = host.split(".")
+        assert rest == ["svc", "cluster", "local"]
+        ports = [
+            one["port"]
+            for item in _built(_LOCAL)
+            if (item["kind"], item["metadata"]["name"], item["metadata"].get("namespace"))
+            == ("Service", name, namespace)
+            for one in item["spec"]["ports"]
+        ]
+        assert int(port) in ports
+
+    @pytest.mark.skipif(_KUBECTL is None, reason="kubectl builds kustomizations, and is not here")
+    def test_what_runners_reach_is_there(self) -> None:
+        pods = [item["spec"]["template"] for item in _built(_LOCAL) if "template" in item.get("spec", {})]
+        tenant, _ = render_tenant_parts(Tenant(name="acme"), ClusterSettings())
+        (runners,) = [
+            item for item in tenant.objects() if (item["kind"], item["metadata"]["name"]) == ("NetworkPolicy", "runner")
+        ]
+        reached = [
+            (peer["podSelector"]["matchLabels"], rule["ports"][0]["port"])
+            for rule in runners["spec"]["egress"]
+            for peer in rule["to"]
+            if peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "enginehouse"}
+        ]
+        assert len(reached) == 2
+        for labels, port in reached:
+            (pod,) = [one for one in pods if labels.items() <= one["metadata"]["labels"].items()]
+            assert port in [one["containerPort"] for one in pod["spec"]["containers"][0]["ports"]]
 
 
 def _shown() -> dict[str, str]:

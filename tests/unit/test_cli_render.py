@@ -1,6 +1,7 @@
 """`engines render --kubernetes` and `tenant render` write folders for kustomize, and nothing else of anybody's."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from enginehouse.cli.app import app
+from enginehouse.local import checkout
+from enginehouse.registry.kubernetes.settings import ClusterSettings
 
 _RUN = CliRunner()
 _IMAGE = f"registry.example/acme/one@sha256:{'a' * 64}"
@@ -84,6 +87,18 @@ def test_settings_of_the_cluster_come_from_a_file_and_options(tmp_path: Path) ->
     assert quota["spec"]["hard"]["pods"] == "7"
     _, runner = yaml.safe_load_all((tmp_path / "out/tenant/network.yaml").read_text())
     assert {"protocol": "TCP", "port": 6380} in [port for rule in runner["spec"]["egress"] for port in rule["ports"]]
+
+
+def test_the_settings_that_the_docs_show_can_be_used() -> None:
+    text = (checkout.root() / "docs" / "kubernetes.md").read_text()
+    (block,) = re.findall(r"```yaml\n(services_image:.*?)```", text, re.DOTALL)
+    shown = ClusterSettings.model_validate(yaml.safe_load(block))
+    # All of them: what is not shown has the names of the trial overlay's namespaces.
+    assert {*ClusterSettings.model_fields} - shown.model_fields_set == {
+        "gateway_url",
+        "core_namespace",
+        "dapr_namespace",
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from enginehouse.contracts.base import variable
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.tenant import Tenant
 from enginehouse.local import checkout
@@ -17,6 +18,7 @@ from enginehouse.registry.kubernetes.source import read_source
 from enginehouse.registry.kubernetes.tenant import render_tenant_parts
 from enginehouse.registry.objects import resiliency, runner_configuration
 from enginehouse.registry.versions import promote_version, put_version
+from enginehouse.runner.settings import RunnerSettings, load_settings
 
 IMAGE = f"registry.example/acme/sentiment@sha256:{'a' * 64}"
 CLUSTER = ClusterSettings(services_image="enginehouse:1", broker="redis.enginehouse.svc.cluster.local:6379")
@@ -168,7 +170,7 @@ class TestEngine:
     def test_a_job_in_hand_has_its_own_time_whatever_the_engine_does_at_the_end(self, tmp_path: Path) -> None:
         rendered = _rendered(_written(tmp_path, _spec(execution_timeout_seconds=599.5)))
         engine = rendered["Deployment", "acme--sentiment--a"]
-        assert _container(engine)["lifecycle"]["preStop"]["sleep"]["seconds"] == 600
+        assert _container(engine)["lifecycle"]["preStop"]["sleep"]["seconds"] == 610
         assert engine["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 600
         runner = rendered["Deployment", "acme--sentiment--a-runner"]
         assert _annotations(runner)["dapr.io/block-shutdown-duration"] == "660s"
@@ -226,6 +228,21 @@ class TestEngine:
         rendered = _rendered(bundle, CLUSTER.model_copy(update={"cpu_percent": 80}))
         triggers = rendered["ScaledObject", "acme--sentiment--a"]["spec"]["triggers"]
         assert [trigger["type"] for trigger in triggers] == ["metrics-api", "cpu"]
+
+
+def test_a_runner_starts_with_what_its_pod_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = _rendered(_written(tmp_path, _spec(tenant="a" * 24, name="b" * 24)))
+    (runner,) = [item for (kind, name), item in rendered.items() if kind == "Deployment" and name.endswith("-runner")]
+    known = {variable(RunnerSettings, name) for name in RunnerSettings.model_fields}
+    for one in _container(runner)["env"]:
+        assert one["name"] in known
+        # A pod's name has 63 characters at most; a secret value is long.
+        monkeypatch.setenv(one["name"], one.get("value") or "a" * 63)
+    monkeypatch.setenv("DAPR_HTTP_PORT", "3500")  # Dapr gives it to every container of the pod.
+    settings = load_settings()
+    assert settings.jobs_component == f"jobs-{'a' * 24}--{'b' * 24}--a"
+    assert settings.health_port == _container(runner)["ports"][0]["containerPort"]
+    assert str(settings.delivery_port) == _annotations(runner)["dapr.io/app-port"]
 
 
 class TestTenant:

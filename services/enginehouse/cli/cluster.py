@@ -8,8 +8,9 @@ import typer
 import yaml
 
 from enginehouse.cli.commands import Commands
-from enginehouse.cli.console import note, print_exactly
+from enginehouse.cli.console import note, print_exactly, print_json
 from enginehouse.cli.failures import WrongUse
+from enginehouse.cli.options import JsonOption
 from enginehouse.local.cluster_secrets import Outside, core_secrets
 
 EXAMPLES = """Examples:
@@ -43,6 +44,7 @@ def make_secrets(
     ledger_url_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File with postgresql://USER:PASSWORD@HOST/NAME.", **_FILE)
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print new Secrets for kubectl. The operator's API key is printed beside them, only now.
 
@@ -55,7 +57,10 @@ def make_secrets(
         )
     outside = _outside(broker_host, broker_user, broker_password_file, ledger_url_file)
     made = core_secrets(operator, outside)
-    print_exactly(yaml.safe_dump_all(made.objects, sort_keys=False).rstrip())
+    if as_json:
+        print_json({"apiVersion": "v1", "kind": "List", "items": made.objects})
+    else:
+        print_exactly(yaml.safe_dump_all(made.objects, sort_keys=False).rstrip())
     note(f"The API key of the first operator, of tenant {operator}; keep it, only its hash is stored:")
     note(made.operator_key)
 

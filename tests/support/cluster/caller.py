@@ -75,11 +75,7 @@ def start_load(
     """Submit so many jobs of an engine that sleeps, with a tenant's key, while the test goes on."""
     numbers = [str(number) for number in (jobs, per_second, nap_seconds, patience_seconds)]
     command = ["kubectl", "-n", NAMESPACE, "exec", "-i", "caller", "--", "env", f"ENGINEHOUSE_API_KEY={key}"]
-    process = subprocess.Popen(
-        [*command, "python", "-", GATEWAY, engine, *numbers],
-        stdin=_LOAD.open(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    given = [*command, "python", "-", GATEWAY, engine, *numbers]
+    with _LOAD.open() as program:
+        process = subprocess.Popen(given, stdin=program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return RunningLoad(process, jobs / per_second + patience_seconds + 60)

@@ -5,6 +5,7 @@ import json
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 from tests.support.cluster.core import NAMESPACE
 from tests.support.cluster.images import engine_image, services_image
-from tests.support.cluster.kube import apply, kubectl, roll_out
+from tests.support.cluster.kube import apply, eventually, kubectl, pods, roll_out, run
 from tests.support.commands import run_command
 
 from enginehouse.contracts.names import SLOTS, EngineId, app_id, namespace
@@ -48,7 +49,28 @@ def add_tenant(name: str) -> str:
     text = yaml.safe_dump(tenant.model_dump(mode="json"))
     patch = json.dumps({"stringData": {f"{name}.yaml": text}})
     kubectl("-n", NAMESPACE, "patch", "secret", "tenants", "--type=merge", "-p", patch)
+    _until_known(name, key[:16])
     return key
+
+
+def _until_known(tenant: str, key_id: str) -> None:
+    """Wait until all gateways see a tenant's file. The kubelet looks within a minute, and at once when their pods change."""
+    gateways = {"app.kubernetes.io/name": "gateway"}
+    kubectl(
+        "-n",
+        NAMESPACE,
+        "annotate",
+        "pods",
+        "-l",
+        "app.kubernetes.io/name=gateway",
+        "--overwrite",
+        f"tests/key={key_id}",
+    )
+    for pod in pods(NAMESPACE, gateways):
+        seen = ["-n", NAMESPACE, "exec", pod["metadata"]["name"], "-c", "gateway", "--"]
+        read = [*seen, "cat", f"/etc/enginehouse/tenants/{tenant}.yaml"]
+        eventually(lambda read=read: key_id in run(*read).stdout, f"{tenant}'s key is known", 90)  # type: ignore[misc]
+    time.sleep(1)  # A gateway reads its tenants within a second.
 
 
 def add_engine_secrets(engine: str) -> None:
@@ -70,7 +92,7 @@ def engine_folder(into: Path, kind: str, engine: str, **settings: Any) -> Path:
     """Make the folder of an engine of the tests for a cluster: `kind` is its folder in tests/engines."""
     named, folder = EngineId.parse(engine), into / kind
     shutil.copytree(_ENGINES / kind, folder, dirs_exist_ok=True)
-    small = {"cpu": "100m", "memory": "256Mi"}
+    small = {"cpu": "50m", "memory": "192Mi"}
     content = {"tenant": named.tenant, "name": named.engine, "resources": small, **settings}
     content.setdefault("image", engine_image(_ENGINES / kind))
     (folder / "engine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

@@ -10,7 +10,11 @@ from enginehouse.registry.kubernetes.labels import VERSION, pod_labels, selector
 from enginehouse.registry.kubernetes.settings import Placement
 
 SECRETS_FOLDER = "/secrets"
+_FOUND_SECONDS = 10
+"""So long a runner may still find a pod that is to go: its name server remembers addresses, and so does it."""
 _MARGIN_SECONDS = 30
+_LOAD_SECONDS = 1_800
+"""A large model may take this long to load. After that its container is started again."""
 CONFINED: dict[str, Any] = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -37,7 +41,7 @@ def engine_service(engine: str, slot: Slot) -> dict[str, Any]:
 def engine_deployment(spec: EngineSpec, slot: Slot, replicas: int | None, placement: Placement) -> dict[str, Any]:
     """Return the Deployment of a slot's engine. `replicas` is None where KEDA decides: two would fight over the number."""
     labels = pod_labels(spec.id, slot, "engine")
-    grace = math.ceil(spec.execution_timeout_seconds)
+    grace = math.ceil(spec.execution_timeout_seconds) + _FOUND_SECONDS
     pod: dict[str, Any] = {
         "serviceAccountName": "engine",
         "automountServiceAccountToken": False,  # It has no business with the cluster's API.
@@ -76,8 +80,9 @@ def _container(spec: EngineSpec, grace: int) -> dict[str, Any]:
         "env": [{"name": name, "value": value} for name, value in _variables(spec).items()],
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
         "resources": _resources(spec),
-        "readinessProbe": _readiness(spec),
-        # There is no liveness probe: an engine at work may not answer for long, and its runner judges each call's time.
+        # Ready once it has answered, and for good: an engine at work may not answer for long, and its runner sees to its health
+        # and to each call's time. So there is no other probe, which would take it away from its runner, or kill it.
+        "startupProbe": _first_answer(spec),
         "lifecycle": {"preStop": {"sleep": {"seconds": grace}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",  # Its last words say why a version does not start.
         "securityContext": CONFINED,
@@ -101,14 +106,14 @@ def _resources(spec: EngineSpec) -> dict[str, Any]:
     return {"limits": amounts, "requests": dict(amounts)}
 
 
-def _readiness(spec: EngineSpec) -> dict[str, Any]:
+def _first_answer(spec: EngineSpec) -> dict[str, Any]:
     # Of a ready-made server only its runner knows where it says that it is ready.
     asked = (
         {"httpGet": {"path": "/healthz", "port": "http"}}
         if spec.protocol == "predict"
         else {"tcpSocket": {"port": "http"}}
     )
-    return {**asked, "periodSeconds": 1, "timeoutSeconds": 5}
+    return {**asked, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": _LOAD_SECONDS}
 
 
 def _volumes(spec: EngineSpec) -> list[dict[str, Any]]:
