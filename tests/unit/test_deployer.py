@@ -20,7 +20,7 @@ from enginehouse.broker import users as broker_users
 from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.names import namespace
 from enginehouse.registry import deploy
-from enginehouse.registry.deployer import bring, removals, start
+from enginehouse.registry.deployer import bring, engine, removals, start
 from enginehouse.registry.deployer.deployer import Deployer
 from enginehouse.registry.deployer.kinds import (
     APPLIED,
@@ -126,6 +126,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     monkeypatch.setattr(redis, "commands", lambda _, sent: ["+0" for _ in sent])
     monkeypatch.setattr(redis, "trim_acknowledged", lambda *_: {})
     monkeypatch.setattr(bring, "_UNSUBSCRIBE_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "_UNFIT_SECONDS", 0.0)
     for name in ("_LOOK_SECONDS", "_LET_GO_SECONDS", "_QUIET_SECONDS"):
         monkeypatch.setattr(removals, name, 0.05)
     return users

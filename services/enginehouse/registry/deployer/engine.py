@@ -33,6 +33,8 @@ _AGAIN_SECONDS = (1.0, 60.0)
 """Wait before what failed is tried again: at first, and at most. A change of a file or of the cluster comes before it."""
 _FIT_SECONDS = (1.0, 15.0)
 """Wait before a runner is asked again whether its version is fit: at first, and at most."""
+_UNFIT_SECONDS = 20.0
+"""A version whose runner finds it unfit for so long has failed: its examples have been tried, and pods been replaced."""
 
 
 class Rules(Protocol):
@@ -106,6 +108,8 @@ class EngineKeeper:
     """Which secret a slot waits for."""
     _said: str | None = None
     """What was last wrong."""
+    _unfit_since: dict[Slot, float] = field(default_factory=dict)
+    """Since when a runner finds its version unfit although the engine's pods are ready."""
     _failures: int = 0
     _asked: int = 0
     """How often in a row runners were asked whether they are fit."""
@@ -261,21 +265,27 @@ class EngineKeeper:
             if slot in self._lacks:
                 self._show(slot, "failed", self._lacks[slot])
                 continue
-            health = slot_health(self.context.bringing, self.engine, slot)
-            found = await self._runners_problem(health)
-            if health.state == "running" and not found:
-                self._show(slot, "running")
-            elif health.state == "running" or (found and health.state == "starting"):
-                was_up = self.shown[slot].state in ("running", "failed")
-                self._show(slot, "failed" if was_up else "starting", found, None if was_up else health.doing)
-                unsettled = True
-            else:
-                self._show(slot, health.state, health.problem, health.doing)
-                unsettled = unsettled or health.state == "starting"
+            await self._judge_slot(slot)
+            unsettled = unsettled or self.shown[slot].state != "running"
         await self._promote_if_fit(held)
         first, most = _FIT_SECONDS
         self._asked = self._asked + 1 if unsettled else 0
         return min(first * 1.5 ** min(self._asked, 10), most) if unsettled else None
+
+    async def _judge_slot(self, slot: Slot) -> None:
+        health = slot_health(self.context.bringing, self.engine, slot)
+        found = await self._runners_problem(health)
+        is_unfit = found is not None and health.has_engine
+        if not is_unfit:
+            self._unfit_since.pop(slot, None)
+        if health.state == "running" and not found:
+            self._show(slot, "running")
+        elif health.state == "failed":
+            self._show(slot, "failed", health.problem)
+        elif is_unfit and time.monotonic() > self._unfit_since.setdefault(slot, time.monotonic()) + _UNFIT_SECONDS:
+            self._show(slot, "failed", found)
+        elif self.shown[slot].state != "failed":  # What has failed stays so until it runs: it is tried again and again.
+            self._show(slot, "starting", found, health.doing)
 
     async def _runners_problem(self, health: SlotHealth) -> str | None:
         """Return what a slot's runner finds wrong; nothing while there is none to be asked."""

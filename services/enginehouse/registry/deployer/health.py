@@ -33,6 +33,8 @@ class SlotHealth:
     """Why it does not work."""
     doing: str | None = None
     """What its start waits for."""
+    has_engine: bool = False
+    """Whether all pods of the engine itself are ready."""
     runner: str | None = None
     """Address of a runner that is up, to be asked what it finds."""
 
@@ -50,9 +52,9 @@ def slot_health(bringing: Bringing, engine: str, slot: Slot) -> SlotHealth:
     if not unready and runner is None and not _sleeps(found["runner"]):
         unready = ["runner"]
     if not unready:
-        return SlotHealth("running", runner=runner)
+        return SlotHealth("running", has_engine=True, runner=runner)
     doing = "; ".join(_doing(kind, pods[kind]) for kind in unready)
-    return SlotHealth("starting", doing=doing, runner=runner)
+    return SlotHealth("starting", doing=doing, has_engine="engine" not in unready, runner=runner)
 
 
 _SAID = {"engine": "Its pod", "runner": "Its runner's pod"}
