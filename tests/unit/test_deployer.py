@@ -102,7 +102,8 @@ class World:
 @asynccontextmanager
 async def running(home: Path, cluster: FakeCluster, gateway: FakeGateway) -> AsyncIterator[World]:
     settings = registry_settings(home, cluster=True, proof_key="k" * 32, broker_password="pw")
-    settings = settings.model_copy(update={"state_file": home / "run" / "state.json"})
+    more = {"state_file": home / "run" / "state.json", "supply_dir": home / "supply"}
+    settings = settings.model_copy(update=more)
     background = Background()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(start, "Cluster", lambda: cluster)
@@ -341,3 +342,18 @@ async def test_what_has_no_bundle_here_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_every_kind_that_is_rendered_has_a_place() -> None:
     assert len({(kind.api, kind.name) for kind in APPLIED}) == len(APPLIED)
+
+
+async def test_what_the_operator_does_not_allow_does_not_start_and_what_runs_goes_on(tmp_path: Path) -> None:
+    add_tenant(tmp_path / "tenants", "acme")
+    async with running(tmp_path, FakeCluster(), FakeGateway()) as world:
+        world.deploy("v1")
+        await until(lambda: world.state() == "running", "the engine to run")
+        policy = tmp_path / "supply" / "policy.yaml"
+        policy.write_text(f"images: [{{digests: ['sha256:{'b' * 64}']}}]\n")
+        world.deploy("v2")
+        await until(lambda: world.state("trial") == "failed", "the version to be refused")
+        assert not [name for name in world.cluster.pods() if "--b" in name]
+        assert world.state() == "running"
+        policy.unlink()
+        await until(lambda: world.active() == "b", "the version to come up and be promoted")

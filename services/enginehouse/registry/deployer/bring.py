@@ -150,6 +150,11 @@ class Bringing:
             if name not in present and self.pods(engine, slot, kind)
         }
 
+    def runs(self, engine: str, slot: Slot, content: str) -> bool:
+        """Say whether the version with this content is in a slot already."""
+        there = self.inventory.found.get(Ref(DEPLOYMENT, namespace(tenant_of(engine)), app_id(engine, slot)))
+        return there is not None and not there.is_leaving and _content(there.content) == content
+
     async def replace(self, engine: str, slot: Slot, wanted: Wanted) -> None:
         """End another version in a slot, whose place the wanted one takes: a runner would send it the jobs of the next one."""
         for name in (runner_name(engine, slot), app_id(engine, slot)):

@@ -11,6 +11,7 @@ from enginehouse.registry.deployer.bring import Bringing
 from enginehouse.registry.deployer.credentials import Credentials
 from enginehouse.registry.deployer.gateway import Gateway
 from enginehouse.registry.kubernetes.settings import ClusterSettings, Placement
+from enginehouse.supply.decide import Supply
 from enginehouse.yaml_files import InvalidFile, read_yaml
 
 PLACEMENT_FILE = "placement.yaml"
@@ -31,6 +32,8 @@ class Context:
     users: BrokerUsers
     credentials: Credentials
     gateway: Gateway
+    supply: Supply
+    """What the operator allows to run."""
     audit: AuditLog
     background: Background
 

@@ -54,8 +54,10 @@ class Deployer:
 
     async def run(self) -> None:
         """Follow the home and the cluster, for ever."""
-        for folder in (self.context.engines, self.context.tenants, self.context.webhook_secrets, self.secrets):
-            folder.mkdir(parents=True, exist_ok=True)
+        context = self.context
+        for folder in (context.engines, context.tenants, context.webhook_secrets, self.secrets, context.supply.folder):
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(deploy.sweep, self.context.engines)
         await asyncio.to_thread(tenants.sweep, self.context.tenants)
         await asyncio.to_thread(self.context.users.start)
@@ -79,7 +81,8 @@ class Deployer:
 
     async def _follow_files(self, tasks: asyncio.TaskGroup) -> None:
         context = self.context
-        watched = (context.engines, context.tenants, context.webhook_secrets, self.secrets)
+        supply = [context.supply.folder] if context.supply.folder else []
+        watched = (context.engines, context.tenants, context.webhook_secrets, self.secrets, *supply)
         async with aclosing(changes_of(*watched, step=50, debounce=200)) as told:
             async for changes in told:
                 paths = {Path(path) for _, path in changes}
@@ -118,6 +121,8 @@ class Deployer:
         for name in _names(paths, self.secrets):
             if keeper := self.engines.get(name.removesuffix(".json")):
                 keeper.wake()
+        if self.context.supply.folder and _names(paths, self.context.supply.folder):
+            self.note_engines(self.engines)
         changed = _names(paths, self.context.tenants)
         for tenant in changed:
             if tenant_keeper := self.tenants.get(tenant):

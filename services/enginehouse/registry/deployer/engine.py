@@ -5,13 +5,13 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.errors import EnginehouseError, NotAllowedToRun
 from enginehouse.contracts.names import SLOTS, Slot, namespace, tenant_of
 from enginehouse.contracts.problem import problem_text
 from enginehouse.registry.bundle import is_retired
@@ -26,6 +26,7 @@ from enginehouse.registry.kubernetes.labels import HEALTH_PORT
 from enginehouse.registry.kubernetes.source import EngineSource, read_source
 from enginehouse.registry.snapshot import hold, source_folder, tidy_snapshots
 from enginehouse.registry.versions import Versions, fingerprint, read_versions
+from enginehouse.yaml_files import InvalidFile
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +109,8 @@ class EngineKeeper:
     """Which secret a slot waits for."""
     _said: str | None = None
     """What was last wrong."""
+    _refused: dict[Slot, str] = field(default_factory=dict)
+    """Why the operator's policy does not let a slot's version start."""
     _unfit_since: dict[Slot, float] = field(default_factory=dict)
     """Since when a runner finds its version unfit although the engine's pods are ready."""
     _failures: int = 0
@@ -168,6 +171,7 @@ class EngineKeeper:
         place = self.context.bringing.inventory.found.get(Ref(NAMESPACE, "", namespace(tenant)))
         if place is None or place.is_leaving:
             raise ClusterAway(f"the namespace of {tenant} is not there yet")
+        source = await self._allowed(source)
         wanted = self.wanted = await self._wanted(source)
         if versions.trial and versions.trial != versions.active:
             await self.context.bringing.replace(self.engine, versions.trial, wanted)
@@ -193,6 +197,17 @@ class EngineKeeper:
             return None
         self.versions = read_versions(self.bundle)
         return read_source(self.bundle)
+
+    async def _allowed(self, source: EngineSource) -> EngineSource:
+        """Leave out the versions that the operator's policy does not let start. What runs already goes on."""
+        self._refused = {}
+        for slot in source.slots:
+            if not self.context.bringing.runs(self.engine, slot.slot, slot.content):
+                try:
+                    await asyncio.to_thread(self.context.supply.check, slot.spec, from_image=True)
+                except (NotAllowedToRun, InvalidFile) as error:
+                    self._refused[slot.slot] = str(error)
+        return replace(source, slots=[slot for slot in source.slots if slot.slot not in self._refused])
 
     async def _wanted(self, source: EngineSource) -> Wanted:
         versions = self.versions
@@ -262,8 +277,8 @@ class EngineKeeper:
             if slot in held:
                 self._show(slot, "quarantined", self.rules.reason(self.engine))
                 continue
-            if slot in self._lacks:
-                self._show(slot, "failed", self._lacks[slot])
+            if waits := self._refused.get(slot) or self._lacks.get(slot):
+                self._show(slot, "failed", waits)
                 continue
             await self._judge_slot(slot)
             unsettled = unsettled or self.shown[slot].state != "running"

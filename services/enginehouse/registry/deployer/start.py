@@ -31,6 +31,7 @@ from enginehouse.registry.deployer.tenant import GatewayFiles
 from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.registry.tenants import read_tenant, tenant_names
+from enginehouse.supply.decide import Supply
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +79,7 @@ def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
             settings.operator,
             kept / "operator-key.secret",
         ),
+        supply=Supply(settings.supply_dir),
         audit=audit,
         background=background,
     )
