@@ -22,8 +22,8 @@ from tests.support.dapr import API_TOKEN, APP_TOKEN, PORTS, Started, http_ok, sp
 from tests.support.documents import ROOT, Document
 from tests.support.stack import StackHandle, running_stack
 
+from enginehouse.broker.redis import answers
 from enginehouse.local.home import Home
-from enginehouse.local.redis import answers
 from enginehouse.local.tenant_systems import redis_of
 from enginehouse.registry.tenants import add_key
 

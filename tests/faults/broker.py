@@ -14,9 +14,11 @@ from typing import Any
 from tests.support.dapr import PORTS, Started, spawn, wait_until
 from tests.support.disk import SmallDisk, small_disk
 
+from enginehouse.broker import redis
+from enginehouse.broker.passwords import new_password
+from enginehouse.broker.redis import RedisAddress
 from enginehouse.contracts.names import new_job_id
-from enginehouse.local import redis
-from enginehouse.local.redis import RedisAddress
+from enginehouse.local import redis_server
 
 _DISK_MIB = 96
 
@@ -103,8 +105,8 @@ def _strings(file: object) -> Iterator[bytes]:
 
 def _spawn(folder: Path, address: RedisAddress) -> Started:
     config = folder / "redis.conf"
-    redis.write_config(config, address, folder / "redis")
-    started = spawn("redis", [str(redis.find_server()), str(config)], folder.parent / "redis.log", {})
+    redis_server.write_config(config, address, folder / "redis")
+    started = spawn("redis", [str(redis_server.find_server()), str(config)], folder.parent / "redis.log", {})
     wait_until(started, lambda: redis.answers(address))
     return started
 
@@ -113,7 +115,7 @@ def _spawn(folder: Path, address: RedisAddress) -> Started:
 def broker(folder: Path) -> Iterator[Broker]:
     """A broker in `folder`, ready; its processes and its mount are gone at the end of the block."""
     with small_disk(folder, _DISK_MIB) as disk:
-        address = RedisAddress("127.0.0.1", PORTS.take(), redis.new_password())
+        address = RedisAddress("127.0.0.1", PORTS.take(), new_password())
         made = Broker(folder, address, _spawn(folder, address), disk)
         try:
             yield made

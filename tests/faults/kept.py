@@ -17,7 +17,7 @@ from tests.support.stack import StackHandle
 from enginehouse.contracts.names import app_id
 from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.local import checkout, daprd
-from enginehouse.local.redis import from_url
+from enginehouse.local.redis_server import from_url
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment, sidecar_environment
 from enginehouse.registry.bundle import ENGINE_FILE, read_spec
 

@@ -14,9 +14,9 @@ from redis.retry import Retry
 from structlog.testing import capture_logs
 from tests.support.dapr import RedisHandle, start_redis
 
-from enginehouse.local import redis
-from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import as_user, set_user, user_of_engine
+from enginehouse.broker import redis
+from enginehouse.broker.redis import RedisAddress
+from enginehouse.broker.redis_users import as_user, set_user, user_of_engine
 from enginehouse.local.refused_commands import RefusedCommands
 
 USER = user_of_engine("acme--one")

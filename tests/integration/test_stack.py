@@ -19,7 +19,7 @@ from tests.support.auditor import running_auditor
 from tests.support.commands import run_command
 from tests.support.stack import StackHandle, running_stack, start_stack, until
 
-from enginehouse.local import redis
+from enginehouse.broker import redis
 from enginehouse.local.tenant_systems import redis_of
 
 _ENGINES = Path(__file__).resolve().parents[1] / "engines"

@@ -11,7 +11,7 @@ from tests.support.waiting import until
 
 from enginehouse.local.cluster_secrets import core_secrets
 from enginehouse.local.ports import PortPool
-from enginehouse.local.redis import find_server
+from enginehouse.local.redis_server import find_server
 
 
 @contextmanager

@@ -27,14 +27,9 @@ from tests.support.dapr import PORTS, DaprdHandle, RedisHandle, start_daprd, sta
 from tests.support.serving import serving
 from tests.support.waiting import until
 
-from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.names import app_id, job_topic, results_component
-from enginehouse.contracts.tenant import Tenant
-from enginehouse.local import checkout, redis, redis_users
-from enginehouse.local.errors import LocalError
-from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import (
+from enginehouse.broker import redis_users
+from enginehouse.broker.redis import RedisAddress
+from enginehouse.broker.redis_users import (
     KEEPING,
     NAMING,
     PUBLISHING,
@@ -46,6 +41,12 @@ from enginehouse.local.redis_users import (
     user_of_engine,
     user_of_gateway,
 )
+from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.names import app_id, job_topic, results_component
+from enginehouse.contracts.tenant import Tenant
+from enginehouse.local import checkout, redis_server
+from enginehouse.local.errors import LocalError
 from enginehouse.registry.bundle import render_engine, render_tenant, write_bundle
 from enginehouse.sidecar.dapr import DaprSidecar
 
@@ -72,10 +73,10 @@ def client(address: RedisAddress) -> "redis_client.Redis":
 def servers() -> dict[str, Path]:
     """Return the servers of this machine by name and version: what each can express differs."""
     found: dict[str, Path] = {}
-    paths = [redis.find_server()]
+    paths = [redis_server.find_server()]
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(LocalError):
         patch.setenv("PATH", "")
-        paths.append(redis.find_server())
+        paths.append(redis_server.find_server())
     for path in paths:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
         name, version = re.match(r"(\w+) server v=(\d+\.\d+)", said).groups()  # type: ignore[union-attr]
@@ -101,7 +102,7 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("broker")
     server = servers()[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redis, "find_server", partial(Path, server))
+        patch.setattr(redis_server, "find_server", partial(Path, server))
         started = start_redis(folder)
     user = user_of_engine(ACME)
     set_user(started.address, user, [PASSWORD])

@@ -19,8 +19,8 @@ from tests.support.break_ins import Noted, attempt
 from tests.support.commands import run_command
 from tests.support.stack import StackHandle, running_stack, until
 
-from enginehouse.local import redis
-from enginehouse.local.redis import RedisAddress
+from enginehouse.broker import redis
+from enginehouse.broker.redis import RedisAddress
 from enginehouse.local.tenant_systems import redis_of
 
 _ENGINES = Path(__file__).resolve().parents[1] / "engines"

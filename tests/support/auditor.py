@@ -15,8 +15,8 @@ from tests.support.documents import ROOT, Document
 from tests.support.serving import serving
 from tests.support.stack import StackHandle
 
+from enginehouse.broker.redis_users import READING, Grant, RedisUser, set_user
 from enginehouse.contracts.names import AUDIT_TOPIC
-from enginehouse.local.redis_users import READING, Grant, RedisUser, set_user
 from enginehouse.local.tenant_systems import redis_of
 
 

@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 from tests.support.abuse import weakened
 
-from enginehouse.local import redis
+from enginehouse.local import redis_server
 
 Need = Literal["docker", "gvisor", "kubernetes", "root", "redis 7"]
 """What a machine must have for some attempts: a Docker Engine that answers, one that knows gVisor, rights of root with
@@ -119,7 +119,7 @@ def has(need: Need) -> bool:
         case "root":
             return sys.platform == "linux" and os.geteuid() == 0 and "made" in _said("unshare", "-m", "echo", "made")
         case "redis 7":
-            return int(_said(str(redis.find_server()), "--version").partition("v=")[2].partition(".")[0]) >= 7
+            return int(_said(str(redis_server.find_server()), "--version").partition("v=")[2].partition(".")[0]) >= 7
 
 
 def _said(*command: str) -> str:

@@ -10,10 +10,12 @@ from urllib.request import urlopen
 
 from tests.support.waiting import NotInTime, until
 
-from enginehouse.local import daprd, redis
+from enginehouse.broker import redis
+from enginehouse.broker.passwords import new_password
+from enginehouse.broker.redis import RedisAddress
+from enginehouse.local import daprd, redis_server
 from enginehouse.local.guard import Guard, signal_group
 from enginehouse.local.ports import PortPool
-from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, sidecar_environment
 
 API_TOKEN = "api-token-of-tests"
@@ -131,12 +133,12 @@ def start_redis(folder: Path, *settings: str) -> RedisHandle:
 
     `settings` are more lines of its configuration, which win over those before.
     """
-    address = RedisAddress("127.0.0.1", PORTS.take(), redis.new_password())
+    address = RedisAddress("127.0.0.1", PORTS.take(), new_password())
     config = folder / "redis.conf"
-    redis.write_config(config, address, folder / "redis")
+    redis_server.write_config(config, address, folder / "redis")
     with config.open("a") as file:
         file.writelines(f"{line}\n" for line in settings)
-    started = spawn("redis", [str(redis.find_server()), str(config)], folder / "redis.log", {})
+    started = spawn("redis", [str(redis_server.find_server()), str(config)], folder / "redis.log", {})
     wait_until(started, lambda: redis.answers(address))
     return RedisHandle(started.name, started.process, started.log, address)
 

@@ -4,6 +4,7 @@ import json
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from enginehouse.registry.secrets import secrets_file
 from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import add_key, revoke_key
 from enginehouse.registry.versions import fingerprint, read_versions
+from enginehouse.registry.views import Difference
 
 _ENGINE = "demo--one"
 runner = CliRunner()
@@ -210,3 +212,57 @@ def test_a_secret_is_set_there_from_standard_input(elsewhere: _Elsewhere, folder
     assert (wrong.exit_code, "did you mean TOKEN?" in " ".join(wrong.output.split())) == (1, True)
     assert secret("rm", "demo/one", "TOKEN").exit_code == 0
     assert secret("rm", "demo/one", "TOKEN").exit_code == 1
+
+
+def test_a_version_is_promoted_there_and_followed_until_it_serves(elsewhere: _Elsewhere, folder: Path) -> None:
+    _add(elsewhere)
+    deploy = ["engines", "deploy", str(folder), "--to", "staging", "--no-wait"]
+    assert runner.invoke(app, deploy).exit_code == 0
+    (folder / "new.py").write_text("")
+    assert runner.invoke(app, [*deploy, "--no-promote"]).exit_code == 0
+    for kind in ("engines", "trials"):
+        elsewhere.says(kind, "running")
+
+    def serve() -> None:
+        until(lambda: read_versions(elsewhere.engines / _ENGINE).active == "b", "it is promoted there")
+        elsewhere.says("engines", "running")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    done = runner.invoke(app, ["engines", "promote", "demo/one", "--to", "staging"])
+    thread.join()
+    assert (done.exit_code, "works at staging" in done.output) == (0, True), done.output
+
+
+class _Cluster:
+    """What a registry says about a cluster."""
+
+    def __init__(self) -> None:
+        self.found: list[Difference] = []
+
+    async def differences(self, engine_id: str) -> list[Difference]:
+        return self.found
+
+
+def test_what_differs_in_a_cluster_is_shown_and_exits_with_one(elsewhere: _Elsewhere, folder: Path) -> None:
+    _add(elsewhere)
+    assert runner.invoke(app, ["engines", "deploy", str(folder), "--to", "staging", "--no-wait"]).exit_code == 0
+    diff = ["engines", "diff", "demo/one", "--to", "staging"]
+    without = runner.invoke(app, diff)
+    assert (without.exit_code, "does not deploy into a cluster" in without.output) == (1, True)
+    cluster = _Cluster()
+    elsewhere.api.state.registry = replace(elsewhere.api.state.registry, cluster=cluster)
+    same = runner.invoke(app, diff)
+    assert (same.exit_code, "exactly as its bundle says" in " ".join(same.output.split())) == (0, True), same.output
+    cluster.found = [
+        Difference(object="Service tenant-demo/demo--one--a", change="missing"),
+        Difference(object="NetworkPolicy tenant-demo/demo--one--a", change="changed", diff="-  - {}\n+  - from: []"),
+    ]
+    differs = runner.invoke(app, diff)
+    assert differs.exit_code == 1
+    assert differs.output.splitlines() == [
+        "Service tenant-demo/demo--one--a: missing",
+        "NetworkPolicy tenant-demo/demo--one--a: changed",
+        "-  - {}",
+        "+  - from: []",
+    ]

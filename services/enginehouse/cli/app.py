@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from enginehouse.cli import author, broadcasts, demo, deploy, logs, render, stack
+from enginehouse.cli import author, broadcasts, demo, deploy, logs, render, stack, there
 from enginehouse.cli.audit import audit
 from enginehouse.cli.cluster import cluster
 from enginehouse.cli.commands import Commands
@@ -61,6 +61,7 @@ engines.command("add", hidden=True, help="Another name of deploy.")(deploy.deplo
 engines.command(epilog=render.ENGINE_EXAMPLES)(render.render)
 engines.command()(deploy.promote)
 engines.command()(deploy.rollback)
+engines.command()(there.diff)
 engines.command(epilog=REPLAY_EXAMPLES)(replay)
 engines.command()(deploy.rotate)
 engines.command()(deploy.remove)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from enginehouse.cli import there
 from enginehouse.cli.acts import acting
 from enginehouse.cli.confirming import YesOption, confirm_removal
 from enginehouse.cli.console import TerminalSteps, note, print_json, say
@@ -207,17 +208,37 @@ def _on_trial(deployed: Deployment) -> str:
     return f" on trial, as {trial_of(engine)}: 'enginehouse engines promote {engine}' gives it the jobs"
 
 
+AtOption = Annotated[
+    str | None,
+    typer.Option("--to", metavar="NAME", help="At another Enginehouse, as in 'engines deploy --to'; ENGINE is an id."),
+]
+
+
 def promote(
-    engine: DeployedArgument, home: HomeOption = None, timeout: TimeoutOption = None, as_json: JsonOption = False
+    engine: DeployedArgument,
+    to: AtOption = None,
+    home: HomeOption = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Give an engine's version on trial the engine's jobs. The version before ends those that it has."""
+    if to is not None:
+        there.change("promote", engine, to, timeout, as_json=as_json)
+        return
     _change("promote", deployment.promote, engine, home, timeout, as_json)
 
 
 def rollback(
-    engine: DeployedArgument, home: HomeOption = None, timeout: TimeoutOption = None, as_json: JsonOption = False
+    engine: DeployedArgument,
+    to: AtOption = None,
+    home: HomeOption = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Go back to an engine's version before the active one: it comes up beside it, and takes over once it is fit to."""
+    if to is not None:
+        there.change("rollback", engine, to, timeout, as_json=as_json)
+        return
     _change("rollback", deployment.roll_back, engine, home, timeout, as_json)
 
 

@@ -62,6 +62,19 @@ async def deploy_to(
     return deployed
 
 
+async def change_at(
+    place: Environment, engine: str, change: str, steps: Steps, timeout_seconds: float | None
+) -> dict[str, Any]:
+    """Promote the version on trial (`promote`) or go back to the one before (`rollback`), and wait until it serves.
+
+    Return what the registry says of the version. Raise what the registry refuses with, and NotWorking.
+    """
+    async with connected_to(place.url, place.key) as http:
+        changed = content_of(await http.post(f"/v1/engines/{engine}/{change}"))
+        await _until_works(http, changed, steps, promote=True, timeout_seconds=timeout_seconds)
+    return changed
+
+
 async def _shown(archive: Path, size: int, engine: str, steps: Steps) -> AsyncIterator[bytes]:
     """Yield the content of a file, and show how much of it was sent."""
     sent = 0

@@ -32,6 +32,8 @@ enginehouse engines replay acme--sentiment --last 500
 
 enginehouse engines rollback acme--sentiment
 
+enginehouse engines diff acme--sentiment --to production
+
 enginehouse engines rotate acme--sentiment
 
 enginehouse engines quarantine acme--ocr --reason "answers nonsense since v3"
@@ -62,7 +64,7 @@ _HEALTH_STYLES = {"healthy": "green", "asleep": "cyan", "unknown": "yellow"}
 
 @engines.callback()
 def callback() -> None:
-    """List the engines you may use, or make, show, test, render, deploy, promote, replay, roll back, rotate, quarantine, resume, purge or remove one, or ask many. Without a command: list."""
+    """List the engines you may use, or make, show, test, render, deploy, promote, compare, replay, roll back, rotate, quarantine, resume, purge or remove one, or ask many. Without a command: list."""
 
 
 @engines.command("list")

@@ -19,7 +19,7 @@ from enginehouse.cli.tables import Column, print_table
 from enginehouse.contracts.errors import RequestError
 from enginehouse.contracts.tenant import tenant_of_key
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import write_private
+from enginehouse.private_files import write_private
 
 KEY_VARIABLE = "ENGINEHOUSE_OPERATOR_KEY"
 EXAMPLES = """Examples:

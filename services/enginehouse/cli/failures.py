@@ -4,6 +4,7 @@ import json
 
 from rich.text import Text
 
+from enginehouse.broker.errors import BrokerError
 from enginehouse.cli.console import err, say
 from enginehouse.contracts.errors import EnginehouseError, InputTooLarge, RequestError
 from enginehouse.contracts.text import clean_lines
@@ -60,7 +61,7 @@ class Interrupted(EnginehouseError):
 
 def print_error(error: EnginehouseError, as_json: bool = False) -> None:
     """Print an error: what is wrong, and what to do about it."""
-    said = error.detail if isinstance(error, LocalError) else str(error)
+    said = error.detail if isinstance(error, BrokerError | LocalError) else str(error)
     detail, advice = clean_lines(said), clean_lines(advice_of(error))
     if as_json:
         document = {"code": error.code, "detail": detail, "advice": advice, "retryable": error.retryable}
@@ -74,7 +75,7 @@ def print_error(error: EnginehouseError, as_json: bool = False) -> None:
 
 def advice_of(error: EnginehouseError) -> str:
     """Return what to do about an error: with a command, where the server's own advice names HTTP calls."""
-    if isinstance(error, LocalError):
+    if isinstance(error, BrokerError | LocalError):
         return error.remedy
     return _ADVICE.get(error.code) or _GENERAL.get(error.advice, error.advice)
 

@@ -26,7 +26,7 @@ from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober, listens
 from enginehouse.local.home import Home
-from enginehouse.local.redis import external, find_server
+from enginehouse.local.redis_server import external, find_server
 from enginehouse.local.running import RunOptions, run_stack
 from enginehouse.local.stack import Stack
 from enginehouse.logs import configure_logs

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from enginehouse.broker.redis_users import user_of_gateway
 from enginehouse.contracts.names import GATEWAY_USER, check_name
 from enginehouse.contracts.tenant import hash_key, new_key
-from enginehouse.local.redis_users import user_of_gateway
 
 NAMESPACE = "enginehouse"
 REGISTRY_USER = "registry"

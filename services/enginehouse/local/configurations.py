@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from enginehouse.local import checkout
-from enginehouse.local.home import write_private
+from enginehouse.private_files import write_private
 
 _NAMES_FILE = "names.sqlite"
 _NAMES_TABLE = "hosts"

@@ -93,7 +93,7 @@ class Deployment:
 def engines_of(home: Home) -> Engines:
     """Return the engines of a home. The tenant that `up` makes may have engines before the first start."""
     always = (LOCAL_TENANT, PLATFORM_TENANT)
-    return Engines(home.engines, home.tenants, always, _in_containers(home), Supply(home.supply))
+    return Engines(home.engines, home.tenants, always, _in_containers(home), supply=Supply(home.supply))
 
 
 def _in_containers(home: Home) -> bool:

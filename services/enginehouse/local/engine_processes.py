@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from enginehouse.broker.redis_users import user_of_engine
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.contracts.errors import NotAllowedToRun
 from enginehouse.contracts.misdeeds import Misdeed
@@ -37,7 +38,6 @@ from enginehouse.local.errors import LocalError
 from enginehouse.local.examples import wrong_example
 from enginehouse.local.gateway_parts import read_object
 from enginehouse.local.processes import ProcessSpec, Supervised
-from enginehouse.local.redis_users import user_of_engine
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
 from enginehouse.local.stack_context import (
     StackContext,

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.broker import redis
 from enginehouse.contracts.names import EngineId, app_ids, engine_user, job_topic, results_component, trial_topic
-from enginehouse.local import leftovers, redis
+from enginehouse.local import leftovers
 from enginehouse.local.removals import GatewayState
 from enginehouse.local.stack_context import StackContext
 from enginehouse.registry.bundle import RESULTS_FILE, is_retired

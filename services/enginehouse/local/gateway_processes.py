@@ -3,12 +3,12 @@
 import os
 from dataclasses import dataclass, replace
 
+from enginehouse.broker.redis import RedisAddress
 from enginehouse.contracts.names import GATEWAY_APP
 from enginehouse.local import checkout
 from enginehouse.local.configurations import sidecar_configuration
 from enginehouse.local.daprd import compared_every
 from enginehouse.local.processes import Supervised
-from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts, Tokens, app_environment
 from enginehouse.local.stack_context import StackContext, stop_app_and_sidecar, wait_all_healthy
 from enginehouse.sidecar.dapr import DaprSidecar

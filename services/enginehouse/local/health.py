@@ -6,9 +6,9 @@ import ssl
 
 import httpx2
 
-from enginehouse.local import redis
+from enginehouse.broker import redis
+from enginehouse.broker.redis import RedisAddress
 from enginehouse.local.processes import HealthCheck
-from enginehouse.local.redis import RedisAddress
 
 
 def plain_http(timeout_seconds: float) -> httpx2.AsyncClient:

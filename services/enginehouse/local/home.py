@@ -10,25 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginehouse.broker.passwords import Passwords
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.names import PLATFORM_TENANT, check_name, is_engine_id
 from enginehouse.homes import local_json, read_json
 from enginehouse.local.errors import LocalError
+from enginehouse.private_files import write_private
 
 LOCAL_TENANT = "demo"
 """Tenant that every home has from the first start, so that commands work without an account."""
 
 KEPT_TENANTS = (PLATFORM_TENANT, LOCAL_TENANT)
 """Tenants that cannot be removed: the engines that come with the system, and the key that commands here use, are theirs."""
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step. Only its owner can read it."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    os.replace(fresh, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +157,11 @@ class Home:
         if not path.exists():
             write_private(path, secrets.token_urlsafe(32))
         return path.read_text().strip()
+
+    @property
+    def broker_passwords(self) -> Passwords:
+        """The passwords of the broker's users."""
+        return Passwords(self.run)
 
     @property
     def proof_key(self) -> str:

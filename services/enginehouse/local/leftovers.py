@@ -6,7 +6,8 @@ from enginehouse.contracts.names import tenant_component
 from enginehouse.homes import read_json
 from enginehouse.local.configurations import forget_app
 from enginehouse.local.engine_secrets import secrets_folder
-from enginehouse.local.home import Home, write_private
+from enginehouse.local.home import Home
+from enginehouse.private_files import write_private
 from enginehouse.registry.disk import remove_tree
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import httpx2
 import structlog
 
+from enginehouse.broker.errors import BrokerError
+from enginehouse.broker.redis_users import ALWAYS, KEEPING, NAMING, PUBLISHING, READING
 from enginehouse.contracts.misdeeds import Misdeed
 from enginehouse.contracts.names import engine_user
-from enginehouse.local.errors import LocalError
 from enginehouse.local.health import plain_http
 from enginehouse.local.home import Home
-from enginehouse.local.redis_users import ALWAYS, KEEPING, NAMING, PUBLISHING, READING
 from enginehouse.local.refused_commands import Refused, RefusedCommands
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ class Misbehaviour:
         """Look and report again and again, for ever. What a gateway that is away was not told, it is told later."""
         async with plain_http(10) as http:
             while True:
-                with contextlib.suppress(LocalError):
+                with contextlib.suppress(BrokerError):
                     self._take(await asyncio.to_thread(self.refused.look))
                 for engine_id, misdeed in list(self._seen):
                     await self._report(http, engine_id, misdeed)

@@ -18,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enginehouse.audit.log import AuditLog
 from enginehouse.background import Background
+from enginehouse.broker.users import BrokerUsers
 from enginehouse.contracts.names import SLOTS, Slot, app_id, engine_of, engine_user, is_trial, trial_of
 from enginehouse.homes import read_json
-from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.engine_keepers import EngineKeepers
 from enginehouse.local.health import plain_http
-from enginehouse.local.home import Home, write_private
+from enginehouse.local.home import Home
+from enginehouse.private_files import write_private
 from enginehouse.registry.bundle import WORKLOADS_FILE, InvalidBundle, read_workloads
 from enginehouse.registry.versions import Versions, fingerprint
 

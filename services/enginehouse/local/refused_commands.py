@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from enginehouse.local import redis
+from enginehouse.broker import redis
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ class RefusedCommands:
     """How many it had counted then. None: it does not count them."""
 
     def look(self) -> Counter[Refused]:
-        """Return what was refused since the last look. Of a time before the first one nothing is said. Raise LocalError."""
+        """Return what was refused since the last look. Of a time before the first one nothing is said. Raise BrokerError."""
         refusals = redis.refusals(self.address)
         if self._known is not None and refusals is not None and refusals == self._refusals:
             return Counter()  # To show its log again would be work for Redis.

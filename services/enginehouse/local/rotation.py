@@ -11,11 +11,12 @@ from pathlib import Path
 
 from enginehouse.audit.log import AuditLog
 from enginehouse.background import Background
+from enginehouse.broker.errors import BrokerError
+from enginehouse.broker.redis_users import user_of_engine
+from enginehouse.broker.users import BrokerUsers
 from enginehouse.contracts.names import is_engine_id
-from enginehouse.local.broker_users import BrokerUsers, password_file
 from enginehouse.local.errors import LocalError
 from enginehouse.local.home import Home
-from enginehouse.local.redis_users import user_of_engine
 
 _ASKED, _ENDED = "rotate.", "rotated."
 _LOOK_SECONDS = 0.1
@@ -58,7 +59,7 @@ async def _rotate(users: BrokerUsers, engine_id: str, slots: Callable[[], Sequen
     for renew in slots():
         try:
             await renew()
-        except LocalError as error:
+        except (BrokerError, LocalError) as error:
             problems.append(str(error))
     # Also if one does not get well: the former password may be in the wrong hands.
     await asyncio.to_thread(users.end_rotation, user)
@@ -99,7 +100,7 @@ async def ask(home: Home, engine_id: str) -> bool:
     Raise LocalError with what went wrong.
     """
     if not home.is_running():
-        password_file(home, user_of_engine(engine_id).name).unlink(missing_ok=True)
+        home.broker_passwords.forget(user_of_engine(engine_id).name)
         return False
     ended = home.exchange / f"{_ENDED}{engine_id}"
     ended.unlink(missing_ok=True)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enginehouse.local import checkout
 from enginehouse.local.containers.hardening import Sandbox
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import LOCAL_TENANT, Home, write_private
+from enginehouse.local.home import LOCAL_TENANT, Home
 from enginehouse.local.ports import is_free
 from enginehouse.local.stack import Stack
 from enginehouse.local.steps import Steps
+from enginehouse.private_files import write_private
 from enginehouse.registry.bundle import is_retired
 from enginehouse.registry.deploy import deploy_engine, is_deployed
 from enginehouse.registry.tenants import add_key, has_key

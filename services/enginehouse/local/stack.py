@@ -15,11 +15,13 @@ import watchfiles
 
 from enginehouse.audit.log import AuditLog
 from enginehouse.background import Background
+from enginehouse.broker import redis
+from enginehouse.broker.redis_users import user_of_gateway
+from enginehouse.broker.users import BrokerUsers
 from enginehouse.contracts.audit import AUDIT_MAX_BYTES
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.local import redis, rotation
+from enginehouse.local import redis_server, rotation
 from enginehouse.local.acquire import get_daprd
-from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.confinement import why_not_confined
 from enginehouse.local.containers.fleet import Fleet
 from enginehouse.local.containers.hardening import Sandbox
@@ -29,12 +31,11 @@ from enginehouse.local.engine_removal import EngineRemoval
 from enginehouse.local.gateway_parts import GatewayParts
 from enginehouse.local.gateway_processes import GatewayProcesses
 from enginehouse.local.health import Prober, redis_health
-from enginehouse.local.home import Home, write_private
+from enginehouse.local.home import Home
 from enginehouse.local.misbehaviour import Misbehaviour
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
 from enginehouse.local.quarantines import Quarantines, Shown
-from enginehouse.local.redis_users import user_of_gateway
 from enginehouse.local.refused_commands import RefusedCommands
 from enginehouse.local.registry_process import registry_spec
 from enginehouse.local.removals import Removal, Removals
@@ -42,6 +43,7 @@ from enginehouse.local.stack_context import StackContext
 from enginehouse.local.steps import Steps
 from enginehouse.local.supply import Admission
 from enginehouse.local.tenant_removal import TenantRemoval
+from enginehouse.private_files import write_private
 from enginehouse.registry import deploy, tenants
 from enginehouse.registry.upgrade import upgrade_engines, upgrade_tenants
 from enginehouse.supply.files import sweep_drafts
@@ -145,7 +147,7 @@ class Stack:
         self.steps.update("daprd", "looking for the Dapr runtime")
         daprd = await get_daprd(self.supervisor.guard, self.steps)
         address = await self._start_redis()
-        broker_users = self._broker_users = BrokerUsers(self.home, address)
+        broker_users = self._broker_users = BrokerUsers(self.home.broker_passwords, address, self.home.tenant_bundles)
         await asyncio.to_thread(broker_users.start)
         return StackContext(
             home=self.home,
@@ -259,17 +261,17 @@ class Stack:
             self._is_state_old = False
 
     async def _start_redis(self) -> redis.RedisAddress:
-        address = redis.external()
+        address = redis_server.external()
         if address:
             self.steps.finish("redis", f"Redis: {address.host}:{address.port} (REDIS_URL)")
             return address
-        binary = redis.find_server()
-        redis.check_server(binary, self.home.data / "redis")
+        binary = redis_server.find_server()
+        redis_server.check_server(binary, self.home.data / "redis")
         address = redis.RedisAddress("127.0.0.1", self._ports.take(), self.home.secret("redis"))
         config = self.home.run / "redis.conf"
         # Another server may not understand the rules of a former one. All users are made again.
-        redis.users_file(config).unlink(missing_ok=True)
-        redis.write_config(config, address, self.home.data / "redis")
+        redis_server.users_file(config).unlink(missing_ok=True)
+        redis_server.write_config(config, address, self.home.data / "redis")
         self._redis = self.supervisor.start(
             ProcessSpec(
                 name="redis",

@@ -8,8 +8,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginehouse.broker.redis import RedisAddress
+from enginehouse.broker.users import BrokerUsers
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.local.broker_users import BrokerUsers
 from enginehouse.local.containers.fleet import Fleet
 from enginehouse.local.guard import Guard
 from enginehouse.local.health import Prober
@@ -17,7 +18,6 @@ from enginehouse.local.home import Home
 from enginehouse.local.misbehaviour import Misbehaviour
 from enginehouse.local.ports import PortPool
 from enginehouse.local.processes import ProcessSpec, Supervised, Supervisor
-from enginehouse.local.redis import RedisAddress
 from enginehouse.local.sidecar import SidecarPlan, Tokens, sidecar_environment
 from enginehouse.local.steps import Steps
 from enginehouse.local.supply import Admission

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from enginehouse.broker import redis
 from enginehouse.contracts.names import (
     COMPLETIONS_TOPIC,
     DEAD_LETTERS_TOPIC,
@@ -17,7 +18,7 @@ from enginehouse.contracts.names import (
     tenant_component,
     trial_topic,
 )
-from enginehouse.local import leftovers, redis
+from enginehouse.local import leftovers
 from enginehouse.local.home import KEPT_TENANTS
 from enginehouse.local.removals import GatewayState
 from enginehouse.local.stack_context import StackContext

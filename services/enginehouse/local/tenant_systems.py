@@ -11,14 +11,15 @@ from typing import Any
 
 import yaml
 
+from enginehouse.broker.passwords import new_password
+from enginehouse.broker.redis import RedisAddress
+from enginehouse.broker.redis_users import disconnect_user, set_user, user_of_tenant
 from enginehouse.contracts.names import system_app, tenant_component
-from enginehouse.local import redis
-from enginehouse.local.broker_users import password_file, password_of
+from enginehouse.local import redis_server
 from enginehouse.local.errors import LocalError
-from enginehouse.local.home import Home, write_private
-from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import disconnect_user, set_user, user_of_tenant
+from enginehouse.local.home import Home
 from enginehouse.local.sidecar import SidecarPlan, SidecarPorts
+from enginehouse.private_files import write_private
 from enginehouse.registry.bundle import SYSTEM_FILE
 from enginehouse.registry.tenants import existing_tenant
 
@@ -74,10 +75,10 @@ def write_system(
             f"{folder} holds other files, and a tenant's system needs a folder of its own.", "Name another with --into."
         )
     user = user_of_tenant(tenant)
-    password = redis.new_password() if rotate else password_of(home, user.name)
+    password = new_password() if rotate else home.broker_passwords.of(user.name)
     set_user(address, user, [password])
     if rotate:
-        write_private(password_file(home, user.name), password)
+        home.broker_passwords.set(user.name, [password])
         disconnect_user(address, user.name)
     secrets = folder / _SECRETS_FILE
     resources = folder / "resources"
@@ -96,7 +97,7 @@ def write_system(
 
 def redis_of(home: Home) -> RedisAddress:
     """Return the Redis of the stack that runs in `home`. Raise LocalError if none runs."""
-    address = redis.external()
+    address = redis_server.external()
     if address:
         return address
     for process in home.read_state().get("processes", []) if home.is_running() else []:

@@ -7,16 +7,26 @@ from collections.abc import Collection
 
 from enginehouse.contracts.engine import EngineSpec
 from enginehouse.registry.bundle import local_replicas
+from enginehouse.registry.kubernetes.engine import NoImage, check_image
 
 
-def mistakes_here(spec: EngineSpec, tenants: Collection[str] | None, *, in_containers: bool = False) -> list[str]:
-    """Say what of an engine.yaml cannot be deployed on this machine, for these tenants. None: for any tenant."""
+def mistakes_here(
+    spec: EngineSpec, tenants: Collection[str] | None, *, in_containers: bool = False, in_cluster: bool = False
+) -> list[str]:
+    """Say what of an engine.yaml cannot be deployed here, for these tenants. None: for any tenant.
+
+    `in_cluster`: it is to run in a Kubernetes cluster, and not on this machine.
+    """
+    if in_cluster:
+        return [*_wrong_tenant(spec, tenants), *_no_image(spec)]
     missing = [] if in_containers and spec.image else _no_program(spec)
     return [*_wrong_tenant(spec, tenants), *missing, *_too_much_memory(spec)]
 
 
-def without_effect(spec: EngineSpec, *, in_containers: bool = False) -> list[str]:
-    """Say which settings of an engine.yaml have no effect on this machine, where engines run as processes or in containers."""
+def without_effect(spec: EngineSpec, *, in_containers: bool = False, in_cluster: bool = False) -> list[str]:
+    """Say which settings of an engine.yaml have no effect here: on this machine as a process or in containers, or in a cluster."""
+    if in_cluster:
+        return []
     return [*([] if in_containers else _not_for_processes(spec)), *_not_without_scaling(spec)]
 
 
@@ -50,6 +60,14 @@ def _wrong_tenant(spec: EngineSpec, tenants: Collection[str] | None) -> list[str
     near = difflib.get_close_matches(spec.tenant, tenants, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return [f"tenant: there is no tenant {spec.tenant!r} here; {hint}'enginehouse tenant add {spec.tenant}' makes it"]
+
+
+def _no_image(spec: EngineSpec) -> list[str]:
+    try:
+        check_image(spec)
+    except NoImage as error:
+        return [f"image: {error}. {error.advice}"]
+    return []
 
 
 def _no_program(spec: EngineSpec) -> list[str]:

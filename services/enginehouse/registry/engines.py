@@ -84,6 +84,8 @@ class Engines:
     """Tenants whose engines may be deployed although they have no bundle yet."""
     in_containers: bool = False
     """Whether engines run in containers here."""
+    in_cluster: bool = False
+    """Whether engines run in a Kubernetes cluster: from images by digest, and on other machines than this one."""
     supply: Supply = field(default_factory=lambda: Supply(None))
     """What the operator allows to run."""
 
@@ -104,7 +106,7 @@ class Engines:
         known = [name for name in (*self.always, *tenant_names(self.tenants)) if name != leaving]
         owner = read_tenant(self.tenants, spec.tenant) if spec.fetch else None
         return [
-            *mistakes_here(spec, known, in_containers=self.in_containers),
+            *mistakes_here(spec, known, in_containers=self.in_containers, in_cluster=self.in_cluster),
             *forbidden_sources(spec, owner.fetch_from if owner else ()),
         ]
 
@@ -202,7 +204,7 @@ class Engines:
     def _ask_policy(self, spec: EngineSpec) -> str | None:
         """Say why the operator's policy allows a version; None without a policy. Raise NotAllowedToRun."""
         try:
-            return self.supply.check(spec, from_image=self.in_containers)
+            return self.supply.check(spec, from_image=self.in_containers or self.in_cluster)
         except NotAllowedToRun as error:
             note_concerned(engine=spec.id, detail=f"version {spec.version}: {error}")
             raise

@@ -1,6 +1,7 @@
 """Shows engines and tenants as the registry's API answers them."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -35,6 +36,18 @@ class EngineView(BaseModel):
     promotes: bool = Field(False, description="Whether the version on trial takes over once it is fit to.")
     retiring: bool = Field(False, description="Whether it is being removed.")
     problem: str | None = Field(None, description="What is wrong with its bundle.")
+
+
+class Difference(BaseModel):
+    """An object of an engine that is not in the cluster as it is wanted."""
+
+    object: str = Field(description="Its kind, namespace and name.")
+    change: Literal["missing", "changed", "left over", "refused"] = Field(
+        description="`left over`: it is not wanted any longer. `refused`: the cluster does not take it."
+    )
+    diff: str | None = Field(
+        None, description="From what is in the cluster to what is wanted, line by line; or why it is refused."
+    )
 
 
 class TenantKey(BaseModel):

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 def _users_of_redis(patch: pytest.MonkeyPatch) -> None:
     """Give every user of Redis all commands on all keys."""
-    from enginehouse.local.redis_users import RedisUser
+    from enginehouse.broker.redis_users import RedisUser
 
     rules = RedisUser.rules
     patch.setattr(RedisUser, "rules", lambda *given, **named: [*rules(*given, **named), "~*", "&*", "+@all"])

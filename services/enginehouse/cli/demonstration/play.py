@@ -18,7 +18,8 @@ from enginehouse.homes import read_json
 from enginehouse.local.environments import EnvironmentFailed
 from enginehouse.local.errors import LocalError
 from enginehouse.local.example_system import ExampleSystem, example_system
-from enginehouse.local.home import LOCAL_TENANT, Home, write_private
+from enginehouse.local.home import LOCAL_TENANT, Home
+from enginehouse.private_files import write_private
 from enginehouse.registry.tenants import add_key, has_key
 
 _WAIT_SECONDS = 60

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -63,10 +64,16 @@ def create_api(settings: RegistrySettings) -> FastAPI:
         shutil.rmtree(settings.work_dir, ignore_errors=True)
         background = Background()
         background.keep("audit", audit.run)
-        yield
-        deployers.shutdown(wait=False, cancel_futures=True)
-        await background.close()
-        await audit.close()
+        try:
+            if settings.cluster:
+                from enginehouse.registry.deployer.start import keep_deployer  # Needs the extra `kubernetes`.
+
+                api.state.registry = replace(api.state.registry, cluster=keep_deployer(settings, audit, background))
+            yield
+        finally:
+            deployers.shutdown(wait=False, cancel_futures=True)
+            await background.close()
+            await audit.close()
 
     api = _Api(
         title="Enginehouse registry",

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import structlog
 from fastapi import Depends, Request, Security
@@ -14,10 +14,12 @@ from fastapi.security import HTTPBearer
 
 from enginehouse.audit.calls import note_concerned, note_operator
 from enginehouse.checkers import Checkers
+from enginehouse.contracts.errors import WrongState
 from enginehouse.contracts.names import PLATFORM_TENANT
 from enginehouse.registry.callers import Operator, operator_of
 from enginehouse.registry.engines import Engines
 from enginehouse.registry.settings import RegistrySettings
+from enginehouse.registry.views import Difference
 from enginehouse.registry.what_runs import WhatRuns
 from enginehouse.supply.decide import Supply
 
@@ -30,6 +32,20 @@ _BEARER = HTTPBearer(
 )
 
 
+class Differences(Protocol):
+    """Says what of an engine is not in the cluster as it is wanted."""
+
+    async def differences(self, engine_id: str) -> list[Difference]:
+        """Return the objects that differ. Raise EngineDoesNotExist, or ClusterAway."""
+
+
+class NoCluster(WrongState):
+    """The registry does not deploy into a cluster."""
+
+    code = "NO_CLUSTER"
+    advice = "Ask the registry of a cluster: it has the setting ENGINEHOUSE_REGISTRY_CLUSTER."
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """What the routes use."""
@@ -39,13 +55,30 @@ class Registry:
     uploads: asyncio.Semaphore
     deployers: Executor
     """Threads of what waits until others have deployed, so that those who only read never wait for a thread."""
+    cluster: Differences | None = None
+    """The cluster that it deploys into, if it does."""
+
+    def in_cluster(self) -> Differences:
+        """Return the cluster that the registry deploys into. Raise NoCluster."""
+        if self.cluster is None:
+            raise NoCluster("This registry does not deploy into a cluster")
+        return self.cluster
 
     @property
     def engines(self) -> Engines:
         """The engines of the home."""
         settings, in_containers = self.settings, self.what_runs().in_containers
         supply = Supply(settings.supply_dir)
-        return Engines(settings.engines_dir, settings.tenants_dir, (PLATFORM_TENANT,), in_containers, supply)
+        # In a cluster a tenant has a namespace only once it has a bundle.
+        always = () if settings.cluster else (PLATFORM_TENANT,)
+        return Engines(
+            settings.engines_dir,
+            settings.tenants_dir,
+            always,
+            in_containers,
+            in_cluster=settings.cluster,
+            supply=supply,
+        )
 
     async def as_deployer(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
         """Call a function that changes an engine: it may wait for others, and fetch files."""

@@ -84,6 +84,7 @@ def _container(spec: EngineSpec, grace: int) -> dict[str, Any]:
         # and to each call's time. So there is no other probe, which would take it away from its runner, or kill it.
         "startupProbe": _first_answer(spec),
         "lifecycle": {"preStop": {"sleep": {"seconds": grace}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # Its last words say why a version does not start.
         "securityContext": CONFINED,
         "volumeMounts": mounts,
     }

