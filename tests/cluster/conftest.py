@@ -13,6 +13,7 @@ from tests.support.cluster.caller import start_caller
 from tests.support.cluster.core import Core
 from tests.support.cluster.images import services_image
 from tests.support.cluster.kube import kubeconfig
+from tests.support.cluster.operator import Operator
 
 LONGEST_SECONDS = 600
 
@@ -33,3 +34,8 @@ def core() -> Iterator[Core]:
     start_caller(services_image())
     yield installed
     installed.close()
+
+
+@pytest.fixture(scope="session")
+def operator(core: Core, tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    return Operator(core, tmp_path_factory.mktemp("operator"))

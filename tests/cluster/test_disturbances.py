@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.support.cluster import gitops
 from tests.support.cluster.caller import start_load
-from tests.support.cluster.core import NAMESPACE, Core
+from tests.support.cluster.core import NAMESPACE
 from tests.support.cluster.kube import eventually, kubectl, pods, roll_out, run
+from tests.support.cluster.operator import Operator
 
 _JOBS, _PER_SECOND = 300, 20
 _TENANTS = ("acme", "umbra")
@@ -26,8 +27,8 @@ class Two:
 
 
 @pytest.fixture(scope="module")
-def two(core: Core, tmp_path_factory: pytest.TempPathFactory) -> Two:
-    keys = {tenant: gitops.add_tenant(tenant) for tenant in _TENANTS}
+def two(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Two:
+    keys = {tenant: operator.add_tenant(tenant) for tenant in _TENANTS}
     for tenant in _TENANTS:
         gitops.add_engine_secrets(f"{tenant}--sleeps")
         folder = tmp_path_factory.mktemp(tenant)

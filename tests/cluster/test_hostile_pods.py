@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tests.support.abuse.hostile_code import CONNECTS
 from tests.support.cluster import caller, gitops
-from tests.support.cluster.core import NAMESPACE, Core
+from tests.support.cluster.core import NAMESPACE
 from tests.support.cluster.kube import eventually, kubectl, listed, pods, run
+from tests.support.cluster.operator import Operator
 
 _OPEN = "OPEN"
 _ATTACKER, _VICTIM = "tenant-mallory", "tenant-victim"
@@ -19,9 +20,9 @@ _ENGINE = "mallory--echo--a"
 
 
 @pytest.fixture(scope="module")
-def engines(core: Core, tmp_path_factory: pytest.TempPathFactory) -> None:
+def engines(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> None:
     for tenant in ("mallory", "victim"):
-        gitops.add_tenant(tenant)
+        operator.add_tenant(tenant)
         gitops.add_engine_secrets(f"{tenant}--echo")
         gitops.deploy(gitops.engine_folder(tmp_path_factory.mktemp(tenant), "echo", f"{tenant}--echo"))
 

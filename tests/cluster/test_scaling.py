@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from tests.support.cluster import gitops
 from tests.support.cluster.caller import start_load
-from tests.support.cluster.core import Core
 from tests.support.cluster.kube import eventually, kubectl, listed, pods, replicas
+from tests.support.cluster.operator import Operator
 
 _NAMESPACE, _ENGINE = "tenant-burst", "burst--sleeps"
 _APP = f"{_ENGINE}--a"
@@ -17,8 +17,8 @@ _ASLEEP_AFTER = {"asleep_after_seconds": 10}
 
 
 @pytest.fixture(scope="module")
-def key(core: Core, tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = gitops.add_tenant("burst")
+def key(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = operator.add_tenant("burst")
     gitops.add_engine_secrets(_ENGINE)
     settings = {"concurrency": 2, "execution_timeout_seconds": 10, "scale": {"min": 0, "max": 3}}
     folder = gitops.engine_folder(tmp_path_factory.mktemp("burst"), "sleeps", _ENGINE, **settings)

@@ -14,7 +14,7 @@ from tests.support.cluster.images import ROOT, SERVICES, services_image
 from tests.support.cluster.kube import kubectl, roll_out, run
 
 NAMESPACE = "enginehouse"
-WORKLOADS = ("statefulset/redis", "statefulset/postgres", "deployment/gateway")
+WORKLOADS = ("statefulset/redis", "statefulset/postgres", "statefulset/registry", "deployment/gateway")
 _OVERLAY = ROOT / "k8s" / "overlays" / "local"
 _POLICIES = ROOT / "k8s" / "policies"
 _IMAGES, _MAKER = "registry.example/{tenant}/", "- system:serviceaccount:enginehouse:registry"
@@ -51,7 +51,6 @@ def install() -> Core:
         [sys.executable, "-m", "enginehouse.cli.main", "cluster", "secrets"], capture_output=True, text=True, check=True
     )
     kubectl("apply", "-f", "-", stdin=made.stdout)
-    kubectl("-n", NAMESPACE, "create", "secret", "generic", "tenants")
     (key,) = re.findall(r"eh_operators_\S+", made.stderr)
     kubectl("-n", NAMESPACE, "create", "secret", "generic", "tests", f"--from-literal=operator-key={key}")
     apply_core(image)

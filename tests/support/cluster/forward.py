@@ -25,7 +25,7 @@ class Forward(AbstractContextManager["Forward"]):
         """End it."""
         if self._process:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()  # Closes its output as well.
             self._process = None
 
     @property

@@ -1,25 +1,22 @@
-"""Deploy an engine as Argo CD or Flux do: the rendered folders through kubectl, and its Secrets from somewhere else."""
+"""Deploy an engine without the registry, as Argo CD or Flux do: rendered folders, and its Secrets from somewhere else."""
 
 import base64
 import json
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 from tests.support.cluster.core import NAMESPACE
 from tests.support.cluster.images import engine_image, services_image
-from tests.support.cluster.kube import apply, eventually, kubectl, pods, roll_out, run
+from tests.support.cluster.kube import apply, kubectl, roll_out
 from tests.support.commands import run_command
 
 from enginehouse.contracts.names import SLOTS, EngineId, app_id, namespace
 from enginehouse.contracts.proofs import ProofKeys
-from enginehouse.contracts.tenant import ApiKey, Tenant, hash_key, new_key
 from enginehouse.registry.kubernetes.labels import runner_name
 
 _ENGINES = Path(__file__).resolve().parents[2] / "engines"
@@ -35,42 +32,6 @@ def read_secret(name: str, in_namespace: str = NAMESPACE) -> dict[str, str]:
     """Return the values of a Secret."""
     found = json.loads(kubectl("-n", in_namespace, "get", "secret", name, "-o", "json"))["data"]
     return {key: base64.b64decode(value).decode() for key, value in found.items()}
-
-
-def add_tenant(name: str) -> str:
-    """Make a tenant's namespace and what belongs to it, and return a new API key of it."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = run_command(None, "tenant", "render", name, "--into", folder)
-        assert done.returncode == 0, done.stderr
-        for part in ("tenant", "gateway"):
-            kubectl("apply", "--validate=strict", "-k", f"{folder}/{part}")
-    key = new_key(name)
-    tenant = Tenant(name=name, keys=[ApiKey(id=key[:16], sha256=hash_key(key), created_at=datetime.now(UTC))])
-    text = yaml.safe_dump(tenant.model_dump(mode="json"))
-    patch = json.dumps({"stringData": {f"{name}.yaml": text}})
-    kubectl("-n", NAMESPACE, "patch", "secret", "tenants", "--type=merge", "-p", patch)
-    _until_known(name, key[:16])
-    return key
-
-
-def _until_known(tenant: str, key_id: str) -> None:
-    """Wait until all gateways see a tenant's file. The kubelet looks within a minute, and at once when their pods change."""
-    gateways = {"app.kubernetes.io/name": "gateway"}
-    kubectl(
-        "-n",
-        NAMESPACE,
-        "annotate",
-        "pods",
-        "-l",
-        "app.kubernetes.io/name=gateway",
-        "--overwrite",
-        f"tests/key={key_id}",
-    )
-    for pod in pods(NAMESPACE, gateways):
-        seen = ["-n", NAMESPACE, "exec", pod["metadata"]["name"], "-c", "gateway", "--"]
-        read = [*seen, "cat", f"/etc/enginehouse/tenants/{tenant}.yaml"]
-        eventually(lambda read=read: key_id in run(*read).stdout, f"{tenant}'s key is known", 90)  # type: ignore[misc]
-    time.sleep(1)  # A gateway reads its tenants within a second.
 
 
 def add_engine_secrets(engine: str) -> None:

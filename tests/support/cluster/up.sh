@@ -173,7 +173,7 @@ load_postgres() {
 }
 # Folders that bind to the claims of k8s/trial/ and the registry, in place of a provisioner. One whose claim is gone is emptied.
 step_volumes() {
-  local n; for n in 1 2 3 4; do
+  local n; for n in 1 2 3 4 5 6; do
     case $("$K" get pv "folder-$n" --ignore-not-found -o jsonpath='{.status.phase}') in
       Bound | Available) continue ;;
       Released) "$K" delete pv "folder-$n" >/dev/null ;;
