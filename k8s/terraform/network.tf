@@ -65,6 +65,20 @@ resource "azurerm_subnet" "ledger" {
   }
 }
 
+# Only the virtual network reaches the two: what Azure denies by default. AKS looks after its nodes itself.
+resource "azurerm_network_security_group" "private" {
+  name                = "${var.name}-private"
+  resource_group_name = azurerm_resource_group.enginehouse.name
+  location            = azurerm_resource_group.enginehouse.location
+  tags                = var.tags
+}
+
+resource "azurerm_subnet_network_security_group_association" "private" {
+  for_each                  = { endpoints = azurerm_subnet.endpoints.id, ledger = azurerm_subnet.ledger.id }
+  subnet_id                 = each.value
+  network_security_group_id = azurerm_network_security_group.private.id
+}
+
 # Nodes leave by one known address: webhooks and pulled images come from it.
 resource "azurerm_public_ip" "outbound" {
   name                = "${var.name}-outbound"

@@ -28,6 +28,7 @@ resource "azurerm_role_assignment" "applier_secrets" {
 resource "azurerm_key_vault_secret" "ledger_url" {
   name             = "ledger-url"
   key_vault_id     = azurerm_key_vault.secrets.id
+  content_type     = "URL of the ledger, with its password"
   value_wo         = "postgresql://${azurerm_postgresql_flexible_server.ledger.administrator_login}:${ephemeral.random_password.ledger.result}@${azurerm_postgresql_flexible_server.ledger.fqdn}:5432/${azurerm_postgresql_flexible_server_database.ledger.name}?ssl=require"
   value_wo_version = var.ledger_password_version
   depends_on       = [azurerm_role_assignment.applier_secrets]
