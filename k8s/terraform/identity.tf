@@ -19,7 +19,8 @@ locals {
     objects = { scope = azurerm_storage_container.objects.id, role = "Storage Blob Data Contributor" }
     # URLs are signed by a key that Azure gives for this identity, for seven days at most.
     signatures = { scope = azurerm_storage_account.objects.id, role = "Storage Blob Delegator" }
-    secrets    = { scope = azurerm_key_vault.secrets.id, role = "Key Vault Secrets User" }
+    # For a SecretProviderClass, where the ledger's URL is to come from the vault itself.
+    secrets = { scope = azurerm_key_vault.secrets.id, role = "Key Vault Secrets User" }
   }
 }
 
