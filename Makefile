@@ -71,8 +71,11 @@ check: $(ENVIRONMENT) ## Check format, lint, types, imports, YAML, docs; edits n
 	$(BIN)/yamllint --strict .
 	$(PYTEST) -q tests/manifests tests/unit/test_names_in_yaml.py tests/unit/test_docs.py
 
-manifests: $(ENVIRONMENT) ## Judge all objects for Kubernetes by checkov, which is fetched
+manifests: $(ENVIRONMENT) ## Judge all objects for Kubernetes by checkov, workflows by actionlint; both are fetched
 	@PYTHONPATH=. $(BIN)/python -m tests.support.checked_manifests
+	@if command -v go >/dev/null; then \
+		go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 && echo "actionlint finds nothing in .github/workflows"; \
+	else echo "without Go, which builds actionlint, the workflows are not judged"; fi
 
 fix: $(ENVIRONMENT) ## Format the code, and write what is generated
 	$(BIN)/python tests/support/derive_sync.py

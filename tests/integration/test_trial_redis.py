@@ -47,7 +47,7 @@ def running(folder: Path, port: int) -> Iterator[None]:
 
 
 def test_what_was_written_survives_a_restart_though_nobody_is_the_default_user(tmp_path: Path) -> None:
-    made = {one["metadata"]["name"]: one["stringData"] for one in core_secrets("operators", None).objects}
+    made = {one["metadata"]["name"]: one["stringData"] for one in core_secrets("operators").objects}
     (tmp_path / "users.acl").write_text(made["redis"]["users.acl"])
     (tmp_path / "redis.conf").write_text(made["redis"]["redis.conf"].replace("/data/", f"{tmp_path}/"))
     port = PortPool().take()

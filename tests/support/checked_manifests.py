@@ -21,9 +21,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 _VERSION = "3.3.30"
 _ENGINE, _RUNNER = r".+: Deployment\..+--[ab]", r".+: Deployment\..+--[ab]-runner"
 _CORE, _TRIAL = r"k8s/overlays/\w+: Deployment\..+", r"k8s/overlays/\w+: StatefulSet\..+"
+_REGISTRY = r"k8s/overlays/\w+: StatefulSet\.enginehouse\.registry"
 _LOCAL = r"k8s/overlays/local: .+"
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("CKV_K8S_8", _ENGINE): "an engine at work may not answer for long; its runner judges the time of each call",
+    ("CKV_K8S_9", _ENGINE): "the same: it is ready once it has answered, which its startup probe asks, and for good",
     (
         "CKV_K8S_35",
         _RUNNER,
@@ -31,6 +33,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("CKV_K8S_40", _ENGINE): "user 1000, as in a container on one machine, so that an image works in both places",
     ("CKV_K8S_11", _CORE): "ours, and trusted: what is idle on the node it may use, and what it needs is promised",
     ("CKV_K8S_35", _CORE): "its settings are variables everywhere; nobody else's code runs in its pod",
+    ("CKV_K8S_35", _REGISTRY): "the same: its settings are variables everywhere",
+    ("CKV_K8S_38", _REGISTRY): "it brings the cluster to what its home says, with the rights of its own roles",
     ("CKV_K8S_11", _TRIAL): "to try it out: what is idle on the node they may use, and what they need is promised",
     ("CKV_K8S_40", _TRIAL): "the users of the official images, who own the files there",
     ("CKV_K8S_15", _LOCAL): "images are made on this machine, and in no registry",

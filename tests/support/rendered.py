@@ -21,6 +21,7 @@ ELSEWHERE = ClusterSettings.model_validate(
         "services_image": CLUSTER.services_image,
         "broker": "redis.example:6380",
         "broker_cidrs": ["203.0.113.7/32"],
+        "objects_cidrs": ["198.51.100.0/24"],
         "cpu_percent": 80,
         "placement": {
             "runtime_class": "gvisor",

@@ -9,7 +9,7 @@ from tests.support.commands import run_command
 
 from enginehouse.contracts.names import GATEWAY_USER
 from enginehouse.contracts.tenant import hash_key, tenant_of_key
-from enginehouse.local.cluster_secrets import CoreSecrets, Outside, core_secrets
+from enginehouse.local.cluster_secrets import Broker, CoreSecrets, core_secrets
 
 
 def contents(made: CoreSecrets) -> dict[str, dict[str, str]]:
@@ -18,7 +18,7 @@ def contents(made: CoreSecrets) -> dict[str, dict[str, str]]:
 
 
 def test_the_trials_servers_know_the_passwords_that_the_core_uses() -> None:
-    made = contents(core_secrets("operators", None))
+    made = contents(core_secrets("operators"))
     assert made["gateway"]["ledger-url"].startswith(
         f"postgresql://enginehouse:{made['postgres']['password']}@postgres."
     )
@@ -30,8 +30,8 @@ def test_the_trials_servers_know_the_passwords_that_the_core_uses() -> None:
 
 
 def test_servers_elsewhere_get_no_secrets_of_their_own() -> None:
-    outside = Outside("broker.example:6380", "admin", "p", "postgresql://u:p@db.example/ledger")
-    made = contents(core_secrets("operators", outside))
+    broker = Broker("broker.example:6380", "admin", "p")
+    made = contents(core_secrets("operators", broker, "postgresql://u:p@db.example/ledger"))
     assert {"redis", "postgres"}.isdisjoint(made)
     assert made["registry"] | made["gateway-broker"] | made["gateway"] == {
         **made["registry"],
@@ -44,8 +44,16 @@ def test_servers_elsewhere_get_no_secrets_of_their_own() -> None:
     }
 
 
+def test_one_of_the_two_servers_may_be_elsewhere() -> None:
+    made = contents(core_secrets("operators", ledger_url="postgresql://u:p@db.example/ledger"))
+    assert made["gateway"]["ledger-url"] == "postgresql://u:p@db.example/ledger"
+    assert made["registry"]["broker-host"].startswith("redis.enginehouse.")
+    assert "redis" in made
+    assert "postgres" not in made
+
+
 def test_only_the_hash_of_the_operators_key_goes_to_the_cluster() -> None:
-    made = core_secrets("platform-team", None)
+    made = core_secrets("platform-team")
     assert tenant_of_key(made.operator_key) == "platform-team"
     assert contents(made)["registry"]["operator-key-sha256"] == hash_key(made.operator_key)
     assert made.operator_key not in json.dumps(made.objects)
@@ -53,7 +61,7 @@ def test_only_the_hash_of_the_operators_key_goes_to_the_cluster() -> None:
 
 
 def test_each_run_makes_other_secrets() -> None:
-    one, other = (contents(core_secrets("operators", None)) for _ in range(2))
+    one, other = (contents(core_secrets("operators")) for _ in range(2))
     for name in ("gateway", "gateway-dapr-api", "gateway-app", "postgres"):
         assert set(one[name].values()).isdisjoint(other[name].values())
 

@@ -257,6 +257,13 @@ class TestTenant:
             (to,) = next(rule["to"] for rule in egress if rule["ports"] == [{"protocol": "TCP", "port": 6379}])
             assert wanted.items() <= to.items()
 
+    def test_its_runners_reach_an_object_store_that_serves_its_signed_urls_itself(self) -> None:
+        for cidrs in ([], ["198.51.100.0/24", "203.0.113.0/28"]):
+            tenant, _ = render_tenant_parts(Tenant(name="acme"), CLUSTER.model_copy(update={"objects_cidrs": cidrs}))
+            egress = _by_name(tenant)["NetworkPolicy", "runner"]["spec"]["egress"]
+            open_to = [rule["to"] for rule in egress if rule["ports"] == [{"protocol": "TCP", "port": 443}]]
+            assert open_to == [[{"ipBlock": {"cidr": cidr}}] for cidr in cidrs]
+
     def test_its_quota_can_be_set_but_nothing_that_leads_out(self) -> None:
         placement = Placement(quota={"pods": "7", "services.loadbalancers": "3"}, image_pull_secrets=["registry"])
         tenant, _ = render_tenant_parts(Tenant(name="acme"), CLUSTER.model_copy(update={"placement": placement}))
@@ -281,7 +288,8 @@ class TestTenant:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"broker": "redis"}, {"gateway_url": "gateway"}, {"broker_cidrs": ["10.0.0.300/32"]}]
+    "wrong",
+    [{"broker": "redis"}, {"gateway_url": "gateway"}, {"broker_cidrs": ["10.0.0.300/32"]}, {"objects_cidrs": ["all"]}],
 )
 def test_a_wrong_setting_of_the_cluster_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -11,11 +11,13 @@ from enginehouse.cli.commands import Commands
 from enginehouse.cli.console import note, print_exactly, print_json
 from enginehouse.cli.failures import WrongUse
 from enginehouse.cli.options import JsonOption
-from enginehouse.local.cluster_secrets import Outside, core_secrets
+from enginehouse.local.cluster_secrets import Broker, core_secrets
 
 EXAMPLES = """Examples:
 
 enginehouse cluster secrets | kubectl apply -f -
+
+enginehouse cluster secrets --ledger-url-file ledger.txt | kubectl apply -f -
 
 enginehouse cluster secrets --broker-host broker.example:6380 --broker-password-file broker.txt --ledger-url-file ledger.txt | kubectl apply -f -"""
 
@@ -42,7 +44,12 @@ def make_secrets(
         Path | None, typer.Option(metavar="FILE", help="File with the password of the broker's administrator.", **_FILE)
     ] = None,
     ledger_url_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with postgresql://USER:PASSWORD@HOST/NAME.", **_FILE)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with postgresql://USER:PASSWORD@HOST/NAME. Default: the one of k8s/trial/.",
+            **_FILE,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,8 +62,8 @@ def make_secrets(
             "It prints secrets, and this is a terminal: pipe it into 'kubectl apply -f -'",
             "enginehouse cluster secrets",
         )
-    outside = _outside(broker_host, broker_user, broker_password_file, ledger_url_file)
-    made = core_secrets(operator, outside)
+    ledger_url = ledger_url_file.read_text().strip() if ledger_url_file else None
+    made = core_secrets(operator, _broker(broker_host, broker_user, broker_password_file), ledger_url)
     if as_json:
         print_json({"apiVersion": "v1", "kind": "List", "items": made.objects})
     else:
@@ -65,13 +72,12 @@ def make_secrets(
     note(made.operator_key)
 
 
-def _outside(host: str | None, user: str, password: Path | None, ledger: Path | None) -> Outside | None:
-    given = (host, password, ledger)
-    if not any(given):
+def _broker(host: str | None, user: str, password: Path | None) -> Broker | None:
+    if host is None and password is None:
         return None
-    if host is None or password is None or ledger is None:
+    if host is None or password is None:
         raise WrongUse(
-            "--broker-host, --broker-password-file and --ledger-url-file belong together: give all or none",
+            "--broker-host and --broker-password-file belong together: give both or none",
             "enginehouse cluster secrets",
         )
-    return Outside(host, user, password.read_text().strip(), ledger.read_text().strip())
+    return Broker(host, user, password.read_text().strip())

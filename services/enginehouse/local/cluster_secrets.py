@@ -17,14 +17,13 @@ _TRIAL_LEDGER = "postgresql://enginehouse:{password}@postgres.enginehouse.svc.cl
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
-    """A broker and a ledger that are operated elsewhere."""
+class Broker:
+    """A broker, and its administrator."""
 
-    broker_host: str
+    host: str
     """`host:port`"""
-    broker_user: str
-    broker_password: str = field(repr=False)
-    ledger_url: str = field(repr=False)
+    user: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,52 +34,48 @@ class CoreSecrets:
     operator_key: str = field(repr=False)
 
 
-def core_secrets(operator: str, outside: Outside | None) -> CoreSecrets:
+def core_secrets(operator: str, broker: Broker | None = None, ledger_url: str | None = None) -> CoreSecrets:
     """Return new Secrets for namespace `enginehouse`.
 
-    Without `outside` they are for the Redis and the PostgreSQL of k8s/trial/, and hold passwords for those as well.
-    `operator` is the tenant that the operator's key belongs to. Raise InvalidName.
+    Without `broker` they are for the Redis of k8s/trial/, without `ledger_url` for the PostgreSQL there, and hold what
+    that server itself reads as well. `operator` is the tenant that the operator's key belongs to. Raise InvalidName.
     """
     key = new_key(check_name("tenant", operator))
     gateway_password = _new()
-    broker = outside or _trial_place()
-    made = {
-        "gateway": {"ledger-url": broker.ledger_url, "proof-key": _new()},
+    used, made = broker, {}
+    if used is None:
+        used = Broker(_TRIAL_BROKER, REGISTRY_USER, _new())
+        made["redis"] = _redis(used, gateway_password)
+    if ledger_url is None:
+        # Without characters that a URL would have to escape.
+        password = secrets.token_hex(32)
+        ledger_url, made["postgres"] = _TRIAL_LEDGER.format(password=password), {"password": password}
+    made |= {
+        "gateway": {"ledger-url": ledger_url, "proof-key": _new()},
         "gateway-dapr-api": {"token": _new()},
         "gateway-app": {"token": _new()},
-        "gateway-broker": {"host": broker.broker_host, "username": GATEWAY_USER, "password": gateway_password},
+        "gateway-broker": {"host": used.host, "username": GATEWAY_USER, "password": gateway_password},
         "registry": {
             "operator": operator,
             "operator-key-sha256": hash_key(key),
-            "broker-host": broker.broker_host,
-            "broker-username": broker.broker_user,
-            "broker-password": broker.broker_password,
+            "broker-host": used.host,
+            "broker-username": used.user,
+            "broker-password": used.password,
         },
     }
-    if outside is None:
-        made |= _trial_secrets(broker, gateway_password)
     return CoreSecrets([_secret(name, content) for name, content in made.items()], key)
 
 
-def _trial_place() -> Outside:
-    # Without characters that an address would have to escape.
-    return Outside(_TRIAL_BROKER, REGISTRY_USER, _new(), _TRIAL_LEDGER.format(password=secrets.token_hex(32)))
-
-
-def _trial_secrets(broker: Outside, gateway_password: str) -> dict[str, dict[str, str]]:
-    """Return what the trial's own servers read: the users that Redis begins with, and PostgreSQL's password."""
-    administrator = f"user {REGISTRY_USER} reset on #{hash_key(broker.broker_password)} ~* &* +@all"
+def _redis(broker: Broker, gateway_password: str) -> dict[str, str]:
+    """Return what the trial's Redis reads: the users that it begins with."""
+    administrator = f"user {REGISTRY_USER} reset on #{hash_key(broker.password)} ~* &* +@all"
     # Redis 7 refuses the whole file for a rule that only 7.2 knows.
     gateway = f"user {' '.join(user_of_gateway().rules([gateway_password], named=False))}"
-    ledger_password = broker.ledger_url.partition("://")[2].partition(":")[2].partition("@")[0]
     # Nobody can be this user, but Redis itself reads its log of writes with its rights: without them it would start empty.
     nobody = "user default reset off ~* &* +@all"
     return {
-        "redis": {
-            "redis.conf": "protected-mode no\naclfile /data/users.acl\n",
-            "users.acl": f"{nobody}\n{administrator}\n{gateway}\n",
-        },
-        "postgres": {"password": ledger_password},
+        "redis.conf": "protected-mode no\naclfile /data/users.acl\n",
+        "users.acl": f"{nobody}\n{administrator}\n{gateway}\n",
     }
 
 

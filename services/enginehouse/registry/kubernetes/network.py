@@ -59,6 +59,7 @@ def tenant_policies(tenant: str, cluster: ClusterSettings) -> list[dict[str, Any
             {"to": _broker(cluster), "ports": [_port(cluster.broker_port)]},
             # Objects by reference: large inputs and outputs.
             {"to": [_core(cluster, {NAME: "gateway"})], "ports": [_port(GATEWAY_PORT)]},
+            *({"to": [{"ipBlock": {"cidr": cidr}}], "ports": [_port(443)]} for cidr in cluster.objects_cidrs),
         ],
     }
     return [_policy("default-deny", labels, nothing), _policy("runner", labels, runners)]

@@ -63,6 +63,10 @@ class ClusterSettings(StrictModel):
         default_factory=list,
         description="Addresses of a broker outside the cluster. None: its pods are those labelled as the broker's.",
     )
+    objects_cidrs: list[str] = Field(
+        default_factory=list,
+        description="Addresses of an object store that serves its signed URLs itself. None: the gateway serves them.",
+    )
     asleep_after_seconds: Annotated[int, Field(ge=1, le=3_600)] = Field(
         300, description="Time without jobs after which an engine of `scale.min: 0` goes to sleep, and others shrink."
     )
@@ -87,9 +91,9 @@ class ClusterSettings(StrictModel):
             raise ValueError(f"{url[:100]!r} is not of the form http://host:port")
         return url
 
-    @field_validator("broker_cidrs")
+    @field_validator("broker_cidrs", "objects_cidrs")
     @classmethod
-    def _broker_cidrs(cls, cidrs: list[str]) -> list[str]:
+    def _cidrs(cls, cidrs: list[str]) -> list[str]:
         for cidr in cidrs:
             ipaddress.ip_network(cidr)
         return cidrs
