@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,13 @@ class Two:
 
 
 @pytest.fixture(scope="module")
-def two(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Two:
-    keys = {tenant: operator.add_tenant(tenant) for tenant in _TENANTS}
-    for tenant in _TENANTS:
-        gitops.add_engine_secrets(f"{tenant}--sleeps")
-        folder = tmp_path_factory.mktemp(tenant)
-        gitops.deploy(gitops.engine_folder(folder, "sleeps", f"{tenant}--sleeps", execution_timeout_seconds=20))
-    return Two(**keys)
+def two(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    with operator.tenants(*_TENANTS) as keys:
+        for tenant in _TENANTS:
+            gitops.add_engine_secrets(f"{tenant}--sleeps")
+            folder = tmp_path_factory.mktemp(tenant)
+            gitops.deploy(gitops.engine_folder(folder, "sleeps", f"{tenant}--sleeps", execution_timeout_seconds=20))
+        yield Two(**keys)
 
 
 def killed(role: str, *how: str) -> None:

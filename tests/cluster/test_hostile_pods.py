@@ -5,6 +5,7 @@ cluster that no policy binds, so a test that could not notice would fail.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ _ENGINE = "mallory--echo--a"
 
 
 @pytest.fixture(scope="module")
-def engines(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for tenant in ("mallory", "victim"):
-        operator.add_tenant(tenant)
-        gitops.add_engine_secrets(f"{tenant}--echo")
-        gitops.deploy(gitops.engine_folder(tmp_path_factory.mktemp(tenant), "echo", f"{tenant}--echo"))
+def engines(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with operator.tenants("mallory", "victim") as keys:
+        for tenant in keys:
+            gitops.add_engine_secrets(f"{tenant}--echo")
+            gitops.deploy(gitops.engine_folder(tmp_path_factory.mktemp(tenant), "echo", f"{tenant}--echo"))
+        yield
 
 
 def role(namespace: str, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """An engine that may sleep: from zero to as many replicas as its jobs need, and back, and no job is lost."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -17,13 +18,13 @@ _ASLEEP_AFTER = {"asleep_after_seconds": 10}
 
 
 @pytest.fixture(scope="module")
-def key(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = operator.add_tenant("burst")
-    gitops.add_engine_secrets(_ENGINE)
-    settings = {"concurrency": 2, "execution_timeout_seconds": 10, "scale": {"min": 0, "max": 3}}
-    folder = gitops.engine_folder(tmp_path_factory.mktemp("burst"), "sleeps", _ENGINE, **settings)
-    gitops.deploy(folder, _ASLEEP_AFTER)
-    return made
+def key(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with operator.tenants("burst") as keys:
+        gitops.add_engine_secrets(_ENGINE)
+        settings = {"concurrency": 2, "execution_timeout_seconds": 10, "scale": {"min": 0, "max": 3}}
+        folder = gitops.engine_folder(tmp_path_factory.mktemp("burst"), "sleeps", _ENGINE, **settings)
+        gitops.deploy(folder, _ASLEEP_AFTER)
+        yield keys["burst"]
 
 
 @pytest.fixture(scope="module")
