@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from tests.support.cluster import caller, gitops
-from tests.support.cluster.core import Core
 from tests.support.cluster.images import engine_image
 from tests.support.cluster.kube import eventually, kubectl, listed, run, state_of
+from tests.support.cluster.operator import Operator
 
 _NAMESPACE, _ENGINE = "tenant-jobber", "jobber--apart"
 _MOST = 3
@@ -49,8 +49,8 @@ asyncio.run(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))
 
 
 @pytest.fixture(scope="module")
-def key(core: Core, tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = gitops.add_tenant("jobber")
+def key(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = operator.add_tenant("jobber")
     gitops.add_engine_secrets(_ENGINE)
     source = tmp_path_factory.mktemp("source") / "apart"
     source.mkdir()

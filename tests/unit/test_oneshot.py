@@ -49,7 +49,8 @@ class Pod:
         body = io.BytesIO(json.dumps({"data": data}).encode())
         headers = {"Content-Type": "application/json"}
         async with self.session.post(path, data=body, headers=headers) as answer:
-            return answer.status, await answer.json()
+            said = await answer.read()
+            return answer.status, json.loads(said) if said.startswith(b"{") else None
 
     async def stop(self) -> None:
         """Stop everything."""
@@ -149,6 +150,23 @@ async def test_a_caller_who_goes_away_ends_the_engines_call_and_the_pod(pod: Pod
     call.cancel()
     assert await pod.ended == "The caller closed the call, or has its answer"
     await until_async(lambda: waits.canceled == 1)
+
+
+async def test_after_its_caller_the_word_comes_that_the_job_is_canceled(pod: Pod) -> None:
+    waits = Waits()
+    pod.engine.predict = waits.predict
+    call = asyncio.create_task(pod.predict("late"))
+    await until_async(lambda: waits.entered == 1)
+    call.cancel()
+    async with pod.session.post("/predict/job-1/cancel") as answer:
+        assert answer.status == 404  # The engine's own: it offers none.
+    await asyncio.wait_for(pod.ended, 1)
+    assert pod.engine.canceled == ["job-1"]
+
+
+async def test_a_word_of_cancelling_that_brings_something_is_a_call(pod: Pod) -> None:
+    assert (await pod.predict("a job", "/predict/x/cancel"))[0] == 404
+    assert (await pod.predict("another"))[0] == 503
 
 
 async def test_what_comes_behind_the_call_on_its_connection_stays_outside(pod: Pod) -> None:

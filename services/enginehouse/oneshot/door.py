@@ -1,7 +1,7 @@
 """The door of a pod that works on one job: it passes the first call on to the engine beside it, and no other.
 
 What comes from the engine is passed on byte by byte as it comes, and judged by the runner, as that of any engine is. Questions
-(GET) always pass: the runner asks for the engine's health and description by them.
+(GET) always pass: the runner asks for the engine's health and description by them. So does the word that a job is canceled.
 """
 
 import asyncio
@@ -17,6 +17,9 @@ _REFUSED_SECONDS = 30.0
 """Longest time for the body of a call that is refused: who sends it reads the answer only then."""
 _FAREWELL_SECONDS = 10.0
 """Longest wait for the caller to have read the answer."""
+_CANCEL_SECONDS = 3.0
+"""Longest wait for the word that the job is canceled, when its caller has gone. An engine may go on with it otherwise."""
+_LEFT = "The caller closed the call, or has its answer"
 
 
 class Door:
@@ -34,6 +37,7 @@ class Door:
         """Set once no call is taken any more: there was one, or it is too late."""
         self._is_called = False
         self._over = asyncio.Event()
+        self._canceled = asyncio.Event()
         self._said = "No call came in time"
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -81,8 +85,10 @@ class Door:
         except Malformed as fault:
             await _refuse(writer, 400, f"The request cannot be passed on: {fault}")
             return
-        if head.only_asks:
+        if head.only_asks or head.cancels:
             await self._pass_on(head, reader, writer)
+            if head.cancels:
+                self._canceled.set()
         elif self._closed.is_set():
             async with asyncio.timeout(_REFUSED_SECONDS):
                 await _discard(reader, head.length)
@@ -92,6 +98,8 @@ class Door:
             self._closed.set()
             try:
                 self._said = await self._pass_on(head, reader, writer)
+                if self._said == _LEFT:
+                    await asyncio.wait_for(self._canceled.wait(), _CANCEL_SECONDS)
             finally:
                 self._over.set()
 
@@ -108,7 +116,7 @@ class Door:
         try:
             await asyncio.wait({sending, answering}, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
-                return "The caller closed the call, or has its answer"
+                return _LEFT
             if not answering.result():
                 writer.transport.abort()  # A clean end would make the part that came look like the whole.
                 return "The engine broke the connection off"

@@ -1,9 +1,11 @@
 """The head of a request in HTTP/1.1, as far as whoever passes it on must know it."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 
 HEAD_MAX_BYTES = 64 * 1024
+_CANCEL = re.compile(rb"POST /predict/[^/?# ]+/cancel HTTP/1\.[01]")
 _OF_ONE_CONNECTION = (b"connection", b"keep-alive", b"proxy-connection")
 
 
@@ -25,6 +27,11 @@ class Head:
     def only_asks(self) -> bool:
         """Say whether the request is no call: it brings nothing, and begins no work."""
         return self.method in (b"GET", b"HEAD")
+
+    @property
+    def cancels(self) -> bool:
+        """Say whether the request tells the engine that nobody waits for its job any more. It brings nothing either."""
+        return not self.length and _CANCEL.fullmatch(self.lines[0]) is not None
 
     @property
     def to_pass_on(self) -> bytes:

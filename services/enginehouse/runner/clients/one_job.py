@@ -28,7 +28,8 @@ class OneJobEngine:
         return reply
 
     async def cancel(self, job_id: str) -> bool:
-        """Say that the engine has stopped: the call was closed, and with it the pod ends."""
+        """Tell the engine. Whatever it says, the call was closed, and with it the pod ends: no job waits behind it."""
+        await self._client.cancel(job_id)
         return True
 
     async def health(self) -> Health:
