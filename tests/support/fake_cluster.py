@@ -101,6 +101,14 @@ class FakeCluster:
         for ref in [one for one in self.objects if one.kind == POD and one.name == f"{deployment}-pod"]:
             self._drop(ref)
 
+    def make_job(self, ref: Ref, status: Object | None = None) -> Ref:
+        """Make the pod of a job, as KEDA and Kubernetes do for a ScaledJob, and return its name."""
+        labels = self.objects[ref]["spec"]["jobTargetRef"]["template"]["metadata"]["labels"]
+        pod = Ref(POD, ref.namespace, f"{ref.name}-x7k2p-abcde")
+        metadata = {"name": pod.name, "namespace": pod.namespace, "uid": f"uid-{pod}", "labels": labels}
+        self._put(pod, {"metadata": metadata, "status": status or {}})
+        return pod
+
     def get_ready(self, ref: Ref) -> None:
         """Let the pods of a Deployment be ready."""
         self.unready.discard(ref.name)

@@ -44,6 +44,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "shared": {"tenant": "shared", "concurrency": 16},
     "a-server": {"protocol": "openai", "openai": {"model": "m"}},
     "long-names": {"tenant": "a" * 24, "name": "b" * 24},
+    "jobs": {"mode": "job", "scale": {"max": 5}, "execution_timeout_seconds": 3_600, "secrets": ["HF_TOKEN"]},
     "everything": _FULL,
 }
 
@@ -74,6 +75,8 @@ def every_shape() -> dict[str, list[Part]]:
     found["both-slots"] = engine_parts(
         spec_of(), trial=spec_of(version="v2", secrets=["KEY"], scale={"min": 0, "max": 3})
     )
+    found["jobs-elsewhere"] = engine_parts(spec_of(mode="job"), ELSEWHERE)
+    found["jobs-on-trial"] = engine_parts(spec_of(), trial=spec_of(version="v2", mode="job", scale={"max": 3}))
     found["retired"] = engine_parts(spec_of(), retired=True)
     found["tenant"] = render_tenant_parts(Tenant(name="acme"), CLUSTER)
     found["tenant-elsewhere"] = render_tenant_parts(Tenant(name="shared"), ELSEWHERE)

@@ -27,6 +27,7 @@ from enginehouse.registry.deployer.kinds import (
     DEPLOYMENT,
     NAMESPACE,
     NETWORK_POLICY,
+    SCALED_JOB,
     SECRET,
     Ref,
     in_order,
@@ -237,6 +238,35 @@ async def test_a_quarantined_engine_loses_pods_network_and_credentials_and_gets_
     await until(lambda: world.state() == "running", "the engine to run again")
     await until(lambda: deny not in world.cluster.objects, "its network to be open again")
     assert broker[f"engine-{ENGINE}"] != [former]
+
+
+async def test_an_engine_with_a_pod_for_each_job_comes_is_held_and_goes(world: World) -> None:
+    makes_pods = Ref(SCALED_JOB, PLACE, f"{ENGINE}--a")
+    world.deploy("v1", mode="job")
+    await until(lambda: world.state() == "running", "the engine to run")
+    assert makes_pods in world.cluster.objects
+    assert world.ref(f"{ENGINE}--a") not in world.cluster.objects
+    job = world.cluster.make_job(makes_pods)
+    world.gateway.quarantined = [{"engine": ENGINE, "reason": "it tries things", "by_operator": True}]
+    await until(lambda: world.state() == "quarantined", "the engine to be held")
+    await until(lambda: job not in world.cluster.objects and world.cluster.pods() == set(), "its pods to go")
+    await until(lambda: makes_pods not in world.cluster.objects, "no pod to be made")
+    world.gateway.quarantined = []
+    await until(lambda: world.state() == "running", "the engine to run again")
+    await until(lambda: makes_pods in world.cluster.objects, "pods to be made again")
+    world.deploy("v2", mode="job")
+    await until(lambda: world.active() == "b", "the version to be promoted")
+    await until(lambda: makes_pods not in world.cluster.objects, "the version before to go")
+    assert Ref(SCALED_JOB, PLACE, f"{ENGINE}--b") in world.cluster.objects
+
+
+async def test_a_pod_for_a_job_whose_engine_does_not_start_is_told(world: World) -> None:
+    world.deploy("v1", mode="job")
+    await until(lambda: world.state() == "running", "the engine to run")
+    waits = {"reason": "CrashLoopBackOff", "message": "back-off"}
+    status = {"initContainerStatuses": [{"name": "engine", "state": {"waiting": waits}}]}
+    world.cluster.make_job(Ref(SCALED_JOB, PLACE, f"{ENGINE}--a"), status)
+    await until(lambda: world.state() == "failed", "it to be told")
 
 
 async def test_a_held_engine_stays_so_over_a_restart_before_the_gateway_answers(

@@ -88,6 +88,10 @@ def test_a_setting_without_effect_here_is_named(home: Home, tmp_path: Path, text
     assert warning.startswith(said)
 
 
+def test_a_pod_for_each_job_is_refused_where_there_are_no_pods(home: Home, tmp_path: Path) -> None:
+    assert "mode: job runs in Kubernetes only" in _refusal(home, _folder(tmp_path, "mode: job\n"))
+
+
 def test_where_engines_run_in_containers_an_image_is_enough_and_all_resources_hold(home: Home, tmp_path: Path) -> None:
     folder = tmp_path / "image"
     folder.mkdir()

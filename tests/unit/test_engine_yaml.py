@@ -58,6 +58,16 @@ def test_without_a_max_there_may_be_as_many_replicas_as_there_must_be(
     assert (scale.min, scale.max) == (least, most)
 
 
+@pytest.mark.parametrize(
+    ("text", "most"), [("", 1), ("scale: {max: 3}", 3), ("scale: {min: 0}", 1), ("scale: {min: 0, max: 5}", 5)]
+)
+def test_with_a_pod_for_each_job_there_is_none_without_one(tmp_path: Path, text: str, most: int) -> None:
+    spec = _read(tmp_path, f"mode: job\n{text}")
+    assert (spec.scale.min, spec.scale.max, spec.concurrency, spec.jobs_at_once) == (0, most, 1, 1)
+    # What was read and is written again is read as the same.
+    assert EngineSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
 def test_numbers_are_numbers_and_what_is_left_empty_is_absent(tmp_path: Path) -> None:
     spec = _read(tmp_path, "concurrency: 8\nexecution_timeout_seconds: 2.5\nimage:\nrun: ~\n")
     assert (spec.concurrency, spec.execution_timeout_seconds, spec.image, spec.run) == (8, 2.5, None, None)
@@ -117,6 +127,14 @@ def test_numbers_are_numbers_and_what_is_left_empty_is_absent(tmp_path: Path) ->
         (
             "protocol: openai\nopenai: {model: m}\nbatch: {max_size: 4}",
             ": batch: belongs to protocol predict, and this engine's protocol is openai: remove it",
+        ),
+        ("mode: jobs", ": mode: must be 'service' or 'job', not 'jobs'"),
+        ("mode: job\nconcurrency: 2", ": concurrency: 2 does not go with `mode: job`, where a pod gets one job in all"),
+        ("mode: job\nbatch: {max_size: 2}", ": batch: does not go with `mode: job`, where a pod gets one job in all"),
+        ("mode: job\nscale: {min: 1, max: 2}", ": scale: min is 0 with `mode: job`, where a pod is made for each job"),
+        (
+            "mode: job\nprotocol: open-inference\nopen_inference: {model: m, transport: grpc}",
+            ": open_inference: transport grpc does not go with `mode: job`",
         ),
         (_json('"data["'), ": json.request: is not JMESPath: it ends too early"),
         (_json('"data.]"'), ": json.request: is not JMESPath: ']' at character 6 does not belong there"),

@@ -167,6 +167,51 @@ class TestEngine:
         pod = deployment["spec"]["template"]["spec"]
         assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
 
+    def test_a_pod_for_each_job_has_a_door_before_the_same_engine(self, tmp_path: Path) -> None:
+        content: dict[str, Any] = {"secrets": ["TOKEN"], "execution_timeout_seconds": 600}
+        usual = _rendered(_written(tmp_path / "usual", _spec(**content)))["Deployment", "acme--sentiment--a"]
+        rendered = _rendered(_written(tmp_path / "job", _spec(mode="job", scale={"max": 5}, **content)))
+        assert ("Deployment", "acme--sentiment--a") not in rendered
+        scaled = rendered["ScaledJob", "acme--sentiment--a"]["spec"]
+        assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (0, 5)
+        (trigger,) = scaled["triggers"]
+        assert trigger["metadata"]["targetValue"] == "1"
+        job = scaled["jobTargetRef"]
+        pod, usual_pod = job["template"]["spec"], usual["spec"]["template"]["spec"]
+        (engine,), (usual_engine,) = pod["initContainers"], usual_pod["containers"]
+        assert engine.pop("restartPolicy") == "Always"
+        assert usual_engine.pop("lifecycle")
+        assert engine == {**usual_engine, "env": engine["env"]}
+        own = {"initContainers", "containers", "restartPolicy", "shareProcessNamespace"}
+        assert {name: pod[name] for name in pod.keys() - own} == {
+            name: usual_pod[name] for name in usual_pod.keys() - own
+        }
+        assert job["template"]["metadata"] == usual["spec"]["template"]["metadata"]
+        assert job["activeDeadlineSeconds"] > 1_800 + 600
+        (door,) = pod["containers"]
+        assert (door["image"], door["securityContext"]["runAsUser"]) == (CLUSTER.services_image, 65532)
+
+    def test_a_runner_calls_the_door_of_a_pod_for_one_job_and_nothing_behind_it(self, tmp_path: Path) -> None:
+        rendered = _rendered(_written(tmp_path, _spec(mode="job")))
+        runner = _container(rendered["Deployment", "acme--sentiment--a-runner"])
+        (service,) = [one["value"] for one in runner["env"] if one["name"].endswith("ENGINE_SERVICE")]
+        assert service == "acme--sentiment--a:8800"
+        ports = [
+            rule["ports"][0]["port"]
+            for name, way in (("acme--sentiment--a", "ingress"), ("acme--sentiment--a-runner", "egress"))
+            for rule in rendered["NetworkPolicy", name]["spec"][way]
+        ]
+        assert ports == [8800, 8800]
+        # The runner itself sleeps as that of any engine that may.
+        assert ("ScaledObject", "acme--sentiment--a-runner") in rendered
+        assert ("ScaledObject", "acme--sentiment--a") not in rendered
+
+    def test_a_version_on_trial_with_a_pod_for_each_job_has_one_that_waits(self, tmp_path: Path) -> None:
+        bundle = _written(tmp_path, _spec(mode="job", scale={"max": 5}))
+        put_version(bundle, _spec(version="v2", mode="job", scale={"max": 5}), "source", "hash-of-v2", promote=True)
+        on_trial = _rendered(bundle)["ScaledJob", "acme--sentiment--b"]["spec"]
+        assert (on_trial["minReplicaCount"], on_trial["maxReplicaCount"]) == (1, 1)
+
     def test_a_job_in_hand_has_its_own_time_whatever_the_engine_does_at_the_end(self, tmp_path: Path) -> None:
         rendered = _rendered(_written(tmp_path, _spec(execution_timeout_seconds=599.5)))
         engine = rendered["Deployment", "acme--sentiment--a"]

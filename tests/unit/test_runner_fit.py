@@ -180,7 +180,9 @@ async def test_of_another_protocol_no_examples_are_sent(tmp_path: Path) -> None:
     _example(tmp_path, "hello")
     async with runner_world(tmp_path) as world:
         runner = world.runner
-        fitness = Fitness(spec, tmp_path, runner.pool, runner._executor, _PACE, output_max_bytes=1024)
+        fitness = Fitness(
+            spec, tmp_path, runner.pool, runner._executor, _PACE, output_max_bytes=1024, is_on_trial=lambda: None
+        )
         assert fitness.misfit(None, is_asleep=False) is None
 
 

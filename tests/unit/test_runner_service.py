@@ -21,6 +21,7 @@ from tests.support.runner import (
     runner_settings,
     runner_world,
 )
+from tests.support.service_names import Names
 from tests.support.waiting import until_async
 
 from enginehouse.contracts import names
@@ -43,35 +44,9 @@ _PACE = Pace(
 )
 
 
-class Names:
-    """What DNS says of the engine's service."""
-
-    def __init__(self) -> None:
-        self.addresses: list[str] = []
-        self.error: OSError | None = None
-        self.asked = 0
-        self._real = socket.getaddrinfo
-
-    def getaddrinfo(self, host: Any, port: Any, *rest: Any, **options: Any) -> Any:
-        """Answer as the system's resolver does."""
-        if host != _HOST:
-            return self._real(host, port, *rest, **options)
-        self.asked += 1
-        if self.error:
-            raise self.error
-        if not self.addresses:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [
-            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
-            if ":" in address
-            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
-            for address in self.addresses
-        ]
-
-
 @pytest.fixture
 def dns(monkeypatch: pytest.MonkeyPatch) -> Names:
-    found = Names()
+    found = Names(_HOST)
     monkeypatch.setattr(socket, "getaddrinfo", found.getaddrinfo)
     return found
 

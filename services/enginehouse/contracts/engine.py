@@ -5,13 +5,23 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from enginehouse.contracts.base import StrictModel, WireModel
 from enginehouse.contracts.errors import InvalidName
 from enginehouse.contracts.job import MAX_EXECUTION_SECONDS, MAX_QUEUE_SECONDS, RetryPolicy
 from enginehouse.contracts.kept_json import KeptObject
 from enginehouse.contracts.names import EngineId, Slot, check_name
+from enginehouse.contracts.one_job import Mode, fit_one_job, with_one_at_once
 from enginehouse.contracts.problem import Problem
 from enginehouse.contracts.program import (
     Artifact,
@@ -142,6 +152,7 @@ class EngineSpec(StrictModel):
         description="Version of the Python that its process needs, such as `3.12`; fetched if this machine has none. "
         "Default: the Python that runs Enginehouse.",
     )
+    mode: Mode = Field("service", description="`job`: in Kubernetes, a fresh pod for each job. `service`: replicas.")
     protocol: ProtocolName = Field("predict", description="How the runner calls the engine.")
     open_inference: OpenInference | None = Field(None, validate_default=True)
     openai: OpenAI | None = Field(None, validate_default=True)
@@ -152,7 +163,7 @@ class EngineSpec(StrictModel):
         description="Names of the secrets that it reads; `enginehouse engines secret set` sets values.",
     )
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
-        4, description="Jobs that one replica works on at the same time."
+        4, description="Jobs that one replica works on at the same time. With `mode: job` it is 1."
     )
     execution_timeout_seconds: Annotated[float, Field(gt=0, le=MAX_EXECUTION_SECONDS)] = 60
     max_time_in_queue_seconds: Annotated[int, Field(ge=1, le=MAX_QUEUE_SECONDS)] = 86_400
@@ -161,7 +172,7 @@ class EngineSpec(StrictModel):
     )
     retry: RetryPolicy = RetryPolicy()
     batch: Batch = Batch()
-    scale: Scale = Scale()
+    scale: Scale = Field(Scale(), validate_default=True)
     resources: Resources = Resources()
 
     @field_validator("tenant", "name")
@@ -266,6 +277,16 @@ class EngineSpec(StrictModel):
             raise ValueError("belongs to engines with predict_batch, and what serves a `model` has none: remove it")
         return batch
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_at_once(cls, content: Any) -> Any:
+        return with_one_at_once(content)
+
+    @field_validator("open_inference", "concurrency", "batch", "scale")
+    @classmethod
+    def _one_job_each(cls, value: Any, info: ValidationInfo) -> Any:
+        return fit_one_job(str(info.field_name), value) if info.data.get("mode") == "job" else value
+
     @property
     def id(self) -> str:
         """Return the engine id, `<tenant>--<engine>`."""
@@ -276,6 +297,11 @@ class EngineSpec(StrictModel):
         """Return what runs as a process; None: the engine exists as an image only."""
         part = self.run or self.module or self.model
         return part.program if part else None
+
+    @property
+    def one_job_each(self) -> bool:
+        """Say whether each job gets a replica of its own, which then ends."""
+        return self.mode == "job"
 
     @property
     def jobs_at_once(self) -> int:

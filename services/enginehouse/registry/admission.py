@@ -30,6 +30,18 @@ def without_effect(spec: EngineSpec, *, in_containers: bool = False, in_cluster:
     return [*([] if in_containers else _not_for_processes(spec)), *_not_without_scaling(spec)]
 
 
+def in_a_cluster_only(spec: EngineSpec) -> list[str]:
+    """Say whether an engine.yaml asks for what holds in a cluster only.
+
+    That no process sees two jobs would not hold on one machine, where nobody would notice.
+    """
+    if not spec.one_job_each:
+        return []
+    return [
+        "mode: job runs in Kubernetes only; here replicas take one job after another: with `mode: service` it runs here"
+    ]
+
+
 def _not_for_processes(spec: EngineSpec) -> list[str]:
     resources = spec.resources
     if spec.program is None:

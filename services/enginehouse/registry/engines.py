@@ -18,7 +18,7 @@ from enginehouse.contracts.names import (
     resolve_candidates,
     tenant_of,
 )
-from enginehouse.registry.admission import mistakes_here
+from enginehouse.registry.admission import in_a_cluster_only, mistakes_here
 from enginehouse.registry.artifacts import Show, forbidden_sources
 from enginehouse.registry.bundle import ENGINE_FILE, InvalidBundle, adjusted, is_retired, read_spec
 from enginehouse.registry.deploy import (
@@ -107,6 +107,7 @@ class Engines:
         owner = read_tenant(self.tenants, spec.tenant) if spec.fetch else None
         return [
             *mistakes_here(spec, known, in_containers=self.in_containers, in_cluster=self.in_cluster),
+            *([] if self.in_cluster else in_a_cluster_only(spec)),
             *forbidden_sources(spec, owner.fetch_from if owner else ()),
         ]
 

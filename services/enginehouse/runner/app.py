@@ -40,7 +40,7 @@ from enginehouse.runner.receive import Receiver
 from enginehouse.runner.recent_ends import RecentEnds
 from enginehouse.runner.replicas import Replica, ReplicaPool
 from enginehouse.runner.service import ServiceEvents, ServiceWatch
-from enginehouse.runner.settings import RunnerSettings, load_spec
+from enginehouse.runner.settings import RunnerSettings, load_engine
 from enginehouse.runner.settle import Settler
 from enginehouse.sidecar.base import Sidecar
 from enginehouse.sidecar.dapr import DaprSidecar
@@ -80,8 +80,9 @@ class Runner:
         self._wire_jobs()
         self._wire_gateway()
         self._sidecar_ready = False
+        folder, most, is_on_trial = settings.spec.parent, settings.predict_max_bytes, self.heartbeats.is_on_trial
         self._fitness = Fitness(
-            spec, settings.spec.parent, self.pool, self._executor, pace, output_max_bytes=settings.predict_max_bytes
+            spec, folder, self.pool, self._executor, pace, output_max_bytes=most, is_on_trial=is_on_trial
         )
         shared = pages(self.metrics.text, lambda: self._problems.found)
         self.app = self._delivery_app(shared)
@@ -90,8 +91,10 @@ class Runner:
     def _wire_engine(self, make_client: Callable[[str], EngineClient]) -> None:
         """Make the parts that watch the engine's replicas."""
         settings, spec, pace = self._settings, self.spec, self._pace
-        blame = Blame() if spec.tenant == PLATFORM_TENANT else None
-        self.pool = ReplicaPool([make_client(url) for url in settings.engine_urls], spec.jobs_at_once, blame=blame)
+        once = spec.one_job_each
+        blame = Blame() if spec.tenant == PLATFORM_TENANT and not once else None
+        clients = [make_client(url) for url in settings.engine_urls]
+        self.pool = ReplicaPool(clients, spec.jobs_at_once, blame=blame, once=once)
         restarts = Restarts(settings.supervisor_dir)
         self._hangs = HangGuard(
             pool=self.pool,
@@ -121,6 +124,8 @@ class Runner:
             self._health, settings.supervisor_dir, on_change=lambda: self.heartbeats.wake(), pace=pace
         )
         self._service = self._service_watch(settings.engine_service, make_client) if settings.engine_service else None
+        if self._service is not None:
+            self.pool.on_spent = self._service.dismiss
 
     def _service_watch(self, service: str, make_client: Callable[[str], EngineClient]) -> ServiceWatch:
         return ServiceWatch(
@@ -392,4 +397,4 @@ class Runner:
 def create_runner(settings: RunnerSettings) -> Runner:
     """Return a runner with its own sidecar, as the settings say. Call inside the event loop; nothing connects yet."""
     sidecar = DaprSidecar(settings.dapr_http_port, settings.dapr_api_token.get_secret_value())
-    return Runner(settings, load_spec(settings.spec), sidecar)
+    return Runner(settings, load_engine(settings), sidecar)

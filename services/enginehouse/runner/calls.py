@@ -95,6 +95,7 @@ class EngineCalls:
         self._problem = problem
         self._broadcasts = Broadcasts()
         self._closed_paths = prediction_paths(spec)
+        self._one_job_each = spec.one_job_each
         self._in_hand = 0
         self._session: aiohttp.ClientSession | None = None
         one = f"/{CALL_PREFIX}"
@@ -116,6 +117,8 @@ class EngineCalls:
         async def answered(request: Request) -> Response:
             try:
                 digest = self._proven_digest(request)
+                if self._one_job_each:
+                    raise RequestError("the engine runs in a pod for each job, and so takes no calls beside jobs")
                 if self._in_hand >= _AT_ONCE:
                     raise RateLimited(f"the engine has {_AT_ONCE} calls in hand", retry_after_seconds=1)
                 self._in_hand += 1

@@ -1,6 +1,7 @@
 """Says whether the version is fit to serve: a replica is healthy, and has answered the version's own examples."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from enginehouse.runner.replicas import Replica, ReplicaPool
 from enginehouse.runner.tenants import Asker
 
 _NOT_TRIED = "Its own examples are being tried"
+_JUST_STARTED = "It has just started"
 
 
 class Fitness:
@@ -25,12 +27,27 @@ class Fitness:
 
     A version that has answered them is fit for as long as this runner lives. One that has not is tried again after a
     while, because its replica may have been stopped, or the machine been busy.
+
+    Where each example costs a replica (`mode: job`), those of a version on trial are tried, and no others: else each runner
+    that wakes up for a job would have it wait behind them.
     """
 
     def __init__(
-        self, spec: EngineSpec, folder: Path, pool: ReplicaPool, executor: Executor, pace: Pace, output_max_bytes: int
+        self,
+        spec: EngineSpec,
+        folder: Path,
+        pool: ReplicaPool,
+        executor: Executor,
+        pace: Pace,
+        *,
+        output_max_bytes: int,
+        is_on_trial: Callable[[], bool | None],
     ) -> None:
-        """Read the examples in `folder`, beside the engine.yaml. A result may have `output_max_bytes`."""
+        """Read the examples in `folder`, beside the engine.yaml. A result may have `output_max_bytes`.
+
+        `is_on_trial` says whether the version is on trial; None: that is not known yet.
+        """
+        self._is_on_trial = is_on_trial
         self._spec = spec
         self._folder = folder
         self._pool = pool
@@ -48,6 +65,9 @@ class Fitness:
 
         `problem` is what its health checks found. An engine that has fallen asleep since is as fit as it was.
         """
+        if self._spec.one_job_each and not (on_trial := self._is_on_trial()):
+            works = on_trial is not None and (self._pool.any_healthy or is_asleep)
+            return None if works else problem_text(problem or _JUST_STARTED)
         if not self._pool.any_healthy and not (is_asleep and self._answered):
             return problem_text(
                 problem or ("It has no replica yet" if is_asleep else "None of its replicas is healthy yet")

@@ -101,6 +101,10 @@ class Heartbeats:
                 error=str(error),
             )
 
+    def is_on_trial(self) -> bool | None:
+        """Say whether this slot receives the jobs of a version on trial; None: it is not known yet."""
+        return self._routed.on_trial if self._routed else None
+
     def wake(self) -> None:
         """Write a heartbeat at once, because something has changed that others wait for."""
         self._news.set()

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from enginehouse.runner.blame import Blame
@@ -41,6 +41,8 @@ class Replica:
     """True while it gets no more jobs, so that it can be restarted when those in hand have ended."""
     kept_for: str | None = None
     """The suspect that has it for itself: it is emptied for this tenant, or only this tenant's jobs run there."""
+    spent: bool = False
+    """Whether it has had the one call that replicas of its engine get (`mode: job`)."""
     abandoned_since: float | None = None
     """Moment since which the engine has said at each health check that it works on calls that were given up."""
 
@@ -52,7 +54,7 @@ class Replica:
     @property
     def serves(self) -> bool:
         """Whether it gets jobs at all."""
-        return self.healthy and not self.draining
+        return self.healthy and not self.draining and not self.spent
 
     def reason_to_wait(self, since: float) -> str | None:
         """Explain why a call that went out at `since` may have waited behind others here. None: nothing says that it did."""
@@ -77,9 +79,14 @@ class ReplicaPool:
     for it, while the others go on.
     """
 
-    def __init__(self, clients: Sequence[EngineClient], concurrency_each: int, *, blame: Blame | None = None) -> None:
-        """Hold tenants back as `blame` says; None at an engine that works for one tenant."""
+    def __init__(
+        self, clients: Sequence[EngineClient], concurrency_each: int, *, blame: Blame | None = None, once: bool = False
+    ) -> None:
+        """Hold tenants back as `blame` says; None at an engine that works for one tenant. `once`: a replica gets one call."""
         self._concurrency_each = concurrency_each
+        self.once = once
+        self.on_spent: Callable[[Replica], None] = lambda _: None
+        """Hears of each replica whose one call has ended."""
         self.replicas = [Replica(client, concurrency_each) for client in clients]
         self._waiting: dict[Asker, deque[asyncio.Future[Replica | None]]] = {}
         """The waiting jobs of each tenant that has some."""
@@ -103,6 +110,11 @@ class ReplicaPool:
     def warning(self) -> str | None:
         """What slows the engine's jobs, in the words of the first replica that says so."""
         return next((replica.client.warning for replica in self.replicas if replica.client.warning), None)
+
+    @property
+    def wants_replicas(self) -> bool:
+        """Say whether jobs wait for replicas that are still to come."""
+        return self.once and bool(self._waiting)
 
     @property
     def concurrency(self) -> int:
@@ -165,6 +177,8 @@ class ReplicaPool:
         if replica.kept_for == asker.tenant and not replica.places_taken:
             replica.kept_for = None
         self.tenants.end(asker.tenant)
+        if replica.spent and not replica.left:
+            self.on_spent(replica)
         self._serve()
 
     def add(self, client: EngineClient) -> Replica:
@@ -347,6 +361,7 @@ class Place:
     def call_out(self, replica: Replica) -> None:
         """Note that a call goes out to the engine from here; `release` notes its end."""
         replica.calls[self] = asyncio.get_running_loop().time()
+        replica.spent = self._pool.once
 
     def note_death(self) -> None:
         """Note that the engine died of the job, or hung, or of that of another in company."""

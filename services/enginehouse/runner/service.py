@@ -60,6 +60,8 @@ class ServiceWatch:
         """The replicas of the pool, by address."""
         self._leaving: dict[str, Replica] = {}
         """Those that may still work on jobs, although their address is gone."""
+        self._done: list[Replica] = []
+        """Those that get no more jobs, whose connections are to be closed. Their addresses may be known for a while."""
         self._was_found: bool | None = None
         """Whether the name had addresses when it was last looked up; None: it never was."""
         self._none_since = 0.0
@@ -67,8 +69,8 @@ class ServiceWatch:
 
     @property
     def is_empty(self) -> bool:
-        """Say whether the service has no replica, not even one that is ill."""
-        return self._was_found is False
+        """Say whether the service has no replica, not even one that is ill. One that has had its only job is none."""
+        return self._was_found is not None and all(replica.left for replica in self._present.values())
 
     def start(self) -> None:
         """Begin to look."""
@@ -77,8 +79,14 @@ class ServiceWatch:
     async def stop(self) -> None:
         """Stop looking, and close the connections to all replicas that have left."""
         await self._background.close()
-        for replica in self._leaving.values():
+        for replica in (*self._leaving.values(), *self._done):
             await replica.client.close()
+
+    def dismiss(self, replica: Replica) -> None:
+        """Give no more jobs to a replica that has none in hand, although its address may be known for a while."""
+        self._pool.remove(replica)
+        self._done.append(replica)
+        self._tell.left(replica)
 
     async def _run(self) -> None:
         while True:
@@ -87,7 +95,7 @@ class ServiceWatch:
 
     @property
     def _pause(self) -> float:
-        if self._pool.any_healthy:
+        if self._pool.any_healthy and not self._pool.wants_replicas:
             return self._pace.service_poll_seconds
         away_for = asyncio.get_running_loop().time() - self._none_since
         hurries = self._is_wanted() or not self.is_empty or away_for < self._pace.service_hurry_seconds
@@ -133,7 +141,10 @@ class ServiceWatch:
         self._tell.found(replica)
 
     def _leave(self, address: str) -> None:
-        replica = self._leaving[address] = self._present.pop(address)
+        replica = self._present.pop(address)
+        if replica.left:
+            return  # It was dismissed.
+        self._leaving[address] = replica
         self._pool.remove(replica)
         _log.info(
             "A replica of the engine gets no more jobs: its service does not name it any longer",
@@ -148,6 +159,8 @@ class ServiceWatch:
             if not replica.places_taken:
                 del self._leaving[address]
                 await replica.client.close()
+        while self._done:
+            await self._done.pop().client.close()
 
 
 def _address(host: str, port: int) -> str:

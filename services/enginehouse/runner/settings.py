@@ -161,3 +161,14 @@ def load_spec(path: Path) -> EngineSpec:
         return read_yaml(EngineSpec, path)
     except InvalidFile as error:
         raise UnsafeSettings(f"the runner does not start: {error}") from None
+
+
+def load_engine(settings: RunnerSettings) -> EngineSpec:
+    """Return the engine.yaml that the settings name; raise UnsafeSettings if it is none, or does not go with them."""
+    spec = load_spec(settings.spec)
+    if spec.one_job_each and settings.engine_service is None:
+        name = variable(RunnerSettings, "engine_service")
+        raise UnsafeSettings(
+            f"the runner does not start: {name} must be set, because pods for one job each come and go"
+        )
+    return spec

@@ -39,7 +39,12 @@ _DIGEST = f"sha256:{'a' * 64}"
 _CLUSTER = ClusterSettings()
 _WHO = {"stranger": "hand-made", "maker": "system:serviceaccount:enginehouse:registry"}
 _PLACEHOLDERS = {"$TENANT": _TENANT, "$ENGINE": _ENGINE, "$APP": _APP, "$DIGEST": _DIGEST}
-_SHORT = {"engine": f"Deployment/{_APP}", "runner": f"Deployment/{_APP}-runner", "namespace": f"Namespace/{_NAMESPACE}"}
+_SHORT = {
+    "engine": f"Deployment/{_APP}",
+    "runner": f"Deployment/{_APP}-runner",
+    "jobs": f"ScaledJob/{_TENANT}--rare--a",
+    "namespace": f"Namespace/{_NAMESPACE}",
+}
 _SECONDS = 60
 _DEFINITION = "CustomResourceDefinition"
 
@@ -79,17 +84,14 @@ def _said(item: Object, who: str = "stranger") -> str:
 
 def _rendered() -> dict[str, Object]:
     """Return the objects of a tenant and its engine, and the gateway's of both, by kind and name."""
-    spec = EngineSpec.model_validate(
-        {
-            "tenant": _TENANT,
-            "name": "one",
-            "image": f"registry.example/{_TENANT}/one@{_DIGEST}",
-            "scale": {"min": 0, "max": 5},
-            "secrets": ["TOKEN"],
-        }
-    )
+    image = f"registry.example/{_TENANT}/one@{_DIGEST}"
+    usual = {"tenant": _TENANT, "image": image, "scale": {"min": 0, "max": 5}, "secrets": ["TOKEN"]}
+    engines = [
+        EngineSpec.model_validate({**usual, **own}) for own in ({"name": "one"}, {"name": "rare", "mode": "job"})
+    ]
     found: dict[str, Object] = {}
-    for part in [*render_tenant_parts(Tenant(name=_TENANT), _CLUSTER), *_engine_parts(spec)]:
+    parts = [part for spec in engines for part in _engine_parts(spec)]
+    for part in [*render_tenant_parts(Tenant(name=_TENANT), _CLUSTER), *parts]:
         place = "gateway/" if part.name == "gateway" else ""
         for item in part.objects():
             if item["kind"] != "Namespace":

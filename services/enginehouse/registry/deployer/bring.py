@@ -16,6 +16,7 @@ from enginehouse.registry.deployer.kinds import (
     NETWORK_POLICY,
     POD,
     REPLICA_SET,
+    SCALED_JOB,
     SCALED_OBJECT,
     Object,
     Ref,
@@ -124,7 +125,8 @@ class Bringing:
         runner = runner_name(engine, slot)
         has_left = time.monotonic() - self._leaving_since.setdefault(runner, time.monotonic()) > _UNSUBSCRIBE_SECONDS
         for ref in stale:
-            if ref.kind == SCALED_OBJECT or (has_left and ref.kind == DEPLOYMENT and ref.name == runner):
+            # The pods of a ScaledJob go with it, each when its job has ended.
+            if ref.kind in (SCALED_OBJECT, SCALED_JOB) or (has_left and ref.kind == DEPLOYMENT and ref.name == runner):
                 await self.delete(ref)
         if self.pods(engine, slot, "runner"):
             return set(stale)
@@ -142,7 +144,7 @@ class Bringing:
 
     def ending(self, engine: str) -> set[Slot]:
         """Return the slots whose former version still ends, where the next one must not come yet."""
-        present = {ref.name for ref, _ in self.inventory.of(engine) if ref.kind == DEPLOYMENT}
+        present = {ref.name for ref, _ in self.inventory.of(engine) if ref.kind in (DEPLOYMENT, SCALED_JOB)}
         return {
             slot
             for slot in SLOTS
@@ -152,8 +154,9 @@ class Bringing:
 
     def runs(self, engine: str, slot: Slot, content: str) -> bool:
         """Say whether the version with this content is in a slot already."""
-        there = self.inventory.found.get(Ref(DEPLOYMENT, namespace(tenant_of(engine)), app_id(engine, slot)))
-        return there is not None and not there.is_leaving and _content(there.content) == content
+        place, found = namespace(tenant_of(engine)), self.inventory.found
+        named = [found.get(Ref(kind, place, app_id(engine, slot))) for kind in (DEPLOYMENT, SCALED_JOB)]
+        return any(there and not there.is_leaving and _content(there.content) == content for there in named)
 
     async def replace(self, engine: str, slot: Slot, wanted: Wanted) -> None:
         """End another version in a slot, whose place the wanted one takes: a runner would send it the jobs of the next one."""
@@ -175,12 +178,14 @@ class Bringing:
             selector = f"{ENGINE}={engine},{SLOT}={slot},{NAME}={kind}"
             name = runner_name(engine, slot) if kind == "runner" else app_id(engine, slot)
             async with self._turns:
+                if kind == "engine":
+                    await self.cluster.delete(Ref(SCALED_JOB, place, name))
                 await self.cluster.delete(Ref(DEPLOYMENT, place, name), propagationPolicy="Orphan")
                 await self.cluster.delete(Ref(REPLICA_SET, place, ""), selector=selector, propagationPolicy="Orphan")
                 await self.cluster.delete(Ref(POD, place, ""), selector=selector, gracePeriodSeconds=1)
         log.info(f"The pods of {app_id(engine, slot)} are killed", action="pods_killed", engine_id=engine)
 
 
-def _content(deployment: Object | None) -> str | None:
-    annotations: dict[str, str] = (deployment or {}).get("metadata", {}).get("annotations", {})
+def _content(maker: Object | None) -> str | None:
+    annotations: dict[str, str] = (maker or {}).get("metadata", {}).get("annotations", {})
     return annotations.get(DEPLOYED)

@@ -1,4 +1,7 @@
-"""Says how a slot is, by what the cluster says about its Deployments and pods."""
+"""Says how a slot is, by what the cluster says about its Deployments and pods.
+
+An engine with `mode: job` has no Deployment: it runs if its runner does, and a pod of it may wait for a job.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from typing import Literal
 from enginehouse.contracts.names import Slot, app_id, namespace, tenant_of
 from enginehouse.registry.deployer.bring import Bringing
 from enginehouse.registry.deployer.inventory import Seen
-from enginehouse.registry.deployer.kinds import DEPLOYMENT, Object, Ref
+from enginehouse.registry.deployer.kinds import DEPLOYMENT, SCALED_JOB, Object, Ref
 from enginehouse.registry.kubernetes.labels import runner_name
 
 SlotState = Literal["starting", "running", "failed"]
@@ -41,20 +44,25 @@ class SlotHealth:
 
 def slot_health(bringing: Bringing, engine: str, slot: Slot) -> SlotHealth:
     """Return how a slot is. It runs if each of its Deployments has all its pods, of the present kind, and all are ready."""
-    found = {kind: _deployment(bringing, engine, name) for kind, name in _names(engine, slot)}
-    pods = {kind: [seen for seen in bringing.pods(engine, slot, kind) if not seen.is_leaving] for kind in found}
+    of_jobs = Ref(SCALED_JOB, namespace(tenant_of(engine)), app_id(engine, slot)) in bringing.inventory.found
+    names = _names(engine, slot)
+    found = {kind: _deployment(bringing, engine, name) for kind, name in names if kind == "runner" or not of_jobs}
+    pods = {kind: [seen for seen in bringing.pods(engine, slot, kind) if not seen.is_leaving] for kind, _ in names}
     runner = next((ip for seen in pods["runner"] if (ip := _address(seen))), None)
     for kind, deployment in found.items():
         if deployment and (problem := _problem(deployment, pods[kind])):
             return SlotHealth("failed", f"{_SAID[kind]} {problem}", runner=runner)
+    if of_jobs and (problem := _broken_pod(pods["engine"])):
+        return SlotHealth("failed", f"{_SAID['engine']} {problem}", runner=runner)
     unready = [kind for kind, deployment in found.items() if not deployment or not _is_complete(deployment)]
     # What is seen of pods may come later than what is seen of their Deployment.
     if not unready and runner is None and not _sleeps(found["runner"]):
         unready = ["runner"]
+    has_engine = any(map(_address, pods["engine"])) if of_jobs else "engine" not in unready
     if not unready:
-        return SlotHealth("running", has_engine=True, runner=runner)
+        return SlotHealth("running", has_engine=has_engine, runner=runner)
     doing = "; ".join(_doing(kind, pods[kind]) for kind in unready)
-    return SlotHealth("starting", doing=doing, has_engine="engine" not in unready, runner=runner)
+    return SlotHealth("starting", doing=doing, has_engine=has_engine, runner=runner)
 
 
 _SAID = {"engine": "Its pod", "runner": "Its runner's pod"}
@@ -90,6 +98,10 @@ def _problem(deployment: Object, pods: Sequence[Seen]) -> str | None:
     for condition in deployment.get("status", {}).get("conditions", []):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return f"cannot be made: {condition.get('message')}"
+    return _broken_pod(pods)
+
+
+def _broken_pod(pods: Sequence[Seen]) -> str | None:
     for seen in sorted(pods, key=_made_at, reverse=True):
         if found := _broken(seen):
             return found

@@ -32,6 +32,8 @@ SERVICE = Kind("v1", "Service", "services")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", is_whole=True)
 SCALED_OBJECT = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+SCALED_JOB = Kind("keda.sh/v1alpha1", "ScaledJob", "scaledjobs", is_whole=True)
+"""Makes the pods of an engine with `mode: job`, in place of its Deployment."""
 
 # What pods need comes before them; what bounds a namespace comes before everything in it.
 APPLIED: tuple[Kind, ...] = (
@@ -49,6 +51,7 @@ APPLIED: tuple[Kind, ...] = (
     SERVICE,
     DEPLOYMENT,
     SCALED_OBJECT,
+    SCALED_JOB,
 )
 WATCHED: tuple[Kind, ...] = (*(kind for kind in APPLIED if kind.is_watched), POD)
 _PLACES = {(kind.api, kind.name): place for place, kind in enumerate(APPLIED)}

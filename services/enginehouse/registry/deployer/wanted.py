@@ -12,6 +12,7 @@ from enginehouse.registry.deployer.inventory import APPLIED
 from enginehouse.registry.deployer.kinds import (
     DEPLOYMENT,
     NETWORK_POLICY,
+    SCALED_JOB,
     SCALED_OBJECT,
     Object,
     Ref,
@@ -26,7 +27,7 @@ from enginehouse.registry.kubernetes.source import EngineSource
 from enginehouse.registry.kubernetes.tenant import GATEWAY_PART, render_tenant_parts
 
 DEPLOYED = "enginehouse.dev/deployed"
-"""Annotation of Deployments with the hash of the files that the version was deployed with."""
+"""Annotation of what makes pods with the hash of the files that the version was deployed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +90,25 @@ def wanted_of_engine(
 
 
 def _with_content(content: Object, contents: Mapping[Slot, str]) -> Object:
-    if kind_of(content) == DEPLOYMENT:
+    if kind_of(content) in (DEPLOYMENT, SCALED_JOB):
         slot = content["metadata"]["labels"][SLOT]
         content["metadata"].setdefault("annotations", {})[DEPLOYED] = contents[slot]
     return content
 
 
 def _with_hashes(content: Object, hashes: Hashes | None) -> Object:
-    if kind_of(content) != DEPLOYMENT or hashes is None:
+    if kind_of(content) not in (DEPLOYMENT, SCALED_JOB) or hashes is None:
         return content
+    template = content["spec"].get("jobTargetRef", content["spec"])["template"]
     is_runner = content["metadata"]["labels"][NAME] == "runner"
-    digest = hashes.runner if is_runner else hashes.engine if _reads_secrets(content) else ""
+    digest = hashes.runner if is_runner else hashes.engine if _reads_secrets(template) else ""
     if digest:
-        content["spec"]["template"]["metadata"].setdefault("annotations", {})[CREDENTIALS] = digest
+        template["metadata"].setdefault("annotations", {})[CREDENTIALS] = digest
     return content
 
 
-def _reads_secrets(deployment: Object) -> bool:
-    volumes = deployment["spec"]["template"]["spec"].get("volumes", [])
-    return any("secret" in volume for volume in volumes)
+def _reads_secrets(template: Object) -> bool:
+    return any("secret" in volume for volume in template["spec"].get("volumes", []))
 
 
 def _without_slots(engine: str, objects: list[Object], held: Collection[Slot]) -> list[Object]:
@@ -117,7 +118,7 @@ def _without_slots(engine: str, objects: list[Object], held: Collection[Slot]) -
             made.append(content)
         elif kind_of(content) == DEPLOYMENT:
             made.append({**content, "spec": {**content["spec"], "replicas": 0}})
-        elif kind_of(content) not in (SCALED_OBJECT, NETWORK_POLICY):
+        elif kind_of(content) not in (SCALED_OBJECT, SCALED_JOB, NETWORK_POLICY):
             made.append(content)
     return [*made, *(_no_network(engine, slot) for slot in held)]
 

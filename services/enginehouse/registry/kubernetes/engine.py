@@ -6,6 +6,8 @@ from enginehouse.contracts.names import namespace, tenant_of
 from enginehouse.contracts.program import can_be_pulled
 from enginehouse.registry.kubernetes.dapr import gateway_objects, shared_components, slot_components, subscriptions
 from enginehouse.registry.kubernetes.engine_workload import engine_deployment, engine_service
+from enginehouse.registry.kubernetes.job_pods import job_pods
+from enginehouse.registry.kubernetes.labels import calls_port
 from enginehouse.registry.kubernetes.network import slot_policies
 from enginehouse.registry.kubernetes.parts import Part
 from enginehouse.registry.kubernetes.runner_workload import runner_deployment, runner_files
@@ -58,10 +60,15 @@ def _slot(source: EngineSource, slot: SlotSource, cluster: ClusterSettings) -> d
     runner = runner_deployment(
         spec, name, slot.files, slot.content, sleeps=sleeps(spec) and not on_trial, cluster=cluster
     )
+    pods = (
+        job_pods(spec, name, on_trial=on_trial, cluster=cluster)
+        if spec.one_job_each
+        else engine_deployment(spec, name, replicas, cluster.placement)
+    )
     return {
-        "engine": [engine_deployment(spec, name, replicas, cluster.placement), engine_service(source.engine, name)],
+        "engine": [pods, engine_service(spec, name)],
         "runner": [runner, runner_files(source.engine, name, slot.files)],
         "components": slot_components(slot),
-        "network": slot_policies(source.engine, name),
+        "network": slot_policies(source.engine, name, calls_port(spec)),
         "scaling": [] if on_trial else scaled_objects(spec, name, cluster),
     }

@@ -6,14 +6,14 @@ from typing import Any
 from enginehouse.contracts.engine import CONTAINER_GROUP, CONTAINER_USER, ENGINE_PORT, EngineSpec
 from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.program import CONCURRENCY_VARIABLE, SECRETS_DIR_VARIABLE
-from enginehouse.registry.kubernetes.labels import VERSION, pod_labels, selector, thing
+from enginehouse.registry.kubernetes.labels import VERSION, calls_port, pod_labels, selector, thing
 from enginehouse.registry.kubernetes.settings import Placement
 
 SECRETS_FOLDER = "/secrets"
 _FOUND_SECONDS = 10
 """So long a runner may still find a pod that is to go: its name server remembers addresses, and so does it."""
 _MARGIN_SECONDS = 30
-_LOAD_SECONDS = 1_800
+LOAD_SECONDS = 1_800
 """A large model may take this long to load. After that its container is started again."""
 CONFINED: dict[str, Any] = {
     "allowPrivilegeEscalation": False,
@@ -28,21 +28,38 @@ def secrets_name(engine: str) -> str:
     return f"{engine}-secrets"
 
 
-def engine_service(engine: str, slot: Slot) -> dict[str, Any]:
+def engine_service(spec: EngineSpec, slot: Slot) -> dict[str, Any]:
     """Return the Service of a slot's engine. Headless: its runner chooses the replica, and so must see each."""
-    spec = {
+    content = {
         "clusterIP": "None",
-        "selector": selector(engine, slot, "engine"),
-        "ports": [{"name": "http", "port": ENGINE_PORT}],
+        "selector": selector(spec.id, slot, "engine"),
+        "ports": [{"name": "http", "port": calls_port(spec)}],
     }
-    return thing("v1", "Service", app_id(engine, slot), pod_labels(engine, slot, "engine"), spec=spec)
+    return thing("v1", "Service", app_id(spec.id, slot), pod_labels(spec.id, slot, "engine"), spec=content)
 
 
 def engine_deployment(spec: EngineSpec, slot: Slot, replicas: int | None, placement: Placement) -> dict[str, Any]:
     """Return the Deployment of a slot's engine. `replicas` is None where KEDA decides: two would fight over the number."""
     labels = pod_labels(spec.id, slot, "engine")
-    grace = math.ceil(spec.execution_timeout_seconds) + _FOUND_SECONDS
-    pod: dict[str, Any] = {
+    # A job in hand when the pod is to go has its own time, whatever the engine does at SIGTERM.
+    held = {"lifecycle": {"preStop": {"sleep": {"seconds": longest_end(spec)}}}}
+    pod = {**engine_pod(spec, placement), "containers": [{**engine_container(spec), **held}]}
+    content: dict[str, Any] = {} if replicas is None else {"replicas": replicas}
+    content |= {
+        "selector": {"matchLabels": selector(spec.id, slot, "engine")},
+        "template": {"metadata": {"labels": labels, "annotations": {VERSION: spec.version}}, "spec": pod},
+    }
+    return thing("apps/v1", "Deployment", app_id(spec.id, slot), labels, spec=content)
+
+
+def longest_end(spec: EngineSpec) -> int:
+    """Return for how many seconds a pod that is to go may get and end a job."""
+    return math.ceil(spec.execution_timeout_seconds) + _FOUND_SECONDS
+
+
+def engine_pod(spec: EngineSpec, placement: Placement) -> dict[str, Any]:
+    """Return what holds for every pod with an engine: all of it but its containers."""
+    return {
         "serviceAccountName": "engine",
         "automountServiceAccountToken": False,  # It has no business with the cluster's API.
         "enableServiceLinks": False,  # The names of other engines are none of its business.
@@ -56,21 +73,14 @@ def engine_deployment(spec: EngineSpec, slot: Slot, replicas: int | None, placem
             "fsGroup": CONTAINER_GROUP,  # Reads its secrets, which belong to root.
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        # A job in hand when the pod is to go has its own time, whatever the engine does at SIGTERM.
-        "terminationGracePeriodSeconds": grace + _MARGIN_SECONDS,
-        "containers": [_container(spec, grace)],
+        "terminationGracePeriodSeconds": longest_end(spec) + _MARGIN_SECONDS,
         "volumes": _volumes(spec),
+        **_place(placement),
     }
-    content: dict[str, Any] = {} if replicas is None else {"replicas": replicas}
-    template = {
-        "metadata": {"labels": labels, "annotations": {VERSION: spec.version}},
-        "spec": {**pod, **_place(placement)},
-    }
-    content |= {"selector": {"matchLabels": selector(spec.id, slot, "engine")}, "template": template}
-    return thing("apps/v1", "Deployment", app_id(spec.id, slot), labels, spec=content)
 
 
-def _container(spec: EngineSpec, grace: int) -> dict[str, Any]:
+def engine_container(spec: EngineSpec) -> dict[str, Any]:
+    """Return the container with an engine."""
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - the container's own
     if spec.secrets:
         mounts.append({"name": "secrets", "mountPath": SECRETS_FOLDER, "readOnly": True})  # type: ignore[dict-item]
@@ -83,7 +93,6 @@ def _container(spec: EngineSpec, grace: int) -> dict[str, Any]:
         # Ready once it has answered, and for good: an engine at work may not answer for long, and its runner sees to its health
         # and to each call's time. So there is no other probe, which would take it away from its runner, or kill it.
         "startupProbe": _first_answer(spec),
-        "lifecycle": {"preStop": {"sleep": {"seconds": grace}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",  # Its last words say why a version does not start.
         "securityContext": CONFINED,
         "volumeMounts": mounts,
@@ -113,7 +122,7 @@ def _first_answer(spec: EngineSpec) -> dict[str, Any]:
         if spec.protocol == "predict"
         else {"tcpSocket": {"port": "http"}}
     )
-    return {**asked, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": _LOAD_SECONDS}
+    return {**asked, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": LOAD_SECONDS}
 
 
 def _volumes(spec: EngineSpec) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from enginehouse.contracts.engine import ENGINE_PORT
+from enginehouse.contracts.engine import ENGINE_PORT, EngineSpec
 from enginehouse.contracts.names import Slot, app_id, jobs_component, tenant_of
+from enginehouse.contracts.one_job import ONE_JOB_PORT
 
 PART_OF = "app.kubernetes.io/part-of"
 NAME = "app.kubernetes.io/name"
@@ -27,9 +28,14 @@ SIDECAR_PORT = 50002
 """Where sidecars take calls of each other."""
 
 
-def engine_address(engine: str, slot: Slot) -> str:
+def calls_port(spec: EngineSpec) -> int:
+    """Return the port on which an engine's pods take calls: where each gets one job, that of the door before the engine."""
+    return ONE_JOB_PORT if spec.one_job_each else ENGINE_PORT
+
+
+def engine_address(spec: EngineSpec, slot: Slot) -> str:
     """Return where a runner finds the replicas of its engine."""
-    return f"{app_id(engine, slot)}:{ENGINE_PORT}"
+    return f"{app_id(spec.id, slot)}:{calls_port(spec)}"
 
 
 def runner_name(engine: str, slot: Slot) -> str:

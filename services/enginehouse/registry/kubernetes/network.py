@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from enginehouse.contracts.engine import ENGINE_PORT
 from enginehouse.contracts.names import Slot, app_id
 from enginehouse.registry.kubernetes.labels import (
     BROKER,
@@ -22,10 +21,10 @@ _CONTROL_PLANE_PORTS = (6500, 50001, 50005, 50006)
 """Of Dapr's operator, sentry, placement and scheduler."""
 
 
-def slot_policies(engine: str, slot: Slot) -> list[dict[str, Any]]:
-    """Return the two policies of a slot: its engine is reached by its own runner, and reaches nothing."""
+def slot_policies(engine: str, slot: Slot, port: int) -> list[dict[str, Any]]:
+    """Return the two policies of a slot: its engine is reached by its own runner on one `port`, and reaches nothing."""
     pods = {kind: {"matchLabels": selector(engine, slot, kind)} for kind in ("engine", "runner")}
-    ports = [_port(ENGINE_PORT)]
+    ports = [_port(port)]
     of_engine = {
         "podSelector": pods["engine"],
         "policyTypes": ["Ingress", "Egress"],

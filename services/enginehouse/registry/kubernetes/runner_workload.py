@@ -85,7 +85,7 @@ def _container(spec: EngineSpec, slot: Slot, content: str, image: str) -> dict[s
     plain = {
         "ENGINEHOUSE_RUNNER_SPEC": f"{_FOLDER}/{ENGINE_FILE}",
         "ENGINEHOUSE_RUNNER_SLOT": slot,
-        "ENGINEHOUSE_RUNNER_ENGINE_SERVICE": engine_address(spec.id, slot),
+        "ENGINEHOUSE_RUNNER_ENGINE_SERVICE": engine_address(spec, slot),
         "ENGINEHOUSE_RUNNER_JOBS_COMPONENT": slot_component(spec.id, slot),
         "ENGINEHOUSE_RUNNER_DELIVERY_PORT": str(DELIVERY_PORT),
         "ENGINEHOUSE_RUNNER_HEALTH_PORT": str(HEALTH_PORT),

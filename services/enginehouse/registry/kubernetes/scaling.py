@@ -7,7 +7,7 @@ from enginehouse.contracts.names import Slot, app_id
 from enginehouse.registry.kubernetes.labels import pod_labels, runner_name, thing
 from enginehouse.registry.kubernetes.settings import ClusterSettings
 
-_ASLEEP_POLL_SECONDS = 2
+ASLEEP_POLL_SECONDS = 2
 """How often KEDA asks after the jobs of an engine that may sleep: the longest time until it begins to wake up."""
 
 
@@ -24,13 +24,15 @@ def sleeps(spec: EngineSpec) -> bool:
 def scaled_objects(spec: EngineSpec, slot: Slot, cluster: ClusterSettings) -> list[dict[str, Any]]:
     """Return what scales the active slot of an engine, and its runner if the engine may sleep."""
     found = []
-    if is_scaled(spec):
+    if is_scaled(spec) and not spec.one_job_each:
         bounds = {"minReplicaCount": spec.scale.min, "maxReplicaCount": spec.scale.max}
-        triggers = [_jobs(spec, cluster), *_cpu(cluster)]
+        triggers = [jobs_trigger(spec, cluster), *_cpu(cluster)]
         found.append(_scaled(spec, slot, "engine", app_id(spec.id, slot), bounds, triggers, cluster))
     if sleeps(spec):
         bounds = {"minReplicaCount": 0, "maxReplicaCount": 1}
-        found.append(_scaled(spec, slot, "runner", runner_name(spec.id, slot), bounds, [_jobs(spec, cluster)], cluster))
+        found.append(
+            _scaled(spec, slot, "runner", runner_name(spec.id, slot), bounds, [jobs_trigger(spec, cluster)], cluster)
+        )
     return found
 
 
@@ -47,15 +49,14 @@ def _scaled(
     window = {"stabilizationWindowSeconds": cluster.asleep_after_seconds}
     shrinking = {"horizontalPodAutoscalerConfig": {"behavior": {"scaleDown": window}}}
     waking = (
-        {"pollingInterval": _ASLEEP_POLL_SECONDS, "cooldownPeriod": cluster.asleep_after_seconds}
-        if sleeps(spec)
-        else {}
+        {"pollingInterval": ASLEEP_POLL_SECONDS, "cooldownPeriod": cluster.asleep_after_seconds} if sleeps(spec) else {}
     )
     content = {"scaleTargetRef": {"name": name}, **bounds, **waking, "advanced": shrinking, "triggers": triggers}
     return thing("keda.sh/v1alpha1", "ScaledObject", name, pod_labels(spec.id, slot, kind), spec=content)
 
 
-def _jobs(spec: EngineSpec, cluster: ClusterSettings) -> dict[str, Any]:
+def jobs_trigger(spec: EngineSpec, cluster: ClusterSettings) -> dict[str, Any]:
+    """Return what KEDA asks the gateway: how many jobs of the engine have not ended."""
     metadata = {
         "url": f"{cluster.gateway_url}/scaling/{spec.id}",
         "valueLocation": "unfinished_jobs",

@@ -18,13 +18,17 @@ def engine_client(
     spec: EngineSpec, url: str, checkers: Checkers, limits: Limits, *, count_jobs: Callable[[int], object]
 ) -> EngineClient:
     """Return the client of the replica at `url`. `count_jobs` hears how many jobs share a call. Call inside the event loop."""
-    if ready_made := _ready_made(spec, url, checkers, limits):
-        return ready_made
-    client, batch = HttpEngine(Wire(url, checkers, limits)), spec.batch
-    if batch.max_size == 1:
+    client, batch = _ready_made(spec, url, checkers, limits), spec.batch
+    if spec.one_job_each:
+        from enginehouse.runner.clients.one_job import OneJobEngine
+
+        return OneJobEngine(client or HttpEngine(Wire(url, checkers, limits)))
+    if client is not None:
         return client
+    if batch.max_size == 1:
+        return HttpEngine(Wire(url, checkers, limits))
     return BatchingEngine(
-        client,
+        HttpEngine(Wire(url, checkers, limits)),
         calls=spec.concurrency,
         max_size=batch.max_size,
         max_delay_seconds=batch.max_delay_ms / 1000,

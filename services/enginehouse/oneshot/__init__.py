@@ -1,0 +1,1 @@
+"""Lets one job into a pod of an engine with `mode: job`, and ends when it is over."""
