@@ -15,11 +15,11 @@ from enginehouse.local.cluster_secrets import Broker, core_secrets
 
 EXAMPLES = """Examples:
 
-enginehouse cluster secrets | kubectl apply -f -
+enginehouse cluster secrets | kubectl create -f -
 
-enginehouse cluster secrets --ledger-url-file ledger.txt | kubectl apply -f -
+enginehouse cluster secrets --ledger-url-file ledger.txt | kubectl create -f -
 
-enginehouse cluster secrets --broker-host broker.example:6380 --broker-password-file broker.txt --ledger-url-file ledger.txt | kubectl apply -f -"""
+enginehouse cluster secrets --broker-host broker.example:6379 --broker-password-file broker.txt --ledger-url-file ledger.txt | kubectl create -f -"""
 
 cluster = typer.Typer(cls=Commands, epilog=EXAMPLES)
 
@@ -55,11 +55,11 @@ def make_secrets(
 ) -> None:
     """Print new Secrets for kubectl. The operator's API key is printed beside them, only now.
 
-    Nothing keeps them but the cluster: run it once. Without options they are for the Redis and the PostgreSQL of k8s/trial/.
+    Nothing keeps them but the cluster, and volumes remember the first ones: run it once. `kubectl create` refuses a second time, which `apply` would not. Without options they are for the Redis and the PostgreSQL of k8s/trial/.
     """
     if sys.stdout.isatty():
         raise WrongUse(
-            "It prints secrets, and this is a terminal: pipe it into 'kubectl apply -f -'",
+            "It prints secrets, and this is a terminal: pipe it into 'kubectl create -f -'",
             "enginehouse cluster secrets",
         )
     ledger_url = ledger_url_file.read_text().strip() if ledger_url_file else None

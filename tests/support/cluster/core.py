@@ -3,21 +3,21 @@
 import base64
 import os
 import re
+import shutil
 import subprocess
-import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from tests.support.cluster.forward import Forward
 from tests.support.cluster.images import ROOT, SERVICES, services_image
-from tests.support.cluster.kube import kubectl, roll_out, run
+from tests.support.cluster.kube import kubectl, roll_out, run, state_of
 
 NAMESPACE = "enginehouse"
 WORKLOADS = ("statefulset/redis", "statefulset/postgres", "statefulset/registry", "deployment/gateway")
-_OVERLAY = ROOT / "k8s" / "overlays" / "local"
-_POLICIES = ROOT / "k8s" / "policies"
-_IMAGES, _MAKER = "registry.example/{tenant}/", "- system:serviceaccount:enginehouse:registry"
+_PAGE = ROOT / "docs" / "kubernetes.md"
+_MAKER = "- system:serviceaccount:enginehouse:registry"
 _KEY = ("-n", NAMESPACE, "get", "secret", "tests", "-o", "jsonpath={.data.operator-key}")
 _VOLUMES = ROOT / "tests" / "support" / "cluster" / "up.sh"
 
@@ -43,17 +43,12 @@ def install() -> Core:
     """
     image = services_image()
     if os.environ.get("CLUSTER_KEEP") and (kept := run(*_KEY)).returncode == 0:
-        apply_core(image)
+        _run_page(image, begin="kubectl apply -f k8s/policies/definition.yaml")
         return _ready(base64.b64decode(kept.stdout).decode())
     clear()
-    kubectl("apply", "-f", str(ROOT / "k8s" / "base" / "namespace.yaml"))
-    made = subprocess.run(
-        [sys.executable, "-m", "enginehouse.cli.main", "cluster", "secrets"], capture_output=True, text=True, check=True
-    )
-    kubectl("apply", "-f", "-", stdin=made.stdout)
-    (key,) = re.findall(r"eh_operators_\S+", made.stderr)
+    said = _run_page(image)
+    (key,) = re.findall(r"eh_operators_\S+", said)
     kubectl("-n", NAMESPACE, "create", "secret", "generic", "tests", f"--from-literal=operator-key={key}")
-    apply_core(image)
     return _ready(key)
 
 
@@ -63,23 +58,55 @@ def _ready(key: str) -> Core:
     return Core(key, Forward(NAMESPACE, "gateway", 8080), Forward(NAMESPACE, "registry", 8081))
 
 
-def apply_core(image: str) -> None:
-    """Apply the policies and the overlay for one cluster, with this image of the services."""
-    kubectl("apply", "-f", str(_POLICIES / "definition.yaml"))
-    kubectl("wait", "--for=condition=Established", "crd/admissionsettings.enginehouse.dev", "--timeout=30s")
+def _run_page(image: str, begin: str = "export PATH") -> str:
+    """Run the block of docs/kubernetes.md that installs the core, from the line that begins so; return what is said beside it.
+
+    It runs in a copy of the manifests that names the tests' images, and lets the tests apply what the registry would.
+    """
+    text = _PAGE.read_text()
+    block = text.partition("<!-- install")[2].partition("```text\n")[2].partition("```")[0]
+    assert begin in block
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("k8s", "components", "dapr"):
+            shutil.copytree(ROOT / name, Path(folder, name))
+        (Path(folder) / ".venv").symlink_to(ROOT / ".venv")
+        _edit(Path(folder), image)
+        commands = block[block.index(begin) :]
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    assert done.returncode == 0, f"{done.stdout[-2_000:]}{done.stderr[-2_000:]}\n{state_of(NAMESPACE)}"
+    return done.stderr
+
+
+def _edit(folder: Path, image: str) -> None:
+    """Do what an operator does to manifests before applying them."""
+    name, _, digest = image.partition("@")
     who = kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
-    policies = {
-        # Where the tests' images come from, whichever tenant's they are.
-        _IMAGES: f"{os.environ.get('CLUSTER_REGISTRY', 'docker.io')}/enginehouse-tests/",
-        # Tests apply rendered folders themselves, as Argo CD or Flux do.
-        _MAKER: f"{_MAKER}\n  - {who}",
-    }
-    for folder, stands_for in ((_POLICIES, policies), (_OVERLAY, {})):
-        rendered = kubectl("kustomize", str(folder))
-        for found, instead in {SERVICES: image, **stands_for}.items():
-            assert found in rendered, f"{folder} has no {found}"
-            rendered = rendered.replace(found, instead)
-        kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", stdin=rendered)
+    _replace(
+        folder / "k8s/overlays/local/kustomization.yaml",
+        "    newTag: 0.1.0",
+        f"    newName: {name}\n    digest: {digest}",
+    )
+    _replace(folder / "k8s/base/registry.yaml", f"services_image: {SERVICES}", f"services_image: {image}")
+    settings = folder / "k8s/policies/settings.yaml"
+    _replace(settings, f"runner: {SERVICES}", f"runner: {image}")
+    # Where the tests' images come from, whichever tenant's they are.
+    place = os.environ.get("CLUSTER_REGISTRY", "docker.io")
+    _replace(settings, "registry.example/{tenant}/", f"{place}/enginehouse-tests/")
+    # Tests apply rendered folders themselves, as Argo CD or Flux do.
+    _replace(settings, _MAKER, f"{_MAKER}\n    - {who}")
+
+
+def _replace(file: Path, found: str, instead: str) -> None:
+    text = file.read_text()
+    assert found in text, f"{file} has no {found!r}"
+    file.write_text(text.replace(found, instead))
 
 
 def clear() -> None:
