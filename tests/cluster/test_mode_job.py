@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -49,21 +49,25 @@ asyncio.run(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))
 
 
 @pytest.fixture(scope="module")
-def key(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = operator.add_tenant("jobber")
-    gitops.add_engine_secrets(_ENGINE)
-    source = tmp_path_factory.mktemp("source") / "apart"
+def key(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    source, folder = (tmp_path_factory.mktemp(name) / "apart" for name in ("source", "jobber"))
     source.mkdir()
     (source / "engine.py").write_text(_TELLS)
-    settings = {"mode": "job", "scale": {"min": 0, "max": _MOST}, "execution_timeout_seconds": 60}
-    image = engine_image(source)
-    folder = tmp_path_factory.mktemp("jobber") / "apart"
+    content = {
+        "tenant": "jobber",
+        "name": "apart",
+        "image": engine_image(source),
+        "mode": "job",
+        "scale": {"min": 0, "max": _MOST},
+        "execution_timeout_seconds": 60,
+        "resources": {"cpu": "50m", "memory": "128Mi"},
+    }
     folder.mkdir()
-    small = {"cpu": "50m", "memory": "128Mi"}
-    content = {"tenant": "jobber", "name": "apart", "image": image, "resources": small, **settings}
     (folder / "engine.yaml").write_text(json.dumps(content))
-    gitops.deploy(folder, {"asleep_after_seconds": 30})
-    return made
+    with operator.tenants("jobber") as keys:
+        gitops.add_engine_secrets(_ENGINE)
+        gitops.deploy(folder, {"asleep_after_seconds": 30})
+        yield keys["jobber"]
 
 
 def asked(key: str, what: str, given: Any) -> Any:
