@@ -415,3 +415,18 @@ def test_checked_tells_at_most_twenty_faults_of_a_chain(tmp_path: Path) -> None:
     (checked,) = verify(tmp_path)
     assert isinstance(checked, Checked)
     assert len(checked.faults) == 20
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_it_ends_when_told_to_also_while_an_entry_arrives(tmp_path: Path, turns: int) -> None:
+    """A stop that got lost would keep the process from ending."""
+    log = AuditLog(tmp_path, "gateway", max_bytes=LARGE)
+    writing = asyncio.create_task(log.run())
+    await until_async(lambda: read_page(tmp_path, Query(), None, 10).entries, "it writes")
+    log.record(AuditEntry(1.0, STARTED))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    writing.cancel()
+    ended, _ = await asyncio.wait([writing], timeout=5)
+    assert ended
+    await log.close()

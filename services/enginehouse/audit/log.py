@@ -110,7 +110,8 @@ class AuditLog:
         self.record(AuditEntry(time.time(), STARTED, detail=__version__))
         while True:
             try:
-                await asyncio.wait_for(self._arrived.wait(), _LOOK_SECONDS)
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._arrived.wait()
                 await asyncio.sleep(_GATHER_SECONDS)
             except TimeoutError:
                 pass

@@ -57,7 +57,8 @@ def redis_health(address: RedisAddress) -> HealthCheck:
 async def listens(port: int) -> bool:
     """Return whether something accepts connections on 127.0.0.1:`port`."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 2)
+        async with asyncio.timeout(2):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
     except (OSError, TimeoutError):
         return False
     writer.close()

@@ -206,7 +206,8 @@ class Supervised:
                 self._set("waiting to restart")
                 self._retry.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._retry.wait(), backoff)
+                    async with asyncio.timeout(backoff):
+                        await self._retry.wait()
                 backoff = min(2 * backoff, longest)
             self._at_once = False
         self._set("stopped")

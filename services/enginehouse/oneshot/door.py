@@ -46,7 +46,8 @@ class Door:
         server = await asyncio.start_server(self._take_connection, host or None, port, limit=HEAD_MAX_BYTES)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), self._idle_seconds)
+                async with asyncio.timeout(self._idle_seconds):
+                    await self._closed.wait()
             self._closed.set()
             if self._is_called:
                 await self._over.wait()
@@ -99,7 +100,8 @@ class Door:
             try:
                 self._said = await self._pass_on(head, reader, writer)
                 if self._said == _LEFT:
-                    await asyncio.wait_for(self._canceled.wait(), _CANCEL_SECONDS)
+                    async with asyncio.timeout(_CANCEL_SECONDS):
+                        await self._canceled.wait()
             finally:
                 self._over.set()
 

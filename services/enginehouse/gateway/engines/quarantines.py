@@ -62,7 +62,8 @@ class QuarantineList:
             if left <= 0 or await is_gone():
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(left, _LOOK_SECONDS))
+                async with asyncio.timeout(min(left, _LOOK_SECONDS)):
+                    await self._changed.wait()
         return found
 
 
