@@ -11,7 +11,7 @@ from enginehouse.registry.kubernetes.dapr import labelled
 from enginehouse.registry.kubernetes.labels import NODES, RUNTIME_CLASS, TOLERATES, tenant_labels, thing
 from enginehouse.registry.kubernetes.network import tenant_policies
 from enginehouse.registry.kubernetes.parts import Object, Part
-from enginehouse.registry.kubernetes.settings import QUOTA, ClusterSettings, Placement
+from enginehouse.registry.kubernetes.settings import DISK, QUOTA, ClusterSettings, Placement
 from enginehouse.registry.objects import resiliency, runner_configuration
 
 TENANT_PART, GATEWAY_PART = "tenant", "gateway"
@@ -68,8 +68,9 @@ def _limits(tenant: str, placement: Placement) -> list[Object]:
     # For containers that say nothing, so that the quota does not refuse them. Ours say it: only logs are left to bound.
     limits = {
         "type": "Container",
-        "default": {"cpu": "1", "memory": "512Mi", "ephemeral-storage": "1Gi"},
-        "defaultRequest": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "64Mi"},
+        "default": {"cpu": "1", "memory": "512Mi", "ephemeral-storage": DISK["limits"]},
+        "defaultRequest": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": DISK["requests"]},
+        "max": {"ephemeral-storage": DISK["limits"]},
     }
     return [
         thing("v1", "ResourceQuota", "tenant", labels, spec={"hard": {**QUOTA, **placement.quota, **_NEVER}}),
