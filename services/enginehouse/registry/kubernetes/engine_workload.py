@@ -7,7 +7,7 @@ from enginehouse.contracts.engine import CONTAINER_GROUP, CONTAINER_USER, ENGINE
 from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.program import CONCURRENCY_VARIABLE, SECRETS_DIR_VARIABLE
 from enginehouse.registry.kubernetes.labels import VERSION, calls_port, pod_labels, selector, thing
-from enginehouse.registry.kubernetes.settings import DISK, Placement
+from enginehouse.registry.kubernetes.settings import DISK_MIB, Placement
 
 SECRETS_FOLDER = "/secrets"
 _FOUND_SECONDS = 10
@@ -112,7 +112,7 @@ def _resources(spec: EngineSpec) -> dict[str, Any]:
     amounts = {"cpu": spec.resources.cpu, "memory": spec.resources.memory}
     if spec.resources.gpu:
         amounts["nvidia.com/gpu"] = str(spec.resources.gpu)
-    return {kind: {**amounts, "ephemeral-storage": size} for kind, size in DISK.items()}
+    return {kind: {**amounts, "ephemeral-storage": f"{size}Mi"} for kind, size in DISK_MIB.items()}
 
 
 def _first_answer(spec: EngineSpec) -> dict[str, Any]:
