@@ -21,6 +21,8 @@ NAMESPACE, CORE, SOMEBODYS = f"{_PREFIX}{TENANT_NAME}", f"core-{_RUN}", f"{_PREF
 """The tenant's, that of the gateway, and one of a tenant's name that has no label of one."""
 LABEL = f"p{_RUN}.test/tenant"
 """In place of the label of tenants' namespaces: what a core of this cluster does by that is not of this test."""
+_GROUP = f"p{_RUN}.test"
+"""Of the kind of their parameters, so that the definition of a core of this cluster stays what it is."""
 _REGISTRY, _INSTALLERS = f"registry-{_RUN}", f"installers-{_RUN}"
 WHO: dict[str, tuple[str, str]] = {
     "stranger": (f"hand-made-{_RUN}", "system:authenticated"),
@@ -66,8 +68,8 @@ def policies() -> list[Object]:
 
 
 def definition() -> list[Object]:
-    """Return the definition of the kind of their parameters."""
-    return list(yaml.safe_load_all((POLICIES / "definition.yaml").read_text()))
+    """Return the definition of the kind of their parameters, which is of this test alone as well."""
+    return list(yaml.safe_load_all((POLICIES / "definition.yaml").read_text().replace("enginehouse.dev", _GROUP)))
 
 
 def rights() -> Object:
@@ -86,6 +88,7 @@ def rights() -> Object:
 def _text(path: Path) -> str:
     text = path.read_text().replace("'tenant-'", f"'{_PREFIX}'")
     text = text.replace("system:serviceaccount:enginehouse:registry", _REGISTRY)
+    text = text.replace("apiVersion: enginehouse.dev/v1", f"apiVersion: {_GROUP}/v1")
     if path.name in ("namespaces.yaml", "registry.yaml"):
         return text.replace(f"'{TENANT}'", f"'{LABEL}'").replace("== 'enginehouse'", f"== '{CORE}'")
     for labels in ("labels[", "?labels[?"):

@@ -167,18 +167,20 @@ def cluster() -> Iterator[None]:
     """Make the namespaces, and the policies for them; remove all of them in the end."""
     if not has("kubernetes"):
         pytest.skip("KUBECONFIG names no cluster that answers")
-    judges = policies()
+    judges, (defined,) = policies(), definition()
     others = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (CORE, SOMEBODYS)]
     there = [item for item in _RENDERED.values() if item["kind"] in _MADE]
     try:
-        # The definition stays: others of this cluster may use it.
-        made(*others, *there, *definition())
+        made(*others, *there, defined)
+        kubectl("wait", "--for=condition=Established", f"crd/{defined['metadata']['name']}", f"--timeout={_SECONDS}s")
         made(_RENDERED["core/Component/jobs"], rights(), *judges)
         _until_they_hold()
         yield
     finally:
-        for item in [*judges, rights()]:
-            kubectl("delete", item["kind"], item["metadata"]["name"], "--ignore-not-found")
+        for item in [*judges, rights(), defined]:
+            # By its group, as a core of this cluster may have a kind of the same name.
+            kind = f"{item['kind']}.v1.{item['apiVersion'].partition('/')[0]}"
+            kubectl("delete", kind, item["metadata"]["name"], "--ignore-not-found")
         kubectl("delete", "namespace", NAMESPACE, CORE, SOMEBODYS, "--ignore-not-found", "--wait=false")
 
 
