@@ -2,6 +2,7 @@ locals {
   # What k8s/overlays/aks reads: a line for each key of its values/azure.env, and no other.
   overlay = {
     CERTIFICATE_URI      = "${azurerm_key_vault.secrets.vault_uri}certificates/${var.certificate}"
+    CLUSTER_ADMINS       = var.cluster_admin_groups[0]
     ENGINE_IMAGES        = "${azurerm_container_registry.images.login_server}/{tenant}/"
     GATEWAY_CLIENT_ID    = azurerm_user_assigned_identity.gateway.client_id
     HOST                 = var.host

@@ -134,7 +134,7 @@ variable "dapr_version" {
 
 variable "cluster_admin_groups" {
   type        = list(string)
-  description = "Object ids of the groups in Microsoft Entra whose members administer the cluster. It has no local accounts."
+  description = "Object ids of the groups in Microsoft Entra whose members administer the cluster. It has no local accounts. The first one installs Enginehouse."
   validation {
     condition     = length(var.cluster_admin_groups) > 0
     error_message = "Without a group nobody could enter the cluster."

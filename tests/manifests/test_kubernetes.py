@@ -167,11 +167,34 @@ def _selectors(items: list[Object]) -> Iterator[tuple[dict[str, str], int]]:
 class TestTheCore:
     """What is rendered finds what the trial overlay brings, and the policies compare with the same."""
 
-    def test_policies_and_rendered_objects_name_the_same(self) -> None:
-        usual = ClusterSettings()
-        spec = yaml.safe_load((_K8S / "policies" / "settings.yaml").read_text())["spec"]
-        assert (spec["runner"], spec["broker"]) == (usual.services_image, usual.broker)
-        assert spec["gateway"] == usual.gateway_url
+    @pytest.mark.skipif(_KUBECTL is None, reason="kubectl builds kustomizations, and is not here")
+    @pytest.mark.parametrize("overlay", sorted(path.name for path in (_K8S / "overlays").iterdir()))
+    def test_policies_and_rendered_objects_name_the_same(self, overlay: str) -> None:
+        folder = _K8S / "overlays" / overlay
+        (policies,) = [
+            item["spec"]
+            for item in _built(folder / "policies" if (folder / "policies").exists() else _K8S / "policies")
+            if item["kind"] == "AdmissionSettings"
+        ]
+        (told,) = [
+            item["data"]["cluster.yaml"]
+            for item in _built(folder)
+            if (item["kind"], item["metadata"]["name"]) == ("ConfigMap", "cluster")
+        ]
+        cluster = ClusterSettings.model_validate(yaml.safe_load(told) or {})
+        assert {
+            "runner": policies["runner"],
+            "broker": policies["broker"],
+            "brokerCidrs": policies.get("brokerCidrs", []),
+            "objectsCidrs": policies.get("objectsCidrs", []),
+            "gateway": policies["gateway"],
+        } == {
+            "runner": cluster.services_image,
+            "broker": cluster.broker,
+            "brokerCidrs": cluster.broker_cidrs,
+            "objectsCidrs": cluster.objects_cidrs,
+            "gateway": cluster.gateway_url,
+        }
 
     @pytest.mark.skipif(_KUBECTL is None, reason="kubectl builds kustomizations, and is not here")
     @pytest.mark.parametrize(

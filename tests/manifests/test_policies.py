@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.support.rendered import every_shape, spec_of
 
 from enginehouse.contracts.engine import EngineSpec
+from enginehouse.contracts.job import MAX_EXECUTION_SECONDS
+from enginehouse.contracts.tenant import Tenant
+from enginehouse.registry.bundle import render_tenant
+from enginehouse.registry.kubernetes.engine_workload import engine_pod
 from enginehouse.registry.kubernetes.labels import NODES, RUNTIME_CLASS, TOLERATES, pod_labels
 from enginehouse.registry.kubernetes.runner_workload import runner_deployment
-from enginehouse.registry.kubernetes.settings import ClusterSettings
+from enginehouse.registry.kubernetes.settings import ClusterSettings, Placement
+from enginehouse.registry.objects import REDIS_ADDRESS, marker, tolerant
 
 _FOLDER = Path(__file__).resolve().parents[2] / "k8s" / "policies"
 _DOCUMENTS = {
@@ -22,7 +28,7 @@ _POLICIES = [item for items in _DOCUMENTS.values() for item in items if item["ki
 _BINDINGS = [
     item for items in _DOCUMENTS.values() for item in items if item["kind"] == "ValidatingAdmissionPolicyBinding"
 ]
-_DEPLOYMENTS = (_FOLDER / "deployments.yaml").read_text()
+_DEPLOYMENTS, _GATEWAY = ((_FOLDER / f"{name}.yaml").read_text() for name in ("deployments", "gateway"))
 
 
 def _runner() -> dict[str, Any]:
@@ -49,6 +55,61 @@ def test_pods_may_have_the_labels_that_are_rendered_and_no_others() -> None:
     annotations = {name for name in _runner()["metadata"]["annotations"] if not name.startswith("dapr.io/")}
     annotations.add("enginehouse.dev/credentials")  # Whoever applies it adds the hash of its Secrets.
     assert named == {*pod_labels("acme--one", "a", "runner"), *annotations, RUNTIME_CLASS, NODES, TOLERATES}
+
+
+def _fields(text: str, before: str) -> set[str]:
+    """Return the names of the first list of fields after some words of a policy."""
+    listed = re.search(r"field in \[([^\]]+)\]", text[text.index(before) :])
+    assert listed is not None
+    return set(re.findall(r"'(\w+)'", listed[1]))
+
+
+def test_pods_and_runners_have_no_fields_that_their_policy_does_not_know() -> None:
+    pod_fields = _fields(_DEPLOYMENTS, "variables.spec.all(") | {"dnsConfig", "shareProcessNamespace"}
+    pods = [
+        template["spec"]
+        for parts in every_shape().values()
+        for part in parts
+        for item in part.objects()
+        if (template := item.get("spec", {}).get("jobTargetRef", item.get("spec", {})).get("template"))
+    ]
+    assert {field for pod in pods for field in pod} <= pod_fields
+    (runner,) = _runner()["spec"]["containers"]
+    assert set(runner) <= _fields(_DEPLOYMENTS, "variables.container.all(")
+    assert "workingDir" not in _fields(_DEPLOYMENTS, "variables.container.all(")
+
+
+def test_the_longest_grace_is_the_one_that_is_rendered() -> None:
+    spec = spec_of(execution_timeout_seconds=MAX_EXECUTION_SECONDS)
+    runner = runner_deployment(spec, "a", {}, "", sleeps=False, cluster=ClusterSettings())["spec"]["template"]["spec"]
+    graces = [pod["terminationGracePeriodSeconds"] for pod in (runner, engine_pod(spec, Placement()))]
+    (longest,) = re.findall(r"terminationGracePeriodSeconds\.orValue\(30\) <= (\d+)", _DEPLOYMENTS)
+    assert int(longest) == max(graces)
+
+
+class TestTheGateway:
+    """Its policy knows each setting of the components that its sidecar is given, and no other."""
+
+    def test_the_address_is_the_rendered_one(self) -> None:
+        said = re.findall(r"\{'name': '(\w+)', 'envRef': '(\w+)'\}", _GATEWAY)
+        assert [{"name": name, "envRef": variable} for name, variable in said] == REDIS_ADDRESS
+
+    def test_a_tenants_settings_are_the_rendered_ones(self) -> None:
+        rendered = yaml.safe_load(render_tenant(Tenant(name="acme"))["gateway/requests.yaml"])["spec"]["metadata"]
+        block = _GATEWAY[_GATEWAY.index("'requests': {") : _GATEWAY.index("- name: needed")]
+        said = dict(re.findall(r"'(\w+)': ('.+?),?$", block, re.MULTILINE))
+        own = {item["name"]: item["value"] for item in rendered if "value" in item}
+        assert said.keys() == own.keys()
+        for name, pattern in said.items():
+            filled = "".join(re.findall(r"'(.+?)'", pattern.replace("variables.whose", "'acme'")))
+            assert re.fullmatch(filled, own[name]), name
+
+    def test_what_stands_for_a_retired_engine_is_the_rendered_one(self) -> None:
+        (item,) = marker("retired-acme--one", ["gateway"])["spec"]["metadata"]
+        assert f"'retired': {{'{item['name']}': '{item['value']}'}}" in _GATEWAY
+
+    def test_a_sidecar_waits_for_it_as_long_as_is_rendered(self) -> None:
+        assert f"object.spec.?initTimeout.orValue('') == '{tolerant()['initTimeout']}'" in _GATEWAY
 
 
 @pytest.mark.parametrize("policy", _POLICIES, ids=lambda item: item["metadata"]["name"])

@@ -239,7 +239,10 @@ class TestEngine:
         resources = _container(_rendered(_written(tmp_path / "with", spec))["Deployment", "acme--sentiment--a"])[
             "resources"
         ]
-        assert resources["limits"] == resources["requests"] == {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu": "1"}
+        own = {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu": "1"}
+        # Of disk it has what its log may take.
+        assert resources["limits"] == {**own, "ephemeral-storage": "1024Mi"}
+        assert resources["requests"] == {**own, "ephemeral-storage": "64Mi"}
 
     def test_it_runs_where_its_tenant_may(self, bundle: Path) -> None:
         toleration = {"key": "enginehouse.dev/tenant", "value": "acme", "effect": "NoSchedule"}
@@ -315,6 +318,8 @@ class TestTenant:
         found = _by_name(tenant)
         hard = found["ResourceQuota", "tenant"]["spec"]["hard"]
         assert (hard["pods"], hard["services.loadbalancers"]) == ("7", "0")
+        # Disk for two containers of each pod.
+        assert hard["limits.ephemeral-storage"] == f"{7 * 2 * 1024}Mi"
         assert found["ServiceAccount", "engine"]["imagePullSecrets"] == [{"name": "registry"}]
 
     def test_the_gateway_reads_its_events(self) -> None:

@@ -1,13 +1,13 @@
 """A hand-made bundle is refused by the cluster's own policies, whoever applies it, before anything of it runs.
 
-Needs a cluster in KUBECONFIG, of Kubernetes 1.34 or later, with the definitions of Dapr and KEDA. The policies are those of
-`k8s/policies`, made to hold for one namespace of this test alone; beside that namespace nothing is really made.
+Needs a cluster in KUBECONFIG, of Kubernetes 1.34 or later, with the definitions of Dapr and KEDA; it may have a core, which is
+left alone. The policies are those of `k8s/policies`, made to hold for namespaces of this test alone; beside those, and what bounds
+the tenant's, nothing is really made.
 """
 
 import copy
 import json
-import secrets
-import subprocess
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,34 +19,53 @@ from typing import Any
 import pytest
 import yaml
 from tests.support.break_ins import Noted, attempt, has
+from tests.support.policies_on_trial import (
+    CLUSTER,
+    CORE,
+    LABEL,
+    NAMESPACE,
+    POLICIES,
+    SOMEBODYS,
+    TENANT_NAME,
+    Object,
+    definition,
+    kubectl,
+    made,
+    policies,
+    rights,
+    said,
+)
 
 from enginehouse.contracts.engine import EngineSpec
-from enginehouse.contracts.names import namespace
 from enginehouse.contracts.tenant import Tenant
 from enginehouse.registry.bundle import render_engine, write_bundle
 from enginehouse.registry.kubernetes.engine import render_engine_parts
+from enginehouse.registry.kubernetes.labels import TENANT
 from enginehouse.registry.kubernetes.parts import Part
-from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.kubernetes.source import read_source
 from enginehouse.registry.kubernetes.tenant import render_tenant_parts
 
-Object = dict[str, Any]
-
-_POLICIES = Path(__file__).resolve().parents[3] / "k8s" / "policies"
-_TENANT = f"render-{secrets.token_hex(3)}"
-_NAMESPACE, _ENGINE, _APP = namespace(_TENANT), f"{_TENANT}--one", f"{_TENANT}--one--a"
+_ROOT = POLICIES.parents[1]
+_ENGINE, _APP = f"{TENANT_NAME}--one", f"{TENANT_NAME}--one--a"
 _DIGEST = f"sha256:{'a' * 64}"
-_CLUSTER = ClusterSettings()
-_WHO = {"stranger": "hand-made", "maker": "system:serviceaccount:enginehouse:registry"}
-_PLACEHOLDERS = {"$TENANT": _TENANT, "$ENGINE": _ENGINE, "$APP": _APP, "$DIGEST": _DIGEST}
+_PLACEHOLDERS = {
+    "$TENANT": TENANT_NAME,
+    "$ENGINE": _ENGINE,
+    "$APP": _APP,
+    "$DIGEST": _DIGEST,
+    "$LABEL": LABEL.replace("/", "~1"),
+    "$CORE": CORE,
+    "$SOMEBODYS": SOMEBODYS,
+}
 _SHORT = {
     "engine": f"Deployment/{_APP}",
     "runner": f"Deployment/{_APP}-runner",
-    "jobs": f"ScaledJob/{_TENANT}--rare--a",
-    "namespace": f"Namespace/{_NAMESPACE}",
+    "jobs": f"ScaledJob/{TENANT_NAME}--rare--a",
+    "namespace": f"Namespace/{NAMESPACE}",
 }
 _SECONDS = 60
-_DEFINITION = "CustomResourceDefinition"
+_MADE = ("Namespace", "NetworkPolicy", "ServiceAccount", "ResourceQuota", "LimitRange")
+"""What of the tenant's part is there already, and is changed."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -62,48 +81,44 @@ def _filled() -> dict[str, list[Object]]:
 _HOSTILE = _filled()
 
 
-def _kubectl(*arguments: str, given: Any = None) -> subprocess.CompletedProcess[str]:
-    text = None if given is None else json.dumps(given)
-    return subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, timeout=60, check=False)
-
-
-def _made(*items: Object) -> None:
-    done = _kubectl("apply", "--server-side", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": items})
-    assert done.returncode == 0, done.stderr
-
-
-def _said(item: Object, who: str = "stranger") -> str:
-    """Let the API server judge an object, without making it. Return what it says against it; nothing if all is well."""
-    as_whom = (f"--as={_WHO[who]}", "--as-group=system:authenticated")
-    done = _kubectl("create", "--dry-run=server", "--validate=strict", *as_whom, "-f", "-", given=item)
-    # An object of the tenant's part is there already, and is changed.
-    if "AlreadyExists" in done.stderr:
-        done = _kubectl("replace", "--dry-run=server", "--validate=strict", *as_whom, "-f", "-", given=item)
-    return done.stderr
-
-
 def _rendered() -> dict[str, Object]:
-    """Return the objects of a tenant and its engine, and the gateway's of both, by kind and name."""
-    image = f"registry.example/{_TENANT}/one@{_DIGEST}"
-    usual = {"tenant": _TENANT, "image": image, "scale": {"min": 0, "max": 5}, "secrets": ["TOKEN"]}
+    """Return the objects of a tenant and its engines, of the gateway's part of both, and of the core, by kind and name."""
+    image = f"registry.example/{TENANT_NAME}/one@{_DIGEST}"
+    usual = {"tenant": TENANT_NAME, "image": image, "scale": {"min": 0, "max": 5}, "secrets": ["TOKEN"]}
     engines = [
         EngineSpec.model_validate({**usual, **own}) for own in ({"name": "one"}, {"name": "rare", "mode": "job"})
     ]
-    found: dict[str, Object] = {}
     parts = [part for spec in engines for part in _engine_parts(spec)]
-    for part in [*render_tenant_parts(Tenant(name=_TENANT), _CLUSTER), *parts]:
-        place = "gateway/" if part.name == "gateway" else ""
-        for item in part.objects():
-            if item["kind"] != "Namespace":
-                item["metadata"]["namespace"] = _NAMESPACE
-            found[f"{place}{item['kind']}/{item['metadata']['name']}"] = item
-    return found
+    found = [
+        ("gateway/", CORE, item) if part.name == "gateway" else ("", NAMESPACE, item)
+        for part in [*render_tenant_parts(Tenant(name=TENANT_NAME), CLUSTER), *parts]
+        for item in part.objects()
+    ]
+    core = [path for folder in ("components/local", "dapr") for path in sorted((_ROOT / folder).rglob("*.yaml"))]
+    kept = [
+        item
+        for path in core
+        for item in yaml.safe_load_all(path.read_text())
+        if "dapr.io" in item.get("apiVersion", "")
+    ]
+    found += [("core/", CORE, item) for item in kept if item["metadata"]["name"] != "runner"]
+    return {f"{place}{item['kind']}/{item['metadata']['name']}": item for place, item in map(_placed, found)}
+
+
+def _placed(found: tuple[str, str, Object]) -> tuple[str, Object]:
+    place, where, item = found
+    if item["kind"] == "Namespace":
+        item["metadata"]["name"] = where
+        item["metadata"]["labels"][LABEL] = item["metadata"]["labels"].pop(TENANT)
+    else:
+        item["metadata"]["namespace"] = where
+    return place, item
 
 
 def _engine_parts(spec: EngineSpec) -> list[Part]:
     with tempfile.TemporaryDirectory() as scratch:
         write_bundle(Path(scratch) / spec.id, render_engine(spec, ".", "hash"))
-        return render_engine_parts(read_source(Path(scratch) / spec.id), _CLUSTER)
+        return render_engine_parts(read_source(Path(scratch) / spec.id), CLUSTER)
 
 
 _RENDERED = _rendered()
@@ -118,6 +133,10 @@ class Attack:
     refused: str
     edit: str
 
+    def is_refused_in(self, words: str) -> bool:
+        """Say whether the API server has refused it with the words that are expected."""
+        return re.search(self.refused, words) is not None
+
     @classmethod
     def read(cls, entry: Object) -> "Attack":
         """Return what an entry of hostile.yaml describes."""
@@ -126,7 +145,7 @@ class Attack:
         if "at" in entry:
             _edit(item, entry["at"], entry)
         elif item["kind"] != "Namespace":
-            item["metadata"]["namespace"] = _NAMESPACE
+            item["metadata"].setdefault("namespace", NAMESPACE)
         return cls(item, entry.get("as", "stranger"), entry["refused"], json.dumps(entry))
 
 
@@ -143,63 +162,26 @@ def _edit(item: Object, at: str, entry: Object) -> None:
         place[int(last) if isinstance(place, list) else last] = entry["to"]
 
 
-def _policies() -> list[Object]:
-    """Return the policies and their parameters, for the namespace of this test alone."""
-    found = [item for path in sorted(_POLICIES.glob("*.yaml")) for item in yaml.safe_load_all(path.read_text())]
-    return [_for_this_test(item) for item in found if item["kind"] not in ("Kustomization", _DEFINITION)]
-
-
-def _for_this_test(item: Object) -> Object:
-    name, spec = item["metadata"]["name"], item.get("spec", {})
-    item["metadata"]["name"] = f"{_TENANT}-{name}"
-    if item["kind"] == "AdmissionSettings":
-        spec |= {"images": ["registry.example/{tenant}/"], "runner": _CLUSTER.services_image}
-    here = {"matchLabels": {"kubernetes.io/metadata.name": _NAMESPACE}}
-    if item["kind"] == "ValidatingAdmissionPolicyBinding":
-        spec["policyName"] = f"{_TENANT}-{spec['policyName']}"
-        if "paramRef" in spec:
-            spec["paramRef"]["name"] = f"{_TENANT}-{spec['paramRef']['name']}"
-        if "matchResources" in spec:
-            spec["matchResources"]["namespaceSelector"] = here
-    elif name in _OF_THIS_TEST:
-        spec.setdefault("matchConditions", []).append({"name": "of-this-test", "expression": _OF_THIS_TEST[name]})
-    return item
-
-
-# The namespace is the tenant's and the gateway's at once: of the gateway's part are those with its label, beside none.
-_OF_THIS_TEST = {
-    "enginehouse-namespaces": f"object.metadata.name == '{_NAMESPACE}'",
-    "enginehouse-gateway": "object.metadata.?labels[?'of-the-gateway'].orValue('') == 'true'",
-    "enginehouse-dapr": "object.metadata.?labels[?'of-the-gateway'].orValue('') != 'true'",
-}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Make the tenant's namespace, and the policies for it; remove all of them in the end."""
+    """Make the namespaces, and the policies for them; remove all of them in the end."""
     if not has("kubernetes"):
         pytest.skip("KUBECONFIG names no cluster that answers")
-    policies, rights = _policies(), f"{_TENANT}-policies-test"
-    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name} for name in _WHO.values()]
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
-    binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": rights}}
-    for name, item in _RENDERED.items():
-        if name.startswith("gateway/"):
-            item["metadata"]["labels"]["of-the-gateway"] = "true"
-    there = [
-        item for name, item in _RENDERED.items() if item["kind"] in ("Namespace", "NetworkPolicy", "ServiceAccount")
-    ]
+    judges, (defined,) = policies(), definition()
+    others = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (CORE, SOMEBODYS)]
+    there = [item for item in _RENDERED.values() if item["kind"] in _MADE]
     try:
-        # The definition stays: others of this cluster may use it.
-        _made(*there, *yaml.safe_load_all((_POLICIES / "definition.yaml").read_text()))
-        _made({**binding, "roleRef": role, "subjects": subjects}, *policies)
+        made(*others, *there, defined)
+        kubectl("wait", "--for=condition=Established", f"crd/{defined['metadata']['name']}", f"--timeout={_SECONDS}s")
+        made(_RENDERED["core/Component/jobs"], rights(), *judges)
         _until_they_hold()
         yield
     finally:
-        for item in policies:
-            _kubectl("delete", item["kind"], item["metadata"]["name"], "--ignore-not-found")
-        _kubectl("delete", "clusterrolebinding", rights, "--ignore-not-found")
-        _kubectl("delete", "namespace", _NAMESPACE, "--ignore-not-found", "--wait=false")
+        for item in [*judges, rights(), defined]:
+            # By its group, as a core of this cluster may have a kind of the same name.
+            kind = f"{item['kind']}.v1.{item['apiVersion'].partition('/')[0]}"
+            kubectl("delete", kind, item["metadata"]["name"], "--ignore-not-found")
+        kubectl("delete", "namespace", NAMESPACE, CORE, SOMEBODYS, "--ignore-not-found", "--wait=false")
 
 
 def _until_they_hold() -> None:
@@ -209,15 +191,16 @@ def _until_they_hold() -> None:
     while waiting:
         assert time.monotonic() < deadline, f"these policies refuse nothing: {sorted(waiting)}"
         waiting = {
-            name: attack for name, attack in waiting.items() if attack.refused not in _said(attack.item, attack.who)
+            name: attack for name, attack in waiting.items() if not attack.is_refused_in(said(attack.item, attack.who))
         }
 
 
 def test_what_is_rendered_is_accepted() -> None:
+    whose = [(item, "installer" if name.startswith("core/") else "maker") for name, item in _RENDERED.items()]
     with ThreadPoolExecutor(4) as pool:
-        said = dict(zip(_RENDERED, pool.map(lambda item: _said(item, "maker"), _RENDERED.values()), strict=True))
+        heard = dict(zip(_RENDERED, pool.map(lambda one: said(*one), whose), strict=True))
     harmless = "spec.SessionAffinity is ignored for headless services"
-    assert {name: words for name, words in said.items() if words and harmless not in words} == {}
+    assert {name: words for name, words in heard.items() if words and harmless not in words} == {}
 
 
 @attempt("deploys a bundle made by hand", layer="the cluster's admission policies", need="kubernetes")
@@ -225,11 +208,11 @@ def test_what_is_rendered_is_accepted() -> None:
 def test_what_is_hostile_is_refused(policy: str, note: Noted) -> None:
     attacks = [Attack.read(entry) for entry in _HOSTILE[policy]]
     with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(lambda attack: _said(attack.item, attack.who), attacks))
+        heard = list(pool.map(lambda attack: said(attack.item, attack.who), attacks))
     wrong = [
         f"{attack.edit}\n    {words}"
-        for attack, words in zip(attacks, said, strict=True)
-        if attack.refused not in words
+        for attack, words in zip(attacks, heard, strict=True)
+        if not attack.is_refused_in(words)
     ]
     assert not wrong, "\n".join(wrong)
     note(f"{sum(map(len, _HOSTILE.values()))} bundles refused")
@@ -238,13 +221,63 @@ def test_what_is_hostile_is_refused(policy: str, note: Noted) -> None:
 @attempt("removes what bounds a tenant", layer="the cluster's admission policies", need="kubernetes")
 @pytest.mark.parametrize("what", ["networkpolicy/default-deny", "serviceaccount/engine", "networkpolicy --all"])
 def test_what_bounds_a_tenant_stays(what: str, note: Noted) -> None:
-    delete = ("-n", _NAMESPACE, "delete", *what.split(), "--dry-run=server")
-    said = _kubectl(*delete, f"--as={_WHO['stranger']}", "--as-group=system:authenticated").stderr
-    assert "made by the registry" in said
-    assert _kubectl(*delete, f"--as={_WHO['maker']}", "--as-group=system:authenticated").returncode == 0
+    delete = ("-n", NAMESPACE, "delete", *what.split(), "--dry-run=server")
+    assert "made by the registry" in kubectl(*delete, who="stranger").stderr
+    assert kubectl(*delete, who="maker").returncode == 0
     note("the registry's account may, another may not")
 
 
+@attempt("removes a component of the core", layer="the cluster's admission policies", need="kubernetes")
+@pytest.mark.parametrize("who", ["stranger", "registry-as-installer"])
+def test_the_core_stays(who: str, note: Noted) -> None:
+    delete = ("-n", CORE, "delete", "components.dapr.io/jobs", "--dry-run=server")
+    assert "denied request" in kubectl(*delete, who=who).stderr
+    assert kubectl(*delete, who="installer").returncode == 0
+    note("who installs it may, another may not")
+
+
+@attempt("asks for the token of a tenant's runner", layer="the cluster's admission policies", need="kubernetes")
+@pytest.mark.parametrize("who", ["stranger", "maker", "controller"])
+def test_only_nodes_get_tokens(who: str, note: Noted) -> None:
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["test"]}}
+    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/runner/token?dryRun=All"
+    assert "only a node asks" in kubectl("create", "--raw", path, "-f", "-", given=asked, who=who).stderr
+    answered = kubectl("create", "--raw", path, "-f", "-", given=asked, who="node")
+    assert answered.returncode == 0, answered.stderr
+    note("a node may, another may not")
+
+
+def test_pods_fit_into_the_quota_with_what_is_added_to_them() -> None:
+    """Dapr adds its sidecar to a runner's pod, which says nothing of disk: the LimitRange does, or the quota would refuse it."""
+    _until_the_quota_counts()
+    for name in ("engine", "runner", "jobs"):
+        item = _RENDERED[_SHORT[name]]
+        template = item["spec"].get("jobTargetRef", item["spec"])["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(template)}
+        pod["metadata"] |= {"name": f"{name}-pod", "namespace": NAMESPACE}
+        done = kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", given=pod, who="controller")
+        assert done.returncode == 0, done.stderr
+        spec = json.loads(done.stdout)["spec"]
+        containers = [*spec["containers"], *spec.get("initContainers", [])]
+        bounds = {one["name"]: one["resources"]["limits"].get("ephemeral-storage") for one in containers}
+        assert all(bounds.values()), bounds
+        assert ("daprd" in bounds) == (name == "runner" and _has_dapr())
+        pod["spec"]["containers"][0]["resources"] = {"limits": {"ephemeral-storage": "100Gi"}}
+        refused = kubectl("create", "--dry-run=server", "-f", "-", given=pod, who="controller").stderr
+        assert "maximum ephemeral-storage usage per Container" in refused
+
+
+def _has_dapr() -> bool:
+    return kubectl("get", "mutatingwebhookconfiguration", "dapr-sidecar-injector").returncode == 0
+
+
+def _until_the_quota_counts() -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not kubectl("-n", NAMESPACE, "get", "resourcequota", "tenant", "-o", "jsonpath={.status.hard}").stdout:
+        assert time.monotonic() < deadline, "nothing counts what the quota bounds"
+        time.sleep(1)
+
+
 def test_every_policy_is_tried() -> None:
-    here = {path.stem for path in _POLICIES.glob("*.yaml")} - {"kustomization", "definition", "settings"}
+    here = {path.stem for path in POLICIES.glob("*.yaml")} - {"kustomization", "definition", "settings"}
     assert here == set(_HOSTILE) - {"pod-security"}

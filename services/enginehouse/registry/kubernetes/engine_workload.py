@@ -7,7 +7,7 @@ from enginehouse.contracts.engine import CONTAINER_GROUP, CONTAINER_USER, ENGINE
 from enginehouse.contracts.names import Slot, app_id
 from enginehouse.contracts.program import CONCURRENCY_VARIABLE, SECRETS_DIR_VARIABLE
 from enginehouse.registry.kubernetes.labels import VERSION, calls_port, pod_labels, selector, thing
-from enginehouse.registry.kubernetes.settings import Placement
+from enginehouse.registry.kubernetes.settings import DISK_MIB, Placement
 
 SECRETS_FOLDER = "/secrets"
 _FOUND_SECONDS = 10
@@ -108,11 +108,11 @@ def _variables(spec: EngineSpec) -> dict[str, str]:
 
 
 def _resources(spec: EngineSpec) -> dict[str, Any]:
-    """Return limits that are requests: what an engine is promised, it gets, and no neighbour suffers from more."""
+    """Return limits that are requests, but of disk: what an engine is promised, it gets, and no neighbour suffers from more."""
     amounts = {"cpu": spec.resources.cpu, "memory": spec.resources.memory}
     if spec.resources.gpu:
         amounts["nvidia.com/gpu"] = str(spec.resources.gpu)
-    return {"limits": amounts, "requests": dict(amounts)}
+    return {kind: {**amounts, "ephemeral-storage": f"{size}Mi"} for kind, size in DISK_MIB.items()}
 
 
 def _first_answer(spec: EngineSpec) -> dict[str, Any]:

@@ -17,7 +17,10 @@ QUOTA = {
     "limits.memory": "64Gi",
     "requests.nvidia.com/gpu": "0",
 }
-"""What a tenant may use of a cluster unless its settings say otherwise: no GPU, as nobody pays for one by mistake."""
+"""What a tenant may use of a cluster unless its settings say otherwise: no GPU, as nobody pays for one by mistake. Of disk, what
+two containers of each pod may have."""
+DISK_MIB = {"limits": 1024, "requests": 64}
+"""Of one container, as all that it may write to there is its log, which the kubelet cuts; and not a byte more for one made by hand."""
 _ADDRESS = re.compile(r"[A-Za-z0-9.-]+:(\d{1,5})")
 _URL = re.compile(r"http://[A-Za-z0-9.-]+(:\d{1,5})?")
 

@@ -11,7 +11,7 @@ from enginehouse.registry.kubernetes.dapr import labelled
 from enginehouse.registry.kubernetes.labels import NODES, RUNTIME_CLASS, TOLERATES, tenant_labels, thing
 from enginehouse.registry.kubernetes.network import tenant_policies
 from enginehouse.registry.kubernetes.parts import Object, Part
-from enginehouse.registry.kubernetes.settings import QUOTA, ClusterSettings, Placement
+from enginehouse.registry.kubernetes.settings import DISK_MIB, QUOTA, ClusterSettings, Placement
 from enginehouse.registry.objects import resiliency, runner_configuration
 
 TENANT_PART, GATEWAY_PART = "tenant", "gateway"
@@ -65,14 +65,20 @@ def _place(placement: Placement) -> dict[str, str]:
 
 def _limits(tenant: str, placement: Placement) -> list[Object]:
     labels = tenant_labels(tenant)
+    pods = placement.quota.get("pods", "")
+    # A runner's pod has its sidecar, and that for one job a door.
+    containers = 2 * int(pods if pods.isdigit() else QUOTA["pods"])
+    disk = {f"{kind}.ephemeral-storage": f"{containers * size}Mi" for kind, size in DISK_MIB.items()}
+    disk_of_one = {kind: {"ephemeral-storage": f"{size}Mi"} for kind, size in DISK_MIB.items()}
     # For containers that say nothing, so that the quota does not refuse them. Ours say it: only logs are left to bound.
     limits = {
         "type": "Container",
-        "default": {"cpu": "1", "memory": "512Mi", "ephemeral-storage": "1Gi"},
-        "defaultRequest": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "64Mi"},
+        "default": {"cpu": "1", "memory": "512Mi", **disk_of_one["limits"]},
+        "defaultRequest": {"cpu": "50m", "memory": "64Mi", **disk_of_one["requests"]},
+        "max": disk_of_one["limits"],
     }
     return [
-        thing("v1", "ResourceQuota", "tenant", labels, spec={"hard": {**QUOTA, **placement.quota, **_NEVER}}),
+        thing("v1", "ResourceQuota", "tenant", labels, spec={"hard": {**QUOTA, **disk, **placement.quota, **_NEVER}}),
         thing("v1", "LimitRange", "tenant", labels, spec={"limits": [limits]}),
     ]
 
