@@ -2,13 +2,14 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from enginehouse.registry.deployer.api import ClusterAway, Listed
-from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, WATCHED, Kind, Object, Ref, ref_of
+from enginehouse.registry.deployer.api import ClusterAway, ClusterRefused, Listed
+from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, WATCHED, Kind, Ref, ref_of
 from enginehouse.registry.kubernetes.labels import NAME
+from enginehouse.registry.kubernetes.parts import Object
 
 
 @dataclass
@@ -24,6 +25,8 @@ class FakeCluster:
     """Whether runners' pods end only when `end_pods` is called."""
     unready: set[str] = field(default_factory=set)
     """Names of Deployments whose pods do not get ready."""
+    refuses: Callable[[Object], bool] = lambda _: False
+    """Says which changes the API server refuses."""
     _version: int = 0
     _watches: list[tuple[Kind, "asyncio.Queue[tuple[str, Object]]"]] = field(default_factory=list)
 
@@ -49,11 +52,14 @@ class FakeCluster:
         self._check()
         if ref not in self.objects:
             return None
-        annotations = change["metadata"]["annotations"]
-        content = copy.deepcopy(self.objects[ref])
-        content["metadata"].setdefault("annotations", {}).update(annotations)
-        self._put(ref, content)
-        return content
+        if self.refuses(change):
+            raise ClusterRefused("it is too long", 422)
+        content: Object = _patched(self.objects[ref], change)
+        if content != self.objects[ref]:
+            self._put(ref, content)
+            if ref.kind == DEPLOYMENT:
+                self._run_pods(ref)
+        return copy.deepcopy(self.objects[ref])
 
     async def read(self, ref: Ref) -> Object | None:
         self._check()
@@ -159,3 +165,16 @@ class FakeCluster:
         for watched, events in self._watches:
             if watched == kind:
                 events.put_nowait((event, copy.deepcopy(content)))
+
+
+def _patched(before: Any, change: Any) -> Any:
+    """Return a value as a JSON merge patch leaves it."""
+    if not isinstance(change, dict):
+        return copy.deepcopy(change)
+    made = copy.deepcopy(before) if isinstance(before, dict) else {}
+    for name, value in change.items():
+        if value is None:
+            made.pop(name, None)
+        else:
+            made[name] = _patched(made.get(name), value)
+    return made

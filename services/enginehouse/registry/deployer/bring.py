@@ -18,12 +18,12 @@ from enginehouse.registry.deployer.kinds import (
     REPLICA_SET,
     SCALED_JOB,
     SCALED_OBJECT,
-    Object,
     Ref,
     in_order,
 )
 from enginehouse.registry.deployer.wanted import DEPLOYED, Wanted
 from enginehouse.registry.kubernetes.labels import ENGINE, NAME, SLOT, runner_name
+from enginehouse.registry.kubernetes.parts import Object
 
 log = structlog.get_logger(__name__)
 

@@ -14,10 +14,11 @@ from enginehouse.contracts.names import namespace, tenant_of
 from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.homes import read_json
 from enginehouse.private_files import write_private
-from enginehouse.registry.deployer.kinds import SECRET, Object, Ref
+from enginehouse.registry.deployer.kinds import SECRET, Ref
 from enginehouse.registry.deployer.wanted import Hashes
 from enginehouse.registry.kubernetes.engine_workload import secrets_name
 from enginehouse.registry.kubernetes.labels import engine_labels, thing
+from enginehouse.registry.kubernetes.parts import Object
 from enginehouse.registry.kubernetes.runner_workload import api_token, app_token
 from enginehouse.registry.secrets import secrets_file
 

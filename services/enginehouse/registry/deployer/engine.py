@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from enginehouse.contracts.errors import EnginehouseError, NotAllowedToRun
+from enginehouse.contracts.errors import NotAllowedToRun
 from enginehouse.contracts.names import SLOTS, Slot, namespace, tenant_of
 from enginehouse.contracts.problem import problem_text
 from enginehouse.registry.bundle import is_retired
@@ -21,6 +21,7 @@ from enginehouse.registry.deployer.context import Context
 from enginehouse.registry.deployer.credentials import secret_refs
 from enginehouse.registry.deployer.health import SlotHealth, slot_health
 from enginehouse.registry.deployer.kinds import NAMESPACE, Ref
+from enginehouse.registry.deployer.trouble import passes, said_of, trace_of
 from enginehouse.registry.deployer.wanted import Wanted, wanted_of_engine
 from enginehouse.registry.kubernetes.labels import HEALTH_PORT
 from enginehouse.registry.kubernetes.source import EngineSource, read_source
@@ -135,15 +136,14 @@ class EngineKeeper:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(again):
                         await self._wake.wait()
-        await self._let_go(())
 
     async def _look(self) -> float | None:
         """Take the next steps. Return after how many seconds to look again if nothing changes; None: only then."""
         try:
             again = await self._follow()
             self.problem, self._said, self._failures = None, None, 0
-        except (EnginehouseError, OSError) as error:
-            self._note_problem(str(error) or type(error).__name__, lasts=not getattr(error, "retryable", True))
+        except Exception as error:
+            self._note_problem(error)
             first, most = _AGAIN_SECONDS
             self._failures += 1
             wait = min(first * 2 ** min(self._failures - 1, 10), most)
@@ -151,13 +151,25 @@ class EngineKeeper:
         self.on_change()
         return again
 
-    def _note_problem(self, said: str, *, lasts: bool) -> None:
+    def _note_problem(self, error: Exception) -> None:
+        said, lasts = said_of(error), not passes(error)
         if said != self._said:
-            log.warning(f"{self.engine}: {said}", action="engine_not_brought", engine_id=self.engine)
+            log.warning(
+                f"{self.engine}: {said}",
+                action="engine_not_brought",
+                engine_id=self.engine,
+                exc_info=trace_of(error),
+            )
         self._said, self.problem = said, said if lasts else None
         for slot in self.shown:
-            if slot_health(self.context.bringing, self.engine, slot).state != "running":
+            if not self._runs(slot):
                 self._show(slot, "failed" if lasts else "starting", said if lasts else None, None if lasts else said)
+
+    def _runs(self, slot: Slot) -> bool:
+        try:
+            return slot_health(self.context.bringing, self.engine, slot).state == "running"
+        except Exception:  # That is then what is wrong, and it is being told.
+            return False
 
     async def _follow(self) -> float | None:
         source = await asyncio.to_thread(self._read)
@@ -241,6 +253,7 @@ class EngineKeeper:
             return
         for ref in secret_refs(self.engine):
             await self.context.bringing.delete(ref)
+        await self._let_go(())
         self.has_left = True
         self.gone = not self.bundle.is_dir()
 

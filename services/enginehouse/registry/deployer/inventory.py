@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from enginehouse.contracts.errors import EnginehouseError
 from enginehouse.registry.deployer.api import Cluster, ClusterRefused, TooOld
-from enginehouse.registry.deployer.kinds import WATCHED, Kind, Object, Ref
+from enginehouse.registry.deployer.kinds import WATCHED, Kind, Ref
+from enginehouse.registry.deployer.trouble import said_of, trace_of
 from enginehouse.registry.kubernetes.labels import ENGINE, PART_OF, PRODUCT, TENANT
+from enginehouse.registry.kubernetes.parts import Object
 
 log = structlog.get_logger(__name__)
 
@@ -103,10 +104,16 @@ class Inventory:
                 await self._watch(kind, version)
             except TooOld:
                 continue
-            except EnginehouseError as error:
-                if self.problems.get(kind) != str(error):
-                    log.warning(f"{kind.plural} cannot be watched: {error}", action="watch_failed", kind=kind.name)
-                self.problems[kind] = str(error)
+            except Exception as error:
+                said = said_of(error)
+                if self.problems.get(kind) != said:
+                    log.warning(
+                        f"{kind.plural} cannot be watched: {said}",
+                        action="watch_failed",
+                        kind=kind.name,
+                        exc_info=trace_of(error),
+                    )
+                self.problems[kind] = said
                 # A kind that this cluster does not have may be installed later: it is no hurry.
                 refused = isinstance(error, ClusterRefused)
                 if refused:

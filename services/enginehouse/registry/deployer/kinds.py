@@ -1,9 +1,8 @@
 """The kinds of objects that the deployer applies, watches or deletes, in the order in which they are applied."""
 
 from dataclasses import dataclass
-from typing import Any
 
-Object = dict[str, Any]
+from enginehouse.registry.kubernetes.parts import Object
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ from enginehouse.registry.deployer.context import Context, read_cluster_settings
 from enginehouse.registry.deployer.credentials import Credentials
 from enginehouse.registry.deployer.deployer import Deployer
 from enginehouse.registry.deployer.gateway import Gateway
+from enginehouse.registry.deployer.gateway_files import GatewayFiles
 from enginehouse.registry.deployer.inventory import Inventory
 from enginehouse.registry.deployer.quarantines import Quarantines
 from enginehouse.registry.deployer.removals import Removals
-from enginehouse.registry.deployer.tenant import GatewayFiles
 from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.registry.tenants import read_tenant, tenant_names
@@ -45,12 +45,16 @@ def keep_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
 
 async def _run(settings: RegistrySettings, deployer: Deployer) -> None:
     context = deployer.context
-    await asyncio.to_thread(add_first_operator, settings)
-    await asyncio.to_thread(context.gateway.make_key)
-    if settings.gateway_broker_password:
-        await asyncio.to_thread(_make_gateways_user, context.users)
-    deployer.reset()
-    await deployer.run()
+    try:
+        await asyncio.to_thread(add_first_operator, settings)
+        await asyncio.to_thread(context.gateway.make_key)
+        if settings.gateway_broker_password:
+            await asyncio.to_thread(_make_gateways_user, context.users)
+        deployer.reset()
+        await deployer.run()
+    except Exception as error:
+        deployer.note_trouble("deployer", error)
+        raise
 
 
 def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Background) -> Deployer:
@@ -83,6 +87,7 @@ def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
         audit=audit,
         background=background,
     )
+    gateway_files = GatewayFiles(context, lambda: deployer.note_engines(()))
     deployer = Deployer(
         context=context,
         inventory=inventory,
@@ -92,8 +97,9 @@ def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
             {*settings.kept_tenants, settings.operator},
             lambda engine: deployer.engines.get(engine),
             lambda: deployer.note_engines(()),
+            gateway_files,
         ),
-        gateway_files=GatewayFiles(context),
+        gateway_files=gateway_files,
         state_file=settings.state_file,
         secrets=home / "secrets",
     )
