@@ -25,8 +25,12 @@ class FakeCluster:
     """Whether runners' pods end only when `end_pods` is called."""
     unready: set[str] = field(default_factory=set)
     """Names of Deployments whose pods do not get ready."""
+    room: dict[str, int] = field(default_factory=dict)
+    """By Deployment: how many of its pods get ready at most."""
     refuses: Callable[[Object], bool] = lambda _: False
     """Says which changes the API server refuses."""
+    _sized: set[Ref] = field(default_factory=set)
+    """Deployments whose number of replicas was set by a change: an apply without one leaves it alone."""
     _version: int = 0
     _watches: list[tuple[Kind, "asyncio.Queue[tuple[str, Object]]"]] = field(default_factory=list)
 
@@ -46,6 +50,8 @@ class FakeCluster:
         before = self.objects.get(ref, {})
         made = {**copy.deepcopy(before), **copy.deepcopy(content)}
         made["metadata"] = {"uid": f"uid-{ref}", **before.get("metadata", {}), **made["metadata"], "generation": 1}
+        if ref in self._sized and "replicas" not in made["spec"]:
+            made["spec"]["replicas"] = before["spec"]["replicas"]
         return made
 
     async def merge(self, ref: Ref, change: Object) -> Object | None:
@@ -58,6 +64,7 @@ class FakeCluster:
         if content != self.objects[ref]:
             self._put(ref, content)
             if ref.kind == DEPLOYMENT:
+                self._sized.update({ref} if "replicas" in change.get("spec", {}) else ())
                 self._run_pods(ref)
         return copy.deepcopy(self.objects[ref])
 
@@ -115,6 +122,15 @@ class FakeCluster:
         self._put(pod, {"metadata": metadata, "status": status or {}})
         return pod
 
+    def add(self, ref: Ref, content: Object) -> None:
+        """Let somebody else make an object."""
+        self._put(ref, content)
+
+    def get_unready(self, ref: Ref) -> None:
+        """Let the pods of a Deployment no longer be ready."""
+        self.unready.add(ref.name)
+        self._run_pods(ref)
+
     def get_ready(self, ref: Ref) -> None:
         """Let the pods of a Deployment be ready."""
         self.unready.discard(ref.name)
@@ -123,7 +139,7 @@ class FakeCluster:
     def _run_pods(self, ref: Ref) -> None:
         deployment = copy.deepcopy(self.objects[ref])
         wanted = deployment["spec"].get("replicas", 1)
-        ready = 0 if ref.name in self.unready else wanted
+        ready = 0 if ref.name in self.unready else min(wanted, self.room.get(ref.name, wanted))
         deployment["status"] = {
             "observedGeneration": 1,
             "replicas": wanted,

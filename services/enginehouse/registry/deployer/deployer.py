@@ -17,11 +17,12 @@ from enginehouse.private_files import write_private
 from enginehouse.registry import deploy, tenants
 from enginehouse.registry.deployer.context import Context
 from enginehouse.registry.deployer.diff import differences
-from enginehouse.registry.deployer.engine import EngineKeeper, SlotShown
+from enginehouse.registry.deployer.engine import EngineKeeper
 from enginehouse.registry.deployer.gateway_files import GatewayFiles
 from enginehouse.registry.deployer.inventory import Inventory
 from enginehouse.registry.deployer.quarantines import Quarantines
 from enginehouse.registry.deployer.removals import Removals
+from enginehouse.registry.deployer.slots import SlotShown
 from enginehouse.registry.deployer.tenant import TenantKeeper
 from enginehouse.registry.deployer.trouble import said_of
 from enginehouse.registry.views import Difference

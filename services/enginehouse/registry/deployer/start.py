@@ -67,14 +67,14 @@ def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
     kept, cluster = settings.state_file.parent, Cluster()
     kept.mkdir(parents=True, exist_ok=True)
     home = settings.engines_dir.parent
-    inventory = Inventory(cluster, lambda tenant, engine: deployer.note_object(tenant, engine))
+    inventory = Inventory(cluster, core, lambda tenant, engine: deployer.note_object(tenant, engine))
     users = _broker_users(settings, cluster_settings, kept)
     context = Context(
         engines=settings.engines_dir,
         tenants=settings.tenants_dir,
         webhook_secrets=settings.webhook_secrets_dir,
         settings=cluster_settings,
-        bringing=Bringing(cluster, inventory, core),
+        bringing=Bringing(cluster, inventory),
         users=users,
         credentials=Credentials(home, kept, ProofKeys(settings.proof_key.get_secret_value()), users),
         gateway=Gateway(
