@@ -2,13 +2,14 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from enginehouse.registry.deployer.api import ClusterAway, Listed
-from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, WATCHED, Kind, Object, Ref, ref_of
+from enginehouse.registry.deployer.api import ClusterAway, ClusterRefused, Listed
+from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, WATCHED, Kind, Ref, ref_of
 from enginehouse.registry.kubernetes.labels import NAME
+from enginehouse.registry.kubernetes.parts import Object
 
 
 @dataclass
@@ -24,6 +25,12 @@ class FakeCluster:
     """Whether runners' pods end only when `end_pods` is called."""
     unready: set[str] = field(default_factory=set)
     """Names of Deployments whose pods do not get ready."""
+    room: dict[str, int] = field(default_factory=dict)
+    """By Deployment: how many of its pods get ready at most."""
+    refuses: Callable[[Object], bool] = lambda _: False
+    """Says which changes the API server refuses."""
+    _sized: set[Ref] = field(default_factory=set)
+    """Deployments whose number of replicas was set by a change: an apply without one leaves it alone."""
     _version: int = 0
     _watches: list[tuple[Kind, "asyncio.Queue[tuple[str, Object]]"]] = field(default_factory=list)
 
@@ -43,17 +50,23 @@ class FakeCluster:
         before = self.objects.get(ref, {})
         made = {**copy.deepcopy(before), **copy.deepcopy(content)}
         made["metadata"] = {"uid": f"uid-{ref}", **before.get("metadata", {}), **made["metadata"], "generation": 1}
+        if ref in self._sized and "replicas" not in made["spec"]:
+            made["spec"]["replicas"] = before["spec"]["replicas"]
         return made
 
     async def merge(self, ref: Ref, change: Object) -> Object | None:
         self._check()
         if ref not in self.objects:
             return None
-        annotations = change["metadata"]["annotations"]
-        content = copy.deepcopy(self.objects[ref])
-        content["metadata"].setdefault("annotations", {}).update(annotations)
-        self._put(ref, content)
-        return content
+        if self.refuses(change):
+            raise ClusterRefused("it is too long", 422)
+        content: Object = _patched(self.objects[ref], change)
+        if content != self.objects[ref]:
+            self._put(ref, content)
+            if ref.kind == DEPLOYMENT:
+                self._sized.update({ref} if "replicas" in change.get("spec", {}) else ())
+                self._run_pods(ref)
+        return copy.deepcopy(self.objects[ref])
 
     async def read(self, ref: Ref) -> Object | None:
         self._check()
@@ -109,6 +122,15 @@ class FakeCluster:
         self._put(pod, {"metadata": metadata, "status": status or {}})
         return pod
 
+    def add(self, ref: Ref, content: Object) -> None:
+        """Let somebody else make an object."""
+        self._put(ref, content)
+
+    def get_unready(self, ref: Ref) -> None:
+        """Let the pods of a Deployment no longer be ready."""
+        self.unready.add(ref.name)
+        self._run_pods(ref)
+
     def get_ready(self, ref: Ref) -> None:
         """Let the pods of a Deployment be ready."""
         self.unready.discard(ref.name)
@@ -117,7 +139,7 @@ class FakeCluster:
     def _run_pods(self, ref: Ref) -> None:
         deployment = copy.deepcopy(self.objects[ref])
         wanted = deployment["spec"].get("replicas", 1)
-        ready = 0 if ref.name in self.unready else wanted
+        ready = 0 if ref.name in self.unready else min(wanted, self.room.get(ref.name, wanted))
         deployment["status"] = {
             "observedGeneration": 1,
             "replicas": wanted,
@@ -159,3 +181,16 @@ class FakeCluster:
         for watched, events in self._watches:
             if watched == kind:
                 events.put_nowait((event, copy.deepcopy(content)))
+
+
+def _patched(before: Any, change: Any) -> Any:
+    """Return a value as a JSON merge patch leaves it."""
+    if not isinstance(change, dict):
+        return copy.deepcopy(change)
+    made = copy.deepcopy(before) if isinstance(before, dict) else {}
+    for name, value in change.items():
+        if value is None:
+            made.pop(name, None)
+        else:
+            made[name] = _patched(made.get(name), value)
+    return made

@@ -90,7 +90,7 @@ def read_tenant(tenants: Path, name: str) -> Tenant | None:
     path = tenants / name / TENANT_FILE
     try:
         return Tenant.model_validate(yaml.safe_load(path.read_text())) if path.is_file() else None
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise InvalidBundle(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise InvalidBundle(f"{path}: {explain(error, Tenant)}") from None

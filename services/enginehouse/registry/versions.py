@@ -198,7 +198,7 @@ def fingerprint(bundle: Path, slot: Slot) -> str:
         workload = read_workloads(bundle / WORKLOADS_FILE).slots.get(slot)
         engine = (bundle / slot_folder(slot) / ENGINE_FILE).read_text()
         wanted = [str(workload), engine, _secrets_changed(bundle) if _NAMES_SECRETS.search(engine) else ""]
-    except (InvalidBundle, OSError) as error:
+    except (InvalidBundle, OSError, UnicodeError) as error:
         wanted = [str(error)]
     return hashlib.sha256("\0".join(wanted).encode()).hexdigest()
 
@@ -227,7 +227,7 @@ def _slot_of(bundle: Path, file: str) -> Slot | None:
 def _read_subscription(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise InvalidBundle(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InvalidBundle(f"{path} must hold exactly one object")

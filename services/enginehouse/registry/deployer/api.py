@@ -11,7 +11,8 @@ import httpx
 import kr8s
 
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.registry.deployer.kinds import Kind, Object, Ref, ref_of
+from enginehouse.registry.deployer.kinds import Kind, Ref, ref_of
+from enginehouse.registry.kubernetes.parts import Object
 
 FIELD_MANAGER = "enginehouse"
 """Under this name the API server keeps which fields are ours."""

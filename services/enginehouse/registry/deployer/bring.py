@@ -1,6 +1,7 @@
 """Brings the cluster to what is wanted of one owner: applies what differs, and deletes what is not wanted any longer."""
 
 import asyncio
+import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -18,12 +19,12 @@ from enginehouse.registry.deployer.kinds import (
     REPLICA_SET,
     SCALED_JOB,
     SCALED_OBJECT,
-    Object,
     Ref,
     in_order,
 )
 from enginehouse.registry.deployer.wanted import DEPLOYED, Wanted
 from enginehouse.registry.kubernetes.labels import ENGINE, NAME, SLOT, runner_name
+from enginehouse.registry.kubernetes.parts import Object
 
 log = structlog.get_logger(__name__)
 
@@ -40,22 +41,21 @@ class Bringing:
 
     cluster: Cluster
     inventory: Inventory
-    core_namespace: str
-    _written: dict[Ref, tuple[str, str]] = field(default_factory=dict)
-    """Of what is written and not watched: the hash of its content, and the namespace that it was written to."""
+    _written: dict[Ref, tuple[str, str, float]] = field(default_factory=dict)
+    """Of what is written and not watched: the hash of its content, the namespace that it was written to, and when."""
     _leaving_since: dict[str, float] = field(default_factory=dict)
     """By the name of a runner: since when its slot gets no jobs any longer."""
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
-    async def apply(self, wanted: Wanted, *, but: Collection[Slot] = ()) -> None:
+    async def apply(self, wanted: Wanted, *, but: Collection[Slot] = (), trusting: float = math.inf) -> None:
         """Apply, in order, what the cluster does not have as it is wanted; of the slots in `but`, only what bounds them.
 
-        Raise ClusterAway, or ClusterRefused with the reasons of all that was refused.
+        What is not watched is taken to be there for so many seconds (`trusting`) after it was written. Raise ClusterAway, or ClusterRefused with the reasons of all that was refused.
         """
         refused = []
         for ref in wanted.objects:
             slot = wanted.objects[ref]["metadata"].get("labels", {}).get(SLOT)
-            if (slot not in but or ref.kind == NETWORK_POLICY) and not self._is_there(ref, wanted):
+            if (slot not in but or ref.kind == NETWORK_POLICY) and not self._is_there(ref, wanted, trusting):
                 try:
                     await self._apply(ref, wanted)
                 except ClusterRefused as error:
@@ -63,9 +63,11 @@ class Bringing:
         if refused:
             raise ClusterRefused("\n".join(refused), 0)
 
-    def _is_there(self, ref: Ref, wanted: Wanted) -> bool:
+    def _is_there(self, ref: Ref, wanted: Wanted, trusting: float) -> bool:
         if not ref.kind.is_watched:
-            return self._written.get(ref) == (wanted.hash_of(ref), self._namespace(ref))
+            *written, when = self._written.get(ref, ("", "", 0.0))
+            is_fresh = time.monotonic() - when < trusting
+            return is_fresh and written == [wanted.hash_of(ref), self._namespace(ref)]
         seen = self.inventory.found.get(ref)
         return seen is not None and not seen.is_leaving and seen.applied == wanted.hash_of(ref)
 
@@ -76,7 +78,7 @@ class Bringing:
             content = await self.cluster.apply(wanted.objects[ref])
         self.inventory.note(ref.kind, content)
         if not ref.kind.is_watched:
-            self._written[ref] = (wanted.hash_of(ref), self._namespace(ref))
+            self._written[ref] = (wanted.hash_of(ref), self._namespace(ref), time.monotonic())
         log.info(f"{ref} is applied", action="object_applied", kind=ref.kind.name, object=ref.name)
 
     def _namespace(self, ref: Ref) -> str:
@@ -86,6 +88,7 @@ class Bringing:
 
     async def delete(self, ref: Ref) -> None:
         """Delete an object if there is one."""
+        self._written.pop(ref, None)
         async with self._turns:
             gone = await self.cluster.delete(ref)
         if gone:
@@ -112,12 +115,10 @@ class Bringing:
 
     def stale(self, owner: str, wanted: Wanted) -> dict[Ref, Seen]:
         """Return what there is of an owner, of the kinds that are applied, and is not wanted."""
-        # Whoever gives an object in another namespace our labels has not made it ours.
-        places = {namespace(owner.partition("--")[0]), self.core_namespace}
         return {
             ref: seen
             for ref, seen in self.inventory.of(owner)
-            if ref.namespace in places and ref.kind.is_pruned and ref not in wanted.objects and not seen.is_leaving
+            if ref.kind.is_pruned and ref not in wanted.objects and not seen.is_leaving
         }
 
     async def _prune_slot(self, engine: str, slot: Slot, stale: list[Ref]) -> set[Ref]:
@@ -141,6 +142,11 @@ class Bringing:
         return [
             seen for ref, seen in self.inventory.of(engine) if ref.kind == POD and wanted.items() <= seen.labels.items()
         ]
+
+    def has_waiting_pods(self, engine: str) -> bool:
+        """Say whether a pod of an engine has not started yet."""
+        pods = [seen.content or {} for ref, seen in self.inventory.of(engine) if ref.kind == POD]
+        return any(pod.get("status", {}).get("phase") == "Pending" for pod in pods)
 
     def ending(self, engine: str) -> set[Slot]:
         """Return the slots whose former version still ends, where the next one must not come yet."""

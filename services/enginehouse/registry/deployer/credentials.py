@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import json
 import secrets
 from collections.abc import Mapping
@@ -14,10 +15,11 @@ from enginehouse.contracts.names import namespace, tenant_of
 from enginehouse.contracts.proofs import ProofKeys
 from enginehouse.homes import read_json
 from enginehouse.private_files import write_private
-from enginehouse.registry.deployer.kinds import SECRET, Object, Ref
+from enginehouse.registry.deployer.kinds import SECRET, Ref
 from enginehouse.registry.deployer.wanted import Hashes
 from enginehouse.registry.kubernetes.engine_workload import secrets_name
 from enginehouse.registry.kubernetes.labels import engine_labels, thing
+from enginehouse.registry.kubernetes.parts import Object
 from enginehouse.registry.kubernetes.runner_workload import api_token, app_token
 from enginehouse.registry.secrets import secrets_file
 
@@ -58,7 +60,13 @@ class Credentials:
         own = read_json(secrets_file(self.home, engine))
         contents = {**runner, secrets_name(engine): own}
         objects = [_secret(engine, name, content) for name, content in contents.items()]
-        return EngineSecrets(objects, Hashes(_hash(runner), _hash({"": own}) if own else ""), frozenset(own))
+        hashes = Hashes(self._hash(engine, runner), self._hash(engine, {"": own}) if own else "")
+        return EngineSecrets(objects, hashes, frozenset(own))
+
+    def _hash(self, engine: str, contents: Mapping[str, Mapping[str, str]]) -> str:
+        """Return a hash that pods may show: without the key nobody can try which values it is of."""
+        key = self.proof_keys.of(engine).encode()
+        return hmac.new(key, json.dumps(contents, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:32]
 
     def forget(self, engine: str) -> None:
         """Delete the tokens of an engine."""
@@ -88,7 +96,3 @@ def _secret(engine: str, name: str, content: Mapping[str, str]) -> Object:
     made = thing("v1", "Secret", name, engine_labels(engine), type="Opaque", data=encoded)
     made["metadata"]["namespace"] = namespace(tenant_of(engine))
     return made
-
-
-def _hash(contents: Mapping[str, Mapping[str, str]]) -> str:
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:32]

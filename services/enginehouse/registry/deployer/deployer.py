@@ -1,9 +1,11 @@
 """The registry's deployer: follows the bundles of its home and the cluster, with a keeper for each engine and tenant."""
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +17,14 @@ from enginehouse.private_files import write_private
 from enginehouse.registry import deploy, tenants
 from enginehouse.registry.deployer.context import Context
 from enginehouse.registry.deployer.diff import differences
-from enginehouse.registry.deployer.engine import EngineKeeper, SlotShown
+from enginehouse.registry.deployer.engine import EngineKeeper
+from enginehouse.registry.deployer.gateway_files import GatewayFiles
 from enginehouse.registry.deployer.inventory import Inventory
 from enginehouse.registry.deployer.quarantines import Quarantines
 from enginehouse.registry.deployer.removals import Removals
-from enginehouse.registry.deployer.tenant import GatewayFiles, TenantKeeper
+from enginehouse.registry.deployer.slots import SlotShown
+from enginehouse.registry.deployer.tenant import TenantKeeper
+from enginehouse.registry.deployer.trouble import said_of
 from enginehouse.registry.views import Difference
 from enginehouse.watched_files import changes_of
 
@@ -27,6 +32,11 @@ log = structlog.get_logger(__name__)
 
 _STATE_SECONDS = 0.2
 """What is shown is written at most so often: a start of thousands of engines must not write a file for each step."""
+_STATE_LATEST_SECONDS = 30.0
+_AGAIN_SECONDS = 5.0
+"""Wait before a part that failed begins again."""
+_SHOWN_SECONDS = 60.0
+"""So long it is shown that a part has failed, although it runs again."""
 
 
 @dataclass(slots=True)
@@ -43,6 +53,8 @@ class Deployer:
     """Folder with the values of engines' secrets."""
     engines: dict[str, EngineKeeper] = field(default_factory=dict)
     tenants: dict[str, TenantKeeper] = field(default_factory=dict)
+    _failed: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """By part: why it failed last, and when."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when what is shown has changed."""
 
@@ -65,14 +77,38 @@ class Deployer:
         self._write_state()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.inventory.run())
-            tasks.create_task(self._show())
-            tasks.create_task(self.context.users.keep())
-            tasks.create_task(self.gateway_files.run())
+            tasks.create_task(self._keep_going("state", self._show))
+            tasks.create_task(self._keep_going("broker's users", self.context.users.keep))
+            tasks.create_task(self._keep_going("tenants' files", self.gateway_files.run))
             await self.inventory.complete.wait()
             log.info("All objects of the cluster are known", action="inventory_complete")
-            tasks.create_task(self.quarantines.follow())
-            tasks.create_task(self.removals.run())
+            tasks.create_task(self._keep_going("quarantines", self.quarantines.follow))
+            tasks.create_task(self._keep_going("removals", self.removals.run))
             await self._follow_files(tasks)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Return what is wrong with the deployer itself, by part."""
+        latest = time.monotonic() - _SHOWN_SECONDS
+        found = {part: said for part, (said, when) in self._failed.items() if when > latest}
+        kinds = {kind.plural: said for kind, said in self.inventory.problems.items()}
+        given = {"tenants' files": self.gateway_files.problem} if self.gateway_files.problem else {}
+        return {**kinds, **given, **found}
+
+    def note_trouble(self, part: str, error: Exception) -> None:
+        """Show that a part has failed, which begins again."""
+        self._failed[part] = (said_of(error), time.monotonic())
+        self._write_state()
+
+    async def _keep_going(self, part: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part; if it fails, it alone begins again."""
+        while True:
+            try:
+                return await run()
+            except Exception as error:
+                log.exception(f"{part}: {said_of(error)}", action="part_failed", part=part)
+                self.note_trouble(part, error)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def differences(self, engine_id: str) -> list[Difference]:
         """Return what of an engine is not in the cluster as it is wanted. Raise EngineDoesNotExist, or ClusterAway."""
@@ -158,7 +194,9 @@ class Deployer:
 
     async def _show(self) -> None:
         while True:
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STATE_LATEST_SECONDS):
+                    await self._changed.wait()
             self._changed.clear()
             self._write_state()
             await asyncio.sleep(_STATE_SECONDS)
@@ -173,6 +211,7 @@ class Deployer:
             "engines": self._shown(_active),
             "trials": self._shown(_on_trial),
             "refused": {name: problem for name, problem in problems.items() if problem},
+            "problems": self.problems,
             "broker": self.context.users.problem,
             "removing": self.removals.waits_for,
         }

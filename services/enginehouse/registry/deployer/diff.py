@@ -10,8 +10,9 @@ from enginehouse.contracts.errors import EngineDoesNotExist
 from enginehouse.registry.deployer.api import ClusterRefused
 from enginehouse.registry.deployer.bring import Bringing
 from enginehouse.registry.deployer.inventory import APPLIED
-from enginehouse.registry.deployer.kinds import Object, Ref
+from enginehouse.registry.deployer.kinds import Ref
 from enginehouse.registry.deployer.wanted import Wanted
+from enginehouse.registry.kubernetes.parts import Object
 from enginehouse.registry.views import Difference
 
 _AT_ONCE = 4

@@ -2,18 +2,17 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
-from enginehouse.contracts.errors import EnginehouseError, NotAllowedToRun
+from enginehouse.contracts.errors import NotAllowedToRun
 from enginehouse.contracts.names import SLOTS, Slot, namespace, tenant_of
-from enginehouse.contracts.problem import problem_text
 from enginehouse.registry.bundle import is_retired
 from enginehouse.registry.deploy import promote_engine
 from enginehouse.registry.deployer.api import ClusterAway, ClusterRefused
@@ -21,6 +20,9 @@ from enginehouse.registry.deployer.context import Context
 from enginehouse.registry.deployer.credentials import secret_refs
 from enginehouse.registry.deployer.health import SlotHealth, slot_health
 from enginehouse.registry.deployer.kinds import NAMESPACE, Ref
+from enginehouse.registry.deployer.slots import Rules, SlotShown
+from enginehouse.registry.deployer.takeover import Takeover, before_takeover
+from enginehouse.registry.deployer.trouble import passes, said_of, trace_of
 from enginehouse.registry.deployer.wanted import Wanted, wanted_of_engine
 from enginehouse.registry.kubernetes.labels import HEALTH_PORT
 from enginehouse.registry.kubernetes.source import EngineSource, read_source
@@ -34,46 +36,10 @@ _AGAIN_SECONDS = (1.0, 60.0)
 """Wait before what failed is tried again: at first, and at most. A change of a file or of the cluster comes before it."""
 _FIT_SECONDS = (1.0, 15.0)
 """Wait before a runner is asked again whether its version is fit: at first, and at most."""
+_TRUSTING_SECONDS = 60.0
+"""An engine of which a pod does not start gets its Secrets again so often."""
 _UNFIT_SECONDS = 20.0
 """A version whose runner finds it unfit for so long has failed: its examples have been tried, and pods been replaced."""
-
-
-class Rules(Protocol):
-    """Says what must not run."""
-
-    def held(self, engine: str, versions: Versions) -> Collection[Slot]:
-        """Return the slots whose versions must not run."""
-
-    def reason(self, engine: str) -> str:
-        """Return why."""
-
-    def withholds(self, engine: str) -> bool:
-        """Say whether an engine's version on trial must not be promoted."""
-
-    def take_up(self, engine: str, versions: Versions) -> None:
-        """Hear what is about to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotShown:
-    """What is shown of a slot."""
-
-    slot: Slot
-    state: str
-    problem: str | None
-    doing: str | None
-    deployed: str
-
-    def entry(self) -> dict[str, str | None]:
-        """Return what the state file says about it."""
-        problem = problem_text(self.problem) if self.problem else None
-        return {
-            "state": self.state,
-            "slot": self.slot,
-            "problem": problem,
-            "doing": self.doing,
-            "deployed": self.deployed,
-        }
 
 
 @dataclass(slots=True)
@@ -114,8 +80,14 @@ class EngineKeeper:
     _unfit_since: dict[Slot, float] = field(default_factory=dict)
     """Since when a runner finds its version unfit although the engine's pods are ready."""
     _failures: int = 0
+    _is_new: bool = False
+    """Whether a version has come whose Secrets have not been written since."""
+    _takeover: Takeover = field(init=False)
     _asked: int = 0
     """How often in a row runners were asked whether they are fit."""
+
+    def __post_init__(self) -> None:
+        self._takeover = Takeover(self.context.bringing, self.engine)
 
     @property
     def bundle(self) -> Path:
@@ -135,15 +107,14 @@ class EngineKeeper:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(again):
                         await self._wake.wait()
-        await self._let_go(())
 
     async def _look(self) -> float | None:
         """Take the next steps. Return after how many seconds to look again if nothing changes; None: only then."""
         try:
             again = await self._follow()
             self.problem, self._said, self._failures = None, None, 0
-        except (EnginehouseError, OSError) as error:
-            self._note_problem(str(error) or type(error).__name__, lasts=not getattr(error, "retryable", True))
+        except Exception as error:
+            self._note_problem(error)
             first, most = _AGAIN_SECONDS
             self._failures += 1
             wait = min(first * 2 ** min(self._failures - 1, 10), most)
@@ -151,13 +122,25 @@ class EngineKeeper:
         self.on_change()
         return again
 
-    def _note_problem(self, said: str, *, lasts: bool) -> None:
+    def _note_problem(self, error: Exception) -> None:
+        said, lasts = said_of(error), not passes(error)
         if said != self._said:
-            log.warning(f"{self.engine}: {said}", action="engine_not_brought", engine_id=self.engine)
+            log.warning(
+                f"{self.engine}: {said}",
+                action="engine_not_brought",
+                engine_id=self.engine,
+                exc_info=trace_of(error),
+            )
         self._said, self.problem = said, said if lasts else None
         for slot in self.shown:
-            if slot_health(self.context.bringing, self.engine, slot).state != "running":
+            if not self._runs(slot):
                 self._show(slot, "failed" if lasts else "starting", said if lasts else None, None if lasts else said)
+
+    def _runs(self, slot: Slot) -> bool:
+        try:
+            return slot_health(self.context.bringing, self.engine, slot).state == "running"
+        except Exception:  # That is then what is wrong, and it is being told.
+            return False
 
     async def _follow(self) -> float | None:
         source = await asyncio.to_thread(self._read)
@@ -176,12 +159,20 @@ class EngineKeeper:
         if versions.trial and versions.trial != versions.active:
             await self.context.bringing.replace(self.engine, versions.trial, wanted)
         ending = self.context.bringing.ending(self.engine)
-        await self.context.bringing.apply(wanted, but=ending)
-        self.waits = await self.context.bringing.prune(self.engine, wanted)
+        if grows := await self._takeover.waits_for(versions.active, wanted, _most_replicas(source)):
+            await self.context.bringing.apply(before_takeover(wanted), but=ending)
+            self.waits = [grows]
+        else:
+            await self.context.bringing.apply(wanted, but=ending)
+            self.waits = await self.context.bringing.prune(self.engine, wanted)
         await self._kill_held(versions)
         await self._hold(versions)
         again = await self._judge()
-        return _AGAIN_SECONDS[0] if ending or self.waits else again
+        if grows and versions.active in self.shown and self.shown[versions.active].state != "failed":
+            self._show(versions.active, "starting", None, grows)
+        if ending or self.waits:
+            return _AGAIN_SECONDS[0]
+        return again or (_TRUSTING_SECONDS if self._waits_for_pods else None)
 
     async def _kill_held(self, versions: Versions) -> None:
         """Kill what has begun just before its quarantine."""
@@ -229,8 +220,16 @@ class EngineKeeper:
                     f"{self.engine} cannot start: its engine.yaml names the secret {missing[0]}, which has no value. "
                     f"Type: enginehouse engines secret set {self.engine} {missing[0]}"
                 )
-        await self.context.bringing.apply(Wanted.of(secrets.objects))
+        # Somebody may have deleted Secrets, which nobody here sees: a pod that is to start must find them.
+        trusting = 0.0 if self._is_new else _TRUSTING_SECONDS if self._waits_for_pods else math.inf
+        await self.context.bringing.apply(Wanted.of(secrets.objects), trusting=trusting)
+        self._is_new = False
         return wanted
+
+    @property
+    def _waits_for_pods(self) -> bool:
+        states = {shown.state for shown in self.shown.values()}
+        return not states.isdisjoint(("starting", "failed")) or self.context.bringing.has_waiting_pods(self.engine)
 
     async def _leave(self) -> None:
         """Delete what is left in the cluster of an engine without a bundle."""
@@ -241,6 +240,7 @@ class EngineKeeper:
             return
         for ref in secret_refs(self.engine):
             await self.context.bringing.delete(ref)
+        await self._let_go(())
         self.has_left = True
         self.gone = not self.bundle.is_dir()
 
@@ -257,6 +257,7 @@ class EngineKeeper:
             deployed = fingerprint(self.bundle, slot)
             if slot not in self.shown or self.shown[slot].deployed != deployed:
                 self.shown[slot] = SlotShown(slot, "starting", None, "it is applied", deployed)
+                self._is_new = True
 
     def _show(self, slot: Slot, state: str, problem: str | None = None, doing: str | None = None) -> None:
         shown = self.shown[slot]
@@ -359,3 +360,8 @@ class EngineKeeper:
     def _drop(self, slot: Slot) -> None:
         if slot in self._held:
             self._held.pop(slot)[1].close()
+
+
+def _most_replicas(source: EngineSource) -> int:
+    """Return how many replicas the active version may have."""
+    return next((slot.spec.scale.max for slot in source.slots if slot.slot == source.active), 0)

@@ -10,8 +10,9 @@ from typing import Literal
 from enginehouse.contracts.names import Slot, app_id, namespace, tenant_of
 from enginehouse.registry.deployer.bring import Bringing
 from enginehouse.registry.deployer.inventory import Seen
-from enginehouse.registry.deployer.kinds import DEPLOYMENT, SCALED_JOB, Object, Ref
+from enginehouse.registry.deployer.kinds import DEPLOYMENT, SCALED_JOB, Ref
 from enginehouse.registry.kubernetes.labels import runner_name
+from enginehouse.registry.kubernetes.parts import Object
 
 SlotState = Literal["starting", "running", "failed"]
 _BROKEN = {

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from enginehouse.contracts.errors import EnginehouseError
+from enginehouse.contracts.names import namespace
 from enginehouse.registry.deployer.api import Cluster, ClusterRefused, TooOld
-from enginehouse.registry.deployer.kinds import WATCHED, Kind, Object, Ref
+from enginehouse.registry.deployer.kinds import DEPLOYMENT, NAMESPACE, POD, WATCHED, Kind, Ref
+from enginehouse.registry.deployer.trouble import said_of, trace_of
 from enginehouse.registry.kubernetes.labels import ENGINE, PART_OF, PRODUCT, TENANT
+from enginehouse.registry.kubernetes.parts import Object
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +61,8 @@ class Inventory:
     """What the cluster has, kept up to date by watches. One for each kind."""
 
     cluster: Cluster
+    core_namespace: str
+    """Where the gateway's part of engines and tenants is."""
     on_change: Callable[[str, str | None], None]
     """Told the tenant, and the engine if it is one's, of an object that has changed."""
     found: dict[Ref, Seen] = field(default_factory=dict)
@@ -103,10 +107,16 @@ class Inventory:
                 await self._watch(kind, version)
             except TooOld:
                 continue
-            except EnginehouseError as error:
-                if self.problems.get(kind) != str(error):
-                    log.warning(f"{kind.plural} cannot be watched: {error}", action="watch_failed", kind=kind.name)
-                self.problems[kind] = str(error)
+            except Exception as error:
+                said = said_of(error)
+                if self.problems.get(kind) != said:
+                    log.warning(
+                        f"{kind.plural} cannot be watched: {said}",
+                        action="watch_failed",
+                        kind=kind.name,
+                        exc_info=trace_of(error),
+                    )
+                self.problems[kind] = said
                 # A kind that this cluster does not have may be installed later: it is no hurry.
                 refused = isinstance(error, ClusterRefused)
                 if refused:
@@ -143,6 +153,9 @@ class Inventory:
 
     def _put(self, kind: Kind, content: Object) -> None:
         ref, seen = _ref(kind, content), Seen.of(content, kind)
+        if not self._is_ours(ref, seen):
+            self._drop(ref)
+            return
         before = self.found.get(ref)
         if before == seen:
             return
@@ -151,6 +164,16 @@ class Inventory:
         self.found[ref] = seen
         self._by_owner.setdefault(_owner(seen), set()).add(ref)
         self._tell(seen)
+
+    def _is_ours(self, ref: Ref, seen: Seen) -> bool:
+        """Say whether an object is where its labels say. Whoever gives another one our labels has not made it ours."""
+        tenant, engine = seen.labels.get(TENANT, ""), seen.labels.get(ENGINE)
+        if engine is not None and engine.partition("--")[0] != tenant:
+            return False
+        places = {ref.name} if ref.kind == NAMESPACE else {ref.namespace}
+        if ref.kind not in (NAMESPACE, POD, DEPLOYMENT):
+            places -= {self.core_namespace}
+        return places <= {namespace(tenant)}
 
     def _drop(self, ref: Ref) -> None:
         if (seen := self.found.pop(ref, None)) is not None:

@@ -1,9 +1,8 @@
 """The kinds of objects that the deployer applies, watches or deletes, in the order in which they are applied."""
 
 from dataclasses import dataclass
-from typing import Any
 
-Object = dict[str, Any]
+from enginehouse.registry.kubernetes.parts import Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,7 @@ CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
 SERVICE = Kind("v1", "Service", "services")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", is_whole=True)
+SUBSCRIPTION = Kind("dapr.io/v2alpha1", "Subscription", "subscriptions")
 SCALED_OBJECT = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
 SCALED_JOB = Kind("keda.sh/v1alpha1", "ScaledJob", "scaledjobs", is_whole=True)
 """Makes the pods of an engine with `mode: job`, in place of its Deployment."""
@@ -46,7 +46,7 @@ APPLIED: tuple[Kind, ...] = (
     Kind("dapr.io/v1alpha1", "Configuration", "configurations"),
     Kind("dapr.io/v1alpha1", "Resiliency", "resiliencies"),
     Kind("dapr.io/v1alpha1", "Component", "components"),
-    Kind("dapr.io/v2alpha1", "Subscription", "subscriptions"),
+    SUBSCRIPTION,
     CONFIG_MAP,
     SERVICE,
     DEPLOYMENT,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from enginehouse.broker import redis
-from enginehouse.contracts.errors import EnginehouseError, Unavailable
+from enginehouse.contracts.errors import Unavailable
 from enginehouse.contracts.names import (
     COMPLETIONS_TOPIC,
     DEAD_LETTERS_TOPIC,
@@ -32,7 +32,9 @@ from enginehouse.registry.bundle import is_retired
 from enginehouse.registry.deploy import forget_engine, remove_engine
 from enginehouse.registry.deployer.context import Context
 from enginehouse.registry.deployer.engine import EngineKeeper
+from enginehouse.registry.deployer.gateway_files import GatewayFiles
 from enginehouse.registry.deployer.kinds import NAMESPACE, POD, Ref
+from enginehouse.registry.deployer.trouble import said_of, trace_of
 from enginehouse.registry.secrets import secrets_file
 from enginehouse.registry.snapshot import only_deployer
 from enginehouse.registry.tenants import forget_tenant, is_removed, remove_tenant, tenant_names
@@ -55,6 +57,7 @@ class Removals:
     """Tenants that cannot be removed."""
     keeper_of: Callable[[str], EngineKeeper | None]
     on_change: Callable[[], None]
+    gateway_files: GatewayFiles
     waits_for: dict[str, str] = field(default_factory=dict)
     """What each removal waits for."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,8 +79,10 @@ class Removals:
             ]:
                 try:
                     why = await step(name)
-                except (EnginehouseError, OSError) as error:
-                    why = str(error) or type(error).__name__
+                except Exception as error:
+                    why = said_of(error)
+                    if why != self.waits_for.get(name) and (trace := trace_of(error)):
+                        log.error(f"{name} is not removed: {why}", action="removal_failed", exc_info=trace)
                 if why is None:
                     self._since.pop(name, None)
                     log.info(f"Nothing is left of {name}", action="removed", removed=name)
@@ -166,7 +171,9 @@ class Removals:
             if not seen.is_leaving:
                 await self.context.bringing.delete(place)
             return "its namespace is deleted"
+        await self.gateway_files.forget(tenant)
         if not await asyncio.to_thread(self._delete_tenant, tenant):
+            self.gateway_files.remember(tenant)
             return "its engines are removed"
         return None
 

@@ -24,10 +24,10 @@ from enginehouse.registry.deployer.context import Context, read_cluster_settings
 from enginehouse.registry.deployer.credentials import Credentials
 from enginehouse.registry.deployer.deployer import Deployer
 from enginehouse.registry.deployer.gateway import Gateway
+from enginehouse.registry.deployer.gateway_files import GatewayFiles
 from enginehouse.registry.deployer.inventory import Inventory
 from enginehouse.registry.deployer.quarantines import Quarantines
 from enginehouse.registry.deployer.removals import Removals
-from enginehouse.registry.deployer.tenant import GatewayFiles
 from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.settings import RegistrySettings
 from enginehouse.registry.tenants import read_tenant, tenant_names
@@ -45,12 +45,16 @@ def keep_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
 
 async def _run(settings: RegistrySettings, deployer: Deployer) -> None:
     context = deployer.context
-    await asyncio.to_thread(add_first_operator, settings)
-    await asyncio.to_thread(context.gateway.make_key)
-    if settings.gateway_broker_password:
-        await asyncio.to_thread(_make_gateways_user, context.users)
-    deployer.reset()
-    await deployer.run()
+    try:
+        await asyncio.to_thread(add_first_operator, settings)
+        await asyncio.to_thread(context.gateway.make_key)
+        if settings.gateway_broker_password:
+            await asyncio.to_thread(_make_gateways_user, context.users)
+        deployer.reset()
+        await deployer.run()
+    except Exception as error:
+        deployer.note_trouble("deployer", error)
+        raise
 
 
 def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Background) -> Deployer:
@@ -63,14 +67,14 @@ def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
     kept, cluster = settings.state_file.parent, Cluster()
     kept.mkdir(parents=True, exist_ok=True)
     home = settings.engines_dir.parent
-    inventory = Inventory(cluster, lambda tenant, engine: deployer.note_object(tenant, engine))
+    inventory = Inventory(cluster, core, lambda tenant, engine: deployer.note_object(tenant, engine))
     users = _broker_users(settings, cluster_settings, kept)
     context = Context(
         engines=settings.engines_dir,
         tenants=settings.tenants_dir,
         webhook_secrets=settings.webhook_secrets_dir,
         settings=cluster_settings,
-        bringing=Bringing(cluster, inventory, core),
+        bringing=Bringing(cluster, inventory),
         users=users,
         credentials=Credentials(home, kept, ProofKeys(settings.proof_key.get_secret_value()), users),
         gateway=Gateway(
@@ -83,6 +87,7 @@ def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
         audit=audit,
         background=background,
     )
+    gateway_files = GatewayFiles(context, lambda: deployer.note_engines(()))
     deployer = Deployer(
         context=context,
         inventory=inventory,
@@ -92,8 +97,9 @@ def make_deployer(settings: RegistrySettings, audit: AuditLog, background: Backg
             {*settings.kept_tenants, settings.operator},
             lambda engine: deployer.engines.get(engine),
             lambda: deployer.note_engines(()),
+            gateway_files,
         ),
-        gateway_files=GatewayFiles(context),
+        gateway_files=gateway_files,
         state_file=settings.state_file,
         secrets=home / "secrets",
     )

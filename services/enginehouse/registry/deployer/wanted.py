@@ -14,7 +14,6 @@ from enginehouse.registry.deployer.kinds import (
     NETWORK_POLICY,
     SCALED_JOB,
     SCALED_OBJECT,
-    Object,
     Ref,
     in_order,
     kind_of,
@@ -22,6 +21,7 @@ from enginehouse.registry.deployer.kinds import (
 )
 from enginehouse.registry.kubernetes.engine import render_engine_parts
 from enginehouse.registry.kubernetes.labels import CREDENTIALS, ENGINE, NAME, SLOT, engine_labels, thing
+from enginehouse.registry.kubernetes.parts import Object
 from enginehouse.registry.kubernetes.settings import ClusterSettings
 from enginehouse.registry.kubernetes.source import EngineSource
 from enginehouse.registry.kubernetes.tenant import GATEWAY_PART, render_tenant_parts

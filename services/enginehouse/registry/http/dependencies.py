@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
@@ -34,6 +34,10 @@ _BEARER = HTTPBearer(
 
 class Differences(Protocol):
     """Says what of an engine is not in the cluster as it is wanted."""
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Return what is wrong with the deployer itself, by part."""
 
     async def differences(self, engine_id: str) -> list[Difference]:
         """Return the objects that differ. Raise EngineDoesNotExist, or ClusterAway."""

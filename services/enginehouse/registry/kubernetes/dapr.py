@@ -7,7 +7,8 @@ from typing import Any
 from enginehouse.contracts.names import Slot, app_id, app_ids, jobs_component, results_component
 from enginehouse.registry.bundle import InvalidBundle, jobs_settings, local_replicas
 from enginehouse.registry.kubernetes.labels import engine_labels, pod_labels, slot_component
-from enginehouse.registry.kubernetes.source import EngineSource, Object, SlotSource
+from enginehouse.registry.kubernetes.parts import Object
+from enginehouse.registry.kubernetes.source import EngineSource, SlotSource
 
 _LOCAL_FILE = "secretstores.local.file"
 """Type of the store of an engine's secrets on one machine. In a cluster they are a Secret."""

@@ -9,11 +9,11 @@ from enginehouse.registry.kubernetes.engine_workload import engine_deployment, e
 from enginehouse.registry.kubernetes.job_pods import job_pods
 from enginehouse.registry.kubernetes.labels import calls_port
 from enginehouse.registry.kubernetes.network import slot_policies
-from enginehouse.registry.kubernetes.parts import Part
+from enginehouse.registry.kubernetes.parts import Object, Part
 from enginehouse.registry.kubernetes.runner_workload import runner_deployment, runner_files
 from enginehouse.registry.kubernetes.scaling import is_scaled, scaled_objects, sleeps
 from enginehouse.registry.kubernetes.settings import ClusterSettings
-from enginehouse.registry.kubernetes.source import EngineSource, Object, SlotSource
+from enginehouse.registry.kubernetes.source import EngineSource, SlotSource
 
 ENGINE_PART, GATEWAY_PART = "engine", "gateway"
 

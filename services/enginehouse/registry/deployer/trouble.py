@@ -1,0 +1,24 @@
+"""Says what went wrong in a part of the deployer: no mistake of one owner may end the work for all."""
+
+from enginehouse.contracts.errors import EnginehouseError
+
+FORESEEN = (EnginehouseError, OSError)
+
+
+def said_of(error: Exception) -> str:
+    """Return what is shown of an error; of one that nobody has foreseen, its type as well."""
+    if isinstance(error, FORESEEN):
+        return str(error) or type(error).__name__
+    if isinstance(error, ExceptionGroup):
+        return "; ".join(dict.fromkeys(said_of(inner) for inner in error.exceptions))
+    return f"{type(error).__name__}: {error}"
+
+
+def passes(error: Exception) -> bool:
+    """Say whether an error may pass by itself."""
+    return isinstance(error, FORESEEN) and getattr(error, "retryable", True)
+
+
+def trace_of(error: Exception) -> Exception | None:
+    """Return the error whose trace is to be logged, if it is one that nobody has foreseen."""
+    return None if isinstance(error, FORESEEN) else error
