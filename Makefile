@@ -60,6 +60,9 @@ bench: $(ENVIRONMENT) ## Measure the speed, in less than 20 minutes; needs wrk, 
 	@$(BIN)/enginehouse setup
 	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks $(ARGS)
 
+capacity: $(ENVIRONMENT) ## Simulate cells with the costs that bench has recorded; writes the tables of docs/scale.md
+	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks.simulation
+
 check: $(ENVIRONMENT) ## Check format, lint, types, imports, YAML, docs; edits nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -96,4 +99,4 @@ clean: ## Delete the environment and the local home; daprd stays cached
 $(ENVIRONMENT): uv.lock pyproject.toml .ci/environment
 	@.ci/environment
 
-.PHONY: help demo up test cluster-test pythons isolation fuzz faults soak bench check manifests fix base-image sbom clean
+.PHONY: help demo up test cluster-test pythons isolation fuzz faults soak bench capacity check manifests fix base-image sbom clean
