@@ -15,6 +15,7 @@ from enginehouse.contracts.names import Slot
 from enginehouse.local import quarantines
 from enginehouse.local.home import Home
 from enginehouse.local.quarantines import Quarantines, Shown
+from enginehouse.registry import known_quarantines
 from enginehouse.registry.bundle import Workload
 from enginehouse.registry.versions import Versions
 
@@ -132,7 +133,7 @@ async def test_a_full_disk_keeps_no_engine_running(around: Around, monkeypatch: 
     def refuse(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(quarantines, "write_private", refuse)
+    monkeypatch.setattr(known_quarantines, "write_private", refuse)
     await around.told(around.made(), listed(by_operator=True))
     assert around.happened == [("kill", ONE), ("revoke", USER), ("follow", ONE)]
 

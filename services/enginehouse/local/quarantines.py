@@ -4,8 +4,6 @@ What it said last is kept in a file, so that a start runs none of them before th
 """
 
 import asyncio
-import contextlib
-import json
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -14,18 +12,15 @@ from typing import Any, NamedTuple
 
 import httpx2
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enginehouse.audit.log import AuditLog
 from enginehouse.background import Background
 from enginehouse.broker.users import BrokerUsers
-from enginehouse.contracts.names import SLOTS, Slot, app_id, engine_of, engine_user, is_trial, trial_of
-from enginehouse.homes import read_json
+from enginehouse.contracts.names import SLOTS, Slot, app_id, engine_of, engine_user, trial_of
 from enginehouse.local.engine_keepers import EngineKeepers
 from enginehouse.local.health import plain_http
 from enginehouse.local.home import Home
-from enginehouse.private_files import write_private
-from enginehouse.registry.bundle import WORKLOADS_FILE, InvalidBundle, read_workloads
+from enginehouse.registry.known_quarantines import KnownQuarantines, Quarantine, engines_in
 from enginehouse.registry.versions import Versions, fingerprint
 
 log = structlog.get_logger(__name__)
@@ -34,21 +29,6 @@ _WAIT_SECONDS = 60
 """The gateway answers when something changes, or so late."""
 _AGAIN_SECONDS = 0.5
 """Wait before a gateway that does not answer is asked again."""
-
-
-class Quarantine(BaseModel):
-    """An engine that must not run, or a version on trial that must not be promoted."""
-
-    model_config = ConfigDict(frozen=True)
-
-    reason: str
-    by_operator: bool
-    held: frozenset[str] | None
-    """Contents of the versions that were deployed when it was quarantined. None: they cannot be read, so all are held."""
-
-    def holds(self, content: str) -> bool:
-        """Say whether a version must not run. One that was deployed afterwards may, unless an operator decided it."""
-        return self.by_operator or self.held is None or content in self.held
 
 
 class Shown(NamedTuple):
@@ -68,8 +48,7 @@ class Quarantines:
     users: BrokerUsers
     audit: AuditLog
     background: Background
-    _known: dict[str, Quarantine] = field(default_factory=dict)
-    """By engine id, or by the address of a version on trial."""
+    _list: KnownQuarantines = field(init=False)
     _stopped: set[str] = field(default_factory=set)
     """Engines that have been killed, and whose credentials have been taken back."""
     _held: dict[str, dict[str, str | None]] = field(default_factory=dict)
@@ -77,16 +56,17 @@ class Quarantines:
     _replaced: set[str] = field(default_factory=set)
     """Engines whose quarantine ends because another version has become active."""
 
+    def __post_init__(self) -> None:
+        self._list = KnownQuarantines(self.home.engines, self.home.run / "quarantined.json")
+
     @property
-    def _file(self) -> Path:
-        return self.home.run / "quarantined.json"
+    def _known(self) -> dict[str, Quarantine]:
+        return self._list.found
 
     async def start(self) -> None:
         """Read what the gateway said last, and take all credentials back that an external broker may still know."""
-        with contextlib.suppress(ValidationError):
-            content = read_json(self._file)
-            self._known = {engine: Quarantine.model_validate(found) for engine, found in content.items()}
-        await self._revoke_all(_engines(self._known))
+        self._list.read()
+        await self._revoke_all(engines_in(self._known))
 
     async def _revoke_all(self, engines: Iterable[str]) -> None:
         """Take the credentials of these engines back. If one cannot be, the others are all the same; then raise its error."""
@@ -176,24 +156,13 @@ class Quarantines:
 
     async def _take(self, listed: list[dict[str, Any]], keepers: EngineKeepers) -> None:
         before = self._known
-        self._known = {each["engine"]: await asyncio.to_thread(self._quarantine, each) for each in listed}
-        changed = {address for address in before | self._known if before.get(address) != self._known.get(address)}
-        if changed:
-            # Written first: whatever is killed now, the next start holds them.
-            self._keep()
+        changed = await self._list.take(listed)
         try:
-            await self._stop(set(_engines(self._known)) - self._stopped, keepers)
+            await self._stop(engines_in(self._known) - self._stopped, keepers)
         finally:
-            self._admit(set(_engines(before)) - self._known.keys())
+            self._admit(engines_in(before) - self._known.keys())
             if changed:
                 keepers.follow({engine_of(address) for address in changed})
-
-    def _keep(self) -> None:
-        content = {address: found.model_dump(mode="json") for address, found in self._known.items()}
-        try:
-            write_private(self._file, json.dumps(content))
-        except OSError as error:  # The disk may be full. That must not keep an engine running.
-            log.error(f"The next start may begin with quarantined engines: {error}", action="quarantines_not_kept")
 
     async def _stop(self, begun: AbstractSet[str], keepers: EngineKeepers) -> None:
         for engine_id in begun:
@@ -212,20 +181,3 @@ class Quarantines:
             self._stopped.discard(engine_id)
             self.audit.record_act("quarantine ended, credentials renewed", engine_id)
             self.users.readmit(engine_user(engine_id))
-
-    def _quarantine(self, listed: dict[str, Any]) -> Quarantine:
-        address, known = listed["engine"], self._known.get(listed["engine"])
-        held = known.held if known and known.held is not None else self._contents(engine_of(address))
-        return Quarantine(reason=listed["reason"], by_operator=listed["by_operator"], held=held)
-
-    def _contents(self, engine_id: str) -> frozenset[str] | None:
-        try:
-            workloads = read_workloads(self.home.engines / engine_id / WORKLOADS_FILE)
-        except (InvalidBundle, OSError):
-            return None
-        return frozenset(workload.content for workload in workloads.slots.values())
-
-
-def _engines(addresses: Iterable[str]) -> list[str]:
-    """Return those of the addresses that mean an engine: a version on trial alone goes on running."""
-    return [address for address in addresses if not is_trial(address)]

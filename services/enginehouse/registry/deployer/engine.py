@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import math
-import random
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from enginehouse.registry.deployer.health import SlotHealth, slot_health
 from enginehouse.registry.deployer.kinds import NAMESPACE, Ref
 from enginehouse.registry.deployer.slots import Rules, SlotShown
 from enginehouse.registry.deployer.takeover import Takeover, before_takeover
-from enginehouse.registry.deployer.trouble import passes, said_of, trace_of
+from enginehouse.registry.deployer.trouble import passes, said_of, trace_of, wait_after
 from enginehouse.registry.deployer.wanted import Wanted, wanted_of_engine
 from enginehouse.registry.kubernetes.labels import HEALTH_PORT
 from enginehouse.registry.kubernetes.source import EngineSource, read_source
@@ -115,10 +114,10 @@ class EngineKeeper:
             self.problem, self._said, self._failures = None, None, 0
         except Exception as error:
             self._note_problem(error)
-            first, most = _AGAIN_SECONDS
             self._failures += 1
-            wait = min(first * 2 ** min(self._failures - 1, 10), most)
-            again = most if isinstance(error, ClusterRefused) else wait * random.uniform(0.8, 1.2)  # noqa: S311 - a spread
+            again = (
+                _AGAIN_SECONDS[1] if isinstance(error, ClusterRefused) else wait_after(self._failures, _AGAIN_SECONDS)
+            )
         self.on_change()
         return again
 

@@ -4,23 +4,19 @@ What it said last is kept in a file, so that a start brings none of them back be
 """
 
 import asyncio
-import contextlib
-import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enginehouse.contracts.errors import EnginehouseError
-from enginehouse.contracts.names import SLOTS, Slot, engine_of, engine_user, is_trial, trial_of
-from enginehouse.homes import read_json
-from enginehouse.private_files import write_private
+from enginehouse.contracts.names import SLOTS, Slot, engine_of, engine_user, trial_of
 from enginehouse.registry.bundle import WORKLOADS_FILE, InvalidBundle, read_workloads
 from enginehouse.registry.deployer.context import Context
+from enginehouse.registry.known_quarantines import KnownQuarantines, Quarantine, engines_in
 from enginehouse.registry.versions import Versions
 
 log = structlog.get_logger(__name__)
@@ -31,41 +27,32 @@ _AGAIN_SECONDS = 1.0
 """Wait before a gateway that does not answer is asked again, and before pods that were not killed are tried again."""
 
 
-class Quarantine(BaseModel):
-    """An engine that must not run, or a version on trial that must not be promoted."""
-
-    model_config = ConfigDict(frozen=True)
-
-    reason: str
-    by_operator: bool
-    held: frozenset[str] | None
-    """Contents of the versions that were deployed when it was quarantined. None: they cannot be read, so all are held."""
-
-    def holds(self, content: str) -> bool:
-        """Say whether a version must not run. One that was deployed afterwards may, unless an operator decided it."""
-        return self.by_operator or self.held is None or content in self.held
-
-
 @dataclass(slots=True)
 class Quarantines:
     """The quarantined engines of one cluster."""
 
     context: Context
     file: Path
+    """Keeps what the gateway said last."""
     on_change: Callable[[Collection[str]], None]
     """Told the engines whose quarantine has begun or ended."""
-    _known: dict[str, Quarantine] = field(default_factory=dict)
-    """By engine id, or by the address of a version on trial."""
+    _list: KnownQuarantines = field(init=False)
     _stopped: set[str] = field(default_factory=set)
     """Engines whose pods have been killed, and whose credentials have been taken back."""
     _replaced: set[str] = field(default_factory=set)
     """Engines whose quarantine ends because another version has become active."""
 
+    def __post_init__(self) -> None:
+        self._list = KnownQuarantines(self.context.engines, self.file)
+
+    @property
+    def _known(self) -> dict[str, Quarantine]:
+        return self._list.found
+
     async def start(self) -> None:
         """Read what the gateway said last, and take the credentials of these engines back."""
-        with contextlib.suppress(ValidationError):
-            self._known = {name: Quarantine.model_validate(found) for name, found in read_json(self.file).items()}
-        for engine in _engines(self._known):
+        self._list.read()
+        for engine in engines_in(self._known):
             await asyncio.to_thread(self.context.users.revoke, engine_user(engine))
 
     def held(self, engine: str, versions: Versions) -> Collection[Slot]:
@@ -127,18 +114,12 @@ class Quarantines:
 
     async def _take(self, listed: list[dict[str, Any]]) -> None:
         before = self._known
-        self._known = {each["engine"]: await asyncio.to_thread(self._quarantine, each) for each in listed}
-        changed = {name for name in before | self._known if before.get(name) != self._known.get(name)}
-        if changed:
-            # Written first: whatever is killed now, the next start holds them.
-            write_private(
-                self.file, json.dumps({name: found.model_dump(mode="json") for name, found in self._known.items()})
-            )
-        begun = set(_engines(self._known)) - self._stopped
+        changed = await self._list.take(listed)
+        begun = engines_in(self._known) - self._stopped
         try:
             await self._stop(begun)
         finally:
-            self._admit(set(_engines(before)) - self._known.keys())
+            self._admit(engines_in(before) - self._known.keys())
             self.on_change({engine_of(name) for name in changed})
 
     async def _stop(self, begun: AbstractSet[str]) -> None:
@@ -170,20 +151,3 @@ class Quarantines:
             self._stopped.discard(engine)
             self.context.audit.record_act("quarantine ended, credentials renewed", engine)
             self.context.users.readmit(engine_user(engine))
-
-    def _quarantine(self, listed: dict[str, Any]) -> Quarantine:
-        address, known = listed["engine"], self._known.get(listed["engine"])
-        held = known.held if known and known.held is not None else self._contents(engine_of(address))
-        return Quarantine(reason=listed["reason"], by_operator=listed["by_operator"], held=held)
-
-    def _contents(self, engine: str) -> frozenset[str] | None:
-        try:
-            workloads = read_workloads(self.context.engines / engine / WORKLOADS_FILE)
-        except (InvalidBundle, OSError):
-            return None
-        return frozenset(workload.content for workload in workloads.slots.values())
-
-
-def _engines(addresses: Iterable[str]) -> list[str]:
-    """Return those of the addresses that mean an engine: a version on trial alone goes on running."""
-    return [address for address in addresses if not is_trial(address)]

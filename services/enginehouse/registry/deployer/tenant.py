@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ from enginehouse.registry.bundle import TENANT_FILE, InvalidBundle
 from enginehouse.registry.deployer.api import ClusterAway
 from enginehouse.registry.deployer.context import Context
 from enginehouse.registry.deployer.kinds import NAMESPACE, Ref
-from enginehouse.registry.deployer.trouble import said_of, trace_of
+from enginehouse.registry.deployer.trouble import said_of, trace_of, wait_after
 from enginehouse.registry.deployer.wanted import Wanted, wanted_of_tenant
 from enginehouse.registry.tenants import read_tenant
 
@@ -63,11 +62,9 @@ class TenantKeeper:
                     exc_info=trace_of(error),
                 )
             self.problem = said
-            first, most = _AGAIN_SECONDS
             self._failures += 1
             self.on_change()
-            wait: float = min(first * 2 ** min(self._failures - 1, 10), most)
-            return wait * random.uniform(0.8, 1.2)  # noqa: S311 - a spread
+            return wait_after(self._failures, _AGAIN_SECONDS)
         self.on_change()
         return None
 
